@@ -1,0 +1,17 @@
+//! Few-step diffusion behind one C header: distil a teacher's sampling trajectory into a small student, then sample it.
+//!
+//! The rooms, and the one direction in which they depend on each other:
+//! `ffi` → [`distill`], [`diffusion`] → [`nn`] → [`graph`] → [`backend`]; [`io`] stands beside them and knows only tensors and configs.
+//! Users link the C ABI of `include/fewstep.h`; the Rust modules are public for tests and benchmarks only.
+
+pub mod backend;
+pub mod diffusion;
+pub mod distill;
+pub mod error;
+pub mod ffi;
+pub mod graph;
+pub mod io;
+pub mod nn;
+pub mod tensor;
+
+pub use error::{Error, Result, Status};

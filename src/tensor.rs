@@ -1,0 +1,233 @@
+//! Host memory: aligned, fallible allocations, and a tensor that owns one.
+
+use crate::error::{Error, Result};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+
+/// Element types that a value can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// 32-bit float.
+    F32,
+    /// 16-bit IEEE float.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// Signed byte.
+    I8,
+    /// Unsigned byte.
+    U8,
+    /// 32-bit integer.
+    I32,
+    /// 64-bit integer.
+    I64,
+}
+
+impl DType {
+    /// Bytes of one element.
+    pub const fn size(self) -> usize {
+        match self {
+            DType::I8 | DType::U8 => 1,
+            DType::F16 | DType::Bf16 => 2,
+            DType::F32 | DType::I32 => 4,
+            DType::I64 => 8,
+        }
+    }
+}
+
+/// A Rust type that can be viewed as elements of a [`DType`]. All bit patterns are valid.
+///
+/// # Safety
+/// The type must have no padding, accept every bit pattern, and have `DTYPE.size()` bytes.
+pub unsafe trait Element: Copy + Default + Send + Sync + 'static {
+    /// The matching element type.
+    const DTYPE: DType;
+}
+
+macro_rules! elements { ($($t:ty => $d:ident),*) => { $(
+    // SAFETY: a primitive number: no padding, every bit pattern valid, size as DType::size says.
+    unsafe impl Element for $t { const DTYPE: DType = DType::$d; }
+)* } }
+elements!(f32 => F32, half::f16 => F16, half::bf16 => Bf16, i8 => I8, u8 => U8, i32 => I32, i64 => I64);
+
+/// Alignment of every buffer: one cache line, and one AVX-512 register.
+pub const ALIGN: usize = 64;
+
+/// Zeroed bytes aligned to [`ALIGN`]. Allocation is fallible: sizes come from files and configs.
+pub struct Buffer {
+    ptr: std::ptr::NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the buffer owns its bytes exclusively and has no interior mutability.
+unsafe impl Send for Buffer {}
+// SAFETY: as above; shared access only reads.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// `len` zero bytes, or [`Status::OutOfMemory`](crate::Status) naming `what`.
+    pub fn zeroed(len: usize, what: &str) -> Result<Self> {
+        let oom = || Error::out_of_memory(format!("{what}: could not allocate {len} bytes"));
+        let layout = Layout::from_size_align(len.max(1), ALIGN).map_err(|_| oom())?;
+        // SAFETY: the layout has a non-zero size.
+        let ptr = unsafe { alloc_zeroed(layout) };
+        Ok(Self { ptr: std::ptr::NonNull::new(ptr).ok_or_else(oom)?, len })
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True when there is not one byte.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: `ptr` is valid for `len` initialised bytes for as long as `self` lives.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+
+    /// The bytes, writable.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as `bytes`, and `&mut self` makes the access exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
+    }
+
+    /// Start of the buffer; the executor derives its value pointers from it.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.ptr.as_ptr()
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `zeroed` with this very layout, which was valid there.
+        unsafe { dealloc(self.ptr.as_ptr(), Layout::from_size_align_unchecked(self.len.max(1), ALIGN)) }
+    }
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buffer({} bytes)", self.len)
+    }
+}
+
+/// Number of elements of a shape, or a shape error when it overflows.
+pub fn checked_numel(shape: &[usize]) -> Result<usize> {
+    shape
+        .iter()
+        .try_fold(1usize, |n, &d| n.checked_mul(d))
+        .filter(|n| *n <= isize::MAX as usize / 8)
+        .ok_or_else(|| Error::shape(format!("shape {shape:?} has too many elements")))
+}
+
+/// A `Vec` of `len` defaults whose allocation may fail.
+pub fn try_vec<T: Clone + Default>(len: usize, what: &str) -> Result<Vec<T>> {
+    let mut v = Vec::new();
+    v.try_reserve_exact(len).map_err(|_| Error::out_of_memory(format!("{what}: could not allocate {len} elements of {} bytes", size_of::<T>())))?;
+    v.resize(len, T::default());
+    Ok(v)
+}
+
+/// An owned, contiguous, row-major host tensor.
+#[derive(Debug)]
+pub struct Tensor {
+    dtype: DType,
+    shape: Vec<usize>,
+    data: Buffer,
+}
+
+impl Tensor {
+    /// A tensor of zeros.
+    pub fn zeros(dtype: DType, shape: &[usize]) -> Result<Self> {
+        let bytes = checked_numel(shape)?.checked_mul(dtype.size()).ok_or_else(|| Error::shape(format!("shape {shape:?} overflows")))?;
+        Ok(Self { dtype, shape: shape.to_vec(), data: Buffer::zeroed(bytes, "tensor")? })
+    }
+
+    /// A copy of `data` with the given shape.
+    pub fn from_slice<T: Element>(shape: &[usize], data: &[T]) -> Result<Self> {
+        let mut t = Self::zeros(T::DTYPE, shape)?;
+        if t.numel() != data.len() {
+            return Err(Error::shape(format!("shape {shape:?} needs {} elements, found {}", t.numel(), data.len())));
+        }
+        t.as_mut_slice::<T>()?.copy_from_slice(data);
+        Ok(t)
+    }
+
+    /// A copy of this tensor.
+    pub fn try_clone(&self) -> Result<Self> {
+        let mut t = Self::zeros(self.dtype, &self.shape)?;
+        t.data.bytes_mut().copy_from_slice(self.data.bytes());
+        Ok(t)
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Dimensions, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Number of elements.
+    pub fn numel(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The raw bytes, little-endian elements.
+    pub fn bytes(&self) -> &[u8] {
+        self.data.bytes()
+    }
+
+    /// The raw bytes, writable.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.data.bytes_mut()
+    }
+
+    /// The elements; an error when `T` is not the tensor's type.
+    pub fn as_slice<T: Element>(&self) -> Result<&[T]> {
+        self.check::<T>()?;
+        // SAFETY: the buffer is 64-byte aligned, holds numel() elements of T's size, and every bit pattern is a T.
+        Ok(unsafe { std::slice::from_raw_parts(self.data.as_ptr().cast::<T>(), self.numel()) })
+    }
+
+    /// The elements, writable; an error when `T` is not the tensor's type.
+    pub fn as_mut_slice<T: Element>(&mut self) -> Result<&mut [T]> {
+        self.check::<T>()?;
+        // SAFETY: as `as_slice`, and `&mut self` makes the access exclusive.
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.data.as_ptr().cast::<T>(), self.numel()) })
+    }
+
+    /// The elements converted to f32, whatever the type.
+    pub fn to_f32_vec(&self) -> Result<Vec<f32>> {
+        let mut out = try_vec::<f32>(self.numel(), "tensor conversion")?;
+        macro_rules! convert {
+            ($t:ty, $f:expr) => {
+                for (o, v) in out.iter_mut().zip(self.as_slice::<$t>()?) {
+                    *o = $f(*v);
+                }
+            };
+        }
+        match self.dtype {
+            DType::F32 => convert!(f32, |v| v),
+            DType::F16 => convert!(half::f16, half::f16::to_f32),
+            DType::Bf16 => convert!(half::bf16, half::bf16::to_f32),
+            DType::I8 => convert!(i8, f32::from),
+            DType::U8 => convert!(u8, f32::from),
+            DType::I32 => convert!(i32, |v| v as f32),
+            DType::I64 => convert!(i64, |v| v as f32),
+        }
+        Ok(out)
+    }
+
+    fn check<T: Element>(&self) -> Result<()> {
+        if self.dtype != T::DTYPE {
+            return Err(Error::invalid(format!("tensor is {:?}, read as {:?}", self.dtype, T::DTYPE)));
+        }
+        Ok(())
+    }
+}
