@@ -1,1 +1,63 @@
-//! (under construction)
+//! Where planned graphs run. A backend turns a [`Plan`](crate::graph::Plan) into an [`Executable`]; running it allocates nothing.
+
+pub mod cpu;
+
+use crate::error::Result;
+use crate::graph::{Graph, Plan, ValueId};
+use crate::tensor::{Element, Tensor};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A device that can compile graphs.
+pub trait Backend: Send + Sync {
+    /// Plans and compiles; every allocation that the run will need happens here and may fail with an out-of-memory error.
+    fn compile(&self, graph: &Graph) -> Result<Box<dyn Executable>>;
+}
+
+/// A compiled graph with its memory. One thread at a time; different executables may run on different threads.
+pub trait Executable: Send {
+    /// The plan that it runs.
+    fn plan(&self) -> &Plan;
+
+    /// Gives a storage that the graph never writes its shared, immutable contents. Weights bound anew need [`Executable::prepare`].
+    fn bind(&mut self, storage: &str, tensor: Arc<Tensor>) -> Result<()>;
+
+    /// Overwrites the contents of a storage that the graph does write (zeros before the first call).
+    fn write_storage(&mut self, storage: &str, bytes: &[u8]) -> Result<()>;
+
+    /// The present contents of a storage.
+    fn storage_bytes(&self, storage: &str) -> Result<&[u8]>;
+
+    /// Writes a runtime input, given by its id in the original graph.
+    fn write_bytes(&mut self, input: ValueId, bytes: &[u8]) -> Result<()>;
+
+    /// The bytes of a tapped value (or any state), given by its id in the original graph.
+    fn read_bytes(&self, value: ValueId) -> Result<&[u8]>;
+
+    /// Runs what depends on frozen storages and constants alone: once after binding.
+    fn prepare(&mut self) -> Result<()>;
+
+    /// Runs the nodes of [`Plan::order`] in `range`. Stopping anywhere and going on later gives the same bytes as one run.
+    fn run(&mut self, range: Range<usize>) -> Result<()>;
+
+    /// Runs everything after the prepared part.
+    fn run_all(&mut self) -> Result<()> {
+        let range = self.plan().prepared()..self.plan().order().len();
+        self.run(range)
+    }
+}
+
+/// The bytes of a slice of numbers.
+pub fn as_bytes<T: Element>(data: &[T]) -> &[u8] {
+    // SAFETY: Element promises no padding; u8 has no alignment and every byte is initialised.
+    unsafe { std::slice::from_raw_parts(data.as_ptr().cast(), size_of_val(data)) }
+}
+
+/// Numbers from bytes of an executable's value; the bytes are 64-byte aligned there.
+pub fn from_bytes<T: Element>(bytes: &[u8]) -> Result<&[T]> {
+    if !bytes.len().is_multiple_of(size_of::<T>()) || !(bytes.as_ptr() as usize).is_multiple_of(align_of::<T>()) {
+        return Err(crate::Error::internal("value bytes do not hold elements of the asked type"));
+    }
+    // SAFETY: length and alignment were checked, and Element accepts every bit pattern.
+    Ok(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>()) })
+}

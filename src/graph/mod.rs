@@ -1,1 +1,331 @@
-//! (under construction)
+//! The graph IR: a static, typed program over tensors, the same for training and inference and for every backend.
+//!
+//! A [`Graph`] is a list of nodes in program order. Each node applies an [`Op`] to earlier values. Values are immutable except
+//! *state* values (parameters, moments, sampler state): an updating op yields the next *version* of a state, and [`Graph::verify`] refuses a
+//! program in which an old version is read after it was overwritten. What changes from run to run (seed, step, learning rate, labels) is a
+//! *runtime input*, never a constant. A graph holds no numbers except small constant tables.
+
+pub mod autodiff;
+mod builder;
+pub mod op;
+pub mod ops;
+pub mod passes;
+pub mod plan;
+pub mod reference;
+
+pub use autodiff::{GradCx, gradients};
+pub use op::{Alias, Op, OpDef};
+pub use plan::Plan;
+
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Tensor, checked_numel};
+use std::sync::Arc;
+
+/// A value's place in [`Graph::values`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(pub u32);
+
+/// A node's place in [`Graph::nodes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u32);
+
+/// A storage's place in [`Graph::storages`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StorageId(pub u32);
+
+/// Element type and dimensions. Rank-4 activations are NHWC; parameters keep the layout of the diffusers file.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TensorType {
+    /// Element type.
+    pub dtype: DType,
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+}
+
+impl TensorType {
+    /// A type from its parts.
+    pub fn new(dtype: DType, shape: &[usize]) -> Self {
+        Self { dtype, shape: shape.to_vec() }
+    }
+
+    /// An f32 type.
+    pub fn f32(shape: &[usize]) -> Self {
+        Self::new(DType::F32, shape)
+    }
+
+    /// Number of elements.
+    pub fn numel(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Size in bytes.
+    pub fn bytes(&self) -> usize {
+        self.numel() * self.dtype.size()
+    }
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// The `output`-th result of a node.
+    Node {
+        /// The producing node.
+        node: NodeId,
+        /// Which of its outputs.
+        output: usize,
+    },
+    /// Written by the host before a run.
+    Input,
+    /// The first version of a storage.
+    State,
+    /// A table known when the graph is built.
+    Const(Arc<Tensor>),
+}
+
+/// One value of the program.
+#[derive(Clone, Debug)]
+pub struct Value {
+    /// Element type and shape.
+    pub ty: TensorType,
+    /// Stable name, from the diffusers path where there is one.
+    pub name: String,
+    /// What produces it.
+    pub origin: Origin,
+    /// The storage that it is a version of.
+    pub storage: Option<StorageId>,
+}
+
+/// Memory that outlives a run: a parameter, a moment, a table, the sampler's state.
+#[derive(Clone, Debug)]
+pub struct Storage {
+    /// Stable name; the diffusers tensor name for parameters.
+    pub name: String,
+    /// Type, fixed.
+    pub ty: TensorType,
+    /// The version that holds before the first node.
+    pub first: ValueId,
+    /// The newest version so far.
+    pub current: ValueId,
+}
+
+/// One application of an op.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What is computed.
+    pub op: Op,
+    /// Operands.
+    pub inputs: Vec<ValueId>,
+    /// Results.
+    pub outputs: Vec<ValueId>,
+    /// Index into [`Graph::segments`].
+    pub segment: usize,
+}
+
+/// The program. See the module's text.
+#[derive(Clone, Debug)]
+pub struct Graph {
+    values: Vec<Value>,
+    nodes: Vec<Node>,
+    storages: Vec<Storage>,
+    segments: Vec<String>,
+    outputs: Vec<ValueId>,
+}
+
+impl Default for Graph {
+    fn default() -> Self {
+        Self { values: vec![], nodes: vec![], storages: vec![], segments: vec!["main".into()], outputs: vec![] }
+    }
+}
+
+impl Graph {
+    /// An empty program.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// All values.
+    pub fn values(&self) -> &[Value] {
+        &self.values
+    }
+
+    /// One value.
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.values[id.0 as usize]
+    }
+
+    /// Shape of a value.
+    pub fn shape(&self, id: ValueId) -> &[usize] {
+        &self.value(id).ty.shape
+    }
+
+    /// Nodes in program order.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// All storages.
+    pub fn storages(&self) -> &[Storage] {
+        &self.storages
+    }
+
+    /// The storage called `name`.
+    pub fn storage(&self, name: &str) -> Option<StorageId> {
+        self.storages.iter().position(|s| s.name == name).map(|i| StorageId(i as u32))
+    }
+
+    /// Names of the segments, in order of execution.
+    pub fn segments(&self) -> &[String] {
+        &self.segments
+    }
+
+    /// Values that stay readable after a run (taps and results).
+    pub fn outputs(&self) -> &[ValueId] {
+        &self.outputs
+    }
+
+    /// The value called `name`, newest first.
+    pub fn find(&self, name: &str) -> Result<ValueId> {
+        let at = self.values.iter().rposition(|v| v.name == name);
+        at.map(|i| ValueId(i as u32)).ok_or_else(|| Error::not_found(format!("the graph has no value '{name}'")))
+    }
+
+    /// The newest version of a storage.
+    pub fn current(&self, storage: StorageId) -> ValueId {
+        self.storages[storage.0 as usize].current
+    }
+
+    /// Starts a new segment; nodes appended from here on belong to it.
+    pub fn begin_segment(&mut self, name: impl Into<String>) {
+        let name = name.into();
+        if self.nodes.iter().all(|n| n.segment + 1 != self.segments.len()) {
+            self.segments.pop();
+        }
+        self.segments.push(name);
+    }
+
+    /// Keeps a value readable after the run: features, calibration, sensitivity, results.
+    pub fn tap(&mut self, id: ValueId) {
+        if !self.outputs.contains(&id) {
+            self.outputs.push(id);
+        }
+    }
+
+    /// Gives a value its stable name.
+    pub fn set_name(&mut self, id: ValueId, name: impl Into<String>) {
+        self.values[id.0 as usize].name = name.into();
+    }
+
+    /// A value that the host writes before each run.
+    pub fn input(&mut self, name: impl Into<String>, ty: TensorType) -> Result<ValueId> {
+        self.push_value(name.into(), ty, Origin::Input, None)
+    }
+
+    /// A storage of the given type; asking again for the same name and type yields its newest version.
+    pub fn state(&mut self, name: impl Into<String>, ty: TensorType) -> Result<ValueId> {
+        let name = name.into();
+        if let Some(id) = self.storage(&name) {
+            let s = &self.storages[id.0 as usize];
+            if s.ty != ty {
+                return Err(Error::shape(format!("state '{name}' exists as {:?} {:?}, asked for as {:?} {:?}", s.ty.dtype, s.ty.shape, ty.dtype, ty.shape)));
+            }
+            return Ok(s.current);
+        }
+        let storage = StorageId(self.storages.len() as u32);
+        let first = self.push_value(name.clone(), ty.clone(), Origin::State, Some(storage))?;
+        self.storages.push(Storage { name, ty, first, current: first });
+        Ok(first)
+    }
+
+    /// A constant table.
+    pub fn constant(&mut self, name: impl Into<String>, tensor: Tensor) -> Result<ValueId> {
+        let ty = TensorType::new(tensor.dtype(), tensor.shape());
+        self.push_value(name.into(), ty, Origin::Const(Arc::new(tensor)), None)
+    }
+
+    /// Appends a node and returns its outputs. Shapes are checked here; the error names the op and its operands.
+    pub fn push(&mut self, op: Op, inputs: &[ValueId]) -> Result<Vec<ValueId>> {
+        let types = {
+            let operands: Vec<&TensorType> = inputs.iter().map(|i| &self.value(*i).ty).collect();
+            op.infer(&operands).map_err(|e| e.context(self.describe(&op, inputs)))?
+        };
+        let node = NodeId(self.nodes.len() as u32);
+        let updates = match op.alias() {
+            Alias::Updates(pairs) => pairs,
+            _ => vec![],
+        };
+        let mut outputs = Vec::with_capacity(types.len());
+        for (output, ty) in types.into_iter().enumerate() {
+            let name = format!("{}.{}", op.name(), node.0);
+            let updated = updates.iter().find(|(_, o)| *o == output).map(|(i, _)| inputs[*i]);
+            let storage = match updated {
+                None => None,
+                Some(old) => Some(self.updatable(old, &op)?),
+            };
+            let name = storage.map_or(name, |s| self.storages[s.0 as usize].name.clone());
+            let id = self.push_value(name, ty, Origin::Node { node, output }, storage)?;
+            if let Some(s) = storage {
+                self.storages[s.0 as usize].current = id;
+            }
+            outputs.push(id);
+        }
+        let segment = self.segments.len() - 1;
+        self.nodes.push(Node { op, inputs: inputs.to_vec(), outputs: outputs.clone(), segment });
+        Ok(outputs)
+    }
+
+    /// Appends a node with exactly one output.
+    pub fn push1(&mut self, op: Op, inputs: &[ValueId]) -> Result<ValueId> {
+        Ok(self.push(op, inputs)?[0])
+    }
+
+    /// Checks the order of state versions: nobody reads a version after the node that overwrites it.
+    pub fn verify(&self) -> Result<()> {
+        let mut overwritten = vec![false; self.values.len()];
+        for (i, node) in self.nodes.iter().enumerate() {
+            for input in &node.inputs {
+                if overwritten[input.0 as usize] {
+                    return Err(Error::internal(format!("node {i} ({}) reads an overwritten version of '{}'", node.op.name(), self.value(*input).name)));
+                }
+                if let Origin::Node { node: n, .. } = self.value(*input).origin
+                    && n.0 as usize >= i
+                {
+                    return Err(Error::internal(format!("node {i} ({}) reads a value that is not computed yet", node.op.name())));
+                }
+            }
+            if let Alias::Updates(pairs) = node.op.alias() {
+                for (input, _) in pairs {
+                    overwritten[node.inputs[input].0 as usize] = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Storages that no node overwrites; what depends on them alone can be computed once.
+    pub fn frozen_storages(&self) -> Vec<bool> {
+        self.storages.iter().map(|s| s.first == s.current).collect()
+    }
+
+    fn updatable(&self, old: ValueId, op: &Op) -> Result<StorageId> {
+        let value = self.value(old);
+        let storage = value.storage.ok_or_else(|| Error::internal(format!("{} updates '{}', which is not a state", op.name(), value.name)))?;
+        if self.storages[storage.0 as usize].current != old {
+            return Err(Error::internal(format!("{} updates an old version of '{}'", op.name(), value.name)));
+        }
+        Ok(storage)
+    }
+
+    fn push_value(&mut self, name: String, ty: TensorType, origin: Origin, storage: Option<StorageId>) -> Result<ValueId> {
+        checked_numel(&ty.shape).map_err(|e| e.context(&name))?;
+        if ty.shape.contains(&0) {
+            return Err(Error::shape(format!("{name}: shape {:?} has an empty dimension", ty.shape)));
+        }
+        self.values.push(Value { ty, name, origin, storage });
+        Ok(ValueId(self.values.len() as u32 - 1))
+    }
+
+    fn describe(&self, op: &Op, inputs: &[ValueId]) -> String {
+        let operands: Vec<String> = inputs.iter().map(|i| format!("{} {:?}", self.value(*i).name, self.value(*i).ty.shape)).collect();
+        format!("{}({})", op.name(), operands.join(", "))
+    }
+}

@@ -1,0 +1,11 @@
+use super::kernels::simd::Isa;
+use super::lower::CpuKernel;
+use crate::error::{Error, Result};
+use crate::graph::TensorType;
+use crate::graph::ops::{Attention, AttentionGrad};
+pub(super) fn forward(_op: &Attention, _x: &TensorType, _isa: Isa) -> Result<Box<dyn CpuKernel>> {
+    Err(Error::unsupported("x"))
+}
+pub(super) fn grad(_op: &AttentionGrad, _x: &TensorType, _isa: Isa) -> Result<Box<dyn CpuKernel>> {
+    Err(Error::unsupported("x"))
+}

@@ -1,0 +1,378 @@
+//! A small thread pool for back-to-back kernels.
+//!
+//! A kernel is cut into chunks by its shape alone; who computes which chunk is decided by an atomic counter. Nothing a chunk computes may
+//! depend on the thread it runs on, so the output bytes are the same for every number of threads.
+
+use crate::error::{Error, Result};
+use std::any::Any;
+use std::cell::UnsafeCell;
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+/// How long an idle worker spins before it parks: longer than the gap between two kernels of one evaluation, short enough to cost nothing.
+const SPIN: Duration = Duration::from_micros(40);
+/// Most threads a pool can have; the worker count must fit the low half of the state word and slots size scratch.
+const MAX_THREADS: usize = 1024;
+/// Set in the state word while workers may still join the current job.
+const OPEN: u64 = 1 << 31;
+/// The bits of the state word that count the workers inside the current job.
+const ACTIVE: u64 = OPEN - 1;
+
+type Task<'a> = &'a (dyn Fn(usize, usize) + Sync);
+
+/// What the workers of one `run` share. Written only while no worker is inside a job.
+#[derive(Clone, Copy)]
+struct Job {
+    chunks: usize,
+    task: Task<'static>,
+}
+
+struct Control {
+    /// `epoch << 32 | OPEN | active workers`. A worker joins by a compare-exchange, which fails once the caller has closed the job.
+    state: AtomicU64,
+    next: AtomicUsize,
+    job: UnsafeCell<Option<Job>>,
+    stop: AtomicBool,
+    panicked: AtomicBool,
+    message: Mutex<Option<String>>,
+    parked: Vec<AtomicBool>,
+}
+
+// SAFETY: `job` is written by the thread that holds `ThreadPool::caller`, only while the state is closed with no active worker, and read
+// only by workers that joined an open job; the state word's release and acquire order the two.
+unsafe impl Sync for Control {}
+// SAFETY: as above; everything else is atomics and mutexes.
+unsafe impl Send for Control {}
+
+/// Threads that run the chunks of one kernel at a time. Dropping the pool joins them.
+pub struct ThreadPool {
+    control: Arc<Control>,
+    workers: Vec<JoinHandle<()>>,
+    handles: Vec<Thread>,
+    caller: Mutex<()>,
+}
+
+impl ThreadPool {
+    /// A pool in which `threads` threads compute: the calling one and `threads - 1` workers. An error when the system refuses a thread.
+    pub fn new(threads: usize) -> Result<Self> {
+        if threads == 0 || threads > MAX_THREADS {
+            return Err(Error::invalid(format!("thread count {threads} is not in 1..={MAX_THREADS}")));
+        }
+        let control = Arc::new(Control {
+            state: AtomicU64::new(0),
+            next: AtomicUsize::new(0),
+            job: UnsafeCell::new(None),
+            stop: AtomicBool::new(false),
+            panicked: AtomicBool::new(false),
+            message: Mutex::new(None),
+            parked: (1..threads).map(|_| AtomicBool::new(false)).collect(),
+        });
+        let mut pool = Self { control, workers: Vec::new(), handles: Vec::new(), caller: Mutex::new(()) };
+        for index in 0..threads - 1 {
+            let control = Arc::clone(&pool.control);
+            let worker = std::thread::Builder::new()
+                .name(format!("fewstep-{}", index + 1))
+                .spawn(move || control.work(index))
+                .map_err(|e| Error::out_of_memory(format!("could not start compute thread {}: {e}", index + 1)))?;
+            pool.handles.push(worker.thread().clone());
+            pool.workers.push(worker);
+        }
+        Ok(pool)
+    }
+
+    /// Number of threads that compute, the calling one included.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `task(chunk)` once for every chunk in `0..chunks` and returns when all are done. A panic in a chunk becomes an error.
+    ///
+    /// Called from inside a chunk, or while another thread runs on this pool, all chunks run on the calling thread.
+    pub fn run(&self, chunks: usize, task: &(dyn Fn(usize) + Sync)) -> Result<()> {
+        self.run_slots(chunks, &|_, chunk| task(chunk))
+    }
+
+    /// As [`run`](Self::run), with `task(slot, chunk)`: no two chunks run at once with the same `slot < threads()`, so a slot can own scratch.
+    pub fn run_slots(&self, chunks: usize, task: &(dyn Fn(usize, usize) + Sync)) -> Result<()> {
+        if self.workers.is_empty() || chunks <= 1 {
+            return run_inline(chunks, task);
+        }
+        // A poisoned lock cannot be seen: nothing that unwinds runs under it. Busy means nested or concurrent use.
+        let Ok(_guard) = self.caller.try_lock() else {
+            return run_inline(chunks, task);
+        };
+        let control = &*self.control;
+        // SAFETY: only the lifetime changes. The task is called only by workers active in this job, and `finish` waits for all of them before
+        // this function returns, also when a chunk panics.
+        let task: Task<'static> = unsafe { std::mem::transmute::<Task<'_>, Task<'static>>(task) };
+        // SAFETY: the lock is held and the previous job ended closed with no active worker, so nobody reads `job` now.
+        unsafe { *control.job.get() = Some(Job { chunks, task }) };
+        control.next.store(0, Ordering::Relaxed);
+        let epoch = (control.state.load(Ordering::Relaxed) >> 32).wrapping_add(1);
+        control.state.store((epoch << 32) | OPEN, Ordering::Release);
+        // Pairs with the fence in `idle`: either the worker sees the new job before it parks or we see its flag.
+        fence(Ordering::SeqCst);
+        for (flag, handle) in control.parked.iter().zip(&self.handles) {
+            if flag.load(Ordering::Relaxed) {
+                handle.unpark();
+            }
+        }
+        control.chunks(Job { chunks, task }, 0);
+        control.state.fetch_and(!OPEN, Ordering::AcqRel);
+        let mut spins = 0u32;
+        while control.state.load(Ordering::Acquire) & ACTIVE != 0 {
+            spins += 1;
+            // On an oversubscribed machine the worker we wait for may need this very core.
+            if spins > 2000 { std::thread::yield_now() } else { std::hint::spin_loop() }
+        }
+        if control.panicked.swap(false, Ordering::AcqRel) {
+            let message = control.message.lock().unwrap_or_else(PoisonError::into_inner).take();
+            return Err(Error::internal(message.unwrap_or_else(|| "a compute chunk panicked".into())));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for ThreadPool {
+    fn drop(&mut self) {
+        self.control.stop.store(true, Ordering::SeqCst);
+        for handle in &self.handles {
+            handle.unpark();
+        }
+        for worker in self.workers.drain(..) {
+            // A worker cannot panic: it catches what its chunks throw.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl std::fmt::Debug for ThreadPool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ThreadPool({} threads)", self.threads())
+    }
+}
+
+impl Control {
+    /// Takes chunks until none is left. Never unwinds.
+    fn chunks(&self, job: Job, slot: usize) {
+        loop {
+            let chunk = self.next.fetch_add(1, Ordering::Relaxed);
+            if chunk >= job.chunks {
+                return;
+            }
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| (job.task)(slot, chunk))) {
+                *self.message.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic_text(chunk, &*payload));
+                self.panicked.store(true, Ordering::Release);
+                self.next.store(job.chunks, Ordering::Relaxed); // the result is lost: skip the rest
+            }
+        }
+    }
+
+    fn work(&self, index: usize) {
+        let mut seen = 0u64;
+        while let Some(state) = self.idle(index, seen) {
+            if self.state.compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                continue; // another worker joined first, or the job closed
+            }
+            seen = state >> 32;
+            // SAFETY: this worker is counted active in an open job, so the caller does not write `job` before the count drops again.
+            if let Some(job) = unsafe { *self.job.get() } {
+                self.chunks(job, index + 1);
+            }
+            self.state.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Waits for an open job with another epoch than `seen` and returns its state word; `None` when the pool stops.
+    fn idle(&self, index: usize, seen: u64) -> Option<u64> {
+        let fresh = |state: u64| state & OPEN != 0 && state >> 32 != seen;
+        let mut since = Instant::now();
+        loop {
+            for _ in 0..64 {
+                let state = self.state.load(Ordering::Acquire);
+                if fresh(state) {
+                    return Some(state);
+                }
+                std::hint::spin_loop();
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                return None;
+            }
+            if since.elapsed() > SPIN {
+                self.parked[index].store(true, Ordering::Relaxed);
+                fence(Ordering::SeqCst);
+                if !fresh(self.state.load(Ordering::Acquire)) && !self.stop.load(Ordering::SeqCst) {
+                    std::thread::park();
+                }
+                self.parked[index].store(false, Ordering::Relaxed);
+                since = Instant::now();
+            }
+        }
+    }
+}
+
+fn panic_text(chunk: usize, payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+    format!("compute chunk {chunk} panicked: {text}")
+}
+
+fn run_inline(chunks: usize, task: Task<'_>) -> Result<()> {
+    let mut at = 0;
+    catch_unwind(AssertUnwindSafe(|| {
+        while at < chunks {
+            task(0, at);
+            at += 1;
+        }
+    }))
+    .map_err(|payload| Error::internal(panic_text(at, &*payload)))
+}
+
+/// A mutable slice that chunks write in disjoint parts.
+#[derive(Clone, Copy)]
+pub struct Shared<'a, T = f32> {
+    ptr: *mut T,
+    len: usize,
+    life: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: handing out the parts is unsafe and its contract is that they are disjoint.
+unsafe impl<T: Send> Send for Shared<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    /// Shares `slice` until the wrapper's lifetime ends.
+    pub fn new(slice: &'a mut [T]) -> Self {
+        Self { ptr: slice.as_mut_ptr(), len: slice.len(), life: PhantomData }
+    }
+
+    /// Shares `len` elements from `ptr`.
+    ///
+    /// # Safety
+    /// They must be valid for `'a`, and nothing but parts of this and equal wrappers may reach them meanwhile.
+    pub unsafe fn from_raw(ptr: *mut T, len: usize) -> Self {
+        Self { ptr, len, life: PhantomData }
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True when there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Start of the slice.
+    pub fn as_ptr(&self) -> *mut T {
+        self.ptr
+    }
+
+    /// Elements `start..start + len`. Panics when they are not inside the slice.
+    ///
+    /// # Safety
+    /// No other live reference may cover any of these elements.
+    #[allow(clippy::mut_from_ref)] // the point of the type; the contract is the caller's
+    pub unsafe fn part(&self, start: usize, len: usize) -> &'a mut [T] {
+        assert!(start.checked_add(len).is_some_and(|end| end <= self.len), "part {start}+{len} of {}", self.len);
+        // SAFETY: in bounds by the assertion, exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(start), len) }
+    }
+}
+
+/// Part `index` of `0..total` cut into `parts` nearly equal ranges; depends on nothing else, so cuts are the same on every machine.
+pub fn split(total: usize, parts: usize, index: usize) -> std::ops::Range<usize> {
+    let (base, rest) = (total / parts, total % parts);
+    let start = index * base + index.min(rest);
+    start..start + base + usize::from(index < rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_chunk_runs_once() -> Result<()> {
+        for threads in [1, 2, 3, 8] {
+            let pool = ThreadPool::new(threads)?;
+            for chunks in [0, 1, 2, 7, 1000] {
+                for _ in 0..50 {
+                    let mut hits = vec![0u32; chunks];
+                    let shared = Shared::new(&mut hits);
+                    // SAFETY: each chunk touches its own element.
+                    pool.run(chunks, &|i| unsafe { shared.part(i, 1)[0] += 1 })?;
+                    assert!(hits.iter().all(|&h| h == 1), "{threads} threads, {chunks} chunks");
+                }
+            }
+        }
+        assert!(ThreadPool::new(0).is_err() && ThreadPool::new(usize::MAX).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn panic_is_an_error_and_the_pool_lives_on() -> Result<()> {
+        for threads in [1, 2, 4] {
+            let pool = ThreadPool::new(threads)?;
+            for round in 0..20 {
+                let failed = pool.run(64, &|i| assert!(i != 17, "boom"));
+                assert!(failed.is_err_and(|e| e.message.contains("chunk 17") && e.message.contains("boom")), "{threads} {round}");
+                pool.run(64, &|_| ())?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn nested_and_concurrent_runs_finish() -> Result<()> {
+        let pool = ThreadPool::new(3)?;
+        let count = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let leaf = |_| {
+                            count.fetch_add(1, Ordering::Relaxed);
+                        };
+                        let inner = |_| pool.run(5, &leaf).unwrap_or_else(|e| panic!("{e}"));
+                        pool.run(6, &inner).unwrap_or_else(|e| panic!("{e}"));
+                    }
+                });
+            }
+        });
+        assert_eq!(count.load(Ordering::Relaxed), 4 * 50 * 30);
+        Ok(())
+    }
+
+    #[test]
+    fn parked_workers_wake() -> Result<()> {
+        let pool = ThreadPool::new(2)?;
+        for _ in 0..20 {
+            std::thread::sleep(Duration::from_millis(1));
+            let slots = Mutex::new(std::collections::HashSet::new());
+            pool.run_slots(2, &|slot, _| {
+                slots.lock().unwrap_or_else(PoisonError::into_inner).insert(slot);
+                std::thread::sleep(Duration::from_millis(5));
+            })?;
+            assert_eq!(slots.lock().unwrap_or_else(PoisonError::into_inner).len(), 2);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn split_covers() {
+        for (total, parts) in [(0, 1), (1, 4), (10, 3), (64, 5)] {
+            let mut next = 0;
+            for i in 0..parts {
+                let r = split(total, parts, i);
+                assert_eq!(r.start, next);
+                next = r.end;
+            }
+            assert_eq!(next, total);
+        }
+    }
+}

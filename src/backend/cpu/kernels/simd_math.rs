@@ -1,0 +1,1 @@
+//! Vector functions and their slice forms.

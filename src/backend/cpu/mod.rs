@@ -1,0 +1,21 @@
+//! The CPU backend: [`exec`] runs a plan, `lower` picks a kernel for each node, one file an op adapts it, [`kernels`] holds the heavy arithmetic.
+
+mod attention;
+mod combine;
+mod conv2d;
+mod elementwise;
+pub mod exec;
+mod gather;
+mod group_norm;
+pub mod kernels;
+mod lower;
+mod optimizer;
+mod random;
+mod reduce;
+mod resample;
+mod shape;
+mod timestep_embedding;
+
+pub use exec::{CpuBackend, CpuExecutable};
+pub use kernels::pool::ThreadPool;
+pub use kernels::simd::Isa;

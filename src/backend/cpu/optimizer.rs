@@ -1,0 +1,127 @@
+//! Global norm, AdamW and the moving average over all parameters at once.
+
+use super::elementwise::vectorised;
+use super::kernels::pool::Shared;
+use super::lower::{CpuKernel, Io};
+use crate::error::Result;
+use crate::graph::ops::{AdamW, ClipScale, Ema};
+
+/// Elements of one chunk.
+const GRAIN: usize = 8 << 10;
+
+/// A piece of one tensor.
+#[derive(Clone, Copy)]
+struct Piece {
+    tensor: usize,
+    start: usize,
+    len: usize,
+}
+
+fn pieces(sizes: impl Iterator<Item = usize>) -> Vec<Piece> {
+    sizes.enumerate().flat_map(|(tensor, size)| (0..size).step_by(GRAIN).map(move |start| Piece { tensor, start, len: GRAIN.min(size - start) })).collect()
+}
+
+struct Norm(Vec<Piece>);
+
+pub(super) fn global_norm(sizes: &[usize]) -> Box<dyn CpuKernel> {
+    Box::new(Norm(pieces(sizes.iter().copied())))
+}
+
+impl CpuKernel for Norm {
+    fn workspace(&self) -> usize {
+        self.0.len() * size_of::<f32>() * 2
+    }
+
+    fn run(&self, io: &Io) -> Result<()> {
+        let scratch = io.scratch::<i64>(); // bits of f64 partial sums
+        let partial = Shared::new(&mut *scratch);
+        io.pool.run(self.0.len(), &|i| {
+            let Piece { tensor, start, len } = self.0[i];
+            let mut lanes = [0f64; 8];
+            for block in io.input::<f32>(tensor)[start..start + len].chunks(8) {
+                lanes.iter_mut().zip(block).for_each(|(l, v)| *l += f64::from(*v) * f64::from(*v));
+            }
+            // SAFETY: each chunk has its own element.
+            unsafe { partial.part(i, 1)[0] = lanes.iter().sum::<f64>().to_bits() as i64 };
+        })?;
+        let sum: f64 = scratch[..self.0.len()].iter().map(|b| f64::from_bits(*b as u64)).sum();
+        io.output::<f32>(0)[0] = sum.sqrt() as f32;
+        Ok(())
+    }
+}
+
+struct Clip(f32);
+
+pub(super) fn clip_scale(op: &ClipScale) -> Box<dyn CpuKernel> {
+    Box::new(Clip(op.max_norm))
+}
+
+impl CpuKernel for Clip {
+    fn run(&self, io: &Io) -> Result<()> {
+        let (norm, loss) = (io.input::<f32>(0)[0], io.input::<f32>(1));
+        let finite = norm.is_finite() && loss.iter().all(|l| l.is_finite());
+        io.output::<f32>(0)[0] = if finite { (self.0 / (norm + 1e-6)).min(1.0) } else { f32::NAN };
+        Ok(())
+    }
+}
+
+struct AdamWKernel {
+    op: AdamW,
+    pieces: Vec<Piece>,
+}
+
+pub(super) fn adamw(op: &AdamW, outputs: &[usize]) -> Box<dyn CpuKernel> {
+    Box::new(AdamWKernel { op: op.clone(), pieces: pieces(outputs.iter().step_by(3).copied()) })
+}
+
+impl CpuKernel for AdamWKernel {
+    fn run(&self, io: &Io) -> Result<()> {
+        let (lr, step, scale) = (f64::from(io.input::<f32>(0)[0]), io.input::<i64>(1)[0] as f64, io.input::<f32>(2)[0]);
+        if scale.is_nan() {
+            return Ok(());
+        }
+        let op = &self.op;
+        let (b1, b2) = (op.beta1 as f32, op.beta2 as f32);
+        let (r1, r2) = ((1.0 - op.beta1) as f32, (1.0 - op.beta2) as f32);
+        let rate = (lr / (1.0 - op.beta1.powf(step))) as f32;
+        let root = (1.0 / (1.0 - op.beta2.powf(step)).sqrt()) as f32;
+        let (keep, eps) = ((1.0 - lr * op.weight_decay) as f32, op.eps as f32);
+        io.pool.run(self.pieces.len(), &|i| {
+            let Piece { tensor, start, len } = self.pieces[i];
+            let state = |k: usize| io.shared_output::<f32>(3 * tensor + k);
+            // SAFETY: each piece of each state belongs to one chunk; the three states are different storages.
+            let (p, m, v) = unsafe { (state(0).part(start, len), state(1).part(start, len), state(2).part(start, len)) };
+            let g = &io.input::<f32>(AdamW::HEAD + 4 * tensor + 3)[start..start + len];
+            vectorised(io.isa, || {
+                for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
+                    let g = g * scale;
+                    *m = *m * b1 + g * r1;
+                    *v = *v * b2 + g * g * r2;
+                    *p = *p * keep - rate * *m / (v.sqrt() * root + eps);
+                }
+            });
+        })
+    }
+}
+
+struct EmaKernel(Vec<Piece>);
+
+pub(super) fn ema(_op: &Ema, outputs: &[usize]) -> Box<dyn CpuKernel> {
+    Box::new(EmaKernel(pieces(outputs.iter().copied())))
+}
+
+impl CpuKernel for EmaKernel {
+    fn run(&self, io: &Io) -> Result<()> {
+        let (decay, scale) = (io.input::<f32>(0)[0], io.input::<f32>(1)[0]);
+        if scale.is_nan() {
+            return Ok(());
+        }
+        io.pool.run(self.0.len(), &|i| {
+            let Piece { tensor, start, len } = self.0[i];
+            // SAFETY: each piece belongs to one chunk.
+            let average = unsafe { io.shared_output::<f32>(tensor).part(start, len) };
+            let p = &io.input::<f32>(Ema::HEAD + 2 * tensor + 1)[start..start + len];
+            vectorised(io.isa, || average.iter_mut().zip(p).for_each(|(a, p)| *a += (1.0 - decay) * (p - *a)));
+        })
+    }
+}

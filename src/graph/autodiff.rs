@@ -1,0 +1,157 @@
+//! Reverse-mode differentiation: appends the gradient computation of a scalar to its own graph.
+
+use super::ops::{Affine, Binary, BinaryKind};
+use super::{Graph, NodeId, Op, OpDef, Origin, TensorType, ValueId};
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+use std::collections::{HashMap, HashSet};
+
+/// What a gradient rule sees: its node's operands, results and incoming gradients, and the graph to append to.
+pub struct GradCx<'a> {
+    /// The graph that grows.
+    pub graph: &'a mut Graph,
+    node: NodeId,
+    output_grads: Vec<Option<ValueId>>,
+    wanted: Vec<bool>,
+    recompute: &'a mut Recompute,
+}
+
+impl GradCx<'_> {
+    /// Operand `i`, recomputed where it was not kept.
+    pub fn input(&mut self, i: usize) -> Result<ValueId> {
+        let id = self.graph.nodes()[self.node.0 as usize].inputs[i];
+        self.recompute.value(self.graph, id)
+    }
+
+    /// Number of operands.
+    pub fn input_count(&self) -> usize {
+        self.graph.nodes()[self.node.0 as usize].inputs.len()
+    }
+
+    /// Type of operand `i`.
+    pub fn input_type(&self, i: usize) -> TensorType {
+        self.graph.value(self.graph.nodes()[self.node.0 as usize].inputs[i]).ty.clone()
+    }
+
+    /// Result `i`, recomputed where it was not kept.
+    pub fn output(&mut self, i: usize) -> Result<ValueId> {
+        let id = self.graph.nodes()[self.node.0 as usize].outputs[i];
+        self.recompute.value(self.graph, id)
+    }
+
+    /// Gradient of the loss with respect to result `i`; an internal error when nothing flows back there.
+    pub fn output_grad(&self, i: usize) -> Result<ValueId> {
+        self.output_grads[i].ok_or_else(|| Error::internal(format!("no gradient flows into output {i}")))
+    }
+
+    /// Whether the gradient of operand `i` is used by anybody.
+    pub fn wants(&self, i: usize) -> bool {
+        self.wanted[i]
+    }
+}
+
+/// Forward values that are computed again in the backward pass instead of being kept.
+#[derive(Default)]
+struct Recompute {
+    named: HashSet<ValueId>,
+    copies: HashMap<ValueId, ValueId>,
+}
+
+impl Recompute {
+    /// The value itself, or the copy of it that is computed at the point of first use.
+    fn value(&mut self, graph: &mut Graph, id: ValueId) -> Result<ValueId> {
+        if let Some(copy) = self.copies.get(&id) {
+            return Ok(*copy);
+        }
+        if !self.named.contains(&id) {
+            return Ok(id);
+        }
+        let Origin::Node { node, .. } = graph.value(id).origin else { return Ok(id) };
+        let node = graph.nodes()[node.0 as usize].clone();
+        let mut inputs = Vec::with_capacity(node.inputs.len());
+        for input in &node.inputs {
+            inputs.push(self.value(graph, *input)?);
+        }
+        let outputs = graph.push(node.op, &inputs)?;
+        for (old, new) in node.outputs.iter().zip(&outputs) {
+            self.copies.insert(*old, *new);
+        }
+        Ok(self.copies[&id])
+    }
+}
+
+/// Appends the gradients of the scalar `loss` with respect to `wrt` and returns them in the same order.
+///
+/// A parameter used several times gets the sum of its gradients. `StopGradient` stops the flow. Values named in `recompute` are not kept
+/// from the forward pass: their producers run again in the backward pass, on the same operands, so the bits are the same.
+/// A value that the loss does not depend on gets zeros.
+pub fn gradients(graph: &mut Graph, loss: ValueId, wrt: &[ValueId], recompute: &[ValueId]) -> Result<Vec<ValueId>> {
+    if graph.value(loss).ty.numel() != 1 {
+        return Err(Error::shape(format!("gradients need a scalar loss, '{}' is {:?}", graph.value(loss).name, graph.shape(loss))));
+    }
+    let needs = depends_on(graph, wrt);
+    let mut recompute = Recompute { named: recompute.iter().copied().collect(), ..Recompute::default() };
+    let mut grads: HashMap<ValueId, ValueId> = HashMap::new();
+    let shape = graph.shape(loss).to_vec();
+    let one = graph.constant("grad.one", Tensor::from_slice(&shape, &[1f32])?)?;
+    grads.insert(loss, one);
+    for n in (0..graph.nodes().len()).rev() {
+        let node = graph.nodes()[n].clone();
+        let output_grads: Vec<_> = node.outputs.iter().map(|o| grads.get(o).copied()).collect();
+        let wanted: Vec<_> = node.inputs.iter().map(|i| needs[i.0 as usize]).collect();
+        if output_grads.iter().all(Option::is_none) || !wanted.contains(&true) {
+            continue;
+        }
+        let cx = &mut GradCx { graph, node: NodeId(n as u32), output_grads, wanted, recompute: &mut recompute };
+        let input_grads = node.op.grad(cx)?;
+        for (input, grad) in node.inputs.iter().zip(input_grads) {
+            if let Some(grad) = grad.filter(|_| needs[input.0 as usize]) {
+                accumulate(graph, &mut grads, *input, grad)?;
+            }
+        }
+    }
+    wrt.iter()
+        .map(|w| match grads.get(w) {
+            Some(grad) => Ok(*grad),
+            None => zeros_like(graph, *w),
+        })
+        .collect::<Result<Vec<_>>>()
+        .inspect(|grads| {
+            for (w, grad) in wrt.iter().zip(grads) {
+                let name = format!("grad.{}", graph.value(*w).name);
+                graph.set_name(*grad, name);
+            }
+        })
+}
+
+/// Marks every value that depends on one of `wrt`.
+fn depends_on(graph: &Graph, wrt: &[ValueId]) -> Vec<bool> {
+    let mut needs = vec![false; graph.values().len()];
+    for w in wrt {
+        needs[w.0 as usize] = true;
+    }
+    for node in graph.nodes() {
+        if !matches!(node.op, Op::StopGradient(_)) && node.inputs.iter().any(|i| needs[i.0 as usize]) {
+            for o in &node.outputs {
+                needs[o.0 as usize] = true;
+            }
+        }
+    }
+    needs
+}
+
+fn accumulate(graph: &mut Graph, grads: &mut HashMap<ValueId, ValueId>, value: ValueId, grad: ValueId) -> Result<()> {
+    if graph.shape(value) != graph.shape(grad) {
+        return Err(Error::internal(format!("gradient of '{}' has shape {:?}, expected {:?}", graph.value(value).name, graph.shape(grad), graph.shape(value))));
+    }
+    let sum = match grads.get(&value) {
+        None => grad,
+        Some(first) => graph.push1(Binary { kind: BinaryKind::Add }.into(), &[*first, grad])?,
+    };
+    grads.insert(value, sum);
+    Ok(())
+}
+
+fn zeros_like(graph: &mut Graph, value: ValueId) -> Result<ValueId> {
+    graph.push1(Affine { scale: 0.0, shift: 0.0 }.into(), &[value])
+}

@@ -1,0 +1,93 @@
+//! Short names for the nodes that model builders write most.
+
+use super::ops::*;
+use super::{Graph, Op, ValueId};
+use crate::error::Result;
+use crate::tensor::{Tensor, try_vec};
+
+impl Graph {
+    /// The same elements under another shape; nothing is copied.
+    pub fn reshape(&mut self, x: ValueId, shape: &[usize]) -> Result<ValueId> {
+        if self.shape(x) == shape {
+            return Ok(x);
+        }
+        self.push1(Reshape { shape: shape.to_vec() }.into(), &[x])
+    }
+
+    /// A constant of one repeated number.
+    pub fn constant_fill(&mut self, name: &str, shape: &[usize], value: f32) -> Result<ValueId> {
+        let mut data = try_vec::<f32>(crate::tensor::checked_numel(shape)?, name)?;
+        data.fill(value);
+        self.constant(name, Tensor::from_slice(shape, &data)?)
+    }
+
+    /// conv2d with optional bias; x NHWC, w OIHW.
+    pub fn conv2d(&mut self, x: ValueId, w: ValueId, bias: Option<ValueId>, stride: usize, pad: [usize; 4]) -> Result<ValueId> {
+        let shape = self.shape(w);
+        let geometry = ConvGeometry { kernel: [shape[2], shape[3]], stride, pad };
+        let op = Conv2d::new(geometry, shape[0], bias.is_some());
+        let operands: Vec<_> = [x, w].into_iter().chain(bias).collect();
+        self.push1(op.into(), &operands)
+    }
+
+    /// x [..., I] times w [O, I] transposed, plus bias [O]: the 1x1 convolution at every row.
+    pub fn linear(&mut self, x: ValueId, w: ValueId, bias: Option<ValueId>) -> Result<ValueId> {
+        let mut shape = self.shape(x).to_vec();
+        let (o, i) = (self.shape(w)[0], self.shape(w)[1]);
+        let rows = shape[..shape.len() - 1].iter().product();
+        let flat = self.reshape(x, &[rows, 1, 1, *shape.last().unwrap_or(&i)])?;
+        let kernel = self.reshape(w, &[o, i, 1, 1])?;
+        let y = self.conv2d(flat, kernel, bias, 1, [0; 4])?;
+        if let Some(last) = shape.last_mut() {
+            *last = o;
+        }
+        self.reshape(y, &shape)
+    }
+
+    /// a + b with broadcasting.
+    pub fn add(&mut self, a: ValueId, b: ValueId) -> Result<ValueId> {
+        self.push1(Binary { kind: BinaryKind::Add }.into(), &[a, b])
+    }
+
+    /// a - b with broadcasting.
+    pub fn sub(&mut self, a: ValueId, b: ValueId) -> Result<ValueId> {
+        self.push1(Binary { kind: BinaryKind::Sub }.into(), &[a, b])
+    }
+
+    /// a b with broadcasting.
+    pub fn mul(&mut self, a: ValueId, b: ValueId) -> Result<ValueId> {
+        self.push1(Binary { kind: BinaryKind::Mul }.into(), &[a, b])
+    }
+
+    /// scale x + shift; the value itself for (1, 0).
+    pub fn affine(&mut self, x: ValueId, scale: f32, shift: f32) -> Result<ValueId> {
+        if scale == 1.0 && shift == 0.0 {
+            return Ok(x);
+        }
+        self.push1(Affine { scale, shift }.into(), &[x])
+    }
+
+    /// f(x), element by element.
+    pub fn unary(&mut self, kind: UnaryKind, x: ValueId) -> Result<ValueId> {
+        self.push1(Unary { kind }.into(), &[x])
+    }
+
+    /// GroupNorm, optionally followed by SiLU.
+    pub fn group_norm(&mut self, x: ValueId, gamma: ValueId, beta: ValueId, groups: usize, eps: f64, silu: bool) -> Result<ValueId> {
+        Ok(self.push(GroupNorm { groups, eps, silu }.into(), &[x, gamma, beta])?[0])
+    }
+
+    /// Mean of all elements [1].
+    pub fn mean(&mut self, x: ValueId) -> Result<ValueId> {
+        let shape = vec![1; self.shape(x).len()];
+        let count = self.value(x).ty.numel();
+        let sum = self.push1(ReduceSum { shape }.into(), &[x])?;
+        let sum = self.reshape(sum, &[1])?;
+        self.affine(sum, 1.0 / count as f32, 0.0)
+    }
+
+    /// Rows of a table.
+    pub fn gather(&mut self, table: ValueId, index: ValueId) -> Result<ValueId> {
+        self.push1(Op::Gather(Gather), &[table, index])
+    }
+}

@@ -1,0 +1,81 @@
+//! The op table: every op states once its shape rule, its gradient rule and its meaning in f64.
+
+use super::autodiff::GradCx;
+use super::ops::*;
+use super::reference::Array;
+use super::{TensorType, ValueId};
+use crate::error::{Error, Result};
+
+/// How an op's outputs relate to the memory of its inputs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Alias {
+    /// Outputs are new memory.
+    None,
+    /// The output is the input's memory under another shape; no kernel runs.
+    View,
+    /// Pairs (input, output): the output is the next version of the state that the input is a version of.
+    Updates(Vec<(usize, usize)>),
+}
+
+/// What an op has to say about itself. A backend adds the kernel.
+pub trait OpDef {
+    /// The op's name, the same in every room.
+    fn name(&self) -> &'static str;
+    /// Output types from input types, or why they do not fit.
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>>;
+    /// The op's meaning, in double precision, written for clarity.
+    fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>>;
+    /// Gradients with respect to each input, `None` where there is none; built from other ops.
+    fn grad(&self, _cx: &mut GradCx) -> Result<Vec<Option<ValueId>>> {
+        Err(Error::unsupported(format!("{} has no gradient", self.name())))
+    }
+    /// Memory relation of outputs and inputs.
+    fn alias(&self) -> Alias {
+        Alias::None
+    }
+}
+
+macro_rules! op_table {
+    ($($name:ident),* $(,)?) => {
+        /// Every op there is.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Op { $(#[doc = concat!("See [`", stringify!($name), "`](super::ops::", stringify!($name), ").")] $name($name)),* }
+        impl OpDef for Op {
+            fn name(&self) -> &'static str { match self { $(Op::$name(op) => op.name()),* } }
+            fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> { match self { $(Op::$name(op) => op.infer(inputs)),* } }
+            fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> { match self { $(Op::$name(op) => op.reference(inputs)),* } }
+            fn grad(&self, cx: &mut GradCx) -> Result<Vec<Option<ValueId>>> { match self { $(Op::$name(op) => op.grad(cx)),* } }
+            fn alias(&self) -> Alias { match self { $(Op::$name(op) => op.alias()),* } }
+        }
+        $(impl From<$name> for Op { fn from(op: $name) -> Op { Op::$name(op) } })*
+    };
+}
+
+op_table! {
+    Conv2d, Conv2dInputGrad, Conv2dWeightGrad, PackConv,
+    GroupNorm, GroupNormGrad,
+    Attention, AttentionGrad,
+    Unary, UnaryGrad, Affine, Binary, Cast, Combine, DynamicThreshold,
+    Upsample2x, AvgPool2x,
+    Concat, Slice, Pad, Reshape, StopGradient,
+    ReduceSum,
+    TimestepEmbedding, Gather, GatherGrad,
+    RandomNormal, RandomInt, IntAffine,
+    GlobalNorm, ClipScale, AdamW, Ema, Assign,
+}
+
+/// Checks the number of operands.
+pub(super) fn arity(inputs: &[&TensorType], expected: std::ops::RangeInclusive<usize>) -> Result<()> {
+    if expected.contains(&inputs.len()) {
+        return Ok(());
+    }
+    Err(Error::internal(format!("expected {expected:?} operands, found {}", inputs.len())))
+}
+
+/// Checks one operand's shape.
+pub(super) fn expect_shape(what: &str, ty: &TensorType, shape: &[usize]) -> Result<()> {
+    if ty.shape == shape {
+        return Ok(());
+    }
+    Err(Error::shape(format!("{what}: expected shape {shape:?}, found {:?}", ty.shape)))
+}

@@ -1,0 +1,269 @@
+//! Element-wise ops: unary functions, affine maps and broadcasting arithmetic.
+
+use super::ReduceSum;
+use crate::error::{Error, Result};
+use crate::graph::op::{OpDef, arity, expect_shape};
+use crate::graph::reference::Array;
+use crate::graph::{GradCx, TensorType, ValueId};
+use crate::tensor::DType;
+
+/// The functions that [`Unary`] knows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum UnaryKind {
+    /// x sigmoid(x).
+    Silu,
+    /// x Phi(x), the exact form with erf.
+    Gelu,
+    /// x tanh(softplus(x)).
+    Mish,
+    /// max(x, 0).
+    Relu,
+    /// |x|; slope 0 at 0.
+    Abs,
+    /// x^2.
+    Square,
+    /// x^2/2 inside |x| <= delta, delta (|x| - delta/2) outside.
+    Huber(f32),
+    /// min(max(x, lo), hi); slope 0 outside.
+    Clamp(f32, f32),
+}
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// erf by its Maclaurin series near 0 and a continued fraction in the tails; full double precision.
+fn erf(x: f64) -> f64 {
+    let a = x.abs();
+    if a < 3.0 {
+        let (mut term, mut sum, mut n) = (a, a, 0.0);
+        while term.abs() > 1e-17 * sum.abs() {
+            n += 1.0;
+            term *= -a * a / n;
+            sum += term / (2.0 * n + 1.0);
+        }
+        return x.signum() * sum * 2.0 / std::f64::consts::PI.sqrt();
+    }
+    let tail = (1..60).rev().fold(a, |f, k| a + f64::from(k) / 2.0 / f);
+    x.signum() * (1.0 - (-a * a).exp() / (std::f64::consts::PI.sqrt() * tail))
+}
+
+impl UnaryKind {
+    /// Value in double precision.
+    pub fn value(self, x: f64) -> f64 {
+        match self {
+            UnaryKind::Silu => x * sigmoid(x),
+            UnaryKind::Gelu => 0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2)),
+            UnaryKind::Mish => x * softplus(x).tanh(),
+            UnaryKind::Relu => x.max(0.0),
+            UnaryKind::Abs => x.abs(),
+            UnaryKind::Square => x * x,
+            UnaryKind::Huber(delta) => {
+                let d = f64::from(delta);
+                if x.abs() <= d { 0.5 * x * x } else { d * (x.abs() - 0.5 * d) }
+            }
+            UnaryKind::Clamp(lo, hi) => x.clamp(f64::from(lo), f64::from(hi)),
+        }
+    }
+
+    /// Derivative in double precision.
+    pub fn slope(self, x: f64) -> f64 {
+        match self {
+            UnaryKind::Silu => sigmoid(x) * (1.0 + x * (1.0 - sigmoid(x))),
+            UnaryKind::Gelu => {
+                let pdf = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
+                0.5 * (1.0 + erf(x / std::f64::consts::SQRT_2)) + x * pdf
+            }
+            UnaryKind::Mish => {
+                let t = softplus(x).tanh();
+                t + x * (1.0 - t * t) * sigmoid(x)
+            }
+            UnaryKind::Relu => f64::from(u8::from(x > 0.0)),
+            UnaryKind::Abs => f64::from(i8::from(x > 0.0) - i8::from(x < 0.0)),
+            UnaryKind::Square => 2.0 * x,
+            UnaryKind::Huber(delta) => x.clamp(-f64::from(delta), f64::from(delta)),
+            UnaryKind::Clamp(lo, hi) => f64::from(u8::from(x >= f64::from(lo) && x <= f64::from(hi))),
+        }
+    }
+}
+
+fn softplus(x: f64) -> f64 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
+}
+
+fn f32_operand(ty: &TensorType) -> Result<()> {
+    if ty.dtype == DType::F32 { Ok(()) } else { Err(Error::unsupported(format!("needs an f32 operand, found {:?}", ty.dtype))) }
+}
+
+/// y = f(x).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unary {
+    /// f.
+    pub kind: UnaryKind,
+}
+
+impl OpDef for Unary {
+    fn name(&self) -> &'static str {
+        "unary"
+    }
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
+        arity(inputs, 1..=1)?;
+        f32_operand(inputs[0])?;
+        Ok(vec![inputs[0].clone()])
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
+        Ok(vec![inputs[0].mapv(|x| self.kind.value(x))])
+    }
+
+    fn grad(&self, cx: &mut GradCx) -> Result<Vec<Option<ValueId>>> {
+        let (x, dy) = (cx.input(0)?, cx.output_grad(0)?);
+        Ok(vec![Some(cx.graph.push1(UnaryGrad { kind: self.kind }.into(), &[x, dy])?)])
+    }
+}
+
+/// dx = f'(x) dy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UnaryGrad {
+    /// f.
+    pub kind: UnaryKind,
+}
+
+impl OpDef for UnaryGrad {
+    fn name(&self) -> &'static str {
+        "unary_grad"
+    }
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
+        arity(inputs, 2..=2)?;
+        expect_shape("dy", inputs[1], &inputs[0].shape)?;
+        Ok(vec![inputs[0].clone()])
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
+        Ok(vec![inputs[0].mapv(|x| self.kind.slope(x)) * inputs[1]])
+    }
+}
+
+/// y = scale x + shift.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Affine {
+    /// Factor.
+    pub scale: f32,
+    /// Offset.
+    pub shift: f32,
+}
+
+impl OpDef for Affine {
+    fn name(&self) -> &'static str {
+        "affine"
+    }
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
+        arity(inputs, 1..=1)?;
+        f32_operand(inputs[0])?;
+        Ok(vec![inputs[0].clone()])
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
+        Ok(vec![inputs[0].mapv(|x| f64::from(self.scale) * x + f64::from(self.shift))])
+    }
+
+    fn grad(&self, cx: &mut GradCx) -> Result<Vec<Option<ValueId>>> {
+        let dy = cx.output_grad(0)?;
+        Ok(vec![Some(cx.graph.push1(Affine { scale: self.scale, shift: 0.0 }.into(), &[dy])?)])
+    }
+}
+
+/// The arithmetic that [`Binary`] knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BinaryKind {
+    /// a + b.
+    Add,
+    /// a - b.
+    Sub,
+    /// a b.
+    Mul,
+}
+
+/// y = a (op) b; equal ranks, a dimension of 1 is repeated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Binary {
+    /// The arithmetic.
+    pub kind: BinaryKind,
+}
+
+impl OpDef for Binary {
+    fn name(&self) -> &'static str {
+        "binary"
+    }
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
+        arity(inputs, 2..=2)?;
+        f32_operand(inputs[0])?;
+        f32_operand(inputs[1])?;
+        let (a, b) = (&inputs[0].shape, &inputs[1].shape);
+        let fits = a.len() == b.len() && a.iter().zip(b).all(|(x, y)| x == y || *x == 1 || *y == 1);
+        if !fits {
+            return Err(Error::shape(format!("shapes {a:?} and {b:?} do not broadcast")));
+        }
+        Ok(vec![TensorType::f32(&a.iter().zip(b).map(|(x, y)| *x.max(y)).collect::<Vec<_>>())])
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
+        Ok(vec![match self.kind {
+            BinaryKind::Add => inputs[0] + inputs[1],
+            BinaryKind::Sub => inputs[0] - inputs[1],
+            BinaryKind::Mul => inputs[0] * inputs[1],
+        }])
+    }
+
+    fn grad(&self, cx: &mut GradCx) -> Result<Vec<Option<ValueId>>> {
+        let dy = cx.output_grad(0)?;
+        let mut grads = vec![None, None];
+        for i in 0..2 {
+            if !cx.wants(i) {
+                continue;
+            }
+            let full = match (self.kind, i) {
+                (BinaryKind::Mul, _) => {
+                    let other = cx.input(1 - i)?;
+                    cx.graph.push1(Binary { kind: BinaryKind::Mul }.into(), &[dy, other])?
+                }
+                (BinaryKind::Sub, 1) => cx.graph.push1(Affine { scale: -1.0, shift: 0.0 }.into(), &[dy])?,
+                _ => dy,
+            };
+            let shape = cx.input_type(i).shape;
+            let same = cx.graph.shape(full) == shape;
+            grads[i] = Some(if same { full } else { cx.graph.push1(ReduceSum { shape }.into(), &[full])? });
+        }
+        Ok(grads)
+    }
+}
+
+/// i32 to f32, exact up to 2^24.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cast;
+
+impl OpDef for Cast {
+    fn name(&self) -> &'static str {
+        "cast"
+    }
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
+        arity(inputs, 1..=1)?;
+        if inputs[0].dtype != DType::I32 {
+            return Err(Error::unsupported(format!("cast from {:?}", inputs[0].dtype)));
+        }
+        Ok(vec![TensorType::f32(&inputs[0].shape)])
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
+        Ok(vec![inputs[0].clone()])
+    }
+
+    fn grad(&self, _cx: &mut GradCx) -> Result<Vec<Option<ValueId>>> {
+        Ok(vec![None])
+    }
+}

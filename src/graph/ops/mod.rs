@@ -1,0 +1,27 @@
+//! One file an op family: attributes, shape rule, gradient rule, meaning in f64.
+
+mod attention;
+mod combine;
+mod conv2d;
+mod elementwise;
+mod gather;
+mod group_norm;
+mod optimizer;
+mod random;
+mod reduce;
+mod resample;
+mod shape;
+mod timestep_embedding;
+
+pub use attention::{Attention, AttentionGrad};
+pub use combine::{Combine, DynamicThreshold};
+pub use conv2d::{Conv2d, Conv2dInputGrad, Conv2dWeightGrad, ConvGeometry, PackConv, PackFor};
+pub use elementwise::{Affine, Binary, BinaryKind, Cast, Unary, UnaryGrad, UnaryKind};
+pub use gather::{Gather, GatherGrad, IntAffine};
+pub use group_norm::{GroupNorm, GroupNormGrad};
+pub use optimizer::{AdamW, Assign, ClipScale, Ema, GlobalNorm};
+pub use random::{RandomInt, RandomNormal};
+pub use reduce::ReduceSum;
+pub use resample::{AvgPool2x, Upsample2x};
+pub use shape::{Concat, Pad, Reshape, Slice, StopGradient};
+pub use timestep_embedding::TimestepEmbedding;

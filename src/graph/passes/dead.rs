@@ -1,0 +1,26 @@
+//! Drops nodes whose results nobody reads.
+
+use super::Rewrite;
+use crate::error::Result;
+use crate::graph::{Alias, Graph, OpDef};
+
+/// Keeps state updates, taps and what they depend on.
+pub fn eliminate_dead(old: &Graph) -> Result<Rewrite> {
+    let mut live = vec![false; old.values().len()];
+    for out in old.outputs() {
+        live[out.0 as usize] = true;
+    }
+    let mut keep = vec![false; old.nodes().len()];
+    for (i, node) in old.nodes().iter().enumerate().rev() {
+        let updates = matches!(node.op.alias(), Alias::Updates(_));
+        if updates || node.outputs.iter().any(|o| live[o.0 as usize]) {
+            keep[i] = true;
+            node.inputs.iter().for_each(|v| live[v.0 as usize] = true);
+        }
+    }
+    let mut rewrite = Rewrite::start(old)?;
+    for (node, _) in old.nodes().iter().zip(&keep).filter(|(_, keep)| **keep) {
+        rewrite.copy(old, node)?;
+    }
+    rewrite.finish(old)
+}

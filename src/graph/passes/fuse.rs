@@ -1,0 +1,135 @@
+//! Moves the additions after a convolution into its epilogue: the time term, the residual and the output scale.
+
+use super::Rewrite;
+use crate::error::Result;
+use crate::graph::ops::BinaryKind;
+use crate::graph::{Graph, Node, Op, ValueId};
+
+/// What a convolution swallows, in the order in which the epilogue applies it.
+enum Step {
+    Residual(ValueId),
+    Addend(ValueId),
+    Scale(f32),
+}
+
+/// Rewrites conv2d → add([N,1,1,O]) → add([N,P,Q,O]) → scale into one node where the intermediate results have no other reader.
+pub fn fuse(old: &Graph) -> Result<Rewrite> {
+    let uses = count_uses(old);
+    let mut into: Vec<Option<usize>> = vec![None; old.nodes().len()]; // node -> the last node of its chain, for convolutions
+    let mut absorbed = vec![false; old.nodes().len()];
+    let mut chains: Vec<Vec<Step>> = (0..old.nodes().len()).map(|_| vec![]).collect();
+    for (i, node) in old.nodes().iter().enumerate() {
+        if let Op::Conv2d(_) = &node.op {
+            let (steps, members) = chain_after(old, &uses, i);
+            // A chain may also start at another convolution whose result is this one's residual: the first taker wins.
+            if members.iter().any(|m| absorbed[*m]) {
+                continue;
+            }
+            for m in &members {
+                absorbed[*m] = true;
+            }
+            into[i] = members.last().copied();
+            chains[i] = steps;
+        }
+    }
+    emit(old, &into, &absorbed, &chains)
+}
+
+fn count_uses(graph: &Graph) -> Vec<usize> {
+    let mut uses = vec![0; graph.values().len()];
+    for node in graph.nodes() {
+        node.inputs.iter().for_each(|i| uses[i.0 as usize] += 1);
+    }
+    graph.outputs().iter().for_each(|o| uses[o.0 as usize] += 2);
+    uses
+}
+
+/// The additions and the scale that follow convolution `start`, and the nodes that they are.
+fn chain_after(graph: &Graph, uses: &[usize], start: usize) -> (Vec<Step>, Vec<usize>) {
+    let (mut steps, mut members) = (vec![], vec![]);
+    let mut value = graph.nodes()[start].outputs[0];
+    let out = graph.shape(value).to_vec();
+    while uses[value.0 as usize] == 1 {
+        let Some(at) = (start + 1..graph.nodes().len()).find(|n| graph.nodes()[*n].inputs.contains(&value)) else { break };
+        let node = &graph.nodes()[at];
+        if node.segment != graph.nodes()[start].segment {
+            break;
+        }
+        let Some(step) = absorbable(graph, node, value, &out, &steps) else { break };
+        steps.push(step);
+        members.push(at);
+        value = node.outputs[0];
+    }
+    (steps, members)
+}
+
+fn absorbable(graph: &Graph, node: &Node, value: ValueId, out: &[usize], before: &[Step]) -> Option<Step> {
+    let has = |f: fn(&Step) -> bool| before.iter().any(f);
+    match &node.op {
+        Op::Binary(b) if b.kind == BinaryKind::Add && node.inputs[0] != node.inputs[1] => {
+            let other = if node.inputs[0] == value { node.inputs[1] } else { node.inputs[0] };
+            let shape = graph.shape(other);
+            let scaled = has(|s| matches!(s, Step::Scale(_)));
+            if scaled {
+                None
+            } else if shape == out && !has(|s| matches!(s, Step::Residual(_))) {
+                Some(Step::Residual(other))
+            } else if shape == [out[0], 1, 1, out[3]] && before.is_empty() {
+                Some(Step::Addend(other))
+            } else {
+                None
+            }
+        }
+        Op::Affine(a) if a.shift == 0.0 && !has(|s| matches!(s, Step::Scale(_))) => Some(Step::Scale(a.scale)),
+        _ => None,
+    }
+}
+
+fn emit(old: &Graph, into: &[Option<usize>], absorbed: &[bool], chains: &[Vec<Step>]) -> Result<Rewrite> {
+    let mut rewrite = Rewrite::start(old)?;
+    // The fused node stands where its last member stood, so that every operand is computed by then.
+    let mut at = vec![None; old.nodes().len()];
+    for (conv, last) in into.iter().enumerate() {
+        if let Some(last) = last {
+            at[*last] = Some(conv);
+        }
+    }
+    for (i, node) in old.nodes().iter().enumerate() {
+        if into[i].is_some() || (absorbed[i] && at[i].is_none()) {
+            continue;
+        }
+        match at[i] {
+            None => rewrite.copy(old, node)?,
+            Some(conv) => emit_fused(&mut rewrite, old, &old.nodes()[conv], node, &chains[conv])?,
+        }
+    }
+    rewrite.finish(old)
+}
+
+fn emit_fused(rewrite: &mut Rewrite, old: &Graph, conv: &Node, last: &Node, steps: &[Step]) -> Result<()> {
+    let Op::Conv2d(mut op) = conv.op.clone() else { return rewrite.copy(old, last) };
+    let mut operands = rewrite.operands(conv)?;
+    // Operand order is fixed by Conv2d: bias, addend, residual.
+    for step in steps {
+        if let Step::Addend(value) = step {
+            op.addend = true;
+            let shape = [old.shape(*value)[0], op.out_channels];
+            let flat = rewrite.get(*value)?;
+            operands.push(rewrite.graph.reshape(flat, &shape)?);
+            if let Some(node) = rewrite.graph.nodes.last_mut() {
+                node.segment = last.segment;
+            }
+        }
+    }
+    for step in steps {
+        match step {
+            Step::Residual(value) => {
+                op.residual = true;
+                operands.push(rewrite.get(*value)?);
+            }
+            Step::Scale(scale) => op.scale = *scale,
+            Step::Addend(_) => {}
+        }
+    }
+    rewrite.emit(old, last, op.into(), &operands)
+}

@@ -1,0 +1,57 @@
+//! Puts convolution weights into the backend's packed order; weights used several times are packed once a version.
+
+use super::Rewrite;
+use crate::error::Result;
+use crate::graph::ops::{ConvGeometry, PackConv, PackFor};
+use crate::graph::{Graph, Op, ValueId};
+use std::collections::HashMap;
+
+/// Elements of the packed form of weights [O,C,R,S], or `None` where the backend reads them as they are.
+pub type PackedLen<'a> = &'a dyn Fn(PackFor, ConvGeometry, &[usize]) -> Option<usize>;
+
+/// Rewrites every convolution that the backend wants packed.
+pub fn pack(old: &Graph, packed_len: PackedLen) -> Result<Rewrite> {
+    let mut rewrite = Rewrite::start(old)?;
+    let mut done: HashMap<(ValueId, PackFor, ConvGeometry), ValueId> = HashMap::new();
+    for node in old.nodes() {
+        let (purpose, geometry) = match &node.op {
+            Op::Conv2d(c) if !c.packed => (PackFor::Forward, c.geometry),
+            Op::Conv2dInputGrad(c) if !c.packed => (PackFor::InputGrad, c.geometry),
+            _ => {
+                rewrite.copy(old, node)?;
+                continue;
+            }
+        };
+        let Some(packed_len) = packed_len(purpose, geometry, old.shape(node.inputs[1])) else {
+            rewrite.copy(old, node)?;
+            continue;
+        };
+        let mut operands = rewrite.operands(node)?;
+        let key = (operands[1], purpose, geometry);
+        operands[1] = match done.get(&key) {
+            Some(packed) => *packed,
+            None => {
+                let packed = rewrite.graph.push1(PackConv { purpose, geometry, packed_len }.into(), &[operands[1]])?;
+                if let Some(last) = rewrite.graph.nodes.last_mut() {
+                    last.segment = node.segment;
+                }
+                rewrite.graph.set_name(packed, format!("{}.packed", old.value(node.inputs[1]).name));
+                done.insert(key, packed);
+                packed
+            }
+        };
+        let op = match node.op.clone() {
+            Op::Conv2d(mut c) => {
+                c.packed = true;
+                Op::Conv2d(c)
+            }
+            Op::Conv2dInputGrad(mut c) => {
+                c.packed = true;
+                Op::Conv2dInputGrad(c)
+            }
+            other => other,
+        };
+        rewrite.emit(old, node, op, &operands)?;
+    }
+    rewrite.finish(old)
+}

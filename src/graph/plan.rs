@@ -1,0 +1,283 @@
+//! From a graph to something a backend can run: passes, what runs once and what runs always, and one arena laid out by liveness.
+
+use super::passes::{PackedLen, chain, eliminate_dead, fuse, pack};
+use super::{Alias, Graph, Node, NodeId, OpDef, Origin, StorageId, ValueId};
+use crate::error::{Error, Result};
+use crate::tensor::ALIGN;
+use std::ops::Range;
+
+/// Where a value's bytes are while the plan runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// Nobody reads it.
+    Unused,
+    /// In a storage.
+    Storage(StorageId),
+    /// In the plan's constant table, by value id.
+    Const(ValueId),
+    /// At this byte of the persistent area: inputs, results of the prepare phase.
+    Persistent(usize),
+    /// At this byte of the arena.
+    Arena(usize),
+}
+
+/// A graph made ready for a backend. Nodes `0..prepared` of `order` depend on frozen storages and constants alone and run once after binding;
+/// the others run every time.
+#[derive(Debug)]
+pub struct Plan {
+    graph: Graph,
+    map: Vec<Option<ValueId>>,
+    order: Vec<NodeId>,
+    prepared: usize,
+    segments: Vec<Range<usize>>,
+    locations: Vec<Location>,
+    workspace: Vec<usize>,
+    arena_bytes: usize,
+    persistent_bytes: usize,
+    peak_live_bytes: usize,
+}
+
+impl Plan {
+    /// Runs the passes and fixes the order. [`Plan::lay_out`] must follow before the plan can run.
+    pub fn new(graph: &Graph, packed_len: PackedLen) -> Result<Self> {
+        graph.verify()?;
+        let live = eliminate_dead(graph)?;
+        let fused = fuse(&live.graph)?;
+        let packed = pack(&fused.graph, packed_len)?;
+        let map = chain(&chain(&live.map, &fused.map), &packed.map);
+        let graph = packed.graph;
+        graph.verify()?;
+        let hoisted = hoistable(&graph);
+        let all = || (0..graph.nodes().len()).filter(|n| !is_view(&graph.nodes()[*n])).map(|n| NodeId(n as u32));
+        let mut order: Vec<NodeId> = all().filter(|n| hoisted[n.0 as usize]).collect();
+        let prepared = order.len();
+        order.extend(all().filter(|n| !hoisted[n.0 as usize]));
+        let segments = segment_ranges(&graph, &order, prepared);
+        let workspace = vec![0; order.len()];
+        Ok(Self { graph, map, order, prepared, segments, locations: vec![], workspace, arena_bytes: 0, persistent_bytes: 0, peak_live_bytes: 0 })
+    }
+
+    /// Gives every value its place. `workspace[i]` is the scratch of the i-th node of the order, in bytes.
+    pub fn lay_out(&mut self, workspace: &[usize]) -> Result<()> {
+        let roots = self.roots();
+        let end = self.order.len();
+        let mut first = vec![usize::MAX; self.graph.values().len()];
+        let mut last = vec![0usize; self.graph.values().len()];
+        for (i, id) in self.order.iter().enumerate() {
+            let node = &self.graph.nodes()[id.0 as usize];
+            for v in &node.outputs {
+                let r = roots[v.0 as usize].0 as usize;
+                first[r] = first[r].min(i);
+                last[r] = last[r].max(i);
+            }
+            for v in &node.inputs {
+                let r = roots[v.0 as usize].0 as usize;
+                last[r] = last[r].max(i);
+            }
+        }
+        for v in self.graph.outputs() {
+            last[roots[v.0 as usize].0 as usize] = end;
+        }
+        let read = self.read_roots(&roots);
+        self.locations = vec![Location::Unused; self.graph.values().len()];
+        let mut blocks = vec![];
+        let mut persistent = 0usize;
+        for (i, value) in self.graph.values().iter().enumerate() {
+            if roots[i].0 as usize != i {
+                continue;
+            }
+            let bytes = aligned(value.ty.bytes())?;
+            self.locations[i] = match (&value.origin, value.storage) {
+                (_, Some(s)) => Location::Storage(s),
+                (Origin::Const(_), _) => Location::Const(ValueId(i as u32)),
+                (Origin::Input, _) => persist(&mut persistent, bytes)?,
+                (Origin::Node { .. }, _) if !read[i] => Location::Unused,
+                (Origin::Node { .. }, _) if first[i] < self.prepared => persist(&mut persistent, bytes)?,
+                _ => {
+                    blocks.push(Block { owner: Owner::Value(i), bytes, first: first[i], last: last[i] });
+                    Location::Unused
+                }
+            };
+        }
+        for (i, bytes) in workspace.iter().enumerate().filter(|(_, b)| **b > 0) {
+            blocks.push(Block { owner: Owner::Workspace(i), bytes: aligned(*bytes)?, first: i, last: i });
+        }
+        self.persistent_bytes = persistent;
+        self.place(blocks)?;
+        for i in 0..self.locations.len() {
+            self.locations[i] = self.locations[roots[i].0 as usize];
+        }
+        Ok(())
+    }
+
+    /// The program after all passes.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The planned id of a value of the graph that was given.
+    pub fn resolve(&self, original: ValueId) -> Result<ValueId> {
+        let mapped = self.map.get(original.0 as usize).copied().flatten();
+        mapped.ok_or_else(|| Error::internal(format!("value {} is not part of the plan", original.0)))
+    }
+
+    /// Nodes in order of execution.
+    pub fn order(&self) -> &[NodeId] {
+        &self.order
+    }
+
+    /// How many nodes at the front run only once.
+    pub fn prepared(&self) -> usize {
+        self.prepared
+    }
+
+    /// For each segment, its range of [`Plan::order`].
+    pub fn segments(&self) -> &[Range<usize>] {
+        &self.segments
+    }
+
+    /// Where a planned value is.
+    pub fn location(&self, id: ValueId) -> Location {
+        self.locations[id.0 as usize]
+    }
+
+    /// Byte offset in the arena of a node's scratch.
+    pub fn workspace_offset(&self, at: usize) -> usize {
+        self.workspace[at]
+    }
+
+    /// Size of the arena.
+    pub fn arena_bytes(&self) -> usize {
+        self.arena_bytes
+    }
+
+    /// Size of the persistent area: inputs and what the prepare phase computed.
+    pub fn persistent_bytes(&self) -> usize {
+        self.persistent_bytes
+    }
+
+    /// The largest sum of live bytes over the schedule: no layout can be smaller.
+    pub fn peak_live_bytes(&self) -> usize {
+        self.peak_live_bytes
+    }
+
+    /// The value whose memory each value shares.
+    fn roots(&self) -> Vec<ValueId> {
+        let mut roots: Vec<ValueId> = (0..self.graph.values().len() as u32).map(ValueId).collect();
+        for node in self.graph.nodes().iter().filter(|n| is_view(n)) {
+            roots[node.outputs[0].0 as usize] = roots[node.inputs[0].0 as usize];
+        }
+        roots
+    }
+
+    fn read_roots(&self, roots: &[ValueId]) -> Vec<bool> {
+        let mut read = vec![false; roots.len()];
+        let inputs = self.graph.nodes().iter().filter(|n| !is_view(n)).flat_map(|n| &n.inputs);
+        for v in inputs.chain(self.graph.outputs()) {
+            read[roots[v.0 as usize].0 as usize] = true;
+        }
+        read
+    }
+
+    /// Greedy by size: the largest block first, each at the lowest offset that is free for its whole life (Pisarchyk & Lee 2020, "offset calculation").
+    fn place(&mut self, mut blocks: Vec<Block>) -> Result<()> {
+        let mut live = vec![0usize; self.order.len() + 2];
+        for b in &blocks {
+            for slot in &mut live[b.first..=b.last] {
+                *slot = slot.checked_add(b.bytes).ok_or_else(too_large)?;
+            }
+        }
+        self.peak_live_bytes = live.into_iter().max().unwrap_or(0);
+        blocks.sort_by_key(|b| (std::cmp::Reverse(b.bytes), b.first));
+        let mut placed: Vec<(usize, Block)> = vec![]; // by offset
+        for block in blocks {
+            let mut offset = 0usize;
+            for (at, other) in &placed {
+                if other.first <= block.last && block.first <= other.last {
+                    if offset.checked_add(block.bytes).ok_or_else(too_large)? <= *at {
+                        break;
+                    }
+                    offset = offset.max(at + other.bytes);
+                }
+            }
+            match block.owner {
+                Owner::Value(v) => self.locations[v] = Location::Arena(offset),
+                Owner::Workspace(n) => self.workspace[n] = offset,
+            }
+            self.arena_bytes = self.arena_bytes.max(offset.checked_add(block.bytes).ok_or_else(too_large)?);
+            let index = placed.partition_point(|(at, _)| *at <= offset);
+            placed.insert(index, (offset, block));
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+enum Owner {
+    Value(usize),
+    Workspace(usize),
+}
+
+/// Bytes that are needed from one node to another, both included.
+#[derive(Debug)]
+struct Block {
+    owner: Owner,
+    bytes: usize,
+    first: usize,
+    last: usize,
+}
+
+fn persist(end: &mut usize, bytes: usize) -> Result<Location> {
+    let at = *end;
+    *end = at.checked_add(bytes).ok_or_else(too_large)?;
+    Ok(Location::Persistent(at))
+}
+
+fn too_large() -> Error {
+    Error::out_of_memory("the plan needs more memory than can be addressed")
+}
+
+fn aligned(bytes: usize) -> Result<usize> {
+    bytes.checked_next_multiple_of(ALIGN).filter(|b| *b < isize::MAX as usize).ok_or_else(too_large)
+}
+
+fn is_view(node: &Node) -> bool {
+    node.op.alias() == Alias::View
+}
+
+/// Nodes that depend on constants and on storages that nobody overwrites: the same in every run.
+fn hoistable(graph: &Graph) -> Vec<bool> {
+    let frozen = graph.frozen_storages();
+    let mut fixed: Vec<bool> = graph
+        .values()
+        .iter()
+        .map(|v| match (&v.origin, v.storage) {
+            (Origin::Const(_), _) => true,
+            (Origin::State, Some(s)) => frozen[s.0 as usize],
+            _ => false,
+        })
+        .collect();
+    graph
+        .nodes()
+        .iter()
+        .map(|node| {
+            let once = !matches!(node.op.alias(), Alias::Updates(_)) && node.inputs.iter().all(|i| fixed[i.0 as usize]);
+            node.outputs.iter().for_each(|o| fixed[o.0 as usize] = once);
+            once
+        })
+        .collect()
+}
+
+/// Consecutive ranges of the running part of the order, one a segment.
+fn segment_ranges(graph: &Graph, order: &[NodeId], prepared: usize) -> Vec<Range<usize>> {
+    let mut ranges = vec![];
+    let mut at = prepared;
+    for segment in 0..graph.segments().len() {
+        let start = at;
+        while at < order.len() && graph.nodes()[order[at].0 as usize].segment <= segment {
+            at += 1;
+        }
+        ranges.push(start..at);
+    }
+    ranges
+}

@@ -1,0 +1,234 @@
+//! diffusers' `UNet2DModel` as a graph builder. The text follows the forward pass of the model line by line (research: diffusers
+//! `models/unets/unet_2d.py`, `unet_2d_blocks.py`); tensor names are those of the file.
+
+use super::resnet::{Block, Resample};
+use crate::error::{Error, Result};
+use crate::graph::ops::{Cast, Concat, TimestepEmbedding, UnaryKind};
+use crate::graph::{Graph, TensorType, ValueId};
+use crate::io::unet_config::{Activation, ClassEmbedding, ResampleKind, UNetConfig};
+use crate::tensor::DType;
+
+/// Builds the model into a graph, its parameters under `prefix` + diffusers name.
+pub struct UNet<'a> {
+    /// The architecture.
+    pub config: &'a UNetConfig,
+    /// Put before every parameter's and feature's name, such as `student.`; may be empty.
+    pub prefix: &'a str,
+}
+
+/// Every parameter's diffusers name and shape, in the order in which the forward pass meets them.
+pub fn parameters(config: &UNetConfig) -> Result<Vec<(String, Vec<usize>)>> {
+    let mut g = Graph::new();
+    let (h, w) = smallest_image(config);
+    let x = g.input("x", TensorType::f32(&[1, h, w, config.in_channels]))?;
+    let t = g.input("t", TensorType::f32(&[1]))?;
+    let labels = match config.class_embedding()? {
+        None => None,
+        Some(_) => Some(g.input("labels", TensorType::new(DType::I32, &[1]))?),
+    };
+    UNet { config, prefix: "" }.build(&mut g, x, t, labels)?;
+    Ok(g.storages().iter().map(|s| (s.name.clone(), s.ty.shape.clone())).collect())
+}
+
+/// The smallest height and width that every resampling stage divides.
+fn smallest_image(config: &UNetConfig) -> (usize, usize) {
+    let s = 1 << (config.block_out_channels.len() - 1).min(16);
+    (s, s)
+}
+
+impl UNet<'_> {
+    /// The prediction for x [B,H,W,C] at timesteps t f32 [B] and, where the model has classes, labels i32 [B]. Block outputs carry their diffusers
+    /// path as name, so that features can be tapped.
+    pub fn build(&self, g: &mut Graph, x: ValueId, t: ValueId, labels: Option<ValueId>) -> Result<ValueId> {
+        let c = self.config;
+        self.check_image(g, x)?;
+        let time = self.time_embedding(g, t, labels)?;
+        let x = if c.center_input_sample { g.affine(x, 2.0, -1.0)? } else { x };
+        let mut h = self.conv(g, x, "conv_in", c.block_out_channels[0], 3, 1, [1; 4])?;
+        let mut skips = vec![h];
+        for i in 0..c.block_out_channels.len() {
+            h = self.down_block(g, h, time, i, &mut skips)?;
+        }
+        h = self.mid_block(g, h, time)?;
+        for i in 0..c.block_out_channels.len() {
+            h = self.up_block(g, h, time, i, &mut skips)?;
+        }
+        // conv_act is SiLU whatever act_fn says.
+        let h = self.norm(g, h, "conv_norm_out", c.norm_num_groups, true)?;
+        let out = self.conv(g, h, "conv_out", c.out_channels, 3, 1, [1; 4])?;
+        g.set_name(out, self.name("output"));
+        Ok(out)
+    }
+
+    fn check_image(&self, g: &Graph, x: ValueId) -> Result<()> {
+        let shape = g.shape(x);
+        let divisor = 1usize << (self.config.block_out_channels.len() - 1);
+        if shape.len() != 4 || shape[3] != self.config.in_channels || !shape[1].is_multiple_of(divisor) || !shape[2].is_multiple_of(divisor) {
+            return Err(Error::shape(format!(
+                "the model takes images [N,H,W,{}] with H and W multiples of {divisor}, found {shape:?}",
+                self.config.in_channels
+            )));
+        }
+        Ok(())
+    }
+
+    fn time_embedding(&self, g: &mut Graph, t: ValueId, labels: Option<ValueId>) -> Result<ValueId> {
+        let c = self.config;
+        let width = c.time_embedding_width();
+        let mut emb = self.sinusoid_mlp(g, t, "time_embedding", width)?;
+        let class = match (c.class_embedding()?, labels) {
+            (None, None) => return Ok(emb),
+            (None, Some(_)) => return Err(Error::invalid("class labels were given to a model without classes (num_class_embeds is null)")),
+            (Some(_), None) => return Err(Error::invalid("the model is class-conditional and needs class labels")),
+            (Some(ClassEmbedding::Table(classes)), Some(labels)) => {
+                let table = self.param(g, "class_embedding.weight", &[classes, width])?;
+                g.gather(table, labels)?
+            }
+            (Some(ClassEmbedding::Timestep), Some(labels)) => {
+                let labels = g.push1(Cast.into(), &[labels])?;
+                self.sinusoid_mlp(g, labels, "class_embedding", width)?
+            }
+        };
+        emb = g.add(emb, class)?;
+        Ok(emb)
+    }
+
+    fn sinusoid_mlp(&self, g: &mut Graph, t: ValueId, path: &str, width: usize) -> Result<ValueId> {
+        let c = self.config;
+        let op = TimestepEmbedding { dim: c.block_out_channels[0], flip_sin_to_cos: c.flip_sin_to_cos, freq_shift: c.freq_shift };
+        let s = g.push1(op.into(), &[t])?;
+        let h = self.linear(g, s, &format!("{path}.linear_1"), width)?;
+        // TimestepEmbedding's act_fn defaults to silu and UNet2DModel does not set it.
+        let h = g.unary(UnaryKind::Silu, h)?;
+        self.linear(g, h, &format!("{path}.linear_2"), width)
+    }
+
+    fn down_block(&self, g: &mut Graph, mut h: ValueId, time: ValueId, i: usize, skips: &mut Vec<ValueId>) -> Result<ValueId> {
+        let c = self.config;
+        let block = &c.down_blocks()?[i];
+        let path = format!("down_blocks.{i}");
+        for j in 0..c.layers_per_block {
+            h = self.resnet(g, h, time, &self.plain(&format!("{path}.resnets.{j}"), c.block_out_channels[i]))?;
+            if block.has_attention {
+                h = self.attention(g, h, &format!("{path}.attentions.{j}"), Some(c.norm_num_groups), 1.0)?;
+            }
+            skips.push(h);
+        }
+        if i + 1 < c.block_out_channels.len() {
+            let path = format!("{path}.downsamplers.0");
+            // Blocks without attention ignore downsample_type and always use the convolution.
+            h = if block.has_attention && c.downsample_type == ResampleKind::Resnet {
+                self.resnet(g, h, time, &Block { resample: Resample::Down, ..self.plain(&path, c.block_out_channels[i]) })?
+            } else {
+                self.downsample(g, h, &path)?
+            };
+            skips.push(h);
+        }
+        Ok(h)
+    }
+
+    fn mid_block(&self, g: &mut Graph, h: ValueId, time: ValueId) -> Result<ValueId> {
+        let c = self.config;
+        if !c.has_mid_block()? {
+            return Ok(h);
+        }
+        let channels = g.shape(h)[3];
+        let output_scale = c.mid_block_scale_factor;
+        let resnet = |g: &mut Graph, h, j: usize| {
+            let path = format!("mid_block.resnets.{j}");
+            self.resnet(g, h, time, &Block { path: &path, out_channels: channels, resample: Resample::None, output_scale })
+        };
+        let mut h = resnet(g, h, 0)?;
+        if c.add_attention {
+            // Without its own group count and with scale_shift, diffusers builds the mid attention without a norm.
+            let groups = c.attn_norm_num_groups.or_else(|| (!c.scale_shift()).then_some(c.norm_num_groups));
+            h = self.attention(g, h, "mid_block.attentions.0", groups, output_scale)?;
+        }
+        resnet(g, h, 1)
+    }
+
+    fn up_block(&self, g: &mut Graph, mut h: ValueId, time: ValueId, i: usize, skips: &mut Vec<ValueId>) -> Result<ValueId> {
+        let c = self.config;
+        let block = &c.up_blocks()?[i];
+        let stages = c.block_out_channels.len();
+        let channels = c.block_out_channels[stages - 1 - i];
+        let path = format!("up_blocks.{i}");
+        for j in 0..=c.layers_per_block {
+            let skip = skips.pop().ok_or_else(|| Error::internal("skip connections ran out"))?;
+            let joined = g.push1(Concat.into(), &[h, skip])?;
+            h = self.resnet(g, joined, time, &self.plain(&format!("{path}.resnets.{j}"), channels))?;
+            if block.has_attention {
+                h = self.attention(g, h, &format!("{path}.attentions.{j}"), Some(c.norm_num_groups), 1.0)?;
+            }
+        }
+        if i + 1 < stages {
+            let path = format!("{path}.upsamplers.0");
+            h = if block.has_attention && c.upsample_type == ResampleKind::Resnet {
+                self.resnet(g, h, time, &Block { resample: Resample::Up, ..self.plain(&path, channels) })?
+            } else {
+                self.upsample(g, h, &path)?
+            };
+        }
+        Ok(h)
+    }
+
+    fn plain<'b>(&self, path: &'b str, out_channels: usize) -> Block<'b> {
+        Block { path, out_channels, resample: Resample::None, output_scale: 1.0 }
+    }
+
+    pub(super) fn name(&self, path: &str) -> String {
+        format!("{}{path}", self.prefix)
+    }
+
+    fn param(&self, g: &mut Graph, path: &str, shape: &[usize]) -> Result<ValueId> {
+        g.state(self.name(path), TensorType::f32(shape))
+    }
+
+    #[allow(clippy::too_many_arguments)] // the parameters of a convolution
+    pub(super) fn conv(&self, g: &mut Graph, x: ValueId, path: &str, out: usize, k: usize, stride: usize, pad: [usize; 4]) -> Result<ValueId> {
+        let channels = g.shape(x)[3];
+        let w = self.param(g, &format!("{path}.weight"), &[out, channels, k, k])?;
+        let b = self.param(g, &format!("{path}.bias"), &[out])?;
+        g.conv2d(x, w, Some(b), stride, pad)
+    }
+
+    /// A linear layer over the channels of an image, written as the 1x1 convolution that it is.
+    pub(super) fn conv_named(&self, g: &mut Graph, x: ValueId, path: &str, out: usize) -> Result<ValueId> {
+        let channels = g.shape(x)[3];
+        let w = self.param(g, &format!("{path}.weight"), &[out, channels])?;
+        let b = self.param(g, &format!("{path}.bias"), &[out])?;
+        let w = g.reshape(w, &[out, channels, 1, 1])?;
+        g.conv2d(x, w, Some(b), 1, [0; 4])
+    }
+
+    pub(super) fn linear(&self, g: &mut Graph, x: ValueId, path: &str, out: usize) -> Result<ValueId> {
+        let channels = *g.shape(x).last().unwrap_or(&0);
+        let w = self.param(g, &format!("{path}.weight"), &[out, channels])?;
+        let b = self.param(g, &format!("{path}.bias"), &[out])?;
+        g.linear(x, w, Some(b))
+    }
+
+    pub(super) fn norm(&self, g: &mut Graph, x: ValueId, path: &str, groups: usize, silu: bool) -> Result<ValueId> {
+        let channels = *g.shape(x).last().unwrap_or(&0);
+        let gamma = self.param(g, &format!("{path}.weight"), &[channels])?;
+        let beta = self.param(g, &format!("{path}.bias"), &[channels])?;
+        g.group_norm(x, gamma, beta, groups, self.config.norm_eps, silu)
+    }
+
+    /// GroupNorm and the configured activation, in one op where that is SiLU.
+    pub(super) fn norm_act(&self, g: &mut Graph, x: ValueId, path: &str) -> Result<ValueId> {
+        let silu = self.config.act_fn == Activation::Silu;
+        let h = self.norm(g, x, path, self.config.norm_num_groups, silu)?;
+        if silu { Ok(h) } else { self.activation(g, h) }
+    }
+
+    pub(super) fn activation(&self, g: &mut Graph, x: ValueId) -> Result<ValueId> {
+        let kind = match self.config.act_fn {
+            Activation::Silu => UnaryKind::Silu,
+            Activation::Gelu => UnaryKind::Gelu,
+            Activation::Mish => UnaryKind::Mish,
+            Activation::Relu => UnaryKind::Relu,
+        };
+        g.unary(kind, x)
+    }
+}
