@@ -44,7 +44,7 @@ pub struct Case {
     pub graph: Graph,
     pub given: HashMap<ValueId, Arc<Tensor>>,
     pub expect: Vec<(ValueId, f64)>,
-    noise: Noise,
+    pub noise: Noise,
 }
 
 impl Case {
