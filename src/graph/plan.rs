@@ -1,7 +1,7 @@
 //! From a graph to something a backend can run: passes, what runs once and what runs always, and one arena laid out by liveness.
 
 use super::passes::{PackedLen, chain, eliminate_dead, fuse, pack};
-use super::{Alias, Graph, Node, NodeId, OpDef, Origin, StorageId, ValueId};
+use super::{Alias, Graph, NodeId, OpDef, Origin, StorageId, ValueId};
 use crate::error::{Error, Result};
 use crate::tensor::ALIGN;
 use std::ops::Range;
@@ -48,7 +48,7 @@ impl Plan {
         let graph = packed.graph;
         graph.verify()?;
         let hoisted = hoistable(&graph);
-        let all = || (0..graph.nodes().len()).filter(|n| !is_view(&graph.nodes()[*n])).map(|n| NodeId(n as u32));
+        let all = || (0..graph.nodes().len()).filter(|n| !graph.nodes()[*n].is_view()).map(|n| NodeId(n as u32));
         let mut order: Vec<NodeId> = all().filter(|n| hoisted[n.0 as usize]).collect();
         let prepared = order.len();
         order.extend(all().filter(|n| !hoisted[n.0 as usize]));
@@ -59,7 +59,7 @@ impl Plan {
 
     /// Gives every value its place. `workspace[i]` is the scratch of the i-th node of the order, in bytes.
     pub fn lay_out(&mut self, workspace: &[usize]) -> Result<()> {
-        let roots = self.roots();
+        let roots = self.graph.roots();
         let end = self.order.len();
         let mut first = vec![usize::MAX; self.graph.values().len()];
         let mut last = vec![0usize; self.graph.values().len()];
@@ -161,18 +161,9 @@ impl Plan {
         self.peak_live_bytes
     }
 
-    /// The value whose memory each value shares.
-    fn roots(&self) -> Vec<ValueId> {
-        let mut roots: Vec<ValueId> = (0..self.graph.values().len() as u32).map(ValueId).collect();
-        for node in self.graph.nodes().iter().filter(|n| is_view(n)) {
-            roots[node.outputs[0].0 as usize] = roots[node.inputs[0].0 as usize];
-        }
-        roots
-    }
-
     fn read_roots(&self, roots: &[ValueId]) -> Vec<bool> {
         let mut read = vec![false; roots.len()];
-        let inputs = self.graph.nodes().iter().filter(|n| !is_view(n)).flat_map(|n| &n.inputs);
+        let inputs = self.graph.nodes().iter().filter(|n| !n.is_view()).flat_map(|n| &n.inputs);
         for v in inputs.chain(self.graph.outputs()) {
             read[roots[v.0 as usize].0 as usize] = true;
         }
@@ -239,10 +230,6 @@ fn too_large() -> Error {
 
 fn aligned(bytes: usize) -> Result<usize> {
     bytes.checked_next_multiple_of(ALIGN).filter(|b| *b < isize::MAX as usize).ok_or_else(too_large)
-}
-
-fn is_view(node: &Node) -> bool {
-    node.op.alias() == Alias::View
 }
 
 /// Nodes that depend on constants and on storages that nobody overwrites: the same in every run.
