@@ -172,13 +172,7 @@ impl Plan {
 
     /// Greedy by size: the largest block first, each at the lowest offset that is free for its whole life (Pisarchyk & Lee 2020, "offset calculation").
     fn place(&mut self, mut blocks: Vec<Block>) -> Result<()> {
-        let mut live = vec![0usize; self.order.len() + 2];
-        for b in &blocks {
-            for slot in &mut live[b.first..=b.last] {
-                *slot = slot.checked_add(b.bytes).ok_or_else(too_large)?;
-            }
-        }
-        self.peak_live_bytes = live.into_iter().max().unwrap_or(0);
+        self.peak_live_bytes = peak(&blocks, self.order.len())?;
         blocks.sort_by_key(|b| (std::cmp::Reverse(b.bytes), b.first));
         let mut placed: Vec<(usize, Block)> = vec![]; // by offset
         for block in blocks {
@@ -201,6 +195,22 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// The largest sum of bytes that are needed at one time, `end` being the time after the last node.
+fn peak(blocks: &[Block], end: usize) -> Result<usize> {
+    let (mut born, mut freed) = (vec![0usize; end + 1], vec![0usize; end + 1]);
+    for b in blocks {
+        born[b.first] = born[b.first].checked_add(b.bytes).ok_or_else(too_large)?;
+        freed[b.last] = freed[b.last].checked_add(b.bytes).ok_or_else(too_large)?;
+    }
+    let (mut live, mut peak) = (0usize, 0);
+    for (born, freed) in born.into_iter().zip(freed) {
+        live = live.checked_add(born).ok_or_else(too_large)?;
+        peak = peak.max(live);
+        live -= freed;
+    }
+    Ok(peak)
 }
 
 #[derive(Debug)]
