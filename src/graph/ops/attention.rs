@@ -73,6 +73,7 @@ impl OpDef for Attention {
     }
 
     fn grad(&self, cx: &mut GradCx) -> Result<Vec<Option<ValueId>>> {
+        cx.no_output_grad(1, "log-sum-exp of an attention")?;
         let dout = cx.output_grad(0)?;
         let operands = [cx.input(0)?, cx.input(1)?, cx.input(2)?, cx.output(0)?, cx.output(1)?, dout];
         let grads = cx.graph.push(AttentionGrad { heads: self.heads, scale: self.scale }.into(), &operands)?;

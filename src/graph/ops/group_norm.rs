@@ -77,6 +77,8 @@ impl OpDef for GroupNorm {
     }
 
     fn grad(&self, cx: &mut GradCx) -> Result<Vec<Option<ValueId>>> {
+        cx.no_output_grad(1, "mean of a group norm")?;
+        cx.no_output_grad(2, "deviation of a group norm")?;
         let dy = cx.output_grad(0)?;
         let operands = [cx.input(0)?, cx.input(1)?, cx.input(2)?, cx.output(1)?, cx.output(2)?, dy];
         let out = cx.graph.push(GroupNormGrad { groups: self.groups, silu: self.silu }.into(), &operands)?;
