@@ -2,7 +2,7 @@
 
 use super::ReduceSum;
 use crate::error::{Error, Result};
-use crate::graph::op::{OpDef, arity, expect_shape};
+use crate::graph::op::{OpDef, arity, expect_shape, floats};
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 use crate::tensor::DType;
@@ -91,8 +91,15 @@ fn softplus(x: f64) -> f64 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
-fn f32_operand(ty: &TensorType) -> Result<()> {
-    if ty.dtype == DType::F32 { Ok(()) } else { Err(Error::unsupported(format!("needs an f32 operand, found {:?}", ty.dtype))) }
+impl UnaryKind {
+    /// Refuses limits that no number can lie between.
+    fn check(self) -> Result<()> {
+        match self {
+            UnaryKind::Huber(delta) if delta.is_nan() || delta < 0.0 => Err(Error::invalid(format!("Huber loss with delta {delta}"))),
+            UnaryKind::Clamp(lo, hi) if lo.is_nan() || hi.is_nan() || lo > hi => Err(Error::invalid(format!("clamp to {lo}..{hi}"))),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// y = f(x).
@@ -109,7 +116,8 @@ impl OpDef for Unary {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 1..=1)?;
-        f32_operand(inputs[0])?;
+        floats(inputs)?;
+        self.kind.check()?;
         Ok(vec![inputs[0].clone()])
     }
 
@@ -137,6 +145,8 @@ impl OpDef for UnaryGrad {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 2..=2)?;
+        floats(inputs)?;
+        self.kind.check()?;
         expect_shape("dy", inputs[1], &inputs[0].shape)?;
         Ok(vec![inputs[0].clone()])
     }
@@ -162,7 +172,7 @@ impl OpDef for Affine {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 1..=1)?;
-        f32_operand(inputs[0])?;
+        floats(inputs)?;
         Ok(vec![inputs[0].clone()])
     }
 
@@ -201,8 +211,7 @@ impl OpDef for Binary {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 2..=2)?;
-        f32_operand(inputs[0])?;
-        f32_operand(inputs[1])?;
+        floats(inputs)?;
         let (a, b) = (&inputs[0].shape, &inputs[1].shape);
         let fits = a.len() == b.len() && a.iter().zip(b).all(|(x, y)| x == y || *x == 1 || *y == 1);
         if !fits {
