@@ -80,6 +80,24 @@ impl Graph {
         Ok(self.push(GroupNorm { groups, eps, silu }.into(), &[x, gamma, beta])?[0])
     }
 
+    /// x summed down to `shape` (1 where a dimension is summed): one node for each run of neighbouring dimensions, which is what kernels know.
+    pub fn reduce_sum(&mut self, x: ValueId, shape: &[usize]) -> Result<ValueId> {
+        let mut left = self.shape(x).to_vec();
+        if left.len() != shape.len() {
+            return self.push1(ReduceSum { shape: shape.to_vec() }.into(), &[x]); // refused there
+        }
+        let (mut sum, mut open) = (x, false);
+        for (d, size) in shape.iter().enumerate() {
+            if left[d] != *size {
+                (left[d], open) = (*size, true);
+            } else if *size != 1 && open {
+                sum = self.push1(ReduceSum { shape: left.clone() }.into(), &[sum])?;
+                open = false;
+            }
+        }
+        if open { self.push1(ReduceSum { shape: left }.into(), &[sum]) } else { Ok(sum) }
+    }
+
     /// Mean of all elements [1].
     pub fn mean(&mut self, x: ValueId) -> Result<ValueId> {
         let shape = vec![1; self.shape(x).len()];

@@ -220,7 +220,7 @@ fn builders_refuse_wrong_ranks() -> Result<()> {
 #[test]
 fn not_a_number_passes_through() -> Result<()> {
     let mut case = Case::new("nan");
-    let x = case.data(&[4, 3], &[f32::NAN, 1.0, 2.0, f32::INFINITY, f32::INFINITY, 0.0, 3.0, 1.0, 0.5, 0.1, -0.2, f32::NAN]);
+    let x = case.data(&[4, 3], &[f32::NAN, 1.0, 2.0, f32::INFINITY, f32::INFINITY, 0.0, 3.0, 1.0, 0.5, f32::NEG_INFINITY, -0.2, f32::NAN]);
     for (ratio, max) in [(0.9, 2.0), (1.0, f64::INFINITY), (0.1, 5.0)] {
         let y = case.op(DynamicThreshold { ratio, max }, &[x]);
         case.expect(y, 1e-6);

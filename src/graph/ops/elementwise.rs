@@ -1,6 +1,5 @@
 //! Element-wise ops: unary functions, affine maps and broadcasting arithmetic.
 
-use super::ReduceSum;
 use crate::error::{Error, Result};
 use crate::graph::op::{OpDef, arity, expect_shape, floats};
 use crate::graph::reference::Array;
@@ -55,7 +54,7 @@ impl UnaryKind {
             UnaryKind::Silu => x * sigmoid(x),
             UnaryKind::Gelu => 0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2)),
             UnaryKind::Mish => x * softplus(x).tanh(),
-            UnaryKind::Relu => x.max(0.0),
+            UnaryKind::Relu => if x < 0.0 { 0.0 } else { x }, // NaN stays
             UnaryKind::Abs => x.abs(),
             UnaryKind::Square => x * x,
             UnaryKind::Huber(delta) => {
@@ -245,7 +244,7 @@ impl OpDef for Binary {
             };
             let shape = cx.input_type(i).shape;
             let same = cx.graph.shape(full) == shape;
-            grads[i] = Some(if same { full } else { cx.graph.push1(ReduceSum { shape }.into(), &[full])? });
+            grads[i] = Some(if same { full } else { cx.graph.reduce_sum(full, &shape)? });
         }
         Ok(grads)
     }
