@@ -1,21 +1,29 @@
-//! (under construction)
-pub mod philox {
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-    pub enum Purpose {
-        Init = 0,
-        Data = 1,
-        Timestep = 2,
-        Noise = 3,
-        Evaluation = 4,
-    }
-    pub fn words(_: u64, _: Purpose, _: u32, _: u32, _: u32) -> [u32; 4] {
-        [0; 4]
-    }
-    pub fn uniform_int(w: u32, n: u32) -> u32 {
-        ((w as u64 * n as u64) >> 32) as u32
-    }
-    pub fn normal4(_: [u32; 4]) -> [f32; 4] {
-        [0.0; 4]
-    }
-    pub fn fill_normal(_: u64, _: Purpose, _: u32, _: u32, _o: &mut [f32]) {}
-}
+//! Noise schedules, predictions, samplers, and the algebra of distillation; knows nothing of networks or devices.
+//!
+//! [`NoiseSchedule`] says how noisy each timestep is, [`Prediction`] how a network's output reads, [`grid`] which timesteps are visited. A sampler is a [`Table`] of
+//! constants, a loss three coefficients ([`trajectory`]), and randomness a function of its place ([`philox`]). [`diffusers`] reads `scheduler_config.json`.
+
+pub mod diffusers;
+pub mod dpm;
+pub mod grid;
+pub mod parametrisation;
+pub mod philox;
+pub mod reference;
+pub mod run;
+pub mod sampler;
+pub mod schedule;
+pub mod sigmas;
+pub mod trajectory;
+
+#[cfg(test)]
+mod golden_tests;
+
+pub use dpm::{Algorithm, DpmConfig, SolverType};
+pub use grid::{PrevRule, Spacing, trailing_pairs};
+pub use parametrisation::{Linear, Prediction};
+pub use philox::Purpose;
+pub use reference::History;
+pub use sampler::{Clip, DdimConfig, Kept, SamplerConfig, Step, Table};
+pub use schedule::{BetaSchedule, Level, NoiseSchedule, Precision, ScheduleConfig};
+pub use sigmas::{FinalSigma, SigmaSpread};
+pub use trajectory::{Weight, denoise_loss_coefficients, loss_coefficients, output_loss_coefficients};

@@ -1,1 +1,55 @@
-//! (under construction)
+//! Files: safetensors, diffusers folders and configs, npy/npz arrays and pictures.
+//!
+//! This room knows tensors and configs and nothing else. Every file is hostile until proven otherwise: sizes are checked arithmetic,
+//! allocations that follow from a file are fallible, and an error names the file, the tensor or key, what was expected and what was found.
+
+pub mod diffusers;
+pub mod file;
+mod font;
+pub mod image;
+mod json;
+pub mod npy;
+pub mod safetensors;
+pub mod scheduler_config;
+pub mod unet_config;
+
+pub use diffusers::{ModelFolder, ModelPaths, save_model};
+pub use image::{GridRow, ImageShape, save_grid, save_png};
+pub use json::Named;
+pub use npy::{NpzFile, save_npy};
+pub use safetensors::TensorFile;
+pub use scheduler_config::SchedulerConfig;
+pub use unet_config::UNetConfig;
+
+/// The version of diffusers whose files these are; written as `_diffusers_version`.
+pub const DIFFUSERS_VERSION: &str = "0.42.1";
+
+#[cfg(test)]
+pub(crate) mod test_util {
+    use std::path::{Path, PathBuf};
+
+    /// A folder of its own for one test, removed when the test is over.
+    pub struct TestDir(PathBuf);
+
+    impl TestDir {
+        pub fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("fewstep-io-{}-{name}", std::process::id()));
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        pub fn path(&self) -> &Path {
+            &self.0
+        }
+
+        pub fn join(&self, name: &str) -> PathBuf {
+            self.0.join(name)
+        }
+    }
+
+    impl Drop for TestDir {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+}

@@ -9,9 +9,8 @@ impl UNet<'_> {
     /// (x + to_out(attention(to_q(n), to_k(n), to_v(n)))) / rescale with n = group_norm(x); `groups` None leaves the norm out.
     pub(super) fn attention(&self, g: &mut Graph, x: ValueId, path: &str, groups: Option<usize>, rescale: f64) -> Result<ValueId> {
         let [n, h, w, channels] = [g.shape(x)[0], g.shape(x)[1], g.shape(x)[2], g.shape(x)[3]];
-        // The key is the width of a head; what the channels do not fill is left out (C = 64, 10 a head: 6 heads, inner width 60).
-        let head_dim = self.config.attention_head_dim.unwrap_or(channels);
-        let heads = channels / head_dim;
+        // What whole heads do not fill is left out (C = 64, 10 a head: 6 heads, inner width 60).
+        let (heads, head_dim) = self.config.attention_heads(channels);
         let normed = match groups {
             Some(groups) => self.norm(g, x, &format!("{path}.group_norm"), groups, false)?,
             None => x,

@@ -1,1 +1,9 @@
-//! (under construction)
+//! Model families written as graph builders. They hold no numbers: parameters are named states of the graph.
+
+mod attention;
+pub mod model;
+mod resnet;
+pub mod unet;
+
+pub use model::{Model, StudentInfo};
+pub use unet::{UNet, parameters};

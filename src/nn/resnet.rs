@@ -4,6 +4,7 @@ use super::unet::UNet;
 use crate::error::Result;
 use crate::graph::ops::{AvgPool2x, Slice, Upsample2x};
 use crate::graph::{Graph, ValueId};
+use crate::io::unet_config::TimeScaleShift;
 
 /// Resampling inside a residual block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,7 @@ impl UNet<'_> {
     /// h = conv2(act(norm2(conv1(resample(act(norm1(x)))) + time))); (shortcut(resample(x)) + h) / scale.
     pub(super) fn resnet(&self, g: &mut Graph, x: ValueId, time: ValueId, block: &Block) -> Result<ValueId> {
         let (c, path) = (self.config, block.path);
+        let scale_shift = c.resnet_time_scale_shift == TimeScaleShift::ScaleShift;
         let in_channels = g.shape(x)[3];
         let mut h = self.norm_act(g, x, &format!("{path}.norm1"))?;
         let mut skip = x;
@@ -36,11 +38,11 @@ impl UNet<'_> {
         }
         h = self.conv(g, h, &format!("{path}.conv1"), block.out_channels, 3, 1, [1; 4])?;
         let active = self.activation(g, time)?;
-        let width = block.out_channels * if c.scale_shift() { 2 } else { 1 };
+        let width = block.out_channels * if scale_shift { 2 } else { 1 };
         let te = self.linear(g, active, &format!("{path}.time_emb_proj"), width)?;
         let batch = g.shape(te)[0];
         let te = g.reshape(te, &[batch, 1, 1, width])?;
-        h = if c.scale_shift() {
+        h = if scale_shift {
             let h = self.norm(g, h, &format!("{path}.norm2"), c.norm_num_groups, false)?;
             let scale = g.push1(Slice { start: 0, len: block.out_channels }.into(), &[te])?;
             let shift = g.push1(Slice { start: block.out_channels, len: block.out_channels }.into(), &[te])?;

@@ -5,7 +5,7 @@ use super::resnet::{Block, Resample};
 use crate::error::{Error, Result};
 use crate::graph::ops::{Cast, Concat, TimestepEmbedding, UnaryKind};
 use crate::graph::{Graph, TensorType, ValueId};
-use crate::io::unet_config::{Activation, ClassEmbedding, ResampleKind, UNetConfig};
+use crate::io::unet_config::{Activation, ClassEmbedding, Resampling, UNetConfig};
 use crate::tensor::DType;
 
 /// Builds the model into a graph, its parameters under `prefix` + diffusers name.
@@ -19,21 +19,15 @@ pub struct UNet<'a> {
 /// Every parameter's diffusers name and shape, in the order in which the forward pass meets them.
 pub fn parameters(config: &UNetConfig) -> Result<Vec<(String, Vec<usize>)>> {
     let mut g = Graph::new();
-    let (h, w) = smallest_image(config);
-    let x = g.input("x", TensorType::f32(&[1, h, w, config.in_channels]))?;
+    let side = config.size_multiple();
+    let x = g.input("x", TensorType::f32(&[1, side, side, config.in_channels]))?;
     let t = g.input("t", TensorType::f32(&[1]))?;
-    let labels = match config.class_embedding()? {
-        None => None,
-        Some(_) => Some(g.input("labels", TensorType::new(DType::I32, &[1]))?),
+    let labels = match config.class_embedding() {
+        ClassEmbedding::None => None,
+        _ => Some(g.input("labels", TensorType::new(DType::I32, &[1]))?),
     };
     UNet { config, prefix: "" }.build(&mut g, x, t, labels)?;
     Ok(g.storages().iter().map(|s| (s.name.clone(), s.ty.shape.clone())).collect())
-}
-
-/// The smallest height and width that every resampling stage divides.
-fn smallest_image(config: &UNetConfig) -> (usize, usize) {
-    let s = 1 << (config.block_out_channels.len() - 1).min(16);
-    (s, s)
 }
 
 impl UNet<'_> {
@@ -62,7 +56,7 @@ impl UNet<'_> {
 
     fn check_image(&self, g: &Graph, x: ValueId) -> Result<()> {
         let shape = g.shape(x);
-        let divisor = 1usize << (self.config.block_out_channels.len() - 1);
+        let divisor = self.config.size_multiple();
         if shape.len() != 4 || shape[3] != self.config.in_channels || !shape[1].is_multiple_of(divisor) || !shape[2].is_multiple_of(divisor) {
             return Err(Error::shape(format!(
                 "the model takes images [N,H,W,{}] with H and W multiples of {divisor}, found {shape:?}",
@@ -74,17 +68,17 @@ impl UNet<'_> {
 
     fn time_embedding(&self, g: &mut Graph, t: ValueId, labels: Option<ValueId>) -> Result<ValueId> {
         let c = self.config;
-        let width = c.time_embedding_width();
+        let width = c.time_embed_dim();
         let mut emb = self.sinusoid_mlp(g, t, "time_embedding", width)?;
-        let class = match (c.class_embedding()?, labels) {
-            (None, None) => return Ok(emb),
-            (None, Some(_)) => return Err(Error::invalid("class labels were given to a model without classes (num_class_embeds is null)")),
-            (Some(_), None) => return Err(Error::invalid("the model is class-conditional and needs class labels")),
-            (Some(ClassEmbedding::Table(classes)), Some(labels)) => {
+        let class = match (c.class_embedding(), labels) {
+            (ClassEmbedding::None, None) => return Ok(emb),
+            (ClassEmbedding::None, Some(_)) => return Err(Error::invalid("class labels were given to a model without classes (num_class_embeds is null)")),
+            (_, None) => return Err(Error::invalid("the model is class-conditional and needs class labels")),
+            (ClassEmbedding::Table(classes), Some(labels)) => {
                 let table = self.param(g, "class_embedding.weight", &[classes, width])?;
                 g.gather(table, labels)?
             }
-            (Some(ClassEmbedding::Timestep), Some(labels)) => {
+            (ClassEmbedding::Timestep, Some(labels)) => {
                 let labels = g.push1(Cast.into(), &[labels])?;
                 self.sinusoid_mlp(g, labels, "class_embedding", width)?
             }
@@ -105,11 +99,11 @@ impl UNet<'_> {
 
     fn down_block(&self, g: &mut Graph, mut h: ValueId, time: ValueId, i: usize, skips: &mut Vec<ValueId>) -> Result<ValueId> {
         let c = self.config;
-        let block = &c.down_blocks()?[i];
+        let attends = c.down_block_types[i].has_attention();
         let path = format!("down_blocks.{i}");
         for j in 0..c.layers_per_block {
             h = self.resnet(g, h, time, &self.plain(&format!("{path}.resnets.{j}"), c.block_out_channels[i]))?;
-            if block.has_attention {
+            if attends {
                 h = self.attention(g, h, &format!("{path}.attentions.{j}"), Some(c.norm_num_groups), 1.0)?;
             }
             skips.push(h);
@@ -117,7 +111,7 @@ impl UNet<'_> {
         if i + 1 < c.block_out_channels.len() {
             let path = format!("{path}.downsamplers.0");
             // Blocks without attention ignore downsample_type and always use the convolution.
-            h = if block.has_attention && c.downsample_type == ResampleKind::Resnet {
+            h = if attends && c.downsample_type == Resampling::Resnet {
                 self.resnet(g, h, time, &Block { resample: Resample::Down, ..self.plain(&path, c.block_out_channels[i]) })?
             } else {
                 self.downsample(g, h, &path)?
@@ -129,7 +123,7 @@ impl UNet<'_> {
 
     fn mid_block(&self, g: &mut Graph, h: ValueId, time: ValueId) -> Result<ValueId> {
         let c = self.config;
-        if !c.has_mid_block()? {
+        if c.mid_block_type.is_none() {
             return Ok(h);
         }
         let channels = g.shape(h)[3];
@@ -140,16 +134,14 @@ impl UNet<'_> {
         };
         let mut h = resnet(g, h, 0)?;
         if c.add_attention {
-            // Without its own group count and with scale_shift, diffusers builds the mid attention without a norm.
-            let groups = c.attn_norm_num_groups.or_else(|| (!c.scale_shift()).then_some(c.norm_num_groups));
-            h = self.attention(g, h, "mid_block.attentions.0", groups, output_scale)?;
+            h = self.attention(g, h, "mid_block.attentions.0", c.mid_attention_groups(), output_scale)?;
         }
         resnet(g, h, 1)
     }
 
     fn up_block(&self, g: &mut Graph, mut h: ValueId, time: ValueId, i: usize, skips: &mut Vec<ValueId>) -> Result<ValueId> {
         let c = self.config;
-        let block = &c.up_blocks()?[i];
+        let attends = c.up_block_types[i].has_attention();
         let stages = c.block_out_channels.len();
         let channels = c.block_out_channels[stages - 1 - i];
         let path = format!("up_blocks.{i}");
@@ -157,13 +149,13 @@ impl UNet<'_> {
             let skip = skips.pop().ok_or_else(|| Error::internal("skip connections ran out"))?;
             let joined = g.push1(Concat.into(), &[h, skip])?;
             h = self.resnet(g, joined, time, &self.plain(&format!("{path}.resnets.{j}"), channels))?;
-            if block.has_attention {
+            if attends {
                 h = self.attention(g, h, &format!("{path}.attentions.{j}"), Some(c.norm_num_groups), 1.0)?;
             }
         }
         if i + 1 < stages {
             let path = format!("{path}.upsamplers.0");
-            h = if block.has_attention && c.upsample_type == ResampleKind::Resnet {
+            h = if attends && c.upsample_type == Resampling::Resnet {
                 self.resnet(g, h, time, &Block { resample: Resample::Up, ..self.plain(&path, channels) })?
             } else {
                 self.upsample(g, h, &path)?

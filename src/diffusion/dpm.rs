@@ -1,0 +1,331 @@
+//! DPM-Solver++ (arXiv 2211.01095) and its relatives as tables of constants, with diffusers' rules for the order of each step.
+//!
+//! With lambda = ln(a/s), h = lambda_next - lambda and E(y) = e^y - 1, a step is `x' = cx x + c0 D0 + c1 D1 + c2 D2 + noise z`, where D0 is the newest
+//! prediction m0 and D1, D2 are divided differences of the newest ones. The four algorithms differ in what m is and in the c's (function `terms`).
+
+use super::parametrisation::Prediction;
+use super::sampler::{Clip, Kept, Step, Table};
+use super::schedule::{Level, NoiseSchedule};
+use super::sigmas::{FinalSigma, SigmaGrid, SigmaOptions, SigmaSpread};
+use super::{grid::Spacing, parametrisation::Linear};
+use crate::error::{Error, Result};
+
+/// Which equation is solved (`algorithm_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Algorithm {
+    /// `dpmsolver++`: the probability-flow ODE in terms of predicted data.
+    #[default]
+    DpmSolverPp,
+    /// `sde-dpmsolver++`: the diffusion SDE in terms of predicted data.
+    SdeDpmSolverPp,
+    /// `dpmsolver`: the ODE in terms of predicted noise (arXiv 2206.00927). diffusers has deprecated it.
+    DpmSolver,
+    /// `sde-dpmsolver`: the SDE in terms of predicted noise; orders 1 and 2. diffusers has deprecated it.
+    SdeDpmSolver,
+}
+
+/// Form of the second-order step (`solver_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum SolverType {
+    /// Midpoint rule.
+    #[default]
+    Midpoint,
+    /// Heun-like: the exact integral of the linear extrapolation.
+    Heun,
+}
+
+/// Options of a DPM-Solver++ run. The defaults are diffusers'.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DpmConfig {
+    /// Spread of the timesteps.
+    pub spacing: Spacing,
+    /// Added to each timestep for [`Spacing::Leading`].
+    pub steps_offset: i64,
+    /// Order of the multistep method, 1 ..= 3; order 1 is DDIM.
+    pub order: usize,
+    /// Form of second-order steps.
+    pub solver_type: SolverType,
+    /// Which equation is solved.
+    pub algorithm: Algorithm,
+    /// Spread of the noise levels.
+    pub sigmas: SigmaSpread,
+    /// With fewer than 15 steps, lower the order of the last two.
+    pub lower_order_final: bool,
+    /// Take the last step at order 1, whatever the number of steps.
+    pub euler_at_final: bool,
+    /// Where the run ends.
+    pub final_sigmas: FinalSigma,
+    /// Timesteps with ln(a/s) below this are not visited; -inf visits all.
+    pub lambda_min_clipped: f64,
+    /// Clipping of predicted data; diffusers knows only [`Clip::None`] and [`Clip::Dynamic`] here.
+    pub clip: Clip,
+}
+
+impl Default for DpmConfig {
+    fn default() -> Self {
+        Self {
+            spacing: Spacing::Linspace,
+            steps_offset: 0,
+            order: 2,
+            solver_type: SolverType::Midpoint,
+            algorithm: Algorithm::DpmSolverPp,
+            sigmas: SigmaSpread::Schedule,
+            lower_order_final: true,
+            euler_at_final: false,
+            final_sigmas: FinalSigma::Zero,
+            lambda_min_clipped: f64::NEG_INFINITY,
+            clip: Clip::None,
+        }
+    }
+}
+
+impl Algorithm {
+    /// diffusers' name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Algorithm::DpmSolverPp => "dpmsolver++",
+            Algorithm::SdeDpmSolverPp => "sde-dpmsolver++",
+            Algorithm::DpmSolver => "dpmsolver",
+            Algorithm::SdeDpmSolver => "sde-dpmsolver",
+        }
+    }
+
+    fn kept(self) -> Kept {
+        match self {
+            Algorithm::DpmSolverPp | Algorithm::SdeDpmSolverPp => Kept::Data,
+            Algorithm::DpmSolver | Algorithm::SdeDpmSolver => Kept::Noise,
+        }
+    }
+}
+
+/// The table of a run of `steps` steps.
+pub(super) fn table(schedule: &NoiseSchedule, prediction: Prediction, config: &DpmConfig, steps: usize) -> Result<Table> {
+    check(config)?;
+    let options = SigmaOptions {
+        spacing: config.spacing,
+        steps_offset: config.steps_offset,
+        spread: config.sigmas,
+        end: config.final_sigmas,
+        lambda_min_clipped: config.lambda_min_clipped,
+    };
+    let grid = SigmaGrid::new(schedule, &options, steps)?;
+    let count = grid.timesteps.len();
+    let steps = (0..count).map(|i| step(&grid, i, prediction, config)).collect::<Result<Vec<_>>>()?;
+    let history = (0..count).map(|i| order_of(i, count, config) - 1).max().unwrap_or(0);
+    Ok(Table { steps, clip: config.clip, history, kept: config.algorithm.kept() })
+}
+
+fn check(config: &DpmConfig) -> Result<()> {
+    config.clip.check()?;
+    if !(1..=3).contains(&config.order) {
+        return Err(Error::invalid(format!("solver_order is {}; it must be 1, 2 or 3", config.order)));
+    }
+    let name = config.algorithm.name();
+    if config.algorithm.kept() == Kept::Noise {
+        if config.final_sigmas == FinalSigma::Zero {
+            return Err(Error::invalid(format!("final_sigmas_type is zero, which algorithm_type {name} cannot reach; use sigma_min")));
+        }
+        if config.clip != Clip::None {
+            return Err(Error::unsupported(format!("thresholding is true, which algorithm_type {name} does not support; use {name}++")));
+        }
+    }
+    if config.algorithm == Algorithm::SdeDpmSolver && config.order == 3 {
+        return Err(Error::unsupported(format!("solver_order is 3, which algorithm_type {name} does not have; use 1 or 2")));
+    }
+    Ok(())
+}
+
+/// diffusers' order of step `i` of `count`: a multistep method needs older predictions to start, and few or noiseless last steps are taken at a lower order.
+fn order_of(i: usize, count: usize, config: &DpmConfig) -> usize {
+    let few = config.lower_order_final && count < 15;
+    let last = i + 1 == count && (config.euler_at_final || few || config.final_sigmas == FinalSigma::Zero);
+    let second_last = i + 2 == count && few;
+    match config.order.min(i + 1) {
+        1 => 1,
+        _ if last => 1,
+        3 if second_last => 2,
+        order => order,
+    }
+}
+
+fn step(grid: &SigmaGrid, i: usize, prediction: Prediction, config: &DpmConfig) -> Result<Step> {
+    let (from, to) = (grid.sigmas[i], grid.sigmas[i + 1]);
+    let level = Level::from_ratio(from);
+    let Linear { x: x0_x, out: x0_out } = match config.algorithm.kept() {
+        Kept::Data => prediction.data(level)?,
+        Kept::Noise => prediction.noise(level)?,
+    };
+    let order = order_of(i, grid.timesteps.len(), config);
+    // lambda = -ln sigma, so a difference of lambdas is the log of a ratio of sigmas; to sigma 0 it is +inf, which the first-order terms stand.
+    let h = (from / to).ln();
+    let back = |n: usize| if order > n { (grid.sigmas[i - n] / grid.sigmas[i + 1 - n]).ln() } else { f64::INFINITY };
+    let terms = terms(config, order, h, level, Level::from_ratio(to));
+    let step = Step {
+        t: grid.timesteps[i] as f64,
+        t_next: grid.next_timestep(i) as f64,
+        x0_x,
+        x0_out,
+        x: terms.x,
+        out: 0.0,
+        m: terms.history_coefficients(order, h, back(1), back(2)),
+        noise: terms.noise,
+    };
+    step.check().map_err(|e| e.context(format!("DPM-Solver++ step {i}")))?;
+    Ok(step)
+}
+
+/// Factors of x, of the divided differences D0, D1, D2, and of the noise.
+struct Terms {
+    x: f64,
+    d: [f64; 3],
+    noise: f64,
+}
+
+impl Terms {
+    /// From factors of divided differences to factors of m0, m1, m2. `h0` and `h1` are the lengths in lambda of the two steps before.
+    /// r0 = h0/h, r1 = h1/h; D1_0 = (m0 - m1)/r0, D1_1 = (m1 - m2)/r1; at order 2 D1 = D1_0, at order 3 D1 = D1_0 + r0/(r0+r1) (D1_0 - D1_1) and
+    /// D2 = (D1_0 - D1_1)/(r0+r1).
+    fn history_coefficients(&self, order: usize, h: f64, h0: f64, h1: f64) -> [f64; 3] {
+        let [c0, c1, c2] = self.d;
+        let both = h0 + h1;
+        let (d10, d11) = match order {
+            1 => return [c0, 0.0, 0.0],
+            2 => (c1, 0.0),
+            _ => (c1 * (1.0 + h0 / both) + c2 * h / both, -(c1 * h0 / both) - c2 * h / both),
+        };
+        let (a, b) = (d10 * h / h0, if order == 2 { 0.0 } else { d11 * h / h1 });
+        [c0 + a, b - a, -b]
+    }
+}
+
+/// The four families, orders 1 to 3, as diffusers writes them.
+fn terms(config: &DpmConfig, order: usize, h: f64, from: Level, to: Level) -> Terms {
+    let second = order == 2 && config.solver_type == SolverType::Midpoint;
+    // Multiplying an infinite exponential by zero would be NaN: the terms of higher order are left out at order 1.
+    let (first, third) = (order == 1, order == 3);
+    let (a, s) = (to.alpha, to.sigma);
+    let choose = |midpoint: f64, exact: &dyn Fn() -> f64| match (first, second) {
+        (true, _) => 0.0,
+        (_, true) => midpoint,
+        _ => exact(),
+    };
+    let third = |c: &dyn Fn() -> f64| if third { c() } else { 0.0 };
+    match config.algorithm {
+        Algorithm::DpmSolverPp => {
+            let e = (-h).exp_m1();
+            let d = [-a * e, choose(-0.5 * a * e, &|| -a * phi1(-h)), third(&|| -a * phi2(-h))];
+            Terms { x: s / from.sigma, d, noise: 0.0 }
+        }
+        Algorithm::SdeDpmSolverPp => {
+            let g = -(-2.0 * h).exp_m1();
+            // The last term does not vanish with h: a sign in diffusers' formula, kept since agreement is what is asked for.
+            let d = [a * g, choose(0.5 * a * g, &|| -a * phi1(-2.0 * h)), third(&|| -a * (phi2(-2.0 * h) + 1.0))];
+            Terms { x: s / from.sigma * (-h).exp(), d, noise: s * g.max(0.0).sqrt() }
+        }
+        Algorithm::DpmSolver => {
+            let f = h.exp_m1();
+            let d = [-s * f, choose(-0.5 * s * f, &|| -s * phi1(h)), third(&|| -s * phi2(h))];
+            Terms { x: a / from.alpha, d, noise: 0.0 }
+        }
+        Algorithm::SdeDpmSolver => {
+            let f = h.exp_m1();
+            let d = [-2.0 * s * f, choose(-s * f, &|| -2.0 * s * phi1(h)), 0.0];
+            Terms { x: a / from.alpha, d, noise: s * (2.0 * h).exp_m1().max(0.0).sqrt() }
+        }
+    }
+}
+
+/// (e^y - 1)/y - 1, by series where the difference would cancel.
+fn phi1(y: f64) -> f64 {
+    if y.abs() < 0.02 { y * (0.5 + y * (1.0 / 6.0 + y * (1.0 / 24.0 + y * (1.0 / 120.0 + y / 720.0)))) } else { y.exp_m1() / y - 1.0 }
+}
+
+/// (e^y - 1 - y)/y² - 1/2, by series where the difference would cancel.
+fn phi2(y: f64) -> f64 {
+    if y.abs() < 0.02 { y * (1.0 / 6.0 + y * (1.0 / 24.0 + y * (1.0 / 120.0 + y * (1.0 / 720.0 + y / 5040.0)))) } else { (y.exp_m1() - y) / (y * y) - 0.5 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sampler::SamplerConfig;
+    use super::super::schedule::ScheduleConfig;
+    use super::*;
+
+    fn build(change: impl FnOnce(&mut DpmConfig), steps: usize) -> Result<Table> {
+        let mut config = DpmConfig::default();
+        change(&mut config);
+        Table::build(&NoiseSchedule::new(ScheduleConfig::default())?, Prediction::Epsilon, &SamplerConfig::DpmSolverPp(config), steps)
+    }
+
+    #[test]
+    fn series_meet_their_closed_forms() {
+        for y in [0.0199, -0.0199] {
+            assert!((phi1(y) - (f64::exp_m1(y) / y - 1.0)).abs() < 1e-13);
+            assert!((phi2(y) - ((f64::exp_m1(y) - y) / (y * y) - 0.5)).abs() < 1e-12);
+        }
+        assert_eq!((phi1(0.0), phi2(0.0)), (0.0, 0.0));
+    }
+
+    /// Predictions that do not change make a step of any order and type the same first-order step.
+    #[test]
+    fn constant_predictions_reduce_to_order_one() {
+        let one = build(|c| c.order = 1, 10).unwrap();
+        for order in [2, 3] {
+            for solver_type in [SolverType::Midpoint, SolverType::Heun] {
+                let table = build(|c| (c.order, c.solver_type) = (order, solver_type), 10).unwrap();
+                assert_eq!(table.history, order - 1);
+                for (a, b) in table.steps.iter().zip(&one.steps) {
+                    assert!((a.m.iter().sum::<f64>() - b.m[0]).abs() < 1e-12 && (a.x - b.x).abs() < 1e-15);
+                }
+            }
+        }
+    }
+
+    /// Order 1 is DDIM: x' = s_n/s_t x + (a_n - s_n a_t/s_t) x0.
+    #[test]
+    fn order_one_is_ddim() {
+        let schedule = NoiseSchedule::new(ScheduleConfig::default()).unwrap();
+        for s in &build(|c| c.order = 1, 7).unwrap().steps {
+            let (from, to) = (schedule.level(s.t as i64).unwrap(), schedule.level(s.t_next as i64).unwrap());
+            assert!((s.x - to.sigma / from.sigma).abs() < 1e-6);
+            assert!((s.m[0] - (to.alpha - to.sigma * from.alpha / from.sigma)).abs() < 1e-6);
+        }
+    }
+
+    /// The exact solution is linear in a prediction that is linear in lambda-exponential weight; a prediction equal to lambda is integrated exactly by Heun and order 3.
+    #[test]
+    fn linear_predictions_are_integrated_exactly() {
+        let config = |c: &mut DpmConfig| (c.order, c.solver_type, c.final_sigmas) = (3, SolverType::Heun, FinalSigma::SigmaMin);
+        let table = build(config, 20).unwrap();
+        let schedule = NoiseSchedule::new(ScheduleConfig::default()).unwrap();
+        let lambda = |t: f64| schedule.lambda(t as i64);
+        for w in table.steps.windows(3) {
+            let (l2, l1, l0, l) = (lambda(w[0].t), lambda(w[1].t), lambda(w[2].t), lambda(w[2].t_next));
+            let a = schedule.alpha(w[2].t_next as i64);
+            // a · integral of e^{u - l} u du over (l0, l), the exact contribution of m(u) = u.
+            let exact = a * ((l - 1.0) - (l0 - l).exp() * (l0 - 1.0));
+            let got = w[2].m[0] * l0 + w[2].m[1] * l1 + w[2].m[2] * l2;
+            assert!((got - exact).abs() < 1e-6, "{got} against {exact}");
+        }
+    }
+
+    #[test]
+    fn orders_at_both_ends() {
+        let orders = |c: &DpmConfig, n| (0..n).map(|i| order_of(i, n, c)).collect::<Vec<_>>();
+        let third = DpmConfig { order: 3, ..DpmConfig::default() };
+        assert_eq!(orders(&third, 6), [1, 2, 3, 3, 2, 1]);
+        assert_eq!(orders(&third, 15)[12..], [3, 3, 1]);
+        assert_eq!(orders(&DpmConfig { final_sigmas: FinalSigma::SigmaMin, ..third }, 15)[12..], [3, 3, 3]);
+        assert_eq!(orders(&DpmConfig { lower_order_final: false, ..third }, 3), [1, 2, 1]);
+        assert_eq!(orders(&third, 1), [1]);
+    }
+
+    #[test]
+    fn impossible_options_are_named() {
+        assert!(build(|c| c.order = 4, 5).unwrap_err().message.contains("solver_order is 4"));
+        assert!(build(|c| c.algorithm = Algorithm::DpmSolver, 5).unwrap_err().message.contains("sigma_min"));
+        let sde = |c: &mut DpmConfig| (c.algorithm, c.final_sigmas, c.order) = (Algorithm::SdeDpmSolver, FinalSigma::SigmaMin, 3);
+        assert!(build(sde, 5).unwrap_err().message.contains("solver_order is 3"));
+        assert!(build(|c| c.lambda_min_clipped = f64::NAN, 5).is_err());
+    }
+}

@@ -1,0 +1,293 @@
+//! A sampling run as one plan: noise, then for each step the model's evaluation and the sampler's update, one segment a step.
+
+use super::philox::Purpose;
+use super::sampler::{Clip, Table};
+use crate::backend::{Backend, Executable, as_bytes, from_bytes};
+use crate::error::{Error, Result};
+use crate::graph::ops::{Assign, Combine, DynamicThreshold, RandomNormal, UnaryKind};
+use crate::graph::{Graph, TensorType, ValueId};
+use crate::nn::{Model, UNet};
+use crate::tensor::{DType, Tensor, try_vec};
+use std::time::{Duration, Instant};
+
+/// The state that holds x_t [N,H,W,C] between steps.
+const X: &str = "sampler.x";
+/// The states that hold the x0 predictions of the last steps, newest first.
+const HISTORY: [&str; 2] = ["sampler.m1", "sampler.m2"];
+
+/// Seed, sample indices: what noise depends on.
+#[derive(Clone, Copy)]
+struct Draw {
+    seed: ValueId,
+    samples: ValueId,
+    image: [usize; 3],
+}
+
+/// Appends x' = a x + b_out out + sum_j b_j m_j + c z for step `k` of the table, and the history's shift, to the current segment.
+/// `out` is the model's prediction [N,H,W,C] at the present state.
+fn append_update(g: &mut Graph, table: &Table, k: usize, out: ValueId, draw: Draw) -> Result<()> {
+    let step = &table.steps[k];
+    let x = current(g, X)?;
+    let mut terms = vec![(step.x, x), (step.out, out)];
+    let mut newest = None;
+    if step.m[0] != 0.0 || table.history > 0 {
+        let x0 = weighted_sum(g, &[(step.x0_x, x), (step.x0_out, out)])?;
+        let x0 = clipped(g, x0, &table.clip)?;
+        terms.push((step.m[0], x0));
+        newest = Some(x0);
+    }
+    for (j, name) in HISTORY.iter().enumerate().take(table.history) {
+        terms.push((step.m[j + 1], current(g, name)?));
+    }
+    terms.retain(|(c, _)| *c != 0.0);
+    if step.noise != 0.0 {
+        terms.push((step.noise, noise(g, Purpose::Noise, k as i64, draw)?));
+    }
+    let next = weighted_sum(g, &terms)?;
+    g.push1(Assign.into(), &[x, next])?;
+    for j in (0..table.history).rev() {
+        let newer = match (j, newest) {
+            (0, Some(x0)) => x0,
+            _ => current(g, HISTORY[j - 1])?,
+        };
+        let older = current(g, HISTORY[j])?;
+        g.push1(Assign.into(), &[older, newer])?;
+    }
+    Ok(())
+}
+
+/// sum of c_j v_j with constant coefficients.
+pub(crate) fn weighted_sum(g: &mut Graph, terms: &[(f64, ValueId)]) -> Result<ValueId> {
+    let coefficients: Vec<f32> = terms.iter().map(|t| t.0 as f32).collect();
+    let table = g.constant("coefficients", Tensor::from_slice(&[1, terms.len()], &coefficients)?)?;
+    let operands: Vec<_> = std::iter::once(table).chain(terms.iter().map(|t| t.1)).collect();
+    g.push1(Combine { first: 0 }.into(), &operands)
+}
+
+fn clipped(g: &mut Graph, x0: ValueId, clip: &Clip) -> Result<ValueId> {
+    match *clip {
+        Clip::None => Ok(x0),
+        Clip::Range(range) => g.unary(UnaryKind::Clamp(-range as f32, range as f32), x0),
+        Clip::Dynamic { ratio, max } => g.push1(DynamicThreshold { ratio, max }.into(), &[x0]),
+    }
+}
+
+fn current(g: &Graph, name: &str) -> Result<ValueId> {
+    g.storage(name).map(|s| g.current(s)).ok_or_else(|| Error::internal(format!("no state '{name}'")))
+}
+
+fn noise(g: &mut Graph, purpose: Purpose, step: i64, draw: Draw) -> Result<ValueId> {
+    let step = g.constant("noise.step", Tensor::from_slice(&[1], &[step])?)?;
+    g.push1(RandomNormal { purpose, image: draw.image }.into(), &[draw.seed, step, draw.samples])
+}
+
+/// What a run is compiled for.
+#[derive(Clone, Debug)]
+pub struct RunSpec<'a> {
+    /// Coefficients of every step.
+    pub table: &'a Table,
+    /// N.
+    pub batch: usize,
+    /// [H, W] of a sample.
+    pub size: [usize; 2],
+    /// Whose noise: evaluation for users, data for training caches, so that the two never meet.
+    pub purpose: Purpose,
+}
+
+/// A compiled sampling run and its state. One thread at a time.
+pub struct SamplingRun {
+    exec: Box<dyn Executable>,
+    seed: ValueId,
+    samples: ValueId,
+    labels: Option<ValueId>,
+    classes: usize,
+    shape: [usize; 4],
+    steps: usize,
+    /// Next node; `None` before `begin`.
+    cursor: Option<usize>,
+}
+
+impl SamplingRun {
+    /// Builds, plans and compiles the run for a model's weights.
+    pub fn new(backend: &dyn Backend, model: &Model, spec: &RunSpec) -> Result<Self> {
+        let config = &model.config;
+        if spec.batch == 0 {
+            return Err(Error::invalid("the batch of a sampling run must be at least 1"));
+        }
+        if config.in_channels != config.out_channels {
+            return Err(Error::unsupported(format!("sampling needs in_channels = out_channels, found {} and {}", config.in_channels, config.out_channels)));
+        }
+        let shape = [spec.batch, spec.size[0], spec.size[1], config.in_channels];
+        let mut g = Graph::new();
+        let mut run = RunGraph::start(&mut g, spec, shape)?;
+        let labels = match model.classes() {
+            None => None,
+            Some(_) => Some(g.input("labels", TensorType::new(DType::I32, &[spec.batch]))?),
+        };
+        for (k, step) in spec.table.steps.iter().enumerate() {
+            g.begin_segment(format!("step {k}"));
+            let t = g.constant_fill("timestep", &[spec.batch], step.t as f32)?;
+            let x = current(&g, X)?;
+            let out = UNet { config, prefix: "" }.build(&mut g, x, t, labels)?;
+            run.update(&mut g, spec.table, k, out)?;
+        }
+        let mut exec = backend.compile(&g)?;
+        for (name, tensor) in &model.weights {
+            exec.bind(name, tensor.clone())?;
+        }
+        exec.prepare()?;
+        let (seed, samples) = (run.draw.seed, run.draw.samples);
+        let classes = model.classes().unwrap_or(0);
+        Ok(Self { exec, seed, samples, labels, classes, shape, steps: spec.table.steps.len(), cursor: None })
+    }
+
+    /// [N,H,W,C].
+    pub fn shape(&self) -> [usize; 4] {
+        self.shape
+    }
+
+    /// Number of sampler steps.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// The plan, for its sizes.
+    pub fn plan(&self) -> &crate::graph::Plan {
+        self.exec.plan()
+    }
+
+    /// Starts anew. Sample n gets the noise of (seed, samples[n]), whatever the batch and its place in it; `x_t` [N,H,W,C] replaces that noise.
+    pub fn begin(&mut self, seed: u64, samples: &[i32], labels: Option<&[i32]>, x_t: Option<&[f32]>) -> Result<()> {
+        self.check_labels(labels)?;
+        if samples.len() != self.shape[0] {
+            return Err(Error::shape(format!("the run has a batch of {}, {} sample indices were given", self.shape[0], samples.len())));
+        }
+        // Without random terms the plan has no use for seed and indices, but x_T always has.
+        self.exec.write_bytes(self.seed, as_bytes(&[seed as i64]))?;
+        self.exec.write_bytes(self.samples, as_bytes(samples))?;
+        if let (Some(input), Some(labels)) = (self.labels, labels) {
+            self.exec.write_bytes(input, as_bytes(labels))?;
+        }
+        let init = self.exec.plan().segments()[0].clone();
+        self.exec.run(init.clone())?;
+        if let Some(x) = x_t {
+            if let Some(i) = x.iter().position(|v| !v.is_finite()) {
+                return Err(Error::numeric(format!("the initial state has a non-finite value at element {i}")));
+            }
+            self.exec.write_storage(X, as_bytes(x))?;
+        }
+        self.cursor = Some(init.end);
+        Ok(())
+    }
+
+    /// Runs until the whole run or one more sampler step is done, or `budget` has passed; at least one op runs. Returns true when the run is done.
+    pub fn step(&mut self, budget: Option<Duration>, whole: bool) -> Result<bool> {
+        let mut at = self.cursor.ok_or_else(|| Error::state("begin the run before stepping it"))?;
+        let start = Instant::now();
+        let segments = self.exec.plan().segments();
+        let end = segments.last().map_or(0, |s| s.end);
+        let stop = if whole { end } else { segments.iter().map(|s| s.end).find(|e| *e > at).unwrap_or(end) };
+        while at < stop {
+            self.exec.run(at..at + 1)?;
+            at += 1;
+            self.cursor = Some(at);
+            if budget.is_some_and(|b| start.elapsed() >= b) {
+                break;
+            }
+        }
+        Ok(at >= end)
+    }
+
+    /// Sampler steps that are complete, or `None` before `begin`.
+    pub fn steps_done(&self) -> Option<usize> {
+        let at = self.cursor?;
+        Some(self.exec.plan().segments()[1..].iter().filter(|s| s.end <= at).count())
+    }
+
+    /// True after the last op.
+    pub fn is_done(&self) -> bool {
+        self.steps_done() == Some(self.steps)
+    }
+
+    /// The state x_t [N,H,W,C] as it is now: after the last complete step.
+    pub fn read(&self) -> Result<&[f32]> {
+        if self.cursor.is_none() {
+            return Err(Error::state("begin the run before reading it"));
+        }
+        let x: &[f32] = from_bytes(self.exec.storage_bytes(X)?)?;
+        match x.iter().position(|v| !v.is_finite()) {
+            None => Ok(x),
+            Some(i) => Err(Error::numeric(format!("the sample became non-finite at element {i} after step {}", self.steps_done().unwrap_or(0)))),
+        }
+    }
+
+    fn check_labels(&self, labels: Option<&[i32]>) -> Result<()> {
+        match (self.labels, labels) {
+            (None, None) => Ok(()),
+            (None, Some(_)) => Err(Error::invalid("labels were given to a model without classes")),
+            (Some(_), None) => Err(Error::invalid("the model is class-conditional and needs labels")),
+            (Some(_), Some(labels)) => check_labels(labels, self.shape[0], self.classes),
+        }
+    }
+}
+
+/// Checks that there are `count` labels in `0..classes`.
+pub fn check_labels(labels: &[i32], count: usize, classes: usize) -> Result<()> {
+    if labels.len() != count {
+        return Err(Error::shape(format!("expected {count} labels, found {}", labels.len())));
+    }
+    match labels.iter().position(|l| *l < 0 || *l as usize >= classes) {
+        None => Ok(()),
+        Some(i) => Err(Error::invalid(format!("label {} at index {i} is not in 0..{classes}", labels[i]))),
+    }
+}
+
+/// Samples of any number through a run of fixed batch: `visit(run, first, count)` is called after every batch.
+pub fn for_each_batch(
+    run: &mut SamplingRun,
+    seed: u64,
+    labels: Option<&[i32]>,
+    count: usize,
+    mut visit: impl FnMut(&mut SamplingRun, usize, usize) -> Result<()>,
+) -> Result<()> {
+    let batch = run.shape()[0];
+    let mut padded = try_vec::<i32>(batch, "labels")?;
+    for first in (0..count).step_by(batch) {
+        let n = batch.min(count - first);
+        let samples: Vec<i32> = (0..batch).map(|i| (first + i.min(n - 1)) as i32).collect();
+        if let Some(labels) = labels {
+            (0..batch).for_each(|i| padded[i] = labels[first + i.min(n - 1)]);
+        }
+        run.begin(seed, &samples, labels.map(|_| padded.as_slice()), None)?;
+        visit(run, first, n)?;
+    }
+    Ok(())
+}
+
+/// The part of a run that does not depend on the model; the scheduler tests drive it with a model of their own.
+pub struct RunGraph {
+    draw: Draw,
+}
+
+impl RunGraph {
+    /// States, inputs and the segment that draws x_T.
+    pub fn start(g: &mut Graph, spec: &RunSpec, shape: [usize; 4]) -> Result<Self> {
+        g.begin_segment("init");
+        let ty = TensorType::f32(&shape);
+        let x = g.state(X, ty.clone())?;
+        for name in HISTORY.iter().take(spec.table.history) {
+            g.state(*name, ty.clone())?;
+        }
+        let seed = g.input("seed", TensorType::new(DType::I64, &[1]))?;
+        let samples = g.input("samples", TensorType::new(DType::I32, &[spec.batch]))?;
+        let draw = Draw { seed, samples, image: [shape[1], shape[2], shape[3]] };
+        let noise = noise(g, spec.purpose, 0, draw)?;
+        g.push1(Assign.into(), &[x, noise])?;
+        Ok(Self { draw })
+    }
+
+    /// The update of step `k` from the model's prediction.
+    pub fn update(&mut self, g: &mut Graph, table: &Table, k: usize, out: ValueId) -> Result<()> {
+        append_update(g, table, k, out, self.draw)
+    }
+}

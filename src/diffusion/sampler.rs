@@ -1,0 +1,285 @@
+//! Samplers as tables of constants: whatever the method, a step is one linear combination whose coefficients are known before the run.
+//!
+//! The step of every table is the same. With `out` the network's output for (x, t), and z fresh unit noise:
+//! ```text
+//! m0 = clip(x0_x * x + x0_out * out)
+//! x' = x_coef * x + out_coef * out + m[0] * m0 + m[1] * m1 + m[2] * m2 + noise * z
+//! (m1, m2) <- (m0, m1)
+//! ```
+//! A backend needs one kernel, a captured graph needs one small buffer, and a quantized student's coefficients can be refitted.
+
+use super::dpm::{self, DpmConfig};
+use super::grid::{PrevRule, Spacing, check_pairs, ddim_timesteps, pairs};
+use super::parametrisation::Prediction;
+use super::schedule::{Level, NoiseSchedule};
+use crate::error::{Error, Result};
+
+/// What is done to the predicted data of every step before it is used.
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
+pub enum Clip {
+    /// Nothing.
+    #[default]
+    None,
+    /// Clamp to -range ..= range (`clip_sample`, `clip_sample_range`).
+    Range(f64),
+    /// Dynamic thresholding (Imagen, arXiv 2205.11487, section 2.3): with s the `ratio` quantile of |x0| over one sample's elements, at least 1 and at most `max`,
+    /// clamp to ±s and divide by s (`thresholding`, `dynamic_thresholding_ratio`, `sample_max_value`).
+    Dynamic {
+        /// Quantile, 0 ..= 1.
+        ratio: f64,
+        /// Upper bound of s, above 0. Below 1 it wins over the lower bound, as in PyTorch's clamp.
+        max: f64,
+    },
+}
+
+/// Options of a DDIM run (arXiv 2010.02502, equations 12 and 16).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DdimConfig {
+    /// Spread of the timesteps.
+    pub spacing: Spacing,
+    /// Added to each timestep for [`Spacing::Leading`].
+    pub steps_offset: i64,
+    /// Share of fresh noise: 0 is deterministic, 1 is DDPM's ancestral sampling. Not negative.
+    pub eta: f64,
+    /// Clipping of the predicted data.
+    pub clip: Clip,
+    /// The last step lands on clean data (true), or on the noise level of timestep 0 (false).
+    pub set_alpha_to_one: bool,
+    /// Where a step lands.
+    pub prev_rule: PrevRule,
+    /// Derive the noise again from the clipped data instead of taking it from the output. No effect without clipping.
+    pub use_clipped_model_output: bool,
+}
+
+impl Default for DdimConfig {
+    /// What a few-step student is sampled with: trailing, deterministic, no clipping, ending at clean data. (diffusers' own defaults differ.)
+    fn default() -> Self {
+        Self {
+            spacing: Spacing::Trailing,
+            steps_offset: 0,
+            eta: 0.0,
+            clip: Clip::None,
+            set_alpha_to_one: true,
+            prev_rule: PrevRule::Schedule,
+            use_clipped_model_output: false,
+        }
+    }
+}
+
+/// A sampler and its options.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum SamplerConfig {
+    /// DDIM.
+    Ddim(DdimConfig),
+    /// The DPM-Solver++ family.
+    DpmSolverPp(DpmConfig),
+}
+
+/// The coefficients of one step; see the module's formula.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// Timestep fed to the network.
+    pub t: f64,
+    /// Timestep of the result; -1 is clean data.
+    pub t_next: f64,
+    /// Factor of x in m0.
+    pub x0_x: f64,
+    /// Factor of the output in m0.
+    pub x0_out: f64,
+    /// Factor of x in the result.
+    pub x: f64,
+    /// Factor of the output in the result.
+    pub out: f64,
+    /// Factors of m0, and of the m0 of one and of two steps before. Zero where there is no such step.
+    pub m: [f64; 3],
+    /// Factor of unit normal noise.
+    pub noise: f64,
+}
+
+/// What m0 stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// Predicted clean data: DDIM, DPM-Solver++ and SDE-DPM-Solver++.
+    Data,
+    /// Predicted noise: the older DPM-Solver and SDE-DPM-Solver.
+    Noise,
+}
+
+/// A whole run as constants.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Table {
+    /// The steps, in order.
+    pub steps: Vec<Step>,
+    /// Clipping of m0, in every step.
+    pub clip: Clip,
+    /// How many older m0 any step reads, 0 ..= 2.
+    pub history: usize,
+    /// What m0 stands for.
+    pub kept: Kept,
+}
+
+impl Table {
+    /// The table of a run of `steps` steps, 1 ..= T, with a network of the given prediction type. Start from unit normal noise.
+    pub fn build(schedule: &NoiseSchedule, prediction: Prediction, config: &SamplerConfig, steps: usize) -> Result<Self> {
+        match config {
+            SamplerConfig::Ddim(ddim) => Self::ddim(schedule, prediction, ddim, steps),
+            SamplerConfig::DpmSolverPp(dpm) => dpm::table(schedule, prediction, dpm, steps),
+        }
+    }
+
+    /// DDIM steps over an explicit list of pairs, each with t in 0 .. T and a smaller t_next, -1 for clean data: the grid saved with a few-step student.
+    pub fn from_pairs(schedule: &NoiseSchedule, prediction: Prediction, pairs: &[(i64, i64)], eta: f64, clip: Clip) -> Result<Self> {
+        check_pairs(schedule.len(), pairs)?;
+        let rule = DdimConfig { eta, clip, ..DdimConfig::default() };
+        Self::ddim_steps(schedule, prediction, &rule, pairs)
+    }
+
+    fn ddim(schedule: &NoiseSchedule, prediction: Prediction, config: &DdimConfig, steps: usize) -> Result<Self> {
+        let timesteps = ddim_timesteps(schedule.len(), config.spacing, config.steps_offset, steps)?;
+        Self::ddim_steps(schedule, prediction, config, &pairs(&timesteps, schedule.len(), steps, config.prev_rule)?)
+    }
+
+    fn ddim_steps(schedule: &NoiseSchedule, prediction: Prediction, config: &DdimConfig, pairs: &[(i64, i64)]) -> Result<Self> {
+        config.clip.check()?;
+        if !(config.eta >= 0.0 && config.eta.is_finite()) {
+            return Err(Error::invalid(format!("eta is {}; it must be finite and not negative", config.eta)));
+        }
+        let end = if config.set_alpha_to_one { Level::CLEAN } else { schedule.level(0)? };
+        let step = |&(t, next): &(i64, i64)| {
+            let to = if next < 0 { end } else { schedule.level(next)? };
+            let s = ddim_step(schedule.level(t)?, to, prediction, config)?;
+            let s = Step { t: t as f64, t_next: next as f64, ..s };
+            s.check().map_err(|e| e.context(format!("step from timestep {t} to {next}")))?;
+            Ok(s)
+        };
+        let steps = pairs.iter().map(step).collect::<Result<Vec<_>>>()?;
+        Ok(Self { steps, clip: config.clip, history: 0, kept: Kept::Data })
+    }
+
+    /// True when some step needs fresh noise.
+    pub fn is_stochastic(&self) -> bool {
+        self.steps.iter().any(|s| s.noise != 0.0)
+    }
+
+    /// The timesteps and landing places, as saved with a student.
+    pub fn pairs(&self) -> Vec<(f64, f64)> {
+        self.steps.iter().map(|s| (s.t, s.t_next)).collect()
+    }
+}
+
+impl Clip {
+    /// An error unless the numbers make sense.
+    pub fn check(self) -> Result<()> {
+        match self {
+            Clip::Range(r) if !(r > 0.0 && r.is_finite()) => Err(Error::invalid(format!("clip_sample_range is {r}; it must be above 0"))),
+            Clip::Dynamic { ratio, .. } if !(0.0..=1.0).contains(&ratio) => {
+                Err(Error::invalid(format!("dynamic_thresholding_ratio is {ratio}; it must be between 0 and 1")))
+            }
+            Clip::Dynamic { max, .. } if !(max > 0.0 && max.is_finite()) => Err(Error::invalid(format!("sample_max_value is {max}; it must be above 0"))),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Step {
+    /// An error unless every coefficient is finite.
+    pub(super) fn check(&self) -> Result<()> {
+        let all = [self.x0_x, self.x0_out, self.x, self.out, self.m[0], self.m[1], self.m[2], self.noise];
+        match all.iter().find(|c| !c.is_finite()) {
+            Some(c) => Err(Error::numeric(format!("a sampler coefficient is {c}; the schedule is too extreme for this prediction type"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// One DDIM step: `x' = a_n x0 + sqrt(s_n² - sigma²) e + sigma z`, `sigma² = eta² (s_n/s_t)² (1 - a_t²/a_n²)`.
+fn ddim_step(from: Level, to: Level, prediction: Prediction, config: &DdimConfig) -> Result<Step> {
+    let (data, noise) = (prediction.data(from)?, prediction.noise(from)?);
+    let variance = (to.sigma / from.sigma).powi(2) * (1.0 - (from.alpha / to.alpha).powi(2));
+    let fresh = config.eta * config.eta * variance;
+    let rest = to.sigma * to.sigma - fresh;
+    if rest < -1e-9 {
+        return Err(Error::invalid(format!("eta is {}: more noise than the next timestep holds; use 1 or less", config.eta)));
+    }
+    let direction = rest.max(0.0).sqrt();
+    let step = Step { t: 0.0, t_next: 0.0, x0_x: data.x, x0_out: data.out, x: 0.0, out: 0.0, m: [0.0; 3], noise: fresh.max(0.0).sqrt() };
+    Ok(match (config.clip, config.use_clipped_model_output) {
+        // Folded into x and the output: a small difference of large numbers near zero SNR is then taken here, in f64.
+        (Clip::None, _) => Step { x: to.alpha * data.x + direction * noise.x, out: to.alpha * data.out + direction * noise.out, ..step },
+        (_, false) => Step { x: direction * noise.x, out: direction * noise.out, m: [to.alpha, 0.0, 0.0], ..step },
+        (_, true) => Step { x: direction / from.sigma, m: [to.alpha - direction * from.alpha / from.sigma, 0.0, 0.0], ..step },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::grid::trailing_pairs;
+    use super::super::schedule::ScheduleConfig;
+    use super::*;
+
+    fn schedule() -> NoiseSchedule {
+        NoiseSchedule::new(ScheduleConfig::default()).unwrap()
+    }
+
+    /// The amplification table of research/distillation.md, section 0: (t, n, B of epsilon, C of x0, sin D of v).
+    #[test]
+    fn amplification_of_the_output() {
+        let rows = [(999, -1, 157.4, 1.0, 1.0), (999, 499, 43.2, 0.274, 0.274), (999, 749, 8.11, 0.051, 0.051), (249, -1, 0.953, 1.0, 0.690)];
+        for (t, n, b, c, sin) in rows {
+            for (prediction, expected) in [(Prediction::Epsilon, -b), (Prediction::Sample, c), (Prediction::VPrediction, -sin)] {
+                let table = Table::from_pairs(&schedule(), prediction, &[(t, n)], 0.0, Clip::None).unwrap();
+                assert!((table.steps[0].out - expected).abs() < 0.006 * expected.abs(), "{t}->{n} {prediction:?}: {}", table.steps[0].out);
+                assert_eq!(table.steps[0].m, [0.0; 3]);
+            }
+        }
+    }
+
+    /// With exact outputs every prediction type takes the same step, and a deterministic step keeps x on the same (data, noise) line.
+    #[test]
+    fn exact_outputs_stay_on_the_line() {
+        let s = schedule();
+        let (x0, e) = (0.7, -1.3);
+        for prediction in [Prediction::Epsilon, Prediction::Sample, Prediction::VPrediction] {
+            let table = Table::from_pairs(&s, prediction, &trailing_pairs(1000, 4).unwrap(), 0.0, Clip::None).unwrap();
+            let mut x = s.alpha(999) * x0 + s.sigma(999) * e;
+            for step in &table.steps {
+                let out = prediction.target(s.level(step.t as i64).unwrap()).apply(x0, e);
+                x = step.x * x + step.out * out;
+                let l = s.level(step.t_next as i64).unwrap();
+                assert!((x - l.alpha * x0 - l.sigma * e).abs() < 1e-9);
+            }
+        }
+    }
+
+    /// The variance of a step's result does not depend on eta when data and noise are independent: s_n² is split, not enlarged.
+    #[test]
+    fn eta_splits_the_noise() {
+        for eta in [0.0, 0.3, 1.0] {
+            let clip = Clip::Range(1.0);
+            let table = Table::from_pairs(&schedule(), Prediction::Epsilon, &[(499, 249)], eta, clip).unwrap();
+            let s = table.steps[0];
+            assert!((s.out * s.out + s.noise * s.noise - schedule().sigma(249).powi(2)).abs() < 1e-12);
+            assert_eq!(table.is_stochastic(), eta > 0.0);
+        }
+    }
+
+    #[test]
+    fn bad_options_are_named() {
+        let s = schedule();
+        let of = |eta, clip| Table::from_pairs(&s, Prediction::Epsilon, &[(499, 249)], eta, clip).unwrap_err().message;
+        assert!(of(-1.0, Clip::None).contains("eta is -1"));
+        assert!(of(f64::NAN, Clip::None).contains("eta is NaN"));
+        assert!(of(3.0, Clip::None).contains("eta is 3"));
+        assert!(of(0.0, Clip::Range(0.0)).contains("clip_sample_range is 0"));
+        assert!(of(0.0, Clip::Dynamic { ratio: 1.5, max: 1.0 }).contains("dynamic_thresholding_ratio is 1.5"));
+        assert!(of(0.0, Clip::Dynamic { ratio: 0.5, max: f64::NAN }).contains("sample_max_value is NaN"));
+    }
+
+    #[test]
+    fn zero_snr_needs_another_prediction_type() {
+        let s = NoiseSchedule::new(ScheduleConfig { rescale_betas_zero_snr: true, ..Default::default() }).unwrap();
+        let config = SamplerConfig::Ddim(DdimConfig::default());
+        assert!(Table::build(&s, Prediction::Epsilon, &config, 4).unwrap_err().message.contains("v_prediction"));
+        Table::build(&s, Prediction::VPrediction, &config, 4).unwrap();
+    }
+}

@@ -1,0 +1,249 @@
+//! The noise levels of a DPM-Solver++ run: the schedule's own, or the Karras, exponential, beta and Lu spreads over its range.
+//!
+//! Here sigma is the ratio `s_t / a_t` (the variance-exploding view of the same process). Formulas and rounding follow diffusers' `DPMSolverMultistepScheduler`.
+
+use super::grid::{Spacing, dpm_timesteps};
+use super::schedule::{BetaSchedule, CLEAN, NoiseSchedule};
+use crate::error::{Error, Result};
+
+/// How the sigmas of a DPM-Solver++ run are spread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum SigmaSpread {
+    /// Those of the timesteps that the spacing chose.
+    #[default]
+    Schedule,
+    /// Equal steps of sigma^(1/7) (EDM, arXiv 2206.00364, equation 5; `use_karras_sigmas`).
+    Karras,
+    /// Equal steps of ln sigma (`use_exponential_sigmas`).
+    Exponential,
+    /// Quantiles of the Beta(0.6, 0.6) distribution (arXiv 2407.12173; `use_beta_sigmas`).
+    Beta,
+    /// Equal steps of lambda (DPM-Solver, arXiv 2206.00927; `use_lu_lambdas`). The same numbers as [`SigmaSpread::Exponential`], but for the rounding of timesteps.
+    Lu,
+}
+
+/// The sigma after the last step (`final_sigmas_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum FinalSigma {
+    /// Clean data.
+    #[default]
+    Zero,
+    /// The smallest sigma of the training schedule.
+    SigmaMin,
+}
+
+/// Timesteps (fed to the network) and sigmas of one run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SigmaGrid {
+    /// One timestep a step, falling; neighbours may be equal under a spread other than the schedule's.
+    pub timesteps: Vec<i64>,
+    /// One sigma more than there are timesteps: before each step, and after the last. Falling; the last two may be equal.
+    pub sigmas: Vec<f64>,
+}
+
+/// What a [`SigmaGrid`] is made from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SigmaOptions {
+    /// Spread of the timesteps; also decides their number when `lambda_min_clipped` cuts a trailing list short.
+    pub spacing: Spacing,
+    /// Added to each timestep for [`Spacing::Leading`].
+    pub steps_offset: i64,
+    /// Spread of the sigmas.
+    pub spread: SigmaSpread,
+    /// Where the run ends.
+    pub end: FinalSigma,
+    /// Timesteps whose `ln(a/s)` is below this are not visited; -inf visits all. Only the schedule's own spread reads it.
+    pub lambda_min_clipped: f64,
+}
+
+impl SigmaGrid {
+    /// The grid of a run of `steps` steps, 1 ..= T.
+    pub fn new(schedule: &NoiseSchedule, options: &SigmaOptions, steps: usize) -> Result<Self> {
+        let train = training_sigmas(schedule)?;
+        let last = visited(schedule, options.lambda_min_clipped)?;
+        let listed = dpm_timesteps(schedule.len(), last, options.spacing, options.steps_offset, steps)?;
+        let (timesteps, mut sigmas) = match options.spread {
+            SigmaSpread::Schedule => {
+                let sigmas = listed.iter().map(|t| train[*t as usize]).collect();
+                (listed, sigmas)
+            }
+            spread => spread_sigmas(schedule, &train, spread, steps)?,
+        };
+        sigmas.push(match options.end {
+            FinalSigma::Zero => 0.0,
+            FinalSigma::SigmaMin => train[0],
+        });
+        let p = schedule.config.precision;
+        let sigmas: Vec<f64> = sigmas.into_iter().map(|s| p.round(s)).collect();
+        check_falling(&sigmas)?;
+        Ok(Self { timesteps, sigmas })
+    }
+
+    /// Where each step lands, as a timestep: the next step's, and at the end [`CLEAN`] for sigma 0 and timestep 0 for the smallest training sigma.
+    pub fn next_timestep(&self, step: usize) -> i64 {
+        let end = if self.sigmas.last() == Some(&0.0) { CLEAN } else { 0 };
+        self.timesteps.get(step + 1).copied().unwrap_or(end)
+    }
+}
+
+/// sigma of every training timestep, rising. Zero terminal SNR would be infinite: like diffusers, the last `abar` is then 2^-24.
+fn training_sigmas(schedule: &NoiseSchedule) -> Result<Vec<f64>> {
+    let p = schedule.config.precision;
+    let sigmas: Vec<f64> = solver_alpha_bars(schedule).map(|a| p.round(p.round(p.round(1.0 - a) / a).sqrt())).collect();
+    match sigmas.iter().position(|s| !(s.is_finite() && *s > 0.0)) {
+        Some(t) => Err(Error::numeric(format!("the schedule has sigma/alpha = {} at timestep {t}; DPM-Solver++ needs it positive and finite", sigmas[t]))),
+        None => Ok(sigmas),
+    }
+}
+
+fn solver_alpha_bars(schedule: &NoiseSchedule) -> impl Iterator<Item = f64> + '_ {
+    let last = schedule.len() - 1;
+    let floor = move |t: usize, a: f64| if t == last && (schedule.config.rescale_betas_zero_snr || a == 0.0) { 2f64.powi(-24) } else { a };
+    schedule.alphas_cumprod.iter().enumerate().map(move |(t, a)| floor(t, *a))
+}
+
+/// T less the number of timesteps with lambda below the clip.
+fn visited(schedule: &NoiseSchedule, clip: f64) -> Result<usize> {
+    if clip.is_nan() {
+        return Err(Error::invalid("lambda_min_clipped is NaN"));
+    }
+    let p = schedule.config.precision;
+    let ln = |v: f64| p.round(p.round(v.sqrt()).ln());
+    let below = solver_alpha_bars(schedule).filter(|a| p.round(ln(*a) - ln(p.round(1.0 - a))) < p.round(clip)).count();
+    Ok(schedule.len() - below)
+}
+
+fn spread_sigmas(schedule: &NoiseSchedule, train: &[f64], spread: SigmaSpread, steps: usize) -> Result<(Vec<i64>, Vec<f64>)> {
+    let p = schedule.config.precision;
+    let logs: Vec<f64> = train.iter().map(|s| p.round(s.ln())).collect();
+    let (low, high) = (train[0], train[train.len() - 1]);
+    let sigma = |r: f64| match spread {
+        SigmaSpread::Karras => (high.powf(1.0 / 7.0) + r * (low.powf(1.0 / 7.0) - high.powf(1.0 / 7.0))).powi(7),
+        SigmaSpread::Beta => low + beta_quantile(1.0 - r) * (high - low),
+        SigmaSpread::Lu => (logs[logs.len() - 1] + r * (logs[0] - logs[logs.len() - 1])).exp(),
+        SigmaSpread::Schedule | SigmaSpread::Exponential => (high.ln() + r * (low.ln() - high.ln())).exp(),
+    };
+    // The ends are exact by definition; through powers and logarithms they would be off by a rounding error, and with them the whole timestep.
+    let at = |i: usize| match i {
+        0 => high,
+        i if i + 1 == steps => low,
+        i => sigma(i as f64 / (steps - 1) as f64),
+    };
+    let sigmas: Vec<f64> = (0..steps).map(at).collect();
+    // diffusers rounds the timesteps of Karras and Lu, but not for the cosine schedule; whatever is left of a fraction is then cut off.
+    let rounds = matches!(spread, SigmaSpread::Karras | SigmaSpread::Lu) && schedule.config.beta_schedule != BetaSchedule::SquaredcosCapV2;
+    let timestep = |s: &f64| {
+        let t = timestep_of(*s, &logs);
+        (if rounds { t.round_ties_even() } else { t.trunc() }) as i64
+    };
+    let timesteps = sigmas.iter().map(timestep).collect();
+    Ok((timesteps, sigmas))
+}
+
+/// The fractional timestep at which the training schedule has this sigma, by linear interpolation of ln sigma.
+fn timestep_of(sigma: f64, logs: &[f64]) -> f64 {
+    if logs.len() < 2 {
+        return 0.0;
+    }
+    let log = sigma.max(1e-10).ln();
+    let low = logs.partition_point(|l| *l <= log).saturating_sub(1).min(logs.len() - 2);
+    let w = ((logs[low] - log) / (logs[low] - logs[low + 1])).clamp(0.0, 1.0);
+    (1.0 - w) * low as f64 + w * (low + 1) as f64
+}
+
+/// Falling strictly, but for a last step of length zero.
+fn check_falling(sigmas: &[f64]) -> Result<()> {
+    for (i, w) in sigmas.windows(2).enumerate() {
+        let last = i + 2 == sigmas.len();
+        if !(w[1] < w[0] || last && w[1] == w[0]) {
+            return Err(Error::invalid(format!("sigma does not fall in sampler step {i} (from {} to {}); ask for fewer steps", w[0], w[1])));
+        }
+    }
+    Ok(())
+}
+
+/// Quantile of Beta(0.6, 0.6) by bisection of its distribution function.
+fn beta_quantile(q: f64) -> f64 {
+    if q <= 0.0 || q >= 1.0 {
+        return q.clamp(0.0, 1.0);
+    }
+    if q > 0.5 {
+        return 1.0 - beta_quantile(1.0 - q);
+    }
+    // In ln x, so that the smallest quantiles keep their relative precision.
+    let (mut low, mut high) = (-700.0_f64, 0.5_f64.ln());
+    for _ in 0..70 {
+        let middle = 0.5 * (low + high);
+        if beta_cdf(middle.exp()) < q { low = middle } else { high = middle }
+    }
+    (0.5 * (low + high)).exp()
+}
+
+/// The regularised incomplete beta function I_x(0.6, 0.6) for x ≤ 1/2, by its power series: x^a / (a B) · (1 + a · sum_n prod_{j<=n} (j - b)/j · x^n / (a + n)).
+fn beta_cdf(x: f64) -> f64 {
+    /// Γ(0.6)² / Γ(1.2).
+    const B: f64 = 2.415_344_208_002_471_4;
+    let (a, b) = (0.6, 0.6);
+    let (mut sum, mut term) = (1.0 / a, 1.0);
+    for n in 1..80 {
+        term *= (f64::from(n) - b) / f64::from(n) * x;
+        sum += term / (a + f64::from(n));
+    }
+    x.powf(a) * sum / B
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::schedule::ScheduleConfig;
+    use super::*;
+
+    const PLAIN: SigmaOptions = SigmaOptions {
+        spacing: Spacing::Linspace,
+        steps_offset: 0,
+        spread: SigmaSpread::Schedule,
+        end: FinalSigma::Zero,
+        lambda_min_clipped: f64::NEG_INFINITY,
+    };
+
+    #[test]
+    fn karras_timesteps_of_diffusers() {
+        let schedule = NoiseSchedule::new(ScheduleConfig::default()).unwrap();
+        let grid = SigmaGrid::new(&schedule, &SigmaOptions { spread: SigmaSpread::Karras, ..PLAIN }, 8).unwrap();
+        assert_eq!(grid.timesteps, [999, 917, 815, 681, 484, 205, 32, 0]);
+        assert_eq!((grid.sigmas.len(), grid.next_timestep(0), grid.next_timestep(7)), (9, 917, -1));
+    }
+
+    #[test]
+    fn beta_distribution() {
+        assert!((beta_cdf(0.5) - 0.5).abs() < 1e-12);
+        for q in [1e-6, 0.01, 0.3, 0.5, 0.7, 0.99] {
+            let x = beta_quantile(q);
+            let back = if q <= 0.5 { beta_cdf(x) } else { 1.0 - beta_cdf(1.0 - x) };
+            assert!((back - q).abs() < 1e-12, "{q}: {x} {back}");
+        }
+        assert_eq!((beta_quantile(0.0), beta_quantile(1.0)), (0.0, 1.0));
+    }
+
+    #[test]
+    fn every_spread_runs_from_the_noisiest_to_the_cleanest() {
+        let schedule = NoiseSchedule::new(ScheduleConfig::default()).unwrap();
+        for spread in [SigmaSpread::Karras, SigmaSpread::Exponential, SigmaSpread::Beta, SigmaSpread::Lu] {
+            for steps in [1, 2, 5, 40] {
+                let grid = SigmaGrid::new(&schedule, &SigmaOptions { spread, end: FinalSigma::SigmaMin, ..PLAIN }, steps).unwrap();
+                assert_eq!(grid.timesteps[0], 999, "{spread:?}");
+                assert_eq!(grid.next_timestep(steps - 1), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn clipped_lambda_and_its_errors() {
+        let schedule = NoiseSchedule::new(ScheduleConfig { beta_schedule: BetaSchedule::SquaredcosCapV2, ..Default::default() }).unwrap();
+        let grid = |clip| SigmaGrid::new(&schedule, &SigmaOptions { lambda_min_clipped: clip, ..PLAIN }, 10);
+        assert!(grid(-5.1).unwrap().timesteps[0] < 999);
+        assert!(grid(100.0).unwrap_err().message.contains("lambda_min_clipped"));
+        assert!(grid(f64::NAN).is_err());
+        let all = SigmaGrid::new(&schedule, &PLAIN, 1000).unwrap_err();
+        assert!(all.message.contains("fewer steps"), "{}", all.message);
+    }
+}

@@ -1,0 +1,540 @@
+//! The training step: draw, evaluate, differentiate, clip, AdamW, moving average — one plan, run once a step.
+
+use super::cache::{CacheSpec, TrajectoryCache};
+use super::dataset::Dataset;
+use super::objective::{DataBatch, Objective, STUDENT, TEACHER, Term, TermContext, TrajectoryBatch};
+use crate::backend::{Backend, Executable, as_bytes, from_bytes};
+use crate::diffusion::philox::Purpose;
+use crate::diffusion::{NoiseSchedule, grid};
+use crate::error::{Error, Result};
+use crate::graph::ops::{AdamW, ClipScale, Ema, GlobalNorm, IntAffine, RandomInt, RandomNormal};
+use crate::graph::{Graph, TensorType, ValueId, gradients};
+use crate::nn::{Model, StudentInfo};
+use crate::tensor::{DType, Tensor};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// How the learning rate moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LearningRate {
+    /// Constant after the warm-up.
+    Constant,
+    /// Half a cosine down to 0 at `total_steps`, times the warm-up.
+    Cosine,
+}
+
+/// Everything that fixes a training run, beside the networks and the data.
+#[derive(Clone, Debug)]
+pub struct TrainerOptions {
+    /// Key of every draw.
+    pub seed: u64,
+    /// Rows of a step.
+    pub batch: usize,
+    /// The loss: a weighted sum.
+    pub terms: Vec<Term>,
+    /// The student's grid; needed by trajectory terms.
+    pub pairs: Vec<(i64, i64)>,
+    /// Teacher DDIM steps inside each pair.
+    pub substeps: usize,
+    /// Cached trajectories.
+    pub cache_size: usize,
+    /// Trajectories that the cache computes side by side.
+    pub cache_batch: usize,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Steps of linear warm-up.
+    pub warmup_steps: u64,
+    /// Length of the cosine.
+    pub total_steps: u64,
+    /// Shape of the learning rate.
+    pub decay: LearningRate,
+    /// AdamW's first moment decay.
+    pub beta1: f64,
+    /// AdamW's second moment decay.
+    pub beta2: f64,
+    /// AdamW's epsilon.
+    pub eps: f64,
+    /// AdamW's decoupled weight decay.
+    pub weight_decay: f64,
+    /// Largest global gradient norm; infinity for none.
+    pub clip_norm: f64,
+    /// Decay of the moving average; at step n at most n/(n+1), so that it starts as the plain mean.
+    pub ema_decay: f64,
+    /// [H, W]; the student's sample_size when `None`.
+    pub size: Option<[usize; 2]>,
+}
+
+impl Default for TrainerOptions {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            batch: 64,
+            terms: vec![],
+            pairs: vec![],
+            substeps: 8,
+            cache_size: 8192,
+            cache_batch: 128,
+            learning_rate: 1e-3,
+            warmup_steps: 100,
+            total_steps: 1000,
+            decay: LearningRate::Cosine,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            clip_norm: 1.0,
+            ema_decay: 0.995,
+            size: None,
+        }
+    }
+}
+
+impl TrainerOptions {
+    fn check(&self) -> Result<()> {
+        let positive = |name: &str, v: f64| if v > 0.0 { Ok(()) } else { Err(Error::invalid(format!("{name} is {v}; it must be above 0"))) };
+        let fraction = |name: &str, v: f64| if (0.0..1.0).contains(&v) { Ok(()) } else { Err(Error::invalid(format!("{name} is {v}; it must be in [0, 1)"))) };
+        if self.batch == 0 || self.batch > 1 << 20 {
+            return Err(Error::invalid(format!("batch is {}; it must be in 1..=1048576", self.batch)));
+        }
+        if self.terms.is_empty() || self.terms.len() > 4 {
+            return Err(Error::invalid(format!("a loss has 1 to 4 terms, found {}", self.terms.len())));
+        }
+        for (name, v) in [("learning_rate", self.learning_rate), ("eps", self.eps), ("clip_norm", self.clip_norm)] {
+            positive(name, v)?;
+        }
+        for (name, v) in [("beta1", self.beta1), ("beta2", self.beta2), ("ema_decay", self.ema_decay)] {
+            fraction(name, v)?;
+        }
+        if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
+            return Err(Error::invalid(format!("weight_decay is {}; it must be 0 or more", self.weight_decay)));
+        }
+        if self.terms.iter().any(|t| !t.weight.is_finite()) {
+            return Err(Error::invalid("a term's weight is not finite"));
+        }
+        if self.terms.iter().any(|t| t.objective.needs_cache()) && (self.pairs.is_empty() || self.cache_size == 0 || self.substeps == 0) {
+            return Err(Error::invalid("trajectory objectives need a grid of step pairs, teacher sub-steps and a cache of at least one trajectory"));
+        }
+        Ok(())
+    }
+
+    /// Learning rate of the step after `done` steps.
+    pub fn rate(&self, done: u64) -> f64 {
+        let warm = ((done + 1) as f64 / self.warmup_steps.max(1) as f64).min(1.0);
+        let decay = match self.decay {
+            LearningRate::Constant => 1.0,
+            LearningRate::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * (done as f64 / self.total_steps.max(1) as f64).min(1.0)).cos()),
+        };
+        self.learning_rate * warm * decay
+    }
+}
+
+/// What a step did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepReport {
+    /// Steps done so far, this one included.
+    pub step: u64,
+    /// The weighted sum.
+    pub loss: f32,
+    /// Each term without its factor.
+    pub terms: [f32; 4],
+    /// Global gradient norm before clipping.
+    pub grad_norm: f32,
+    /// Learning rate used.
+    pub learning_rate: f32,
+}
+
+/// Which weights a snapshot takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightsKind {
+    /// As trained.
+    Raw,
+    /// The moving average.
+    Ema,
+}
+
+/// Runtime inputs of the plan.
+#[derive(Clone, Copy)]
+pub(super) struct Inputs {
+    seed: ValueId,
+    step: ValueId,
+    update: ValueId,
+    rate: ValueId,
+    decay: ValueId,
+}
+
+/// What the host reads after a step.
+struct Results {
+    loss: ValueId,
+    terms: Vec<ValueId>,
+    norm: ValueId,
+}
+
+/// A training run. One thread at a time.
+pub struct Trainer {
+    pub(super) options: TrainerOptions,
+    pub(super) student: Model,
+    teacher: Option<Model>,
+    schedule: NoiseSchedule,
+    backend: Arc<dyn Backend>,
+    pub(super) exec: Box<dyn Executable>,
+    inputs: Inputs,
+    results: Results,
+    pub(super) parameters: Vec<String>,
+    cache: Option<TrajectoryCache>,
+    pub(super) steps_done: u64,
+}
+
+/// Names of the four states of a parameter.
+pub(super) const STATES: [&str; 4] = [STUDENT, "adamw.m.", "adamw.v.", "ema."];
+
+impl Trainer {
+    /// Builds and compiles the training plan. The student's weights are copied.
+    pub fn new(backend: Arc<dyn Backend>, student: &Model, teacher: Option<&Model>, dataset: Option<&Dataset>, options: TrainerOptions) -> Result<Self> {
+        options.check()?;
+        check_networks(student, teacher, dataset, &options)?;
+        let schedule = student.scheduler.noise_schedule()?;
+        if options.terms.iter().any(|t| t.objective.needs_cache()) {
+            grid::check_pairs(schedule.len(), &options.pairs)?;
+            grid::check_chain(&options.pairs)?;
+        }
+        let mut builder = Builder::new(student, teacher, dataset, &schedule, &options)?;
+        let (inputs, results, parameters) = builder.build()?;
+        let exec = backend.compile(&builder.graph)?;
+        let mut this = Self {
+            student: student.clone(),
+            teacher: teacher.cloned(),
+            schedule,
+            backend,
+            exec,
+            inputs,
+            results,
+            parameters,
+            cache: None,
+            steps_done: 0,
+            options,
+        };
+        this.load_initial_state()?;
+        this.bind_shared(dataset)?;
+        Ok(this)
+    }
+
+    /// Computes what the steps read: the trajectory cache. `progress(done, total)` returning false cancels; a later call starts again.
+    pub fn prepare(&mut self, progress: &mut dyn FnMut(usize, usize) -> bool) -> Result<()> {
+        if self.is_prepared() {
+            return Ok(());
+        }
+        let Some(teacher) = &self.teacher else { return Err(Error::internal("a cache without a teacher")) };
+        let spec = CacheSpec {
+            schedule: &self.schedule,
+            prediction: teacher.scheduler.prediction(),
+            pairs: &self.options.pairs,
+            substeps: self.options.substeps,
+            count: self.options.cache_size,
+            size: self.size()?,
+            seed: self.options.seed,
+            batch: self.options.cache_batch,
+        };
+        let cache = TrajectoryCache::build(self.backend.as_ref(), teacher, &spec, progress)?;
+        self.set_cache(cache)
+    }
+
+    /// True when a step needs nothing more.
+    pub fn is_prepared(&self) -> bool {
+        self.cache.is_some() || !self.options.terms.iter().any(|t| t.objective.needs_cache())
+    }
+
+    fn set_cache(&mut self, cache: TrajectoryCache) -> Result<()> {
+        self.exec.bind("cache.states", cache.states.clone())?;
+        if let Some(labels) = &cache.labels {
+            self.exec.bind("cache.labels", labels.clone())?;
+        }
+        self.cache = Some(cache);
+        self.exec.prepare()
+    }
+
+    /// One step. A loss or gradient that is not finite changes nothing and is a numeric error.
+    pub fn step(&mut self) -> Result<StepReport> {
+        if !self.is_prepared() {
+            self.prepare(&mut |_, _| true)?;
+        }
+        let rate = self.options.rate(self.steps_done) as f32;
+        let n = self.steps_done;
+        let decay = self.options.ema_decay.min(n as f64 / (n + 1) as f64) as f32;
+        self.write_inputs(self.options.seed, n, rate, decay)?;
+        self.exec.run_all()?;
+        let report = self.report(rate)?;
+        if !report.loss.is_finite() || !report.grad_norm.is_finite() {
+            return Err(Error::numeric(format!(
+                "step {}: loss {} and gradient norm {}; the weights are those of step {n}",
+                n + 1,
+                report.loss,
+                report.grad_norm
+            )));
+        }
+        self.steps_done = n + 1;
+        Ok(StepReport { step: n + 1, ..report })
+    }
+
+    /// The loss of the present weights on a batch of other draws; changes nothing.
+    pub fn evaluate(&mut self, seed: u64) -> Result<StepReport> {
+        if !self.is_prepared() {
+            self.prepare(&mut |_, _| true)?;
+        }
+        self.write_inputs(seed, self.steps_done, 0.0, 1.0)?;
+        let forward = self.exec.plan().segments()[0].clone();
+        self.exec.run(forward)?;
+        let mut report = self.report(0.0)?;
+        report.grad_norm = 0.0;
+        Ok(report)
+    }
+
+    fn write_inputs(&mut self, seed: u64, n: u64, rate: f32, decay: f32) -> Result<()> {
+        self.exec.write_bytes(self.inputs.seed, as_bytes(&[seed as i64]))?;
+        self.exec.write_bytes(self.inputs.step, as_bytes(&[n as i64]))?;
+        self.exec.write_bytes(self.inputs.update, as_bytes(&[n as i64 + 1]))?;
+        self.exec.write_bytes(self.inputs.rate, as_bytes(&[rate]))?;
+        self.exec.write_bytes(self.inputs.decay, as_bytes(&[decay]))
+    }
+
+    fn report(&self, learning_rate: f32) -> Result<StepReport> {
+        let read = |v: ValueId| Ok::<f32, Error>(from_bytes::<f32>(self.exec.read_bytes(v)?)?[0]);
+        let mut report =
+            StepReport { step: self.steps_done, loss: read(self.results.loss)?, grad_norm: read(self.results.norm)?, learning_rate, ..Default::default() };
+        for (out, v) in report.terms.iter_mut().zip(&self.results.terms) {
+            *out = read(*v)?;
+        }
+        Ok(report)
+    }
+
+    /// A new immutable model with the present weights.
+    pub fn snapshot(&self, kind: WeightsKind) -> Result<Model> {
+        let mut model = self.student.clone();
+        let prefix = if kind == WeightsKind::Raw { STATES[0] } else { STATES[3] };
+        for name in &self.parameters {
+            let shape = model.weights[name].shape().to_vec();
+            let data: &[f32] = from_bytes(self.exec.storage_bytes(&format!("{prefix}{name}"))?)?;
+            model.weights.insert(name.clone(), Arc::new(Tensor::from_slice(&shape, data)?));
+        }
+        if !self.options.pairs.is_empty() {
+            model.student = Some(StudentInfo { version: 1, pairs: self.options.pairs.clone(), teacher_substeps: self.options.substeps });
+        }
+        Ok(model)
+    }
+
+    /// Steps done so far.
+    pub fn steps_done(&self) -> u64 {
+        self.steps_done
+    }
+
+    /// The plan, for its sizes.
+    pub fn plan(&self) -> &crate::graph::Plan {
+        self.exec.plan()
+    }
+
+    /// Seed, schedule and the like.
+    pub fn options(&self) -> &TrainerOptions {
+        &self.options
+    }
+
+    fn size(&self) -> Result<[usize; 2]> {
+        self.options.size.map_or_else(|| self.student.size(), Ok)
+    }
+
+    fn load_initial_state(&mut self) -> Result<()> {
+        for name in &self.parameters {
+            let weight = &self.student.weights[name];
+            for prefix in [STATES[0], STATES[3]] {
+                self.exec.write_storage(&format!("{prefix}{name}"), weight.bytes())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn bind_shared(&mut self, dataset: Option<&Dataset>) -> Result<()> {
+        let has = |exec: &dyn Executable, name: &str| exec.plan().graph().storage(name).is_some();
+        if let Some(teacher) = &self.teacher {
+            for (name, tensor) in &teacher.weights {
+                let name = format!("{TEACHER}{name}");
+                if has(self.exec.as_ref(), &name) {
+                    self.exec.bind(&name, tensor.clone())?;
+                }
+            }
+        }
+        if let Some(data) = dataset {
+            if has(self.exec.as_ref(), "dataset.images") {
+                self.exec.bind("dataset.images", data.images().clone())?;
+            }
+            if let Some(labels) = data.labels().filter(|_| has(self.exec.as_ref(), "dataset.labels")) {
+                self.exec.bind("dataset.labels", labels.clone())?;
+            }
+        }
+        if self.is_prepared() { self.exec.prepare() } else { Ok(()) }
+    }
+}
+
+/// Refuses networks and data that do not fit together.
+fn check_networks(student: &Model, teacher: Option<&Model>, dataset: Option<&Dataset>, options: &TrainerOptions) -> Result<()> {
+    if student.config.dropout > 0.0 {
+        return Err(Error::unsupported(format!("dropout is {}; training supports 0 only", student.config.dropout)));
+    }
+    let needs = |f: fn(Objective) -> bool| options.terms.iter().any(|t| f(t.objective));
+    if needs(Objective::needs_teacher) && teacher.is_none() {
+        return Err(Error::invalid("the objectives need a teacher"));
+    }
+    if needs(Objective::needs_data) {
+        let data = dataset.ok_or_else(|| Error::invalid("the objectives need a dataset"))?;
+        let [h, w] = options.size.map_or_else(|| student.size(), Ok)?;
+        let (expected, found) = ([h, w, student.config.in_channels], &data.images().shape()[1..]);
+        if found != expected {
+            return Err(Error::shape(format!("dataset images are {found:?} (H, W, C), the student takes {expected:?}")));
+        }
+        data.check_classes(student.classes())?;
+    }
+    if let Some(teacher) = teacher {
+        for (name, s, t) in [
+            ("in_channels", student.config.in_channels, teacher.config.in_channels),
+            ("out_channels", student.config.out_channels, teacher.config.out_channels),
+            ("classes", student.classes().unwrap_or(0), teacher.classes().unwrap_or(0)),
+        ] {
+            if s != t {
+                return Err(Error::shape(format!("{name}: the student has {s}, the teacher {t}")));
+            }
+        }
+        if student.scheduler.noise_schedule()? != teacher.scheduler.noise_schedule()? {
+            return Err(Error::invalid("student and teacher have different noise schedules"));
+        }
+    }
+    Ok(())
+}
+
+/// Writes the training graph.
+struct Builder<'a> {
+    graph: Graph,
+    context: TermContext<'a>,
+    options: &'a TrainerOptions,
+    dataset: Option<&'a Dataset>,
+    size: [usize; 2],
+}
+
+impl<'a> Builder<'a> {
+    fn new(
+        student: &'a Model,
+        teacher: Option<&'a Model>,
+        dataset: Option<&'a Dataset>,
+        schedule: &'a NoiseSchedule,
+        options: &'a TrainerOptions,
+    ) -> Result<Self> {
+        let teacher = teacher.map(|t| (t, t.scheduler.prediction()));
+        let context = TermContext { student, student_prediction: student.scheduler.prediction(), teacher, schedule, pairs: &options.pairs };
+        let size = options.size.map_or_else(|| student.size(), Ok)?;
+        Ok(Self { graph: Graph::new(), context, options, dataset, size })
+    }
+
+    fn build(&mut self) -> Result<(Inputs, Results, Vec<String>)> {
+        let g = &mut self.graph;
+        g.begin_segment("forward");
+        let i64s = TensorType::new(DType::I64, &[1]);
+        let f32s = TensorType::f32(&[1]);
+        let inputs = Inputs {
+            seed: g.input("seed", i64s.clone())?,
+            step: g.input("step", i64s.clone())?,
+            update: g.input("update", i64s)?,
+            rate: g.input("learning_rate", f32s.clone())?,
+            decay: g.input("ema_decay", f32s)?,
+        };
+        let mut terms = vec![];
+        let mut total = None;
+        for (i, term) in self.options.terms.iter().enumerate() {
+            let loss = if term.objective.needs_cache() { self.trajectory_term(i, term, &inputs)? } else { self.data_term(i, term, &inputs)? };
+            self.graph.tap(loss);
+            terms.push(loss);
+            let weighted = self.graph.affine(loss, term.weight, 0.0)?;
+            total = Some(match total {
+                None => weighted,
+                Some(sum) => self.graph.add(sum, weighted)?,
+            });
+        }
+        let loss = total.ok_or_else(|| Error::internal("a loss without terms"))?;
+        self.graph.tap(loss);
+        let (norm, parameters) = append_update(&mut self.graph, loss, self.context.student, self.options, &inputs)?;
+        self.graph.tap(norm);
+        Ok((inputs, Results { loss, terms, norm }, parameters))
+    }
+
+    fn draw(&mut self, purpose: Purpose, bound: usize, term: usize, inputs: &Inputs) -> Result<ValueId> {
+        let bound = u32::try_from(bound).map_err(|_| Error::invalid(format!("{bound} rows are too many to draw from")))?;
+        let op = RandomInt { purpose, bound, count: self.options.batch, stream: term };
+        self.graph.push1(op.into(), &[inputs.seed, inputs.step])
+    }
+
+    fn trajectory_term(&mut self, i: usize, term: &Term, inputs: &Inputs) -> Result<ValueId> {
+        let (n, m) = (self.options.pairs.len(), self.options.cache_size);
+        let [h, w] = self.size;
+        let ty = TensorType::new(DType::F16, &[(n + 1) * m, h, w, self.context.student.config.in_channels]);
+        let states = self.graph.state("cache.states", ty)?;
+        let index = self.draw(Purpose::Data, m, i, inputs)?;
+        let pair = self.draw(Purpose::Timestep, n, i, inputs)?;
+        let rows = i32::try_from(m).map_err(|_| Error::invalid(format!("cache_size is {m}; it is too large")))?;
+        let g = &mut self.graph;
+        let from = match term.objective {
+            Objective::OnPolicy => index,
+            _ => g.push1(IntAffine { scale: rows, shift: 0 }.into(), &[pair, index])?,
+        };
+        let to = g.push1(IntAffine { scale: rows, shift: rows }.into(), &[pair, index])?;
+        let state = g.gather(states, from)?;
+        let target = g.gather(states, to)?;
+        let labels = self.labels("cache.labels", m, index)?;
+        self.context.trajectory_loss(&mut self.graph, term, &TrajectoryBatch { pair, state, target, labels })
+    }
+
+    fn data_term(&mut self, i: usize, term: &Term, inputs: &Inputs) -> Result<ValueId> {
+        let data = self.dataset.ok_or_else(|| Error::invalid("the objectives need a dataset"))?;
+        let count = data.len();
+        let images = self.graph.state("dataset.images", TensorType::f32(data.images().shape()))?;
+        let index = self.draw(Purpose::Data, count, i, inputs)?;
+        let timestep = self.draw(Purpose::Timestep, self.context.schedule.len(), i, inputs)?;
+        let b = self.options.batch;
+        let rows: Vec<i32> = (0..b).map(|r| (i * b + r) as i32).collect();
+        let g = &mut self.graph;
+        let data = g.gather(images, index)?;
+        let rows = g.constant("noise.rows", Tensor::from_slice(&[b], &rows)?)?;
+        let image = [g.shape(data)[1], g.shape(data)[2], g.shape(data)[3]];
+        let noise = g.push1(RandomNormal { purpose: Purpose::Noise, image }.into(), &[inputs.seed, inputs.step, rows])?;
+        let labels = self.labels("dataset.labels", count, index)?;
+        self.context.data_loss(&mut self.graph, term, &DataBatch { data, noise, timestep, labels })
+    }
+
+    fn labels(&mut self, storage: &str, count: usize, index: ValueId) -> Result<Option<ValueId>> {
+        if self.context.student.classes().is_none() {
+            return Ok(None);
+        }
+        let table = self.graph.state(storage, TensorType::new(DType::I32, &[count]))?;
+        Ok(Some(self.graph.gather(table, index)?))
+    }
+}
+
+/// Appends backward pass, clipping, AdamW and the moving average; returns the gradient norm and the parameters' diffusers names.
+fn append_update(g: &mut Graph, loss: ValueId, student: &Model, options: &TrainerOptions, inputs: &Inputs) -> Result<(ValueId, Vec<String>)> {
+    g.begin_segment("backward");
+    let parameters: Vec<String> = student.weights.keys().cloned().collect();
+    let values =
+        parameters.iter().map(|name| g.state(format!("{STUDENT}{name}"), TensorType::f32(student.weights[name].shape()))).collect::<Result<Vec<_>>>()?;
+    let grads = gradients(g, loss, &values, &[])?;
+    g.begin_segment("update");
+    let norm = g.push1(GlobalNorm.into(), &grads)?;
+    let scale = g.push1(ClipScale { max_norm: options.clip_norm as f32 }.into(), &[norm, loss])?;
+    let mut operands = vec![inputs.rate, inputs.update, scale];
+    for ((name, p), grad) in parameters.iter().zip(&values).zip(&grads) {
+        let ty = g.value(*p).ty.clone();
+        operands.extend([*p, g.state(format!("{}{name}", STATES[1]), ty.clone())?, g.state(format!("{}{name}", STATES[2]), ty)?, *grad]);
+    }
+    let op = AdamW { beta1: options.beta1, beta2: options.beta2, eps: options.eps, weight_decay: options.weight_decay, parameters: parameters.len() };
+    let updated = g.push(op.into(), &operands)?;
+    let mut operands = vec![inputs.decay, scale];
+    for (name, p) in parameters.iter().zip(updated.iter().step_by(3)) {
+        let ty = g.value(*p).ty.clone();
+        operands.extend([g.state(format!("{}{name}", STATES[3]), ty)?, *p]);
+    }
+    g.push(Ema { parameters: parameters.len() }.into(), &operands)?;
+    Ok((norm, parameters))
+}

@@ -1,0 +1,207 @@
+//! Whole files: read with a fallible allocation, written so that a crash leaves either the old file or the new one.
+
+use crate::error::{Error, Result};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// How many leftover temporary names are tried before giving up.
+const TEMP_ATTEMPTS: u32 = 1000;
+
+/// Opens a regular file for reading and gives its length too.
+pub fn open(path: &Path) -> Result<(File, u64)> {
+    // The kind is asked before opening: opening a pipe would wait for a writer that may never come.
+    let metadata = std::fs::metadata(path).map_err(|e| Error::from_io(path, &e))?;
+    if !metadata.is_file() {
+        return Err(Error::io(format!("{}: not a regular file", path.display())));
+    }
+    let file = File::open(path).map_err(|e| Error::from_io(path, &e))?;
+    Ok((file, metadata.len()))
+}
+
+/// The bytes of a file.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let (file, len) = open(path)?;
+    let oom = || Error::out_of_memory(format!("{}: could not allocate {len} bytes", path.display()));
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(usize::try_from(len).map_err(|_| oom())?).map_err(|_| oom())?;
+    // `take` keeps the buffer from growing past its reservation when the file grows while it is read.
+    file.take(len).read_to_end(&mut bytes).map_err(|e| Error::from_io(path, &e))?;
+    Ok(bytes)
+}
+
+/// The text of a file, which must be UTF-8.
+pub fn read_text(path: &Path) -> Result<String> {
+    String::from_utf8(read(path)?).map_err(|e| Error::corrupt(format!("{}: not UTF-8 at byte {}", path.display(), e.utf8_error().valid_up_to())))
+}
+
+/// Writes a file through `write`, so that `path` holds the old bytes or all of the new ones, never a part.
+///
+/// The bytes go to a temporary file in the same folder (renaming is atomic only within a file system), are flushed to the disk, and take the name
+/// in one step. On any failure the temporary file is removed.
+pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let (Some(_), folder) = (path.file_name(), folder_of(path)) else {
+        return Err(Error::invalid(format!("{:?}: not a file name", path.display().to_string())));
+    };
+    let named = |e: io::Error| Error::from_io(path, &e);
+    let (temp, file) = TempFile::create(folder).map_err(|e| named(e).context("could not write"))?;
+    let mut writer = BufWriter::new(file);
+    write(&mut writer).map_err(named)?;
+    let file = writer.into_inner().map_err(|e| named(e.into_error()))?;
+    file.sync_all().map_err(named)?;
+    drop(file);
+    temp.rename_to(path).map_err(named)?;
+    sync_folder(folder).map_err(named)
+}
+
+/// [`write_atomic`] for bytes that lie in memory.
+pub fn write_bytes_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomic(path, |w| w.write_all(bytes))
+}
+
+/// Creates a folder and its parents.
+pub fn create_folder(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).map_err(|e| Error::from_io(path, &e))
+}
+
+/// The folder that a path lies in; a bare name lies in the current one.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Makes a rename durable. File systems that cannot flush a folder say so; the file itself is safe by then.
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder).and_then(|f| f.sync_all()) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) => Ok(()),
+        result => result,
+    }
+}
+
+#[cfg(not(unix))]
+fn sync_folder(_folder: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// A temporary file that disappears unless it is renamed, also when the writer panics.
+struct TempFile {
+    path: PathBuf,
+    renamed: bool,
+}
+
+impl TempFile {
+    fn create(folder: &Path) -> io::Result<(Self, File)> {
+        let mut last = None;
+        for n in 0..TEMP_ATTEMPTS {
+            // Short and without the target's name, which may already be as long as a name can be.
+            let path = folder.join(format!(".fewstep-{}-{n}.tmp", std::process::id()));
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(file) => return Ok((Self { path, renamed: false }, file)),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => last = Some(e),
+                Err(e) => return Err(e),
+            }
+        }
+        Err(last.unwrap_or_else(|| io::Error::other("no temporary name is free")))
+    }
+
+    fn rename_to(mut self, path: &Path) -> io::Result<()> {
+        std::fs::rename(&self.path, path)?;
+        self.renamed = true;
+        Ok(())
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        if !self.renamed {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Status;
+    use crate::io::test_util::TestDir;
+
+    fn names(dir: &TestDir) -> Vec<String> {
+        let mut names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn writes_and_replaces() {
+        let dir = TestDir::new("file-replace");
+        let path = dir.join("a.bin");
+        write_bytes_atomic(&path, b"old").unwrap();
+        write_bytes_atomic(&path, b"newer").unwrap();
+        assert_eq!(read(&path).unwrap(), b"newer");
+        assert_eq!(names(&dir), ["a.bin"]);
+    }
+
+    #[test]
+    fn failed_save_leaves_the_old_file() {
+        let dir = TestDir::new("file-failed");
+        let path = dir.join("a.bin");
+        write_bytes_atomic(&path, b"old").unwrap();
+        let error = write_atomic(&path, |w| {
+            w.write_all(&[7; 100_000])?;
+            Err(io::Error::other("disk full"))
+        })
+        .unwrap_err();
+        assert_eq!(error.status, Status::Io);
+        assert!(error.message.contains("a.bin") && error.message.contains("disk full"), "{error}");
+        assert_eq!(read(&path).unwrap(), b"old");
+        assert_eq!(names(&dir), ["a.bin"]);
+    }
+
+    #[test]
+    fn panicking_writer_leaves_no_temporary_file() {
+        let dir = TestDir::new("file-panic");
+        let path = dir.join("a.bin");
+        let result = std::panic::catch_unwind(|| write_atomic(&path, |_| panic!("writer")));
+        assert!(result.is_err());
+        assert!(names(&dir).is_empty());
+    }
+
+    #[test]
+    fn leftover_temporary_names_are_skipped() {
+        let dir = TestDir::new("file-leftover");
+        std::fs::write(dir.join(&format!(".fewstep-{}-0.tmp", std::process::id())), b"crash").unwrap();
+        write_bytes_atomic(&dir.join("a.bin"), b"x").unwrap();
+        assert_eq!(read(&dir.join("a.bin")).unwrap(), b"x");
+    }
+
+    #[test]
+    fn bad_paths_have_their_status() {
+        let dir = TestDir::new("file-bad");
+        let plain = dir.join("plain");
+        write_bytes_atomic(&plain, b"x").unwrap();
+        std::fs::create_dir(dir.join("folder")).unwrap();
+        let cases = [
+            (write_bytes_atomic(&plain.join("below"), b"y"), Status::Io),
+            (write_bytes_atomic(&dir.join("folder"), b"y"), Status::Io),
+            (write_bytes_atomic(&dir.join("absent/b"), b"y"), Status::NotFound),
+            (write_bytes_atomic(Path::new(""), b"y"), Status::InvalidArgument),
+            (write_bytes_atomic(Path::new("/"), b"y"), Status::InvalidArgument),
+            (read(&dir.join("absent")).map(drop), Status::NotFound),
+            (read(dir.path()).map(drop), Status::Io),
+            (create_folder(&plain.join("x")), Status::Io),
+        ];
+        for (i, (result, status)) in cases.into_iter().enumerate() {
+            assert_eq!(result.unwrap_err().status, status, "case {i}");
+        }
+        assert_eq!(names(&dir), ["folder", "plain"]);
+    }
+
+    #[test]
+    fn text_must_be_utf8() {
+        let dir = TestDir::new("file-utf8");
+        write_bytes_atomic(&dir.join("t"), b"ab\xff").unwrap();
+        let error = read_text(&dir.join("t")).unwrap_err();
+        assert_eq!(error.status, Status::CorruptFile);
+        assert!(error.message.contains("byte 2"), "{error}");
+    }
+}

@@ -1,0 +1,383 @@
+//! Safetensors files: eight bytes of header length, a JSON header, then the tensors' bytes one after the other.
+//!
+//! The header's vocabulary (`Dtype`, `TensorInfo`) is the safetensors crate's. Its reader is not used: it adds sizes from the file unchecked,
+//! has no name in most of its errors, and gives views into a second copy of the file. Here each tensor is read straight into its own memory.
+
+use crate::error::{Error, Result};
+use crate::io::file;
+use crate::tensor::{DType, Tensor, checked_numel, try_vec};
+use safetensors::tensor::{Dtype, TensorInfo};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::io::{self, BufReader, Read, Write};
+use std::path::Path;
+
+/// The header's key that holds texts instead of a tensor.
+const METADATA: &str = "__metadata__";
+/// Bytes of the length before the header.
+const PREFIX: u64 = 8;
+/// No real header is longer; the format's own library has the same limit.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// The tensors of a safetensors file, each in its own memory.
+#[derive(Debug)]
+pub struct TensorFile {
+    file: String,
+    tensors: BTreeMap<String, Tensor>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl TensorFile {
+    /// Reads a file. F64 tensors become F32; other types stay as they are.
+    pub fn open(path: &Path) -> Result<Self> {
+        let (handle, len) = file::open(path)?;
+        Self::load(BufReader::with_capacity(1 << 16, handle), len, &path.display().to_string())
+    }
+
+    /// Reads a file that lies in memory; `file` is its name in errors.
+    pub fn from_bytes(bytes: &[u8], file: &str) -> Result<Self> {
+        Self::load(bytes, bytes.len() as u64, file)
+    }
+
+    fn load(mut reader: impl Read, len: u64, file: &str) -> Result<Self> {
+        let header = read_header(&mut reader, len, file)?;
+        let data_len = len - PREFIX - header.len() as u64;
+        let (infos, metadata) = parse_header(&header, data_len, file)?;
+        drop(header);
+        let mut tensors = BTreeMap::new();
+        for (name, info) in infos {
+            let tensor = read_tensor(&mut reader, &info).map_err(|e| e.context(format!("{file}: tensor \"{name}\"")))?;
+            tensors.insert(name, tensor);
+        }
+        Ok(Self { file: file.to_string(), tensors, metadata })
+    }
+
+    /// The file's name as errors give it.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// Every tensor's name, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// How many tensors there are.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// True when there is no tensor.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// The texts that the file carries beside its tensors.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// True when the file has this tensor.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// A tensor by name.
+    pub fn get(&self, name: &str) -> Result<&Tensor> {
+        self.tensors.get(name).ok_or_else(|| self.missing(name))
+    }
+
+    /// A copy of a tensor as f32, which must have this shape and only finite values.
+    pub fn get_f32(&self, name: &str, expected_shape: &[usize]) -> Result<Tensor> {
+        let tensor = self.get(name)?;
+        self.check_shape(name, tensor, expected_shape)?;
+        self.finite(name, to_f32(tensor)?)
+    }
+
+    /// As [`TensorFile::get_f32`], but moves the tensor out of the file: f32 tensors are not copied.
+    pub fn take_f32(&mut self, name: &str, expected_shape: &[usize]) -> Result<Tensor> {
+        self.check_shape(name, self.get(name)?, expected_shape)?;
+        let tensor = self.tensors.remove(name).ok_or_else(|| self.missing(name))?;
+        let tensor = if tensor.dtype() == DType::F32 { tensor } else { to_f32(&tensor)? };
+        self.finite(name, tensor)
+    }
+
+    /// Gives attention tensors of old diffusers files their present names and shapes.
+    ///
+    /// `query`, `key`, `value`, `proj_attn` become `to_q`, `to_k`, `to_v`, `to_out.0`; weights stored as 1x1 convolutions lose their extra
+    /// dimensions. Only tensors inside an `attentions` list are touched.
+    pub fn normalise_names(&mut self) -> Result<()> {
+        let old: Vec<String> = self.tensors.keys().filter(|n| is_attention(n)).cloned().collect();
+        for name in old {
+            let new = present_name(&name);
+            if new != name && self.tensors.contains_key(&new) {
+                return Err(Error::corrupt(format!("{}: has both \"{name}\" and its newer name \"{new}\"", self.file)));
+            }
+            if let Some(tensor) = self.tensors.remove(&name) {
+                let tensor = squeeze_linear(&new, tensor)?;
+                self.tensors.insert(new, tensor);
+            }
+        }
+        Ok(())
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        Error::not_found(format!("{}: no tensor \"{name}\" among its {}", self.file, self.tensors.len()))
+    }
+
+    fn check_shape(&self, name: &str, tensor: &Tensor, expected: &[usize]) -> Result<()> {
+        if tensor.shape() == expected {
+            return Ok(());
+        }
+        Err(Error::shape(format!("{}: tensor \"{name}\": expected shape {expected:?}, found {:?}", self.file, tensor.shape())))
+    }
+
+    fn finite(&self, name: &str, tensor: Tensor) -> Result<Tensor> {
+        if let Some((i, value)) = tensor.as_slice::<f32>()?.iter().enumerate().find(|(_, v)| !v.is_finite()) {
+            return Err(Error::numeric(format!("{}: tensor \"{name}\": element {i} is {value}, expected a finite number", self.file)));
+        }
+        Ok(tensor)
+    }
+}
+
+/// A copy of a tensor as f32.
+fn to_f32(tensor: &Tensor) -> Result<Tensor> {
+    if tensor.dtype() == DType::F32 {
+        return tensor.try_clone();
+    }
+    let mut out = Tensor::zeros(DType::F32, tensor.shape())?;
+    let values = out.as_mut_slice::<f32>()?;
+    macro_rules! convert {
+        ($t:ty, $f:expr) => {
+            values.iter_mut().zip(tensor.as_slice::<$t>()?).for_each(|(o, v)| *o = $f(*v))
+        };
+    }
+    match tensor.dtype() {
+        DType::F32 => convert!(f32, |v| v),
+        DType::F16 => convert!(half::f16, half::f16::to_f32),
+        DType::Bf16 => convert!(half::bf16, half::bf16::to_f32),
+        DType::I8 => convert!(i8, f32::from),
+        DType::U8 => convert!(u8, f32::from),
+        DType::I32 => convert!(i32, |v| v as f32),
+        DType::I64 => convert!(i64, |v| v as f32),
+    }
+    Ok(out)
+}
+
+/// Whether a name belongs to an attention layer.
+fn is_attention(name: &str) -> bool {
+    name.starts_with("attentions.") || name.contains(".attentions.")
+}
+
+/// The present name of an attention tensor.
+fn present_name(name: &str) -> String {
+    const RENAMED: [(&str, &str); 4] = [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")];
+    let Some((stem, kind)) = name.rsplit_once('.') else { return name.to_string() };
+    let Some((layer, old)) = stem.rsplit_once('.') else { return name.to_string() };
+    match RENAMED.iter().find(|(o, _)| *o == old) {
+        Some((_, new)) => format!("{layer}.{new}.{kind}"),
+        None => name.to_string(),
+    }
+}
+
+/// Drops the ones of a linear weight stored as a 1x1 convolution, [O,I,1,1] or [O,I,1].
+fn squeeze_linear(name: &str, tensor: Tensor) -> Result<Tensor> {
+    let linear = [".to_q.weight", ".to_k.weight", ".to_v.weight", ".to_out.0.weight"].iter().any(|end| name.ends_with(end));
+    match *tensor.shape() {
+        [o, i, 1] | [o, i, 1, 1] if linear => {
+            let mut out = Tensor::zeros(tensor.dtype(), &[o, i])?;
+            out.bytes_mut().copy_from_slice(tensor.bytes());
+            Ok(out)
+        }
+        _ => Ok(tensor),
+    }
+}
+
+/// Reads the length and the header's bytes.
+fn read_header(reader: &mut impl Read, len: u64, file: &str) -> Result<Vec<u8>> {
+    if len < PREFIX {
+        return Err(Error::corrupt(format!("{file}: {len} bytes, too short for a safetensors file")));
+    }
+    let mut prefix = [0u8; PREFIX as usize];
+    reader.read_exact(&mut prefix).map_err(|e| read_error(&e).context(file))?;
+    let header_len = u64::from_le_bytes(prefix);
+    let room = (len - PREFIX).min(MAX_HEADER);
+    if header_len > room {
+        let detail = format!("the length at byte 0 says {header_len} bytes of header, at most {room} are possible");
+        return Err(Error::corrupt(format!("{file}: truncated or not a safetensors file: {detail}")));
+    }
+    // Fits: at most MAX_HEADER.
+    let mut header = try_vec::<u8>(header_len as usize, file)?;
+    reader.read_exact(&mut header).map_err(|e| read_error(&e).context(file))?;
+    Ok(header)
+}
+
+type Infos = Vec<(String, TensorInfo)>;
+
+/// Parses the header; tensors come in the order of their bytes, which they cover without gap or overlap.
+fn parse_header(header: &[u8], data_len: u64, file: &str) -> Result<(Infos, BTreeMap<String, String>)> {
+    let json: Value = serde_json::from_slice(header).map_err(|e| {
+        // The header is one line of JSON as a rule, so the column is the offset.
+        let at = if e.line() == 1 { format!(" at byte {}", PREFIX + e.column() as u64) } else { String::new() };
+        Error::corrupt(format!("{file}: header is not valid JSON{at}: {e}"))
+    })?;
+    let Value::Object(mut entries) = json else {
+        return Err(Error::corrupt(format!("{file}: header at byte {PREFIX} is not a JSON object")));
+    };
+    let metadata = match entries.shift_remove(METADATA) {
+        None | Some(Value::Null) => BTreeMap::new(),
+        Some(value) => BTreeMap::deserialize(value).map_err(|e| Error::corrupt(format!("{file}: {METADATA}: {e}")))?,
+    };
+    let mut infos = entries.into_iter().map(|(name, entry)| parse_info(name, entry, file)).collect::<Result<Infos>>()?;
+    infos.sort_by_key(|(_, info)| info.data_offsets);
+    check_offsets(&infos, data_len, PREFIX + header.len() as u64, file)?;
+    Ok((infos, metadata))
+}
+
+/// One tensor's entry of the header.
+fn parse_info(name: String, entry: Value, file: &str) -> Result<(String, TensorInfo)> {
+    let dtype = entry.get("dtype").cloned().unwrap_or(Value::Null);
+    let unsupported = || Error::unsupported(format!("{file}: tensor \"{name}\" has dtype {dtype}; supported: F32, F16, BF16, F64, I8, U8, I32, I64"));
+    if dtype.is_string() && Dtype::deserialize(&dtype).is_err() {
+        return Err(unsupported());
+    }
+    let info = TensorInfo::deserialize(entry).map_err(|e| Error::corrupt(format!("{file}: tensor \"{name}\": {e}")))?;
+    host_dtype(info.dtype).ok_or_else(unsupported)?;
+    Ok((name, info))
+}
+
+/// Checks that every tensor has the bytes that its shape needs, and that all together are the file's data.
+fn check_offsets(infos: &[(String, TensorInfo)], data_len: u64, data_start: u64, file: &str) -> Result<()> {
+    let mut at = 0usize;
+    for (name, info) in infos {
+        let corrupt = |what: String| Err(Error::corrupt(format!("{file}: tensor \"{name}\": {what}")));
+        let (start, end) = info.data_offsets;
+        if start != at {
+            return corrupt(format!("expected to start at data byte {at}, found {start}"));
+        }
+        let needed = checked_numel(&info.shape).ok().and_then(|n| n.checked_mul(info.dtype.bitsize() / 8));
+        if needed.is_none() || end.checked_sub(start) != needed {
+            return corrupt(format!("{:?} of shape {:?} does not fit data bytes {start}..{end}", info.dtype, info.shape));
+        }
+        if end as u64 > data_len {
+            let missing = end as u64 - data_len;
+            return corrupt(format!("file is truncated: the tensor begins at byte {}, the last {missing} bytes are missing", data_start + start as u64));
+        }
+        at = end;
+    }
+    if at as u64 != data_len {
+        let surplus = data_len - at as u64;
+        return Err(Error::corrupt(format!("{file}: {surplus} bytes after the last tensor, at byte {}", data_start + at as u64)));
+    }
+    Ok(())
+}
+
+/// The type that a file's type has in memory.
+fn host_dtype(dtype: Dtype) -> Option<DType> {
+    Some(match dtype {
+        Dtype::F32 | Dtype::F64 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::Bf16,
+        Dtype::I8 => DType::I8,
+        Dtype::U8 => DType::U8,
+        Dtype::I32 => DType::I32,
+        Dtype::I64 => DType::I64,
+        _ => return None,
+    })
+}
+
+/// The type that a type in memory has in a file.
+fn file_dtype(dtype: DType) -> Dtype {
+    match dtype {
+        DType::F32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::Bf16 => Dtype::BF16,
+        DType::I8 => Dtype::I8,
+        DType::U8 => Dtype::U8,
+        DType::I32 => Dtype::I32,
+        DType::I64 => Dtype::I64,
+    }
+}
+
+/// Reads the next tensor's bytes into memory of its own.
+fn read_tensor(reader: &mut impl Read, info: &TensorInfo) -> Result<Tensor> {
+    let dtype = host_dtype(info.dtype).ok_or_else(|| Error::unsupported(format!("dtype {:?}", info.dtype)))?;
+    let mut tensor = Tensor::zeros(dtype, &info.shape)?;
+    if info.dtype == Dtype::F64 {
+        return read_f64(reader, tensor);
+    }
+    reader.read_exact(tensor.bytes_mut()).map_err(|e| read_error(&e))?;
+    Ok(tensor)
+}
+
+/// Reads f64 values as f32, a piece at a time so that the wide values never lie in memory all at once.
+fn read_f64(reader: &mut impl Read, mut tensor: Tensor) -> Result<Tensor> {
+    let mut buffer = [0u8; 8192];
+    for piece in tensor.as_mut_slice::<f32>()?.chunks_mut(buffer.len() / 8) {
+        let bytes = &mut buffer[..piece.len() * 8];
+        reader.read_exact(bytes).map_err(|e| read_error(&e))?;
+        for (value, raw) in piece.iter_mut().zip(bytes.as_chunks::<8>().0) {
+            *value = f64::from_le_bytes(*raw) as f32;
+        }
+    }
+    Ok(tensor)
+}
+
+/// The length was checked before, so an early end means that the file changed meanwhile.
+fn read_error(error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => Error::corrupt("the file ends early"),
+        _ => Error::io(error.to_string()),
+    }
+}
+
+/// Saves tensors atomically. The same tensors give the same bytes in whatever order they come.
+pub fn save(path: &Path, tensors: &[(&str, &Tensor)], metadata: &BTreeMap<String, String>) -> Result<()> {
+    let (header, order) = build_header(tensors, metadata)?;
+    file::write_atomic(path, |w| write_parts(w, &header, &order))
+}
+
+/// The bytes that [`save`] would write.
+pub fn serialize(tensors: &[(&str, &Tensor)], metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
+    let (header, order) = build_header(tensors, metadata)?;
+    let total = order.iter().try_fold(PREFIX as usize + header.len(), |n, t| n.checked_add(t.bytes().len()));
+    let oom = || Error::out_of_memory("safetensors: could not allocate the file's bytes");
+    let mut out = Vec::new();
+    out.try_reserve_exact(total.ok_or_else(oom)?).map_err(|_| oom())?;
+    write_parts(&mut out, &header, &order).map_err(|e| Error::io(e.to_string()))?;
+    Ok(out)
+}
+
+fn write_parts(w: &mut dyn Write, header: &[u8], order: &[&Tensor]) -> io::Result<()> {
+    w.write_all(&(header.len() as u64).to_le_bytes())?;
+    w.write_all(header)?;
+    order.iter().try_for_each(|t| w.write_all(t.bytes()))
+}
+
+/// The header and the order of the data: wide types first, so that every tensor is aligned, then by name, as the Python library does.
+fn build_header<'a>(tensors: &[(&str, &'a Tensor)], metadata: &BTreeMap<String, String>) -> Result<(Vec<u8>, Vec<&'a Tensor>)> {
+    let mut sorted = tensors.to_vec();
+    sorted.sort_by_key(|(name, t)| (std::cmp::Reverse(file_dtype(t.dtype())), *name));
+    let mut entries = Map::new();
+    if !metadata.is_empty() {
+        entries.insert(METADATA.into(), json!(metadata));
+    }
+    let mut at = 0usize;
+    for (name, tensor) in &sorted {
+        let end = at.checked_add(tensor.bytes().len()).ok_or_else(|| Error::shape("safetensors: the tensors are too large together"))?;
+        let entry = json!({"dtype": file_dtype(tensor.dtype()), "shape": tensor.shape(), "data_offsets": [at, end]});
+        if *name == METADATA || entries.insert(name.to_string(), entry).is_some() {
+            return Err(Error::invalid(format!("safetensors: the tensor name \"{name}\" is reserved or occurs twice")));
+        }
+        at = end;
+    }
+    let mut header = serde_json::to_vec(&entries).map_err(|e| Error::internal(format!("safetensors header: {e}")))?;
+    // Readers that map the file want aligned data; the format allows trailing spaces for that.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    Ok((header, sorted.into_iter().map(|(_, t)| t).collect()))
+}
+
+#[cfg(test)]
+#[path = "safetensors_tests.rs"]
+mod tests;

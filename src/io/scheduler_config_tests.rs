@@ -1,0 +1,156 @@
+use super::*;
+use crate::Status;
+
+const DDIM: &str = r#"{"_class_name": "DDIMScheduler", "_diffusers_version": "0.42.1", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
+"beta_schedule": "scaled_linear", "trained_betas": null, "clip_sample": false, "set_alpha_to_one": false, "steps_offset": 1, "prediction_type": "v_prediction",
+"thresholding": false, "dynamic_thresholding_ratio": 0.995, "clip_sample_range": 2.0, "sample_max_value": 1.0, "timestep_spacing": "trailing",
+"rescale_betas_zero_snr": true}"#;
+
+const DPM: &str = r#"{"_class_name": "DPMSolverMultistepScheduler", "_diffusers_version": "0.42.1", "num_train_timesteps": 1000, "beta_start": 0.0001,
+"beta_end": 0.02, "beta_schedule": "squaredcos_cap_v2", "trained_betas": null, "solver_order": 3, "prediction_type": "epsilon", "thresholding": false,
+"dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0, "algorithm_type": "dpmsolver++", "solver_type": "heun", "lower_order_final": true,
+"euler_at_final": true, "use_karras_sigmas": true, "use_exponential_sigmas": false, "use_beta_sigmas": false, "use_lu_lambdas": false,
+"use_flow_sigmas": false, "flow_shift": 1, "final_sigmas_type": "sigma_min", "lambda_min_clipped": -Infinity, "variance_type": null,
+"timestep_spacing": "linspace", "steps_offset": 0, "rescale_betas_zero_snr": false, "use_dynamic_shifting": false, "time_shift_type": "exponential"}"#;
+
+/// One of the above with one key changed.
+fn with(base: &str, key: &str, value: &str) -> String {
+    let base = base.replace("-Infinity", "\"-Infinity\"");
+    let mut map: Map<String, Value> = serde_json::from_str(&base).unwrap();
+    map.insert(key.into(), serde_json::from_str(value).unwrap());
+    Value::Object(map).to_string()
+}
+
+fn loose(text: &str) -> Value {
+    crate::io::json::parse(text, "t").unwrap()
+}
+
+#[test]
+fn reads_every_key() {
+    let c = SchedulerConfig::parse(DDIM, "s").unwrap();
+    assert_eq!((c.class, c.beta_schedule, c.prediction_type), (SchedulerClass::Ddim, BetaSchedule::ScaledLinear, PredictionType::VPrediction));
+    assert_eq!((c.beta_start, c.beta_end, c.clip_sample, c.clip_sample_range), (0.00085, 0.012, false, 2.0));
+    assert_eq!((c.set_alpha_to_one, c.steps_offset, c.timestep_spacing), (false, 1, TimestepSpacing::Trailing));
+    assert!(c.rescale_betas_zero_snr && c.warnings.is_empty());
+    let c = SchedulerConfig::parse(DPM, "s").unwrap();
+    assert_eq!((c.class, c.solver_order, c.solver_type), (SchedulerClass::DpmSolverMultistep, 3, SolverType::Heun));
+    assert_eq!((c.final_sigmas_type, c.lambda_min_clipped), (FinalSigmasType::SigmaMin, f64::NEG_INFINITY));
+    assert!(c.use_karras_sigmas && c.euler_at_final && !c.clip_sample && c.warnings.is_empty());
+}
+
+#[test]
+fn defaults_differ_by_class() {
+    let parse = |class: &str| SchedulerConfig::parse(&format!("{{\"_class_name\": \"{class}\"}}"), "s").unwrap();
+    let cases = [
+        ("DDIMScheduler", true, true, TimestepSpacing::Leading),
+        ("DDPMScheduler", true, true, TimestepSpacing::Leading),
+        ("PNDMScheduler", false, false, TimestepSpacing::Leading),
+        ("DPMSolverMultistepScheduler", false, true, TimestepSpacing::Linspace),
+        ("EulerDiscreteScheduler", false, true, TimestepSpacing::Linspace),
+        ("EulerAncestralDiscreteScheduler", false, true, TimestepSpacing::Linspace),
+    ];
+    for (class, clip, one, spacing) in cases {
+        let c = parse(class);
+        assert_eq!((c.class.name(), c.clip_sample, c.set_alpha_to_one, c.timestep_spacing), (class, clip, one, spacing));
+        assert_eq!(c, SchedulerConfig::for_class(c.class));
+        assert_eq!(SchedulerConfig::parse(&c.to_json(), "s").unwrap(), c, "{class}");
+    }
+    assert_eq!(SchedulerConfig::default().class, SchedulerClass::Ddim);
+}
+
+#[test]
+fn writes_what_diffusers_writes() {
+    for text in [DDIM, DPM] {
+        let json = SchedulerConfig::parse(text, "s").unwrap().to_json();
+        assert_eq!(loose(&json), loose(text));
+        assert_eq!(json.contains("\"lambda_min_clipped\": -Infinity"), text == DPM);
+    }
+}
+
+#[test]
+fn diffusers_own_substitutions_are_made() {
+    let parse = |base, key, value| SchedulerConfig::parse(&with(base, key, value), "s").unwrap();
+    assert_eq!(parse(DPM, "algorithm_type", "\"deis\"").algorithm_type, AlgorithmType::DpmSolverPlusPlus);
+    assert_eq!(parse(DPM, "algorithm_type", "\"sde-dpmsolver++\"").algorithm_type, AlgorithmType::SdeDpmSolverPlusPlus);
+    for name in ["logrho", "bh1", "bh2"] {
+        let config = parse(DPM, "solver_type", &format!("\"{name}\""));
+        assert_eq!((config.solver_type, config.solver_type.name()), (SolverType::Midpoint, "midpoint"));
+    }
+    assert_eq!(parse(DPM, "lambda_min_clipped", "-5.1").lambda_min_clipped, -5.1);
+    assert_eq!(parse(DPM, "variance_type", "\"learned_range\"").variance_type, Some(VarianceType::LearnedRange));
+    let ddpm = with(DDIM, "_class_name", "\"DDPMScheduler\"");
+    assert_eq!(parse(&ddpm, "variance_type", "\"fixed_large\"").variance_type, None);
+    assert_eq!(parse(&ddpm, "variance_type", "\"learned\"").variance_type, Some(VarianceType::Learned));
+    let old = r#"{"_class_name": "DDPMScheduler", "predict_epsilon": false, "tensor_format": "pt"}"#;
+    let old = SchedulerConfig::parse(old, "s").unwrap();
+    assert_eq!((old.prediction_type, old.warnings.len()), (PredictionType::Sample, 1));
+}
+
+#[test]
+fn trained_betas_replace_the_schedule() {
+    let text = r#"{"_class_name": "DDIMScheduler", "num_train_timesteps": 3, "trained_betas": [0.1, 0.2, 0.3], "beta_schedule": "trained"}"#;
+    let config = SchedulerConfig::parse(text, "s").unwrap();
+    assert_eq!(config.trained_betas.as_deref(), Some(&[0.1, 0.2, 0.3][..]));
+    assert_eq!(SchedulerConfig::parse(&config.to_json(), "s").unwrap(), config);
+    for betas in ["[0.1, 0.2]", "[0.1, 0.2, 1.5]", "[0.1, 0.2, -0.1]", "[0.1, 0.2, NaN]", "[0.1, 0.2, \"x\"]", "0.1", "[]"] {
+        let error = SchedulerConfig::parse(&text.replace("[0.1, 0.2, 0.3]", betas), "s.json").unwrap_err();
+        assert_eq!(error.status, Status::InvalidArgument, "{betas}");
+        assert!(error.message.contains("trained_betas") && error.message.contains("s.json"), "{error}");
+    }
+}
+
+#[test]
+fn unsupported_values_are_named() {
+    let cases = [
+        (DDIM, "_class_name", "\"FlowMatchEulerDiscreteScheduler\"", "FlowMatchEulerDiscreteScheduler"),
+        (DDIM, "beta_schedule", "\"sigmoid\"", "sigmoid"),
+        (DDIM, "prediction_type", "\"flow_prediction\"", "flow_prediction"),
+        (DDIM, "timestep_spacing", "\"logarithmic\"", "logarithmic"),
+        (DPM, "algorithm_type", "\"dpmsolver\"", "\"dpmsolver\""),
+        (DPM, "algorithm_type", "\"sde-dpmsolver\"", "\"sde-dpmsolver\""),
+        (DPM, "solver_type", "\"rk4\"", "rk4"),
+        (DPM, "final_sigmas_type", "\"one\"", "one"),
+        (DPM, "variance_type", "\"fixed_small\"", "fixed_small"),
+        (DPM, "use_flow_sigmas", "true", "use_flow_sigmas"),
+        (DPM, "use_dynamic_shifting", "true", "use_dynamic_shifting"),
+    ];
+    for (base, key, value, words) in cases {
+        let error = SchedulerConfig::parse(&with(base, key, value), "s.json").unwrap_err();
+        assert_eq!(error.status, Status::Unsupported, "{key} {value}: {error}");
+        assert!([words, key, "s.json"].iter().all(|w| error.message.contains(w)), "{error}");
+    }
+    assert_eq!(SchedulerConfig::parse("{}", "s").unwrap_err().status, Status::Unsupported);
+}
+
+#[test]
+fn numbers_that_cannot_be_meant_are_refused() {
+    let cases = [
+        (DDIM, "num_train_timesteps", "0"),
+        (DDIM, "num_train_timesteps", "-5"),
+        (DDIM, "num_train_timesteps", "1000000000000"),
+        (DDIM, "num_train_timesteps", "10.5"),
+        (DDIM, "beta_start", "-0.1"),
+        (DDIM, "beta_start", "\"NaN\""),
+        (DDIM, "beta_start", "\"small\""),
+        (DDIM, "beta_end", "1"),
+        (DDIM, "beta_end", "0"),
+        (DDIM, "clip_sample", "3"),
+        (DDIM, "clip_sample_range", "0"),
+        (DDIM, "sample_max_value", "\"Infinity\""),
+        (DDIM, "dynamic_thresholding_ratio", "1.5"),
+        (DDIM, "steps_offset", "-1"),
+        (DDIM, "_class_name", "7"),
+        (DPM, "solver_order", "4"),
+        (DPM, "solver_order", "0"),
+        (DPM, "lambda_min_clipped", "\"Infinity\""),
+        (DPM, "lambda_min_clipped", "\"NaN\""),
+        (DPM, "use_beta_sigmas", "true"),
+        (DPM, "timestep_spacing", "null"),
+    ];
+    for (base, key, value) in cases {
+        let error = SchedulerConfig::parse(&with(base, key, value), "s.json").unwrap_err();
+        assert_eq!(error.status, Status::InvalidArgument, "{key} {value}: {error}");
+        assert!(error.message.starts_with("s.json") && error.message.contains(key), "{error}");
+    }
+    assert_eq!(SchedulerConfig::parse("not json", "s").unwrap_err().status, Status::CorruptFile);
+}

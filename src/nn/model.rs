@@ -1,0 +1,148 @@
+//! A model: architecture, weights and how it is meant to be sampled. Immutable and shared; a trainer copies what it changes.
+
+use super::unet;
+use crate::diffusion::philox::{self, Purpose};
+use crate::error::{Error, Result};
+use crate::io::diffusers::{self, ModelFolder};
+use crate::io::scheduler_config::{SchedulerClass, SchedulerConfig};
+use crate::io::unet_config::{ClassEmbedding, UNetConfig};
+use crate::tensor::{Tensor, checked_numel};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What a few-step student was trained for. Written as `fewstep.json` beside the diffusers files; diffusers ignores it.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct StudentInfo {
+    /// Version of this record.
+    pub version: u32,
+    /// The sampler's grid: pairs (t, t_next); t_next -1 is the clean image.
+    pub pairs: Vec<(i64, i64)>,
+    /// Teacher DDIM steps for each pair, which is what the student imitates.
+    pub teacher_substeps: usize,
+}
+
+/// Architecture, weights, sampling settings.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// The architecture.
+    pub config: UNetConfig,
+    /// Noise schedule, prediction type and sampling settings.
+    pub scheduler: SchedulerConfig,
+    /// Weights by diffusers name, f32.
+    pub weights: BTreeMap<String, Arc<Tensor>>,
+    /// Present for distilled students.
+    pub student: Option<StudentInfo>,
+    /// What was odd about the files: unknown keys, unused tensors.
+    pub warnings: Vec<String>,
+}
+
+impl Model {
+    /// Opens a diffusers folder (`unet/` and `scheduler/`, or flat).
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::from_files(ModelFolder::open(path)?)
+    }
+
+    /// The same from memory: the texts of the two configs and the bytes of the safetensors file.
+    pub fn from_memory(config: &str, scheduler: Option<&str>, weights: &[u8]) -> Result<Self> {
+        Self::from_files(ModelFolder::from_memory(config, weights, scheduler, None)?)
+    }
+
+    fn from_files(mut files: ModelFolder) -> Result<Self> {
+        let config = files.config.clone();
+        config.validate()?;
+        let mut weights = BTreeMap::new();
+        for (name, shape) in unet::parameters(&config)? {
+            weights.insert(name.clone(), Arc::new(files.tensors.take_f32(&name, &shape)?));
+        }
+        let mut warnings = config.warnings.clone();
+        warnings.extend(files.scheduler.iter().flat_map(|s| s.warnings.clone()));
+        warnings.extend(files.tensors.names().filter(|n| !weights.contains_key(*n)).map(|n| format!("tensor '{n}' is not part of the model and was ignored")));
+        let student = match files.fewstep {
+            None => None,
+            Some(value) => Some(serde_json::from_value(value).map_err(|e| Error::corrupt(format!("fewstep.json: {e}")))?),
+        };
+        let scheduler = files.scheduler.unwrap_or_else(|| SchedulerConfig::for_class(SchedulerClass::Ddim));
+        Ok(Self { config, scheduler, weights, student, warnings })
+    }
+
+    /// A model with random weights as PyTorch initialises them: a function of the seed.
+    pub fn create(config: UNetConfig, scheduler: SchedulerConfig, seed: u64) -> Result<Self> {
+        config.validate()?;
+        let mut weights = BTreeMap::new();
+        let parameters = unet::parameters(&config)?;
+        let shapes: BTreeMap<&str, &[usize]> = parameters.iter().map(|(n, s)| (n.as_str(), s.as_slice())).collect();
+        for (i, (name, shape)) in parameters.iter().enumerate() {
+            weights.insert(name.clone(), Arc::new(initial(name, shape, &shapes, seed, i as u32)?));
+        }
+        Ok(Self { config, scheduler, weights, student: None, warnings: vec![] })
+    }
+
+    /// Writes a diffusers folder that `DDIMPipeline.from_pretrained` opens. Each file appears whole or not at all.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        self.check_expressible()?;
+        let tensors: Vec<(&str, &Tensor)> = self.weights.iter().map(|(n, t)| (n.as_str(), t.as_ref())).collect();
+        let metadata = match &self.student {
+            None => None,
+            Some(info) => Some(serde_json::to_value(info).map_err(|e| Error::internal(e.to_string()))?),
+        };
+        diffusers::save_model(path, &self.config, &tensors, Some(&self.scheduler), metadata.as_ref())
+    }
+
+    /// diffusers can only express grids that its timestep spacing produces; anything else would be sampled wrongly there.
+    fn check_expressible(&self) -> Result<()> {
+        let Some(info) = &self.student else { return Ok(()) };
+        let expected = crate::diffusion::grid::trailing_pairs(self.scheduler.num_train_timesteps, info.pairs.len())?;
+        if info.pairs == expected {
+            return Ok(());
+        }
+        Err(Error::unsupported(format!(
+            "the student's grid {:?} is not one that diffusers can express (trailing spacing gives {expected:?}); save it as a fewstep checkpoint instead",
+            info.pairs
+        )))
+    }
+
+    /// Number of classes, or `None` for an unconditional model.
+    pub fn classes(&self) -> Option<usize> {
+        match self.config.class_embedding() {
+            ClassEmbedding::None => None,
+            ClassEmbedding::Table(n) => Some(n),
+            ClassEmbedding::Timestep => Some(self.config.num_class_embeds.unwrap_or(i32::MAX as usize)),
+        }
+    }
+
+    /// [H, W] that the config names; an error when it names none.
+    pub fn size(&self) -> Result<[usize; 2]> {
+        self.config.sample_size.map(|(h, w)| [h, w]).ok_or_else(|| Error::invalid("the config has no sample_size; give the image size"))
+    }
+
+    /// Number of parameters.
+    pub fn parameter_count(&self) -> usize {
+        self.weights.values().map(|t| t.numel()).sum()
+    }
+}
+
+/// Initial values: U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases of layers, 1 and 0 for norms, N(0, 1) for embeddings (torch's defaults).
+fn initial(name: &str, shape: &[usize], shapes: &BTreeMap<&str, &[usize]>, seed: u64, index: u32) -> Result<Tensor> {
+    let mut tensor = Tensor::zeros(crate::tensor::DType::F32, shape)?;
+    let data = tensor.as_mut_slice::<f32>()?;
+    if name == "class_embedding.weight" {
+        philox::fill_normal(seed, Purpose::Init, 0, index, data);
+        return Ok(tensor);
+    }
+    let norm = shape.len() == 1 && shapes.get(name.replace(".bias", ".weight").as_str()).is_some_and(|w| w.len() == 1);
+    if norm {
+        data.fill(if name.ends_with(".weight") { 1.0 } else { 0.0 });
+        return Ok(tensor);
+    }
+    let weight = shapes.get(name.replace(".bias", ".weight").as_str()).copied().unwrap_or(shape);
+    let fan_in = checked_numel(&weight[1..])?.max(1);
+    let bound = 1.0 / (fan_in as f32).sqrt();
+    for (block, four) in data.chunks_mut(4).enumerate() {
+        let words = philox::words(seed, Purpose::Init, 0, index, block as u32);
+        for (v, word) in four.iter_mut().zip(words) {
+            *v = bound * (2.0 * (word >> 8) as f32 / (1u32 << 24) as f32 - 1.0);
+        }
+    }
+    Ok(tensor)
+}
