@@ -1,8 +1,8 @@
 //! Op conformance: every op on the CPU against its f64 reference, gradients, state order, plans and refusals.
 
-mod common;
 #[path = "ops/bad_graphs.rs"]
 mod bad_graphs;
+mod common;
 #[path = "ops/conformance.rs"]
 mod conformance;
 #[path = "ops/gradients.rs"]

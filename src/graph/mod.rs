@@ -317,7 +317,9 @@ impl Graph {
             }
         }
         match self.outputs.iter().map(|o| roots[o.0 as usize]).find(|root| overwritten[root.0 as usize]) {
-            Some(root) => Err(Error::internal(format!("a version of '{}' is tapped but overwritten later: the tap would read the newer version", self.value(root).name))),
+            Some(root) => {
+                Err(Error::internal(format!("a version of '{}' is tapped but overwritten later: the tap would read the newer version", self.value(root).name)))
+            }
             None => Ok(()),
         }
     }

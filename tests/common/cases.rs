@@ -92,7 +92,9 @@ pub fn binary() -> Vec<Case> {
 
 pub fn combine() -> Vec<Case> {
     let mut cases = vec![];
-    for (shape, count, rows, first) in [(&[1usize, 1][..], 1, 1, 0), (&[3, 4, 5, 2], 2, 3, 1), (&[2, 7], 8, 1, 2), (&[2, 20_000], 3, 2, 0), (&[40_000], 3, 1, 0)] {
+    for (shape, count, rows, first) in
+        [(&[1usize, 1][..], 1, 1, 0), (&[3, 4, 5, 2], 2, 3, 1), (&[2, 7], 8, 1, 2), (&[2, 20_000], 3, 2, 0), (&[40_000], 3, 1, 0)]
+    {
         let mut case = Case::new(format!("combine {shape:?} {count} {rows}"));
         let coef = case.input(&[rows, first + count + 1]);
         let values: Vec<ValueId> = (0..count).map(|_| case.input(shape)).collect();
@@ -129,7 +131,9 @@ pub fn resample() -> Vec<Case> {
 
 pub fn shapes() -> Vec<Case> {
     let mut cases = vec![];
-    for (lead, widths) in [(&[1usize][..], &[1usize, 1][..]), (&[], &[3, 4]), (&[2, 3, 5], &[7, 1, 2]), (&[4, 33, 33], &[8, 16]), (&[2], &[1; 8]), (&[5], &[20_000, 3])] {
+    for (lead, widths) in
+        [(&[1usize][..], &[1usize, 1][..]), (&[], &[3, 4]), (&[2, 3, 5], &[7, 1, 2]), (&[4, 33, 33], &[8, 16]), (&[2], &[1; 8]), (&[5], &[20_000, 3])]
+    {
         let mut case = Case::new(format!("concat, slice, pad {lead:?} {widths:?}"));
         let with = |w: usize| [lead, &[w]].concat();
         let values: Vec<ValueId> = widths.iter().map(|w| case.input(&with(*w))).collect();
@@ -234,7 +238,9 @@ pub fn gather() -> Vec<Case> {
 /// Bit-equal by design: reference and kernel use the same integer and polynomial code.
 pub fn random() -> Vec<Case> {
     let mut cases = vec![];
-    for (image, samples, seed, step) in [([1usize, 1, 1], 1usize, 0i64, 0i64), ([5, 3, 3], 4, 7, 1), ([8, 8, 4], 3, -1, 1 << 33), ([33, 17, 1], 2, i64::MAX >> 11, 5)] {
+    for (image, samples, seed, step) in
+        [([1usize, 1, 1], 1usize, 0i64, 0i64), ([5, 3, 3], 4, 7, 1), ([8, 8, 4], 3, -1, 1 << 33), ([33, 17, 1], 2, i64::MAX >> 11, 5)]
+    {
         for purpose in [Purpose::Init, Purpose::Noise, Purpose::Evaluation] {
             let mut case = Case::new(format!("random {image:?} {samples} {purpose:?}"));
             let (seed, step) = (case.data(&[1], &[seed]), case.data(&[1], &[step]));

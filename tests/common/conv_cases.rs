@@ -14,8 +14,8 @@ type Shape = ([usize; 4], usize, [usize; 2], usize, [usize; 4]);
 const SHAPES: &[Shape] = &[
     ([1, 1, 1, 1], 1, [1, 1], 1, [0; 4]),
     ([1, 8, 8, 8], 8, [3, 3], 1, [1; 4]),
-    ([2, 7, 5, 3], 9, [3, 3], 1, [1; 4]),       // three channels, odd sizes
-    ([1, 9, 9, 1], 4, [5, 5], 1, [2; 4]),       // one channel, 5x5
+    ([2, 7, 5, 3], 9, [3, 3], 1, [1; 4]),         // three channels, odd sizes
+    ([1, 9, 9, 1], 4, [5, 5], 1, [2; 4]),         // one channel, 5x5
     ([2, 8, 8, 16], 32, [3, 3], 2, [0, 0, 1, 1]), // diffusers' asymmetric Downsample2D
     ([2, 8, 6, 20], 24, [3, 3], 2, [1; 4]),
     ([2, 6, 6, 17], 33, [1, 1], 1, [0; 4]),
@@ -24,11 +24,11 @@ const SHAPES: &[Shape] = &[
     ([1, 5, 11, 6], 34, [1, 4], 3, [2, 3, 0, 1]),
     ([1, 6, 6, 3], 2, [5, 5], 2, [1, 2, 3, 2]),
     ([1, 7, 7, 24], 5, [5, 5], 1, [2; 4]),
-    ([5, 2, 2, 20], 24, [3, 3], 1, [1; 4]), // a map smaller than the kernel
-    ([1, 3, 4, 2], 3, [3, 3], 1, [0; 4]),   // no padding
-    ([3, 16, 16, 32], 48, [3, 3], 1, [1; 4]), // several chunks
-    ([2, 24, 24, 3], 64, [3, 3], 1, [1; 4]),  // conv_in, several chunks
-    ([1, 24, 24, 64], 3, [3, 3], 1, [1; 4]),  // conv_out
+    ([5, 2, 2, 20], 24, [3, 3], 1, [1; 4]),    // a map smaller than the kernel
+    ([1, 3, 4, 2], 3, [3, 3], 1, [0; 4]),      // no padding
+    ([3, 16, 16, 32], 48, [3, 3], 1, [1; 4]),  // several chunks
+    ([2, 24, 24, 3], 64, [3, 3], 1, [1; 4]),   // conv_in, several chunks
+    ([1, 24, 24, 64], 3, [3, 3], 1, [1; 4]),   // conv_out
     ([1, 1, 300, 64], 128, [1, 1], 1, [0; 4]), // tokens through a linear layer, several chunks
 ];
 
@@ -55,7 +55,8 @@ pub fn forward() -> Vec<Case> {
 }
 
 /// Which parts of the epilogue a fused case has.
-pub const EPILOGUES: &[(bool, bool, bool)] = &[(true, false, false), (false, true, false), (true, true, false), (true, true, true), (false, false, true), (false, true, true)];
+pub const EPILOGUES: &[(bool, bool, bool)] =
+    &[(true, false, false), (false, true, false), (true, true, false), (true, true, true), (false, false, true), (false, true, true)];
 
 /// conv + addend + residual, times scale, written as separate nodes: the fusion pass makes one node of them.
 pub fn fused_graph(name: String, shape: &Shape, (addend, residual, scale): (bool, bool, bool)) -> (Case, ValueId) {

@@ -143,11 +143,7 @@ pub fn compare(what: &str, got: &[f64], want: &Array, tolerance: f64) -> std::re
     }
     let scale = want.iter().filter(|v| v.is_finite()).fold(0.0f64, |m, v| m.max(v.abs()));
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
-        let fits = if tolerance == 0.0 {
-            *g == *w || *g == f64::from(*w as f32)
-        } else {
-            (g - w).abs() <= tolerance * scale || g == w
-        };
+        let fits = if tolerance == 0.0 { *g == *w || *g == f64::from(*w as f32) } else { (g - w).abs() <= tolerance * scale || g == w };
         if !fits && !(g.is_nan() && w.is_nan()) {
             return Err(format!("{what}: element {i} is {g:e}, expected {w:e}; allowed {tolerance:e} of {scale:e}"));
         }
@@ -193,7 +189,9 @@ pub fn run_table(cases: Vec<Case>) {
             for (i, run) in runs.iter().enumerate() {
                 match run {
                     Err(e) => failures.push(format!("[{isa}, {} threads] {e}", i + 1)),
-                    Ok(bytes) if runs[0].as_ref().is_ok_and(|first| first != bytes) => failures.push(format!("[{isa}] {}: bytes depend on the threads", case.name)),
+                    Ok(bytes) if runs[0].as_ref().is_ok_and(|first| first != bytes) => {
+                        failures.push(format!("[{isa}] {}: bytes depend on the threads", case.name))
+                    }
                     Ok(_) => {}
                 }
             }

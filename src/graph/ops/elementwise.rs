@@ -54,7 +54,13 @@ impl UnaryKind {
             UnaryKind::Silu => x * sigmoid(x),
             UnaryKind::Gelu => 0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2)),
             UnaryKind::Mish => x * softplus(x).tanh(),
-            UnaryKind::Relu => if x < 0.0 { 0.0 } else { x }, // NaN stays
+            UnaryKind::Relu => {
+                if x < 0.0 {
+                    0.0
+                } else {
+                    x
+                }
+            } // NaN stays
             UnaryKind::Abs => x.abs(),
             UnaryKind::Square => x * x,
             UnaryKind::Huber(delta) => {
