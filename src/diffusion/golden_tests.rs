@@ -1,9 +1,9 @@
 //! Runs recorded with diffusers, repeated with the host reference. Three are kept beside this file; `FEWSTEP_GOLDEN_DIR` names a folder with more (files as
 //! `golden/schedulers/*.json`; optional keys `eta`, `use_clipped_model_output`, `samples` and `noise`, one list a step).
 
-use super::diffusers::SchedulerConfig;
 use super::reference::{History, apply};
-use super::sampler::{SamplerConfig, Table};
+use super::sampler::{Clip, SamplerConfig, Table};
+use crate::io::scheduler_config::SchedulerConfig;
 use serde_json::Value;
 
 /// The toy network of the recordings.
@@ -15,29 +15,58 @@ fn floats(v: &Value) -> Vec<f64> {
     v.as_array().unwrap().iter().map(|v| v.as_f64().unwrap_or(f64::NAN)).collect()
 }
 
-/// Repeats one recording; the largest error relative to the largest value of each state, over the run.
+/// One step with float32 coefficients, states and arithmetic, as a backend takes it. Without dynamic clipping.
+fn apply_f32(table: &Table, step: usize, x: &[f32], out: &[f32], history: &mut [Vec<f32>; 2], z: Option<&[f64]>) -> Vec<f32> {
+    let s = &table.steps[step];
+    let r = if let Clip::Range(r) = table.clip { r as f32 } else { f32::INFINITY };
+    let c = [s.x0_x, s.x0_out, s.x, s.out, s.m[0], s.m[1], s.m[2], s.noise].map(|c| c as f32);
+    let m0: Vec<f32> = x.iter().zip(out).map(|(x, o)| (c[0] * x + c[1] * o).clamp(-r, r)).collect();
+    let old = |m: &[f32], i: usize| m.get(i).copied().unwrap_or(0.0);
+    let next = |i: usize| {
+        let past = c[4] * m0[i] + c[5] * old(&history[0], i) + c[6] * old(&history[1], i);
+        c[2] * x[i] + c[3] * out[i] + past + c[7] * z.map_or(0.0, |z| z[i] as f32)
+    };
+    let next = (0..x.len()).map(next).collect();
+    history[1] = std::mem::replace(&mut history[0], m0);
+    next
+}
+
+/// Largest |a - b| over the largest |b|.
+fn relative(a: impl Iterator<Item = f64>, b: &[f64]) -> f64 {
+    let scale = b.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
+    let error = a.zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |m: f64, e| if e.is_nan() { f64::INFINITY } else { m.max(e) });
+    error / scale
+}
+
+/// Repeats one recording in f64 and in f32; the larger of the two relative errors, over the run.
 fn worst_error(text: &str) -> f64 {
     let json: Value = serde_json::from_str(&text.replace("-Infinity", "\"-Infinity\"").replace("NaN", "null")).unwrap();
     let mut config = json["config"].clone();
     config["_class_name"] = json["class"].clone();
-    let mut config = SchedulerConfig::from_json(&config).unwrap();
-    if let SamplerConfig::Ddim(c) = &mut config.sampler {
+    let config = SchedulerConfig::parse(&config.to_string(), "recorded").unwrap();
+    let mut sampler = config.sampler().unwrap();
+    if let SamplerConfig::Ddim(c) = &mut sampler {
         c.eta = json["eta"].as_f64().unwrap_or(0.0);
         c.use_clipped_model_output = json["use_clipped_model_output"].as_bool().unwrap_or(false);
     }
     let steps = json["num_inference_steps"].as_u64().unwrap() as usize;
-    let table = Table::build(&config.noise_schedule().unwrap(), config.prediction, &config.sampler, steps).unwrap();
+    let table = Table::build(&config.noise_schedule().unwrap(), config.prediction(), &sampler, steps).unwrap();
     assert_eq!(table.steps.iter().map(|s| s.t).collect::<Vec<_>>(), floats(&json["timesteps"]));
     let states: Vec<Vec<f64>> = json["states"].as_array().unwrap().iter().map(floats).collect();
     let samples = json["samples"].as_u64().unwrap_or(1) as usize;
     let (mut x, mut history, mut worst) = (states[0].clone(), History::default(), 0.0_f64);
+    let (mut x32, mut history32) = (states[0].iter().map(|v| *v as f32).collect::<Vec<_>>(), [const { Vec::new() }; 2]);
     for (i, reference) in states[1..].iter().enumerate() {
-        let out: Vec<f64> = x.iter().map(|x| model(*x, table.steps[i].t)).collect();
+        let t = table.steps[i].t;
         let z = json["noise"].get(i).map(floats);
+        let out: Vec<f64> = x.iter().map(|x| model(*x, t)).collect();
         x = apply(&table, i, samples, &x, &out, &mut history, z.as_deref()).unwrap();
-        let scale = reference.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
-        let error = x.iter().zip(reference).map(|(a, b)| (a - b).abs()).fold(0.0, |m: f64, e| if e.is_nan() { f64::INFINITY } else { m.max(e) });
-        worst = worst.max(error / scale);
+        worst = worst.max(relative(x.iter().copied(), reference));
+        if !matches!(table.clip, Clip::Dynamic { .. }) {
+            let out: Vec<f32> = x32.iter().map(|x| model(f64::from(*x), t) as f32).collect();
+            x32 = apply_f32(&table, i, &x32, &out, &mut history32, z.as_deref());
+            worst = worst.max(relative(x32.iter().map(|v| f64::from(*v)), reference));
+        }
     }
     assert_eq!(states.len(), table.steps.len() + 1);
     worst

@@ -15,6 +15,7 @@ pub struct History {
 /// One step of `table`: from `x` and the network's `out`, both `samples` equal parts one after the other, to the next x. `z` is unit normal noise and may be missing
 /// where the step's noise factor is 0. `history` moves on. Dynamic clipping takes its quantile over each sample.
 pub fn apply(table: &Table, step: usize, samples: usize, x: &[f64], out: &[f64], history: &mut History, z: Option<&[f64]>) -> Result<Vec<f64>> {
+    table.clip.check()?;
     let s = table.steps.get(step).ok_or_else(|| Error::invalid(format!("sampler step is {step}; the table has {}", table.steps.len())))?;
     check_lengths(samples, x, out, z)?;
     let mut m0: Vec<f64> = x.iter().zip(out).map(|(x, o)| s.x0_x * x + s.x0_out * o).collect();
@@ -34,7 +35,7 @@ pub fn apply(table: &Table, step: usize, samples: usize, x: &[f64], out: &[f64],
 }
 
 fn check_lengths(samples: usize, x: &[f64], out: &[f64], z: Option<&[f64]>) -> Result<()> {
-    if samples == 0 || x.len() % samples != 0 {
+    if samples == 0 || !x.len().is_multiple_of(samples) {
         return Err(Error::shape(format!("x has {} elements, which do not divide into {samples} samples", x.len())));
     }
     if out.len() != x.len() || z.is_some_and(|z| z.len() != x.len()) {

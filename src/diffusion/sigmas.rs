@@ -3,7 +3,7 @@
 //! Here sigma is the ratio `s_t / a_t` (the variance-exploding view of the same process). Formulas and rounding follow diffusers' `DPMSolverMultistepScheduler`.
 
 use super::grid::{Spacing, dpm_timesteps};
-use super::schedule::{BetaSchedule, CLEAN, NoiseSchedule};
+use super::schedule::{BetaSchedule, CLEAN, NoiseSchedule, Precision};
 use crate::error::{Error, Result};
 
 /// How the sigmas of a DPM-Solver++ run are spread.
@@ -115,40 +115,69 @@ fn visited(schedule: &NoiseSchedule, clip: f64) -> Result<usize> {
 
 fn spread_sigmas(schedule: &NoiseSchedule, train: &[f64], spread: SigmaSpread, steps: usize) -> Result<(Vec<i64>, Vec<f64>)> {
     let p = schedule.config.precision;
-    let logs: Vec<f64> = train.iter().map(|s| p.round(s.ln())).collect();
+    let logs: Vec<f64> = train.iter().map(|s| ln(p, *s)).collect();
     let (low, high) = (train[0], train[train.len() - 1]);
+    let (log_low, log_high) = if spread == SigmaSpread::Lu { (logs[0], logs[logs.len() - 1]) } else { (low.ln(), high.ln()) };
     let sigma = |r: f64| match spread {
-        SigmaSpread::Karras => (high.powf(1.0 / 7.0) + r * (low.powf(1.0 / 7.0) - high.powf(1.0 / 7.0))).powi(7),
+        SigmaSpread::Karras => (high.powf(1.0 / 7.0) + r * (low.powf(1.0 / 7.0) - high.powf(1.0 / 7.0))).powf(7.0),
         SigmaSpread::Beta => low + beta_quantile(1.0 - r) * (high - low),
-        SigmaSpread::Lu => (logs[logs.len() - 1] + r * (logs[0] - logs[logs.len() - 1])).exp(),
-        SigmaSpread::Schedule | SigmaSpread::Exponential => (high.ln() + r * (low.ln() - high.ln())).exp(),
+        SigmaSpread::Schedule | SigmaSpread::Exponential | SigmaSpread::Lu => (log_high + r * (log_low - log_high)).exp(),
     };
-    // The ends are exact by definition; through powers and logarithms they would be off by a rounding error, and with them the whole timestep.
-    let at = |i: usize| match i {
-        0 => high,
-        i if i + 1 == steps => low,
-        i => sigma(i as f64 / (steps - 1) as f64),
-    };
-    let sigmas: Vec<f64> = (0..steps).map(at).collect();
-    // diffusers rounds the timesteps of Karras and Lu, but not for the cosine schedule; whatever is left of a fraction is then cut off.
+    let formula: Vec<f64> = (0..steps).map(|i| sigma(i as f64 / (steps.max(2) - 1) as f64)).collect();
+    // diffusers rounds the timesteps of Karras and Lu, but not for the cosine schedule; whatever is left of a fraction is then cut off. So the first timestep
+    // is T-1 or T-2 by the last bit of a logarithm, which is why the formula's value, and numpy's logarithm, are used here.
     let rounds = matches!(spread, SigmaSpread::Karras | SigmaSpread::Lu) && schedule.config.beta_schedule != BetaSchedule::SquaredcosCapV2;
     let timestep = |s: &f64| {
-        let t = timestep_of(*s, &logs);
+        let t = timestep_of(*s, &logs, p);
         (if rounds { t.round_ties_even() } else { t.trunc() }) as i64
     };
-    let timesteps = sigmas.iter().map(timestep).collect();
-    Ok((timesteps, sigmas))
+    let timesteps = formula.iter().map(timestep).collect();
+    // The ends are exact by definition.
+    let ends = |(i, s): (usize, f64)| {
+        if i == 0 {
+            high
+        } else if i + 1 == steps {
+            low
+        } else {
+            s
+        }
+    };
+    Ok((timesteps, formula.into_iter().enumerate().map(ends).collect()))
 }
 
-/// The fractional timestep at which the training schedule has this sigma, by linear interpolation of ln sigma.
-fn timestep_of(sigma: f64, logs: &[f64]) -> f64 {
+/// The fractional timestep at which the training schedule has this sigma, by linear interpolation of ln sigma. With zero terminal SNR the last logarithm may be
+/// below the one before, so the list is searched from its end.
+fn timestep_of(sigma: f64, logs: &[f64], p: Precision) -> f64 {
     if logs.len() < 2 {
         return 0.0;
     }
     let log = sigma.max(1e-10).ln();
-    let low = logs.partition_point(|l| *l <= log).saturating_sub(1).min(logs.len() - 2);
-    let w = ((logs[low] - log) / (logs[low] - logs[low + 1])).clamp(0.0, 1.0);
+    let low = logs.iter().rposition(|l| *l <= log).unwrap_or(0).min(logs.len() - 2);
+    let w = ((logs[low] - log) / p.round(logs[low] - logs[low + 1])).clamp(0.0, 1.0);
     (1.0 - w) * low as f64 + w * (low + 1) as f64
+}
+
+/// Natural logarithm of a positive number in the tables' precision; in float32 with the bits of numpy's vectorised `log` on x86 (a rational approximation that is
+/// an ulp off here and there).
+fn ln(p: Precision, v: f64) -> f64 {
+    /// Numerator and denominator, highest power first.
+    const RATIONAL: [(f32, f32); 6] = [
+        (2.589_979e-2, 5.875_095_4e-3),
+        (3.808_837_8e-1, 1.546_476_4e-1),
+        (1.480_000_6, 9.864_943e-1),
+        (2.112_677_6, 2.453_006),
+        (1.0, 2.612_677_6),
+        (0.0, 1.0),
+    ];
+    if p == Precision::Float64 {
+        return v.ln();
+    }
+    let exponent = (v.to_bits() >> 52) as i64 - 1023;
+    let mantissa = f64::from_bits((v.to_bits() & ((1 << 52) - 1)) | (1023 << 52));
+    let (m, e) = if mantissa > std::f64::consts::SQRT_2 { (mantissa / 2.0, exponent + 1) } else { (mantissa, exponent) };
+    let y = (m - 1.0) as f32;
+    let (n, d) = RATIONAL.iter().skip(1).fold(RATIONAL[0], |(n, d), (a, b)| (n.mul_add(y, *a), d.mul_add(y, *b)));
+    f64::from((e as f32).mul_add(std::f32::consts::LN_2, n / d))
 }
 
 /// Falling strictly, but for a last step of length zero.
@@ -230,10 +259,20 @@ mod tests {
         for spread in [SigmaSpread::Karras, SigmaSpread::Exponential, SigmaSpread::Beta, SigmaSpread::Lu] {
             for steps in [1, 2, 5, 40] {
                 let grid = SigmaGrid::new(&schedule, &SigmaOptions { spread, end: FinalSigma::SigmaMin, ..PLAIN }, steps).unwrap();
-                assert_eq!(grid.timesteps[0], 999, "{spread:?}");
+                assert!(grid.timesteps[0] >= 998, "{spread:?}");
+                assert!((grid.sigmas[0] - 157.407).abs() < 1e-2);
                 assert_eq!(grid.next_timestep(steps - 1), 0);
             }
         }
+    }
+
+    #[test]
+    fn float32_logarithms() {
+        for i in 1..4000 {
+            let v = f64::from((f64::from(i) * 0.01 - 20.0).exp() as f32);
+            assert!((ln(Precision::Float32, v) - v.ln()).abs() <= 2e-7 * v.ln().abs().max(1.0), "{v}");
+        }
+        assert_eq!(ln(Precision::Float32, 1.0), 0.0);
     }
 
     #[test]

@@ -4,7 +4,6 @@ use crate::diffusion::Prediction;
 use crate::error::{Error, Result};
 use crate::io::unet_config::{DownBlock, UNetConfig, UpBlock};
 use crate::nn::{Model, StudentInfo};
-use std::sync::Arc;
 
 /// How a student differs from its teacher. Unset fields keep the teacher's value.
 #[derive(Clone, Debug)]

@@ -152,14 +152,45 @@ pub enum WeightsKind {
     Ema,
 }
 
-/// Runtime inputs of the plan.
+/// Runtime inputs of the draws.
 #[derive(Clone, Copy)]
-pub(super) struct Inputs {
+struct DrawInputs {
+    /// Key, i64 [1].
     seed: ValueId,
+    /// Steps done so far, i64 [1].
     step: ValueId,
-    update: ValueId,
-    rate: ValueId,
-    decay: ValueId,
+}
+
+/// Runtime inputs of the update.
+#[derive(Clone, Copy)]
+pub struct UpdateInputs {
+    /// 1 for the first step, i64 [1].
+    pub update: ValueId,
+    /// Learning rate, f32 [1].
+    pub rate: ValueId,
+    /// Decay of the moving average, f32 [1].
+    pub decay: ValueId,
+}
+
+impl UpdateInputs {
+    /// Declares them.
+    pub fn declare(g: &mut Graph) -> Result<Self> {
+        Ok(Self {
+            update: g.input("update", TensorType::new(DType::I64, &[1]))?,
+            rate: g.input("learning_rate", TensorType::f32(&[1]))?,
+            decay: g.input("ema_decay", TensorType::f32(&[1]))?,
+        })
+    }
+}
+
+/// What [`append_update`] added.
+pub struct Update {
+    /// Global gradient norm before clipping [1].
+    pub norm: ValueId,
+    /// Diffusers names of the parameters, in the order of `grads`.
+    pub parameters: Vec<String>,
+    /// Gradients before clipping.
+    pub grads: Vec<ValueId>,
 }
 
 /// What the host reads after a step.
@@ -177,7 +208,8 @@ pub struct Trainer {
     schedule: NoiseSchedule,
     backend: Arc<dyn Backend>,
     pub(super) exec: Box<dyn Executable>,
-    inputs: Inputs,
+    draws: DrawInputs,
+    updates: UpdateInputs,
     results: Results,
     pub(super) parameters: Vec<String>,
     cache: Option<TrajectoryCache>,
@@ -198,7 +230,7 @@ impl Trainer {
             grid::check_chain(&options.pairs)?;
         }
         let mut builder = Builder::new(student, teacher, dataset, &schedule, &options)?;
-        let (inputs, results, parameters) = builder.build()?;
+        let (draws, updates, results, parameters) = builder.build()?;
         let exec = backend.compile(&builder.graph)?;
         let mut this = Self {
             student: student.clone(),
@@ -206,7 +238,8 @@ impl Trainer {
             schedule,
             backend,
             exec,
-            inputs,
+            draws,
+            updates,
             results,
             parameters,
             cache: None,
@@ -289,11 +322,11 @@ impl Trainer {
     }
 
     fn write_inputs(&mut self, seed: u64, n: u64, rate: f32, decay: f32) -> Result<()> {
-        self.exec.write_bytes(self.inputs.seed, as_bytes(&[seed as i64]))?;
-        self.exec.write_bytes(self.inputs.step, as_bytes(&[n as i64]))?;
-        self.exec.write_bytes(self.inputs.update, as_bytes(&[n as i64 + 1]))?;
-        self.exec.write_bytes(self.inputs.rate, as_bytes(&[rate]))?;
-        self.exec.write_bytes(self.inputs.decay, as_bytes(&[decay]))
+        self.exec.write_bytes(self.draws.seed, as_bytes(&[seed as i64]))?;
+        self.exec.write_bytes(self.draws.step, as_bytes(&[n as i64]))?;
+        self.exec.write_bytes(self.updates.update, as_bytes(&[n as i64 + 1]))?;
+        self.exec.write_bytes(self.updates.rate, as_bytes(&[rate]))?;
+        self.exec.write_bytes(self.updates.decay, as_bytes(&[decay]))
     }
 
     fn report(&self, learning_rate: f32) -> Result<StepReport> {
@@ -430,18 +463,12 @@ impl<'a> Builder<'a> {
         Ok(Self { graph: Graph::new(), context, options, dataset, size })
     }
 
-    fn build(&mut self) -> Result<(Inputs, Results, Vec<String>)> {
+    fn build(&mut self) -> Result<(DrawInputs, UpdateInputs, Results, Vec<String>)> {
         let g = &mut self.graph;
         g.begin_segment("forward");
         let i64s = TensorType::new(DType::I64, &[1]);
-        let f32s = TensorType::f32(&[1]);
-        let inputs = Inputs {
-            seed: g.input("seed", i64s.clone())?,
-            step: g.input("step", i64s.clone())?,
-            update: g.input("update", i64s)?,
-            rate: g.input("learning_rate", f32s.clone())?,
-            decay: g.input("ema_decay", f32s)?,
-        };
+        let inputs = DrawInputs { seed: g.input("seed", i64s.clone())?, step: g.input("step", i64s)? };
+        let updates = UpdateInputs::declare(g)?;
         let mut terms = vec![];
         let mut total = None;
         for (i, term) in self.options.terms.iter().enumerate() {
@@ -456,18 +483,18 @@ impl<'a> Builder<'a> {
         }
         let loss = total.ok_or_else(|| Error::internal("a loss without terms"))?;
         self.graph.tap(loss);
-        let (norm, parameters) = append_update(&mut self.graph, loss, self.context.student, self.options, &inputs)?;
-        self.graph.tap(norm);
-        Ok((inputs, Results { loss, terms, norm }, parameters))
+        let update = append_update(&mut self.graph, loss, self.context.student, self.options, &updates)?;
+        self.graph.tap(update.norm);
+        Ok((inputs, updates, Results { loss, terms, norm: update.norm }, update.parameters))
     }
 
-    fn draw(&mut self, purpose: Purpose, bound: usize, term: usize, inputs: &Inputs) -> Result<ValueId> {
+    fn draw(&mut self, purpose: Purpose, bound: usize, term: usize, inputs: &DrawInputs) -> Result<ValueId> {
         let bound = u32::try_from(bound).map_err(|_| Error::invalid(format!("{bound} rows are too many to draw from")))?;
         let op = RandomInt { purpose, bound, count: self.options.batch, stream: term };
         self.graph.push1(op.into(), &[inputs.seed, inputs.step])
     }
 
-    fn trajectory_term(&mut self, i: usize, term: &Term, inputs: &Inputs) -> Result<ValueId> {
+    fn trajectory_term(&mut self, i: usize, term: &Term, inputs: &DrawInputs) -> Result<ValueId> {
         let (n, m) = (self.options.pairs.len(), self.options.cache_size);
         let [h, w] = self.size;
         let ty = TensorType::new(DType::F16, &[(n + 1) * m, h, w, self.context.student.config.in_channels]);
@@ -487,7 +514,7 @@ impl<'a> Builder<'a> {
         self.context.trajectory_loss(&mut self.graph, term, &TrajectoryBatch { pair, state, target, labels })
     }
 
-    fn data_term(&mut self, i: usize, term: &Term, inputs: &Inputs) -> Result<ValueId> {
+    fn data_term(&mut self, i: usize, term: &Term, inputs: &DrawInputs) -> Result<ValueId> {
         let data = self.dataset.ok_or_else(|| Error::invalid("the objectives need a dataset"))?;
         let count = data.len();
         let images = self.graph.state("dataset.images", TensorType::f32(data.images().shape()))?;
@@ -513,8 +540,8 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// Appends backward pass, clipping, AdamW and the moving average; returns the gradient norm and the parameters' diffusers names.
-fn append_update(g: &mut Graph, loss: ValueId, student: &Model, options: &TrainerOptions, inputs: &Inputs) -> Result<(ValueId, Vec<String>)> {
+/// Appends backward pass, clipping, AdamW and the moving average for the loss [1] of a student whose parameters are states `student.*`.
+pub fn append_update(g: &mut Graph, loss: ValueId, student: &Model, options: &TrainerOptions, inputs: &UpdateInputs) -> Result<Update> {
     g.begin_segment("backward");
     let parameters: Vec<String> = student.weights.keys().cloned().collect();
     let values =
@@ -536,5 +563,5 @@ fn append_update(g: &mut Graph, loss: ValueId, student: &Model, options: &Traine
         operands.extend([g.state(format!("{}{name}", STATES[3]), ty)?, *p]);
     }
     g.push(Ema { parameters: parameters.len() }.into(), &operands)?;
-    Ok((norm, parameters))
+    Ok(Update { norm, parameters, grads })
 }

@@ -40,8 +40,14 @@ pub(crate) use named_enum;
 /// Strings that stand for the numbers which JSON lacks, once [`parse`] has quoted them.
 const NON_FINITE: [(&str, f64); 3] = [("-Infinity", f64::NEG_INFINITY), ("Infinity", f64::INFINITY), ("NaN", f64::NAN)];
 
+/// No config comes near this. The parser's allocations cannot fail gracefully, so what it is given must be small.
+const MAX_TEXT: usize = 16 << 20;
+
 /// Parses JSON in Python's dialect. Bare `Infinity`, `-Infinity` and `NaN` come out as strings of that name.
 pub(crate) fn parse(text: &str, file: &str) -> Result<Value> {
+    if text.len() > MAX_TEXT {
+        return Err(Error::corrupt(format!("{file}: {} bytes, a config has at most {MAX_TEXT}", text.len())));
+    }
     let quoted = quote_non_finite(text);
     serde_json::from_str(&quoted).map_err(|e| Error::corrupt(format!("{file}: not valid JSON: {e}")))
 }
@@ -276,7 +282,8 @@ mod tests {
 
     #[test]
     fn bad_json_is_corrupt() {
-        for text in ["", "{", "[1]", "nul", "{\"a\": xNaN}", "{\"a\\", "\"\\", "{\"a\": 1e999}", "{\"a\":1} x", &"[".repeat(100_000)] {
+        for text in ["", "{", "[1]", "nul", "{\"a\": xNaN}", "{\"a\\", "\"\\", "{\"a\": 1e999}", "{\"a\":1} x", &"[".repeat(100_000), &" ".repeat(MAX_TEXT + 1)]
+        {
             let error = Fields::parse(text, "c.json").map(drop).unwrap_err();
             assert_eq!(error.status, Status::CorruptFile, "{text:.20}");
             assert!(error.message.starts_with("c.json"), "{error}");

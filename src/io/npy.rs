@@ -6,7 +6,7 @@
 use crate::error::{Error, Result};
 use crate::io::file;
 use crate::tensor::{DType, Tensor, checked_numel, try_vec};
-use std::io::{self, BufReader, Cursor, Read, Seek, Write};
+use std::io::{self, BufReader, Cursor, Read, Seek};
 use std::path::Path;
 use zip::ZipArchive;
 use zip::result::ZipError;
@@ -277,6 +277,7 @@ mod tests {
     use super::*;
     use crate::Status;
     use crate::io::test_util::TestDir;
+    use std::io::Write;
     use zip::write::{SimpleFileOptions, ZipWriter};
 
     fn npy(header: &str, data: &[u8]) -> Vec<u8> {

@@ -69,7 +69,7 @@ fn writes_what_diffusers_writes() {
 
 #[test]
 fn diffusers_own_substitutions_are_made() {
-    let parse = |base, key, value| SchedulerConfig::parse(&with(base, key, value), "s").unwrap();
+    let parse = |base: &str, key: &str, value: &str| SchedulerConfig::parse(&with(base, key, value), "s").unwrap();
     assert_eq!(parse(DPM, "algorithm_type", "\"deis\"").algorithm_type, AlgorithmType::DpmSolverPlusPlus);
     assert_eq!(parse(DPM, "algorithm_type", "\"sde-dpmsolver++\"").algorithm_type, AlgorithmType::SdeDpmSolverPlusPlus);
     for name in ["logrho", "bh1", "bh2"] {
@@ -106,8 +106,7 @@ fn unsupported_values_are_named() {
         (DDIM, "beta_schedule", "\"sigmoid\"", "sigmoid"),
         (DDIM, "prediction_type", "\"flow_prediction\"", "flow_prediction"),
         (DDIM, "timestep_spacing", "\"logarithmic\"", "logarithmic"),
-        (DPM, "algorithm_type", "\"dpmsolver\"", "\"dpmsolver\""),
-        (DPM, "algorithm_type", "\"sde-dpmsolver\"", "\"sde-dpmsolver\""),
+        (DPM, "algorithm_type", "\"unipc\"", "\"unipc\""),
         (DPM, "solver_type", "\"rk4\"", "rk4"),
         (DPM, "final_sigmas_type", "\"one\"", "one"),
         (DPM, "variance_type", "\"fixed_small\"", "fixed_small"),

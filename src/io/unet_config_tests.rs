@@ -5,7 +5,7 @@ use crate::Status;
 const BASIC: &str = r#"{"_class_name": "UNet2DModel", "_diffusers_version": "0.42.1", "act_fn": "silu", "add_attention": true, "attention_head_dim": 8,
 "attn_norm_num_groups": null, "block_out_channels": [16, 32], "center_input_sample": false, "class_embed_type": null,
 "down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "downsample_padding": 1, "downsample_type": "conv", "dropout": 0.0, "flip_sin_to_cos": true,
-"freq_shift": 0, "in_channels": 3, "layers_per_block": 1, "mid_block_scale_factor": 1.41421356, "mid_block_type": "UNetMidBlock2D", "norm_eps": 1e-05,
+"freq_shift": 0, "in_channels": 3, "layers_per_block": 1, "mid_block_scale_factor": 1.25, "mid_block_type": "UNetMidBlock2D", "norm_eps": 1e-05,
 "norm_num_groups": 8, "num_class_embeds": 10, "num_train_timesteps": null, "out_channels": 3, "resnet_time_scale_shift": "default",
 "sample_size": [16, 24], "time_embedding_dim": null, "time_embedding_type": "positional", "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
 "upsample_type": "conv"}"#;
@@ -32,7 +32,7 @@ fn reads_every_key() {
     assert!(!c.down_block_types[0].has_attention() && c.down_block_types[1].has_attention());
     assert!(c.up_block_types[0].has_attention() && !c.up_block_types[1].has_attention());
     assert_eq!((c.class_embedding(), c.time_embed_dim(), c.size_multiple()), (ClassEmbedding::Table(10), 64, 2));
-    assert_eq!((c.mid_block_scale_factor, c.norm_eps, c.attention_heads(32)), (1.41421356, 1e-5, (4, 8)));
+    assert_eq!((c.mid_block_scale_factor, c.norm_eps, c.attention_heads(32)), (1.25, 1e-5, (4, 8)));
     assert!(c.warnings.is_empty());
 }
 

@@ -1,6 +1,6 @@
 //! The CPU executable: a kernel a node, a pointer table, one arena.
 
-use super::lower::{Io, Slot, lower, packed_len};
+use super::lower::{Io, Slot, Target, lower, packed_len};
 use super::{Isa, ThreadPool};
 use crate::backend::{Backend, Executable};
 use crate::error::{Error, Result};
@@ -66,10 +66,11 @@ pub struct CpuExecutable {
 impl CpuExecutable {
     fn new(graph: &Graph, backend: &CpuBackend) -> Result<Self> {
         let mut plan = Plan::new(graph, &|purpose, geometry, weight| packed_len(purpose, geometry, weight, backend.isa))?;
+        let target = Target { isa: backend.isa, threads: backend.threads() };
         let mut kernels = Vec::with_capacity(plan.order().len());
         for id in plan.order() {
             let node = &plan.graph().nodes()[id.0 as usize];
-            kernels.push(lower(plan.graph(), node, backend.isa).map_err(|e| e.context(node.op.name()))?);
+            kernels.push(lower(plan.graph(), node, target).map_err(|e| e.context(node.op.name()))?);
         }
         let workspace: Vec<usize> = kernels.iter().map(|k| k.workspace()).collect();
         plan.lay_out(&workspace)?;

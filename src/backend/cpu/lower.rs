@@ -9,6 +9,15 @@ use crate::tensor::Element;
 
 pub(super) use conv2d::packed_len;
 
+/// What kernels are compiled for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target {
+    /// Instruction set.
+    pub isa: Isa,
+    /// Compute threads: how many chunks can run at once. No result depends on it.
+    pub threads: usize,
+}
+
 /// A compiled node. `run` allocates nothing.
 pub(super) trait CpuKernel: Send + Sync {
     /// Scratch in bytes.
@@ -88,7 +97,8 @@ impl<'a> Io<'a> {
 }
 
 /// Builds the kernel of a node.
-pub(super) fn lower(graph: &Graph, node: &Node, isa: Isa) -> Result<Box<dyn CpuKernel>> {
+pub(super) fn lower(graph: &Graph, node: &Node, target: Target) -> Result<Box<dyn CpuKernel>> {
+    let isa = target.isa;
     let ty = |i: usize| &graph.value(node.inputs[i]).ty;
     let out = |i: usize| &graph.value(node.outputs[i]).ty;
     Ok(match &node.op {
@@ -96,10 +106,10 @@ pub(super) fn lower(graph: &Graph, node: &Node, isa: Isa) -> Result<Box<dyn CpuK
         Op::Conv2dInputGrad(op) => conv2d::input_grad(op, ty(0), isa)?,
         Op::Conv2dWeightGrad(op) => conv2d::weight_grad(op, ty(0), ty(1), isa)?,
         Op::PackConv(op) => conv2d::pack(op, ty(0), isa)?,
-        Op::GroupNorm(op) => group_norm::forward(op, ty(0), isa)?,
-        Op::GroupNormGrad(op) => group_norm::grad(op, ty(0), isa)?,
-        Op::Attention(op) => attention::forward(op, ty(0), isa)?,
-        Op::AttentionGrad(op) => attention::grad(op, ty(0), isa)?,
+        Op::GroupNorm(op) => group_norm::forward(op, ty(0)),
+        Op::GroupNormGrad(op) => group_norm::grad(op, ty(0)),
+        Op::Attention(op) => attention::forward(op, ty(0), target),
+        Op::AttentionGrad(op) => attention::grad(op, ty(0), target),
         Op::Unary(op) => elementwise::unary(op.kind),
         Op::UnaryGrad(op) => elementwise::unary_grad(op.kind),
         Op::Affine(op) => elementwise::affine(op),

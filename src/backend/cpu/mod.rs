@@ -9,6 +9,7 @@ mod gather;
 mod group_norm;
 pub mod kernels;
 mod lower;
+mod math;
 mod optimizer;
 mod random;
 mod reduce;

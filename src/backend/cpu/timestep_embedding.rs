@@ -11,8 +11,7 @@ struct Sinusoid {
 }
 
 pub(super) fn timestep_embedding(op: &TimestepEmbedding) -> Box<dyn CpuKernel> {
-    let frequencies = op.frequencies().iter().map(|f| *f as f32).collect();
-    Box::new(Sinusoid { frequencies, dim: op.dim, cos_first: op.flip_sin_to_cos })
+    Box::new(Sinusoid { frequencies: op.frequencies(), dim: op.dim, cos_first: op.flip_sin_to_cos })
 }
 
 impl CpuKernel for Sinusoid {

@@ -19,10 +19,11 @@ pub struct TimestepEmbedding {
 }
 
 impl TimestepEmbedding {
-    /// The angular frequencies.
-    pub fn frequencies(&self) -> Vec<f64> {
+    /// The angular frequencies with diffusers' roundings: exponent and result in f32. At t = 999 one unit in their last place moves the sine by 1e-4.
+    pub fn frequencies(&self) -> Vec<f32> {
         let half = self.dim / 2;
-        (0..half).map(|i| (-(10000f64).ln() * i as f64 / (half as f64 - self.freq_shift)).exp()).collect()
+        let exponent = |i: usize| -(10000f64.ln() as f32) * i as f32 / (half as f64 - self.freq_shift) as f32;
+        (0..half).map(|i| f64::from(exponent(i)).exp() as f32).collect()
     }
 }
 
@@ -49,7 +50,8 @@ impl OpDef for TimestepEmbedding {
             if i[1] >= 2 * half {
                 return 0.0;
             }
-            let arg = inputs[0][[i[0]]] * f[i[1] % half];
+            // The argument is rounded to f32, as diffusers does.
+            let arg = f64::from(inputs[0][[i[0]]] as f32 * f[i[1] % half]);
             if (i[1] < half) != self.flip_sin_to_cos { arg.sin() } else { arg.cos() }
         })])
     }

@@ -1,7 +1,7 @@
 //! Gradient of a convolution with respect to its weights and bias: `dW[(t, c), o] = sum over pixels m of X(t, m)[c] * dY[m, o]`.
 //!
-//! Neither operand is packed: the micro-kernel broadcasts neighbouring channels of one input pixel and reads a run of dY's channels as
-//! vectors. Pixels whose tap lies in the halo are not in the tables, so they cost nothing. The sum over pixels is cut into fixed chunks
+//! The micro-kernel broadcasts neighbouring channels of one input pixel and reads a run of dY's channels as vectors. X is used where it is;
+//! a block of dY's columns is first copied to the stack, because rows a power of two apart would evict each other from L1. Pixels whose tap lies in the halo are not in the tables, so they cost nothing. The sum over pixels is cut into fixed chunks
 //! whose partial sums stand in scratch and are added in a fixed order.
 
 use super::conv::ConvShape;
@@ -9,19 +9,28 @@ use super::pool::{Shared, ThreadPool, split};
 use super::simd::{Isa, Kernel, Simd};
 use crate::error::{Error, Result};
 use crate::tensor::try_vec;
+use std::mem::MaybeUninit;
 
 /// Pixels whose dY panel (32 columns: 128 bytes a pixel) is used for all taps before the next ones are taken: 24 KiB, most of a small L1.
 const BLOCK_PIXELS: usize = 192;
-/// Most partial sums. More would balance more threads but each costs a pass over the weights.
+/// Most columns of a panel.
+const MAX_COLS: usize = 32;
+/// Most partial sums; each costs a pass over the weights.
 const MAX_PARTS: usize = 8;
-/// Multiply-adds that a part of the pixel sum has at least for every element of dW, so that adding the parts stays below a few percent.
+/// Pixels of a partial sum at least, so that adding the parts stays below a few percent.
 const PART_PIXELS: usize = 512;
+/// (tap, channel tile) rows of one chunk at least: copying dY's block then costs about 2 %.
+const ROW_UNITS: usize = 6;
+/// Elements of X that L2 holds; a chunk that has to sweep more than this through it takes more rows, for each sweep reads whole cache lines.
+const CACHED: usize = 256 << 10;
+/// Chunks wanted, for 16 threads to be balanced.
+const CHUNKS: usize = 48;
 /// Multiply-adds of one chunk at least (about 10 us of one AVX-512 core).
 const CHUNK_MACS: usize = 1 << 20;
 /// Columns of dY and rows of scratch that one chunk of the final sums takes.
 const FINAL_COLUMNS: usize = 16;
 
-/// Where a tap finds a pixel: element offsets inside an image of X and of dY.
+/// Where a tap finds a pixel: its element offset in the images of X and the index of the pixel of dY.
 #[derive(Clone, Copy, Debug, Default)]
 struct Pair {
     x: u32,
@@ -33,8 +42,13 @@ struct Pair {
 pub struct Conv2dWeightGrad {
     shape: ConvShape,
     isa: Isa,
-    /// Elements of one image of X and of dY.
-    image: [usize; 2],
+    /// Images, and the pixels of dY and elements of X that one has. A pointwise convolution has images of one pixel.
+    images: usize,
+    pixels: usize,
+    x_image: usize,
+    /// Images that the table covers: what fits a block, or 1.
+    images_each: usize,
+    /// For every tap in turn, its valid pixels in rising order.
     pairs: Vec<Pair>,
     /// Range of `pairs` of every tap.
     taps: Vec<std::ops::Range<usize>>,
@@ -50,9 +64,12 @@ impl Conv2dWeightGrad {
     pub fn new(shape: &ConvShape, isa: Isa) -> Result<Self> {
         let s = *shape;
         s.check()?;
-        let (p, q) = (s.p(), s.q());
-        let image = [s.h * s.w * s.c_in, p * q * s.c_out];
-        if image.iter().any(|&i| i > u32::MAX as usize) {
+        let pointwise = s.pointwise();
+        let (p, q) = if pointwise { (1, 1) } else { (s.p(), s.q()) };
+        let (h, w) = if pointwise { (1, 1) } else { (s.h, s.w) };
+        let (images, pixels, x_image) = (s.n * s.p() * s.q() / (p * q), p * q, h * w * s.c_in);
+        let images_each = (BLOCK_PIXELS / pixels).clamp(1, images);
+        if x_image.saturating_mul(images_each) > u32::MAX as usize {
             return Err(Error::shape(format!("convolution {s:?}: an image has more than 2^32 elements")));
         }
         let valid = |size: usize, out: usize, tap: usize, stride: usize, pad: usize| {
@@ -60,32 +77,34 @@ impl Conv2dWeightGrad {
         };
         let total: usize = (0..s.r)
             .map(|r| {
-                let rows = valid(s.h, p, r, s.stride[0], s.pad[0]).count();
-                (0..s.s).map(|t| rows * valid(s.w, q, t, s.stride[1], s.pad[1]).count()).sum::<usize>()
+                let rows = valid(h, p, r, s.stride[0], s.pad[0]).count();
+                (0..s.s).map(|t| rows * valid(w, q, t, s.stride[1], s.pad[1]).count()).sum::<usize>()
             })
             .sum();
-        let mut pairs = try_vec::<Pair>(total, "weight gradient table")?;
+        let mut pairs = try_vec::<Pair>(total * images_each, "weight gradient table")?;
         let mut taps = try_vec::<std::ops::Range<usize>>(s.r * s.s, "weight gradient taps")?;
         let mut at = 0;
         for (index, tap) in taps.iter_mut().enumerate() {
             let (r, t, start) = (index / s.s, index % s.s, at);
-            for y in valid(s.h, p, r, s.stride[0], s.pad[0]) {
-                for x in valid(s.w, q, t, s.stride[1], s.pad[1]) {
-                    let from = (y * s.stride[0] + r - s.pad[0]) * s.w + (x * s.stride[1] + t - s.pad[1]);
-                    pairs[at] = Pair { x: (from * s.c_in) as u32, y: ((y * q + x) * s.c_out) as u32 };
-                    at += 1;
+            for image in 0..images_each {
+                for y in valid(h, p, r, s.stride[0], s.pad[0]) {
+                    for x in valid(w, q, t, s.stride[1], s.pad[1]) {
+                        let from = (y * s.stride[0] + r - s.pad[0]) * w + (x * s.stride[1] + t - s.pad[1]);
+                        pairs[at] = Pair { x: (image * x_image + from * s.c_in) as u32, y: (image * pixels + y * q + x) as u32 };
+                        at += 1;
+                    }
                 }
             }
             *tap = start..at;
         }
         let (row_tiles, panels) = (s.c_in.div_ceil(isa.tile_rows()), s.c_out.div_ceil(2 * isa.width()));
-        // Parts are cut between images only. Work per part and panel is then cut over (tap, channel tile) rows while it is large enough.
-        let parts = (s.n * p * q / PART_PIXELS).clamp(1, MAX_PARTS).min(s.n);
+        // Rows and panels of dW are cut first, for that costs only a copy of dY's block per cut; the pixel sum only as far as still needed.
         let units = s.r * s.s * row_tiles;
-        let unit_macs = (s.n * p * q / parts) * isa.tile_rows() * 2 * isa.width();
-        let row_parts = units.div_ceil((CHUNK_MACS / unit_macs.max(1)).clamp(1, units));
-        let row_parts = row_parts.min((64 / (parts * panels)).max(4));
-        Ok(Self { shape: s, isa, image, pairs, taps, parts, row_tiles, row_parts: row_parts.min(units), panels })
+        let unit_macs = (images * pixels * isa.tile_rows() * 2 * isa.width()).max(1);
+        let row_parts = units.div_ceil((CHUNK_MACS / unit_macs).max(if images * x_image > CACHED { 4 * ROW_UNITS } else { ROW_UNITS })).max(1);
+        let wanted = CHUNKS.div_ceil(panels * row_parts);
+        let parts = wanted.clamp(1, MAX_PARTS).min(images * pixels / PART_PIXELS).clamp(1, images);
+        Ok(Self { shape: s, isa, images, pixels, x_image, images_each, pairs, taps, parts, row_tiles, row_parts, panels })
     }
 
     /// The shape of the forward convolution.
@@ -166,19 +185,23 @@ struct PartKernel<'a> {
     with_bias: bool,
 }
 
-/// One tile of dW: `mr` channels of one tap times a panel, over the images and pixels given.
+/// One tile of dW: `mr` channels of one tap times a panel, over the pixels given.
 struct Tile<'a> {
     pairs: &'a [Pair],
     x: *const f32,
-    y: *const f32,
-    image: [usize; 2],
-    images: usize,
+    /// The copied block of dY, and the index of its first pixel.
+    block: *const f32,
+    first_pixel: usize,
     out: *mut f32,
     /// Distance of two rows of `out`, valid columns, and whether it already holds a sum.
     stride: usize,
     columns: usize,
     add: bool,
 }
+
+/// A block of dY's pixels and columns, padded to whole vectors.
+#[repr(align(64))]
+struct Block(MaybeUninit<[f32; BLOCK_PIXELS * MAX_COLS]>);
 
 impl Kernel for PartKernel<'_> {
     type Output = ();
@@ -188,41 +211,55 @@ impl Kernel for PartKernel<'_> {
         let row_part = self.index % g.row_parts;
         let panel = self.index / g.row_parts % g.panels;
         let part = self.index / g.row_parts / g.panels;
-        let images = split(s.n, g.parts, part);
+        let images = split(g.images, g.parts, part);
         let nr = 2 * S::W;
         let column = panel * nr;
         let columns = (s.c_out - column).min(nr);
+        let vectors = columns.div_ceil(S::W);
         let units = split(g.taps.len() * g.row_tiles, g.row_parts, row_part);
-        let pixels = g.image[1] / s.c_out;
-        // Whole images when several fit a block, else pieces of one: the pieces are of each tap's own list, so that they move together.
-        let (images_each, pieces) = ((BLOCK_PIXELS / pixels).max(1), pixels.div_ceil(BLOCK_PIXELS));
+        // Whole images when several fit a block, else pieces of one.
+        let pieces = g.pixels.div_ceil(BLOCK_PIXELS);
         let partial = self.partial.as_ptr();
-        let (mut image, mut first) = (images.start, true);
+        let mut block = Block(MaybeUninit::uninit());
+        let to = block.0.as_mut_ptr().cast::<f32>();
+        let (mut image, mut add) = (images.start, false);
         while image < images.end {
-            let count = images_each.min(images.end - image);
+            let count = g.images_each.min(images.end - image);
             for piece in 0..pieces {
+                let pixels = split(g.pixels * count, pieces, piece);
+                // SAFETY: rows of dY inside these images; a block holds as many rows of whole vectors.
+                unsafe {
+                    let from = self.dy.as_ptr().add((image * g.pixels + pixels.start) * s.c_out + column);
+                    copy_block::<S>(from, s.c_out, pixels.len(), columns, to);
+                }
                 for unit in units.clone() {
-                    let (tap, tile) = (unit / g.row_tiles, split(s.c_in, g.row_tiles, unit % g.row_tiles));
+                    // Taps first: they share the same channels of X.
+                    let (tap, tile) = (unit % g.taps.len(), split(s.c_in, g.row_tiles, unit / g.taps.len()));
                     let list = &g.pairs[g.taps[tap].clone()];
-                    // SAFETY: offsets stay inside x, dy and this part's partial sums; the chunk owns these rows and columns of them.
+                    let list = if pieces == 1 {
+                        &list[..list.len() / g.images_each * count]
+                    } else {
+                        let find = |pixel: usize| list.partition_point(|pair| (pair.y as usize) < pixel);
+                        &list[find(pixels.start)..find(pixels.end)]
+                    };
+                    // SAFETY: offsets stay inside x and this part's partial sums; the chunk owns these rows and columns of them.
                     let tile_args = unsafe {
                         Tile {
-                            pairs: &list[split(list.len(), pieces, piece)],
-                            x: self.x.as_ptr().add(image * g.image[0] + tile.start),
-                            y: self.dy.as_ptr().add(image * g.image[1] + column),
-                            image: g.image,
-                            images: count,
+                            pairs: list,
+                            x: self.x.as_ptr().add(image * g.x_image + tile.start),
+                            block: to,
+                            first_pixel: pixels.start,
                             out: partial.add(((part * g.taps.len() + tap) * s.c_in + tile.start) * s.c_out + column),
                             stride: s.c_out,
                             columns,
-                            add: !first,
+                            add,
                         }
                     };
                     macro_rules! sizes { ($($m:literal)*) => {
-                        match (tile.len(), columns.div_ceil(S::W)) {
+                        match (tile.len(), vectors) {
                             // The constant condition drops the sizes this set does not use.
                             $(
-                            // SAFETY: as above, and the machine supports S. Partial vectors are loaded and stored by count.
+                            // SAFETY: as above, and the machine supports S. Partial vectors are stored by count.
                             ($m, 1) if $m <= S::ISA.tile_rows() => unsafe { accumulate::<S, $m, 1>(&tile_args) },
                             // SAFETY: as above.
                             ($m, _) if $m <= S::ISA.tile_rows() => unsafe { accumulate::<S, $m, 2>(&tile_args) },
@@ -232,7 +269,7 @@ impl Kernel for PartKernel<'_> {
                     } }
                     sizes!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
                 }
-                first = false;
+                add = true;
             }
             image += count;
         }
@@ -243,35 +280,47 @@ impl Kernel for PartKernel<'_> {
     }
 }
 
-/// Adds a tile's products of all its images and pixels to `out`.
+/// Copies `columns` of `rows` rows that are `stride` apart to rows of whole vectors, padded with zeros.
+#[inline(always)]
+unsafe fn copy_block<S: Simd>(from: *const f32, stride: usize, rows: usize, columns: usize, to: *mut f32) {
+    let vectors = columns.div_ceil(S::W);
+    // SAFETY: the caller's.
+    unsafe {
+        for row in 0..rows {
+            for j in 0..vectors {
+                let (count, p) = ((columns - j * S::W).min(S::W), from.add(row * stride + j * S::W));
+                let v = if count == S::W { S::load(p) } else { S::load_n(p, count) };
+                S::store(to.add((row * vectors + j) * S::W), v);
+            }
+        }
+    }
+}
+
+/// Adds a tile's products of all its pixels to `out`.
 #[inline(always)]
 unsafe fn accumulate<S: Simd, const MR: usize, const NV: usize>(t: &Tile) {
-    // SAFETY: the caller's; the last vector holds `columns - (NV - 1) * W` columns.
+    // SAFETY: the caller's; the last vector of `out` holds `columns - (NV - 1) * W` columns.
     unsafe {
-        let last = t.columns - (NV - 1) * S::W;
-        let get = |p: *const f32, j: usize| if j + 1 < NV || last == S::W { S::load(p.add(j * S::W)) } else { S::load_n(p.add(j * S::W), last) };
         let mut acc = [[S::splat(0.0); NV]; MR];
-        for image in 0..t.images {
-            let (x, y) = (t.x.add(image * t.image[0]), t.y.add(image * t.image[1]));
-            for pair in t.pairs {
-                let (a, b) = (x.add(pair.x as usize), y.add(pair.y as usize));
-                let mut bv = [S::splat(0.0); NV];
+        let block = t.block.wrapping_sub(t.first_pixel * NV * S::W);
+        for pair in t.pairs {
+            let (a, b) = (t.x.add(pair.x as usize), block.wrapping_add(pair.y as usize * NV * S::W));
+            let mut bv = [S::splat(0.0); NV];
+            for j in 0..NV {
+                bv[j] = S::load(b.wrapping_add(j * S::W));
+            }
+            for i in 0..MR {
+                let av = S::splat(*a.add(i));
                 for j in 0..NV {
-                    bv[j] = get(b, j);
-                }
-                for i in 0..MR {
-                    let av = S::splat(*a.add(i));
-                    for j in 0..NV {
-                        acc[i][j] = S::fma(av, bv[j], acc[i][j]);
-                    }
+                    acc[i][j] = S::fma(av, bv[j], acc[i][j]);
                 }
             }
         }
         for i in 0..MR {
-            let out = t.out.add(i * t.stride);
             for j in 0..NV {
-                let v = if t.add { S::add(acc[i][j], get(out, j)) } else { acc[i][j] };
-                if j + 1 < NV || last == S::W { S::store(out.add(j * S::W), v) } else { S::store_n(out.add(j * S::W), v, last) }
+                let (out, count) = (t.out.add(i * t.stride + j * S::W), (t.columns - j * S::W).min(S::W));
+                let old = if !t.add { S::splat(0.0) } else { S::load_n(out, count) };
+                S::store_n(out, S::add(acc[i][j], old), count);
             }
         }
     }
@@ -281,19 +330,22 @@ unsafe fn accumulate<S: Simd, const MR: usize, const NV: usize>(t: &Tile) {
 #[inline(always)]
 unsafe fn column_sums<S: Simd>(k: &PartKernel, images: std::ops::Range<usize>, column: usize, columns: usize, out: *mut f32) {
     let stride = k.grad.shape.c_out;
-    let pixels = k.grad.image[1] / stride;
+    let pixels = k.grad.pixels;
     // SAFETY: rows of dY inside the images, `columns` of them from `column`.
     unsafe {
         for j in 0..columns.div_ceil(S::W) {
             let count = (columns - j * S::W).min(S::W);
             let mut total = S::splat(0.0);
-            for image in images.clone() {
-                // One image at a time keeps the running sum short, which keeps its rounding small.
+            let mut row = images.start * pixels;
+            while row < images.end * pixels {
+                // A block at a time keeps the running sums short, which keeps their rounding small.
+                let end = (row + BLOCK_PIXELS).min(images.end * pixels);
                 let mut sum = S::splat(0.0);
-                for pixel in 0..pixels {
-                    sum = S::add(sum, S::load_n(k.dy.as_ptr().add((image * pixels + pixel) * stride + column + j * S::W), count));
+                for row in row..end {
+                    sum = S::add(sum, S::load_n(k.dy.as_ptr().add(row * stride + column + j * S::W), count));
                 }
                 total = S::add(total, sum);
+                row = end;
             }
             S::store_n(out.add(j * S::W), total, count);
         }

@@ -1,0 +1,40 @@
+//! The bundled teacher's 20-step DDIM run, state by state.
+
+use crate::common::{Check, backend, close, integers, text, to_nhwc, values};
+use fewstep::diffusion::run::{RunSpec, SamplingRun};
+use fewstep::diffusion::{DdimConfig, Purpose, SamplerConfig, Table};
+use fewstep::io::safetensors::TensorFile;
+use fewstep::nn::Model;
+use fewstep::tensor::Tensor;
+use std::path::PathBuf;
+
+/// `$FEWSTEP_GOLDEN_TEACHER` or the teacher that the examples ship.
+pub fn teacher_dir() -> PathBuf {
+    std::env::var_os("FEWSTEP_GOLDEN_TEACHER").map_or_else(|| PathBuf::from("examples-c/data/digits_teacher"), PathBuf::from)
+}
+
+pub fn run() -> Check {
+    let dir = PathBuf::from("examples-c/data/digits_teacher");
+    let teacher = text(Model::open(&dir))?;
+    let io = text(TensorFile::open(&dir.join("ddim20_trajectory.safetensors")))?;
+    let all = text(io.get("states"))?;
+    let (steps, shape) = (all.shape()[0] - 1, all.shape()[1..].to_vec());
+    let data = text(all.to_f32_vec())?;
+    let len: usize = shape.iter().product();
+    let state = |k: usize| -> Result<Vec<f32>, String> { to_nhwc(&text(Tensor::from_slice(&shape, &data[k * len..][..len]))?) };
+    let table =
+        text(Table::build(&text(teacher.scheduler.noise_schedule())?, teacher.scheduler.prediction(), &SamplerConfig::Ddim(DdimConfig::default()), steps))?;
+    let recorded = values(&io, "timesteps")?;
+    if table.steps.iter().map(|s| s.t as f32).collect::<Vec<_>>() != recorded {
+        return Err(format!("timesteps differ from {recorded:?}"));
+    }
+    let spec = RunSpec { table: &table, batch: shape[0], size: [shape[2], shape[3]], purpose: Purpose::Evaluation };
+    let mut run = text(SamplingRun::new(&backend()?, &teacher, &spec))?;
+    let samples: Vec<i32> = (0..shape[0] as i32).collect();
+    text(run.begin(0, &samples, Some(&integers(&io, "class_labels")?), Some(&state(0)?)))?;
+    for k in 1..=steps {
+        text(run.step(None, false))?;
+        close(&format!("state {k}"), text(run.read())?, &state(k)?, 1e-4, 0.0)?;
+    }
+    Ok(())
+}
