@@ -104,8 +104,8 @@ impl Plan {
         }
         self.persistent_bytes = persistent;
         self.place(blocks)?;
-        for i in 0..self.locations.len() {
-            self.locations[i] = self.locations[roots[i].0 as usize];
+        for (i, root) in roots.iter().enumerate() {
+            self.locations[i] = self.locations[root.0 as usize];
         }
         Ok(())
     }

@@ -4,6 +4,9 @@ use fewstep::Result;
 use fewstep::graph::ops::*;
 use fewstep::graph::{Graph, ValueId};
 
+/// Appends the function to a graph.
+pub type Build = dyn Fn(&mut Graph, &[ValueId]) -> Result<ValueId>;
+
 /// A function of the operands; operands are parameters, the last `fixed` of them get no gradient.
 pub struct GradCase {
     pub name: String,
@@ -11,7 +14,7 @@ pub struct GradCase {
     pub fixed: usize,
     /// Keeps operands away from points where the function has a kink: those are moved by this much.
     pub kinks: Vec<f32>,
-    pub build: Box<dyn Fn(&mut Graph, &[ValueId]) -> Result<ValueId>>,
+    pub build: Box<Build>,
 }
 
 fn case(name: impl Into<String>, shapes: &[&[usize]], build: impl Fn(&mut Graph, &[ValueId]) -> Result<ValueId> + 'static) -> GradCase {
@@ -80,14 +83,15 @@ pub fn elementwise() -> Vec<GradCase> {
 }
 
 pub fn moves() -> Vec<GradCase> {
-    let mut cases = vec![];
-    cases.push(case("upsample2x", &[&[2, 2, 3, 2]], |g, v| g.push1(Upsample2x.into(), v)));
-    cases.push(case("avg_pool2x", &[&[2, 4, 2, 3]], |g, v| g.push1(AvgPool2x.into(), v)));
-    cases.push(case("concat", &[&[2, 3, 1], &[2, 3, 4], &[2, 3, 2]], |g, v| g.push1(Concat.into(), v)));
-    cases.push(case("concat of a value with itself", &[&[2, 3]], |g, v| g.push1(Concat.into(), &[v[0], v[0]])));
-    cases.push(case("slice", &[&[2, 7]], |g, v| g.push1(Slice { start: 2, len: 3 }.into(), v)));
-    cases.push(case("pad", &[&[3, 2]], |g, v| g.push1(Pad { before: 2, after: 1 }.into(), v)));
-    cases.push(case("reshape", &[&[3, 4]], |g, v| g.reshape(v[0], &[2, 6])));
+    let mut cases = vec![
+        case("upsample2x", &[&[2, 2, 3, 2]], |g, v| g.push1(Upsample2x.into(), v)),
+        case("avg_pool2x", &[&[2, 4, 2, 3]], |g, v| g.push1(AvgPool2x.into(), v)),
+        case("concat", &[&[2, 3, 1], &[2, 3, 4], &[2, 3, 2]], |g, v| g.push1(Concat.into(), v)),
+        case("concat of a value with itself", &[&[2, 3]], |g, v| g.push1(Concat.into(), &[v[0], v[0]])),
+        case("slice", &[&[2, 7]], |g, v| g.push1(Slice { start: 2, len: 3 }.into(), v)),
+        case("pad", &[&[3, 2]], |g, v| g.push1(Pad { before: 2, after: 1 }.into(), v)),
+        case("reshape", &[&[3, 4]], |g, v| g.reshape(v[0], &[2, 6])),
+    ];
     for (from, to) in super::cases::SUMS.iter().filter(|(from, _)| from.iter().product::<usize>() < 1000) {
         cases.push(case(format!("reduce_sum {from:?} to {to:?}"), &[from], move |g, v| g.push1(ReduceSum { shape: to.to_vec() }.into(), v)));
     }

@@ -144,7 +144,7 @@ pub fn compare(what: &str, got: &[f64], want: &Array, tolerance: f64) -> std::re
     let scale = want.iter().filter(|v| v.is_finite()).fold(0.0f64, |m, v| m.max(v.abs()));
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
         let fits = if tolerance == 0.0 { *g == *w || *g == f64::from(*w as f32) } else { (g - w).abs() <= tolerance * scale || g == w };
-        if !fits && !(g.is_nan() && w.is_nan()) {
+        if !(fits || g.is_nan() && w.is_nan()) {
             return Err(format!("{what}: element {i} is {g:e}, expected {w:e}; allowed {tolerance:e} of {scale:e}"));
         }
     }

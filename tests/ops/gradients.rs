@@ -34,7 +34,8 @@ fn loss_graph(grad_case: &GradCase) -> Result<(Case, ValueId, Vec<ValueId>)> {
         case.given.insert(*p, Arc::new(Tensor::from_slice(case.graph.shape(*p), &data)?));
     }
     let y = (grad_case.build)(&mut case.graph, &operands)?;
-    let w = case.input(&case.graph.shape(y).to_vec());
+    let shape = case.graph.shape(y).to_vec();
+    let w = case.input(&shape);
     let weighted = case.graph.mul(w, y)?;
     let ones = vec![1; case.graph.shape(y).len()];
     let loss = case.op(ReduceSum { shape: ones }, &[weighted]);
