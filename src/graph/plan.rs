@@ -9,7 +9,7 @@ use std::ops::Range;
 /// Where a value's bytes are while the plan runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Location {
-    /// Nobody reads it.
+    /// Nowhere: the plan is not laid out yet.
     Unused,
     /// In a storage.
     Storage(StorageId),
@@ -78,7 +78,6 @@ impl Plan {
         for v in self.graph.outputs() {
             last[roots[v.0 as usize].0 as usize] = end;
         }
-        let read = self.read_roots(&roots);
         self.locations = vec![Location::Unused; self.graph.values().len()];
         let mut blocks = vec![];
         let mut persistent = 0usize;
@@ -91,8 +90,8 @@ impl Plan {
                 (_, Some(s)) => Location::Storage(s),
                 (Origin::Const(_), _) => Location::Const(ValueId(i as u32)),
                 (Origin::Input, _) => persist(&mut persistent, bytes)?,
-                (Origin::Node { .. }, _) if !read[i] => Location::Unused,
-                (Origin::Node { .. }, _) if first[i] < self.prepared => persist(&mut persistent, bytes)?,
+                // What nobody reads (the gradient of a frozen parameter) still has memory while its node runs, so that kernels need not ask.
+                (Origin::Node { .. }, _) if first[i] < self.prepared && last[i] > first[i] => persist(&mut persistent, bytes)?,
                 _ => {
                     blocks.push(Block { owner: Owner::Value(i), bytes, first: first[i], last: last[i] });
                     Location::Unused
@@ -159,15 +158,6 @@ impl Plan {
     /// The largest sum of live bytes over the schedule: no layout can be smaller.
     pub fn peak_live_bytes(&self) -> usize {
         self.peak_live_bytes
-    }
-
-    fn read_roots(&self, roots: &[ValueId]) -> Vec<bool> {
-        let mut read = vec![false; roots.len()];
-        let inputs = self.graph.nodes().iter().filter(|n| !n.is_view()).flat_map(|n| &n.inputs);
-        for v in inputs.chain(self.graph.outputs()) {
-            read[roots[v.0 as usize].0 as usize] = true;
-        }
-        read
     }
 
     /// Greedy by size: the largest block first, each at the lowest offset that is free for its whole life (Pisarchyk & Lee 2020, "offset calculation").

@@ -236,7 +236,7 @@ impl OpDef for Binary {
     fn grad(&self, cx: &mut GradCx) -> Result<Vec<Option<ValueId>>> {
         let dy = cx.output_grad(0)?;
         let mut grads = vec![None, None];
-        for i in 0..2 {
+        for (i, grad) in grads.iter_mut().enumerate() {
             if !cx.wants(i) {
                 continue;
             }
@@ -250,7 +250,7 @@ impl OpDef for Binary {
             };
             let shape = cx.input_type(i).shape;
             let same = cx.graph.shape(full) == shape;
-            grads[i] = Some(if same { full } else { cx.graph.reduce_sum(full, &shape)? });
+            *grad = Some(if same { full } else { cx.graph.reduce_sum(full, &shape)? });
         }
         Ok(grads)
     }
