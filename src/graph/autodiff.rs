@@ -1,6 +1,6 @@
 //! Reverse-mode differentiation: appends the gradient computation of a scalar to its own graph.
 
-use super::ops::{Affine, Binary, BinaryKind};
+use super::ops::{Binary, BinaryKind};
 use super::{Graph, NodeId, Op, OpDef, Origin, TensorType, ValueId};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
@@ -42,6 +42,14 @@ impl GradCx<'_> {
     /// Gradient of the loss with respect to result `i`; an internal error when nothing flows back there.
     pub fn output_grad(&self, i: usize) -> Result<ValueId> {
         self.output_grads[i].ok_or_else(|| Error::internal(format!("no gradient flows into output {i}")))
+    }
+
+    /// Refuses a loss that depends on result `i` by itself: the rule has no gradient for it.
+    pub fn no_output_grad(&self, i: usize, what: &str) -> Result<()> {
+        match self.output_grads[i] {
+            None => Ok(()),
+            Some(_) => Err(Error::unsupported(format!("no gradient flows through the {what}"))),
+        }
     }
 
     /// Whether the gradient of operand `i` is used by anybody.
@@ -153,5 +161,7 @@ fn accumulate(graph: &mut Graph, grads: &mut HashMap<ValueId, ValueId>, value: V
 }
 
 fn zeros_like(graph: &mut Graph, value: ValueId) -> Result<ValueId> {
-    graph.push1(Affine { scale: 0.0, shift: 0.0 }.into(), &[value])
+    // Not 0 times the value, which would be NaN where the value is not finite.
+    let shape = graph.shape(value).to_vec();
+    graph.constant_fill("grad.zeros", &shape, 0.0)
 }

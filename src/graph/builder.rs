@@ -2,7 +2,7 @@
 
 use super::ops::*;
 use super::{Graph, Op, ValueId};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tensor::{Tensor, try_vec};
 
 impl Graph {
@@ -23,9 +23,10 @@ impl Graph {
 
     /// conv2d with optional bias; x NHWC, w OIHW.
     pub fn conv2d(&mut self, x: ValueId, w: ValueId, bias: Option<ValueId>, stride: usize, pad: [usize; 4]) -> Result<ValueId> {
-        let shape = self.shape(w);
-        let geometry = ConvGeometry { kernel: [shape[2], shape[3]], stride, pad };
-        let op = Conv2d::new(geometry, shape[0], bias.is_some());
+        let &[out_channels, _, r, s] = self.shape(w) else {
+            return Err(Error::shape(format!("weights '{}' must be [O,C,R,S], found {:?}", self.value(w).name, self.shape(w))));
+        };
+        let op = Conv2d::new(ConvGeometry { kernel: [r, s], stride, pad }, out_channels, bias.is_some());
         let operands: Vec<_> = [x, w].into_iter().chain(bias).collect();
         self.push1(op.into(), &operands)
     }
@@ -33,7 +34,9 @@ impl Graph {
     /// x [..., I] times w [O, I] transposed, plus bias [O]: the 1x1 convolution at every row.
     pub fn linear(&mut self, x: ValueId, w: ValueId, bias: Option<ValueId>) -> Result<ValueId> {
         let mut shape = self.shape(x).to_vec();
-        let (o, i) = (self.shape(w)[0], self.shape(w)[1]);
+        let (&[o, i], false) = (self.shape(w), shape.is_empty()) else {
+            return Err(Error::shape(format!("a linear layer needs x [..., I] and w [O, I], found {shape:?} and {:?}", self.shape(w))));
+        };
         let rows = shape[..shape.len() - 1].iter().product();
         let flat = self.reshape(x, &[rows, 1, 1, *shape.last().unwrap_or(&i)])?;
         let kernel = self.reshape(w, &[o, i, 1, 1])?;
@@ -75,6 +78,24 @@ impl Graph {
     /// GroupNorm, optionally followed by SiLU.
     pub fn group_norm(&mut self, x: ValueId, gamma: ValueId, beta: ValueId, groups: usize, eps: f64, silu: bool) -> Result<ValueId> {
         Ok(self.push(GroupNorm { groups, eps, silu }.into(), &[x, gamma, beta])?[0])
+    }
+
+    /// x summed down to `shape` (1 where a dimension is summed): one node for each run of neighbouring dimensions, which is what kernels know.
+    pub fn reduce_sum(&mut self, x: ValueId, shape: &[usize]) -> Result<ValueId> {
+        let mut left = self.shape(x).to_vec();
+        if left.len() != shape.len() {
+            return self.push1(ReduceSum { shape: shape.to_vec() }.into(), &[x]); // refused there
+        }
+        let (mut sum, mut open) = (x, false);
+        for (d, size) in shape.iter().enumerate() {
+            if left[d] != *size {
+                (left[d], open) = (*size, true);
+            } else if *size != 1 && open {
+                sum = self.push1(ReduceSum { shape: left.clone() }.into(), &[sum])?;
+                open = false;
+            }
+        }
+        if open { self.push1(ReduceSum { shape: left }.into(), &[sum]) } else { Ok(sum) }
     }
 
     /// Mean of all elements [1].

@@ -19,6 +19,7 @@ pub use plan::Plan;
 
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, checked_numel};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// A value's place in [`Graph::values`].
@@ -121,6 +122,21 @@ pub struct Node {
     pub segment: usize,
 }
 
+impl Node {
+    /// True for an op that only renames its operand's memory.
+    pub fn is_view(&self) -> bool {
+        self.op.alias() == Alias::View
+    }
+}
+
+fn check_type(ty: &TensorType) -> Result<()> {
+    checked_numel(&ty.shape)?;
+    if ty.shape.contains(&0) {
+        return Err(Error::shape(format!("shape {:?} has an empty dimension", ty.shape)));
+    }
+    Ok(())
+}
+
 /// The program. See the module's text.
 #[derive(Clone, Debug)]
 pub struct Graph {
@@ -197,7 +213,8 @@ impl Graph {
     /// Starts a new segment; nodes appended from here on belong to it.
     pub fn begin_segment(&mut self, name: impl Into<String>) {
         let name = name.into();
-        if self.nodes.iter().all(|n| n.segment + 1 != self.segments.len()) {
+        // Segments only grow along the program, so the last node tells whether the newest one is still empty.
+        if self.nodes.last().is_none_or(|n| n.segment + 1 != self.segments.len()) {
             self.segments.pop();
         }
         self.segments.push(name);
@@ -242,26 +259,18 @@ impl Graph {
         self.push_value(name.into(), ty, Origin::Const(Arc::new(tensor)), None)
     }
 
-    /// Appends a node and returns its outputs. Shapes are checked here; the error names the op and its operands.
+    /// Appends a node and returns its outputs. Shapes are checked here; the error names the op and its operands, and leaves the graph as it was.
     pub fn push(&mut self, op: Op, inputs: &[ValueId]) -> Result<Vec<ValueId>> {
         let types = {
             let operands: Vec<&TensorType> = inputs.iter().map(|i| &self.value(*i).ty).collect();
-            op.infer(&operands).map_err(|e| e.context(self.describe(&op, inputs)))?
+            let types = op.infer(&operands).and_then(|types| types.iter().try_for_each(check_type).map(|()| types));
+            types.map_err(|e| e.context(self.describe(&op, inputs)))?
         };
         let node = NodeId(self.nodes.len() as u32);
-        let updates = match op.alias() {
-            Alias::Updates(pairs) => pairs,
-            _ => vec![],
-        };
+        let storages = self.updated_storages(&op, inputs, types.len())?;
         let mut outputs = Vec::with_capacity(types.len());
-        for (output, ty) in types.into_iter().enumerate() {
-            let name = format!("{}.{}", op.name(), node.0);
-            let updated = updates.iter().find(|(_, o)| *o == output).map(|(i, _)| inputs[*i]);
-            let storage = match updated {
-                None => None,
-                Some(old) => Some(self.updatable(old, &op)?),
-            };
-            let name = storage.map_or(name, |s| self.storages[s.0 as usize].name.clone());
+        for (output, (ty, storage)) in types.into_iter().zip(storages).enumerate() {
+            let name = storage.map_or_else(|| format!("{}.{}", op.name(), node.0), |s| self.storages[s.0 as usize].name.clone());
             let id = self.push_value(name, ty, Origin::Node { node, output }, storage)?;
             if let Some(s) = storage {
                 self.storages[s.0 as usize].current = id;
@@ -278,13 +287,15 @@ impl Graph {
         Ok(self.push(op, inputs)?[0])
     }
 
-    /// Checks the order of state versions: nobody reads a version after the node that overwrites it.
+    /// Checks the order of state versions: nobody reads a version, itself or as a view, after the node that overwrites it, and no tap either.
     pub fn verify(&self) -> Result<()> {
+        let roots = self.roots();
         let mut overwritten = vec![false; self.values.len()];
         for (i, node) in self.nodes.iter().enumerate() {
             for input in &node.inputs {
-                if overwritten[input.0 as usize] {
-                    return Err(Error::internal(format!("node {i} ({}) reads an overwritten version of '{}'", node.op.name(), self.value(*input).name)));
+                let root = roots[input.0 as usize];
+                if overwritten[root.0 as usize] {
+                    return Err(Error::internal(format!("node {i} ({}) reads an overwritten version of '{}'", node.op.name(), self.value(root).name)));
                 }
                 if let Origin::Node { node: n, .. } = self.value(*input).origin
                     && n.0 as usize >= i
@@ -293,17 +304,53 @@ impl Graph {
                 }
             }
             if let Alias::Updates(pairs) = node.op.alias() {
+                let mut aliased = vec![false; node.inputs.len()];
                 for (input, _) in pairs {
                     overwritten[node.inputs[input].0 as usize] = true;
+                    aliased[input] = true;
+                }
+                // The parts of one update run in any order, so none may read what another writes. A copy onto itself is harmless.
+                let torn = |k: &usize| !aliased[*k] && overwritten[roots[node.inputs[*k].0 as usize].0 as usize];
+                if let Some(k) = (0..aliased.len()).find(torn).filter(|_| !matches!(node.op, Op::Assign(_))) {
+                    return Err(Error::internal(format!("node {i} ({}) reads '{}', which it overwrites", node.op.name(), self.value(node.inputs[k]).name)));
                 }
             }
         }
-        Ok(())
+        match self.outputs.iter().map(|o| roots[o.0 as usize]).find(|root| overwritten[root.0 as usize]) {
+            Some(root) => {
+                Err(Error::internal(format!("a version of '{}' is tapped but overwritten later: the tap would read the newer version", self.value(root).name)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The value whose memory each value shares: itself, unless it is a view.
+    pub(crate) fn roots(&self) -> Vec<ValueId> {
+        let mut roots: Vec<ValueId> = (0..self.values.len() as u32).map(ValueId).collect();
+        for node in self.nodes.iter().filter(|n| n.is_view()) {
+            roots[node.outputs[0].0 as usize] = roots[node.inputs[0].0 as usize];
+        }
+        roots
     }
 
     /// Storages that no node overwrites; what depends on them alone can be computed once.
     pub fn frozen_storages(&self) -> Vec<bool> {
         self.storages.iter().map(|s| s.first == s.current).collect()
+    }
+
+    /// For each output of a node to be appended, the storage that it is the next version of.
+    fn updated_storages(&self, op: &Op, inputs: &[ValueId], outputs: usize) -> Result<Vec<Option<StorageId>>> {
+        let mut storages = vec![None; outputs];
+        let Alias::Updates(pairs) = op.alias() else { return Ok(storages) };
+        let mut seen = HashSet::with_capacity(pairs.len());
+        for (input, output) in pairs {
+            let storage = self.updatable(inputs[input], op)?;
+            if !seen.insert(storage) {
+                return Err(Error::internal(format!("{} updates '{}' twice", op.name(), self.storages[storage.0 as usize].name)));
+            }
+            storages[output] = Some(storage);
+        }
+        Ok(storages)
     }
 
     fn updatable(&self, old: ValueId, op: &Op) -> Result<StorageId> {
@@ -316,10 +363,7 @@ impl Graph {
     }
 
     fn push_value(&mut self, name: String, ty: TensorType, origin: Origin, storage: Option<StorageId>) -> Result<ValueId> {
-        checked_numel(&ty.shape).map_err(|e| e.context(&name))?;
-        if ty.shape.contains(&0) {
-            return Err(Error::shape(format!("{name}: shape {:?} has an empty dimension", ty.shape)));
-        }
+        check_type(&ty).map_err(|e| e.context(&name))?;
         self.values.push(Value { ty, name, origin, storage });
         Ok(ValueId(self.values.len() as u32 - 1))
     }

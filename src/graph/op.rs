@@ -5,6 +5,7 @@ use super::ops::*;
 use super::reference::Array;
 use super::{TensorType, ValueId};
 use crate::error::{Error, Result};
+use crate::tensor::DType;
 
 /// How an op's outputs relate to the memory of its inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +71,24 @@ pub(super) fn arity(inputs: &[&TensorType], expected: std::ops::RangeInclusive<u
         return Ok(());
     }
     Err(Error::internal(format!("expected {expected:?} operands, found {}", inputs.len())))
+}
+
+/// Refuses operands of another type than f32: a kernel reads an operand as the type that it is made for.
+pub(super) fn floats(inputs: &[&TensorType]) -> Result<()> {
+    inputs.iter().try_for_each(|ty| expect_dtype(ty, DType::F32))
+}
+
+/// Checks one operand's element type.
+pub(super) fn expect_dtype(ty: &TensorType, dtype: DType) -> Result<()> {
+    if ty.dtype == dtype {
+        return Ok(());
+    }
+    Err(Error::unsupported(format!("needs an operand of {dtype:?}, found {:?} {:?}", ty.dtype, ty.shape)))
+}
+
+/// The rows of an operand: its first dimension.
+pub(super) fn rows(ty: &TensorType) -> Result<usize> {
+    ty.shape.first().copied().ok_or_else(|| Error::shape("needs one dimension or more, found shape []"))
 }
 
 /// Checks one operand's shape.

@@ -1,7 +1,7 @@
 //! From a graph to something a backend can run: passes, what runs once and what runs always, and one arena laid out by liveness.
 
 use super::passes::{PackedLen, chain, eliminate_dead, fuse, pack};
-use super::{Alias, Graph, Node, NodeId, OpDef, Origin, StorageId, ValueId};
+use super::{Alias, Graph, NodeId, OpDef, Origin, StorageId, ValueId};
 use crate::error::{Error, Result};
 use crate::tensor::ALIGN;
 use std::ops::Range;
@@ -9,7 +9,7 @@ use std::ops::Range;
 /// Where a value's bytes are while the plan runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Location {
-    /// Nobody reads it.
+    /// Nowhere: the plan is not laid out yet.
     Unused,
     /// In a storage.
     Storage(StorageId),
@@ -48,7 +48,7 @@ impl Plan {
         let graph = packed.graph;
         graph.verify()?;
         let hoisted = hoistable(&graph);
-        let all = || (0..graph.nodes().len()).filter(|n| !is_view(&graph.nodes()[*n])).map(|n| NodeId(n as u32));
+        let all = || (0..graph.nodes().len()).filter(|n| !graph.nodes()[*n].is_view()).map(|n| NodeId(n as u32));
         let mut order: Vec<NodeId> = all().filter(|n| hoisted[n.0 as usize]).collect();
         let prepared = order.len();
         order.extend(all().filter(|n| !hoisted[n.0 as usize]));
@@ -59,7 +59,7 @@ impl Plan {
 
     /// Gives every value its place. `workspace[i]` is the scratch of the i-th node of the order, in bytes.
     pub fn lay_out(&mut self, workspace: &[usize]) -> Result<()> {
-        let roots = self.roots();
+        let roots = self.graph.roots();
         let end = self.order.len();
         let mut first = vec![usize::MAX; self.graph.values().len()];
         let mut last = vec![0usize; self.graph.values().len()];
@@ -78,7 +78,6 @@ impl Plan {
         for v in self.graph.outputs() {
             last[roots[v.0 as usize].0 as usize] = end;
         }
-        let read = self.read_roots(&roots);
         self.locations = vec![Location::Unused; self.graph.values().len()];
         let mut blocks = vec![];
         let mut persistent = 0usize;
@@ -91,8 +90,8 @@ impl Plan {
                 (_, Some(s)) => Location::Storage(s),
                 (Origin::Const(_), _) => Location::Const(ValueId(i as u32)),
                 (Origin::Input, _) => persist(&mut persistent, bytes)?,
-                (Origin::Node { .. }, _) if !read[i] => Location::Unused,
-                (Origin::Node { .. }, _) if first[i] < self.prepared => persist(&mut persistent, bytes)?,
+                // What nobody reads (the gradient of a frozen parameter) still has memory while its node runs, so that kernels need not ask.
+                (Origin::Node { .. }, _) if first[i] < self.prepared && last[i] > first[i] => persist(&mut persistent, bytes)?,
                 _ => {
                     blocks.push(Block { owner: Owner::Value(i), bytes, first: first[i], last: last[i] });
                     Location::Unused
@@ -104,8 +103,8 @@ impl Plan {
         }
         self.persistent_bytes = persistent;
         self.place(blocks)?;
-        for i in 0..self.locations.len() {
-            self.locations[i] = self.locations[roots[i].0 as usize];
+        for (i, root) in roots.iter().enumerate() {
+            self.locations[i] = self.locations[root.0 as usize];
         }
         Ok(())
     }
@@ -161,33 +160,9 @@ impl Plan {
         self.peak_live_bytes
     }
 
-    /// The value whose memory each value shares.
-    fn roots(&self) -> Vec<ValueId> {
-        let mut roots: Vec<ValueId> = (0..self.graph.values().len() as u32).map(ValueId).collect();
-        for node in self.graph.nodes().iter().filter(|n| is_view(n)) {
-            roots[node.outputs[0].0 as usize] = roots[node.inputs[0].0 as usize];
-        }
-        roots
-    }
-
-    fn read_roots(&self, roots: &[ValueId]) -> Vec<bool> {
-        let mut read = vec![false; roots.len()];
-        let inputs = self.graph.nodes().iter().filter(|n| !is_view(n)).flat_map(|n| &n.inputs);
-        for v in inputs.chain(self.graph.outputs()) {
-            read[roots[v.0 as usize].0 as usize] = true;
-        }
-        read
-    }
-
     /// Greedy by size: the largest block first, each at the lowest offset that is free for its whole life (Pisarchyk & Lee 2020, "offset calculation").
     fn place(&mut self, mut blocks: Vec<Block>) -> Result<()> {
-        let mut live = vec![0usize; self.order.len() + 2];
-        for b in &blocks {
-            for slot in &mut live[b.first..=b.last] {
-                *slot = slot.checked_add(b.bytes).ok_or_else(too_large)?;
-            }
-        }
-        self.peak_live_bytes = live.into_iter().max().unwrap_or(0);
+        self.peak_live_bytes = peak(&blocks, self.order.len())?;
         blocks.sort_by_key(|b| (std::cmp::Reverse(b.bytes), b.first));
         let mut placed: Vec<(usize, Block)> = vec![]; // by offset
         for block in blocks {
@@ -210,6 +185,22 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// The largest sum of bytes that are needed at one time, `end` being the time after the last node.
+fn peak(blocks: &[Block], end: usize) -> Result<usize> {
+    let (mut born, mut freed) = (vec![0usize; end + 1], vec![0usize; end + 1]);
+    for b in blocks {
+        born[b.first] = born[b.first].checked_add(b.bytes).ok_or_else(too_large)?;
+        freed[b.last] = freed[b.last].checked_add(b.bytes).ok_or_else(too_large)?;
+    }
+    let (mut live, mut peak) = (0usize, 0);
+    for (born, freed) in born.into_iter().zip(freed) {
+        live = live.checked_add(born).ok_or_else(too_large)?;
+        peak = peak.max(live);
+        live -= freed;
+    }
+    Ok(peak)
 }
 
 #[derive(Debug)]
@@ -239,10 +230,6 @@ fn too_large() -> Error {
 
 fn aligned(bytes: usize) -> Result<usize> {
     bytes.checked_next_multiple_of(ALIGN).filter(|b| *b < isize::MAX as usize).ok_or_else(too_large)
-}
-
-fn is_view(node: &Node) -> bool {
-    node.op.alias() == Alias::View
 }
 
 /// Nodes that depend on constants and on storages that nobody overwrites: the same in every run.

@@ -12,6 +12,8 @@ pub type Array = ArrayD<f64>;
 /// A tensor's numbers in double precision.
 pub fn to_array(tensor: &Tensor) -> Result<Array> {
     let data = match tensor.dtype() {
+        // Not by way of f32, which has 24 bits.
+        crate::tensor::DType::I32 => tensor.as_slice::<i32>()?.iter().map(|v| f64::from(*v)).collect(),
         crate::tensor::DType::I64 => tensor.as_slice::<i64>()?.iter().map(|v| *v as f64).collect(),
         _ => tensor.to_f32_vec()?.into_iter().map(f64::from).collect(),
     };

@@ -68,7 +68,8 @@ impl CpuKernel for Threshold {
             let at = self.ratio * (self.row - 1) as f64;
             let (lo, hi) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
             let s = (lo + (hi - lo) * (at - at.floor()) as f32).clamp(1.0, self.max);
-            out.iter_mut().zip(x).for_each(|(o, v)| *o = v.clamp(-s, s) / s);
+            // As the definition: clamp to NaN limits would panic.
+            out.iter_mut().zip(x).for_each(|(o, v)| *o = if s.is_nan() { s } else { v.clamp(-s, s) / s });
         })
     }
 }

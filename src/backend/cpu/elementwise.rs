@@ -83,7 +83,7 @@ fn sigmoid(x: f32) -> f32 {
 pub(super) fn unary(kind: UnaryKind) -> Box<dyn CpuKernel> {
     match kind {
         UnaryKind::Silu => Box::new(Map1(|x: f32| x * sigmoid(x))),
-        UnaryKind::Relu => Box::new(Map1(|x: f32| if x > 0.0 { x } else { 0.0 * x })), // 0 * NaN keeps the NaN
+        UnaryKind::Relu => Box::new(Map1(|x: f32| if x < 0.0 { 0.0 } else { x })), // NaN stays
         UnaryKind::Abs => Box::new(Map1(f32::abs)),
         UnaryKind::Square => Box::new(Map1(|x: f32| x * x)),
         UnaryKind::Huber(d) => Box::new(Map1(move |x: f32| if x.abs() <= d { 0.5 * x * x } else { d * (x.abs() - 0.5 * d) })),

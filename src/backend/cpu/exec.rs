@@ -191,7 +191,9 @@ impl Executable for CpuExecutable {
         let id = self.plan.resolve(value)?;
         let len = self.plan.graph().value(id).ty.bytes();
         let ptr = self.pointer(id)?;
-        if ptr.is_null() {
+        // The arena keeps only tapped values until the end of the run; others are overwritten on the way.
+        let lost = matches!(self.plan.location(id), Location::Arena(_)) && !self.plan.graph().outputs().contains(&id);
+        if ptr.is_null() || lost {
             return Err(Error::internal(format!("'{}' was not tapped", self.plan.graph().value(id).name)));
         }
         // SAFETY: the location holds the value's bytes; `&self` keeps the executable from running meanwhile.
@@ -206,6 +208,9 @@ impl Executable for CpuExecutable {
     fn run(&mut self, range: Range<usize>) -> Result<()> {
         if !self.linked {
             return Err(Error::state("storages were bound after the plan was prepared"));
+        }
+        if range.end > self.plan.order().len() {
+            return Err(Error::invalid(format!("nodes {range:?} of a plan of {}", self.plan.order().len())));
         }
         for at in range {
             let node = &self.plan.graph().nodes()[self.plan.order()[at].0 as usize];

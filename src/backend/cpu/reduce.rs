@@ -23,7 +23,7 @@ struct Sum {
 pub(super) fn reduce_sum(op: &ReduceSum, x: &TensorType) -> Result<Box<dyn CpuKernel>> {
     let summed: Vec<usize> = (0..x.shape.len()).filter(|d| op.shape[*d] == 1 && x.shape[*d] != 1).collect();
     let (first, last) = (summed.first().copied().unwrap_or(0), summed.last().copied().unwrap_or(0));
-    if (first..=last).any(|d| x.shape[d] != 1 && op.shape[d] != 1) {
+    if !summed.is_empty() && (first..=last).any(|d| x.shape[d] != 1 && op.shape[d] != 1) {
         return Err(Error::unsupported(format!("sum of {:?} to {:?}: the summed dimensions must be neighbours", x.shape, op.shape)));
     }
     let outer: usize = x.shape[..first].iter().product();

@@ -1,7 +1,7 @@
 //! Scaled dot-product self-attention over tokens, all heads at once.
 
 use crate::error::{Error, Result};
-use crate::graph::op::{OpDef, arity, expect_shape};
+use crate::graph::op::{OpDef, arity, expect_shape, floats};
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 
@@ -20,6 +20,18 @@ fn head_dim(heads: usize, inner: usize) -> Result<usize> {
         Some(d) if d * heads == inner && (1..=512).contains(&d) => Ok(d),
         _ => Err(Error::unsupported(format!("attention of width {inner} with {heads} heads: head dimension must be 1 to 512"))),
     }
+}
+
+/// Checks q, k and v; the type of the log-sum-exp.
+fn check(qkv: &[&TensorType], heads: usize) -> Result<TensorType> {
+    floats(qkv)?;
+    let &[n, t, inner] = qkv[0].shape.as_slice() else {
+        return Err(Error::shape(format!("expected q [N,T,C], found {:?}", qkv[0].shape)));
+    };
+    head_dim(heads, inner)?;
+    expect_shape("k", qkv[1], &qkv[0].shape)?;
+    expect_shape("v", qkv[2], &qkv[0].shape)?;
+    Ok(TensorType::f32(&[n, heads, t]))
 }
 
 /// Score rows of one (sample, head): probabilities [T,T] and log-sum-exp [T].
@@ -44,13 +56,7 @@ impl OpDef for Attention {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 3..=3)?;
-        let &[n, t, inner] = inputs[0].shape.as_slice() else {
-            return Err(Error::shape(format!("expected q [N,T,C], found {:?}", inputs[0].shape)));
-        };
-        head_dim(self.heads, inner)?;
-        expect_shape("k", inputs[1], &inputs[0].shape)?;
-        expect_shape("v", inputs[2], &inputs[0].shape)?;
-        Ok(vec![inputs[0].clone(), TensorType::f32(&[n, self.heads, t])])
+        Ok(vec![inputs[0].clone(), check(inputs, self.heads)?])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
@@ -73,6 +79,7 @@ impl OpDef for Attention {
     }
 
     fn grad(&self, cx: &mut GradCx) -> Result<Vec<Option<ValueId>>> {
+        cx.no_output_grad(1, "log-sum-exp of an attention")?;
         let dout = cx.output_grad(0)?;
         let operands = [cx.input(0)?, cx.input(1)?, cx.input(2)?, cx.output(0)?, cx.output(1)?, dout];
         let grads = cx.graph.push(AttentionGrad { heads: self.heads, scale: self.scale }.into(), &operands)?;
@@ -96,6 +103,10 @@ impl OpDef for AttentionGrad {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 6..=6)?;
+        let lse = check(&inputs[..3], self.heads)?;
+        floats(&inputs[3..])?;
+        expect_shape("out", inputs[3], &inputs[0].shape)?;
+        expect_shape("lse", inputs[4], &lse.shape)?;
         expect_shape("dout", inputs[5], &inputs[0].shape)?;
         Ok(vec![inputs[0].clone(), inputs[1].clone(), inputs[2].clone()])
     }

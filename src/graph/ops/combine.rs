@@ -1,7 +1,7 @@
 //! Linear combinations with per-row coefficients: the sampler update, the forward process and the loss difference are all this op.
 
 use crate::error::{Error, Result};
-use crate::graph::op::{OpDef, arity, expect_shape};
+use crate::graph::op::{OpDef, arity, expect_shape, floats, rows};
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 
@@ -20,10 +20,11 @@ impl OpDef for Combine {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 2..=9)?;
+        floats(inputs)?;
         let values = &inputs[1..];
-        let rows = values[0].shape[0];
+        let rows = rows(values[0]).map_err(|e| e.context(format!("coefficients {:?}", inputs[0].shape)))?;
         match inputs[0].shape.as_slice() {
-            &[n, k] if (n == 1 || n == rows) && self.first + values.len() <= k => {}
+            &[n, k] if (n == 1 || n == rows) && self.first.checked_add(values.len()).is_some_and(|end| end <= k) => {}
             other => return Err(Error::shape(format!("coefficients {other:?} do not fit {} values of {rows} rows", values.len()))),
         }
         for v in values {
@@ -79,6 +80,8 @@ impl OpDef for DynamicThreshold {
         if !(0.0..=1.0).contains(&self.ratio) || self.max.is_nan() || self.max < 1.0 {
             return Err(Error::invalid(format!("dynamic thresholding with ratio {} and maximum {}", self.ratio, self.max)));
         }
+        floats(inputs)?;
+        rows(inputs[0])?;
         Ok(vec![inputs[0].clone()])
     }
 
@@ -90,7 +93,8 @@ impl OpDef for DynamicThreshold {
             let at = self.ratio * (sorted.len() - 1) as f64;
             let (lo, hi) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
             let s = (lo + (hi - lo) * (at - at.floor())).clamp(1.0, self.max);
-            row.mapv_inplace(|v| v.clamp(-s, s) / s);
+            // A row with NaN, or whose quantile falls between infinities, is NaN.
+            row.mapv_inplace(|v| if s.is_nan() { s } else { v.clamp(-s, s) / s });
         }
         Ok(vec![y])
     }

@@ -1,7 +1,7 @@
 //! 2-D convolution over NHWC activations with OIHW weights, and its two gradients. Linear layers are its 1x1 form.
 
 use crate::error::{Error, Result};
-use crate::graph::op::{OpDef, arity, expect_shape};
+use crate::graph::op::{OpDef, arity, expect_shape, floats};
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 use crate::tensor::DType;
@@ -30,7 +30,8 @@ impl ConvGeometry {
             let padded = size.checked_add(pad)?;
             (self.stride > 0 && k > 0 && padded >= k).then(|| (padded - k) / self.stride + 1)
         };
-        match (along(h, t + b, self.kernel[0]), along(w, l + r, self.kernel[1])) {
+        // A padding that saturates does not fit any size, so it is refused below.
+        match (along(h, t.saturating_add(b), self.kernel[0]), along(w, l.saturating_add(r), self.kernel[1])) {
             (Some(p), Some(q)) => Ok([p, q]),
             _ => Err(Error::shape(format!("{self:?} does not fit an input of {h}x{w}"))),
         }
@@ -118,6 +119,7 @@ impl OpDef for Conv2d {
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         let extra = [self.bias, self.addend, self.residual].iter().filter(|p| **p).count();
         arity(inputs, 2 + extra..=2 + extra)?;
+        floats(inputs)?;
         let [n, h, w, c] = nhwc(inputs[0])?;
         if !self.packed {
             expect_shape("weight", inputs[1], &[self.out_channels, c, self.geometry.kernel[0], self.geometry.kernel[1]])?;
@@ -197,11 +199,15 @@ impl OpDef for Conv2dInputGrad {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 2..=2)?;
+        floats(inputs)?;
         let [_, _, _, o] = nhwc(inputs[0])?;
-        let [p, q] = self.geometry.output(self.input[1], self.input[2])?;
-        expect_shape("dy", inputs[0], &[self.input[0], p, q, o])?;
+        let &[n, h, w, c] = self.input.as_slice() else {
+            return Err(Error::shape(format!("expected the shape [N,H,W,C] of an input, found {:?}", self.input)));
+        };
+        let [p, q] = self.geometry.output(h, w)?;
+        expect_shape("dy", inputs[0], &[n, p, q, o])?;
         if !self.packed {
-            expect_shape("weight", inputs[1], &[o, self.input[3], self.geometry.kernel[0], self.geometry.kernel[1]])?;
+            expect_shape("weight", inputs[1], &[o, c, self.geometry.kernel[0], self.geometry.kernel[1]])?;
         }
         Ok(vec![TensorType::f32(&self.input)])
     }
@@ -282,6 +288,10 @@ impl OpDef for PackConv {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 1..=1)?;
+        floats(inputs)?;
+        if inputs[0].shape.len() != 4 {
+            return Err(Error::shape(format!("expected weights [O,C,R,S], found {:?}", inputs[0].shape)));
+        }
         Ok(vec![TensorType::f32(&[self.packed_len])])
     }
 

@@ -1,8 +1,7 @@
 //! Element-wise ops: unary functions, affine maps and broadcasting arithmetic.
 
-use super::ReduceSum;
 use crate::error::{Error, Result};
-use crate::graph::op::{OpDef, arity, expect_shape};
+use crate::graph::op::{OpDef, arity, expect_shape, floats};
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 use crate::tensor::DType;
@@ -55,7 +54,13 @@ impl UnaryKind {
             UnaryKind::Silu => x * sigmoid(x),
             UnaryKind::Gelu => 0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2)),
             UnaryKind::Mish => x * softplus(x).tanh(),
-            UnaryKind::Relu => x.max(0.0),
+            UnaryKind::Relu => {
+                if x < 0.0 {
+                    0.0
+                } else {
+                    x
+                }
+            } // NaN stays
             UnaryKind::Abs => x.abs(),
             UnaryKind::Square => x * x,
             UnaryKind::Huber(delta) => {
@@ -91,8 +96,15 @@ fn softplus(x: f64) -> f64 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
-fn f32_operand(ty: &TensorType) -> Result<()> {
-    if ty.dtype == DType::F32 { Ok(()) } else { Err(Error::unsupported(format!("needs an f32 operand, found {:?}", ty.dtype))) }
+impl UnaryKind {
+    /// Refuses limits that no number can lie between.
+    fn check(self) -> Result<()> {
+        match self {
+            UnaryKind::Huber(delta) if delta.is_nan() || delta < 0.0 => Err(Error::invalid(format!("Huber loss with delta {delta}"))),
+            UnaryKind::Clamp(lo, hi) if lo.is_nan() || hi.is_nan() || lo > hi => Err(Error::invalid(format!("clamp to {lo}..{hi}"))),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// y = f(x).
@@ -109,7 +121,8 @@ impl OpDef for Unary {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 1..=1)?;
-        f32_operand(inputs[0])?;
+        floats(inputs)?;
+        self.kind.check()?;
         Ok(vec![inputs[0].clone()])
     }
 
@@ -137,6 +150,8 @@ impl OpDef for UnaryGrad {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 2..=2)?;
+        floats(inputs)?;
+        self.kind.check()?;
         expect_shape("dy", inputs[1], &inputs[0].shape)?;
         Ok(vec![inputs[0].clone()])
     }
@@ -162,7 +177,7 @@ impl OpDef for Affine {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 1..=1)?;
-        f32_operand(inputs[0])?;
+        floats(inputs)?;
         Ok(vec![inputs[0].clone()])
     }
 
@@ -201,8 +216,7 @@ impl OpDef for Binary {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 2..=2)?;
-        f32_operand(inputs[0])?;
-        f32_operand(inputs[1])?;
+        floats(inputs)?;
         let (a, b) = (&inputs[0].shape, &inputs[1].shape);
         let fits = a.len() == b.len() && a.iter().zip(b).all(|(x, y)| x == y || *x == 1 || *y == 1);
         if !fits {
@@ -222,7 +236,7 @@ impl OpDef for Binary {
     fn grad(&self, cx: &mut GradCx) -> Result<Vec<Option<ValueId>>> {
         let dy = cx.output_grad(0)?;
         let mut grads = vec![None, None];
-        for i in 0..2 {
+        for (i, grad) in grads.iter_mut().enumerate() {
             if !cx.wants(i) {
                 continue;
             }
@@ -236,7 +250,7 @@ impl OpDef for Binary {
             };
             let shape = cx.input_type(i).shape;
             let same = cx.graph.shape(full) == shape;
-            grads[i] = Some(if same { full } else { cx.graph.push1(ReduceSum { shape }.into(), &[full])? });
+            *grad = Some(if same { full } else { cx.graph.reduce_sum(full, &shape)? });
         }
         Ok(grads)
     }

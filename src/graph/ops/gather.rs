@@ -1,7 +1,7 @@
 //! Row look-ups (embeddings, dataset rows) and the integer arithmetic that addresses them.
 
 use crate::error::{Error, Result};
-use crate::graph::op::{OpDef, arity, expect_shape};
+use crate::graph::op::{OpDef, arity, expect_dtype, expect_shape, rows};
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 use crate::tensor::DType;
@@ -63,7 +63,10 @@ impl OpDef for GatherGrad {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 2..=2)?;
-        expect_shape("index", inputs[1], &inputs[0].shape[..1])?;
+        expect_dtype(inputs[0], DType::F32)?;
+        expect_dtype(inputs[1], DType::I32)?;
+        let batch = rows(inputs[0]).map_err(|e| e.context(format!("gradient of rows for index {:?}", inputs[1].shape)))?;
+        expect_shape("index", inputs[1], &[batch])?;
         let mut shape = inputs[0].shape.clone();
         shape[0] = self.rows;
         Ok(vec![TensorType::f32(&shape)])

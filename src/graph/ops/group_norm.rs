@@ -1,7 +1,7 @@
 //! Group normalisation (Wu & He 2018) over NHWC or [N,T,C], optionally followed by SiLU.
 
 use crate::error::{Error, Result};
-use crate::graph::op::{OpDef, arity, expect_shape};
+use crate::graph::op::{OpDef, arity, expect_shape, floats};
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 
@@ -28,13 +28,11 @@ fn sigmoid(v: f64) -> f64 {
     1.0 / (1.0 + (-v).exp())
 }
 
-impl GroupNorm {
-    fn check(&self, x: &TensorType) -> Result<[usize; 3]> {
-        if x.shape.len() < 2 || self.groups == 0 || !x.shape[x.shape.len() - 1].is_multiple_of(self.groups) {
-            return Err(Error::shape(format!("{} groups do not divide the channels of {:?}", self.groups, x.shape)));
-        }
-        Ok(extent(&x.shape))
+fn check(x: &TensorType, groups: usize) -> Result<[usize; 3]> {
+    if x.shape.len() < 2 || groups == 0 || !x.shape[x.shape.len() - 1].is_multiple_of(groups) {
+        return Err(Error::shape(format!("{groups} groups do not divide the channels of {:?}", x.shape)));
     }
+    Ok(extent(&x.shape))
 }
 
 impl OpDef for GroupNorm {
@@ -44,7 +42,8 @@ impl OpDef for GroupNorm {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 3..=3)?;
-        let [n, _, c] = self.check(inputs[0])?;
+        floats(inputs)?;
+        let [n, _, c] = check(inputs[0], self.groups)?;
         expect_shape("gamma", inputs[1], &[c])?;
         expect_shape("beta", inputs[2], &[c])?;
         let stat = TensorType::f32(&[n, self.groups]);
@@ -77,6 +76,8 @@ impl OpDef for GroupNorm {
     }
 
     fn grad(&self, cx: &mut GradCx) -> Result<Vec<Option<ValueId>>> {
+        cx.no_output_grad(1, "mean of a group norm")?;
+        cx.no_output_grad(2, "deviation of a group norm")?;
         let dy = cx.output_grad(0)?;
         let operands = [cx.input(0)?, cx.input(1)?, cx.input(2)?, cx.output(1)?, cx.output(2)?, dy];
         let out = cx.graph.push(GroupNormGrad { groups: self.groups, silu: self.silu }.into(), &operands)?;
@@ -100,6 +101,14 @@ impl OpDef for GroupNormGrad {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 6..=6)?;
+        floats(inputs)?;
+        let [n, _, c] = check(inputs[0], self.groups)?;
+        for (i, what) in ["gamma", "beta"].iter().enumerate() {
+            expect_shape(what, inputs[1 + i], &[c])?;
+        }
+        for (i, what) in ["mean", "rstd"].iter().enumerate() {
+            expect_shape(what, inputs[3 + i], &[n, self.groups])?;
+        }
         expect_shape("dy", inputs[5], &inputs[0].shape)?;
         Ok(vec![inputs[0].clone(), inputs[1].clone(), inputs[2].clone()])
     }

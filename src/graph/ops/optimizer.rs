@@ -2,8 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
-use crate::graph::op::{Alias, OpDef, arity, expect_shape};
+use crate::graph::op::{Alias, OpDef, arity, expect_dtype, expect_shape, floats};
 use crate::graph::reference::Array;
+use crate::tensor::DType;
 
 fn scalar(inputs: &[&TensorType], what: &str, i: usize) -> Result<()> {
     expect_shape(what, inputs[i], &[1])
@@ -20,6 +21,7 @@ impl OpDef for GlobalNorm {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 1..=usize::MAX)?;
+        floats(inputs)?;
         Ok(vec![TensorType::f32(&[1])])
     }
 
@@ -44,6 +46,7 @@ impl OpDef for ClipScale {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 2..=2)?;
+        floats(inputs)?;
         scalar(inputs, "norm", 0)?;
         Ok(vec![TensorType::f32(&[1])])
     }
@@ -88,6 +91,8 @@ impl OpDef for AdamW {
         for (i, what) in ["lr", "step", "scale"].iter().enumerate() {
             scalar(inputs, what, i)?;
         }
+        expect_dtype(inputs[1], DType::I64)?;
+        floats(&[&inputs[..1], &inputs[2..]].concat())?;
         let mut out = vec![];
         for p in inputs[Self::HEAD..].chunks_exact(4) {
             for other in &p[1..] {
@@ -142,6 +147,7 @@ impl OpDef for Ema {
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         let expected = Self::HEAD + 2 * self.parameters;
         arity(inputs, expected..=expected)?;
+        floats(inputs)?;
         scalar(inputs, "decay", 0)?;
         scalar(inputs, "scale", 1)?;
         for pair in inputs[Self::HEAD..].chunks_exact(2) {

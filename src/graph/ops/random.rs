@@ -3,13 +3,14 @@
 use crate::diffusion::philox::{self, Purpose};
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
-use crate::graph::op::{OpDef, arity, expect_shape};
+use crate::graph::op::{OpDef, arity, expect_dtype, expect_shape};
 use crate::graph::reference::Array;
 use crate::tensor::DType;
 
 fn head(inputs: &[&TensorType]) -> Result<()> {
     expect_shape("seed", inputs[0], &[1])?;
-    expect_shape("step", inputs[1], &[1])
+    expect_shape("step", inputs[1], &[1])?;
+    inputs[..2].iter().try_for_each(|ty| expect_dtype(ty, DType::I64))
 }
 
 /// Standard normals [N,H,W,C]; element order of the counter is the logical NCHW order, so that layout never changes the noise.

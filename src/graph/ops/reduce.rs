@@ -1,7 +1,7 @@
 //! Sums over broadcast dimensions.
 
 use crate::error::{Error, Result};
-use crate::graph::op::{OpDef, arity};
+use crate::graph::op::{OpDef, arity, floats};
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 use ndarray::Axis;
@@ -22,6 +22,7 @@ impl OpDef for ReduceSum {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 1..=1)?;
+        floats(inputs)?;
         let from = &inputs[0].shape;
         if from.len() != self.shape.len() || from.iter().zip(&self.shape).any(|(a, b)| a != b && *b != 1) {
             return Err(Error::shape(format!("cannot sum {from:?} to {:?}", self.shape)));

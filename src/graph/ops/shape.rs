@@ -7,6 +7,14 @@ use crate::graph::{GradCx, TensorType, ValueId};
 use crate::tensor::checked_numel;
 use ndarray::{Axis, Slice as Range};
 
+/// The axis that these ops work along. Their kernels move elements of four bytes.
+fn last_axis(ty: &TensorType) -> Result<usize> {
+    if ty.dtype.size() != 4 {
+        return Err(Error::unsupported(format!("moves f32 and i32 elements, found {:?}", ty.dtype)));
+    }
+    ty.shape.len().checked_sub(1).ok_or_else(|| Error::shape("a scalar, shape [], has no last axis"))
+}
+
 /// Joins two or more values along the last axis.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Concat;
@@ -19,12 +27,12 @@ impl OpDef for Concat {
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 2..=8)?;
         let mut shape = inputs[0].shape.clone();
-        let last = shape.len().saturating_sub(1);
+        let last = last_axis(inputs[0])?;
         for other in &inputs[1..] {
             if other.shape.len() != shape.len() || other.shape[..last] != shape[..last] || other.dtype != inputs[0].dtype {
                 return Err(Error::shape(format!("cannot join {:?} and {:?} along the last axis", shape, other.shape)));
             }
-            shape[last] += other.shape[last];
+            shape[last] = shape[last].checked_add(other.shape[last]).ok_or_else(|| Error::shape(format!("{shape:?} and {:?} overflow", other.shape)))?;
         }
         Ok(vec![TensorType::new(inputs[0].dtype, &shape)])
     }
@@ -64,11 +72,12 @@ impl OpDef for Slice {
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 1..=1)?;
         let mut ty = inputs[0].clone();
-        let last = ty.shape.last_mut().ok_or_else(|| Error::shape("slice of a scalar"))?;
-        if self.start + self.len > *last {
-            return Err(Error::shape(format!("slice {}..{} of a last axis of {last}", self.start, self.start + self.len)));
+        let axis = last_axis(inputs[0])?;
+        let end = self.start.saturating_add(self.len);
+        if end > ty.shape[axis] {
+            return Err(Error::shape(format!("slice {}..{end} of the last axis of {:?}", self.start, ty.shape)));
         }
-        *last = self.len;
+        ty.shape[axis] = self.len;
         Ok(vec![ty])
     }
 
@@ -101,7 +110,9 @@ impl OpDef for Pad {
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 1..=1)?;
         let mut ty = inputs[0].clone();
-        *ty.shape.last_mut().ok_or_else(|| Error::shape("pad of a scalar"))? += self.before + self.after;
+        let axis = last_axis(inputs[0])?;
+        let full = ty.shape[axis].checked_add(self.before).and_then(|n| n.checked_add(self.after));
+        ty.shape[axis] = full.ok_or_else(|| Error::shape(format!("padding {:?} by {} and {}", ty.shape, self.before, self.after)))?;
         Ok(vec![ty])
     }
 

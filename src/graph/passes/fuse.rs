@@ -3,7 +3,7 @@
 use super::Rewrite;
 use crate::error::Result;
 use crate::graph::ops::BinaryKind;
-use crate::graph::{Graph, Node, Op, ValueId};
+use crate::graph::{Alias, Graph, Node, Op, OpDef, ValueId};
 
 /// What a convolution swallows, in the order in which the epilogue applies it.
 enum Step {
@@ -14,17 +14,22 @@ enum Step {
 
 /// Rewrites conv2d → add([N,1,1,O]) → add([N,P,Q,O]) → scale into one node where the intermediate results have no other reader.
 pub fn fuse(old: &Graph) -> Result<Rewrite> {
-    let uses = count_uses(old);
+    let readers = Readers::of(old);
     let mut into: Vec<Option<usize>> = vec![None; old.nodes().len()]; // node -> the last node of its chain, for convolutions
     let mut absorbed = vec![false; old.nodes().len()];
     let mut chains: Vec<Vec<Step>> = (0..old.nodes().len()).map(|_| vec![]).collect();
     for (i, node) in old.nodes().iter().enumerate() {
-        if let Op::Conv2d(_) = &node.op {
-            let (steps, members) = chain_after(old, &uses, i);
-            // A chain may also start at another convolution whose result is this one's residual: the first taker wins.
-            if members.iter().any(|m| absorbed[*m]) {
-                continue;
-            }
+        // A convolution that has an epilogue already has no room for these.
+        if let Op::Conv2d(c) = &node.op
+            && !c.addend
+            && !c.residual
+            && c.scale == 1.0
+        {
+            let (mut steps, mut members) = chain_after(old, &readers, i);
+            // Another convolution may have taken the sum that this chain ends in: the first taker wins, this one keeps what comes before.
+            let free = members.iter().position(|m| absorbed[*m]).unwrap_or(members.len());
+            members.truncate(free);
+            steps.truncate(free);
             for m in &members {
                 absorbed[*m] = true;
             }
@@ -35,24 +40,43 @@ pub fn fuse(old: &Graph) -> Result<Rewrite> {
     emit(old, &into, &absorbed, &chains)
 }
 
-fn count_uses(graph: &Graph) -> Vec<usize> {
-    let mut uses = vec![0; graph.values().len()];
-    for node in graph.nodes() {
-        node.inputs.iter().for_each(|i| uses[i.0 as usize] += 1);
+/// Who reads what.
+struct Readers {
+    /// For each value its only reader, unless it is tapped or read elsewhere too.
+    only: Vec<Option<usize>>,
+    /// For each node, how many nodes up to it (included) overwrite a state.
+    updates: Vec<usize>,
+}
+
+impl Readers {
+    fn of(graph: &Graph) -> Self {
+        let mut uses = vec![0usize; graph.values().len()];
+        let mut only = vec![None; graph.values().len()];
+        let mut updates = Vec::with_capacity(graph.nodes().len());
+        let mut seen = 0;
+        for (i, node) in graph.nodes().iter().enumerate() {
+            for v in &node.inputs {
+                uses[v.0 as usize] += 1;
+                only[v.0 as usize] = Some(i);
+            }
+            seen += usize::from(matches!(node.op.alias(), Alias::Updates(_)));
+            updates.push(seen);
+        }
+        graph.outputs().iter().for_each(|o| uses[o.0 as usize] += 2);
+        only.iter_mut().zip(uses).filter(|(_, uses)| *uses != 1).for_each(|(only, _)| *only = None);
+        Self { only, updates }
     }
-    graph.outputs().iter().for_each(|o| uses[o.0 as usize] += 2);
-    uses
 }
 
 /// The additions and the scale that follow convolution `start`, and the nodes that they are.
-fn chain_after(graph: &Graph, uses: &[usize], start: usize) -> (Vec<Step>, Vec<usize>) {
+fn chain_after(graph: &Graph, readers: &Readers, start: usize) -> (Vec<Step>, Vec<usize>) {
     let (mut steps, mut members) = (vec![], vec![]);
     let mut value = graph.nodes()[start].outputs[0];
     let out = graph.shape(value).to_vec();
-    while uses[value.0 as usize] == 1 {
-        let Some(at) = (start + 1..graph.nodes().len()).find(|n| graph.nodes()[*n].inputs.contains(&value)) else { break };
+    while let Some(at) = readers.only[value.0 as usize] {
         let node = &graph.nodes()[at];
-        if node.segment != graph.nodes()[start].segment {
+        // The fused node runs where its last member ran: it stays in its segment, and never behind an update that may overwrite its operands.
+        if node.segment != graph.nodes()[start].segment || readers.updates[at] != readers.updates[start] {
             break;
         }
         let Some(step) = absorbable(graph, node, value, &out, &steps) else { break };

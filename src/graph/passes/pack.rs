@@ -12,7 +12,9 @@ pub type PackedLen<'a> = &'a dyn Fn(PackFor, ConvGeometry, &[usize]) -> Option<u
 /// Rewrites every convolution that the backend wants packed.
 pub fn pack(old: &Graph, packed_len: PackedLen) -> Result<Rewrite> {
     let mut rewrite = Rewrite::start(old)?;
-    let mut done: HashMap<(ValueId, PackFor, ConvGeometry), ValueId> = HashMap::new();
+    // By the value whose memory the weights are (a linear layer views its matrix anew at each use), its rows, and what the packing depends on.
+    let mut done: HashMap<(ValueId, usize, PackFor, ConvGeometry), ValueId> = HashMap::new();
+    let roots = old.roots();
     for node in old.nodes() {
         let (purpose, geometry) = match &node.op {
             Op::Conv2d(c) if !c.packed => (PackFor::Forward, c.geometry),
@@ -27,7 +29,8 @@ pub fn pack(old: &Graph, packed_len: PackedLen) -> Result<Rewrite> {
             continue;
         };
         let mut operands = rewrite.operands(node)?;
-        let key = (operands[1], purpose, geometry);
+        let weight = node.inputs[1];
+        let key = (roots[weight.0 as usize], old.shape(weight)[0], purpose, geometry);
         operands[1] = match done.get(&key) {
             Some(packed) => *packed,
             None => {

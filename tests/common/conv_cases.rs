@@ -1,0 +1,114 @@
+//! Convolution cases. Tolerance 1e-5 of the largest result: sums of at most a few thousand products of numbers below 1 in f32 err by about
+//! sqrt(K) 2^-24 of their typical size; a wrong tap or border errs by 1e-2 and more.
+
+use super::Case;
+use fewstep::graph::ValueId;
+use fewstep::graph::ops::*;
+
+const TOLERANCE: f64 = 1e-5;
+
+/// [N,H,W,C], O, kernel, stride, padding (top, left, bottom, right).
+type Shape = ([usize; 4], usize, [usize; 2], usize, [usize; 4]);
+
+/// Every tail, border, stride and special path at least once; the comments name what is special.
+const SHAPES: &[Shape] = &[
+    ([1, 1, 1, 1], 1, [1, 1], 1, [0; 4]),
+    ([1, 8, 8, 8], 8, [3, 3], 1, [1; 4]),
+    ([2, 7, 5, 3], 9, [3, 3], 1, [1; 4]),         // three channels, odd sizes
+    ([1, 9, 9, 1], 4, [5, 5], 1, [2; 4]),         // one channel, 5x5
+    ([2, 8, 8, 16], 32, [3, 3], 2, [0, 0, 1, 1]), // diffusers' asymmetric Downsample2D
+    ([2, 8, 6, 20], 24, [3, 3], 2, [1; 4]),
+    ([2, 6, 6, 17], 33, [1, 1], 1, [0; 4]),
+    ([3, 1, 1, 40], 65, [1, 1], 1, [0; 4]), // a linear layer
+    ([2, 6, 6, 18], 7, [1, 1], 2, [0; 4]),  // strided 1x1
+    ([1, 5, 11, 6], 34, [1, 4], 3, [2, 3, 0, 1]),
+    ([1, 6, 6, 3], 2, [5, 5], 2, [1, 2, 3, 2]),
+    ([1, 7, 7, 24], 5, [5, 5], 1, [2; 4]),
+    ([5, 2, 2, 20], 24, [3, 3], 1, [1; 4]),    // a map smaller than the kernel
+    ([1, 3, 4, 2], 3, [3, 3], 1, [0; 4]),      // no padding
+    ([3, 16, 16, 32], 48, [3, 3], 1, [1; 4]),  // several chunks
+    ([2, 24, 24, 3], 64, [3, 3], 1, [1; 4]),   // conv_in, several chunks
+    ([1, 24, 24, 64], 3, [3, 3], 1, [1; 4]),   // conv_out
+    ([1, 1, 300, 64], 128, [1, 1], 1, [0; 4]), // tokens through a linear layer, several chunks
+];
+
+fn output(&([n, h, w, _], o, kernel, stride, pad): &Shape) -> [usize; 4] {
+    let [p, q] = ConvGeometry { kernel, stride, pad }.output(h, w).expect("geometry");
+    [n, p, q, o]
+}
+
+/// The op by itself, with and without bias; weights as inputs (packed in every run) and as frozen states (packed once).
+pub fn forward() -> Vec<Case> {
+    let mut cases = vec![];
+    for (i, shape) in SHAPES.iter().enumerate() {
+        let &(x, o, kernel, stride, pad) = shape;
+        let mut case = Case::new(format!("conv2d {shape:?}"));
+        let xs = case.input(&x);
+        let wshape = [o, x[3], kernel[0], kernel[1]];
+        let w = if i % 2 == 0 { case.input(&wshape) } else { case.state("w", &wshape) };
+        let bias = (i % 3 != 0).then(|| case.state("b", &[o]));
+        let y = case.graph.conv2d(xs, w, bias, stride, pad).expect("conv2d");
+        case.expect(y, TOLERANCE);
+        cases.push(case);
+    }
+    cases
+}
+
+/// Which parts of the epilogue a fused case has.
+pub const EPILOGUES: &[(bool, bool, bool)] =
+    &[(true, false, false), (false, true, false), (true, true, false), (true, true, true), (false, false, true), (false, true, true)];
+
+/// conv + addend + residual, times scale, written as separate nodes: the fusion pass makes one node of them.
+pub fn fused_graph(name: String, shape: &Shape, (addend, residual, scale): (bool, bool, bool)) -> (Case, ValueId) {
+    let &(x, o, kernel, stride, pad) = shape;
+    let out = output(shape);
+    let mut case = Case::new(name);
+    let xs = case.input(&x);
+    let w = case.state("w", &[o, x[3], kernel[0], kernel[1]]);
+    let b = case.state("b", &[o]);
+    let mut y = case.graph.conv2d(xs, w, Some(b), stride, pad).expect("conv2d");
+    if addend {
+        let time = case.input(&[out[0], 1, 1, o]);
+        y = case.graph.add(time, y).expect("add");
+    }
+    if residual {
+        let other = case.input(&out);
+        y = case.graph.add(y, other).expect("add");
+    }
+    if scale {
+        y = case.graph.affine(y, 0.75, 0.0).expect("affine");
+    }
+    (case, y)
+}
+
+pub fn fused() -> Vec<Case> {
+    let mut cases = vec![];
+    for shape in SHAPES.iter().step_by(2) {
+        for epilogue in EPILOGUES {
+            let (mut case, y) = fused_graph(format!("fused {epilogue:?} {shape:?}"), shape, *epilogue);
+            case.expect(y, TOLERANCE);
+            cases.push(case);
+        }
+    }
+    cases
+}
+
+/// Input and weight gradient ops by themselves.
+pub fn gradients() -> Vec<Case> {
+    let mut cases = vec![];
+    for (i, shape) in SHAPES.iter().enumerate() {
+        let &(x, o, kernel, stride, pad) = shape;
+        let geometry = ConvGeometry { kernel, stride, pad };
+        let mut case = Case::new(format!("conv2d gradients {shape:?}"));
+        let xs = case.input(&x);
+        let dy = case.input(&output(shape));
+        let wshape = [o, x[3], kernel[0], kernel[1]];
+        let w = if i % 2 == 0 { case.state("w", &wshape) } else { case.input(&wshape) };
+        let dx = case.op(Conv2dInputGrad { geometry, input: x.to_vec(), packed: false }, &[dy, w]);
+        let dw = case.op(Conv2dWeightGrad { geometry }, &[xs, dy]);
+        case.expect(dx, TOLERANCE);
+        case.expect(dw, TOLERANCE);
+        cases.push(case);
+    }
+    cases
+}

@@ -1,0 +1,13 @@
+//! Op conformance: every op on the CPU against its f64 reference, gradients, state order, plans and refusals.
+
+#[path = "ops/bad_graphs.rs"]
+mod bad_graphs;
+mod common;
+#[path = "ops/conformance.rs"]
+mod conformance;
+#[path = "ops/gradients.rs"]
+mod gradients;
+#[path = "ops/plan.rs"]
+mod plan;
+#[path = "ops/state.rs"]
+mod state;

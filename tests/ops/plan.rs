@@ -1,0 +1,457 @@
+//! Plans: memory, splitting, hoisting, fusion, packing, dead code, taps, and the cost of planning.
+
+use crate::common::{Case, check, conv_cases, load, models, read};
+use fewstep::backend::cpu::CpuBackend;
+use fewstep::backend::{Backend, Executable};
+use fewstep::graph::ops::*;
+use fewstep::graph::{Op, OpDef, Plan, TensorType, ValueId};
+use fewstep::{Result, Status};
+
+fn plan_ops(plan: &Plan) -> Vec<&Op> {
+    plan.order().iter().map(|n| &plan.graph().nodes()[n.0 as usize].op).collect()
+}
+
+fn run_ops(plan: &Plan) -> Vec<&Op> {
+    plan_ops(plan)[plan.prepared()..].to_vec()
+}
+
+fn ready(case: &Case) -> Result<Box<dyn Executable>> {
+    let mut exe = CpuBackend::new(2)?.compile(&case.graph)?;
+    load(&mut *exe, &case.graph, &case.given)?;
+    Ok(exe)
+}
+
+fn verified(case: &Case) -> Result<()> {
+    check(&CpuBackend::new(2)?, case, &case.reference()?).map(|_| ()).unwrap_or_else(|e| panic!("{e}"));
+    Ok(())
+}
+
+/// Every graph of the zoo that runs without the norm and attention kernels.
+fn zoo() -> Result<Vec<Case>> {
+    Ok(vec![models::chain(1)?, models::chain(12)?, models::u_shape(false)?, models::training(false)?, models::sampling(3, false)?])
+}
+
+#[test]
+fn the_arena_is_near_the_lower_bound() -> Result<()> {
+    let mut cases = zoo()?;
+    cases.extend([models::u_shape(true)?, models::training(true)?, models::sampling(4, true)?]);
+    for case in cases {
+        // No kernels needed: an invented workspace stands for theirs.
+        let mut plan = Plan::new(&case.graph, &|_, _, w| Some(w.iter().product()))?;
+        let workspace: Vec<usize> = (0..plan.order().len()).map(|i| if i % 3 == 0 { 5000 * (i % 5) } else { 0 }).collect();
+        plan.lay_out(&workspace)?;
+        let (arena, peak) = (plan.arena_bytes(), plan.peak_live_bytes());
+        assert!(arena >= peak && arena * 10 <= peak * 11, "{}: arena {arena}, peak {peak}", case.name);
+    }
+    Ok(())
+}
+
+#[test]
+fn zoo_matches_the_reference() -> Result<()> {
+    zoo()?.iter().try_for_each(verified)
+}
+
+#[test]
+fn zoo_with_norms_matches_the_reference() -> Result<()> {
+    [models::u_shape(true)?, models::training(true)?, models::sampling(2, true)?].iter().try_for_each(verified)
+}
+
+#[test]
+fn any_split_gives_the_same_bytes() -> Result<()> {
+    for case in zoo()? {
+        let bytes = |exe: &dyn Executable| -> Result<Vec<Vec<u8>>> { case.expect.iter().map(|(v, _)| Ok(exe.read_bytes(*v)?.to_vec())).collect() };
+        let mut whole = ready(&case)?;
+        whole.run_all()?;
+        let expected = bytes(&*whole)?;
+        for stride in [1, 2, 7] {
+            let mut exe = ready(&case)?;
+            let (mut at, end) = (exe.plan().prepared(), exe.plan().order().len());
+            while at < end {
+                let next = (at + stride).min(end);
+                exe.run(at..next)?;
+                at = next;
+            }
+            assert_eq!(bytes(&*exe)?, expected, "{} by {stride}", case.name);
+        }
+        let mut exe = ready(&case)?;
+        let segments = exe.plan().segments().to_vec();
+        assert_eq!(segments.len(), case.graph.segments().len());
+        assert_eq!(segments.last().map(|s| s.end), Some(exe.plan().order().len()));
+        let mut at = exe.plan().prepared();
+        for segment in segments {
+            assert_eq!(segment.start, at);
+            at = segment.end;
+            exe.run(segment)?;
+        }
+        assert_eq!(bytes(&*exe)?, expected, "{} by segments", case.name);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_second_run_starts_clean() -> Result<()> {
+    let case = models::u_shape(false)?;
+    let mut exe = ready(&case)?;
+    exe.run_all()?;
+    let first = exe.read_bytes(case.expect[0].0)?.to_vec();
+    exe.run_all()?;
+    assert_eq!(exe.read_bytes(case.expect[0].0)?, first);
+    Ok(())
+}
+
+#[test]
+fn frozen_work_is_hoisted() -> Result<()> {
+    let case = models::sampling(3, false)?;
+    let exe = ready(&case)?;
+    let plan = exe.plan();
+    let (before, after) = plan_ops(plan).into_iter().partition::<Vec<_>, _>(|op| matches!(op, Op::PackConv(_) | Op::TimestepEmbedding(_)));
+    assert!(before.len() > 20 && !after.is_empty());
+    assert!(run_ops(plan).iter().all(|op| !matches!(op, Op::PackConv(_) | Op::TimestepEmbedding(_))), "hoisted nodes run again");
+    // Times are constant here, so the time path is too: only convolutions of activations are left.
+    let convs = run_ops(plan).iter().filter(|op| matches!(op, Op::Conv2d(_))).count();
+    let all = case.graph.nodes().iter().filter(|n| matches!(n.op, Op::Conv2d(_))).count();
+    let time = case.graph.nodes().iter().filter(|n| matches!(&n.op, Op::Conv2d(_)) && case.graph.shape(n.outputs[0])[1..3] == [1, 1]).count();
+    assert_eq!(convs, all - time);
+    // A trained graph hoists nothing that depends on what it writes.
+    let training = models::training(false)?;
+    let exe = ready(&training)?;
+    assert!(plan_ops(exe.plan())[..exe.plan().prepared()].iter().all(|op| !matches!(op, Op::PackConv(_))));
+    Ok(())
+}
+
+#[test]
+fn rebinding_and_preparing_again_takes_effect() -> Result<()> {
+    let mut case = Case::new("rebind");
+    let (x, w) = (case.input(&[1, 4, 4, 3]), case.state("w", &[5, 3, 3, 3]));
+    let y = case.graph.conv2d(x, w, None, 1, [1; 4])?;
+    case.expect(y, 1e-5);
+    let mut exe = ready(&case)?;
+    exe.run_all()?;
+    let other = std::sync::Arc::new(fewstep::tensor::Tensor::from_slice(&[5, 3, 3, 3], &[0.25f32; 135])?);
+    case.given.insert(w, other);
+    load(&mut *exe, &case.graph, &case.given)?;
+    exe.run_all()?;
+    let got = read(&*exe, &case.graph, y)?;
+    crate::common::compare("rebound", &got, &case.reference()?[&y], 1e-5).unwrap_or_else(|e| panic!("{e}"));
+    Ok(())
+}
+
+fn single_conv(plan: &Plan) -> &Conv2d {
+    match run_ops(plan).as_slice() {
+        [Op::Conv2d(c)] => c,
+        other => panic!("expected one convolution, found {:?}", other.iter().map(|o| o.name()).collect::<Vec<_>>()),
+    }
+}
+
+#[test]
+fn epilogues_are_fused() -> Result<()> {
+    let shape = ([2, 6, 5, 4], 7, [3, 3], 1, [1; 4]);
+    for parts in conv_cases::EPILOGUES {
+        let (mut case, y) = conv_cases::fused_graph(format!("{parts:?}"), &shape, *parts);
+        case.expect(y, 1e-5);
+        let exe = ready(&case)?;
+        let conv = single_conv(exe.plan());
+        assert_eq!((conv.addend, conv.residual, conv.scale != 1.0), *parts);
+        verified(&case)?;
+    }
+    Ok(())
+}
+
+/// x -> conv, with w and bias; the common part of the corner cases.
+fn conv(case: &mut Case, name: &str, x: ValueId) -> ValueId {
+    let c = case.graph.shape(x)[3];
+    let w = case.state(name, &[4, c, 3, 3]);
+    case.graph.conv2d(x, w, None, 1, [1; 4]).expect("conv")
+}
+
+fn count(plan: &Plan, f: impl Fn(&Op) -> bool) -> usize {
+    run_ops(plan).iter().filter(|op| f(op)).count()
+}
+
+#[test]
+fn fusion_corner_cases() -> Result<()> {
+    let start = |name: &str| {
+        let mut case = Case::new(name);
+        let x = case.input(&[2, 5, 5, 4]);
+        (case, x)
+    };
+    let mut cases: Vec<(Case, usize)> = vec![]; // with the number of element-wise nodes that must be left
+    // The residual is computed after the convolution.
+    let (mut case, x) = start("late residual");
+    let a = conv(&mut case, "a", x);
+    let late = case.graph.unary(UnaryKind::Silu, x)?;
+    let y = case.graph.add(a, late)?;
+    case.expect(y, 1e-5);
+    cases.push((case, 1));
+    // A view between the convolution and the sum.
+    let (mut case, x) = start("view between");
+    let a = conv(&mut case, "a", x);
+    let flat = case.graph.reshape(a, &[2, 100])?;
+    let other = case.input(&[2, 100]);
+    let y = case.graph.add(flat, other)?;
+    case.expect(y, 1e-5);
+    cases.push((case, 1));
+    // A tapped intermediate stays readable.
+    let (mut case, x) = start("tapped");
+    let a = conv(&mut case, "a", x);
+    let y = case.graph.add(a, x)?;
+    let z = case.graph.affine(y, 0.5, 0.0)?;
+    case.expect(a, 1e-5);
+    case.expect(z, 1e-5);
+    cases.push((case, 2));
+    let (mut case, x) = start("tapped in the middle");
+    let a = conv(&mut case, "a", x);
+    let y = case.graph.add(a, x)?;
+    let z = case.graph.affine(y, 0.5, 0.0)?;
+    case.expect(y, 1e-5);
+    case.expect(z, 1e-5);
+    cases.push((case, 1));
+    // a + a, and a read twice.
+    let (mut case, x) = start("twice");
+    let a = conv(&mut case, "a", x);
+    let y = case.graph.add(a, a)?;
+    let z = case.graph.mul(y, a)?;
+    case.expect(z, 1e-5);
+    cases.push((case, 2));
+    // Two convolutions feed one sum: the first takes it.
+    let (mut case, x) = start("two convolutions");
+    let (a, b) = (conv(&mut case, "a", x), conv(&mut case, "b", x));
+    let y = case.graph.add(a, b)?;
+    case.expect(y, 1e-5);
+    cases.push((case, 0));
+    // The second convolution still takes its own addend.
+    let (mut case, x) = start("two convolutions, an addend");
+    let time = case.input(&[2, 1, 1, 4]);
+    let (a, b) = (conv(&mut case, "a", x), conv(&mut case, "b", x));
+    let b = case.graph.add(b, time)?;
+    let y = case.graph.add(a, b)?;
+    case.expect(y, 1e-5);
+    cases.push((case, 0));
+    // Two residuals: only one fits; an addend after a residual does not.
+    let (mut case, x) = start("two residuals");
+    let other = case.input(&[2, 5, 5, 4]);
+    let a = conv(&mut case, "a", x);
+    let y = case.graph.add(a, x)?;
+    let z = case.graph.add(y, other)?;
+    case.expect(z, 1e-5);
+    cases.push((case, 1));
+    let (mut case, x) = start("addend last");
+    let time = case.input(&[2, 1, 1, 4]);
+    let a = conv(&mut case, "a", x);
+    let y = case.graph.add(a, x)?;
+    let z = case.graph.add(time, y)?;
+    case.expect(z, 1e-5);
+    cases.push((case, 1));
+    // Scales: one is taken, a shift is not, what follows a scale is not.
+    let (mut case, x) = start("scales");
+    let mut y = conv(&mut case, "a", x);
+    y = case.graph.affine(y, 2.0, 0.0)?;
+    y = case.graph.affine(y, 0.3, 0.0)?;
+    case.expect(y, 1e-5);
+    cases.push((case, 1));
+    let (mut case, x) = start("shift");
+    let y = conv(&mut case, "a", x);
+    let y = case.graph.affine(y, 2.0, 0.1)?;
+    case.expect(y, 1e-5);
+    cases.push((case, 1));
+    let (mut case, x) = start("sum after scale");
+    let y = conv(&mut case, "a", x);
+    let y = case.graph.affine(y, 2.0, 0.0)?;
+    let y = case.graph.add(y, x)?;
+    case.expect(y, 1e-5);
+    cases.push((case, 1));
+    // The sum broadcasts the convolution's result.
+    let mut case = Case::new("broadcast result");
+    let (x, big) = (case.input(&[2, 1, 1, 4]), case.input(&[2, 3, 3, 4]));
+    let a = conv(&mut case, "a", x);
+    let y = case.graph.add(a, big)?;
+    case.expect(y, 1e-5);
+    cases.push((case, 1));
+    // One pixel: what could be an addend is a residual, and the second one stays.
+    let mut case = Case::new("one pixel");
+    let (x, t, u) = (case.input(&[2, 1, 1, 4]), case.input(&[2, 1, 1, 4]), case.input(&[2, 1, 1, 4]));
+    let a = conv(&mut case, "a", x);
+    let y = case.graph.add(a, t)?;
+    let y = case.graph.add(y, u)?;
+    case.expect(y, 1e-5);
+    cases.push((case, 1));
+    for (case, left) in cases {
+        let exe = ready(&case)?;
+        let rest = count(exe.plan(), |op| matches!(op, Op::Binary(_) | Op::Affine(_) | Op::Unary(_)));
+        assert_eq!(rest, left, "{}", case.name);
+        verified(&case)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn fusion_keeps_state_order() -> Result<()> {
+    // The weights are overwritten between the convolution and its sum: the convolution must not move behind that.
+    let mut case = Case::new("weights overwritten");
+    let (x, next) = (case.input(&[1, 5, 5, 4]), case.input(&[4, 4, 3, 3]));
+    let w = case.state("w", &[4, 4, 3, 3]);
+    let a = case.graph.conv2d(x, w, None, 1, [1; 4])?;
+    let new = case.op(Assign, &[w, next]);
+    let y = case.graph.add(a, x)?;
+    let b = case.graph.conv2d(x, new, None, 1, [1; 4])?;
+    case.expect(y, 1e-5);
+    case.expect(b, 1e-5);
+    verified(&case)?;
+    // The same for the input.
+    let mut case = Case::new("input overwritten");
+    let x = case.state("x", &[1, 5, 5, 4]);
+    let a = conv(&mut case, "a", x);
+    let other = case.input(&[1, 5, 5, 4]);
+    case.op(Assign, &[x, other]);
+    let y = case.graph.add(a, other)?;
+    case.expect(y, 1e-5);
+    verified(&case)
+}
+
+#[test]
+fn fusion_leaves_segments_alone() -> Result<()> {
+    let mut case = Case::new("segments");
+    let x = case.input(&[1, 5, 5, 4]);
+    let a = conv(&mut case, "a", x);
+    case.graph.begin_segment("second");
+    let y = case.graph.add(a, x)?;
+    case.expect(y, 1e-5);
+    let exe = ready(&case)?;
+    assert_eq!(exe.plan().segments().iter().map(|r| r.len()).collect::<Vec<_>>(), [1, 1]);
+    verified(&case)
+}
+
+#[test]
+fn weights_are_packed_once() -> Result<()> {
+    let mut case = Case::new("pack once");
+    let (w, k) = (case.state("w", &[6, 6]), case.state("k", &[6, 6, 3, 3]));
+    let mut x = case.input(&[2, 3, 3, 6]);
+    for _ in 0..3 {
+        x = case.graph.linear(x, w, None)?; // its weights are a new view each time
+        x = case.graph.conv2d(x, k, None, 1, [1; 4])?;
+        x = case.graph.affine(x, 0.05, 0.0)?;
+    }
+    case.expect(x, 2e-5);
+    let exe = ready(&case)?;
+    assert_eq!(plan_ops(exe.plan()).iter().filter(|op| matches!(op, Op::PackConv(_))).count(), 2);
+    verified(&case)?;
+    // Each version is packed anew.
+    let mut case = Case::new("pack versions");
+    let (x, w, next) = (case.input(&[2, 1, 1, 6]), case.state("w", &[6, 6]), case.input(&[6, 6]));
+    let a = case.graph.linear(x, w, None)?;
+    let w = case.op(Assign, &[w, next]);
+    let b = case.graph.linear(x, w, None)?;
+    case.expect(a, 1e-5);
+    case.expect(b, 1e-5);
+    verified(&case)
+}
+
+#[test]
+fn dead_code_goes_and_updates_stay() -> Result<()> {
+    let mut case = Case::new("dead");
+    let x = case.input(&[3, 4]);
+    let unused_input = case.input(&[2]);
+    let unused = case.graph.unary(UnaryKind::Silu, x)?;
+    let unused = case.graph.mul(unused, x)?;
+    let slot = case.state("slot", &[3, 4]);
+    let doubled = case.graph.affine(x, 2.0, 0.0)?;
+    let new = case.op(Assign, &[slot, doubled]);
+    case.expect(new, 0.0);
+    let mut exe = ready(&case)?; // writes the unused input too
+    exe.write_bytes(unused_input, &[0; 8])?;
+    assert_eq!(run_ops(exe.plan()).len(), 2);
+    assert!(exe.read_bytes(unused).is_err());
+    verified(&case)
+}
+
+#[test]
+fn taps_are_readable_whatever_they_are() -> Result<()> {
+    let mut case = models::u_shape(false)?;
+    let all: Vec<ValueId> = case.graph.nodes().iter().flat_map(|n| n.outputs.clone()).collect();
+    let given: Vec<ValueId> = case.given.keys().copied().collect();
+    let constant = case.graph.constant("table", fewstep::tensor::Tensor::from_slice(&[2], &[1f32, 2.0])?)?;
+    for v in all {
+        case.expect(v, 2e-4);
+    }
+    for v in given.into_iter().chain([constant]) {
+        case.expect(v, 0.0);
+    }
+    verified(&case)?;
+    // What is not tapped says so.
+    let case = models::chain(2)?;
+    let mut exe = ready(&case)?;
+    exe.run_all()?;
+    let inner = case.graph.nodes()[1].outputs[0];
+    let foreign = ValueId(1_000_000);
+    assert!(exe.read_bytes(foreign).is_err());
+    // It may have been fused away or lie in the arena; either way the bytes must not be taken for its own.
+    assert!(exe.read_bytes(inner).is_err(), "an untapped value was read");
+    Ok(())
+}
+
+#[test]
+fn segments_are_named_and_empty_ones_are_dropped() -> Result<()> {
+    let mut case = Case::new("segments");
+    case.graph.begin_segment("first");
+    case.graph.begin_segment("renamed");
+    let x = case.input(&[3]);
+    let y = case.graph.affine(x, 2.0, 0.0)?;
+    case.graph.begin_segment("second");
+    let z = case.graph.affine(y, 2.0, 1.0)?;
+    case.expect(z, 1e-6);
+    assert_eq!(case.graph.segments(), ["renamed", "second"]);
+    let exe = ready(&case)?;
+    assert_eq!(exe.plan().segments(), [0..1, 1..2]);
+    Ok(())
+}
+
+#[test]
+fn sizes_that_overflow_are_refused() -> Result<()> {
+    let mut case = Case::new("huge");
+    let error = case.graph.input("x", TensorType::f32(&[1 << 40, 1 << 40])).expect_err("too large");
+    assert_eq!(error.status, Status::Shape);
+    // Each fits, the sum does not.
+    let mut ends = vec![];
+    for i in 0..12 {
+        let x = case.graph.input(format!("x{i}"), TensorType::f32(&[1 << 59]))?;
+        ends.push(case.graph.unary(UnaryKind::Silu, x)?);
+    }
+    ends.iter().for_each(|e| case.graph.tap(*e));
+    let mut plan = Plan::new(&case.graph, &|_, _, _| None)?;
+    let workspace = vec![0; plan.order().len()];
+    assert_eq!(plan.lay_out(&workspace).expect_err("too large").status, Status::OutOfMemory);
+    Ok(())
+}
+
+/// 50 evaluations unrolled, about 8,000 nodes: planning is near-linear. The limit is loose because the machine may be busy; a quadratic pass would
+/// exceed it many times over.
+#[test]
+fn planning_is_fast() -> Result<()> {
+    let build = std::time::Instant::now();
+    let case = models::sampling(60, true)?;
+    assert!(case.graph.nodes().len() >= 8000, "{} nodes", case.graph.nodes().len());
+    let start = std::time::Instant::now();
+    let mut plan = Plan::new(&case.graph, &|_, _, w| Some(w.iter().product()))?;
+    let middle = std::time::Instant::now();
+    let workspace = vec![4096; plan.order().len()];
+    plan.lay_out(&workspace)?;
+    let seconds = start.elapsed().as_secs_f64();
+    println!("build {:?}, passes {:?}, layout {:?}", start - build, middle - start, middle.elapsed());
+    assert!(seconds < 1.0, "planning {} nodes took {seconds} s", case.graph.nodes().len());
+    // A training graph keeps its activations: lifetimes are long.
+    let mut case = models::chain(1400)?;
+    let loss = case.graph.mean(case.expect[0].0)?;
+    let wrt: Vec<ValueId> = case.graph.storages().iter().map(|s| s.current).collect();
+    let grads = fewstep::graph::gradients(&mut case.graph, loss, &wrt, &[])?;
+    let norm = case.op(GlobalNorm, &grads);
+    case.graph.tap(norm);
+    let start = std::time::Instant::now();
+    let mut plan = Plan::new(&case.graph, &|_, _, w| Some(w.iter().product()))?;
+    let workspace = vec![4096; plan.order().len()];
+    let middle = std::time::Instant::now();
+    plan.lay_out(&workspace)?;
+    let seconds = start.elapsed().as_secs_f64();
+    println!("{} nodes: passes {:?}, layout {:?}", case.graph.nodes().len(), middle - start, middle.elapsed());
+    assert!(seconds < 1.0, "planning {} nodes took {seconds} s", case.graph.nodes().len());
+    Ok(())
+}
