@@ -18,7 +18,7 @@ lib:
 # The README's program: C against include/fewstep.h and the .so; no Rust program takes part.
 demo: lib
 	@mkdir -p $(DEMO)
-	$(CC) -std=c99 -O2 -Wall -Wextra -Wpedantic -Werror -Iinclude examples-c/distill_digits.c -o $(DEMO)/distill_digits -Ltarget/release -lfewstep -lm -Wl,-rpath,'$$ORIGIN/../release'
+	$(CC) -std=c11 -O2 -Wall -Wextra -Wpedantic -Werror -Iinclude examples-c/distill_digits.c -o $(DEMO)/distill_digits -Ltarget/release -lfewstep -lm -Wl,-rpath,'$$ORIGIN/../release'
 	$(DEMO)/distill_digits examples-c/data $(DEMO)
 
 test:

@@ -1,0 +1,249 @@
+/* Distils a 50-step digits teacher into a student of a sixth of its size that needs two steps.
+ *
+ * usage: distill_digits DATA_DIR OUT_DIR
+ *   DATA_DIR/digits_teacher/   a diffusers folder
+ *   OUT_DIR/                   samples.png, noise.npy, labels.npy, teacher50.npy, teacher2.npy, student2.npy, student/, report.json
+ *
+ * Everything that can fail returns a status; CHECK prints the library's sentence and leaves. A real host would go on instead. */
+#include <fewstep.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+enum {
+    HELD_OUT = 512,       /* noises that training never sees */
+    SHOWN = 20,           /* of them in the picture */
+    TEACHER_STEPS = 50,   /* the reference */
+    STUDENT_STEPS = 2,
+    SUBSTEPS = 8,         /* teacher steps inside each student step while training */
+    CACHE = 12288,        /* teacher trajectories: more noises help more than a larger student */
+    TRAIN_STEPS = 3500,
+    BATCH = 128           /* of the samplers */
+};
+static const uint64_t EVALUATION_SEED = 7; /* key of the held-out noises */
+
+#define CHECK(call)                                                                                        \
+    do {                                                                                                   \
+        fewstep_status status_ = (call);                                                                   \
+        if (status_ != FEWSTEP_STATUS_OK) {                                                                \
+            fprintf(stderr, "\n%s: %s: %s\n", #call, fewstep_status_name(status_), fewstep_last_error()); \
+            exit(1);                                                                                       \
+        }                                                                                                  \
+    } while (0)
+
+static double seconds(void) {
+    struct timespec now;
+    timespec_get(&now, TIME_UTC);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* A live bar, redrawn at each percent. */
+static int32_t show_progress(void *user, const fewstep_progress *p) {
+    int *last = user;
+    int percent = p->total ? (int)(100 * p->done / p->total) : 100;
+    if (percent == *last) return 0;
+    *last = percent;
+    printf("\r%s [%-50.*s] %3d %%", p->phase == FEWSTEP_PHASE_PREPARE ? "teacher trajectories" : "training            ", percent / 2,
+           "##################################################", percent);
+    if (p->phase == FEWSTEP_PHASE_TRAIN) printf("  loss %.4f  lr %.1e", (double)p->loss, (double)p->learning_rate);
+    if (percent == 100) printf("\n");
+    fflush(stdout);
+    return 0; /* anything else cancels */
+}
+
+typedef struct {
+    const char *name;
+    const fewstep_model *model;
+    uint32_t steps;
+    float *images; /* [HELD_OUT, C, H, W] */
+    double rmse;
+    double ms_per_sample;
+    uint64_t parameters, bytes;
+} row;
+
+/* Samples the held-out noises: DDIM, trailing spacing, no clipping, ending at clean data, whatever the model's own scheduler says. */
+static void sample_row(const fewstep_runtime *runtime, row *r, const int32_t *labels, size_t image, float *noise) {
+    fewstep_model_info info = {.struct_size = sizeof info};
+    CHECK(fewstep_model_get_info(r->model, &info));
+    r->parameters = info.parameters;
+    r->bytes = info.weight_bytes;
+
+    fewstep_sampler_options options;
+    CHECK(fewstep_sampler_options_init(&options));
+    options.kind = FEWSTEP_SAMPLER_DDIM;
+    options.spacing = FEWSTEP_SPACING_TRAILING;
+    options.clip = FEWSTEP_CLIP_NONE;
+    options.set_alpha_to_one = 1;
+    options.steps = r->steps;
+    options.batch = BATCH;
+    fewstep_sampler *sampler;
+    CHECK(fewstep_sampler_create(runtime, r->model, &options, &sampler));
+    CHECK(fewstep_sampler_noise(sampler, EVALUATION_SEED, 0, HELD_OUT, noise, HELD_OUT * image));
+
+    double start = seconds();
+    for (uint32_t first = 0; first < HELD_OUT; first += BATCH) {
+        fewstep_conditioning classes = {FEWSTEP_CONDITIONING_CLASS_LABELS, 0, labels + first, BATCH};
+        fewstep_begin_options begin;
+        CHECK(fewstep_begin_options_init(&begin));
+        begin.seed = EVALUATION_SEED;
+        begin.first_index = first;
+        begin.conditionings = &classes;
+        begin.conditioning_count = 1;
+        begin.conditioning_stride = sizeof classes;
+        CHECK(fewstep_sampler_begin(sampler, &begin));
+        CHECK(fewstep_sampler_run(sampler, NULL, NULL, NULL));
+        CHECK(fewstep_sampler_read(sampler, r->images + first * image, BATCH * image));
+    }
+    r->ms_per_sample = 1e3 * (seconds() - start) / HELD_OUT;
+    CHECK(fewstep_sampler_destroy(sampler));
+}
+
+static double rmse(const float *a, const float *b, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+    return sqrt(sum / (double)n);
+}
+
+static const char *path(const char *dir, const char *name) {
+    static char buffer[4096];
+    snprintf(buffer, sizeof buffer, "%s/%s", dir, name);
+    return buffer;
+}
+
+/* Derives the student, computes the teacher's trajectories, trains, and returns the moving average of the weights. */
+static fewstep_model *distil(const fewstep_runtime *runtime, const fewstep_model *teacher) {
+    static const uint32_t channels[] = {16, 32};
+    fewstep_student_options smaller;
+    CHECK(fewstep_student_options_init(&smaller));
+    smaller.block_out_channels = channels;
+    smaller.block_count = 2;
+    smaller.layers_per_block = 1;
+    smaller.keep_attention = 0;
+    smaller.prediction = FEWSTEP_PREDICTION_V;
+    smaller.steps = STUDENT_STEPS;
+    smaller.seed = 1;
+    fewstep_model *student;
+    CHECK(fewstep_model_derive_student(runtime, teacher, &smaller, &student));
+
+    fewstep_term term = {.objective = FEWSTEP_OBJECTIVE_TEACHER_FORCED, .step_weight = FEWSTEP_WEIGHT_STATE, .norm = FEWSTEP_NORM_L2, .weight = 1};
+    fewstep_trainer_options options;
+    CHECK(fewstep_trainer_options_init(&options));
+    options.seed = 1;
+    options.terms = &term;
+    options.term_count = 1;
+    options.term_stride = sizeof term;
+    options.steps = STUDENT_STEPS;
+    options.substeps = SUBSTEPS;
+    options.cache_size = CACHE;
+    options.learning_rate = 2e-3;
+    options.total_steps = TRAIN_STEPS;
+    fewstep_trainer *trainer;
+    CHECK(fewstep_trainer_create(runtime, student, teacher, NULL, &options, &trainer));
+    int percent = -1;
+    CHECK(fewstep_trainer_prepare(trainer, show_progress, &percent, NULL));
+    percent = -1;
+    CHECK(fewstep_trainer_train(trainer, TRAIN_STEPS, show_progress, &percent, NULL));
+
+    fewstep_trainer_info info = {.struct_size = sizeof info};
+    CHECK(fewstep_trainer_get_info(trainer, &info));
+    printf("training arena %.1f MB (largest live set %.1f MB)\n", (double)info.arena_bytes / 1e6, (double)info.peak_live_bytes / 1e6);
+    fewstep_model *trained;
+    CHECK(fewstep_trainer_snapshot(trainer, FEWSTEP_WEIGHTS_EMA, &trained));
+    CHECK(fewstep_trainer_destroy(trainer));
+    CHECK(fewstep_model_destroy(student));
+    return trained;
+}
+
+/* Peak resident memory of this process in MB, where the system tells. */
+static double peak_memory(void) {
+    double kilobytes = 0;
+    char line[256];
+    FILE *f = fopen("/proc/self/status", "r");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "VmHWM: %lf", &kilobytes) == 1) break;
+    if (f) fclose(f);
+    return kilobytes / 1e3;
+}
+
+static void write_report(const char *file, const row *rows, int count, double train_seconds) {
+    FILE *f = fopen(file, "w");
+    if (!f) {
+        perror(file);
+        exit(1);
+    }
+    fprintf(f, "{\n  \"held_out\": %d,\n  \"distillation_seconds\": %.1f,\n  \"peak_memory_mb\": %.1f,\n  \"rows\": [\n", HELD_OUT, train_seconds, peak_memory());
+    for (int i = 0; i < count; i++)
+        fprintf(f,
+                "    {\"name\": \"%s\", \"steps\": %u, \"parameters\": %llu, \"bytes\": %llu, \"endpoint_rmse\": %.6f, \"ms_per_sample\": %.4f}%s\n",
+                rows[i].name, (unsigned)rows[i].steps, (unsigned long long)rows[i].parameters, (unsigned long long)rows[i].bytes, rows[i].rmse,
+                rows[i].ms_per_sample, i + 1 < count ? "," : "");
+    fprintf(f, "  ]\n}\n");
+    if (fclose(f) != 0) {
+        perror(file);
+        exit(1);
+    }
+}
+
+int main(int argc, char **argv) {
+    if (argc != 3) {
+        fprintf(stderr, "usage: %s DATA_DIR OUT_DIR\n", argv[0]);
+        return 2;
+    }
+    const char *data = argv[1], *out = argv[2];
+    printf("fewstep %s\n", fewstep_version_string());
+    fewstep_runtime_options runtime_options;
+    CHECK(fewstep_runtime_options_init(&runtime_options));
+    fewstep_runtime *runtime;
+    CHECK(fewstep_runtime_create(&runtime_options, &runtime));
+    fewstep_model *teacher;
+    CHECK(fewstep_model_open(runtime, path(data, "digits_teacher"), &teacher));
+    fewstep_model_info info = {.struct_size = sizeof info};
+    CHECK(fewstep_model_get_info(teacher, &info));
+    const size_t image = (size_t)info.in_channels * info.height * info.width, total = HELD_OUT * image;
+    printf("teacher: %llu parameters, %ux%u, %u classes\n", (unsigned long long)info.parameters, (unsigned)info.height, (unsigned)info.width, (unsigned)info.classes);
+
+    double start = seconds();
+    fewstep_model *student = distil(runtime, teacher);
+    double train_seconds = seconds() - start;
+    CHECK(fewstep_model_save(student, path(out, "student")));
+
+    row rows[] = {{.name = "teacher 50 steps", .model = teacher, .steps = TEACHER_STEPS},
+                  {.name = "teacher 2 steps", .model = teacher, .steps = STUDENT_STEPS},
+                  {.name = "student 2 steps", .model = student, .steps = STUDENT_STEPS}};
+    const char *files[] = {"teacher50.npy", "teacher2.npy", "student2.npy"};
+    enum { ROWS = sizeof rows / sizeof rows[0] };
+    int32_t labels[HELD_OUT];
+    for (int i = 0; i < HELD_OUT; i++) labels[i] = i % 10;
+    float *noise = malloc(total * sizeof *noise);
+    fewstep_grid_row picture[ROWS];
+    const size_t shape[] = {HELD_OUT, info.in_channels, info.height, info.width};
+    printf("\n%-18s %10s %10s %10s %12s\n", "", "parameters", "bytes", "RMSE", "ms/sample");
+    for (int i = 0; i < ROWS; i++) {
+        rows[i].images = malloc(total * sizeof *rows[i].images);
+        if (!noise || !rows[i].images) {
+            fprintf(stderr, "out of memory\n");
+            return 1;
+        }
+        sample_row(runtime, &rows[i], labels, image, noise);
+        rows[i].rmse = rmse(rows[i].images, rows[0].images, total);
+        CHECK(fewstep_save_npy_f32(path(out, files[i]), rows[i].images, shape, 4));
+        picture[i] = (fewstep_grid_row){rows[i].name, rows[i].images, SHOWN};
+        printf("%-18s %10llu %10llu %10.4f %12.3f\n", rows[i].name, (unsigned long long)rows[i].parameters, (unsigned long long)rows[i].bytes, rows[i].rmse,
+               rows[i].ms_per_sample);
+    }
+    CHECK(fewstep_save_npy_f32(path(out, "noise.npy"), noise, shape, 4));
+    CHECK(fewstep_save_npy_i32(path(out, "labels.npy"), labels, shape, 1));
+    CHECK(fewstep_save_image_grid(path(out, "samples.png"), picture, ROWS, sizeof picture[0], info.in_channels, info.height, info.width, 4));
+    write_report(path(out, "report.json"), rows, ROWS, train_seconds);
+    printf("\nstudent error: %.2f of the teacher's own at %d steps; distilled in %.0f s; peak memory %.0f MB\nwrote %s\n", rows[2].rmse / rows[1].rmse, STUDENT_STEPS,
+           train_seconds, peak_memory(), path(out, "samples.png"));
+
+    for (int i = 0; i < ROWS; i++) free(rows[i].images);
+    free(noise);
+    CHECK(fewstep_model_destroy(student));
+    CHECK(fewstep_model_destroy(teacher));
+    CHECK(fewstep_runtime_destroy(runtime));
+    return 0;
+}

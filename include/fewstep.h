@@ -1,0 +1,1750 @@
+/*
+ * fewstep: few-step diffusion behind one C header. Distil a diffusion teacher into a small student that needs a few steps, and sample it.
+ *
+ * This file is generated from the sources of the library; do not edit it.
+ *
+ * A program that makes a student:
+ *
+ *     fewstep_runtime_create -> fewstep_model_open (teacher) -> fewstep_model_derive_student -> fewstep_trainer_create
+ *       -> fewstep_trainer_prepare -> fewstep_trainer_step ... -> fewstep_trainer_snapshot -> fewstep_model_save
+ *
+ * and one that uses it:
+ *
+ *     fewstep_runtime_create -> fewstep_model_open (student) -> fewstep_sampler_create
+ *       -> fewstep_sampler_begin -> fewstep_sampler_step ... -> fewstep_sampler_read
+ *
+ * ERRORS. Nearly every function returns a fewstep_status; each function's comment lists its codes, and any function may return
+ * FEWSTEP_STATUS_PANIC for a bug of the library. Outputs are written only on FEWSTEP_STATUS_OK. fewstep_last_error() has the details of the
+ * calling thread's last failure: which argument, which file, which tensor. The library never ends the process, whatever it is given, and no
+ * exception leaves it.
+ *
+ * HANDLES. Types without fields are handles. `_create`, `_open` and the like give one to the caller, who gives it back to `_destroy`; destroying
+ * NULL is fine. Handles may be destroyed in any order: one that is made from others keeps alive what it needs of them. A handle of the wrong kind
+ * is refused; one that was destroyed must not be used (most uses are found and refused, but not all can be).
+ *
+ * THREADS. A handle may be used from any thread. Functions that take a `const` handle may run at the same time on many threads; with any other
+ * handle there is one call at a time, and a second one meanwhile, also from the first one's own callback, returns FEWSTEP_STATUS_STATE. No call may
+ * run while the handle is destroyed. Callbacks run on the thread that made the call, never on a thread of the library.
+ *
+ * STRUCTS. A struct with struct_size may grow in later versions. Options are filled by their `_init` function and then changed; wherever a pointer
+ * to options is NULL, the defaults are meant. Set struct_size to sizeof of a struct that the library fills. Arrays of structs have a count and a
+ * stride in bytes.
+ *
+ * STRINGS are UTF-8 and end with a NUL. IMAGES are 32-bit floats [N,C,H,W], nominally in [-1, 1].
+ *
+ * DETERMINISM. The same calls with the same seeds give the same bytes, whatever the number of threads.
+ */
+
+
+#ifndef FEWSTEP_H
+#define FEWSTEP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifndef FEWSTEP_API
+/* Define it before the include to change how the functions are declared. */
+#if defined(_WIN32)
+#define FEWSTEP_API __declspec(dllimport)
+#elif defined(__GNUC__)
+#define FEWSTEP_API __attribute__((visibility("default")))
+#else
+#define FEWSTEP_API
+#endif
+#endif
+
+
+/**
+ * Major version of the library.
+ */
+#define FEWSTEP_VERSION_MAJOR 0
+
+/**
+ * Minor version of the library.
+ */
+#define FEWSTEP_VERSION_MINOR 1
+
+/**
+ * Patch version of the library.
+ */
+#define FEWSTEP_VERSION_PATCH 0
+
+/**
+ * The three numbers in one: major * 65536 + minor * 256 + patch.
+ */
+#define FEWSTEP_VERSION (((FEWSTEP_VERSION_MAJOR << 16) | (FEWSTEP_VERSION_MINOR << 8)) | FEWSTEP_VERSION_PATCH)
+
+/**
+ * Counts breaks of binary compatibility; the number at the end of the shared library's name (libfewstep.so.0).
+ */
+#define FEWSTEP_ABI_VERSION 0
+
+/**
+ * Progress of fewstep_trainer_prepare: `done` of `total` teacher evaluations.
+ */
+#define FEWSTEP_PHASE_PREPARE 1
+
+/**
+ * Progress of fewstep_trainer_train: `done` of `total` steps of this call.
+ */
+#define FEWSTEP_PHASE_TRAIN 2
+
+/**
+ * Progress of fewstep_sampler_run: `done` of `total` sampler steps.
+ */
+#define FEWSTEP_PHASE_SAMPLE 3
+
+/**
+ * Compute on the CPU.
+ */
+#define FEWSTEP_DEVICE_CPU 0
+
+/**
+ * Compute on an NVIDIA GPU. This version answers UNSUPPORTED.
+ */
+#define FEWSTEP_DEVICE_CUDA 1
+
+/**
+ * Log nothing.
+ */
+#define FEWSTEP_LOG_NONE 0
+
+/**
+ * Log what is odd but not wrong, such as an unknown key in a model's config.
+ */
+#define FEWSTEP_LOG_WARNING 1
+
+/**
+ * Log what was done, too.
+ */
+#define FEWSTEP_LOG_INFO 2
+
+/**
+ * The network predicts the noise (epsilon).
+ */
+#define FEWSTEP_PREDICTION_EPSILON 1
+
+/**
+ * The network predicts the clean image.
+ */
+#define FEWSTEP_PREDICTION_SAMPLE 2
+
+/**
+ * The network predicts the velocity v; what a few-step student should predict.
+ */
+#define FEWSTEP_PREDICTION_V 3
+
+/**
+ * Unsigned bytes.
+ */
+#define FEWSTEP_DTYPE_U8 1
+
+/**
+ * 32-bit floats.
+ */
+#define FEWSTEP_DTYPE_F32 2
+
+/**
+ * Images one after the other, each channel a plane.
+ */
+#define FEWSTEP_LAYOUT_NCHW 1
+
+/**
+ * Images one after the other, the channels of a pixel side by side.
+ */
+#define FEWSTEP_LAYOUT_NHWC 2
+
+/**
+ * Match the teacher's prediction at the same noisy image and timestep. Needs a teacher and a dataset.
+ */
+#define FEWSTEP_OBJECTIVE_OUTPUT 1
+
+/**
+ * Match the teacher's next cached state, from the teacher's own state. Needs a teacher.
+ */
+#define FEWSTEP_OBJECTIVE_TEACHER_FORCED 2
+
+/**
+ * Match the teacher's next cached state of the same noise, from the state that the student reaches by itself. Needs a teacher.
+ */
+#define FEWSTEP_OBJECTIVE_ON_POLICY 3
+
+/**
+ * Match the clean image: trains a teacher from data. Needs a dataset.
+ */
+#define FEWSTEP_OBJECTIVE_DENOISE 4
+
+/**
+ * The error of the clean image itself.
+ */
+#define FEWSTEP_WEIGHT_CONST 1
+
+/**
+ * The error of the noise: signal-to-noise ratio.
+ */
+#define FEWSTEP_WEIGHT_SNR 2
+
+/**
+ * Signal-to-noise ratio, at least 1.
+ */
+#define FEWSTEP_WEIGHT_TRUNC_SNR 3
+
+/**
+ * The error of the velocity: signal-to-noise ratio + 1.
+ */
+#define FEWSTEP_WEIGHT_V 4
+
+/**
+ * The error of the state that the step lands on; for the trajectory objectives TEACHER_FORCED and ON_POLICY.
+ */
+#define FEWSTEP_WEIGHT_STATE 5
+
+/**
+ * |d|.
+ */
+#define FEWSTEP_NORM_L1 1
+
+/**
+ * d^2.
+ */
+#define FEWSTEP_NORM_L2 2
+
+/**
+ * d^2/2 where |d| is at most huber_delta, huber_delta (|d| - huber_delta/2) elsewhere.
+ */
+#define FEWSTEP_NORM_HUBER 3
+
+/**
+ * The learning rate stays constant after the warm-up.
+ */
+#define FEWSTEP_DECAY_CONSTANT 1
+
+/**
+ * The learning rate falls to 0 at total_steps along half a cosine.
+ */
+#define FEWSTEP_DECAY_COSINE 2
+
+/**
+ * The weights as trained.
+ */
+#define FEWSTEP_WEIGHTS_RAW 1
+
+/**
+ * The moving average of the weights; usually the better ones.
+ */
+#define FEWSTEP_WEIGHTS_EMA 2
+
+/**
+ * What the model says: a few-step student's own grid, or the sampler of its scheduler config (step for step as diffusers runs it).
+ */
+#define FEWSTEP_SAMPLER_FROM_MODEL 0
+
+/**
+ * DDIM.
+ */
+#define FEWSTEP_SAMPLER_DDIM 1
+
+/**
+ * DPM-Solver++ and its relatives, multistep.
+ */
+#define FEWSTEP_SAMPLER_DPM_SOLVER_PP 2
+
+/**
+ * The predicted image is used as it is.
+ */
+#define FEWSTEP_CLIP_NONE 0
+
+/**
+ * The predicted image is clamped to -clip_range .. clip_range.
+ */
+#define FEWSTEP_CLIP_RANGE 1
+
+/**
+ * Dynamic thresholding with threshold_ratio and threshold_max.
+ */
+#define FEWSTEP_CLIP_DYNAMIC 2
+
+/**
+ * Multiples of T/N from 0.
+ */
+#define FEWSTEP_SPACING_LEADING 1
+
+/**
+ * Multiples of T/N counted from T; the right one for few steps.
+ */
+#define FEWSTEP_SPACING_TRAILING 2
+
+/**
+ * Equal parts, both ends included.
+ */
+#define FEWSTEP_SPACING_LINSPACE 3
+
+/**
+ * Second-order steps by the midpoint rule.
+ */
+#define FEWSTEP_SOLVER_MIDPOINT 1
+
+/**
+ * Second-order steps by Heun's rule.
+ */
+#define FEWSTEP_SOLVER_HEUN 2
+
+/**
+ * dpmsolver++.
+ */
+#define FEWSTEP_ALGORITHM_DPM_SOLVER_PP 1
+
+/**
+ * sde-dpmsolver++.
+ */
+#define FEWSTEP_ALGORITHM_SDE_DPM_SOLVER_PP 2
+
+/**
+ * dpmsolver.
+ */
+#define FEWSTEP_ALGORITHM_DPM_SOLVER 3
+
+/**
+ * sde-dpmsolver.
+ */
+#define FEWSTEP_ALGORITHM_SDE_DPM_SOLVER 4
+
+/**
+ * The noise levels of the timesteps.
+ */
+#define FEWSTEP_SIGMAS_SCHEDULE 1
+
+/**
+ * Karras' spread.
+ */
+#define FEWSTEP_SIGMAS_KARRAS 2
+
+/**
+ * Exponential spread.
+ */
+#define FEWSTEP_SIGMAS_EXPONENTIAL 3
+
+/**
+ * Quantiles of a beta distribution.
+ */
+#define FEWSTEP_SIGMAS_BETA 4
+
+/**
+ * Lu's spread.
+ */
+#define FEWSTEP_SIGMAS_LU 5
+
+/**
+ * The last step ends at the clean image.
+ */
+#define FEWSTEP_FINAL_SIGMA_ZERO 1
+
+/**
+ * The last step ends at the smallest noise level of the schedule.
+ */
+#define FEWSTEP_FINAL_SIGMA_MIN 2
+
+/**
+ * Conditioning: one class label (int32_t) for each image of the batch.
+ */
+#define FEWSTEP_CONDITIONING_CLASS_LABELS 1
+
+/**
+ * A flag that stops blocking calls from any thread. It stays set until it is reset, so that a cancel that comes before the call is not lost.
+ */
+typedef struct fewstep_cancel_token fewstep_cancel_token;
+
+/**
+ * Images, and labels where there are classes, that trainers draw from. Immutable.
+ */
+typedef struct fewstep_dataset fewstep_dataset;
+
+/**
+ * Architecture, weights, and how they are meant to be sampled. Immutable: any number of trainers and samplers may use one model, on many threads.
+ */
+typedef struct fewstep_model fewstep_model;
+
+/**
+ * Compute threads, device and log. Objects made from a runtime keep it alive.
+ */
+typedef struct fewstep_runtime fewstep_runtime;
+
+/**
+ * A planned sampling run with its memory. One thread at a time; many samplers may share one model.
+ */
+typedef struct fewstep_sampler fewstep_sampler;
+
+/**
+ * A training run. One thread at a time.
+ */
+typedef struct fewstep_trainer fewstep_trainer;
+
+/**
+ * What a function answers: FEWSTEP_STATUS_OK, or why it did nothing. The numbers never change; new ones may come.
+ */
+typedef int32_t fewstep_status;
+
+/**
+ * Takes a line of log, UTF-8 without a line end, valid during the call. Called on the thread that made the call which has something to say, never on
+ * a thread of the library. `level` is FEWSTEP_LOG_WARNING or FEWSTEP_LOG_INFO. Must return normally.
+ */
+typedef void (*fewstep_log_callback)(void *user, int32_t level, const char *message);
+
+/**
+ * How a runtime is made. Fill it with fewstep_runtime_options_init, then change fields.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * Threads that compute, the calling one included; 0 (the default) for one a core. Results do not depend on it.
+   */
+  uint32_t threads;
+  /**
+   * FEWSTEP_DEVICE_*; the CPU by default.
+   */
+  int32_t device;
+  /**
+   * Which device of that kind; 0 by default.
+   */
+  int32_t device_index;
+  /**
+   * Takes the log; NULL (the default) for none.
+   */
+  fewstep_log_callback log;
+  /**
+   * First argument of `log`. Must stay valid until everything made from the runtime is destroyed.
+   */
+  void *log_user;
+  /**
+   * FEWSTEP_LOG_*: the most that is logged; warnings by default.
+   */
+  int32_t log_level;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+} fewstep_runtime_options;
+
+/**
+ * One step of a few-step grid, in training timesteps.
+ */
+typedef struct {
+  /**
+   * Timestep that the network sees, 0 .. num_train_timesteps - 1.
+   */
+  int32_t t;
+  /**
+   * Timestep that the step lands on, less than `t`; -1 is the clean image.
+   */
+  int32_t t_next;
+} fewstep_step_pair;
+
+/**
+ * How a student differs from its teacher. Fill it with fewstep_student_options_init, then change fields.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * Residual blocks of each stage; 0 (the default) for the teacher's number.
+   */
+  uint32_t layers_per_block;
+  /**
+   * Channels of each stage, outermost first; fewer stages than the teacher's drop the innermost ones. NULL (the default) for the teacher's.
+   */
+  const uint32_t *block_out_channels;
+  /**
+   * Elements of block_out_channels.
+   */
+  size_t block_count;
+  /**
+   * Width of the time embedding; 0 (the default) for the teacher's setting.
+   */
+  uint32_t time_embedding_dim;
+  /**
+   * Groups of every group norm; 0 (the default) for the teacher's number.
+   */
+  uint32_t norm_num_groups;
+  /**
+   * 1 (the default) keeps the teacher's attention layers, 0 drops them.
+   */
+  int32_t keep_attention;
+  /**
+   * FEWSTEP_PREDICTION_*: what the student predicts; v by default.
+   */
+  int32_t prediction;
+  /**
+   * 1 copies the teacher's weights where a tensor of the same role has the same shape; 0 (the default) starts at random.
+   */
+  int32_t copy_weights;
+  /**
+   * The student's sampler steps, evenly spread from the noisiest timestep ("trailing"); 0 (the default) for none yet, or when `pairs` is given.
+   */
+  uint32_t steps;
+  /**
+   * Seed of the random weights.
+   */
+  uint64_t seed;
+  /**
+   * The student's grid, explicitly: each pair starts where the one before it ended. NULL by default.
+   */
+  const fewstep_step_pair *pairs;
+  /**
+   * Elements of pairs, at most 1000.
+   */
+  size_t pair_count;
+  /**
+   * Bytes from one pair to the next; sizeof(fewstep_step_pair).
+   */
+  size_t pair_stride;
+} fewstep_student_options;
+
+/**
+ * What a model is. Set struct_size before fewstep_model_info fills the rest.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * FEWSTEP_PREDICTION_*.
+   */
+  int32_t prediction;
+  /**
+   * Number of parameters.
+   */
+  uint64_t parameters;
+  /**
+   * Bytes of the weights in memory.
+   */
+  uint64_t weight_bytes;
+  /**
+   * Channels of the images.
+   */
+  uint32_t in_channels;
+  /**
+   * Channels of the output; equal to in_channels for every model that can be sampled.
+   */
+  uint32_t out_channels;
+  /**
+   * Height that the config names, 0 when it names none.
+   */
+  uint32_t height;
+  /**
+   * Width that the config names, 0 when it names none.
+   */
+  uint32_t width;
+  /**
+   * Heights and widths must be multiples of this.
+   */
+  uint32_t size_multiple;
+  /**
+   * Classes of a class-conditional model, which needs a label for each image; 0 for a model without labels.
+   */
+  uint32_t classes;
+  /**
+   * Steps of a few-step student's own grid; 0 for other models.
+   */
+  uint32_t steps;
+  /**
+   * Training timesteps of the noise schedule.
+   */
+  uint32_t num_train_timesteps;
+} fewstep_model_info;
+
+/**
+ * Where a dataset's images lie and how they become numbers around 0. Fill it with fewstep_dataset_options_init, then change fields.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * FEWSTEP_DTYPE_* of the values; u8 by default.
+   */
+  int32_t dtype;
+  /**
+   * FEWSTEP_LAYOUT_*; NHWC by default.
+   */
+  int32_t layout;
+  /**
+   * Channels of an image.
+   */
+  uint32_t channels;
+  /**
+   * Rows of an image.
+   */
+  uint32_t height;
+  /**
+   * Columns of an image.
+   */
+  uint32_t width;
+  /**
+   * Number of images.
+   */
+  size_t count;
+  /**
+   * The values; copied.
+   */
+  const void *data;
+  /**
+   * Bytes of data; must be what the numbers above make.
+   */
+  size_t data_size;
+  /**
+   * One label for each image, or NULL (the default); copied.
+   */
+  const int32_t *labels;
+  /**
+   * Elements of labels: count, or 0 without labels.
+   */
+  size_t label_count;
+  /**
+   * Value in the model's space = value in data * scale + shift. By default 1/127.5 and -1, which maps bytes to [-1, 1].
+   */
+  float scale;
+  /**
+   * See scale.
+   */
+  float shift;
+} fewstep_dataset_options;
+
+/**
+ * What a dataset is. Set struct_size before fewstep_dataset_get_info fills the rest.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * 1 when each image has a label.
+   */
+  int32_t has_labels;
+  /**
+   * Number of images.
+   */
+  uint64_t count;
+  /**
+   * Bytes in memory.
+   */
+  uint64_t bytes;
+  /**
+   * Channels of an image.
+   */
+  uint32_t channels;
+  /**
+   * Rows of an image.
+   */
+  uint32_t height;
+  /**
+   * Columns of an image.
+   */
+  uint32_t width;
+  /**
+   * One more than the largest label; 0 without labels.
+   */
+  uint32_t classes;
+} fewstep_dataset_info;
+
+/**
+ * One term of a loss, which is the weighted sum of its terms. Set every field; those that a later version adds may be 0.
+ */
+typedef struct {
+  /**
+   * FEWSTEP_OBJECTIVE_*.
+   */
+  int32_t objective;
+  /**
+   * FEWSTEP_WEIGHT_*: weight of each timestep.
+   */
+  int32_t step_weight;
+  /**
+   * FEWSTEP_NORM_*.
+   */
+  int32_t norm;
+  /**
+   * Factor on this term.
+   */
+  float weight;
+  /**
+   * For FEWSTEP_NORM_HUBER.
+   */
+  float huber_delta;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+} fewstep_term;
+
+/**
+ * Everything that fixes a training run, beside the networks and the data. Fill it with fewstep_trainer_options_init, then change fields; terms must be
+ * given.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * Images of a step; 64 by default.
+   */
+  uint32_t batch;
+  /**
+   * Key of every random draw; 0 by default.
+   */
+  uint64_t seed;
+  /**
+   * The loss: 1 to 4 terms.
+   */
+  const fewstep_term *terms;
+  /**
+   * Elements of terms.
+   */
+  size_t term_count;
+  /**
+   * Bytes from one term to the next; sizeof(fewstep_term).
+   */
+  size_t term_stride;
+  /**
+   * The student's grid, explicitly. NULL (the default), with steps 0: the grid that the student was derived with.
+   */
+  const fewstep_step_pair *pairs;
+  /**
+   * Elements of pairs, at most 1000.
+   */
+  size_t pair_count;
+  /**
+   * Bytes from one pair to the next; sizeof(fewstep_step_pair).
+   */
+  size_t pair_stride;
+  /**
+   * Sampler steps of the student, evenly spread ("trailing"), instead of pairs; 0 by default.
+   */
+  uint32_t steps;
+  /**
+   * Teacher steps inside each step of the student; 8 by default. At most 1000 teacher steps in all.
+   */
+  uint32_t substeps;
+  /**
+   * Teacher trajectories that are computed before training and kept in memory; 8192 by default.
+   */
+  uint32_t cache_size;
+  /**
+   * Trajectories that are computed side by side; 128 by default.
+   */
+  uint32_t cache_batch;
+  /**
+   * Peak learning rate; 1e-3 by default.
+   */
+  double learning_rate;
+  /**
+   * Steps of linear warm-up; 100 by default.
+   */
+  uint64_t warmup_steps;
+  /**
+   * Where the cosine ends; 1000 by default.
+   */
+  uint64_t total_steps;
+  /**
+   * AdamW; 0.9 by default.
+   */
+  double beta1;
+  /**
+   * AdamW; 0.999 by default.
+   */
+  double beta2;
+  /**
+   * AdamW; 1e-8 by default.
+   */
+  double eps;
+  /**
+   * AdamW, decoupled; 0 by default.
+   */
+  double weight_decay;
+  /**
+   * Largest global gradient norm; 1 by default, infinity for no clipping.
+   */
+  double clip_norm;
+  /**
+   * Decay of the weights' moving average; 0.995 by default.
+   */
+  double ema_decay;
+  /**
+   * Height of the images; 0 (the default) for the student's.
+   */
+  uint32_t height;
+  /**
+   * Width of the images; 0 (the default) for the student's.
+   */
+  uint32_t width;
+  /**
+   * FEWSTEP_DECAY_*; the cosine by default.
+   */
+  int32_t decay;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+} fewstep_trainer_options;
+
+/**
+ * How far a blocking call is. Only valid inside the callback. Later versions may have more fields: read no more than struct_size bytes.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * FEWSTEP_PHASE_*.
+   */
+  int32_t phase;
+  /**
+   * What is done.
+   */
+  uint64_t done;
+  /**
+   * What there is to do.
+   */
+  uint64_t total;
+  /**
+   * FEWSTEP_PHASE_TRAIN: loss of the step just done; 0 otherwise.
+   */
+  float loss;
+  /**
+   * FEWSTEP_PHASE_TRAIN: norm of its gradient before clipping; 0 otherwise.
+   */
+  float grad_norm;
+  /**
+   * FEWSTEP_PHASE_TRAIN: its learning rate; 0 otherwise.
+   */
+  float learning_rate;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+} fewstep_progress;
+
+/**
+ * Called between two steps of a blocking call, on the thread that made the call. Return 0 to go on; anything else cancels: the call returns
+ * FEWSTEP_STATUS_CANCELLED. Calls on a handle that the blocking call is using answer FEWSTEP_STATUS_STATE. Must return normally (no C++
+ * exception, no longjmp).
+ */
+typedef int32_t (*fewstep_progress_callback)(void *user, const fewstep_progress *progress);
+
+/**
+ * What a training step did. Set struct_size before a function fills the rest.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * The loss: the weighted sum of the terms.
+   */
+  float loss;
+  /**
+   * Steps done so far, this one included.
+   */
+  uint64_t step;
+  /**
+   * Each term without its factor, in the order of the options; 0 for those that do not exist.
+   */
+  float terms[4];
+  /**
+   * Global gradient norm before clipping; 0 from fewstep_trainer_evaluate.
+   */
+  float grad_norm;
+  /**
+   * Learning rate of the step; 0 from fewstep_trainer_evaluate.
+   */
+  float learning_rate;
+} fewstep_step_report;
+
+/**
+ * What a trainer is. Set struct_size before fewstep_trainer_get_info fills the rest.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * 1 when steps need no preparation any more.
+   */
+  int32_t prepared;
+  /**
+   * Steps done so far.
+   */
+  uint64_t steps_done;
+  /**
+   * Bytes of the memory that a step works in.
+   */
+  uint64_t arena_bytes;
+  /**
+   * The most bytes of it that are in use at one time; arena_bytes cannot be less.
+   */
+  uint64_t peak_live_bytes;
+  /**
+   * Bytes of inputs and of values computed once.
+   */
+  uint64_t prepared_bytes;
+  /**
+   * Images of a step.
+   */
+  uint32_t batch;
+  /**
+   * Steps of the student's grid; 0 without one.
+   */
+  uint32_t pair_count;
+} fewstep_trainer_info;
+
+/**
+ * How a model is sampled. Fill it with fewstep_sampler_options_init, then change fields. With FEWSTEP_SAMPLER_FROM_MODEL and no pairs, only steps, eta,
+ * batch, height and width are read.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * FEWSTEP_SAMPLER_*; what the model says by default.
+   */
+  int32_t kind;
+  /**
+   * Number of steps; 0 (the default) for a few-step student's own number. Other models need it.
+   */
+  uint32_t steps;
+  /**
+   * Images side by side; 1 by default.
+   */
+  uint32_t batch;
+  /**
+   * Height of the images; 0 (the default) for the model's.
+   */
+  uint32_t height;
+  /**
+   * Width of the images; 0 (the default) for the model's.
+   */
+  uint32_t width;
+  /**
+   * An explicit grid, sampled with DDIM; NULL by default. Replaces steps, spacing, steps_offset and diffusers_prev.
+   */
+  const fewstep_step_pair *pairs;
+  /**
+   * Elements of pairs, at most 1000.
+   */
+  size_t pair_count;
+  /**
+   * Bytes from one pair to the next; sizeof(fewstep_step_pair).
+   */
+  size_t pair_stride;
+  /**
+   * DDIM: share of fresh noise, 0 (the default, deterministic) to 1.
+   */
+  double eta;
+  /**
+   * FEWSTEP_CLIP_RANGE: 1 by default.
+   */
+  double clip_range;
+  /**
+   * FEWSTEP_CLIP_DYNAMIC: quantile; 0.995 by default.
+   */
+  double threshold_ratio;
+  /**
+   * FEWSTEP_CLIP_DYNAMIC: upper bound; 1 by default.
+   */
+  double threshold_max;
+  /**
+   * DPM-Solver: timesteps with a lower half log signal-to-noise ratio are not visited; -infinity (the default) visits all.
+   */
+  double lambda_min_clipped;
+  /**
+   * FEWSTEP_CLIP_*; none by default.
+   */
+  int32_t clip;
+  /**
+   * FEWSTEP_SPACING_*; trailing by default.
+   */
+  int32_t spacing;
+  /**
+   * Added to the timesteps of leading spacing; 0 by default.
+   */
+  int32_t steps_offset;
+  /**
+   * DDIM: 1 lands each step on t - T/N as diffusers' DDIMScheduler does, whatever the grid says; for agreement with diffusers, not for quality. 0 by
+   * default.
+   */
+  int32_t diffusers_prev;
+  /**
+   * DDIM: 1 (the default) ends at the clean image, 0 at the noise level of timestep 0.
+   */
+  int32_t set_alpha_to_one;
+  /**
+   * DDIM: 1 derives the noise again from the clipped image; 0 by default.
+   */
+  int32_t use_clipped_model_output;
+  /**
+   * DPM-Solver: 1 to 3; 2 by default.
+   */
+  uint32_t solver_order;
+  /**
+   * DPM-Solver: FEWSTEP_SOLVER_*; midpoint by default.
+   */
+  int32_t solver_type;
+  /**
+   * DPM-Solver: FEWSTEP_ALGORITHM_*; dpmsolver++ by default.
+   */
+  int32_t algorithm;
+  /**
+   * DPM-Solver: FEWSTEP_SIGMAS_*; the schedule's by default.
+   */
+  int32_t sigmas;
+  /**
+   * DPM-Solver: FEWSTEP_FINAL_SIGMA_*; zero by default.
+   */
+  int32_t final_sigma;
+  /**
+   * DPM-Solver: 1 (the default) lowers the order at the end of runs of fewer than 15 steps.
+   */
+  int32_t lower_order_final;
+  /**
+   * DPM-Solver: 1 takes the last step at order 1; 0 by default.
+   */
+  int32_t euler_at_final;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+} fewstep_sampler_options;
+
+/**
+ * What the images depend on beside their noise. Set every field; those that a later version adds may be 0.
+ */
+typedef struct {
+  /**
+   * FEWSTEP_CONDITIONING_*.
+   */
+  int32_t kind;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * The values, as the kind says.
+   */
+  const void *data;
+  /**
+   * Number of values.
+   */
+  size_t count;
+} fewstep_conditioning;
+
+/**
+ * What a sampling run starts from. Fill it with fewstep_begin_options_init, then change fields.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * Index of the batch's first image; the others follow. The noise of an image is a function of seed and index, whatever the batch and its place in
+   * it. 0 by default.
+   */
+  uint32_t first_index;
+  /**
+   * Seed of the noise; 0 by default.
+   */
+  uint64_t seed;
+  /**
+   * Index of each image, instead of first_index; NULL by default.
+   */
+  const uint32_t *indices;
+  /**
+   * Elements of indices: the batch, or 0.
+   */
+  size_t index_count;
+  /**
+   * Conditionings; a class-conditional model needs its labels. NULL by default.
+   */
+  const fewstep_conditioning *conditionings;
+  /**
+   * Elements of conditionings.
+   */
+  size_t conditioning_count;
+  /**
+   * Bytes from one conditioning to the next; sizeof(fewstep_conditioning).
+   */
+  size_t conditioning_stride;
+  /**
+   * Initial noise [N,C,H,W] that replaces the drawn one; NULL by default.
+   */
+  const float *noise;
+  /**
+   * Elements of noise: N*C*H*W, or 0.
+   */
+  size_t noise_count;
+} fewstep_begin_options;
+
+/**
+ * What a sampler is and how far its run has come. Set struct_size before fewstep_sampler_get_info fills the rest.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * Images side by side (N).
+   */
+  uint32_t batch;
+  /**
+   * Channels of an image (C).
+   */
+  uint32_t channels;
+  /**
+   * Rows of an image (H).
+   */
+  uint32_t height;
+  /**
+   * Columns of an image (W).
+   */
+  uint32_t width;
+  /**
+   * Sampler steps of a run.
+   */
+  uint32_t steps;
+  /**
+   * Sampler steps of the present run that are complete.
+   */
+  uint32_t steps_done;
+  /**
+   * 0 before fewstep_sampler_begin, 1 while a run is under way, 2 when it is done.
+   */
+  int32_t state;
+  /**
+   * Bytes of the memory that a run works in.
+   */
+  uint64_t arena_bytes;
+  /**
+   * The most bytes of it that are in use at one time; arena_bytes cannot be less.
+   */
+  uint64_t peak_live_bytes;
+  /**
+   * Bytes of inputs and of values computed once, such as packed weights.
+   */
+  uint64_t prepared_bytes;
+} fewstep_sampler_info;
+
+/**
+ * One row of a picture of images. Set every field; those that a later version adds may be 0.
+ */
+typedef struct {
+  /**
+   * Text at the left, UTF-8; NULL for none.
+   */
+  const char *label;
+  /**
+   * Images [count,C,H,W] with values around [-1, 1].
+   */
+  const float *images;
+  /**
+   * Number of images, the same in every row.
+   */
+  size_t count;
+} fewstep_grid_row;
+
+/**
+ * Everything worked.
+ */
+#define FEWSTEP_STATUS_OK 0
+
+/**
+ * An argument is NULL, out of range or an unknown enum value.
+ */
+#define FEWSTEP_STATUS_INVALID_ARGUMENT 1
+
+/**
+ * A tensor, an image or a buffer has another shape or size than the one expected.
+ */
+#define FEWSTEP_STATUS_SHAPE 2
+
+/**
+ * The request is understood but this version cannot do it.
+ */
+#define FEWSTEP_STATUS_UNSUPPORTED 3
+
+/**
+ * A file, folder, array or tensor does not exist.
+ */
+#define FEWSTEP_STATUS_NOT_FOUND 4
+
+/**
+ * The operating system refused to read or write.
+ */
+#define FEWSTEP_STATUS_IO 5
+
+/**
+ * A file is damaged or is not what it says it is.
+ */
+#define FEWSTEP_STATUS_CORRUPT_FILE 6
+
+/**
+ * A file was written by an incompatible version.
+ */
+#define FEWSTEP_STATUS_VERSION_MISMATCH 7
+
+/**
+ * Memory could not be had.
+ */
+#define FEWSTEP_STATUS_OUT_OF_MEMORY 8
+
+/**
+ * The compute device asked for does not exist.
+ */
+#define FEWSTEP_STATUS_NO_DEVICE 9
+
+/**
+ * The compute device stopped answering.
+ */
+#define FEWSTEP_STATUS_DEVICE_LOST 10
+
+/**
+ * The installed driver is older than what is needed.
+ */
+#define FEWSTEP_STATUS_DRIVER_TOO_OLD 11
+
+/**
+ * A callback or a cancel token asked to stop; the handle stays usable.
+ */
+#define FEWSTEP_STATUS_CANCELLED 12
+
+/**
+ * A number is NaN or infinite where a finite one is needed.
+ */
+#define FEWSTEP_STATUS_NUMERIC 13
+
+/**
+ * The call does not fit the state that the handle is in, or the handle is in use by another call.
+ */
+#define FEWSTEP_STATUS_STATE 14
+
+/**
+ * A bug inside the library; the handle that was in use can only be destroyed.
+ */
+#define FEWSTEP_STATUS_PANIC 15
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * The message of the last call that failed on the calling thread: what was wrong, with names and numbers, in one line of UTF-8. Never NULL; an
+ * empty string before the first failure. Successful calls leave it as it is.
+ *
+ * The text belongs to the library and stays valid until the next call that fails on the same thread, or until the thread ends. Any thread may call.
+ */
+FEWSTEP_API
+const char *fewstep_last_error(void);
+
+/**
+ * The name of a status, such as "CANCELLED"; "UNKNOWN" for a number that is none. A constant string. Any thread may call.
+ */
+FEWSTEP_API const char *fewstep_status_name(fewstep_status status);
+
+/**
+ * The version of the library that is running, packed as FEWSTEP_VERSION. Compare it with the macro to find a header of another version. Any thread
+ * may call.
+ */
+FEWSTEP_API
+uint32_t fewstep_version(void);
+
+/**
+ * The version of the library that is running as text, such as "0.1.0". A constant string. Any thread may call.
+ */
+FEWSTEP_API const char *fewstep_version_string(void);
+
+/**
+ * Creates a cancel token that is not set. It needs no runtime, and one token may serve many calls, one after the other or at once.
+ *
+ * The caller owns `*out` and gives it to fewstep_cancel_token_destroy. Any thread may call.
+ * Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_cancel_token_create(fewstep_cancel_token **out);
+
+/**
+ * Sets the token: every call that watches it, and every later one until fewstep_cancel_token_reset, stops at its next step or operation and returns
+ * CANCELLED.
+ *
+ * Any thread may call at any time, also while other threads use the token.
+ * Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API
+fewstep_status fewstep_cancel_token_cancel(const fewstep_cancel_token *token);
+
+/**
+ * Clears the token, so that it can be used again.
+ *
+ * Any thread may call at any time.
+ * Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_cancel_token_reset(const fewstep_cancel_token *token);
+
+/**
+ * Writes 1 to `*out` when the token is set, 0 otherwise.
+ *
+ * Any thread may call at any time.
+ * Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_cancel_token_is_cancelled(const fewstep_cancel_token *token, int32_t *out);
+
+/**
+ * Destroys a token. NULL is fine. While a call watches the token nothing happens and STATE is returned.
+ *
+ * Any thread may call, once, when no other thread will use the token any more.
+ * Returns OK, INVALID_ARGUMENT or STATE.
+ */
+FEWSTEP_API fewstep_status fewstep_cancel_token_destroy(fewstep_cancel_token *token);
+
+/**
+ * Writes the defaults to `*options`.
+ *
+ * Any thread may call. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_runtime_options_init(fewstep_runtime_options *options);
+
+/**
+ * Creates a runtime and starts its compute threads. `options` may be NULL for the defaults.
+ *
+ * The caller owns `*out` and gives it to fewstep_runtime_destroy. Several runtimes may live in one process; they share nothing. Any thread may call.
+ * Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a device this version cannot use) or OUT_OF_MEMORY (the system refused a thread).
+ */
+FEWSTEP_API
+fewstep_status fewstep_runtime_create(const fewstep_runtime_options *options,
+                                      fewstep_runtime **out);
+
+/**
+ * Destroys a runtime. NULL is fine. Models, datasets, trainers and samplers made from it stay usable and keep its compute threads; the threads end,
+ * and are waited for, inside the destroy call of whichever of these objects is the last, the runtime included.
+ *
+ * Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE from inside a log callback of a call that uses the runtime.
+ */
+FEWSTEP_API
+fewstep_status fewstep_runtime_destroy(fewstep_runtime *runtime);
+
+/**
+ * Opens a diffusers model folder: a pipeline's (with `unet/` and `scheduler/`), or a flat one. `path` is UTF-8. Oddities, such as unknown keys of a
+ * config, go to the runtime's log.
+ *
+ * The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call.
+ * Returns OK, INVALID_ARGUMENT, NOT_FOUND (no such file or tensor), IO, CORRUPT_FILE, SHAPE (a tensor of the wrong shape), UNSUPPORTED (another model
+ * class or option), NUMERIC (weights that are not finite) or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_model_open(const fewstep_runtime *runtime,
+                                  const char *path,
+                                  fewstep_model **out);
+
+/**
+ * The same from memory: the texts of `config.json` and `scheduler_config.json` (NULL for diffusers' defaults) and the bytes of the safetensors file.
+ * Everything is copied.
+ *
+ * Ownership, threads and codes as fewstep_model_open.
+ */
+FEWSTEP_API
+fewstep_status fewstep_model_open_memory(const fewstep_runtime *runtime,
+                                         const char *config_json,
+                                         const char *scheduler_json,
+                                         const void *weights,
+                                         size_t weights_size,
+                                         fewstep_model **out);
+
+/**
+ * Creates a model with random weights, as PyTorch would initialise it, from the text of a diffusers `config.json` and of a `scheduler_config.json`
+ * (NULL for DDIM's defaults). The weights are a function of `seed`.
+ *
+ * Ownership and threads as fewstep_model_open. Returns OK, INVALID_ARGUMENT, CORRUPT_FILE (text that is not JSON), UNSUPPORTED or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_model_create(const fewstep_runtime *runtime,
+                                    const char *config_json,
+                                    const char *scheduler_json,
+                                    uint64_t seed,
+                                    fewstep_model **out);
+
+/**
+ * Writes the defaults to `*options`.
+ *
+ * Any thread may call. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_student_options_init(fewstep_student_options *options);
+
+/**
+ * Makes an initial student of a teacher: a smaller architecture, random or copied weights, and the grid that it will be trained for. `options` may be
+ * NULL for the teacher's own architecture.
+ *
+ * Ownership and threads as fewstep_model_open. Returns OK, INVALID_ARGUMENT, UNSUPPORTED or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_model_derive_student(const fewstep_runtime *runtime,
+                                            const fewstep_model *teacher,
+                                            const fewstep_student_options *options,
+                                            fewstep_model **out);
+
+/**
+ * Saves a model as a diffusers folder that `DDIMPipeline.from_pretrained` opens and fewstep_model_open reads back. The folder is created; each file
+ * appears whole or not at all. `path` is UTF-8.
+ *
+ * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a grid that diffusers cannot express), IO,
+ * NOT_FOUND or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_model_save(const fewstep_model *model,
+                                  const char *path);
+
+/**
+ * Fills `*out`, whose struct_size the caller has set.
+ *
+ * Any thread may call, also while others use the model. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_model_get_info(const fewstep_model *model, fewstep_model_info *out);
+
+/**
+ * The grid of a few-step student: writes its pairs to `pairs` and their number to `*count`; 0 for other models. With `pairs` NULL and `capacity` 0 only
+ * the number is written.
+ *
+ * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, or SHAPE (capacity is too small).
+ */
+FEWSTEP_API
+fewstep_status fewstep_model_pairs(const fewstep_model *model,
+                                   fewstep_step_pair *pairs,
+                                   size_t capacity,
+                                   size_t *count);
+
+/**
+ * Destroys a model. NULL is fine. Trainers and samplers made from it keep what they need.
+ *
+ * Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE while a call uses the model (nothing happens then).
+ */
+FEWSTEP_API fewstep_status fewstep_model_destroy(fewstep_model *model);
+
+/**
+ * Writes the defaults to `*options`.
+ *
+ * Any thread may call. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_dataset_options_init(fewstep_dataset_options *options);
+
+/**
+ * Makes a dataset from the host's arrays, which are copied.
+ *
+ * The caller owns `*out` and gives it to fewstep_dataset_destroy; it keeps the runtime alive. Any thread may call.
+ * Returns OK, INVALID_ARGUMENT (also for a negative label), SHAPE, NUMERIC (a value that is not finite) or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_dataset_create(const fewstep_runtime *runtime,
+                                      const fewstep_dataset_options *options,
+                                      fewstep_dataset **out);
+
+/**
+ * Reads a dataset from a NumPy `.npz` archive: images [M,H,W] (one channel) or [M,H,W,C] of any number type, and integer labels [M] where `labels_name`
+ * is not NULL. Value in the model's space = value in the file * scale + shift; 1/127.5 and -1 map bytes to [-1, 1].
+ *
+ * Ownership and threads as fewstep_dataset_create.
+ * Returns OK, INVALID_ARGUMENT, NOT_FOUND (the file, or an array in it), IO, CORRUPT_FILE, SHAPE, UNSUPPORTED, NUMERIC or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_dataset_open_npz(const fewstep_runtime *runtime,
+                                        const char *path,
+                                        const char *images_name,
+                                        const char *labels_name,
+                                        float scale,
+                                        float shift,
+                                        fewstep_dataset **out);
+
+/**
+ * Fills `*out`, whose struct_size the caller has set.
+ *
+ * Any thread may call, also while others use the dataset. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_dataset_get_info(const fewstep_dataset *dataset, fewstep_dataset_info *out);
+
+/**
+ * Destroys a dataset. NULL is fine. Trainers made from it keep what they need.
+ *
+ * Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE while a call uses the dataset (nothing happens then).
+ */
+FEWSTEP_API fewstep_status fewstep_dataset_destroy(fewstep_dataset *dataset);
+
+/**
+ * Writes the defaults to `*options`.
+ *
+ * Any thread may call. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_trainer_options_init(fewstep_trainer_options *options);
+
+/**
+ * Plans a training run and takes all the memory of its steps; the trajectory cache comes with fewstep_trainer_prepare. The student's weights are
+ * copied, teacher and dataset are shared. `teacher` and `dataset` may be NULL where no term needs them.
+ *
+ * The caller owns `*out` and gives it to fewstep_trainer_destroy; it keeps what it needs of the other handles alive. Any thread may call.
+ * Returns OK, INVALID_ARGUMENT, SHAPE (networks or data that do not fit together), UNSUPPORTED, NUMERIC or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_trainer_create(const fewstep_runtime *runtime,
+                                      const fewstep_model *student,
+                                      const fewstep_model *teacher,
+                                      const fewstep_dataset *dataset,
+                                      const fewstep_trainer_options *options,
+                                      fewstep_trainer **out);
+
+/**
+ * Computes what the steps read: the cache of teacher trajectories. Nothing happens when there is none to make or it is made. `progress` and `cancel`
+ * may be NULL. After CANCELLED a later call starts again.
+ *
+ * One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED, NUMERIC, OUT_OF_MEMORY or STATE.
+ */
+FEWSTEP_API
+fewstep_status fewstep_trainer_prepare(fewstep_trainer *trainer,
+                                       fewstep_progress_callback progress,
+                                       void *user,
+                                       const fewstep_cancel_token *cancel);
+
+/**
+ * One training step; the first one prepares when fewstep_trainer_prepare was not called. Fills `*report` (may be NULL), whose struct_size the caller has
+ * set. A step whose loss or gradient is not finite changes nothing and is NUMERIC.
+ *
+ * One thread at a time. Returns OK, INVALID_ARGUMENT, NUMERIC, OUT_OF_MEMORY or STATE.
+ */
+FEWSTEP_API
+fewstep_status fewstep_trainer_step(fewstep_trainer *trainer,
+                                    fewstep_step_report *report);
+
+/**
+ * Prepares if that is still to be done, then runs `steps` training steps and calls `progress` after each. `progress` and `cancel` may be NULL. After
+ * CANCELLED the steps that were done count, and training can go on with any function.
+ *
+ * One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED, NUMERIC, OUT_OF_MEMORY or STATE.
+ */
+FEWSTEP_API
+fewstep_status fewstep_trainer_train(fewstep_trainer *trainer,
+                                     uint64_t steps,
+                                     fewstep_progress_callback progress,
+                                     void *user,
+                                     const fewstep_cancel_token *cancel);
+
+/**
+ * The loss of the present weights on a batch drawn with another seed; changes nothing. Fills `*report`, whose struct_size the caller has set.
+ *
+ * One thread at a time. Returns OK, INVALID_ARGUMENT, NUMERIC, OUT_OF_MEMORY or STATE.
+ */
+FEWSTEP_API
+fewstep_status fewstep_trainer_evaluate(fewstep_trainer *trainer,
+                                        uint64_t seed,
+                                        fewstep_step_report *report);
+
+/**
+ * A new model with the present weights, also in the middle of training; it does not change when training goes on. `weights` is FEWSTEP_WEIGHTS_*.
+ *
+ * The caller owns `*out` and gives it to fewstep_model_destroy. One thread at a time for the trainer.
+ * Returns OK, INVALID_ARGUMENT, OUT_OF_MEMORY or STATE.
+ */
+FEWSTEP_API
+fewstep_status fewstep_trainer_snapshot(fewstep_trainer *trainer,
+                                        int32_t weights,
+                                        fewstep_model **out);
+
+/**
+ * Saves the whole state of training as one safetensors file, which appears whole or not at all. `path` is UTF-8.
+ *
+ * One thread at a time. Returns OK, INVALID_ARGUMENT, IO, NOT_FOUND (no such folder), OUT_OF_MEMORY or STATE.
+ */
+FEWSTEP_API fewstep_status fewstep_trainer_save(fewstep_trainer *trainer, const char *path);
+
+/**
+ * Continues where fewstep_trainer_save stopped: the next steps are those that the saved run would have done, to the bit. The trainer must have been
+ * created with the same student architecture and options; nothing changes on an error.
+ *
+ * One thread at a time. Returns OK, INVALID_ARGUMENT (another student or option), NOT_FOUND, IO, CORRUPT_FILE, VERSION_MISMATCH, SHAPE, NUMERIC,
+ * OUT_OF_MEMORY or STATE.
+ */
+FEWSTEP_API
+fewstep_status fewstep_trainer_resume(fewstep_trainer *trainer,
+                                      const char *path);
+
+/**
+ * Fills `*out`, whose struct_size the caller has set.
+ *
+ * One thread at a time. Returns OK, INVALID_ARGUMENT or STATE.
+ */
+FEWSTEP_API fewstep_status fewstep_trainer_get_info(fewstep_trainer *trainer, fewstep_trainer_info *out);
+
+/**
+ * Destroys a trainer. NULL is fine.
+ *
+ * Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE while a call uses the trainer, as from its own callback (nothing happens then).
+ */
+FEWSTEP_API
+fewstep_status fewstep_trainer_destroy(fewstep_trainer *trainer);
+
+/**
+ * Writes the defaults to `*options`.
+ *
+ * Any thread may call. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_sampler_options_init(fewstep_sampler_options *options);
+
+/**
+ * Writes the defaults to `*options`.
+ *
+ * Any thread may call. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_begin_options_init(fewstep_begin_options *options);
+
+/**
+ * Plans a sampling run of a model and takes all of its memory: beginning and stepping a run allocate almost nothing. `options` may be NULL for the
+ * defaults. The weights are shared.
+ *
+ * The caller owns `*out` and gives it to fewstep_sampler_destroy; it keeps what it needs of runtime and model alive. Any thread may call.
+ * Returns OK, INVALID_ARGUMENT, SHAPE (a size that the model cannot take), UNSUPPORTED, NUMERIC or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_sampler_create(const fewstep_runtime *runtime,
+                                      const fewstep_model *model,
+                                      const fewstep_sampler_options *options,
+                                      fewstep_sampler **out);
+
+/**
+ * Begins a new run, whatever became of the one before. `options` may be NULL for the defaults. The arrays are copied.
+ *
+ * One thread at a time. Returns OK, INVALID_ARGUMENT (also for labels out of range, or missing, or given to a model without classes), SHAPE, NUMERIC
+ * (noise that is not finite), OUT_OF_MEMORY or STATE.
+ */
+FEWSTEP_API
+fewstep_status fewstep_sampler_begin(fewstep_sampler *sampler,
+                                     const fewstep_begin_options *options);
+
+/**
+ * Goes on with the run for about `budget_us` microseconds, at least one operation; it may stop in the middle of a network evaluation, and any split into
+ * calls gives the same bytes. A negative budget goes to the end of the present sampler step; INT64_MAX to the end of the run. Writes 1 to `*done`
+ * when the run is done (then a further call does nothing), 0 otherwise.
+ *
+ * One thread at a time. Returns OK, INVALID_ARGUMENT, STATE (not begun) or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_sampler_step(fewstep_sampler *sampler,
+                                    int64_t budget_us,
+                                    int32_t *done);
+
+/**
+ * Goes on to the end of the run and calls `progress` after each sampler step. `progress` and `cancel` may be NULL. After CANCELLED the run can go on
+ * with any function, or be begun again.
+ *
+ * One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED, STATE (not begun) or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_sampler_run(fewstep_sampler *sampler,
+                                   fewstep_progress_callback progress,
+                                   void *user,
+                                   const fewstep_cancel_token *cancel);
+
+/**
+ * Writes the images [N,C,H,W] as they are after the last complete sampler step (noise before the first) to `out`, which has room for `capacity`
+ * elements; N*C*H*W are needed.
+ *
+ * One thread at a time. Returns OK, INVALID_ARGUMENT, SHAPE (capacity is too small), STATE (not begun) or NUMERIC (an image that is not finite).
+ */
+FEWSTEP_API
+fewstep_status fewstep_sampler_read(fewstep_sampler *sampler,
+                                    float *out,
+                                    size_t capacity);
+
+/**
+ * Writes the noise that images `first_index` to `first_index + count - 1` of a seed start from, [count,C,H,W], to `out`, which has room for `capacity`
+ * elements. The present run is not touched.
+ *
+ * One thread at a time. Returns OK, INVALID_ARGUMENT, SHAPE (capacity is too small) or STATE.
+ */
+FEWSTEP_API
+fewstep_status fewstep_sampler_noise(fewstep_sampler *sampler,
+                                     uint64_t seed,
+                                     uint32_t first_index,
+                                     size_t count,
+                                     float *out,
+                                     size_t capacity);
+
+/**
+ * Fills `*out`, whose struct_size the caller has set.
+ *
+ * One thread at a time. Returns OK, INVALID_ARGUMENT or STATE.
+ */
+FEWSTEP_API fewstep_status fewstep_sampler_get_info(fewstep_sampler *sampler, fewstep_sampler_info *out);
+
+/**
+ * All in one call, for programs that do not sample again: creates a sampler, begins, runs and reads it, and destroys it. `options` and `begin` may be
+ * NULL for the defaults; `out` receives [N,C,H,W] and has room for `capacity` elements.
+ *
+ * Any thread may call. Returns what the single functions return.
+ */
+FEWSTEP_API
+fewstep_status fewstep_sample(const fewstep_runtime *runtime,
+                              const fewstep_model *model,
+                              const fewstep_sampler_options *options,
+                              const fewstep_begin_options *begin,
+                              float *out,
+                              size_t capacity);
+
+/**
+ * Destroys a sampler. NULL is fine.
+ *
+ * Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE while a call uses the sampler, as from its own callback (nothing happens then).
+ */
+FEWSTEP_API
+fewstep_status fewstep_sampler_destroy(fewstep_sampler *sampler);
+
+/**
+ * Saves floats as a NumPy `.npy` file, which appears whole or not at all. `shape` has `rank` elements, outermost first. `path` is UTF-8.
+ *
+ * Any thread may call. Returns OK, INVALID_ARGUMENT, SHAPE, IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY.
+ */
+FEWSTEP_API fewstep_status fewstep_save_npy_f32(const char *path, const float *data, const size_t *shape, size_t rank);
+
+/**
+ * The same for 32-bit integers.
+ *
+ * Any thread may call. Returns OK, INVALID_ARGUMENT, SHAPE, IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY.
+ */
+FEWSTEP_API fewstep_status fewstep_save_npy_i32(const char *path, const int32_t *data, const size_t *shape, size_t rank);
+
+/**
+ * Saves a PNG with one labelled row of images for each element of `rows` (`row_stride` bytes apart: sizeof(fewstep_grid_row)). Images are
+ * [C,H,W] with 1 (grey), 3 (RGB) or 4 (RGBA) channels; -1 is black, 1 is full, and every pixel becomes a square of `scale` dots. `path` is UTF-8.
+ *
+ * Any thread may call. Returns OK, INVALID_ARGUMENT, SHAPE, NUMERIC, IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_save_image_grid(const char *path,
+                                       const fewstep_grid_row *rows,
+                                       size_t row_count,
+                                       size_t row_stride,
+                                       uint32_t channels,
+                                       uint32_t height,
+                                       uint32_t width,
+                                       uint32_t scale);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* FEWSTEP_H */

@@ -1,0 +1,82 @@
+//! What the library calls: progress, and the mediation between callbacks, cancel tokens and loops.
+
+use super::cancel::{Token, fewstep_cancel_token};
+use super::handle::{Shared, share_optional};
+use super::options::size_field;
+use crate::error::{Error, Result};
+use std::ffi::c_void;
+
+/// Progress of fewstep_trainer_prepare: `done` of `total` teacher evaluations.
+pub const FEWSTEP_PHASE_PREPARE: i32 = 1;
+/// Progress of fewstep_trainer_train: `done` of `total` steps of this call.
+pub const FEWSTEP_PHASE_TRAIN: i32 = 2;
+/// Progress of fewstep_sampler_run: `done` of `total` sampler steps.
+pub const FEWSTEP_PHASE_SAMPLE: i32 = 3;
+
+/// How far a blocking call is. Only valid inside the callback. Later versions may have more fields: read no more than struct_size bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct fewstep_progress {
+    /// Bytes of this struct.
+    pub struct_size: u32,
+    /// FEWSTEP_PHASE_*.
+    pub phase: i32,
+    /// What is done.
+    pub done: u64,
+    /// What there is to do.
+    pub total: u64,
+    /// FEWSTEP_PHASE_TRAIN: loss of the step just done; 0 otherwise.
+    pub loss: f32,
+    /// FEWSTEP_PHASE_TRAIN: norm of its gradient before clipping; 0 otherwise.
+    pub grad_norm: f32,
+    /// FEWSTEP_PHASE_TRAIN: its learning rate; 0 otherwise.
+    pub learning_rate: f32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// Called between two steps of a blocking call, on the thread that made the call. Return 0 to go on; anything else cancels: the call returns
+/// FEWSTEP_STATUS_CANCELLED. Calls on a handle that the blocking call is using answer FEWSTEP_STATUS_STATE. Must return normally (no C++
+/// exception, no longjmp).
+pub type fewstep_progress_callback = Option<unsafe extern "C" fn(user: *mut c_void, progress: *const fewstep_progress) -> i32>;
+
+impl fewstep_progress {
+    /// Progress without training numbers.
+    pub(crate) fn new(phase: i32, done: u64, total: u64) -> Self {
+        Self { struct_size: size_field::<Self>(), phase, done, total, loss: 0.0, grad_norm: 0.0, learning_rate: 0.0, reserved: 0 }
+    }
+}
+
+/// Who may stop a blocking call.
+pub(crate) struct Watch<'a> {
+    callback: fewstep_progress_callback,
+    user: *mut c_void,
+    token: Option<Shared<'a, Token>>,
+}
+
+impl Watch<'_> {
+    /// # Safety
+    /// The callback may be called with `user`; `token` is NULL or came from this library.
+    pub(crate) unsafe fn new(callback: fewstep_progress_callback, user: *mut c_void, token: *const fewstep_cancel_token) -> Result<Self> {
+        // SAFETY: as promised by the caller.
+        Ok(Self { callback, user, token: unsafe { share_optional(token)? } })
+    }
+
+    /// A cancelled error when the token says so.
+    pub(crate) fn check(&self) -> Result<()> {
+        match &self.token {
+            Some(token) if token.is_cancelled() => Err(Error::cancelled("cancelled by the cancel token")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reports, and a cancelled error when the callback says so.
+    pub(crate) fn report(&self, progress: &fewstep_progress) -> Result<()> {
+        let Some(callback) = self.callback else { return Ok(()) };
+        // SAFETY: the host promised a function that may be called with its `user`, on this thread.
+        match unsafe { callback(self.user, progress) } {
+            0 => Ok(()),
+            answer => Err(Error::cancelled(format!("cancelled by the progress callback, which returned {answer}"))),
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Cancel tokens: one atomic flag.
+
+use super::boundary::{check_out, ffi_boundary, put};
+use super::error::fewstep_status;
+use super::handle::{self, Opaque, create, share};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A flag that stops blocking calls from any thread. It stays set until it is reset, so that a cancel that comes before the call is not lost.
+pub struct fewstep_cancel_token {
+    _private: [u8; 0],
+}
+
+/// What a cancel token owns.
+pub(crate) struct Token(AtomicBool);
+
+impl Token {
+    /// Whether someone asked to stop.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+impl Opaque for fewstep_cancel_token {
+    type Inner = Token;
+    const NAME: &'static str = "cancel token";
+    const TAG: u64 = u64::from_le_bytes(*b"fs.token");
+}
+
+/// Creates a cancel token that is not set. It needs no runtime, and one token may serve many calls, one after the other or at once.
+///
+/// The caller owns `*out` and gives it to fewstep_cancel_token_destroy. Any thread may call.
+/// Returns OK or INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_cancel_token_create(out: *mut *mut fewstep_cancel_token) -> fewstep_status {
+    // SAFETY: `out` is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe { create(out, || Ok(Token(AtomicBool::new(false)))) })
+}
+
+/// Sets the token: every call that watches it, and every later one until fewstep_cancel_token_reset, stops at its next step or operation and returns
+/// CANCELLED.
+///
+/// Any thread may call at any time, also while other threads use the token.
+/// Returns OK or INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_cancel_token_cancel(token: *const fewstep_cancel_token) -> fewstep_status {
+    // SAFETY: `token` is NULL or ours by the header's contract.
+    ffi_boundary(|| unsafe {
+        share(token)?.0.store(true, Ordering::Release);
+        Ok(())
+    })
+}
+
+/// Clears the token, so that it can be used again.
+///
+/// Any thread may call at any time.
+/// Returns OK or INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_cancel_token_reset(token: *const fewstep_cancel_token) -> fewstep_status {
+    // SAFETY: `token` is NULL or ours by the header's contract.
+    ffi_boundary(|| unsafe {
+        share(token)?.0.store(false, Ordering::Release);
+        Ok(())
+    })
+}
+
+/// Writes 1 to `*out` when the token is set, 0 otherwise.
+///
+/// Any thread may call at any time.
+/// Returns OK or INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_cancel_token_is_cancelled(token: *const fewstep_cancel_token, out: *mut i32) -> fewstep_status {
+    // SAFETY: `token` is NULL or ours, `out` is NULL or valid, by the header's contract.
+    ffi_boundary(|| unsafe {
+        let token = share(token)?;
+        check_out(out, "out")?;
+        put(out, i32::from(token.is_cancelled()));
+        Ok(())
+    })
+}
+
+/// Destroys a token. NULL is fine. While a call watches the token nothing happens and STATE is returned.
+///
+/// Any thread may call, once, when no other thread will use the token any more.
+/// Returns OK, INVALID_ARGUMENT or STATE.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_cancel_token_destroy(token: *mut fewstep_cancel_token) -> fewstep_status {
+    // SAFETY: `token` is NULL or ours by the header's contract.
+    ffi_boundary(|| unsafe { handle::destroy(token) })
+}

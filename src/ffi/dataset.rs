@@ -1,0 +1,314 @@
+//! Datasets: images and labels copied from the host or read from an npz archive.
+
+use super::boundary::{choice, ffi_boundary, optional_text, path, product, slice, text};
+use super::error::fewstep_status;
+use super::handle::{self, Opaque, create, share};
+use super::options::{self, Options, Report, check_report, size_field, write_report};
+use super::runtime::{Runtime, fewstep_runtime};
+use crate::distill::Dataset;
+use crate::error::{Error, Result};
+use crate::io::NpzFile;
+use crate::tensor::{DType, Tensor};
+use std::ffi::{c_char, c_void};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Unsigned bytes.
+pub const FEWSTEP_DTYPE_U8: i32 = 1;
+/// 32-bit floats.
+pub const FEWSTEP_DTYPE_F32: i32 = 2;
+
+/// Images one after the other, each channel a plane.
+pub const FEWSTEP_LAYOUT_NCHW: i32 = 1;
+/// Images one after the other, the channels of a pixel side by side.
+pub const FEWSTEP_LAYOUT_NHWC: i32 = 2;
+
+/// Images, and labels where there are classes, that trainers draw from. Immutable.
+pub struct fewstep_dataset {
+    _private: [u8; 0],
+}
+
+/// Where a dataset's images lie and how they become numbers around 0. Fill it with fewstep_dataset_options_init, then change fields.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct fewstep_dataset_options {
+    /// Bytes of this struct.
+    pub struct_size: u32,
+    /// FEWSTEP_DTYPE_* of the values; u8 by default.
+    pub dtype: i32,
+    /// FEWSTEP_LAYOUT_*; NHWC by default.
+    pub layout: i32,
+    /// Channels of an image.
+    pub channels: u32,
+    /// Rows of an image.
+    pub height: u32,
+    /// Columns of an image.
+    pub width: u32,
+    /// Number of images.
+    pub count: usize,
+    /// The values; copied.
+    pub data: *const c_void,
+    /// Bytes of data; must be what the numbers above make.
+    pub data_size: usize,
+    /// One label for each image, or NULL (the default); copied.
+    pub labels: *const i32,
+    /// Elements of labels: count, or 0 without labels.
+    pub label_count: usize,
+    /// Value in the model's space = value in data * scale + shift. By default 1/127.5 and -1, which maps bytes to [-1, 1].
+    pub scale: f32,
+    /// See scale.
+    pub shift: f32,
+}
+
+/// What a dataset is. Set struct_size before fewstep_dataset_get_info fills the rest.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct fewstep_dataset_info {
+    /// Bytes of this struct, set by the caller.
+    pub struct_size: u32,
+    /// 1 when each image has a label.
+    pub has_labels: i32,
+    /// Number of images.
+    pub count: u64,
+    /// Bytes in memory.
+    pub bytes: u64,
+    /// Channels of an image.
+    pub channels: u32,
+    /// Rows of an image.
+    pub height: u32,
+    /// Columns of an image.
+    pub width: u32,
+    /// One more than the largest label; 0 without labels.
+    pub classes: u32,
+}
+
+// SAFETY: repr(C), the fields leave no gap, numbers and pointers only.
+unsafe impl Options for fewstep_dataset_options {
+    const NAME: &'static str = "dataset options";
+    const FIRST_SIZE: usize = size_of::<Self>();
+    fn defaults() -> Self {
+        Self {
+            struct_size: size_field::<Self>(),
+            dtype: FEWSTEP_DTYPE_U8,
+            layout: FEWSTEP_LAYOUT_NHWC,
+            channels: 0,
+            height: 0,
+            width: 0,
+            count: 0,
+            data: std::ptr::null(),
+            data_size: 0,
+            labels: std::ptr::null(),
+            label_count: 0,
+            scale: 1.0 / 127.5,
+            shift: -1.0,
+        }
+    }
+}
+
+// SAFETY: repr(C), numbers only, no gap.
+unsafe impl Report for fewstep_dataset_info {
+    const NAME: &'static str = "dataset info";
+    const FIRST_SIZE: usize = size_of::<Self>();
+}
+
+/// What a dataset handle owns.
+pub(crate) struct DatasetHandle {
+    /// Kept alive, as every child does.
+    _runtime: Arc<Runtime>,
+    /// The data itself; trainers share its tensors.
+    pub(crate) dataset: Dataset,
+}
+
+impl Opaque for fewstep_dataset {
+    type Inner = DatasetHandle;
+    const NAME: &'static str = "dataset";
+    const TAG: u64 = u64::from_le_bytes(*b"fs.datas");
+}
+
+impl DatasetHandle {
+    fn info(&self) -> Result<fewstep_dataset_info> {
+        let shape = self.dataset.images().shape();
+        let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let labels = self.dataset.labels().map(|l| l.as_slice::<i32>()).transpose()?;
+        let largest = labels.and_then(|l| l.iter().max().copied());
+        let label_bytes = self.dataset.labels().map_or(0, |l| l.bytes().len());
+        Ok(fewstep_dataset_info {
+            struct_size: size_field::<fewstep_dataset_info>(),
+            has_labels: i32::from(labels.is_some()),
+            count: self.dataset.len() as u64,
+            bytes: (self.dataset.images().bytes().len() + label_bytes) as u64,
+            channels: narrow(shape[3]),
+            height: narrow(shape[1]),
+            width: narrow(shape[2]),
+            classes: largest.map_or(0, |l| l.unsigned_abs().saturating_add(1)),
+        })
+    }
+}
+
+/// value * scale + shift of values in NHWC or NCHW order, as NHWC.
+fn convert<T: Copy>(data: &[T], shape: [usize; 4], nchw: bool, map: impl Fn(T) -> f32) -> Result<Tensor> {
+    let mut images = Tensor::zeros(DType::F32, &shape)?;
+    let out = images.as_mut_slice::<f32>()?;
+    let [_, h, w, c] = shape;
+    if !nchw {
+        out.iter_mut().zip(data).for_each(|(o, v)| *o = map(*v));
+        return Ok(images);
+    }
+    for (to, from) in out.chunks_exact_mut(h * w * c).zip(data.chunks_exact(h * w * c)) {
+        for (k, plane) in from.chunks_exact(h * w).enumerate() {
+            plane.iter().enumerate().for_each(|(at, v)| to[at * c + k] = map(*v));
+        }
+    }
+    Ok(images)
+}
+
+fn check_affine(scale: f32, shift: f32) -> Result<()> {
+    match [("scale", scale), ("shift", shift)].iter().find(|(_, v)| !v.is_finite()) {
+        Some((name, v)) => Err(Error::numeric(format!("{name} is {v}; it must be finite"))),
+        None => Ok(()),
+    }
+}
+
+/// # Safety
+/// The pointers in `o` are NULL or arrays as their counts say.
+unsafe fn from_options(o: &fewstep_dataset_options) -> Result<Dataset> {
+    let size = choice(o.dtype, "dtype", &[(FEWSTEP_DTYPE_U8, 1), (FEWSTEP_DTYPE_F32, 4)])?;
+    let nchw = choice(o.layout, "layout", &[(FEWSTEP_LAYOUT_NCHW, true), (FEWSTEP_LAYOUT_NHWC, false)])?;
+    check_affine(o.scale, o.shift)?;
+    let shape = [o.count, o.height as usize, o.width as usize, o.channels as usize];
+    if shape.contains(&0) {
+        return Err(Error::invalid(format!("dataset options: count, height, width and channels are {shape:?}; each must be at least 1")));
+    }
+    let count = product(&shape, "dataset (count, height, width, channels)")?;
+    if o.data_size != count * size {
+        return Err(Error::shape(format!("data_size is {}; {shape:?} (count, height, width, channels) needs {} bytes", o.data_size, count * size)));
+    }
+    let (scale, shift) = (o.scale, o.shift);
+    // SAFETY: as promised by the caller.
+    let images = unsafe {
+        match o.dtype {
+            FEWSTEP_DTYPE_U8 => convert(slice(o.data.cast::<u8>(), count, "data")?, shape, nchw, |v| f32::from(v) * scale + shift)?,
+            _ => convert(slice(o.data.cast::<f32>(), count, "data")?, shape, nchw, |v| v * scale + shift)?,
+        }
+    };
+    // SAFETY: as promised by the caller.
+    let labels = unsafe { slice(o.labels, o.label_count, "labels")? };
+    if !o.labels.is_null() && o.label_count == 0 {
+        return Err(Error::shape(format!("labels is given but label_count is 0; it must be {}", o.count)));
+    }
+    let labels = if labels.is_empty() { None } else { Some(Tensor::from_slice(&[labels.len()], labels)?) };
+    Dataset::new(images, labels)
+}
+
+fn from_npz(path: &Path, images: &str, labels: Option<&str>, scale: f32, shift: f32) -> Result<Dataset> {
+    check_affine(scale, shift)?;
+    let mut file = NpzFile::open(path)?;
+    let named = |name: &str, e: Error| e.context(format!("{}: array \"{name}\"", path.display()));
+    let array = file.get(images)?;
+    let shape = match *array.shape() {
+        [m, h, w] => [m, h, w, 1],
+        [m, h, w, c] => [m, h, w, c],
+        _ => return Err(named(images, Error::shape(format!("expected [M,H,W] or [M,H,W,C], found {:?}", array.shape())))),
+    };
+    let tensor = match array.dtype() {
+        DType::U8 => convert(array.as_slice::<u8>()?, shape, false, |v| f32::from(v) * scale + shift)?,
+        DType::F32 => convert(array.as_slice::<f32>()?, shape, false, |v| v * scale + shift)?,
+        _ => convert(&array.to_f32_vec()?, shape, false, |v| v * scale + shift)?,
+    };
+    let labels = labels.map(|name| labels_from(&file.get(name)?).map_err(|e| named(name, e))).transpose()?;
+    Dataset::new(tensor, labels).map_err(|e| e.context(path.display()))
+}
+
+fn labels_from(array: &Tensor) -> Result<Tensor> {
+    if array.shape().len() != 1 {
+        return Err(Error::shape(format!("labels must be [M], found {:?}", array.shape())));
+    }
+    let mut labels = Tensor::zeros(DType::I32, array.shape())?;
+    let out = labels.as_mut_slice::<i32>()?;
+    match array.dtype() {
+        DType::I32 => out.copy_from_slice(array.as_slice::<i32>()?),
+        DType::U8 => out.iter_mut().zip(array.as_slice::<u8>()?).for_each(|(o, v)| *o = i32::from(*v)),
+        DType::I8 => out.iter_mut().zip(array.as_slice::<i8>()?).for_each(|(o, v)| *o = i32::from(*v)),
+        DType::I64 => {
+            for (o, v) in out.iter_mut().zip(array.as_slice::<i64>()?) {
+                *o = i32::try_from(*v).map_err(|_| Error::invalid(format!("label {v} is too large")))?;
+            }
+        }
+        other => return Err(Error::invalid(format!("labels must be integers, found {other:?}"))),
+    }
+    Ok(labels)
+}
+
+/// Writes the defaults to `*options`.
+///
+/// Any thread may call. Returns OK or INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_dataset_options_init(options: *mut fewstep_dataset_options) -> fewstep_status {
+    // SAFETY: `options` is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe { options::init(options) })
+}
+
+/// Makes a dataset from the host's arrays, which are copied.
+///
+/// The caller owns `*out` and gives it to fewstep_dataset_destroy; it keeps the runtime alive. Any thread may call.
+/// Returns OK, INVALID_ARGUMENT (also for a negative label), SHAPE, NUMERIC (a value that is not finite) or OUT_OF_MEMORY.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_dataset_create(
+    runtime: *const fewstep_runtime,
+    options: *const fewstep_dataset_options,
+    out: *mut *mut fewstep_dataset,
+) -> fewstep_status {
+    // SAFETY: every pointer is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let runtime = share(runtime)?;
+        let options = options::read(options)?;
+        create(out, || Ok(DatasetHandle { _runtime: runtime.clone(), dataset: from_options(&options)? }))
+    })
+}
+
+/// Reads a dataset from a NumPy `.npz` archive: images [M,H,W] (one channel) or [M,H,W,C] of any number type, and integer labels [M] where `labels_name`
+/// is not NULL. Value in the model's space = value in the file * scale + shift; 1/127.5 and -1 map bytes to [-1, 1].
+///
+/// Ownership and threads as fewstep_dataset_create.
+/// Returns OK, INVALID_ARGUMENT, NOT_FOUND (the file, or an array in it), IO, CORRUPT_FILE, SHAPE, UNSUPPORTED, NUMERIC or OUT_OF_MEMORY.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_dataset_open_npz(
+    runtime: *const fewstep_runtime,
+    path: *const c_char,
+    images_name: *const c_char,
+    labels_name: *const c_char,
+    scale: f32,
+    shift: f32,
+    out: *mut *mut fewstep_dataset,
+) -> fewstep_status {
+    // SAFETY: every pointer is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let runtime = share(runtime)?;
+        let path = self::path(path, "path")?;
+        let (images, labels) = (text(images_name, "images_name")?, optional_text(labels_name, "labels_name")?);
+        create(out, || Ok(DatasetHandle { _runtime: runtime.clone(), dataset: from_npz(path, images, labels, scale, shift)? }))
+    })
+}
+
+/// Fills `*out`, whose struct_size the caller has set.
+///
+/// Any thread may call, also while others use the dataset. Returns OK or INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_dataset_get_info(dataset: *const fewstep_dataset, out: *mut fewstep_dataset_info) -> fewstep_status {
+    // SAFETY: both are NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let dataset = share(dataset)?;
+        let size = check_report(out)?;
+        write_report(out, size, dataset.info()?);
+        Ok(())
+    })
+}
+
+/// Destroys a dataset. NULL is fine. Trainers made from it keep what they need.
+///
+/// Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE while a call uses the dataset (nothing happens then).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_dataset_destroy(dataset: *mut fewstep_dataset) -> fewstep_status {
+    // SAFETY: `dataset` is NULL or ours by the header's contract.
+    ffi_boundary(|| unsafe { handle::destroy(dataset) })
+}

@@ -1,0 +1,164 @@
+//! Versions, statuses and the last error of each thread.
+
+use std::cell::RefCell;
+use std::ffi::{CStr, CString, c_char};
+
+/// Major version of the library.
+pub const FEWSTEP_VERSION_MAJOR: u32 = 0;
+/// Minor version of the library.
+pub const FEWSTEP_VERSION_MINOR: u32 = 1;
+/// Patch version of the library.
+pub const FEWSTEP_VERSION_PATCH: u32 = 0;
+/// The three numbers in one: major * 65536 + minor * 256 + patch.
+pub const FEWSTEP_VERSION: u32 = (FEWSTEP_VERSION_MAJOR << 16) | (FEWSTEP_VERSION_MINOR << 8) | FEWSTEP_VERSION_PATCH;
+/// Counts breaks of binary compatibility; the number at the end of the shared library's name (libfewstep.so.0).
+pub const FEWSTEP_ABI_VERSION: u32 = 0;
+
+/// What a function answers: FEWSTEP_STATUS_OK, or why it did nothing. The numbers never change; new ones may come.
+pub type fewstep_status = i32;
+
+/// Everything worked.
+pub const FEWSTEP_STATUS_OK: fewstep_status = 0;
+/// An argument is NULL, out of range or an unknown enum value.
+pub const FEWSTEP_STATUS_INVALID_ARGUMENT: fewstep_status = 1;
+/// A tensor, an image or a buffer has another shape or size than the one expected.
+pub const FEWSTEP_STATUS_SHAPE: fewstep_status = 2;
+/// The request is understood but this version cannot do it.
+pub const FEWSTEP_STATUS_UNSUPPORTED: fewstep_status = 3;
+/// A file, folder, array or tensor does not exist.
+pub const FEWSTEP_STATUS_NOT_FOUND: fewstep_status = 4;
+/// The operating system refused to read or write.
+pub const FEWSTEP_STATUS_IO: fewstep_status = 5;
+/// A file is damaged or is not what it says it is.
+pub const FEWSTEP_STATUS_CORRUPT_FILE: fewstep_status = 6;
+/// A file was written by an incompatible version.
+pub const FEWSTEP_STATUS_VERSION_MISMATCH: fewstep_status = 7;
+/// Memory could not be had.
+pub const FEWSTEP_STATUS_OUT_OF_MEMORY: fewstep_status = 8;
+/// The compute device asked for does not exist.
+pub const FEWSTEP_STATUS_NO_DEVICE: fewstep_status = 9;
+/// The compute device stopped answering.
+pub const FEWSTEP_STATUS_DEVICE_LOST: fewstep_status = 10;
+/// The installed driver is older than what is needed.
+pub const FEWSTEP_STATUS_DRIVER_TOO_OLD: fewstep_status = 11;
+/// A callback or a cancel token asked to stop; the handle stays usable.
+pub const FEWSTEP_STATUS_CANCELLED: fewstep_status = 12;
+/// A number is NaN or infinite where a finite one is needed.
+pub const FEWSTEP_STATUS_NUMERIC: fewstep_status = 13;
+/// The call does not fit the state that the handle is in, or the handle is in use by another call.
+pub const FEWSTEP_STATUS_STATE: fewstep_status = 14;
+/// A bug inside the library; the handle that was in use can only be destroyed.
+pub const FEWSTEP_STATUS_PANIC: fewstep_status = 15;
+
+thread_local! {
+    static LAST_ERROR: RefCell<Option<CString>> = const { RefCell::new(None) };
+}
+
+/// Makes `message` this thread's last error.
+pub(crate) fn set_last_error(message: &str) {
+    let bytes: Vec<u8> = message.bytes().map(|b| if b == 0 { b'?' } else { b }).collect();
+    let text = CString::new(bytes).unwrap_or_default();
+    // `try_with`: a thread that is being torn down has no message any more, and that is fine.
+    let _ = LAST_ERROR.try_with(|last| {
+        if let Ok(mut last) = last.try_borrow_mut() {
+            *last = Some(text);
+        }
+    });
+}
+
+/// The message of the last call that failed on the calling thread: what was wrong, with names and numbers, in one line of UTF-8. Never NULL; an
+/// empty string before the first failure. Successful calls leave it as it is.
+///
+/// The text belongs to the library and stays valid until the next call that fails on the same thread, or until the thread ends. Any thread may call.
+#[unsafe(no_mangle)]
+pub extern "C" fn fewstep_last_error() -> *const c_char {
+    let text = LAST_ERROR.try_with(|last| last.try_borrow().ok().and_then(|text| text.as_ref().map(|t| t.as_ptr())));
+    text.ok().flatten().unwrap_or(c"".as_ptr())
+}
+
+/// The name of a status, such as "CANCELLED"; "UNKNOWN" for a number that is none. A constant string. Any thread may call.
+#[unsafe(no_mangle)]
+pub extern "C" fn fewstep_status_name(status: fewstep_status) -> *const c_char {
+    status_name(status).as_ptr()
+}
+
+fn status_name(status: fewstep_status) -> &'static CStr {
+    match status {
+        FEWSTEP_STATUS_OK => c"OK",
+        FEWSTEP_STATUS_INVALID_ARGUMENT => c"INVALID_ARGUMENT",
+        FEWSTEP_STATUS_SHAPE => c"SHAPE",
+        FEWSTEP_STATUS_UNSUPPORTED => c"UNSUPPORTED",
+        FEWSTEP_STATUS_NOT_FOUND => c"NOT_FOUND",
+        FEWSTEP_STATUS_IO => c"IO",
+        FEWSTEP_STATUS_CORRUPT_FILE => c"CORRUPT_FILE",
+        FEWSTEP_STATUS_VERSION_MISMATCH => c"VERSION_MISMATCH",
+        FEWSTEP_STATUS_OUT_OF_MEMORY => c"OUT_OF_MEMORY",
+        FEWSTEP_STATUS_NO_DEVICE => c"NO_DEVICE",
+        FEWSTEP_STATUS_DEVICE_LOST => c"DEVICE_LOST",
+        FEWSTEP_STATUS_DRIVER_TOO_OLD => c"DRIVER_TOO_OLD",
+        FEWSTEP_STATUS_CANCELLED => c"CANCELLED",
+        FEWSTEP_STATUS_NUMERIC => c"NUMERIC",
+        FEWSTEP_STATUS_STATE => c"STATE",
+        FEWSTEP_STATUS_PANIC => c"PANIC",
+        _ => c"UNKNOWN",
+    }
+}
+
+/// The version of the library that is running, packed as FEWSTEP_VERSION. Compare it with the macro to find a header of another version. Any thread
+/// may call.
+#[unsafe(no_mangle)]
+pub extern "C" fn fewstep_version() -> u32 {
+    FEWSTEP_VERSION
+}
+
+/// The version of the library that is running as text, such as "0.1.0". A constant string. Any thread may call.
+#[unsafe(no_mangle)]
+pub extern "C" fn fewstep_version_string() -> *const c_char {
+    const TEXT: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+        Ok(text) => text,
+        Err(_) => c"",
+    };
+    TEXT.as_ptr()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Status;
+
+    #[test]
+    fn statuses_agree_with_the_rust_ones() {
+        let all = [
+            (FEWSTEP_STATUS_OK, Status::Ok),
+            (FEWSTEP_STATUS_INVALID_ARGUMENT, Status::InvalidArgument),
+            (FEWSTEP_STATUS_SHAPE, Status::Shape),
+            (FEWSTEP_STATUS_UNSUPPORTED, Status::Unsupported),
+            (FEWSTEP_STATUS_NOT_FOUND, Status::NotFound),
+            (FEWSTEP_STATUS_IO, Status::Io),
+            (FEWSTEP_STATUS_CORRUPT_FILE, Status::CorruptFile),
+            (FEWSTEP_STATUS_VERSION_MISMATCH, Status::VersionMismatch),
+            (FEWSTEP_STATUS_OUT_OF_MEMORY, Status::OutOfMemory),
+            (FEWSTEP_STATUS_NO_DEVICE, Status::NoDevice),
+            (FEWSTEP_STATUS_DEVICE_LOST, Status::DeviceLost),
+            (FEWSTEP_STATUS_DRIVER_TOO_OLD, Status::DriverTooOld),
+            (FEWSTEP_STATUS_CANCELLED, Status::Cancelled),
+            (FEWSTEP_STATUS_NUMERIC, Status::Numeric),
+            (FEWSTEP_STATUS_STATE, Status::State),
+            (FEWSTEP_STATUS_PANIC, Status::Panic),
+        ];
+        for (i, (number, status)) in all.into_iter().enumerate() {
+            assert_eq!(number, status as i32, "{status:?}");
+            assert_eq!(number, i as i32, "{status:?}");
+            let name = status_name(number).to_str().unwrap().replace('_', "");
+            assert!(name.eq_ignore_ascii_case(&format!("{status:?}")), "{name}");
+        }
+        assert_eq!(status_name(16), c"UNKNOWN");
+    }
+
+    #[test]
+    fn the_version_is_that_of_the_package() {
+        let parts = format!("{FEWSTEP_VERSION_MAJOR}.{FEWSTEP_VERSION_MINOR}.{FEWSTEP_VERSION_PATCH}");
+        assert_eq!(parts, env!("CARGO_PKG_VERSION"));
+        assert_eq!(fewstep_version(), FEWSTEP_VERSION_MAJOR * 65536 + FEWSTEP_VERSION_MINOR * 256 + FEWSTEP_VERSION_PATCH);
+    }
+}

@@ -1,0 +1,397 @@
+//! Models: opened, created, derived, saved and asked.
+
+use super::boundary::{check_out, choice, ffi_boundary, flag, optional_text, path, put, slice, slice_mut, text};
+use super::error::fewstep_status;
+use super::handle::{self, Opaque, create, share};
+use super::options::{self, Item, Options, Report, check_report, size_field, write_report};
+use super::runtime::{FEWSTEP_LOG_WARNING, Runtime, fewstep_runtime};
+use crate::diffusion::{Prediction, grid, trailing_pairs};
+use crate::distill::{StudentOptions, derive};
+use crate::error::{Error, Result};
+use crate::io::{SchedulerConfig, UNetConfig};
+use crate::nn::Model;
+use std::ffi::{c_char, c_void};
+use std::sync::Arc;
+
+/// The network predicts the noise (epsilon).
+pub const FEWSTEP_PREDICTION_EPSILON: i32 = 1;
+/// The network predicts the clean image.
+pub const FEWSTEP_PREDICTION_SAMPLE: i32 = 2;
+/// The network predicts the velocity v; what a few-step student should predict.
+pub const FEWSTEP_PREDICTION_V: i32 = 3;
+
+pub(super) const PREDICTIONS: [(i32, Prediction); 3] =
+    [(FEWSTEP_PREDICTION_EPSILON, Prediction::Epsilon), (FEWSTEP_PREDICTION_SAMPLE, Prediction::Sample), (FEWSTEP_PREDICTION_V, Prediction::VPrediction)];
+
+/// The most pairs of one grid.
+pub(super) const MAX_PAIRS: usize = 1000;
+
+/// Architecture, weights, and how they are meant to be sampled. Immutable: any number of trainers and samplers may use one model, on many threads.
+pub struct fewstep_model {
+    _private: [u8; 0],
+}
+
+/// One step of a few-step grid, in training timesteps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct fewstep_step_pair {
+    /// Timestep that the network sees, 0 .. num_train_timesteps - 1.
+    pub t: i32,
+    /// Timestep that the step lands on, less than `t`; -1 is the clean image.
+    pub t_next: i32,
+}
+
+/// How a student differs from its teacher. Fill it with fewstep_student_options_init, then change fields.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct fewstep_student_options {
+    /// Bytes of this struct.
+    pub struct_size: u32,
+    /// Residual blocks of each stage; 0 (the default) for the teacher's number.
+    pub layers_per_block: u32,
+    /// Channels of each stage, outermost first; fewer stages than the teacher's drop the innermost ones. NULL (the default) for the teacher's.
+    pub block_out_channels: *const u32,
+    /// Elements of block_out_channels.
+    pub block_count: usize,
+    /// Width of the time embedding; 0 (the default) for the teacher's setting.
+    pub time_embedding_dim: u32,
+    /// Groups of every group norm; 0 (the default) for the teacher's number.
+    pub norm_num_groups: u32,
+    /// 1 (the default) keeps the teacher's attention layers, 0 drops them.
+    pub keep_attention: i32,
+    /// FEWSTEP_PREDICTION_*: what the student predicts; v by default.
+    pub prediction: i32,
+    /// 1 copies the teacher's weights where a tensor of the same role has the same shape; 0 (the default) starts at random.
+    pub copy_weights: i32,
+    /// The student's sampler steps, evenly spread from the noisiest timestep ("trailing"); 0 (the default) for none yet, or when `pairs` is given.
+    pub steps: u32,
+    /// Seed of the random weights.
+    pub seed: u64,
+    /// The student's grid, explicitly: each pair starts where the one before it ended. NULL by default.
+    pub pairs: *const fewstep_step_pair,
+    /// Elements of pairs, at most 1000.
+    pub pair_count: usize,
+    /// Bytes from one pair to the next; sizeof(fewstep_step_pair).
+    pub pair_stride: usize,
+}
+
+/// What a model is. Set struct_size before fewstep_model_info fills the rest.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct fewstep_model_info {
+    /// Bytes of this struct, set by the caller.
+    pub struct_size: u32,
+    /// FEWSTEP_PREDICTION_*.
+    pub prediction: i32,
+    /// Number of parameters.
+    pub parameters: u64,
+    /// Bytes of the weights in memory.
+    pub weight_bytes: u64,
+    /// Channels of the images.
+    pub in_channels: u32,
+    /// Channels of the output; equal to in_channels for every model that can be sampled.
+    pub out_channels: u32,
+    /// Height that the config names, 0 when it names none.
+    pub height: u32,
+    /// Width that the config names, 0 when it names none.
+    pub width: u32,
+    /// Heights and widths must be multiples of this.
+    pub size_multiple: u32,
+    /// Classes of a class-conditional model, which needs a label for each image; 0 for a model without labels.
+    pub classes: u32,
+    /// Steps of a few-step student's own grid; 0 for other models.
+    pub steps: u32,
+    /// Training timesteps of the noise schedule.
+    pub num_train_timesteps: u32,
+}
+
+// SAFETY: repr(C), the fields leave no gap, numbers and pointers only.
+unsafe impl Options for fewstep_student_options {
+    const NAME: &'static str = "student options";
+    const FIRST_SIZE: usize = size_of::<Self>();
+    fn defaults() -> Self {
+        Self {
+            struct_size: size_field::<Self>(),
+            layers_per_block: 0,
+            block_out_channels: std::ptr::null(),
+            block_count: 0,
+            time_embedding_dim: 0,
+            norm_num_groups: 0,
+            keep_attention: 1,
+            prediction: FEWSTEP_PREDICTION_V,
+            copy_weights: 0,
+            steps: 0,
+            seed: 0,
+            pairs: std::ptr::null(),
+            pair_count: 0,
+            pair_stride: size_of::<fewstep_step_pair>(),
+        }
+    }
+}
+
+// SAFETY: two i32, nothing else.
+unsafe impl Item for fewstep_step_pair {
+    const NAME: &'static str = "pairs";
+    const FIRST_SIZE: usize = size_of::<Self>();
+}
+
+// SAFETY: repr(C), numbers only, no gap.
+unsafe impl Report for fewstep_model_info {
+    const NAME: &'static str = "model info";
+    const FIRST_SIZE: usize = size_of::<Self>();
+}
+
+/// What a model handle owns.
+pub(crate) struct ModelHandle {
+    /// Keeps the runtime alive.
+    pub(crate) runtime: Arc<Runtime>,
+    /// The model itself; children share it.
+    pub(crate) model: Arc<Model>,
+}
+
+impl Opaque for fewstep_model {
+    type Inner = ModelHandle;
+    const NAME: &'static str = "model";
+    const TAG: u64 = u64::from_le_bytes(*b"fs.model");
+}
+
+impl ModelHandle {
+    /// Wraps a model and logs what was odd about it.
+    pub(crate) fn new(runtime: Arc<Runtime>, model: Model) -> Self {
+        model.warnings.iter().for_each(|w| runtime.log(FEWSTEP_LOG_WARNING, w));
+        Self { runtime, model: Arc::new(model) }
+    }
+
+    fn info(&self) -> fewstep_model_info {
+        let model = &self.model;
+        let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let (height, width) = model.config.sample_size.unwrap_or((0, 0));
+        let prediction = PREDICTIONS.iter().find(|(_, p)| *p == model.scheduler.prediction());
+        fewstep_model_info {
+            struct_size: size_field::<fewstep_model_info>(),
+            prediction: prediction.map_or(0, |(number, _)| *number),
+            parameters: model.parameter_count() as u64,
+            weight_bytes: model.weights.values().map(|t| t.bytes().len() as u64).sum(),
+            in_channels: narrow(model.config.in_channels),
+            out_channels: narrow(model.config.out_channels),
+            height: narrow(height),
+            width: narrow(width),
+            size_multiple: narrow(model.config.size_multiple()),
+            classes: narrow(model.classes().unwrap_or(0)),
+            steps: narrow(model.student.as_ref().map_or(0, |s| s.pairs.len())),
+            num_train_timesteps: narrow(model.scheduler.num_train_timesteps),
+        }
+    }
+}
+
+/// A grid from its two forms: a number of trailing steps, or explicit pairs. Empty when neither is given.
+///
+/// # Safety
+/// `pairs` is NULL or an array as its count and stride say.
+pub(super) unsafe fn read_grid(train: usize, steps: u32, pairs: *const fewstep_step_pair, count: usize, stride: usize) -> Result<Vec<(i64, i64)>> {
+    // SAFETY: as promised by the caller.
+    let explicit = unsafe { options::array(pairs, count, stride, MAX_PAIRS)? };
+    if !explicit.is_empty() {
+        let list: Vec<(i64, i64)> = explicit.iter().map(|p| (i64::from(p.t), i64::from(p.t_next))).collect();
+        if steps != 0 && steps as usize != list.len() {
+            return Err(Error::invalid(format!("steps is {steps} but pairs has {} elements; set steps to 0", list.len())));
+        }
+        grid::check_pairs(train, &list)?;
+        grid::check_chain(&list)?;
+        return Ok(list);
+    }
+    check_steps(steps)?;
+    if steps == 0 { Ok(Vec::new()) } else { trailing_pairs(train, steps as usize) }
+}
+
+/// Refuses runs that are too long to be one plan.
+pub(super) fn check_steps(steps: u32) -> Result<()> {
+    if steps as usize > MAX_PAIRS {
+        return Err(Error::invalid(format!("steps is {steps}; at most {MAX_PAIRS}")));
+    }
+    Ok(())
+}
+
+/// # Safety
+/// The pointers in `options` are NULL or arrays as their counts say.
+unsafe fn student_options(options: &fewstep_student_options, train: usize) -> Result<StudentOptions> {
+    let given = |n: u32| (n != 0).then_some(n as usize);
+    let channels = if options.block_out_channels.is_null() && options.block_count == 0 {
+        None
+    } else if options.block_count == 0 || options.block_count > 64 {
+        return Err(Error::invalid(format!("block_count is {}; it must be 1 to 64", options.block_count)));
+    } else {
+        // SAFETY: as promised by the caller.
+        let channels = unsafe { slice(options.block_out_channels, options.block_count, "block_out_channels")? };
+        Some(channels.iter().map(|c| *c as usize).collect())
+    };
+    Ok(StudentOptions {
+        block_out_channels: channels,
+        layers_per_block: given(options.layers_per_block),
+        attention: flag(options.keep_attention, "keep_attention")?,
+        time_embedding_dim: given(options.time_embedding_dim),
+        norm_num_groups: given(options.norm_num_groups),
+        prediction: choice(options.prediction, "prediction", &PREDICTIONS)?,
+        copy_weights: flag(options.copy_weights, "copy_weights")?,
+        seed: options.seed,
+        // SAFETY: as promised by the caller.
+        pairs: unsafe { read_grid(train, options.steps, options.pairs, options.pair_count, options.pair_stride)? },
+    })
+}
+
+/// Opens a diffusers model folder: a pipeline's (with `unet/` and `scheduler/`), or a flat one. `path` is UTF-8. Oddities, such as unknown keys of a
+/// config, go to the runtime's log.
+///
+/// The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call.
+/// Returns OK, INVALID_ARGUMENT, NOT_FOUND (no such file or tensor), IO, CORRUPT_FILE, SHAPE (a tensor of the wrong shape), UNSUPPORTED (another model
+/// class or option), NUMERIC (weights that are not finite) or OUT_OF_MEMORY.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_model_open(runtime: *const fewstep_runtime, path: *const c_char, out: *mut *mut fewstep_model) -> fewstep_status {
+    // SAFETY: every pointer is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let runtime = share(runtime)?;
+        let path = self::path(path, "path")?;
+        create(out, || Ok(ModelHandle::new(runtime.clone(), Model::open(path)?)))
+    })
+}
+
+/// The same from memory: the texts of `config.json` and `scheduler_config.json` (NULL for diffusers' defaults) and the bytes of the safetensors file.
+/// Everything is copied.
+///
+/// Ownership, threads and codes as fewstep_model_open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_model_open_memory(
+    runtime: *const fewstep_runtime,
+    config_json: *const c_char,
+    scheduler_json: *const c_char,
+    weights: *const c_void,
+    weights_size: usize,
+    out: *mut *mut fewstep_model,
+) -> fewstep_status {
+    // SAFETY: every pointer is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let runtime = share(runtime)?;
+        let (config, scheduler) = (text(config_json, "config_json")?, optional_text(scheduler_json, "scheduler_json")?);
+        if weights.is_null() {
+            return Err(super::boundary::null("weights"));
+        }
+        let bytes = slice(weights.cast::<u8>(), weights_size, "weights")?;
+        create(out, || Ok(ModelHandle::new(runtime.clone(), Model::from_memory(config, scheduler, bytes)?)))
+    })
+}
+
+/// Creates a model with random weights, as PyTorch would initialise it, from the text of a diffusers `config.json` and of a `scheduler_config.json`
+/// (NULL for DDIM's defaults). The weights are a function of `seed`.
+///
+/// Ownership and threads as fewstep_model_open. Returns OK, INVALID_ARGUMENT, CORRUPT_FILE (text that is not JSON), UNSUPPORTED or OUT_OF_MEMORY.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_model_create(
+    runtime: *const fewstep_runtime,
+    config_json: *const c_char,
+    scheduler_json: *const c_char,
+    seed: u64,
+    out: *mut *mut fewstep_model,
+) -> fewstep_status {
+    // SAFETY: every pointer is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let runtime = share(runtime)?;
+        let (config, scheduler) = (text(config_json, "config_json")?, optional_text(scheduler_json, "scheduler_json")?);
+        create(out, || {
+            let config = UNetConfig::parse(config, "config_json")?;
+            let scheduler = scheduler.map_or_else(|| Ok(SchedulerConfig::default()), |text| SchedulerConfig::parse(text, "scheduler_json"))?;
+            let warnings = [config.warnings.clone(), scheduler.warnings.clone()].concat();
+            let model = Model { warnings, ..Model::create(config, scheduler, seed)? };
+            Ok(ModelHandle::new(runtime.clone(), model))
+        })
+    })
+}
+
+/// Writes the defaults to `*options`.
+///
+/// Any thread may call. Returns OK or INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_student_options_init(options: *mut fewstep_student_options) -> fewstep_status {
+    // SAFETY: `options` is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe { options::init(options) })
+}
+
+/// Makes an initial student of a teacher: a smaller architecture, random or copied weights, and the grid that it will be trained for. `options` may be
+/// NULL for the teacher's own architecture.
+///
+/// Ownership and threads as fewstep_model_open. Returns OK, INVALID_ARGUMENT, UNSUPPORTED or OUT_OF_MEMORY.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_model_derive_student(
+    runtime: *const fewstep_runtime,
+    teacher: *const fewstep_model,
+    options: *const fewstep_student_options,
+    out: *mut *mut fewstep_model,
+) -> fewstep_status {
+    // SAFETY: every pointer is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let (runtime, teacher) = (share(runtime)?, share(teacher)?);
+        let options = student_options(&options::read(options)?, teacher.model.scheduler.num_train_timesteps)?;
+        create(out, || Ok(ModelHandle::new(runtime.clone(), derive(&teacher.model, &options)?)))
+    })
+}
+
+/// Saves a model as a diffusers folder that `DDIMPipeline.from_pretrained` opens and fewstep_model_open reads back. The folder is created; each file
+/// appears whole or not at all. `path` is UTF-8.
+///
+/// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a grid that diffusers cannot express), IO,
+/// NOT_FOUND or OUT_OF_MEMORY.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_model_save(model: *const fewstep_model, path: *const c_char) -> fewstep_status {
+    // SAFETY: both are NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let model = share(model)?;
+        model.model.save(self::path(path, "path")?)
+    })
+}
+
+/// Fills `*out`, whose struct_size the caller has set.
+///
+/// Any thread may call, also while others use the model. Returns OK or INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_model_get_info(model: *const fewstep_model, out: *mut fewstep_model_info) -> fewstep_status {
+    // SAFETY: both are NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let model = share(model)?;
+        let size = check_report(out)?;
+        write_report(out, size, model.info());
+        Ok(())
+    })
+}
+
+/// The grid of a few-step student: writes its pairs to `pairs` and their number to `*count`; 0 for other models. With `pairs` NULL and `capacity` 0 only
+/// the number is written.
+///
+/// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, or SHAPE (capacity is too small).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_model_pairs(model: *const fewstep_model, pairs: *mut fewstep_step_pair, capacity: usize, count: *mut usize) -> fewstep_status {
+    // SAFETY: every pointer is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let model = share(model)?;
+        check_out(count, "count")?;
+        let own: &[(i64, i64)] = model.model.student.as_ref().map_or(&[], |s| &s.pairs);
+        if !pairs.is_null() || capacity != 0 {
+            if capacity < own.len() {
+                return Err(Error::shape(format!("the model has {} pairs, capacity is {capacity}", own.len())));
+            }
+            let narrow = |n: i64| i32::try_from(n).map_err(|_| Error::corrupt(format!("timestep {n} of the model's grid is too large")));
+            for (to, from) in slice_mut(pairs, own.len(), "pairs")?.iter_mut().zip(own) {
+                *to = fewstep_step_pair { t: narrow(from.0)?, t_next: narrow(from.1)? };
+            }
+        }
+        put(count, own.len());
+        Ok(())
+    })
+}
+
+/// Destroys a model. NULL is fine. Trainers and samplers made from it keep what they need.
+///
+/// Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE while a call uses the model (nothing happens then).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_model_destroy(model: *mut fewstep_model) -> fewstep_status {
+    // SAFETY: `model` is NULL or ours by the header's contract.
+    ffi_boundary(|| unsafe { handle::destroy(model) })
+}

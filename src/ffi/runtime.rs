@@ -1,0 +1,153 @@
+//! The runtime: compute threads, device and log of everything made from it.
+
+use super::boundary::{choice, ffi_boundary};
+use super::error::fewstep_status;
+use super::handle::{self, Opaque, create};
+use super::options::{self, Options, size_field};
+use crate::backend::Backend;
+use crate::backend::cpu::CpuBackend;
+use crate::error::{Error, Result};
+use std::ffi::{CString, c_char, c_void};
+use std::sync::Arc;
+
+/// Compute on the CPU.
+pub const FEWSTEP_DEVICE_CPU: i32 = 0;
+/// Compute on an NVIDIA GPU. This version answers UNSUPPORTED.
+pub const FEWSTEP_DEVICE_CUDA: i32 = 1;
+
+/// Log nothing.
+pub const FEWSTEP_LOG_NONE: i32 = 0;
+/// Log what is odd but not wrong, such as an unknown key in a model's config.
+pub const FEWSTEP_LOG_WARNING: i32 = 1;
+/// Log what was done, too.
+pub const FEWSTEP_LOG_INFO: i32 = 2;
+
+/// Takes a line of log, UTF-8 without a line end, valid during the call. Called on the thread that made the call which has something to say, never on
+/// a thread of the library. `level` is FEWSTEP_LOG_WARNING or FEWSTEP_LOG_INFO. Must return normally.
+pub type fewstep_log_callback = Option<unsafe extern "C" fn(user: *mut c_void, level: i32, message: *const c_char)>;
+
+/// Compute threads, device and log. Objects made from a runtime keep it alive.
+pub struct fewstep_runtime {
+    _private: [u8; 0],
+}
+
+/// How a runtime is made. Fill it with fewstep_runtime_options_init, then change fields.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct fewstep_runtime_options {
+    /// Bytes of this struct.
+    pub struct_size: u32,
+    /// Threads that compute, the calling one included; 0 (the default) for one a core. Results do not depend on it.
+    pub threads: u32,
+    /// FEWSTEP_DEVICE_*; the CPU by default.
+    pub device: i32,
+    /// Which device of that kind; 0 by default.
+    pub device_index: i32,
+    /// Takes the log; NULL (the default) for none.
+    pub log: fewstep_log_callback,
+    /// First argument of `log`. Must stay valid until everything made from the runtime is destroyed.
+    pub log_user: *mut c_void,
+    /// FEWSTEP_LOG_*: the most that is logged; warnings by default.
+    pub log_level: i32,
+    /// 0.
+    pub reserved: u32,
+}
+
+// SAFETY: repr(C), the fields leave no gap, numbers and pointers only (a NULL function is None).
+unsafe impl Options for fewstep_runtime_options {
+    const NAME: &'static str = "runtime options";
+    const FIRST_SIZE: usize = size_of::<Self>();
+    fn defaults() -> Self {
+        Self {
+            struct_size: size_field::<Self>(),
+            threads: 0,
+            device: FEWSTEP_DEVICE_CPU,
+            device_index: 0,
+            log: None,
+            log_user: std::ptr::null_mut(),
+            log_level: FEWSTEP_LOG_WARNING,
+            reserved: 0,
+        }
+    }
+}
+
+/// What a runtime owns; children hold it.
+pub(crate) struct Runtime {
+    /// Where graphs are compiled.
+    pub(crate) backend: Arc<dyn Backend>,
+    log: fewstep_log_callback,
+    log_user: *mut c_void,
+    log_level: i32,
+}
+
+// SAFETY: `log_user` is only handed back to the host, which promised that it stays valid; the header says on which threads the log is called.
+unsafe impl Send for Runtime {}
+// SAFETY: as above; nothing is written after creation.
+unsafe impl Sync for Runtime {}
+
+impl Opaque for fewstep_runtime {
+    type Inner = Arc<Runtime>;
+    const NAME: &'static str = "runtime";
+    const TAG: u64 = u64::from_le_bytes(*b"fs.runtm");
+}
+
+impl Runtime {
+    fn new(options: &fewstep_runtime_options) -> Result<Self> {
+        choice(options.log_level, "log_level", &[(FEWSTEP_LOG_NONE, ()), (FEWSTEP_LOG_WARNING, ()), (FEWSTEP_LOG_INFO, ())])?;
+        if options.reserved != 0 {
+            return Err(Error::invalid("runtime options: reserved must be 0"));
+        }
+        if choice(options.device, "device", &[(FEWSTEP_DEVICE_CPU, false), (FEWSTEP_DEVICE_CUDA, true)])? {
+            return Err(Error::unsupported("device is CUDA; this version of the library computes on the CPU only"));
+        }
+        if options.device_index != 0 {
+            return Err(Error::invalid(format!("device_index is {}; there is one CPU device, 0", options.device_index)));
+        }
+        let threads = match options.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n as usize,
+        };
+        let backend = Arc::new(CpuBackend::new(threads)?);
+        Ok(Self { backend, log: options.log, log_user: options.log_user, log_level: options.log_level })
+    }
+
+    /// Hands a line to the host, on the calling thread.
+    pub(crate) fn log(&self, level: i32, message: &str) {
+        let Some(log) = self.log.filter(|_| level <= self.log_level) else { return };
+        let text = CString::new(message.replace('\0', "?")).unwrap_or_default();
+        // SAFETY: the host promised a function that may be called with its `log_user` while anything of this runtime lives.
+        unsafe { log(self.log_user, level, text.as_ptr()) }
+    }
+}
+
+/// Writes the defaults to `*options`.
+///
+/// Any thread may call. Returns OK or INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_runtime_options_init(options: *mut fewstep_runtime_options) -> fewstep_status {
+    // SAFETY: `options` is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe { options::init(options) })
+}
+
+/// Creates a runtime and starts its compute threads. `options` may be NULL for the defaults.
+///
+/// The caller owns `*out` and gives it to fewstep_runtime_destroy. Several runtimes may live in one process; they share nothing. Any thread may call.
+/// Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a device this version cannot use) or OUT_OF_MEMORY (the system refused a thread).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_runtime_create(options: *const fewstep_runtime_options, out: *mut *mut fewstep_runtime) -> fewstep_status {
+    // SAFETY: both are NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let options = options::read(options)?;
+        create(out, || Ok(Arc::new(Runtime::new(&options)?)))
+    })
+}
+
+/// Destroys a runtime. NULL is fine. Models, datasets, trainers and samplers made from it stay usable and keep its compute threads; the threads end,
+/// and are waited for, inside the destroy call of whichever of these objects is the last, the runtime included.
+///
+/// Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE from inside a log callback of a call that uses the runtime.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_runtime_destroy(runtime: *mut fewstep_runtime) -> fewstep_status {
+    // SAFETY: `runtime` is NULL or ours by the header's contract.
+    ffi_boundary(|| unsafe { handle::destroy(runtime) })
+}

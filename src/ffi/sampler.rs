@@ -1,0 +1,420 @@
+//! Samplers: a compiled run of one model, begun as often as one likes.
+
+use super::boundary::{check_out, ffi_boundary, null, product, put, slice, slice_mut, to_nchw, to_nhwc};
+use super::callback::{FEWSTEP_PHASE_SAMPLE, Watch, fewstep_progress, fewstep_progress_callback};
+use super::cancel::fewstep_cancel_token;
+use super::error::fewstep_status;
+use super::handle::{self, Opaque, create, exclusive, share};
+use super::model::fewstep_model;
+use super::options::{self, Report, check_report, size_field, write_report};
+use super::runtime::{Runtime, fewstep_runtime};
+use super::sampler_options::{FEWSTEP_CONDITIONING_CLASS_LABELS, Spec, fewstep_begin_options, fewstep_conditioning, fewstep_sampler_options};
+use crate::diffusion::Purpose;
+use crate::diffusion::philox::fill_normal;
+use crate::diffusion::run::{RunSpec, SamplingRun};
+use crate::error::{Error, Result};
+use crate::nn::Model;
+use crate::tensor::try_vec;
+use std::ffi::c_void;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The most conditionings of one call.
+const MAX_CONDITIONINGS: usize = 64;
+
+/// A planned sampling run with its memory. One thread at a time; many samplers may share one model.
+pub struct fewstep_sampler {
+    _private: [u8; 0],
+}
+
+/// What a sampler is and how far its run has come. Set struct_size before fewstep_sampler_get_info fills the rest.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct fewstep_sampler_info {
+    /// Bytes of this struct, set by the caller.
+    pub struct_size: u32,
+    /// Images side by side (N).
+    pub batch: u32,
+    /// Channels of an image (C).
+    pub channels: u32,
+    /// Rows of an image (H).
+    pub height: u32,
+    /// Columns of an image (W).
+    pub width: u32,
+    /// Sampler steps of a run.
+    pub steps: u32,
+    /// Sampler steps of the present run that are complete.
+    pub steps_done: u32,
+    /// 0 before fewstep_sampler_begin, 1 while a run is under way, 2 when it is done.
+    pub state: i32,
+    /// Bytes of the memory that a run works in.
+    pub arena_bytes: u64,
+    /// The most bytes of it that are in use at one time; arena_bytes cannot be less.
+    pub peak_live_bytes: u64,
+    /// Bytes of inputs and of values computed once, such as packed weights.
+    pub prepared_bytes: u64,
+}
+
+// SAFETY: repr(C), numbers only, no gap.
+unsafe impl Report for fewstep_sampler_info {
+    const NAME: &'static str = "sampler info";
+    const FIRST_SIZE: usize = size_of::<Self>();
+}
+
+/// What a sampler handle owns.
+pub(crate) struct SamplerHandle {
+    /// Kept alive, as every child does.
+    _runtime: Arc<Runtime>,
+    run: SamplingRun,
+}
+
+impl Opaque for fewstep_sampler {
+    type Inner = SamplerHandle;
+    const NAME: &'static str = "sampler";
+    const TAG: u64 = u64::from_le_bytes(*b"fs.sampl");
+}
+
+impl SamplerHandle {
+    /// # Safety
+    /// The pointers in `options` are NULL or arrays as their counts and strides say.
+    unsafe fn new(runtime: Arc<Runtime>, model: &Model, options: &fewstep_sampler_options) -> Result<Self> {
+        // SAFETY: as promised by the caller.
+        let spec = unsafe { Spec::new(options, model)? };
+        let run = RunSpec { table: &spec.table, batch: spec.batch, size: spec.size, purpose: Purpose::Evaluation };
+        let run = SamplingRun::new(runtime.backend.as_ref(), model, &run)?;
+        Ok(Self { _runtime: runtime, run })
+    }
+
+    fn image(&self) -> [usize; 3] {
+        let [_, h, w, c] = self.run.shape();
+        [h, w, c]
+    }
+
+    fn numel(&self) -> usize {
+        self.run.shape().iter().product()
+    }
+
+    /// # Safety
+    /// The pointers in `o` are NULL or arrays as their counts and strides say.
+    unsafe fn begin(&mut self, o: &fewstep_begin_options) -> Result<()> {
+        let batch = self.run.shape()[0];
+        // SAFETY: as promised by the caller.
+        let (indices, labels, noise) = unsafe { (slice(o.indices, o.index_count, "indices")?, read_labels(o)?, optional(o.noise, o.noise_count, "noise")?) };
+        let samples = sample_indices(o, indices, batch)?;
+        let noise = noise.map(|n| self.initial_state(n)).transpose()?;
+        self.run.begin(o.seed, &samples, labels, noise.as_deref())
+    }
+
+    fn initial_state(&self, noise: &[f32]) -> Result<Vec<f32>> {
+        if noise.len() != self.numel() {
+            let [n, h, w, c] = self.run.shape();
+            return Err(Error::shape(format!("noise_count is {}; [{n},{c},{h},{w}] has {} elements", noise.len(), self.numel())));
+        }
+        if let Some(i) = noise.iter().position(|v| !v.is_finite()) {
+            return Err(Error::numeric(format!("noise[{i}] is {}; it must be finite", noise[i])));
+        }
+        to_nhwc(noise, self.image(), "noise")
+    }
+
+    /// One operation at a time, so that a cancel is seen soon; reports after each sampler step.
+    fn run_all(&mut self, watch: &Watch) -> Result<()> {
+        let steps = self.run.steps() as u64;
+        let mut reported = self.steps_done()?;
+        loop {
+            watch.check()?;
+            let done = self.run.step(Some(Duration::ZERO), true)?;
+            let now = self.steps_done()?;
+            if now != reported {
+                reported = now;
+                watch.report(&fewstep_progress::new(FEWSTEP_PHASE_SAMPLE, now, steps))?;
+            }
+            if done {
+                return Ok(());
+            }
+        }
+    }
+
+    fn steps_done(&self) -> Result<u64> {
+        self.run.steps_done().map(|n| n as u64).ok_or_else(|| Error::state("the sampler was not begun"))
+    }
+
+    fn read(&self, out: &mut [f32]) -> Result<()> {
+        to_nchw(self.run.read()?, self.image(), out);
+        Ok(())
+    }
+
+    fn info(&self) -> fewstep_sampler_info {
+        let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let ([batch, h, w, c], plan) = (self.run.shape(), self.run.plan());
+        fewstep_sampler_info {
+            struct_size: size_field::<fewstep_sampler_info>(),
+            batch: narrow(batch),
+            channels: narrow(c),
+            height: narrow(h),
+            width: narrow(w),
+            steps: narrow(self.run.steps()),
+            steps_done: narrow(self.run.steps_done().unwrap_or(0)),
+            state: match self.run.steps_done() {
+                None => 0,
+                Some(_) if self.run.is_done() => 2,
+                Some(_) => 1,
+            },
+            arena_bytes: plan.arena_bytes() as u64,
+            peak_live_bytes: plan.peak_live_bytes() as u64,
+            prepared_bytes: plan.persistent_bytes() as u64,
+        }
+    }
+}
+
+/// An array that is absent when its pointer is NULL and its count 0.
+///
+/// # Safety
+/// As [`slice`].
+unsafe fn optional<'a, T>(data: *const T, count: usize, name: &str) -> Result<Option<&'a [T]>> {
+    if data.is_null() && count == 0 {
+        return Ok(None);
+    }
+    // SAFETY: as promised by the caller.
+    unsafe { slice(data, count, name) }.map(Some)
+}
+
+/// # Safety
+/// The conditionings are an array as count and stride say, and each has its data.
+unsafe fn read_labels<'a>(o: &fewstep_begin_options) -> Result<Option<&'a [i32]>> {
+    // SAFETY: as promised by the caller.
+    let all: Vec<fewstep_conditioning> = unsafe { options::array(o.conditionings, o.conditioning_count, o.conditioning_stride, MAX_CONDITIONINGS)? };
+    let mut labels = None;
+    for (i, c) in all.iter().enumerate() {
+        let name = format!("conditionings[{i}]");
+        if c.kind != FEWSTEP_CONDITIONING_CLASS_LABELS {
+            return Err(Error::invalid(format!("{name}.kind is {}; known values are {FEWSTEP_CONDITIONING_CLASS_LABELS}", c.kind)));
+        }
+        if c.reserved != 0 {
+            return Err(Error::invalid(format!("{name}.reserved must be 0")));
+        }
+        if labels.is_some() {
+            return Err(Error::invalid(format!("{name}: class labels were already given")));
+        }
+        if c.data.is_null() {
+            return Err(null(&format!("{name}.data")));
+        }
+        // SAFETY: as promised by the caller.
+        labels = Some(unsafe { slice(c.data.cast::<i32>(), c.count, &format!("{name}.data"))? });
+    }
+    Ok(labels)
+}
+
+/// Philox sample indices of the batch; the plan holds the same 32 bits as i32.
+fn sample_indices(o: &fewstep_begin_options, indices: &[u32], batch: usize) -> Result<Vec<i32>> {
+    let mut samples = try_vec::<i32>(batch, "sample indices")?;
+    if indices.is_empty() {
+        check_indices(o.first_index, batch)?;
+        samples.iter_mut().zip(o.first_index..).for_each(|(s, i)| *s = i as i32);
+    } else if indices.len() == batch {
+        samples.iter_mut().zip(indices).for_each(|(s, i)| *s = *i as i32);
+    } else {
+        return Err(Error::shape(format!("index_count is {}; the batch is {batch}", indices.len())));
+    }
+    Ok(samples)
+}
+
+fn check_indices(first: u32, count: usize) -> Result<()> {
+    match u32::try_from(count).ok().and_then(|n| first.checked_add(n)) {
+        Some(_) => Ok(()),
+        None => Err(Error::invalid(format!("first_index is {first}; {count} images from there pass the last index"))),
+    }
+}
+
+/// The first `need` elements of the host's buffer.
+///
+/// # Safety
+/// `out` is NULL or valid for writing `capacity` elements.
+unsafe fn output<'a>(out: *mut f32, capacity: usize, need: usize) -> Result<&'a mut [f32]> {
+    if out.is_null() {
+        return Err(null("out"));
+    }
+    if capacity < need {
+        return Err(Error::shape(format!("capacity is {capacity}; the images have {need} elements")));
+    }
+    // SAFETY: as promised by the caller.
+    unsafe { slice_mut(out, need, "out") }
+}
+
+/// Writes the defaults to `*options`.
+///
+/// Any thread may call. Returns OK or INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_sampler_options_init(options: *mut fewstep_sampler_options) -> fewstep_status {
+    // SAFETY: `options` is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe { options::init(options) })
+}
+
+/// Writes the defaults to `*options`.
+///
+/// Any thread may call. Returns OK or INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_begin_options_init(options: *mut fewstep_begin_options) -> fewstep_status {
+    // SAFETY: `options` is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe { options::init(options) })
+}
+
+/// Plans a sampling run of a model and takes all of its memory: beginning and stepping a run allocate almost nothing. `options` may be NULL for the
+/// defaults. The weights are shared.
+///
+/// The caller owns `*out` and gives it to fewstep_sampler_destroy; it keeps what it needs of runtime and model alive. Any thread may call.
+/// Returns OK, INVALID_ARGUMENT, SHAPE (a size that the model cannot take), UNSUPPORTED, NUMERIC or OUT_OF_MEMORY.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_sampler_create(
+    runtime: *const fewstep_runtime,
+    model: *const fewstep_model,
+    options: *const fewstep_sampler_options,
+    out: *mut *mut fewstep_sampler,
+) -> fewstep_status {
+    // SAFETY: every pointer is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let (runtime, model) = (share(runtime)?, share(model)?);
+        let options = options::read(options)?;
+        create(out, || SamplerHandle::new(runtime.clone(), &model.model, &options))
+    })
+}
+
+/// Begins a new run, whatever became of the one before. `options` may be NULL for the defaults. The arrays are copied.
+///
+/// One thread at a time. Returns OK, INVALID_ARGUMENT (also for labels out of range, or missing, or given to a model without classes), SHAPE, NUMERIC
+/// (noise that is not finite), OUT_OF_MEMORY or STATE.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_sampler_begin(sampler: *mut fewstep_sampler, options: *const fewstep_begin_options) -> fewstep_status {
+    // SAFETY: both are NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let mut sampler = exclusive(sampler)?;
+        sampler.begin(&options::read(options)?)
+    })
+}
+
+/// Goes on with the run for about `budget_us` microseconds, at least one operation; it may stop in the middle of a network evaluation, and any split into
+/// calls gives the same bytes. A negative budget goes to the end of the present sampler step; INT64_MAX to the end of the run. Writes 1 to `*done`
+/// when the run is done (then a further call does nothing), 0 otherwise.
+///
+/// One thread at a time. Returns OK, INVALID_ARGUMENT, STATE (not begun) or OUT_OF_MEMORY.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_sampler_step(sampler: *mut fewstep_sampler, budget_us: i64, done: *mut i32) -> fewstep_status {
+    // SAFETY: both are NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let mut sampler = exclusive(sampler)?;
+        check_out(done, "done")?;
+        let budget = u64::try_from(budget_us).ok().map(Duration::from_micros);
+        let finished = sampler.run.step(budget, budget.is_some())?;
+        put(done, i32::from(finished));
+        Ok(())
+    })
+}
+
+/// Goes on to the end of the run and calls `progress` after each sampler step. `progress` and `cancel` may be NULL. After CANCELLED the run can go on
+/// with any function, or be begun again.
+///
+/// One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED, STATE (not begun) or OUT_OF_MEMORY.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_sampler_run(
+    sampler: *mut fewstep_sampler,
+    progress: fewstep_progress_callback,
+    user: *mut c_void,
+    cancel: *const fewstep_cancel_token,
+) -> fewstep_status {
+    // SAFETY: every pointer is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let mut sampler = exclusive(sampler)?;
+        sampler.run_all(&Watch::new(progress, user, cancel)?)
+    })
+}
+
+/// Writes the images [N,C,H,W] as they are after the last complete sampler step (noise before the first) to `out`, which has room for `capacity`
+/// elements; N*C*H*W are needed.
+///
+/// One thread at a time. Returns OK, INVALID_ARGUMENT, SHAPE (capacity is too small), STATE (not begun) or NUMERIC (an image that is not finite).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_sampler_read(sampler: *mut fewstep_sampler, out: *mut f32, capacity: usize) -> fewstep_status {
+    // SAFETY: both are NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let sampler = exclusive(sampler)?;
+        let out = output(out, capacity, sampler.numel())?;
+        sampler.read(out)
+    })
+}
+
+/// Writes the noise that images `first_index` to `first_index + count - 1` of a seed start from, [count,C,H,W], to `out`, which has room for `capacity`
+/// elements. The present run is not touched.
+///
+/// One thread at a time. Returns OK, INVALID_ARGUMENT, SHAPE (capacity is too small) or STATE.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_sampler_noise(
+    sampler: *mut fewstep_sampler,
+    seed: u64,
+    first_index: u32,
+    count: usize,
+    out: *mut f32,
+    capacity: usize,
+) -> fewstep_status {
+    // SAFETY: both are NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let sampler = exclusive(sampler)?;
+        let [h, w, c] = sampler.image();
+        if count == 0 {
+            return Err(Error::invalid("count is 0; it must be at least 1"));
+        }
+        check_indices(first_index, count)?;
+        let out = output(out, capacity, product(&[count, c, h, w], "noise (count, C, H, W)")?)?;
+        for (image, index) in out.chunks_exact_mut(h * w * c).zip(first_index..) {
+            fill_normal(seed, Purpose::Evaluation, 0, index, image);
+        }
+        Ok(())
+    })
+}
+
+/// Fills `*out`, whose struct_size the caller has set.
+///
+/// One thread at a time. Returns OK, INVALID_ARGUMENT or STATE.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_sampler_get_info(sampler: *mut fewstep_sampler, out: *mut fewstep_sampler_info) -> fewstep_status {
+    // SAFETY: both are NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let sampler = exclusive(sampler)?;
+        let size = check_report(out)?;
+        write_report(out, size, sampler.info());
+        Ok(())
+    })
+}
+
+/// All in one call, for programs that do not sample again: creates a sampler, begins, runs and reads it, and destroys it. `options` and `begin` may be
+/// NULL for the defaults; `out` receives [N,C,H,W] and has room for `capacity` elements.
+///
+/// Any thread may call. Returns what the single functions return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_sample(
+    runtime: *const fewstep_runtime,
+    model: *const fewstep_model,
+    options: *const fewstep_sampler_options,
+    begin: *const fewstep_begin_options,
+    out: *mut f32,
+    capacity: usize,
+) -> fewstep_status {
+    // SAFETY: every pointer is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let (runtime, model) = (share(runtime)?, share(model)?);
+        let (options, begin) = (options::read(options)?, options::read(begin)?);
+        check_out(out, "out")?;
+        let mut sampler = SamplerHandle::new(runtime.clone(), &model.model, &options)?;
+        let out = output(out, capacity, sampler.numel())?;
+        sampler.begin(&begin)?;
+        while !sampler.run.step(None, true)? {}
+        sampler.read(out)
+    })
+}
+
+/// Destroys a sampler. NULL is fine.
+///
+/// Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE while a call uses the sampler, as from its own callback (nothing happens then).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_sampler_destroy(sampler: *mut fewstep_sampler) -> fewstep_status {
+    // SAFETY: `sampler` is NULL or ours by the header's contract.
+    ffi_boundary(|| unsafe { handle::destroy(sampler) })
+}

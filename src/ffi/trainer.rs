@@ -1,0 +1,325 @@
+//! Trainers: the training step, loops over it, snapshots and checkpoints.
+
+use super::boundary::{choice, ffi_boundary, path};
+use super::callback::{FEWSTEP_PHASE_PREPARE, FEWSTEP_PHASE_TRAIN, Watch, fewstep_progress, fewstep_progress_callback};
+use super::cancel::fewstep_cancel_token;
+use super::dataset::fewstep_dataset;
+use super::error::fewstep_status;
+use super::handle::{self, Opaque, create, exclusive, share, share_optional};
+use super::model::{ModelHandle, fewstep_model};
+use super::options::{self, Report, check_report, size_field, write_report};
+use super::runtime::{FEWSTEP_LOG_INFO, Runtime, fewstep_runtime};
+use super::trainer_options::{fewstep_trainer_options, translate};
+use crate::distill::{StepReport, Trainer, WeightsKind};
+use crate::error::{Error, Result};
+use std::ffi::{c_char, c_void};
+use std::sync::Arc;
+
+/// The weights as trained.
+pub const FEWSTEP_WEIGHTS_RAW: i32 = 1;
+/// The moving average of the weights; usually the better ones.
+pub const FEWSTEP_WEIGHTS_EMA: i32 = 2;
+
+/// A training run. One thread at a time.
+pub struct fewstep_trainer {
+    _private: [u8; 0],
+}
+
+/// What a training step did. Set struct_size before a function fills the rest.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct fewstep_step_report {
+    /// Bytes of this struct, set by the caller.
+    pub struct_size: u32,
+    /// The loss: the weighted sum of the terms.
+    pub loss: f32,
+    /// Steps done so far, this one included.
+    pub step: u64,
+    /// Each term without its factor, in the order of the options; 0 for those that do not exist.
+    pub terms: [f32; 4],
+    /// Global gradient norm before clipping; 0 from fewstep_trainer_evaluate.
+    pub grad_norm: f32,
+    /// Learning rate of the step; 0 from fewstep_trainer_evaluate.
+    pub learning_rate: f32,
+}
+
+/// What a trainer is. Set struct_size before fewstep_trainer_get_info fills the rest.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct fewstep_trainer_info {
+    /// Bytes of this struct, set by the caller.
+    pub struct_size: u32,
+    /// 1 when steps need no preparation any more.
+    pub prepared: i32,
+    /// Steps done so far.
+    pub steps_done: u64,
+    /// Bytes of the memory that a step works in.
+    pub arena_bytes: u64,
+    /// The most bytes of it that are in use at one time; arena_bytes cannot be less.
+    pub peak_live_bytes: u64,
+    /// Bytes of inputs and of values computed once.
+    pub prepared_bytes: u64,
+    /// Images of a step.
+    pub batch: u32,
+    /// Steps of the student's grid; 0 without one.
+    pub pair_count: u32,
+}
+
+// SAFETY: repr(C), numbers only, no gap.
+unsafe impl Report for fewstep_step_report {
+    const NAME: &'static str = "step report";
+    const FIRST_SIZE: usize = size_of::<Self>();
+}
+
+// SAFETY: repr(C), numbers only, no gap.
+unsafe impl Report for fewstep_trainer_info {
+    const NAME: &'static str = "trainer info";
+    const FIRST_SIZE: usize = size_of::<Self>();
+}
+
+/// What a trainer handle owns.
+pub(crate) struct TrainerHandle {
+    runtime: Arc<Runtime>,
+    trainer: Trainer,
+}
+
+impl Opaque for fewstep_trainer {
+    type Inner = TrainerHandle;
+    const NAME: &'static str = "trainer";
+    const TAG: u64 = u64::from_le_bytes(*b"fs.train");
+}
+
+impl TrainerHandle {
+    fn prepare(&mut self, watch: &Watch) -> Result<()> {
+        if self.trainer.is_prepared() {
+            return Ok(());
+        }
+        watch.check()?;
+        let mut stopped = Ok(());
+        let result = self.trainer.prepare(&mut |done, total| {
+            let progress = fewstep_progress::new(FEWSTEP_PHASE_PREPARE, done as u64, total as u64);
+            stopped = watch.check().and_then(|()| watch.report(&progress));
+            stopped.is_ok()
+        });
+        // The watch's own words say who stopped it.
+        stopped?;
+        result?;
+        self.runtime.log(FEWSTEP_LOG_INFO, "the trajectory cache is complete");
+        Ok(())
+    }
+
+    fn train(&mut self, steps: u64, watch: &Watch) -> Result<()> {
+        self.prepare(watch)?;
+        for done in 1..=steps {
+            watch.check()?;
+            let report = self.trainer.step()?;
+            let progress = fewstep_progress {
+                loss: report.loss,
+                grad_norm: report.grad_norm,
+                learning_rate: report.learning_rate,
+                ..fewstep_progress::new(FEWSTEP_PHASE_TRAIN, done, steps)
+            };
+            watch.report(&progress)?;
+        }
+        Ok(())
+    }
+
+    fn info(&self) -> fewstep_trainer_info {
+        let (plan, options) = (self.trainer.plan(), self.trainer.options());
+        fewstep_trainer_info {
+            struct_size: size_field::<fewstep_trainer_info>(),
+            prepared: i32::from(self.trainer.is_prepared()),
+            steps_done: self.trainer.steps_done(),
+            arena_bytes: plan.arena_bytes() as u64,
+            peak_live_bytes: plan.peak_live_bytes() as u64,
+            prepared_bytes: plan.persistent_bytes() as u64,
+            batch: u32::try_from(options.batch).unwrap_or(u32::MAX),
+            pair_count: u32::try_from(options.pairs.len()).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+impl fewstep_step_report {
+    fn new(report: &StepReport) -> Self {
+        Self {
+            struct_size: size_field::<Self>(),
+            loss: report.loss,
+            step: report.step,
+            terms: report.terms,
+            grad_norm: report.grad_norm,
+            learning_rate: report.learning_rate,
+        }
+    }
+}
+
+/// Writes the defaults to `*options`.
+///
+/// Any thread may call. Returns OK or INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_trainer_options_init(options: *mut fewstep_trainer_options) -> fewstep_status {
+    // SAFETY: `options` is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe { options::init(options) })
+}
+
+/// Plans a training run and takes all the memory of its steps; the trajectory cache comes with fewstep_trainer_prepare. The student's weights are
+/// copied, teacher and dataset are shared. `teacher` and `dataset` may be NULL where no term needs them.
+///
+/// The caller owns `*out` and gives it to fewstep_trainer_destroy; it keeps what it needs of the other handles alive. Any thread may call.
+/// Returns OK, INVALID_ARGUMENT, SHAPE (networks or data that do not fit together), UNSUPPORTED, NUMERIC or OUT_OF_MEMORY.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_trainer_create(
+    runtime: *const fewstep_runtime,
+    student: *const fewstep_model,
+    teacher: *const fewstep_model,
+    dataset: *const fewstep_dataset,
+    options: *const fewstep_trainer_options,
+    out: *mut *mut fewstep_trainer,
+) -> fewstep_status {
+    // SAFETY: every pointer is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let (runtime, student) = (share(runtime)?, share(student).map_err(|e| e.context("student"))?);
+        let (teacher, dataset) = (share_optional(teacher).map_err(|e| e.context("teacher"))?, share_optional(dataset)?);
+        let options = translate(&options::read(options)?, &student.model)?;
+        create(out, || {
+            let (teacher, dataset) = (teacher.as_ref().map(|t| t.model.as_ref()), dataset.as_ref().map(|d| &d.dataset));
+            let trainer = Trainer::new(runtime.backend.clone(), &student.model, teacher, dataset, options)?;
+            Ok(TrainerHandle { runtime: runtime.clone(), trainer })
+        })
+    })
+}
+
+/// Computes what the steps read: the cache of teacher trajectories. Nothing happens when there is none to make or it is made. `progress` and `cancel`
+/// may be NULL. After CANCELLED a later call starts again.
+///
+/// One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED, NUMERIC, OUT_OF_MEMORY or STATE.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_trainer_prepare(
+    trainer: *mut fewstep_trainer,
+    progress: fewstep_progress_callback,
+    user: *mut c_void,
+    cancel: *const fewstep_cancel_token,
+) -> fewstep_status {
+    // SAFETY: every pointer is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let mut trainer = exclusive(trainer)?;
+        trainer.prepare(&Watch::new(progress, user, cancel)?)
+    })
+}
+
+/// One training step; the first one prepares when fewstep_trainer_prepare was not called. Fills `*report` (may be NULL), whose struct_size the caller has
+/// set. A step whose loss or gradient is not finite changes nothing and is NUMERIC.
+///
+/// One thread at a time. Returns OK, INVALID_ARGUMENT, NUMERIC, OUT_OF_MEMORY or STATE.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_trainer_step(trainer: *mut fewstep_trainer, report: *mut fewstep_step_report) -> fewstep_status {
+    // SAFETY: both are NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let mut trainer = exclusive(trainer)?;
+        let size = if report.is_null() { None } else { Some(check_report(report)?) };
+        let done = trainer.trainer.step()?;
+        if let Some(size) = size {
+            write_report(report, size, fewstep_step_report::new(&done));
+        }
+        Ok(())
+    })
+}
+
+/// Prepares if that is still to be done, then runs `steps` training steps and calls `progress` after each. `progress` and `cancel` may be NULL. After
+/// CANCELLED the steps that were done count, and training can go on with any function.
+///
+/// One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED, NUMERIC, OUT_OF_MEMORY or STATE.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_trainer_train(
+    trainer: *mut fewstep_trainer,
+    steps: u64,
+    progress: fewstep_progress_callback,
+    user: *mut c_void,
+    cancel: *const fewstep_cancel_token,
+) -> fewstep_status {
+    // SAFETY: every pointer is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let mut trainer = exclusive(trainer)?;
+        trainer.train(steps, &Watch::new(progress, user, cancel)?)
+    })
+}
+
+/// The loss of the present weights on a batch drawn with another seed; changes nothing. Fills `*report`, whose struct_size the caller has set.
+///
+/// One thread at a time. Returns OK, INVALID_ARGUMENT, NUMERIC, OUT_OF_MEMORY or STATE.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_trainer_evaluate(trainer: *mut fewstep_trainer, seed: u64, report: *mut fewstep_step_report) -> fewstep_status {
+    // SAFETY: both are NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let mut trainer = exclusive(trainer)?;
+        let size = check_report(report)?;
+        let found = trainer.trainer.evaluate(seed)?;
+        if !found.loss.is_finite() {
+            return Err(Error::numeric(format!("the loss is {}", found.loss)));
+        }
+        write_report(report, size, fewstep_step_report::new(&found));
+        Ok(())
+    })
+}
+
+/// A new model with the present weights, also in the middle of training; it does not change when training goes on. `weights` is FEWSTEP_WEIGHTS_*.
+///
+/// The caller owns `*out` and gives it to fewstep_model_destroy. One thread at a time for the trainer.
+/// Returns OK, INVALID_ARGUMENT, OUT_OF_MEMORY or STATE.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_trainer_snapshot(trainer: *mut fewstep_trainer, weights: i32, out: *mut *mut fewstep_model) -> fewstep_status {
+    // SAFETY: both are NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let trainer = exclusive(trainer)?;
+        let kind = choice(weights, "weights", &[(FEWSTEP_WEIGHTS_RAW, WeightsKind::Raw), (FEWSTEP_WEIGHTS_EMA, WeightsKind::Ema)])?;
+        create(out, || Ok(ModelHandle { runtime: trainer.runtime.clone(), model: Arc::new(trainer.trainer.snapshot(kind)?) }))
+    })
+}
+
+/// Saves the whole state of training as one safetensors file, which appears whole or not at all. `path` is UTF-8.
+///
+/// One thread at a time. Returns OK, INVALID_ARGUMENT, IO, NOT_FOUND (no such folder), OUT_OF_MEMORY or STATE.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_trainer_save(trainer: *mut fewstep_trainer, path: *const c_char) -> fewstep_status {
+    // SAFETY: both are NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let trainer = exclusive(trainer)?;
+        trainer.trainer.save(self::path(path, "path")?)
+    })
+}
+
+/// Continues where fewstep_trainer_save stopped: the next steps are those that the saved run would have done, to the bit. The trainer must have been
+/// created with the same student architecture and options; nothing changes on an error.
+///
+/// One thread at a time. Returns OK, INVALID_ARGUMENT (another student or option), NOT_FOUND, IO, CORRUPT_FILE, VERSION_MISMATCH, SHAPE, NUMERIC,
+/// OUT_OF_MEMORY or STATE.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_trainer_resume(trainer: *mut fewstep_trainer, path: *const c_char) -> fewstep_status {
+    // SAFETY: both are NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let mut trainer = exclusive(trainer)?;
+        trainer.trainer.resume(self::path(path, "path")?)
+    })
+}
+
+/// Fills `*out`, whose struct_size the caller has set.
+///
+/// One thread at a time. Returns OK, INVALID_ARGUMENT or STATE.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_trainer_get_info(trainer: *mut fewstep_trainer, out: *mut fewstep_trainer_info) -> fewstep_status {
+    // SAFETY: both are NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let trainer = exclusive(trainer)?;
+        let size = check_report(out)?;
+        write_report(out, size, trainer.info());
+        Ok(())
+    })
+}
+
+/// Destroys a trainer. NULL is fine.
+///
+/// Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE while a call uses the trainer, as from its own callback (nothing happens then).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_trainer_destroy(trainer: *mut fewstep_trainer) -> fewstep_status {
+    // SAFETY: `trainer` is NULL or ours by the header's contract.
+    ffi_boundary(|| unsafe { handle::destroy(trainer) })
+}

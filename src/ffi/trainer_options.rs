@@ -1,0 +1,278 @@
+//! What fixes a training run, as C gives it, and its translation.
+
+use super::boundary::choice;
+use super::model::{fewstep_step_pair, read_grid};
+use super::options::{self, Item, Options, size_field};
+use crate::diffusion::Weight;
+use crate::distill::{LearningRate, NormKind, Objective, Term, TrainerOptions};
+use crate::error::{Error, Result};
+use crate::nn::Model;
+
+/// Match the teacher's prediction at the same noisy image and timestep. Needs a teacher and a dataset.
+pub const FEWSTEP_OBJECTIVE_OUTPUT: i32 = 1;
+/// Match the teacher's next cached state, from the teacher's own state. Needs a teacher.
+pub const FEWSTEP_OBJECTIVE_TEACHER_FORCED: i32 = 2;
+/// Match the teacher's next cached state of the same noise, from the state that the student reaches by itself. Needs a teacher.
+pub const FEWSTEP_OBJECTIVE_ON_POLICY: i32 = 3;
+/// Match the clean image: trains a teacher from data. Needs a dataset.
+pub const FEWSTEP_OBJECTIVE_DENOISE: i32 = 4;
+
+/// The error of the clean image itself.
+pub const FEWSTEP_WEIGHT_CONST: i32 = 1;
+/// The error of the noise: signal-to-noise ratio.
+pub const FEWSTEP_WEIGHT_SNR: i32 = 2;
+/// Signal-to-noise ratio, at least 1.
+pub const FEWSTEP_WEIGHT_TRUNC_SNR: i32 = 3;
+/// The error of the velocity: signal-to-noise ratio + 1.
+pub const FEWSTEP_WEIGHT_V: i32 = 4;
+/// The error of the state that the step lands on; for the trajectory objectives TEACHER_FORCED and ON_POLICY.
+pub const FEWSTEP_WEIGHT_STATE: i32 = 5;
+
+/// |d|.
+pub const FEWSTEP_NORM_L1: i32 = 1;
+/// d^2.
+pub const FEWSTEP_NORM_L2: i32 = 2;
+/// d^2/2 where |d| is at most huber_delta, huber_delta (|d| - huber_delta/2) elsewhere.
+pub const FEWSTEP_NORM_HUBER: i32 = 3;
+
+/// The learning rate stays constant after the warm-up.
+pub const FEWSTEP_DECAY_CONSTANT: i32 = 1;
+/// The learning rate falls to 0 at total_steps along half a cosine.
+pub const FEWSTEP_DECAY_COSINE: i32 = 2;
+
+/// The most terms that a caller may pass; the trainer has its own, lower limit.
+const MAX_TERMS: usize = 64;
+/// The most teacher steps of one trajectory, which is one plan.
+const MAX_TEACHER_STEPS: usize = 1000;
+
+/// One term of a loss, which is the weighted sum of its terms. Set every field; those that a later version adds may be 0.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct fewstep_term {
+    /// FEWSTEP_OBJECTIVE_*.
+    pub objective: i32,
+    /// FEWSTEP_WEIGHT_*: weight of each timestep.
+    pub step_weight: i32,
+    /// FEWSTEP_NORM_*.
+    pub norm: i32,
+    /// Factor on this term.
+    pub weight: f32,
+    /// For FEWSTEP_NORM_HUBER.
+    pub huber_delta: f32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// Everything that fixes a training run, beside the networks and the data. Fill it with fewstep_trainer_options_init, then change fields; terms must be
+/// given.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct fewstep_trainer_options {
+    /// Bytes of this struct.
+    pub struct_size: u32,
+    /// Images of a step; 64 by default.
+    pub batch: u32,
+    /// Key of every random draw; 0 by default.
+    pub seed: u64,
+    /// The loss: 1 to 4 terms.
+    pub terms: *const fewstep_term,
+    /// Elements of terms.
+    pub term_count: usize,
+    /// Bytes from one term to the next; sizeof(fewstep_term).
+    pub term_stride: usize,
+    /// The student's grid, explicitly. NULL (the default), with steps 0: the grid that the student was derived with.
+    pub pairs: *const fewstep_step_pair,
+    /// Elements of pairs, at most 1000.
+    pub pair_count: usize,
+    /// Bytes from one pair to the next; sizeof(fewstep_step_pair).
+    pub pair_stride: usize,
+    /// Sampler steps of the student, evenly spread ("trailing"), instead of pairs; 0 by default.
+    pub steps: u32,
+    /// Teacher steps inside each step of the student; 8 by default. At most 1000 teacher steps in all.
+    pub substeps: u32,
+    /// Teacher trajectories that are computed before training and kept in memory; 8192 by default.
+    pub cache_size: u32,
+    /// Trajectories that are computed side by side; 128 by default.
+    pub cache_batch: u32,
+    /// Peak learning rate; 1e-3 by default.
+    pub learning_rate: f64,
+    /// Steps of linear warm-up; 100 by default.
+    pub warmup_steps: u64,
+    /// Where the cosine ends; 1000 by default.
+    pub total_steps: u64,
+    /// AdamW; 0.9 by default.
+    pub beta1: f64,
+    /// AdamW; 0.999 by default.
+    pub beta2: f64,
+    /// AdamW; 1e-8 by default.
+    pub eps: f64,
+    /// AdamW, decoupled; 0 by default.
+    pub weight_decay: f64,
+    /// Largest global gradient norm; 1 by default, infinity for no clipping.
+    pub clip_norm: f64,
+    /// Decay of the weights' moving average; 0.995 by default.
+    pub ema_decay: f64,
+    /// Height of the images; 0 (the default) for the student's.
+    pub height: u32,
+    /// Width of the images; 0 (the default) for the student's.
+    pub width: u32,
+    /// FEWSTEP_DECAY_*; the cosine by default.
+    pub decay: i32,
+    /// 0.
+    pub reserved: u32,
+}
+
+// SAFETY: repr(C), six 4-byte numbers.
+unsafe impl Item for fewstep_term {
+    const NAME: &'static str = "terms";
+    const FIRST_SIZE: usize = size_of::<Self>();
+}
+
+// SAFETY: repr(C), the fields leave no gap, numbers and pointers only.
+unsafe impl Options for fewstep_trainer_options {
+    const NAME: &'static str = "trainer options";
+    const FIRST_SIZE: usize = size_of::<Self>();
+    fn defaults() -> Self {
+        let d = TrainerOptions::default();
+        let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Self {
+            struct_size: size_field::<Self>(),
+            batch: narrow(d.batch),
+            seed: d.seed,
+            terms: std::ptr::null(),
+            term_count: 0,
+            term_stride: size_of::<fewstep_term>(),
+            pairs: std::ptr::null(),
+            pair_count: 0,
+            pair_stride: size_of::<fewstep_step_pair>(),
+            steps: 0,
+            substeps: narrow(d.substeps),
+            cache_size: narrow(d.cache_size),
+            cache_batch: narrow(d.cache_batch),
+            learning_rate: d.learning_rate,
+            warmup_steps: d.warmup_steps,
+            total_steps: d.total_steps,
+            beta1: d.beta1,
+            beta2: d.beta2,
+            eps: d.eps,
+            weight_decay: d.weight_decay,
+            clip_norm: d.clip_norm,
+            ema_decay: d.ema_decay,
+            height: 0,
+            width: 0,
+            decay: FEWSTEP_DECAY_COSINE,
+            reserved: 0,
+        }
+    }
+}
+
+fn term(i: usize, t: &fewstep_term) -> Result<Term> {
+    let objectives = [
+        (FEWSTEP_OBJECTIVE_OUTPUT, Objective::Output),
+        (FEWSTEP_OBJECTIVE_TEACHER_FORCED, Objective::TeacherForced),
+        (FEWSTEP_OBJECTIVE_ON_POLICY, Objective::OnPolicy),
+        (FEWSTEP_OBJECTIVE_DENOISE, Objective::Denoise),
+    ];
+    let weights = [
+        (FEWSTEP_WEIGHT_CONST, Weight::Const),
+        (FEWSTEP_WEIGHT_SNR, Weight::Snr),
+        (FEWSTEP_WEIGHT_TRUNC_SNR, Weight::TruncSnr),
+        (FEWSTEP_WEIGHT_V, Weight::V),
+        (FEWSTEP_WEIGHT_STATE, Weight::State),
+    ];
+    let norms = [(FEWSTEP_NORM_L1, NormKind::L1), (FEWSTEP_NORM_L2, NormKind::L2), (FEWSTEP_NORM_HUBER, NormKind::Huber(t.huber_delta))];
+    let name = |field: &str| format!("terms[{i}].{field}");
+    if t.norm == FEWSTEP_NORM_HUBER && !(t.huber_delta > 0.0 && t.huber_delta.is_finite()) {
+        return Err(Error::invalid(format!("{} is {}; it must be above 0", name("huber_delta"), t.huber_delta)));
+    }
+    if !t.weight.is_finite() {
+        return Err(Error::invalid(format!("{} is {}; it must be finite", name("weight"), t.weight)));
+    }
+    if t.reserved != 0 {
+        return Err(Error::invalid(format!("{} must be 0", name("reserved"))));
+    }
+    Ok(Term {
+        objective: choice(t.objective, &name("objective"), &objectives)?,
+        weight: t.weight,
+        step_weight: choice(t.step_weight, &name("step_weight"), &weights)?,
+        norm: choice(t.norm, &name("norm"), &norms)?,
+    })
+}
+
+/// [H, W] from two fields of which both or none are set.
+pub(super) fn read_size(height: u32, width: u32) -> Result<Option<[usize; 2]>> {
+    match (height, width) {
+        (0, 0) => Ok(None),
+        (0, _) | (_, 0) => Err(Error::invalid(format!("height is {height} and width is {width}; set both or neither"))),
+        (h, w) => Ok(Some([h as usize, w as usize])),
+    }
+}
+
+/// Refuses image sizes and batches whose intermediate sizes could overflow, long before memory is asked for.
+pub(super) fn check_extent(model: &Model, batch: usize, size: [usize; 2]) -> Result<()> {
+    let c = &model.config;
+    let widest = c.block_out_channels.iter().copied().chain([c.in_channels, c.out_channels]).max().unwrap_or(1);
+    let fits = |factors: &[usize], limit: u32| {
+        let n = factors.iter().try_fold(1usize, |n, f| n.checked_mul(*f));
+        n.is_some_and(|n| n <= 1usize << limit.min(usize::BITS - 4))
+    };
+    let [h, w] = size;
+    // Activations and unfolded patches; attention scores.
+    if !fits(&[batch, h, w, widest], 44) || !fits(&[batch, h, w, h, w], 56) {
+        return Err(Error::shape(format!("a batch of {batch} images of {h}x{w} (height, width) with up to {widest} channels is too large")));
+    }
+    let multiple = c.size_multiple();
+    if !h.is_multiple_of(multiple) || !w.is_multiple_of(multiple) {
+        return Err(Error::shape(format!("height is {h} and width is {w}; the model takes multiples of {multiple}")));
+    }
+    Ok(())
+}
+
+/// The Rust options that C's options mean for this student.
+///
+/// # Safety
+/// The pointers in `o` are NULL or arrays as their counts and strides say.
+pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model) -> Result<TrainerOptions> {
+    // SAFETY: as promised by the caller.
+    let (terms, mut pairs) = unsafe {
+        let terms = options::array(o.terms, o.term_count, o.term_stride, MAX_TERMS)?;
+        (terms, read_grid(student.scheduler.num_train_timesteps, o.steps, o.pairs, o.pair_count, o.pair_stride)?)
+    };
+    if let (true, Some(own)) = (pairs.is_empty(), &student.student) {
+        pairs.clone_from(&own.pairs);
+    }
+    if o.reserved != 0 {
+        return Err(Error::invalid("trainer options: reserved must be 0"));
+    }
+    for (name, v) in [("learning_rate", o.learning_rate), ("eps", o.eps)] {
+        if !v.is_finite() {
+            return Err(Error::invalid(format!("{name} is {v}; it must be finite")));
+        }
+    }
+    let teacher_steps = pairs.len().saturating_mul(o.substeps as usize);
+    if teacher_steps > MAX_TEACHER_STEPS {
+        return Err(Error::invalid(format!("{} steps of {} substeps are {teacher_steps} teacher steps; at most {MAX_TEACHER_STEPS}", pairs.len(), o.substeps)));
+    }
+    let size = read_size(o.height, o.width)?;
+    check_extent(student, o.batch.max(o.cache_batch.min(o.cache_size)) as usize, size.map_or_else(|| student.size(), Ok)?)?;
+    Ok(TrainerOptions {
+        seed: o.seed,
+        batch: o.batch as usize,
+        terms: terms.iter().enumerate().map(|(i, t)| term(i, t)).collect::<Result<_>>()?,
+        pairs,
+        substeps: o.substeps as usize,
+        cache_size: o.cache_size as usize,
+        cache_batch: o.cache_batch as usize,
+        learning_rate: o.learning_rate,
+        warmup_steps: o.warmup_steps,
+        total_steps: o.total_steps,
+        decay: choice(o.decay, "decay", &[(FEWSTEP_DECAY_CONSTANT, LearningRate::Constant), (FEWSTEP_DECAY_COSINE, LearningRate::Cosine)])?,
+        beta1: o.beta1,
+        beta2: o.beta2,
+        eps: o.eps,
+        weight_decay: o.weight_decay,
+        clip_norm: o.clip_norm,
+        ema_decay: o.ema_decay,
+        size,
+    })
+}
