@@ -1,4 +1,4 @@
-//! Where planned graphs run. A backend turns a [`Plan`](crate::graph::Plan) into an [`Executable`]; running it allocates nothing.
+//! Where planned graphs run. A backend turns a [`Plan`] into an [`Executable`]; running it allocates nothing.
 
 pub mod cpu;
 

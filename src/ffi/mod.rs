@@ -1,7 +1,7 @@
 //! The C ABI of `include/fewstep.h` and nothing else: one file a handle, each extern function a few lines over the Rust API.
 //!
 //! The doc comments of `pub` items here are the header's text (cbindgen copies them), so they speak to a C programmer. The rules that every function
-//! keeps are in [`boundary`] (statuses, panics), [`handle`] (tags, use from callbacks) and [`options`] (struct sizes, strides).
+//! keeps are in `boundary` (statuses, panics), `handle` (tags, use from callbacks) and `options` (struct sizes, strides).
 
 // C's names, and C's documentation: what makes a call valid is said once, in the header's introduction.
 #![allow(non_camel_case_types, clippy::missing_safety_doc)]

@@ -271,7 +271,7 @@ pub unsafe extern "C" fn fewstep_trainer_snapshot(trainer: *mut fewstep_trainer,
     ffi_boundary(|| unsafe {
         let trainer = exclusive(trainer)?;
         let kind = choice(weights, "weights", &[(FEWSTEP_WEIGHTS_RAW, WeightsKind::Raw), (FEWSTEP_WEIGHTS_EMA, WeightsKind::Ema)])?;
-        create(out, || Ok(ModelHandle { runtime: trainer.runtime.clone(), model: Arc::new(trainer.trainer.snapshot(kind)?) }))
+        create(out, || Ok(ModelHandle::new(trainer.runtime.clone(), trainer.trainer.snapshot(kind)?)))
     })
 }
 

@@ -91,7 +91,7 @@ impl CpuKernel for Forward {
     fn run(&self, io: &Io) -> Result<()> {
         let e = self.0;
         let (q, k, v) = (io.input::<f32>(0), io.input::<f32>(1), io.input::<f32>(2));
-        let (out, lse) = (io.shared_output::<f32>(0), io.used_output::<f32>(1).map(Shared::new));
+        let (out, lse) = (io.shared_output::<f32>(0), io.shared_output::<f32>(1));
         let scratch = Shared::new(io.scratch::<f32>());
         let parts = e.t.div_ceil(QUERIES);
         io.pool.run_slots(e.n * e.heads * parts, &|slot, chunk| {
@@ -113,10 +113,8 @@ impl CpuKernel for Forward {
                         add_scaled(row, *p, &v[e.row(n, b, head)..][..e.d]);
                     }
                     row.iter_mut().for_each(|o| *o /= sum);
-                    if let Some(lse) = &lse {
-                        // SAFETY: as above.
-                        unsafe { lse.part((n * e.heads + head) * e.t + a, 1)[0] = max + sum.ln() };
-                    }
+                    // SAFETY: as above.
+                    unsafe { lse.part((n * e.heads + head) * e.t + a, 1)[0] = max + sum.ln() };
                 }
             });
         })

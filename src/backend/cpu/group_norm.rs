@@ -112,7 +112,7 @@ impl CpuKernel for Forward {
         })?;
         // y = x * scale[n, c] + shift[n, c]
         let cg = e.c / e.groups;
-        let (mut means, mut rstds) = (io.used_output::<f32>(1), io.used_output::<f32>(2));
+        let (means, rstds) = (io.output::<f32>(1), io.output::<f32>(2));
         for n in 0..e.n {
             let (scale, shift) = columns[n * 2 * e.c..][..2 * e.c].split_at_mut(e.c);
             for g in 0..e.groups {
@@ -121,12 +121,8 @@ impl CpuKernel for Forward {
                     scale[c] = (f64::from(gamma[c]) * rstd) as f32;
                     shift[c] = (f64::from(beta[c]) - f64::from(gamma[c]) * rstd * mean) as f32;
                 }
-                if let Some(means) = &mut means {
-                    means[n * e.groups + g] = mean as f32;
-                }
-                if let Some(rstds) = &mut rstds {
-                    rstds[n * e.groups + g] = rstd as f32;
-                }
+                means[n * e.groups + g] = mean as f32;
+                rstds[n * e.groups + g] = rstd as f32;
             }
         }
         let y = io.shared_output::<f32>(0);

@@ -74,12 +74,6 @@ impl<'a> Io<'a> {
         unsafe { std::slice::from_raw_parts_mut(slot.ptr.cast(), slot.len) }
     }
 
-    /// Result `i`, unless nobody reads it.
-    #[allow(clippy::mut_from_ref)] // as `output`
-    pub fn used_output<T: Element>(&self, i: usize) -> Option<&'a mut [T]> {
-        (!self.slots[self.inputs + i].ptr.is_null()).then(|| self.output(i))
-    }
-
     /// Result `i`, to be written by chunks in disjoint parts.
     pub fn shared_output<T: Element>(&self, i: usize) -> Shared<'a, T> {
         let slot = self.slots[self.inputs + i];

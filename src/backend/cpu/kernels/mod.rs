@@ -1,4 +1,7 @@
-//! The CPU: a thread pool, run-time instruction-set dispatch, and f32 kernels over NHWC activations.
+//! The heavy arithmetic: a thread pool, run-time instruction-set dispatch, and convolutions as indirect products over NHWC activations.
+
+// Indices of register tiles run over several arrays at once; iterators would hide what is unrolled.
+#![allow(clippy::needless_range_loop)]
 
 pub mod conv;
 pub mod conv_input_grad;
@@ -6,4 +9,3 @@ pub mod conv_weight_grad;
 pub mod gemm;
 pub mod pool;
 pub mod simd;
-pub mod simd_math;

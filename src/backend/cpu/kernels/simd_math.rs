@@ -1,1 +1,0 @@
-//! Vector functions and their slice forms.
