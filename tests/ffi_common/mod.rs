@@ -1,0 +1,228 @@
+//! The library as a plugin host sees it: opened at run time, used by the names of the header alone.
+#![allow(dead_code)] // each test binary uses its own part
+
+use fewstep::ffi::callback::*;
+use fewstep::ffi::cancel::*;
+use fewstep::ffi::dataset::*;
+use fewstep::ffi::model::*;
+use fewstep::ffi::runtime::*;
+use fewstep::ffi::sampler::*;
+use fewstep::ffi::sampler_options::*;
+use fewstep::ffi::tools::*;
+use fewstep::ffi::trainer::*;
+use fewstep::ffi::trainer_options::*;
+use libloading::Library;
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::path::PathBuf;
+use std::ptr::{null, null_mut};
+
+macro_rules! api {
+    ($($name:ident($($t:ty),*) -> $r:ty;)*) => {
+        /// Every function of the header.
+        pub struct Api { $(pub $name: unsafe extern "C" fn($($t),*) -> $r,)* library: Library }
+        /// Their names, in the header's order.
+        pub const NAMES: &[&str] = &[$(stringify!($name)),*];
+        impl Api {
+            /// Opens the .so of this very build.
+            pub fn load() -> Self {
+                let path = library_path();
+                // SAFETY: our own library; its constructors do nothing.
+                let library = unsafe { Library::new(&path) }.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+                // SAFETY: the signatures are those of the header (tests/header.rs compares it with the source).
+                unsafe { Self { $($name: *library.get(concat!(stringify!($name), "\0").as_bytes()).expect(stringify!($name)),)* library } }
+            }
+        }
+    };
+}
+
+api! {
+    fewstep_last_error() -> *const c_char;
+    fewstep_status_name(i32) -> *const c_char;
+    fewstep_version() -> u32;
+    fewstep_version_string() -> *const c_char;
+    fewstep_cancel_token_create(*mut *mut fewstep_cancel_token) -> i32;
+    fewstep_cancel_token_cancel(*const fewstep_cancel_token) -> i32;
+    fewstep_cancel_token_reset(*const fewstep_cancel_token) -> i32;
+    fewstep_cancel_token_is_cancelled(*const fewstep_cancel_token, *mut i32) -> i32;
+    fewstep_cancel_token_destroy(*mut fewstep_cancel_token) -> i32;
+    fewstep_runtime_options_init(*mut fewstep_runtime_options) -> i32;
+    fewstep_runtime_create(*const fewstep_runtime_options, *mut *mut fewstep_runtime) -> i32;
+    fewstep_runtime_destroy(*mut fewstep_runtime) -> i32;
+    fewstep_model_open(*const fewstep_runtime, *const c_char, *mut *mut fewstep_model) -> i32;
+    fewstep_model_open_memory(*const fewstep_runtime, *const c_char, *const c_char, *const c_void, usize, *mut *mut fewstep_model) -> i32;
+    fewstep_model_create(*const fewstep_runtime, *const c_char, *const c_char, u64, *mut *mut fewstep_model) -> i32;
+    fewstep_student_options_init(*mut fewstep_student_options) -> i32;
+    fewstep_model_derive_student(*const fewstep_runtime, *const fewstep_model, *const fewstep_student_options, *mut *mut fewstep_model) -> i32;
+    fewstep_model_save(*const fewstep_model, *const c_char) -> i32;
+    fewstep_model_get_info(*const fewstep_model, *mut fewstep_model_info) -> i32;
+    fewstep_model_pairs(*const fewstep_model, *mut fewstep_step_pair, usize, *mut usize) -> i32;
+    fewstep_model_destroy(*mut fewstep_model) -> i32;
+    fewstep_dataset_options_init(*mut fewstep_dataset_options) -> i32;
+    fewstep_dataset_create(*const fewstep_runtime, *const fewstep_dataset_options, *mut *mut fewstep_dataset) -> i32;
+    fewstep_dataset_open_npz(*const fewstep_runtime, *const c_char, *const c_char, *const c_char, f32, f32, *mut *mut fewstep_dataset) -> i32;
+    fewstep_dataset_get_info(*const fewstep_dataset, *mut fewstep_dataset_info) -> i32;
+    fewstep_dataset_destroy(*mut fewstep_dataset) -> i32;
+    fewstep_trainer_options_init(*mut fewstep_trainer_options) -> i32;
+    fewstep_trainer_create(*const fewstep_runtime, *const fewstep_model, *const fewstep_model, *const fewstep_dataset, *const fewstep_trainer_options, *mut *mut fewstep_trainer) -> i32;
+    fewstep_trainer_prepare(*mut fewstep_trainer, fewstep_progress_callback, *mut c_void, *const fewstep_cancel_token) -> i32;
+    fewstep_trainer_step(*mut fewstep_trainer, *mut fewstep_step_report) -> i32;
+    fewstep_trainer_train(*mut fewstep_trainer, u64, fewstep_progress_callback, *mut c_void, *const fewstep_cancel_token) -> i32;
+    fewstep_trainer_evaluate(*mut fewstep_trainer, u64, *mut fewstep_step_report) -> i32;
+    fewstep_trainer_snapshot(*mut fewstep_trainer, i32, *mut *mut fewstep_model) -> i32;
+    fewstep_trainer_save(*mut fewstep_trainer, *const c_char) -> i32;
+    fewstep_trainer_resume(*mut fewstep_trainer, *const c_char) -> i32;
+    fewstep_trainer_get_info(*mut fewstep_trainer, *mut fewstep_trainer_info) -> i32;
+    fewstep_trainer_destroy(*mut fewstep_trainer) -> i32;
+    fewstep_sampler_options_init(*mut fewstep_sampler_options) -> i32;
+    fewstep_begin_options_init(*mut fewstep_begin_options) -> i32;
+    fewstep_sampler_create(*const fewstep_runtime, *const fewstep_model, *const fewstep_sampler_options, *mut *mut fewstep_sampler) -> i32;
+    fewstep_sampler_begin(*mut fewstep_sampler, *const fewstep_begin_options) -> i32;
+    fewstep_sampler_step(*mut fewstep_sampler, i64, *mut i32) -> i32;
+    fewstep_sampler_run(*mut fewstep_sampler, fewstep_progress_callback, *mut c_void, *const fewstep_cancel_token) -> i32;
+    fewstep_sampler_read(*mut fewstep_sampler, *mut f32, usize) -> i32;
+    fewstep_sampler_noise(*mut fewstep_sampler, u64, u32, usize, *mut f32, usize) -> i32;
+    fewstep_sampler_get_info(*mut fewstep_sampler, *mut fewstep_sampler_info) -> i32;
+    fewstep_sample(*const fewstep_runtime, *const fewstep_model, *const fewstep_sampler_options, *const fewstep_begin_options, *mut f32, usize) -> i32;
+    fewstep_sampler_destroy(*mut fewstep_sampler) -> i32;
+    fewstep_save_npy_f32(*const c_char, *const f32, *const usize, usize) -> i32;
+    fewstep_save_npy_i32(*const c_char, *const i32, *const usize, usize) -> i32;
+    fewstep_save_image_grid(*const c_char, *const fewstep_grid_row, usize, usize, u32, u32, u32, u32) -> i32;
+}
+
+/// `cargo test` builds the package's cdylib beside the rlib that this test links: target/<profile>/libfewstep.so.
+fn library_path() -> PathBuf {
+    let exe = std::env::current_exe().expect("test executable");
+    exe.parent().and_then(|deps| deps.parent()).expect("target folder").join("libfewstep.so")
+}
+
+/// A small class-conditional model with attention.
+pub const TINY: &str = r#"{"_class_name":"UNet2DModel","sample_size":8,"in_channels":1,"out_channels":1,"layers_per_block":1,"block_out_channels":[8,8],
+"down_block_types":["DownBlock2D","AttnDownBlock2D"],"up_block_types":["AttnUpBlock2D","UpBlock2D"],"attention_head_dim":4,"norm_num_groups":4,"num_class_embeds":10}"#;
+
+pub fn c(text: &str) -> CString {
+    CString::new(text).expect("no NUL")
+}
+
+/// A fresh folder under the build's scratch space.
+pub fn scratch(name: &str) -> PathBuf {
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).expect("scratch folder");
+    dir
+}
+
+pub fn text_of(p: *const c_char) -> String {
+    // SAFETY: the library returns NUL-terminated text.
+    unsafe { CStr::from_ptr(p) }.to_string_lossy().into_owned()
+}
+
+impl Api {
+    pub fn last_error(&self) -> String {
+        // SAFETY: no arguments.
+        text_of(unsafe { (self.fewstep_last_error)() })
+    }
+
+    /// Panics with the library's sentence unless the call succeeded.
+    pub fn ok(&self, status: i32) {
+        assert_eq!(status, 0, "{}", self.last_error());
+    }
+
+    /// The status is this one, and the sentence names `needle`.
+    pub fn fails(&self, row: &str, status: i32, expected: i32, needle: &str) {
+        let message = self.last_error();
+        assert_eq!(status, expected, "{row}: {message}");
+        assert!(message.contains(needle), "{row}: '{message}' does not name '{needle}'");
+    }
+
+    pub fn runtime(&self, threads: u32) -> *mut fewstep_runtime {
+        let mut out = null_mut();
+        // SAFETY: valid pointers.
+        unsafe {
+            let mut options: fewstep_runtime_options = std::mem::zeroed();
+            self.ok((self.fewstep_runtime_options_init)(&mut options));
+            options.threads = threads;
+            self.ok((self.fewstep_runtime_create)(&options, &mut out));
+        }
+        out
+    }
+
+    pub fn model(&self, runtime: *const fewstep_runtime, seed: u64) -> *mut fewstep_model {
+        let mut out = null_mut();
+        // SAFETY: valid pointers.
+        unsafe { self.ok((self.fewstep_model_create)(runtime, c(TINY).as_ptr(), null(), seed, &mut out)) };
+        out
+    }
+
+    pub fn open(&self, runtime: *const fewstep_runtime, path: &str) -> *mut fewstep_model {
+        let mut out = null_mut();
+        // SAFETY: valid pointers.
+        unsafe { self.ok((self.fewstep_model_open)(runtime, c(path).as_ptr(), &mut out)) };
+        out
+    }
+
+    pub fn trainer_options(&self, term: *const fewstep_term) -> fewstep_trainer_options {
+        // SAFETY: plain data that init fills.
+        let mut options: fewstep_trainer_options = unsafe { std::mem::zeroed() };
+        // SAFETY: a valid pointer.
+        self.ok(unsafe { (self.fewstep_trainer_options_init)(&mut options) });
+        (options.terms, options.term_count, options.term_stride) = (term, 1, size_of::<fewstep_term>());
+        options
+    }
+
+    pub fn sampler_options(&self, steps: u32, batch: u32) -> fewstep_sampler_options {
+        // SAFETY: plain data that init fills.
+        let mut options: fewstep_sampler_options = unsafe { std::mem::zeroed() };
+        // SAFETY: a valid pointer.
+        self.ok(unsafe { (self.fewstep_sampler_options_init)(&mut options) });
+        options.kind = FEWSTEP_SAMPLER_DDIM;
+        (options.spacing, options.clip, options.set_alpha_to_one) = (FEWSTEP_SPACING_TRAILING, FEWSTEP_CLIP_NONE, 1);
+        (options.steps, options.batch) = (steps, batch);
+        options
+    }
+
+    /// A whole run: images [batch, C, H, W] of samples `first..`, stepped with the given budget.
+    pub fn sample(
+        &self,
+        runtime: *const fewstep_runtime,
+        model: *const fewstep_model,
+        options: &fewstep_sampler_options,
+        seed: u64,
+        first: u32,
+        budget: i64,
+    ) -> Vec<f32> {
+        // SAFETY: valid pointers throughout.
+        unsafe {
+            let mut sampler = null_mut();
+            self.ok((self.fewstep_sampler_create)(runtime, model, options, &mut sampler));
+            let mut info: fewstep_sampler_info = std::mem::zeroed();
+            info.struct_size = size_of::<fewstep_sampler_info>() as u32;
+            self.ok((self.fewstep_sampler_get_info)(sampler, &mut info));
+            let labels: Vec<i32> = (0..info.batch).map(|i| ((first + i) % 10) as i32).collect();
+            self.begin(sampler, seed, first, &labels);
+            let mut done = 0;
+            while done == 0 {
+                self.ok((self.fewstep_sampler_step)(sampler, budget, &mut done));
+            }
+            let mut out = vec![0f32; (info.batch * info.channels * info.height * info.width) as usize];
+            self.ok((self.fewstep_sampler_read)(sampler, out.as_mut_ptr(), out.len()));
+            self.ok((self.fewstep_sampler_destroy)(sampler));
+            out
+        }
+    }
+
+    pub fn begin(&self, sampler: *mut fewstep_sampler, seed: u64, first: u32, labels: &[i32]) {
+        // SAFETY: valid pointers throughout.
+        unsafe {
+            let classes = fewstep_conditioning { kind: FEWSTEP_CONDITIONING_CLASS_LABELS, reserved: 0, data: labels.as_ptr().cast(), count: labels.len() };
+            let mut begin: fewstep_begin_options = std::mem::zeroed();
+            self.ok((self.fewstep_begin_options_init)(&mut begin));
+            (begin.seed, begin.first_index) = (seed, first);
+            (begin.conditionings, begin.conditioning_count, begin.conditioning_stride) = (&classes, 1, size_of::<fewstep_conditioning>());
+            self.ok((self.fewstep_sampler_begin)(sampler, &begin));
+        }
+    }
+}
+
+pub fn term(objective: i32, step_weight: i32) -> fewstep_term {
+    fewstep_term { objective, step_weight, norm: FEWSTEP_NORM_L2, weight: 1.0, huber_delta: 0.0, reserved: 0 }
+}

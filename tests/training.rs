@@ -1,0 +1,292 @@
+//! Training through the C ABI: the same bytes for any thread count, after a stop and a resume in a new process, and after a cancel; every objective
+//! lowers its held-out error.
+
+mod ffi_common;
+
+use fewstep::ffi::model::*;
+use fewstep::ffi::runtime::fewstep_runtime;
+use fewstep::ffi::trainer::*;
+use fewstep::ffi::trainer_options::*;
+use ffi_common::{Api, c, scratch, term};
+use std::path::Path;
+use std::ptr::{null, null_mut};
+
+const TEACHER: &str = "examples-c/data/digits_teacher";
+
+/// The demo's student.
+fn student(api: &Api, runtime: *const fewstep_runtime, teacher: *const fewstep_model) -> *mut fewstep_model {
+    let channels = [16u32, 32];
+    let mut out = null_mut();
+    // SAFETY: valid pointers throughout.
+    unsafe {
+        let mut options: fewstep_student_options = std::mem::zeroed();
+        api.ok((api.fewstep_student_options_init)(&mut options));
+        (options.block_out_channels, options.block_count, options.layers_per_block) = (channels.as_ptr(), 2, 1);
+        (options.keep_attention, options.prediction, options.steps, options.seed) = (0, FEWSTEP_PREDICTION_V, 2, 1);
+        api.ok((api.fewstep_model_derive_student)(runtime, teacher, &options, &mut out));
+    }
+    out
+}
+
+fn small_options(api: &Api, term: &fewstep_term) -> fewstep_trainer_options {
+    let mut o = api.trainer_options(term);
+    (o.steps, o.substeps, o.cache_size, o.cache_batch, o.batch, o.total_steps, o.warmup_steps, o.seed) = (2, 2, 64, 32, 16, 12, 3, 5);
+    o
+}
+
+struct Run {
+    api: Api,
+    runtime: *mut fewstep_runtime,
+    teacher: *mut fewstep_model,
+    student: *mut fewstep_model,
+    trainer: *mut fewstep_trainer,
+}
+
+impl Run {
+    fn new(threads: u32) -> Self {
+        let api = Api::load();
+        let runtime = api.runtime(threads);
+        let teacher = api.open(runtime, TEACHER);
+        let student = student(&api, runtime, teacher);
+        let mut trainer = null_mut();
+        let term = term(FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_WEIGHT_STATE);
+        let options = small_options(&api, &term);
+        // SAFETY: valid pointers.
+        unsafe { api.ok((api.fewstep_trainer_create)(runtime, student, teacher, null(), &options, &mut trainer)) };
+        Self { api, runtime, teacher, student, trainer }
+    }
+
+    fn train(&self, steps: u64) -> &Self {
+        // SAFETY: the trainer is alive.
+        unsafe { self.api.ok((self.api.fewstep_trainer_train)(self.trainer, steps, None, null_mut(), null())) };
+        self
+    }
+
+    fn save(&self, file: &Path) -> Vec<u8> {
+        // SAFETY: valid pointers.
+        unsafe { self.api.ok((self.api.fewstep_trainer_save)(self.trainer, c(&file.to_string_lossy()).as_ptr())) };
+        std::fs::read(file).expect("checkpoint")
+    }
+
+    fn resume(&self, file: &Path) -> i32 {
+        // SAFETY: valid pointers.
+        unsafe { (self.api.fewstep_trainer_resume)(self.trainer, c(&file.to_string_lossy()).as_ptr()) }
+    }
+
+    /// Every file of the saved student, by name.
+    fn save_student(&self, dir: &Path) -> Vec<(String, Vec<u8>)> {
+        let mut model = null_mut();
+        // SAFETY: valid pointers.
+        unsafe {
+            self.api.ok((self.api.fewstep_trainer_snapshot)(self.trainer, FEWSTEP_WEIGHTS_EMA, &mut model));
+            self.api.ok((self.api.fewstep_model_save)(model, c(&dir.to_string_lossy()).as_ptr()));
+            self.api.ok((self.api.fewstep_model_destroy)(model));
+        }
+        let files = ["model_index.json", "fewstep.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"];
+        files.iter().map(|f| (f.to_string(), std::fs::read(dir.join(f)).expect(f))).collect()
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // SAFETY: each handle is destroyed once.
+        unsafe {
+            (self.api.fewstep_trainer_destroy)(self.trainer);
+            (self.api.fewstep_model_destroy)(self.student);
+            (self.api.fewstep_model_destroy)(self.teacher);
+            (self.api.fewstep_runtime_destroy)(self.runtime);
+        }
+    }
+}
+
+#[test]
+fn same_files_for_any_thread_count() {
+    let dir = scratch("threads");
+    let result = |threads: u32, name: &str| {
+        let run = Run::new(threads);
+        let checkpoint = run.train(12).save(&dir.join(format!("{name}.ckpt")));
+        (checkpoint, run.save_student(&dir.join(name)))
+    };
+    let first = result(1, "a");
+    for (threads, name) in [(1, "b"), (2, "c"), (3, "d")] {
+        assert!(result(threads, name) == first, "{threads} threads gave other files");
+    }
+}
+
+#[test]
+fn resumes_in_a_new_process() {
+    let dir = scratch("resume");
+    let (half, whole) = (dir.join("half.ckpt"), dir.join("whole.ckpt"));
+    let expected = Run::new(2).train(12).save(&whole);
+    Run::new(1).train(6).save(&half);
+    let child = std::process::Command::new(std::env::current_exe().expect("self"))
+        .args(["--exact", "child_resumes", "--nocapture"])
+        .env("FEWSTEP_TEST_CHECKPOINT", &half)
+        .output()
+        .expect("child");
+    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stderr));
+    assert!(std::fs::read(half.with_extension("resumed")).expect("child's checkpoint") == expected);
+}
+
+/// The other process of `resumes_in_a_new_process`; without its variable there is nothing to do.
+#[test]
+fn child_resumes() {
+    let Some(file) = std::env::var_os("FEWSTEP_TEST_CHECKPOINT") else { return };
+    let run = Run::new(3);
+    run.api.ok(run.resume(Path::new(&file)));
+    run.train(6).save(&Path::new(&file).with_extension("resumed"));
+}
+
+#[test]
+fn refuses_checkpoints_that_do_not_fit() {
+    let dir = scratch("refuse");
+    let file = dir.join("a.ckpt");
+    let run = Run::new(2);
+    let bytes = run.train(3).save(&file);
+    let cut = dir.join("cut.ckpt");
+    std::fs::write(&cut, &bytes[..bytes.len() / 2]).expect("write");
+    run.api.fails("truncated", run.resume(&cut), 6, "cut.ckpt");
+    run.api.fails("missing", run.resume(&dir.join("none.ckpt")), 4, "none.ckpt");
+    // A failed save leaves the old file, and the trainer goes on.
+    let blocked = dir.join("folder.ckpt");
+    std::fs::create_dir(&blocked).expect("folder");
+    // SAFETY: valid pointers.
+    let status = unsafe { (run.api.fewstep_trainer_save)(run.trainer, c(&blocked.to_string_lossy()).as_ptr()) };
+    assert!(status == 5, "{status}: {}", run.api.last_error());
+    assert_eq!(std::fs::read(&file).expect("old file"), bytes);
+    run.train(1);
+    // Another option is named.
+    let term = term(FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_WEIGHT_STATE);
+    let mut options = small_options(&run.api, &term);
+    options.learning_rate = 0.5;
+    let mut other = null_mut();
+    // SAFETY: valid pointers.
+    unsafe {
+        run.api.ok((run.api.fewstep_trainer_create)(run.runtime, run.student, run.teacher, null(), &options, &mut other));
+        let status = (run.api.fewstep_trainer_resume)(other, c(&file.to_string_lossy()).as_ptr());
+        run.api.fails("another option", status, 1, "learning_rate");
+        run.api.ok((run.api.fewstep_trainer_destroy)(other));
+    }
+}
+
+#[test]
+fn a_numeric_failure_keeps_the_last_good_state() {
+    let dir = scratch("numeric");
+    let run = Run::new(2);
+    let term = term(FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_WEIGHT_STATE);
+    let mut options = small_options(&run.api, &term);
+    (options.learning_rate, options.warmup_steps, options.decay) = (1e30, 1, FEWSTEP_DECAY_CONSTANT);
+    // SAFETY: valid pointers throughout.
+    unsafe {
+        let mut trainer = null_mut();
+        run.api.ok((run.api.fewstep_trainer_create)(run.runtime, run.student, run.teacher, null(), &options, &mut trainer));
+        let file = c(&dir.join("n.ckpt").to_string_lossy());
+        let mut last = vec![];
+        for step in 0..10 {
+            let status = (run.api.fewstep_trainer_step)(trainer, null_mut());
+            if status != 0 {
+                run.api.fails("diverged", status, 13, "gradient norm");
+                assert!(step > 0, "the first step already failed");
+                run.api.ok((run.api.fewstep_trainer_save)(trainer, file.as_ptr()));
+                assert!(std::fs::read(dir.join("n.ckpt")).expect("checkpoint") == last, "the failed step changed something");
+                run.api.ok((run.api.fewstep_trainer_destroy)(trainer));
+                return;
+            }
+            run.api.ok((run.api.fewstep_trainer_save)(trainer, file.as_ptr()));
+            last = std::fs::read(dir.join("n.ckpt")).expect("checkpoint");
+        }
+    }
+    panic!("a learning rate of 1e30 did not diverge");
+}
+
+#[test]
+fn cancel_leaves_the_trainer_usable() {
+    let dir = scratch("cancel");
+    let expected = Run::new(2).train(4).save(&dir.join("a.ckpt"));
+    let run = Run::new(2);
+    // SAFETY: valid pointers throughout.
+    unsafe {
+        let mut token = null_mut();
+        run.api.ok((run.api.fewstep_cancel_token_create)(&mut token));
+        run.api.ok((run.api.fewstep_cancel_token_cancel)(token)); // set early: not lost
+        assert_eq!((run.api.fewstep_trainer_prepare)(run.trainer, None, null_mut(), token), 12, "{}", run.api.last_error());
+        assert_eq!((run.api.fewstep_trainer_train)(run.trainer, 4, None, null_mut(), token), 12, "{}", run.api.last_error());
+        run.api.ok((run.api.fewstep_cancel_token_reset)(token));
+        let mut info: fewstep_trainer_info = std::mem::zeroed();
+        info.struct_size = size_of::<fewstep_trainer_info>() as u32;
+        run.api.ok((run.api.fewstep_trainer_get_info)(run.trainer, &mut info));
+        run.train(4 - info.steps_done);
+        run.api.ok((run.api.fewstep_cancel_token_destroy)(token));
+    }
+    assert!(run.save(&dir.join("b.ckpt")) == expected);
+}
+
+/// Endpoint RMSE of a student against the teacher's 20 steps on 64 noises that training never sees.
+fn endpoint(api: &Api, runtime: *const fewstep_runtime, model: *const fewstep_model, reference: &[f32]) -> f64 {
+    let images = api.sample(runtime, model, &api.sampler_options(2, 64), 99, 0, -1);
+    (images.iter().zip(reference).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / images.len() as f64).sqrt()
+}
+
+#[test]
+fn every_objective_halves_its_held_out_error() {
+    let api = Api::load();
+    let runtime = api.runtime(2);
+    let teacher = api.open(runtime, TEACHER);
+    let reference = api.sample(runtime, teacher, &api.sampler_options(20, 64), 99, 0, -1);
+    let mut dataset = null_mut();
+    // SAFETY: valid pointers throughout.
+    unsafe {
+        let status = (api.fewstep_dataset_open_npz)(
+            runtime,
+            c("examples-c/data/digits8.npz").as_ptr(),
+            c("images").as_ptr(),
+            c("labels").as_ptr(),
+            0.125,
+            -1.0,
+            &mut dataset,
+        );
+        api.ok(status);
+        for (name, objective, weight) in [
+            ("output", FEWSTEP_OBJECTIVE_OUTPUT, FEWSTEP_WEIGHT_V),
+            ("denoise", FEWSTEP_OBJECTIVE_DENOISE, FEWSTEP_WEIGHT_V),
+            ("teacher_forced", FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_WEIGHT_STATE),
+            ("on_policy", FEWSTEP_OBJECTIVE_ON_POLICY, FEWSTEP_WEIGHT_STATE),
+        ] {
+            let student = student(&api, runtime, teacher);
+            let term = term(objective, weight);
+            let mut o = api.trainer_options(&term);
+            (o.steps, o.substeps, o.cache_size, o.batch, o.total_steps, o.learning_rate) = (2, 4, 2048, 32, 500, 2e-3);
+            let mut trainer = null_mut();
+            api.ok((api.fewstep_trainer_create)(runtime, student, teacher, dataset, &o, &mut trainer));
+            let error = |trainer| {
+                if name.len() > 7 {
+                    let mut model = null_mut();
+                    api.ok((api.fewstep_trainer_snapshot)(trainer, FEWSTEP_WEIGHTS_RAW, &mut model));
+                    let e = endpoint(&api, runtime, model, &reference);
+                    api.ok((api.fewstep_model_destroy)(model));
+                    return e;
+                }
+                // Other draws of images, noises and timesteps than training's: the mean over 8 batches.
+                let mut report: fewstep_step_report = std::mem::zeroed();
+                report.struct_size = size_of::<fewstep_step_report>() as u32;
+                (0..8)
+                    .map(|seed| {
+                        api.ok((api.fewstep_trainer_evaluate)(trainer, 1000 + seed, &mut report));
+                        f64::from(report.loss)
+                    })
+                    .sum::<f64>()
+                    / 8.0
+            };
+            let before = error(trainer);
+            api.ok((api.fewstep_trainer_train)(trainer, 500, None, null_mut(), null()));
+            let after = error(trainer);
+            println!("{name}: held-out error {before:.4} before, {after:.4} after 500 steps");
+            assert!(after <= 0.5 * before, "{name}: {before} -> {after}");
+            api.ok((api.fewstep_trainer_destroy)(trainer));
+            api.ok((api.fewstep_model_destroy)(student));
+        }
+        api.ok((api.fewstep_dataset_destroy)(dataset));
+        api.ok((api.fewstep_model_destroy)(teacher));
+        api.ok((api.fewstep_runtime_destroy)(runtime));
+    }
+}
