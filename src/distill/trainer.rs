@@ -114,6 +114,14 @@ impl TrainerOptions {
         if self.terms.iter().any(|t| t.objective.needs_cache()) && (self.pairs.is_empty() || self.cache_size == 0 || self.substeps == 0) {
             return Err(Error::invalid("trajectory objectives need a grid of step pairs, teacher sub-steps and a cache of at least one trajectory"));
         }
+        let rows = (self.pairs.len() + 1).checked_mul(self.cache_size);
+        if rows.is_none_or(|r| r > i32::MAX as usize) {
+            return Err(Error::invalid(format!(
+                "cache_size is {}; a cache of {} states each must have fewer than 2^31 states",
+                self.cache_size,
+                self.pairs.len() + 1
+            )));
+        }
         Ok(())
     }
 

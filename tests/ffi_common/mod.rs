@@ -19,7 +19,7 @@ use std::ptr::{null, null_mut};
 macro_rules! api {
     ($($name:ident($($t:ty),*) -> $r:ty;)*) => {
         /// Every function of the header.
-        pub struct Api { $(pub $name: unsafe extern "C" fn($($t),*) -> $r,)* library: Library }
+        pub struct Api { $(pub $name: unsafe extern "C" fn($($t),*) -> $r,)* pub library: Library }
         /// Their names, in the header's order.
         pub const NAMES: &[&str] = &[$(stringify!($name)),*];
         impl Api {
@@ -89,10 +89,10 @@ api! {
     fewstep_save_image_grid(*const c_char, *const fewstep_grid_row, usize, usize, u32, u32, u32, u32) -> i32;
 }
 
-/// `cargo test` builds the package's cdylib beside the rlib that this test links: target/<profile>/libfewstep.so.
+/// `cargo test` builds the package's cdylib where it builds this test: target/<profile>/deps. (The one a folder above is of the last `cargo build`.)
 fn library_path() -> PathBuf {
     let exe = std::env::current_exe().expect("test executable");
-    exe.parent().and_then(|deps| deps.parent()).expect("target folder").join("libfewstep.so")
+    exe.with_file_name("libfewstep.so")
 }
 
 /// A small class-conditional model with attention.

@@ -1,0 +1,254 @@
+//! The library as a plugin: load, use, unload; threads, callbacks, cancel, struct sizes, stepping.
+
+mod ffi_common;
+
+use fewstep::ffi::callback::*;
+
+use fewstep::ffi::runtime::*;
+use fewstep::ffi::sampler_options::*;
+use fewstep::ffi::trainer::*;
+use fewstep::ffi::trainer_options::*;
+use ffi_common::{Api, TINY, c, term};
+use std::ffi::c_void;
+use std::ptr::{null, null_mut};
+use std::sync::Mutex;
+
+/// Tests that count the process's threads must not run beside tests that start some.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+fn worker_threads() -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("tasks");
+    tasks.filter(|t| t.as_ref().is_ok_and(|t| std::fs::read_to_string(t.path().join("comm")).is_ok_and(|name| name.starts_with("fewstep")))).count()
+}
+
+fn dataset(api: &Api, runtime: *const fewstep_runtime) -> *mut fewstep::ffi::dataset::fewstep_dataset {
+    let mut out = null_mut();
+    // SAFETY: valid pointers.
+    let status = unsafe {
+        (api.fewstep_dataset_open_npz)(runtime, c("examples-c/data/digits8.npz").as_ptr(), c("images").as_ptr(), c("labels").as_ptr(), 0.125, -1.0, &mut out)
+    };
+    api.ok(status);
+    out
+}
+
+#[test]
+fn loads_trains_and_unloads_twenty_times() {
+    let _alone = alone();
+    for _ in 0..20 {
+        let api = Api::load();
+        let runtime = api.runtime(3);
+        // A thread gives itself its name once it runs.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while worker_threads() != 2 && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        assert_eq!(worker_threads(), 2);
+        let model = api.model(runtime, 1);
+        let data = dataset(&api, runtime);
+        let term = term(FEWSTEP_OBJECTIVE_DENOISE, FEWSTEP_WEIGHT_SNR);
+        let mut options = api.trainer_options(&term);
+        options.batch = 4;
+        let mut trainer = null_mut();
+        // SAFETY: valid pointers; each handle is destroyed once, the parents first: children keep them alive.
+        unsafe {
+            api.ok((api.fewstep_trainer_create)(runtime, model, null(), data, &options, &mut trainer));
+            api.ok((api.fewstep_runtime_destroy)(runtime));
+            api.ok((api.fewstep_dataset_destroy)(data));
+            api.ok((api.fewstep_trainer_step)(trainer, null_mut()));
+            api.ok((api.fewstep_model_destroy)(model));
+            api.ok((api.fewstep_trainer_destroy)(trainer));
+        }
+        assert_eq!(worker_threads(), 0, "the last child joins the workers");
+        api.library.close().expect("dlclose");
+    }
+}
+
+#[test]
+fn a_sample_depends_on_seed_and_index_alone() {
+    let _alone = alone();
+    let api = Api::load();
+    let runtime = api.runtime(2);
+    let model = api.model(runtime, 3);
+    let all = api.sample(runtime, model, &api.sampler_options(3, 8), 11, 0, -1);
+    let image = all.len() / 8;
+    for (batch, first) in [(1u32, 5u32), (3, 2), (8, 0), (2, 6)] {
+        let part = api.sample(runtime, model, &api.sampler_options(3, batch), 11, first, -1);
+        assert!(part == all[first as usize * image..][..part.len()], "batch {batch} from {first}");
+    }
+    // Any split of the run, inside evaluations too.
+    for budget in [0, 1, 50, 700] {
+        assert!(api.sample(runtime, model, &api.sampler_options(3, 8), 11, 0, budget) == all, "budget {budget} us");
+    }
+    // The noise that the run starts from can be asked for.
+    // SAFETY: valid pointers.
+    unsafe {
+        let mut sampler = null_mut();
+        api.ok((api.fewstep_sampler_create)(runtime, model, &api.sampler_options(3, 3), &mut sampler));
+        let mut noise = vec![0f32; 5 * image];
+        api.ok((api.fewstep_sampler_noise)(sampler, 11, 2, 5, noise.as_mut_ptr(), noise.len()));
+        let mut one = vec![0f32; image];
+        api.ok((api.fewstep_sampler_noise)(sampler, 11, 4, 1, one.as_mut_ptr(), image));
+        assert!(one == noise[2 * image..3 * image]);
+        api.ok((api.fewstep_sampler_destroy)(sampler));
+        api.ok((api.fewstep_model_destroy)(model));
+        api.ok((api.fewstep_runtime_destroy)(runtime));
+    }
+}
+
+struct Nosy<'a> {
+    api: &'a Api,
+    trainer: *mut fewstep_trainer,
+    statuses: Vec<i32>,
+    thread: std::thread::ThreadId,
+}
+
+/// Re-enters and destroys the handle that is running: both must answer STATE.
+unsafe extern "C" fn nosy(user: *mut c_void, progress: *const fewstep_progress) -> i32 {
+    // SAFETY: `user` is the test's Nosy, `progress` is valid for the call.
+    unsafe {
+        let nosy = &mut *user.cast::<Nosy>();
+        assert_eq!(nosy.thread, std::thread::current().id());
+        nosy.statuses.push((nosy.api.fewstep_trainer_step)(nosy.trainer, null_mut()));
+        nosy.statuses.push((nosy.api.fewstep_trainer_destroy)(nosy.trainer));
+        i32::from((*progress).done >= 2) // non-zero cancels
+    }
+}
+
+#[test]
+fn callbacks_cannot_re_enter_and_can_cancel() {
+    let _alone = alone();
+    let api = Api::load();
+    let runtime = api.runtime(2);
+    let model = api.model(runtime, 1);
+    let data = dataset(&api, runtime);
+    let term = term(FEWSTEP_OBJECTIVE_DENOISE, FEWSTEP_WEIGHT_SNR);
+    let mut options = api.trainer_options(&term);
+    options.batch = 4;
+    // SAFETY: valid pointers throughout.
+    unsafe {
+        let mut trainer = null_mut();
+        api.ok((api.fewstep_trainer_create)(runtime, model, null(), data, &options, &mut trainer));
+        let mut nosy_state = Nosy { api: &api, trainer, statuses: vec![], thread: std::thread::current().id() };
+        let status = (api.fewstep_trainer_train)(trainer, 100, Some(nosy), (&raw mut nosy_state).cast(), null());
+        assert_eq!(status, 12, "{}", api.last_error());
+        assert!(nosy_state.statuses.len() >= 4 && nosy_state.statuses.iter().all(|s| *s == 14), "{:?}", nosy_state.statuses);
+        // Still usable.
+        api.ok((api.fewstep_trainer_step)(trainer, null_mut()));
+        // A token cancelled from another thread, in the middle of a long run.
+        let mut token = null_mut();
+        api.ok((api.fewstep_cancel_token_create)(&mut token));
+        let (address, cancel) = (token as usize, api.fewstep_cancel_token_cancel);
+        let other = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(30));
+            cancel(address as *const _)
+        });
+        assert_eq!((api.fewstep_trainer_train)(trainer, u64::MAX, None, null_mut(), token), 12);
+        assert_eq!(other.join().expect("thread"), 0);
+        api.ok((api.fewstep_cancel_token_destroy)(token));
+        for status in [
+            (api.fewstep_trainer_destroy)(trainer),
+            (api.fewstep_model_destroy)(model),
+            (api.fewstep_dataset_destroy)(data),
+            (api.fewstep_runtime_destroy)(runtime),
+        ] {
+            api.ok(status);
+        }
+    }
+}
+
+#[test]
+fn struct_sizes_follow_the_rules() {
+    let _alone = alone();
+    let api = Api::load();
+    let runtime = api.runtime(1);
+    let model = api.model(runtime, 1);
+    #[repr(C)]
+    struct Larger {
+        options: fewstep::ffi::sampler_options::fewstep_sampler_options,
+        tail: [u8; 16],
+    }
+    // SAFETY: valid pointers throughout; Larger starts with the options.
+    unsafe {
+        let mut sampler = null_mut();
+        let mut larger = Larger { options: api.sampler_options(2, 1), tail: [0; 16] };
+        larger.options.struct_size = size_of::<Larger>() as u32;
+        api.ok((api.fewstep_sampler_create)(runtime, model, (&raw const larger).cast(), &mut sampler)); // a zero tail of a later version
+        api.ok((api.fewstep_sampler_destroy)(sampler));
+        larger.tail[15] = 1;
+        sampler = null_mut();
+        let status = (api.fewstep_sampler_create)(runtime, model, (&raw const larger).cast(), &mut sampler);
+        api.fails("tail", status, 1, "means nothing to this version"); // something that this version does not know was asked for
+        for size in [0, 4] {
+            larger.options.struct_size = size;
+            let status = (api.fewstep_sampler_create)(runtime, model, (&raw const larger).cast(), &mut sampler);
+            api.fails("struct_size", status, 1, "struct_size");
+        }
+        assert!(sampler.is_null(), "outputs are written only on success");
+        api.ok((api.fewstep_model_destroy)(model));
+        api.ok((api.fewstep_runtime_destroy)(runtime));
+    }
+}
+
+#[test]
+fn one_model_serves_samplers_on_many_threads() {
+    let _alone = alone();
+    let api = Api::load();
+    let runtime = api.runtime(2);
+    let model = api.model(runtime, 9);
+    let expected = api.sample(runtime, model, &api.sampler_options(2, 2), 5, 0, -1);
+    let (r, m, api_ref) = (runtime as usize, model as usize, &api);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..5 {
+                    let images = api_ref.sample(r as *const _, m as *const _, &api_ref.sampler_options(2, 2), 5, 0, -1);
+                    assert!(images == expected);
+                }
+            });
+        }
+    });
+    // SAFETY: each handle is destroyed once.
+    unsafe {
+        api.ok((api.fewstep_model_destroy)(model));
+        api.ok((api.fewstep_runtime_destroy)(runtime));
+    }
+}
+
+#[test]
+fn the_one_call_sample_equals_the_stepwise_one_and_models_round_trip() {
+    let _alone = alone();
+    let api = Api::load();
+    let runtime = api.runtime(2);
+    let model = api.model(runtime, 4);
+    let dir = ffi_common::scratch("roundtrip");
+    let path = dir.join("model");
+    // SAFETY: valid pointers throughout.
+    unsafe {
+        api.ok((api.fewstep_model_save)(model, c(&path.to_string_lossy()).as_ptr()));
+        let again = api.open(runtime, &path.to_string_lossy());
+        let options = api.sampler_options(2, 1);
+        let expected = api.sample(runtime, model, &options, 1, 0, -1);
+        assert!(api.sample(runtime, again, &options, 1, 0, -1) == expected);
+        // From memory.
+        let weights = std::fs::read(path.join("unet/diffusion_pytorch_model.safetensors")).expect("weights");
+        let mut memory = null_mut();
+        api.ok((api.fewstep_model_open_memory)(runtime, c(TINY).as_ptr(), null(), weights.as_ptr().cast(), weights.len(), &mut memory));
+        assert!(api.sample(runtime, memory, &options, 1, 0, -1) == expected);
+        let labels = [0i32];
+        let classes = fewstep_conditioning { kind: FEWSTEP_CONDITIONING_CLASS_LABELS, reserved: 0, data: labels.as_ptr().cast(), count: 1 };
+        let mut begin: fewstep_begin_options = std::mem::zeroed();
+        api.ok((api.fewstep_begin_options_init)(&mut begin));
+        (begin.seed, begin.conditionings, begin.conditioning_count, begin.conditioning_stride) = (1, &classes, 1, size_of::<fewstep_conditioning>());
+        let mut out = vec![0f32; expected.len()];
+        api.ok((api.fewstep_sample)(runtime, model, &options, &begin, out.as_mut_ptr(), out.len()));
+        assert!(out == expected);
+        for m in [memory, again, model] {
+            api.ok((api.fewstep_model_destroy)(m));
+        }
+        api.ok((api.fewstep_runtime_destroy)(runtime));
+    }
+}
