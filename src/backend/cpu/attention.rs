@@ -99,24 +99,28 @@ impl CpuKernel for Forward {
             // SAFETY: no two running chunks share a slot.
             let own = unsafe { scratch.part(slot * e.t * (e.d + 1), e.t * (e.d + 1)) };
             let (keys, scores) = own.split_at_mut(e.t * e.d);
-            vectorised(io.isa, || {
-                e.transpose(k, n, head, e.scale, keys);
-                for a in split(e.t, parts, part) {
-                    row_times(&q[e.row(n, a, head)..][..e.d], keys, scores);
-                    let max = scores.iter().fold(f32::NEG_INFINITY, |m, s| if *s > m { *s } else { m });
-                    scores.iter_mut().for_each(|s| *s = exp(*s - max));
-                    let sum: f32 = scores.iter().sum();
-                    // SAFETY: each (sample, token, head) belongs to one chunk.
-                    let row = unsafe { out.part(e.row(n, a, head), e.d) };
-                    row.fill(0.0);
-                    for (b, p) in scores.iter().enumerate() {
-                        add_scaled(row, *p, &v[e.row(n, b, head)..][..e.d]);
+            vectorised(
+                io.isa,
+                #[inline(always)]
+                || {
+                    e.transpose(k, n, head, e.scale, keys);
+                    for a in split(e.t, parts, part) {
+                        row_times(&q[e.row(n, a, head)..][..e.d], keys, scores);
+                        let max = scores.iter().fold(f32::NEG_INFINITY, |m, s| if *s > m { *s } else { m });
+                        scores.iter_mut().for_each(|s| *s = exp(*s - max));
+                        let sum: f32 = scores.iter().sum();
+                        // SAFETY: each (sample, token, head) belongs to one chunk.
+                        let row = unsafe { out.part(e.row(n, a, head), e.d) };
+                        row.fill(0.0);
+                        for (b, p) in scores.iter().enumerate() {
+                            add_scaled(row, *p, &v[e.row(n, b, head)..][..e.d]);
+                        }
+                        row.iter_mut().for_each(|o| *o /= sum);
+                        // SAFETY: as above.
+                        unsafe { lse.part((n * e.heads + head) * e.t + a, 1)[0] = max + sum.ln() };
                     }
-                    row.iter_mut().for_each(|o| *o /= sum);
-                    // SAFETY: as above.
-                    unsafe { lse.part((n * e.heads + head) * e.t + a, 1)[0] = max + sum.ln() };
-                }
-            });
+                },
+            );
         })
     }
 }
@@ -146,31 +150,35 @@ impl CpuKernel for Backward {
             let (keys, rest) = own.split_at_mut(e.t * e.d);
             let (values, rest) = rest.split_at_mut(e.t * e.d);
             let (p, dp) = rest.split_at_mut(e.t);
-            vectorised(io.isa, || {
-                e.transpose(k, n, head, e.scale, keys);
-                e.transpose(v, n, head, 1.0, values);
-                for b in 0..e.t {
-                    e.own_row(dk, n, b, head).fill(0.0);
-                    e.own_row(dv, n, b, head).fill(0.0);
-                }
-                for a in 0..e.t {
-                    let at = e.row(n, a, head);
-                    let (q, dout, out) = (&q[at..][..e.d], &dout[at..][..e.d], &out[at..][..e.d]);
-                    let lse = lse[(n * e.heads + head) * e.t + a];
-                    row_times(q, keys, p);
-                    p.iter_mut().for_each(|s| *s = exp(*s - lse));
-                    row_times(dout, values, dp);
-                    let mean: f32 = dout.iter().zip(out).map(|(a, b)| a * b).sum();
-                    let dq = e.own_row(dq, n, a, head);
-                    dq.fill(0.0);
+            vectorised(
+                io.isa,
+                #[inline(always)]
+                || {
+                    e.transpose(k, n, head, e.scale, keys);
+                    e.transpose(v, n, head, 1.0, values);
                     for b in 0..e.t {
-                        let ds = e.scale * p[b] * (dp[b] - mean);
-                        add_scaled(dq, ds, &k[e.row(n, b, head)..][..e.d]);
-                        add_scaled(e.own_row(dk, n, b, head), ds, q);
-                        add_scaled(e.own_row(dv, n, b, head), p[b], dout);
+                        e.own_row(dk, n, b, head).fill(0.0);
+                        e.own_row(dv, n, b, head).fill(0.0);
                     }
-                }
-            });
+                    for a in 0..e.t {
+                        let at = e.row(n, a, head);
+                        let (q, dout, out) = (&q[at..][..e.d], &dout[at..][..e.d], &out[at..][..e.d]);
+                        let lse = lse[(n * e.heads + head) * e.t + a];
+                        row_times(q, keys, p);
+                        p.iter_mut().for_each(|s| *s = exp(*s - lse));
+                        row_times(dout, values, dp);
+                        let mean: f32 = dout.iter().zip(out).map(|(a, b)| a * b).sum();
+                        let dq = e.own_row(dq, n, a, head);
+                        dq.fill(0.0);
+                        for b in 0..e.t {
+                            let ds = e.scale * p[b] * (dp[b] - mean);
+                            add_scaled(dq, ds, &k[e.row(n, b, head)..][..e.d]);
+                            add_scaled(e.own_row(dk, n, b, head), ds, q);
+                            add_scaled(e.own_row(dv, n, b, head), p[b], dout);
+                        }
+                    }
+                },
+            );
         })
     }
 }

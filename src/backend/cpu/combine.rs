@@ -33,7 +33,11 @@ impl CpuKernel for CombineKernel {
             for j in 1..io.inputs {
                 let (c, v) = (coef[j - 1], &io.input::<f32>(j)[start..][..out.len()]);
                 if c != 0.0 {
-                    vectorised(io.isa, || out.iter_mut().zip(v).for_each(|(o, x)| *o += c * x));
+                    vectorised(
+                        io.isa,
+                        #[inline(always)]
+                        || out.iter_mut().zip(v).for_each(|(o, x)| *o += c * x),
+                    );
                 }
             }
         })

@@ -39,7 +39,7 @@ pub(super) fn row_grain(width: usize) -> usize {
     width * (GRAIN / width.max(1)).max(1)
 }
 
-/// Dispatches a loop to the instruction set.
+/// Dispatches a loop to the instruction set. Write the closure `#[inline(always)]`: only what is inlined here is compiled with that set.
 pub(super) fn vectorised(isa: Isa, f: impl FnOnce()) {
     isa.dispatch(Dispatched(f));
 }
@@ -51,11 +51,15 @@ impl<F: Fn(f32) -> f32 + Send + Sync> CpuKernel for Map1<F> {
         let x = io.input::<f32>(0);
         for_chunks(io, io.output(0), GRAIN, |start, out| {
             let x = &x[start..][..out.len()];
-            vectorised(io.isa, || {
-                for (o, v) in out.iter_mut().zip(x) {
-                    *o = (self.0)(*v);
-                }
-            });
+            vectorised(
+                io.isa,
+                #[inline(always)]
+                || {
+                    for (o, v) in out.iter_mut().zip(x) {
+                        *o = (self.0)(*v);
+                    }
+                },
+            );
         })
     }
 }
@@ -67,11 +71,15 @@ impl<F: Fn(f32, f32) -> f32 + Send + Sync> CpuKernel for Map2<F> {
         let (a, b) = (io.input::<f32>(0), io.input::<f32>(1));
         for_chunks(io, io.output(0), GRAIN, |start, out| {
             let (a, b) = (&a[start..][..out.len()], &b[start..][..out.len()]);
-            vectorised(io.isa, || {
-                for ((o, x), y) in out.iter_mut().zip(a).zip(b) {
-                    *o = (self.0)(*x, *y);
-                }
-            });
+            vectorised(
+                io.isa,
+                #[inline(always)]
+                || {
+                    for ((o, x), y) in out.iter_mut().zip(a).zip(b) {
+                        *o = (self.0)(*x, *y);
+                    }
+                },
+            );
         })
     }
 }
@@ -176,12 +184,16 @@ impl<F: Fn(f32, f32) -> f32 + Send + Sync> CpuKernel for Broadcast<F> {
                     at_b += rest % self.shape[d] * self.strides[1][d];
                     rest /= self.shape[d];
                 }
-                vectorised(io.isa, || match inner {
-                    [1, 1] => row.iter_mut().zip(&a[at_a..]).zip(&b[at_b..]).for_each(|((o, x), y)| *o = (self.f)(*x, *y)),
-                    [1, _] => row.iter_mut().zip(&a[at_a..]).for_each(|(o, x)| *o = (self.f)(*x, b[at_b])),
-                    [_, 1] => row.iter_mut().zip(&b[at_b..]).for_each(|(o, y)| *o = (self.f)(a[at_a], *y)),
-                    _ => row.fill((self.f)(a[at_a], b[at_b])),
-                });
+                vectorised(
+                    io.isa,
+                    #[inline(always)]
+                    || match inner {
+                        [1, 1] => row.iter_mut().zip(&a[at_a..]).zip(&b[at_b..]).for_each(|((o, x), y)| *o = (self.f)(*x, *y)),
+                        [1, _] => row.iter_mut().zip(&a[at_a..]).for_each(|(o, x)| *o = (self.f)(*x, b[at_b])),
+                        [_, 1] => row.iter_mut().zip(&b[at_b..]).for_each(|(o, y)| *o = (self.f)(a[at_a], *y)),
+                        _ => row.fill((self.f)(a[at_a], b[at_b])),
+                    },
+                );
             }
         })
     }

@@ -55,6 +55,7 @@ pub(super) fn forward(op: &GroupNorm, x: &TensorType) -> Box<dyn CpuKernel> {
 
 impl Forward {
     /// Sum and centred sum of squares of every (block, group): the second look at the block's rows is in L1.
+    #[inline(always)] // into the function that has the instruction set
     fn block_statistics(&self, x: &[f32], column: &mut [f32], out: &mut [f32]) {
         let e = &self.extent;
         let (cg, rows) = (e.c / e.groups, x.len() / e.c);
@@ -108,7 +109,11 @@ impl CpuKernel for Forward {
             let (_, range) = e.range(chunk);
             // SAFETY: each chunk has its own part of both.
             let (out, column) = unsafe { (shared_parts.part(chunk * 2 * e.groups, 2 * e.groups), shared_columns.part(chunk * 2 * e.c, 2 * e.c)) };
-            vectorised(io.isa, || self.block_statistics(&x[range], column, out));
+            vectorised(
+                io.isa,
+                #[inline(always)]
+                || self.block_statistics(&x[range], column, out),
+            );
         })?;
         // y = x * scale[n, c] + shift[n, c]
         let cg = e.c / e.groups;
@@ -132,14 +137,18 @@ impl CpuKernel for Forward {
             let (scale, shift) = columns[n * 2 * e.c..][..2 * e.c].split_at(e.c);
             // SAFETY: each chunk has its own rows.
             let y = unsafe { y.part(range.start, range.len()) };
-            vectorised(io.isa, || {
-                for (y, x) in y.chunks_exact_mut(e.c).zip(x[range].chunks_exact(e.c)) {
-                    for (((y, x), a), b) in y.iter_mut().zip(x).zip(scale).zip(shift) {
-                        let v = x * a + b;
-                        *y = if self.silu { v * sigmoid(v) } else { v };
+            vectorised(
+                io.isa,
+                #[inline(always)]
+                || {
+                    for (y, x) in y.chunks_exact_mut(e.c).zip(x[range].chunks_exact(e.c)) {
+                        for (((y, x), a), b) in y.iter_mut().zip(x).zip(scale).zip(shift) {
+                            let v = x * a + b;
+                            *y = if self.silu { v * sigmoid(v) } else { v };
+                        }
                     }
-                }
-            });
+                },
+            );
         })
     }
 }
@@ -175,13 +184,17 @@ fn before_activation(silu: bool, x: f32, dy: f32, mean: f32, rstd: f32, gamma: f
 
 impl Backward {
     /// Sums over a block's rows of d and d * xhat for every channel.
+    #[inline(always)] // into the function that has the instruction set
     fn block_sums(&self, x: &[f32], dy: &[f32], p: &Channels, out: &mut [f32]) {
         let c = self.extent.c;
         out.fill(0.0);
         let (d_sum, dx_sum) = out.split_at_mut(c);
+        // Slices of one known length: no bounds check is left in the inner loop, so that it vectorises.
+        let (mean, rstd, gamma, beta) = (&p.mean[..c], &p.rstd[..c], &p.gamma[..c], &p.beta[..c]);
+        let (d_sum, dx_sum) = (&mut d_sum[..c], &mut dx_sum[..c]);
         for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(c)) {
             for i in 0..c {
-                let (d, hat) = before_activation(self.silu, x[i], dy[i], p.mean[i], p.rstd[i], p.gamma[i], p.beta[i]);
+                let (d, hat) = before_activation(self.silu, x[i], dy[i], mean[i], rstd[i], gamma[i], beta[i]);
                 d_sum[i] += d;
                 dx_sum[i] += d * hat;
             }
@@ -215,24 +228,33 @@ impl CpuKernel for Backward {
             let p = Channels { mean: &look[n * 4 * c..][..c], rstd: &look[n * 4 * c + c..][..c], gamma, beta };
             // SAFETY: each chunk has its own sums.
             let out = unsafe { shared.part(chunk * 2 * c, 2 * c) };
-            vectorised(io.isa, || self.block_sums(&x[range.clone()], &dy[range], &p, out));
+            vectorised(
+                io.isa,
+                #[inline(always)]
+                || self.block_sums(&x[range.clone()], &dy[range], &p, out),
+            );
         })?;
         self.merge(sums, columns, gamma, io.output(1), io.output(2));
         let (dx, columns) = (io.shared_output::<f32>(0), &*columns);
         io.pool.run(e.n * blocks, &|chunk| {
             let (n, range) = e.range(chunk);
             let per = &columns[n * 4 * c..][..4 * c];
-            let (mean, rstd, s1, s2) = (&per[..c], &per[c..2 * c], &per[2 * c..3 * c], &per[3 * c..]);
+            let (mean, rstd, s1, s2) = (&per[..c], &per[c..][..c], &per[2 * c..][..c], &per[3 * c..][..c]);
+            let (gamma, beta) = (&gamma[..c], &beta[..c]);
             // SAFETY: each chunk has its own rows.
             let dx = unsafe { dx.part(range.start, range.len()) };
-            vectorised(io.isa, || {
-                for ((dx, x), dy) in dx.chunks_exact_mut(c).zip(x[range.clone()].chunks_exact(c)).zip(dy[range].chunks_exact(c)) {
-                    for i in 0..c {
-                        let (d, hat) = before_activation(self.silu, x[i], dy[i], mean[i], rstd[i], gamma[i], beta[i]);
-                        dx[i] = rstd[i] * (d * gamma[i] - s1[i] - hat * s2[i]);
+            vectorised(
+                io.isa,
+                #[inline(always)]
+                || {
+                    for ((dx, x), dy) in dx.chunks_exact_mut(c).zip(x[range.clone()].chunks_exact(c)).zip(dy[range].chunks_exact(c)) {
+                        for i in 0..c {
+                            let (d, hat) = before_activation(self.silu, x[i], dy[i], mean[i], rstd[i], gamma[i], beta[i]);
+                            dx[i] = rstd[i] * (d * gamma[i] - s1[i] - hat * s2[i]);
+                        }
                     }
-                }
-            });
+                },
+            );
         })
     }
 }

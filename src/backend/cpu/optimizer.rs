@@ -92,14 +92,18 @@ impl CpuKernel for AdamWKernel {
             // SAFETY: each piece of each state belongs to one chunk; the three states are different storages.
             let (p, m, v) = unsafe { (state(0).part(start, len), state(1).part(start, len), state(2).part(start, len)) };
             let g = &io.input::<f32>(AdamW::HEAD + 4 * tensor + 3)[start..start + len];
-            vectorised(io.isa, || {
-                for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
-                    let g = g * scale;
-                    *m = *m * b1 + g * r1;
-                    *v = *v * b2 + g * g * r2;
-                    *p = *p * keep - rate * *m / (v.sqrt() * root + eps);
-                }
-            });
+            vectorised(
+                io.isa,
+                #[inline(always)]
+                || {
+                    for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
+                        let g = g * scale;
+                        *m = *m * b1 + g * r1;
+                        *v = *v * b2 + g * g * r2;
+                        *p = *p * keep - rate * *m / (v.sqrt() * root + eps);
+                    }
+                },
+            );
         })
     }
 }
@@ -121,7 +125,11 @@ impl CpuKernel for EmaKernel {
             // SAFETY: each piece belongs to one chunk.
             let average = unsafe { io.shared_output::<f32>(tensor).part(start, len) };
             let p = &io.input::<f32>(Ema::HEAD + 2 * tensor + 1)[start..start + len];
-            vectorised(io.isa, || average.iter_mut().zip(p).for_each(|(a, p)| *a += (1.0 - decay) * (p - *a)));
+            vectorised(
+                io.isa,
+                #[inline(always)]
+                || average.iter_mut().zip(p).for_each(|(a, p)| *a += (1.0 - decay) * (p - *a)),
+            );
         })
     }
 }

@@ -53,7 +53,11 @@ impl CpuKernel for Sum {
                 return;
             }
             sum.fill(0.0);
-            vectorised(io.isa, || x.chunks_exact(self.inner).for_each(|row| sum.iter_mut().zip(row).for_each(|(s, v)| *s += v)));
+            vectorised(
+                io.isa,
+                #[inline(always)]
+                || x.chunks_exact(self.inner).for_each(|row| sum.iter_mut().zip(row).for_each(|(s, v)| *s += v)),
+            );
         })?;
         for (i, out) in io.output::<f32>(0).iter_mut().enumerate() {
             let (o, c) = (i / self.inner, i % self.inner);
