@@ -1344,12 +1344,12 @@ FEWSTEP_API
 fewstep_status fewstep_runtime_destroy(fewstep_runtime *runtime);
 
 /**
- * Opens a diffusers model folder: a pipeline's (with `unet/` and `scheduler/`), or a flat one. `path` is UTF-8. Oddities, such as unknown keys of a
- * config, go to the runtime's log.
+ * Opens a diffusers model folder, a pipeline's (with `unet/` and `scheduler/`) or a flat one, or a file of fewstep_model_save_file. `path` is UTF-8.
+ * Oddities, such as unknown keys of a config, go to the runtime's log.
  *
  * The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call.
  * Returns OK, INVALID_ARGUMENT, NOT_FOUND (no such file or tensor), IO, CORRUPT_FILE, SHAPE (a tensor of the wrong shape), UNSUPPORTED (another model
- * class or option), NUMERIC (weights that are not finite) or OUT_OF_MEMORY.
+ * class or option), VERSION_MISMATCH (a file of a later fewstep), NUMERIC (weights that are not finite) or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_model_open(const fewstep_runtime *runtime,
@@ -1357,7 +1357,14 @@ fewstep_status fewstep_model_open(const fewstep_runtime *runtime,
                                   fewstep_model **out);
 
 /**
- * The same from memory: the texts of `config.json` and `scheduler_config.json` (NULL for diffusers' defaults) and the bytes of the safetensors file.
+ * The same from the bytes of a file of fewstep_model_save_file, which are copied: for models that ship inside another file.
+ *
+ * Ownership, threads and codes as fewstep_model_open.
+ */
+FEWSTEP_API fewstep_status fewstep_model_open_buffer(const fewstep_runtime *runtime, const void *data, size_t size, fewstep_model **out);
+
+/**
+ * The same from the files of a diffusers folder in memory: the texts of `config.json` and `scheduler_config.json` (NULL for diffusers' defaults) and the bytes of the safetensors file.
  * Everything is copied.
  *
  * Ownership, threads and codes as fewstep_model_open.
@@ -1406,12 +1413,23 @@ fewstep_status fewstep_model_derive_student(const fewstep_runtime *runtime,
  * Saves a model as a diffusers folder that `DDIMPipeline.from_pretrained` opens and fewstep_model_open reads back. The folder is created; each file
  * appears whole or not at all. `path` is UTF-8.
  *
- * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a grid that diffusers cannot express), IO,
+ * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a grid that diffusers cannot express: use
+ * fewstep_model_save_file), IO,
  * NOT_FOUND or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_model_save(const fewstep_model *model,
                                   const char *path);
+
+/**
+ * Saves a model as one file, whatever its grid: safetensors with the configs in its metadata, which fewstep_model_open and fewstep_model_open_buffer
+ * read back. It appears whole or not at all. `path` is UTF-8.
+ *
+ * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_model_save_file(const fewstep_model *model,
+                                       const char *path);
 
 /**
  * Fills `*out`, whose struct_size the caller has set.

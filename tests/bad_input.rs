@@ -17,6 +17,7 @@ const UNSUPPORTED: i32 = 3;
 const NOT_FOUND: i32 = 4;
 const IO: i32 = 5;
 const CORRUPT: i32 = 6;
+const VERSION_MISMATCH: i32 = 7;
 const NUMERIC: i32 = 13;
 const STATE: i32 = 14;
 
@@ -47,11 +48,13 @@ fn null_everywhere() {
         fewstep_runtime_create(null(), null_mut()) => INVALID;
         fewstep_runtime_destroy(null_mut()) => 0;
         fewstep_model_open(null(), null(), null_mut()) => INVALID;
+        fewstep_model_open_buffer(null(), null(), 0, null_mut()) => INVALID;
         fewstep_model_open_memory(null(), null(), null(), null(), 0, null_mut()) => INVALID;
         fewstep_model_create(null(), null(), null(), 0, null_mut()) => INVALID;
         fewstep_student_options_init(null_mut()) => INVALID;
         fewstep_model_derive_student(null(), null(), null(), null_mut()) => INVALID;
         fewstep_model_save(null(), null()) => INVALID;
+        fewstep_model_save_file(null(), null()) => INVALID;
         fewstep_model_get_info(null(), null_mut()) => INVALID;
         fewstep_model_pairs(null(), null_mut(), 0, null_mut()) => INVALID;
         fewstep_model_destroy(null_mut()) => 0;
@@ -262,6 +265,46 @@ fn files() {
     assert!(found == IO || found == NOT_FOUND, "{found}: {}", f.api.last_error());
     assert!(f.api.last_error().contains("file"));
     f.api.ok(f.open_and_close(&good));
+}
+
+/// The same for models of one file, from disk and from memory.
+#[test]
+fn model_files() {
+    let f = Fixture::new();
+    let dir = scratch("model_files");
+    let path = dir.join("model.safetensors");
+    // SAFETY: valid pointers.
+    f.api.ok(unsafe { (f.api.fewstep_model_save_file)(f.model, c(&path.to_string_lossy()).as_ptr()) });
+    f.api.ok(f.open_and_close(&path));
+    let good = std::fs::read(&path).expect("saved");
+    let weights_only = {
+        f.api.ok(f.save(&dir.join("folder")));
+        std::fs::read(dir.join("folder/unet/diffusion_pytorch_model.safetensors")).expect("weights")
+    };
+    let mut later = good.clone();
+    let version = later.windows(20).position(|w| w == b"\"fewstep.model\":\"1\"," || w == b"\"fewstep.model\":\"1\"}").expect("in the header");
+    later[version + 17] = b'7';
+    for (row, bytes, status, names) in [
+        ("truncated", &good[..good.len() - 10], CORRUPT, "truncated"),
+        ("cut in the header", &good[..40], CORRUPT, "header"),
+        ("empty", &[], CORRUPT, "too short"),
+        ("weights alone", &weights_only, UNSUPPORTED, "diffusers folder"),
+        ("a later version", &later, VERSION_MISMATCH, "\"7\""),
+    ] {
+        let bad = dir.join("bad.safetensors");
+        std::fs::write(&bad, bytes).expect("file");
+        let found = f.open(&bad);
+        f.api.fails(row, found, status, names);
+        f.api.fails(row, found, status, "bad.safetensors");
+        let mut out = null_mut();
+        // SAFETY: valid pointers.
+        let found = unsafe { (f.api.fewstep_model_open_buffer)(f.runtime, bytes.as_ptr().cast(), bytes.len(), &mut out) };
+        assert!(out.is_null());
+        f.api.fails(row, found, status, "memory");
+    }
+    // SAFETY: valid pointers.
+    let found = unsafe { (f.api.fewstep_model_save_file)(f.model, c(&dir.join("nowhere/m").to_string_lossy()).as_ptr()) };
+    f.api.fails("no folder", found, NOT_FOUND, "nowhere");
 }
 
 impl Fixture {

@@ -3,6 +3,7 @@
 mod ffi_common;
 
 use fewstep::ffi::callback::*;
+use fewstep::ffi::model::*;
 
 use fewstep::ffi::runtime::*;
 use fewstep::ffi::sampler_options::*;
@@ -247,6 +248,46 @@ fn the_one_call_sample_equals_the_stepwise_one_and_models_round_trip() {
         api.ok((api.fewstep_sample)(runtime, model, &options, &begin, out.as_mut_ptr(), out.len()));
         assert!(out == expected);
         for m in [memory, again, model] {
+            api.ok((api.fewstep_model_destroy)(m));
+        }
+        api.ok((api.fewstep_runtime_destroy)(runtime));
+    }
+}
+
+#[test]
+fn a_grid_of_its_own_needs_the_one_file_form() {
+    let api = Api::load();
+    let runtime = api.runtime(1);
+    let teacher = api.model(runtime, 0);
+    let dir = ffi_common::scratch("own_grid");
+    let (folder, file) = (c(&dir.join("folder").to_string_lossy()), c(&dir.join("student.safetensors").to_string_lossy()));
+    let pairs = [fewstep_step_pair { t: 999, t_next: 700 }, fewstep_step_pair { t: 700, t_next: 100 }, fewstep_step_pair { t: 100, t_next: -1 }];
+    // SAFETY: valid pointers throughout.
+    unsafe {
+        let mut options: fewstep_student_options = std::mem::zeroed();
+        api.ok((api.fewstep_student_options_init)(&mut options));
+        (options.pairs, options.pair_count) = (pairs.as_ptr(), pairs.len());
+        let mut student = null_mut();
+        api.ok((api.fewstep_model_derive_student)(runtime, teacher, &options, &mut student));
+        let found = (api.fewstep_model_save)(student, folder.as_ptr());
+        api.fails("folder", found, 3, "fewstep_model_save_file");
+        assert!(!dir.join("folder").exists());
+        api.ok((api.fewstep_model_save_file)(student, file.as_ptr()));
+        let bytes = std::fs::read(dir.join("student.safetensors")).expect("saved");
+        let (mut buffered, opened) = (null_mut(), api.open(runtime, &dir.join("student.safetensors").to_string_lossy()));
+        api.ok((api.fewstep_model_open_buffer)(runtime, bytes.as_ptr().cast(), bytes.len(), &mut buffered));
+        drop(bytes); // copied
+        let mut options = api.sampler_options(0, 1);
+        options.kind = FEWSTEP_SAMPLER_FROM_MODEL;
+        let expected = api.sample(runtime, student, &options, 1, 0, -1);
+        for again in [opened, buffered] {
+            let (mut found, mut count) = ([fewstep_step_pair { t: 0, t_next: 0 }; 3], 0);
+            api.ok((api.fewstep_model_pairs)(again, found.as_mut_ptr(), found.len(), &mut count));
+            assert!(found == pairs && count == pairs.len());
+            assert!(api.sample(runtime, again, &options, 1, 0, -1) == expected);
+            api.ok((api.fewstep_model_destroy)(again));
+        }
+        for m in [student, teacher] {
             api.ok((api.fewstep_model_destroy)(m));
         }
         api.ok((api.fewstep_runtime_destroy)(runtime));

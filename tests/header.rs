@@ -1,6 +1,6 @@
 //! include/fewstep.h is what the sources say, and compiles in every language that includes it.
 //!
-//! `FEWSTEP_UPDATE_HEADER=1 cargo test --test header` (or `make header`) writes it anew.
+//! `make header` writes it anew.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,7 +37,7 @@ fn the_header_is_generated() {
     let committed = std::fs::read_to_string(header()).expect("include/fewstep.h");
     if text != committed {
         let line = text.lines().zip(committed.lines()).position(|(a, b)| a != b).map_or(0, |i| i + 1);
-        panic!("include/fewstep.h differs from src/ffi from line {line} on; run FEWSTEP_UPDATE_HEADER=1 cargo test --test header");
+        panic!("include/fewstep.h differs from src/ffi from line {line} on; run make header");
     }
 }
 

@@ -239,12 +239,12 @@ unsafe fn student_options(options: &fewstep_student_options, train: usize) -> Re
     })
 }
 
-/// Opens a diffusers model folder: a pipeline's (with `unet/` and `scheduler/`), or a flat one. `path` is UTF-8. Oddities, such as unknown keys of a
-/// config, go to the runtime's log.
+/// Opens a diffusers model folder, a pipeline's (with `unet/` and `scheduler/`) or a flat one, or a file of fewstep_model_save_file. `path` is UTF-8.
+/// Oddities, such as unknown keys of a config, go to the runtime's log.
 ///
 /// The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call.
 /// Returns OK, INVALID_ARGUMENT, NOT_FOUND (no such file or tensor), IO, CORRUPT_FILE, SHAPE (a tensor of the wrong shape), UNSUPPORTED (another model
-/// class or option), NUMERIC (weights that are not finite) or OUT_OF_MEMORY.
+/// class or option), VERSION_MISMATCH (a file of a later fewstep), NUMERIC (weights that are not finite) or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_model_open(runtime: *const fewstep_runtime, path: *const c_char, out: *mut *mut fewstep_model) -> fewstep_status {
     // SAFETY: every pointer is NULL or valid by the header's contract.
@@ -255,7 +255,28 @@ pub unsafe extern "C" fn fewstep_model_open(runtime: *const fewstep_runtime, pat
     })
 }
 
-/// The same from memory: the texts of `config.json` and `scheduler_config.json` (NULL for diffusers' defaults) and the bytes of the safetensors file.
+/// The same from the bytes of a file of fewstep_model_save_file, which are copied: for models that ship inside another file.
+///
+/// Ownership, threads and codes as fewstep_model_open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_model_open_buffer(
+    runtime: *const fewstep_runtime,
+    data: *const c_void,
+    size: usize,
+    out: *mut *mut fewstep_model,
+) -> fewstep_status {
+    // SAFETY: every pointer is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let runtime = share(runtime)?;
+        if data.is_null() {
+            return Err(super::boundary::null("data"));
+        }
+        let bytes = slice(data.cast::<u8>(), size, "data")?;
+        create(out, || Ok(ModelHandle::new(runtime.clone(), Model::from_bytes(bytes)?)))
+    })
+}
+
+/// The same from the files of a diffusers folder in memory: the texts of `config.json` and `scheduler_config.json` (NULL for diffusers' defaults) and the bytes of the safetensors file.
 /// Everything is copied.
 ///
 /// Ownership, threads and codes as fewstep_model_open.
@@ -337,7 +358,8 @@ pub unsafe extern "C" fn fewstep_model_derive_student(
 /// Saves a model as a diffusers folder that `DDIMPipeline.from_pretrained` opens and fewstep_model_open reads back. The folder is created; each file
 /// appears whole or not at all. `path` is UTF-8.
 ///
-/// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a grid that diffusers cannot express), IO,
+/// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a grid that diffusers cannot express: use
+/// fewstep_model_save_file), IO,
 /// NOT_FOUND or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_model_save(model: *const fewstep_model, path: *const c_char) -> fewstep_status {
@@ -345,6 +367,19 @@ pub unsafe extern "C" fn fewstep_model_save(model: *const fewstep_model, path: *
     ffi_boundary(|| unsafe {
         let model = share(model)?;
         model.model.save(self::path(path, "path")?)
+    })
+}
+
+/// Saves a model as one file, whatever its grid: safetensors with the configs in its metadata, which fewstep_model_open and fewstep_model_open_buffer
+/// read back. It appears whole or not at all. `path` is UTF-8.
+///
+/// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_model_save_file(model: *const fewstep_model, path: *const c_char) -> fewstep_status {
+    // SAFETY: both are NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let model = share(model)?;
+        model.model.save_file(self::path(path, "path")?)
     })
 }
 

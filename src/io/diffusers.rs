@@ -87,7 +87,7 @@ fn find_weights(unet: &Path) -> Result<PathBuf> {
 
 /// A diffusers model in memory.
 #[derive(Debug)]
-pub struct ModelFolder {
+pub struct ModelFiles {
     /// The U-Net's configuration, valid.
     pub config: UNetConfig,
     /// Its tensors, under diffusers' present names.
@@ -98,31 +98,49 @@ pub struct ModelFolder {
     pub fewstep: Option<Value>,
 }
 
-impl ModelFolder {
+impl ModelFiles {
     /// Reads a model from a pipeline's folder, a flat folder, or the `unet` folder of a pipeline.
     pub fn open(folder: &Path) -> Result<Self> {
         let paths = ModelPaths::find(folder)?;
-        // The small files first: a wrong config should not cost the reading of the weights.
-        let config = UNetConfig::parse(&file::read_text(&paths.config)?, &paths.config.display().to_string())?;
         let read = |path: &PathBuf| Ok((file::read_text(path)?, path.display().to_string()));
-        let scheduler = paths.scheduler.as_ref().map(read).transpose()?;
-        let scheduler = scheduler.map(|(text, name)| SchedulerConfig::parse(&text, &name)).transpose()?;
-        let fewstep = paths.fewstep.as_ref().map(read).transpose()?;
-        let fewstep = fewstep.map(|(text, name)| json::parse(&text, &name)).transpose()?;
-        let mut tensors = TensorFile::open(&paths.weights)?;
-        tensors.normalise_names()?;
-        Ok(Self { config, tensors, scheduler, fewstep })
+        let (config, scheduler, fewstep) =
+            (read(&paths.config)?, paths.scheduler.as_ref().map(read).transpose()?, paths.fewstep.as_ref().map(read).transpose()?);
+        // The small files first: a wrong config should not cost the reading of the weights.
+        UNetConfig::parse(&config.0, &config.1)?;
+        let tensors = TensorFile::open(&paths.weights)?;
+        fn named((text, name): &(String, String)) -> (&str, String) {
+            (text, name.clone())
+        }
+        Self::parse(&ModelTexts { config: named(&config), scheduler: scheduler.as_ref().map(named), fewstep: fewstep.as_ref().map(named) }, tensors)
     }
 
     /// Reads a model whose files lie in memory.
     pub fn from_memory(config: &str, weights: &[u8], scheduler: Option<&str>, fewstep: Option<&str>) -> Result<Self> {
-        let config = UNetConfig::parse(config, CONFIG)?;
-        let scheduler = scheduler.map(|text| SchedulerConfig::parse(text, SCHEDULER)).transpose()?;
-        let fewstep = fewstep.map(|text| json::parse(text, FEWSTEP)).transpose()?;
-        let mut tensors = TensorFile::from_bytes(weights, WEIGHTS)?;
+        fn named<'a>(text: Option<&'a str>, name: &str) -> Option<(&'a str, String)> {
+            text.map(|text| (text, name.to_string()))
+        }
+        let texts = ModelTexts { config: (config, CONFIG.to_string()), scheduler: named(scheduler, SCHEDULER), fewstep: named(fewstep, FEWSTEP) };
+        Self::parse(&texts, TensorFile::from_bytes(weights, WEIGHTS)?)
+    }
+
+    /// Understands the texts and gives the tensors their present names.
+    pub(super) fn parse(texts: &ModelTexts, mut tensors: TensorFile) -> Result<Self> {
+        let config = UNetConfig::parse(texts.config.0, &texts.config.1)?;
+        let scheduler = texts.scheduler.as_ref().map(|(text, name)| SchedulerConfig::parse(text, name)).transpose()?;
+        let fewstep = texts.fewstep.as_ref().map(|(text, name)| json::parse(text, name)).transpose()?;
         tensors.normalise_names()?;
         Ok(Self { config, tensors, scheduler, fewstep })
     }
+}
+
+/// The texts beside a model's weights, each with its name in errors.
+pub(super) struct ModelTexts<'a> {
+    /// `config.json`.
+    pub config: (&'a str, String),
+    /// `scheduler_config.json`.
+    pub scheduler: Option<(&'a str, String)>,
+    /// `fewstep.json`.
+    pub fewstep: Option<(&'a str, String)>,
 }
 
 /// Saves a model so that diffusers' `UNet2DModel.from_pretrained(folder, subfolder="unet")` opens it and, when there is a scheduler,
@@ -174,7 +192,7 @@ mod tests {
         save_model(folder, &UNetConfig::default(), &named, scheduler.as_ref(), Some(&json!({"pairs": [[999, 499], [499, -1]]}))).unwrap();
     }
 
-    fn check(model: &ModelFolder, scheduler: bool) {
+    fn check(model: &ModelFiles, scheduler: bool) {
         assert_eq!(model.config, UNetConfig::default());
         assert_eq!(model.tensors.names().collect::<Vec<_>>(), ["conv_in.bias", "mid_block.attentions.0.to_q.bias"]);
         assert_eq!(model.scheduler, scheduler.then(SchedulerConfig::default));
@@ -185,9 +203,9 @@ mod tests {
     fn saved_models_open_from_folder_and_unet_folder() {
         let dir = TestDir::new("model-round");
         save(dir.path(), true);
-        check(&ModelFolder::open(dir.path()).unwrap(), true);
-        check(&ModelFolder::open(&dir.join("unet")).unwrap(), true);
-        check(&ModelFolder::open(&dir.join("unet/../unet/.")).unwrap(), true);
+        check(&ModelFiles::open(dir.path()).unwrap(), true);
+        check(&ModelFiles::open(&dir.join("unet")).unwrap(), true);
+        check(&ModelFiles::open(&dir.join("unet/../unet/.")).unwrap(), true);
         let index: Value = serde_json::from_str(&fs::read_to_string(dir.join("model_index.json")).unwrap()).unwrap();
         assert_eq!(index["_class_name"], "DDIMPipeline");
         assert_eq!(index["scheduler"], json!(["diffusers", "DDIMScheduler"]));
@@ -198,8 +216,8 @@ mod tests {
     fn the_scheduler_is_optional() {
         let dir = TestDir::new("model-bare");
         save(dir.path(), false);
-        check(&ModelFolder::open(dir.path()).unwrap(), false);
-        check(&ModelFolder::open(&dir.join("unet")).unwrap(), false);
+        check(&ModelFiles::open(dir.path()).unwrap(), false);
+        check(&ModelFiles::open(&dir.join("unet")).unwrap(), false);
         assert!(!dir.join("model_index.json").exists());
     }
 
@@ -215,20 +233,20 @@ mod tests {
         ] {
             fs::copy(dir.join(from), flat.join(to)).unwrap();
         }
-        check(&ModelFolder::open(flat.path()).unwrap(), true);
+        check(&ModelFiles::open(flat.path()).unwrap(), true);
         let read = |name: &str| fs::read_to_string(flat.join(name)).unwrap();
         let weights = fs::read(flat.join(WEIGHTS_FP16)).unwrap();
-        check(&ModelFolder::from_memory(&read(CONFIG), &weights, Some(&read(SCHEDULER)), Some(&read(FEWSTEP))).unwrap(), true);
-        let error = ModelFolder::from_memory(&read(CONFIG), &weights[..50], None, None).map(drop).unwrap_err();
+        check(&ModelFiles::from_memory(&read(CONFIG), &weights, Some(&read(SCHEDULER)), Some(&read(FEWSTEP))).unwrap(), true);
+        let error = ModelFiles::from_memory(&read(CONFIG), &weights[..50], None, None).map(drop).unwrap_err();
         assert_eq!(error.status, Status::CorruptFile);
         assert!(error.message.contains(WEIGHTS), "{error}");
-        let error = ModelFolder::from_memory("{", &weights, None, None).map(drop).unwrap_err();
+        let error = ModelFiles::from_memory("{", &weights, None, None).map(drop).unwrap_err();
         assert!(error.message.starts_with(CONFIG), "{error}");
     }
 
     #[test]
     fn what_is_missing_or_of_another_kind_is_named() {
-        let open = |dir: &TestDir| ModelFolder::open(dir.path()).map(drop).unwrap_err();
+        let open = |dir: &TestDir| ModelFiles::open(dir.path()).map(drop).unwrap_err();
         let dir = TestDir::new("model-missing");
         let error = open(&dir);
         assert_eq!(error.status, Status::NotFound);
@@ -244,8 +262,8 @@ mod tests {
             assert_eq!(error.status, Status::Unsupported, "{name}");
             assert!(error.message.contains(name), "{error}");
         }
-        assert_eq!(ModelFolder::open(&dir.join("absent")).map(drop).unwrap_err().status, Status::NotFound);
-        assert_eq!(ModelFolder::open(&dir.join("unet/config.json")).map(drop).unwrap_err().status, Status::InvalidArgument);
+        assert_eq!(ModelFiles::open(&dir.join("absent")).map(drop).unwrap_err().status, Status::NotFound);
+        assert_eq!(ModelFiles::open(&dir.join("unet/config.json")).map(drop).unwrap_err().status, Status::InvalidArgument);
     }
 
     #[test]
@@ -259,7 +277,7 @@ mod tests {
         ] {
             save(dir.path(), true);
             fs::write(dir.join(name), b"\xff\xfe garbage").unwrap();
-            let error = ModelFolder::open(dir.path()).map(drop).unwrap_err();
+            let error = ModelFiles::open(dir.path()).map(drop).unwrap_err();
             assert_eq!(error.status, status, "{name}: {error}");
             assert!(error.message.contains(name), "{error}");
         }

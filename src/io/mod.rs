@@ -8,14 +8,16 @@ pub mod file;
 mod font;
 pub mod image;
 mod json;
+pub mod model_file;
 pub mod npy;
 pub mod safetensors;
 pub mod scheduler_config;
 pub mod unet_config;
 
-pub use diffusers::{ModelFolder, ModelPaths, save_model};
+pub use diffusers::{ModelFiles, ModelPaths, save_model};
 pub use image::{GridRow, ImageShape, save_grid, save_png};
 pub use json::Named;
+pub use model_file::save_model_file;
 pub use npy::{NpzFile, save_npy};
 pub use safetensors::TensorFile;
 pub use scheduler_config::SchedulerConfig;

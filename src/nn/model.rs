@@ -3,7 +3,8 @@
 use super::unet;
 use crate::diffusion::philox::{self, Purpose};
 use crate::error::{Error, Result};
-use crate::io::diffusers::{self, ModelFolder};
+use crate::io::diffusers::{self, ModelFiles};
+use crate::io::model_file;
 use crate::io::scheduler_config::{SchedulerClass, SchedulerConfig};
 use crate::io::unet_config::{ClassEmbedding, UNetConfig};
 use crate::tensor::{Tensor, checked_numel};
@@ -38,17 +39,22 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a diffusers folder (`unet/` and `scheduler/`, or flat).
+    /// Opens a diffusers folder (`unet/` and `scheduler/`, or flat) or a file of [`Model::save_file`].
     pub fn open(path: &Path) -> Result<Self> {
-        Self::from_files(ModelFolder::open(path)?)
+        Self::from_files(if path.is_file() { ModelFiles::open_file(path)? } else { ModelFiles::open(path)? })
+    }
+
+    /// The bytes of a file of [`Model::save_file`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        Self::from_files(ModelFiles::from_file_bytes(bytes, "model in memory")?)
     }
 
     /// The same from memory: the texts of the two configs and the bytes of the safetensors file.
     pub fn from_memory(config: &str, scheduler: Option<&str>, weights: &[u8]) -> Result<Self> {
-        Self::from_files(ModelFolder::from_memory(config, weights, scheduler, None)?)
+        Self::from_files(ModelFiles::from_memory(config, weights, scheduler, None)?)
     }
 
-    fn from_files(mut files: ModelFolder) -> Result<Self> {
+    fn from_files(mut files: ModelFiles) -> Result<Self> {
         let config = files.config.clone();
         config.validate()?;
         let mut weights = BTreeMap::new();
@@ -81,12 +87,20 @@ impl Model {
     /// Writes a diffusers folder that `DDIMPipeline.from_pretrained` opens. Each file appears whole or not at all.
     pub fn save(&self, path: &Path) -> Result<()> {
         self.check_expressible()?;
-        let tensors: Vec<(&str, &Tensor)> = self.weights.iter().map(|(n, t)| (n.as_str(), t.as_ref())).collect();
-        let metadata = match &self.student {
-            None => None,
-            Some(info) => Some(serde_json::to_value(info).map_err(|e| Error::internal(e.to_string()))?),
-        };
-        diffusers::save_model(path, &self.config, &tensors, Some(&self.scheduler), metadata.as_ref())
+        diffusers::save_model(path, &self.config, &self.tensors(), Some(&self.scheduler), self.metadata()?.as_ref())
+    }
+
+    /// Writes the model as one file, whatever its grid. It appears whole or not at all.
+    pub fn save_file(&self, path: &Path) -> Result<()> {
+        model_file::save_model_file(path, &self.config, &self.tensors(), &self.scheduler, self.metadata()?.as_ref())
+    }
+
+    fn tensors(&self) -> Vec<(&str, &Tensor)> {
+        self.weights.iter().map(|(n, t)| (n.as_str(), t.as_ref())).collect()
+    }
+
+    fn metadata(&self) -> Result<Option<serde_json::Value>> {
+        self.student.as_ref().map(|info| serde_json::to_value(info).map_err(|e| Error::internal(e.to_string()))).transpose()
     }
 
     /// diffusers can only express grids that its timestep spacing produces; anything else would be sampled wrongly there.
@@ -97,7 +111,7 @@ impl Model {
             return Ok(());
         }
         Err(Error::unsupported(format!(
-            "the student's grid {:?} is not one that diffusers can express (trailing spacing gives {expected:?}); save it as a fewstep checkpoint instead",
+            "the student's grid {:?} is not one that diffusers can express (trailing spacing gives {expected:?}); save it as one file instead, with fewstep_model_save_file",
             info.pairs
         )))
     }

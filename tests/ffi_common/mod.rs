@@ -49,10 +49,12 @@ api! {
     fewstep_runtime_create(*const fewstep_runtime_options, *mut *mut fewstep_runtime) -> i32;
     fewstep_runtime_destroy(*mut fewstep_runtime) -> i32;
     fewstep_model_open(*const fewstep_runtime, *const c_char, *mut *mut fewstep_model) -> i32;
+    fewstep_model_open_buffer(*const fewstep_runtime, *const c_void, usize, *mut *mut fewstep_model) -> i32;
     fewstep_model_open_memory(*const fewstep_runtime, *const c_char, *const c_char, *const c_void, usize, *mut *mut fewstep_model) -> i32;
     fewstep_model_create(*const fewstep_runtime, *const c_char, *const c_char, u64, *mut *mut fewstep_model) -> i32;
     fewstep_student_options_init(*mut fewstep_student_options) -> i32;
     fewstep_model_derive_student(*const fewstep_runtime, *const fewstep_model, *const fewstep_student_options, *mut *mut fewstep_model) -> i32;
+    fewstep_model_save_file(*const fewstep_model, *const c_char) -> i32;
     fewstep_model_save(*const fewstep_model, *const c_char) -> i32;
     fewstep_model_get_info(*const fewstep_model, *mut fewstep_model_info) -> i32;
     fewstep_model_pairs(*const fewstep_model, *mut fewstep_step_pair, usize, *mut usize) -> i32;

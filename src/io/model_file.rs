@@ -1,0 +1,113 @@
+//! A whole model in one file: safetensors whose metadata holds the texts that a diffusers folder has beside its weights.
+//!
+//! It says what a diffusers folder cannot (a grid that no timestep spacing gives), and is easy to ship and to load from memory. Any safetensors
+//! reader opens it.
+
+use crate::error::{Error, Result};
+use crate::io::diffusers::{ModelFiles, ModelTexts};
+use crate::io::{SchedulerConfig, TensorFile, UNetConfig, safetensors};
+use crate::tensor::Tensor;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Names the layout of the metadata; its value is [`VERSION`].
+const FORMAT: &str = "fewstep.model";
+const VERSION: &str = "1";
+const CONFIG: &str = "config.json";
+const SCHEDULER: &str = "scheduler_config.json";
+const FEWSTEP: &str = "fewstep.json";
+
+impl ModelFiles {
+    /// Reads a file that [`save_model_file`] wrote.
+    pub fn open_file(path: &Path) -> Result<Self> {
+        Self::from_tensor_file(TensorFile::open(path)?)
+    }
+
+    /// Reads such a file from memory; `name` is its name in errors.
+    pub fn from_file_bytes(bytes: &[u8], name: &str) -> Result<Self> {
+        Self::from_tensor_file(TensorFile::from_bytes(bytes, name)?)
+    }
+
+    fn from_tensor_file(tensors: TensorFile) -> Result<Self> {
+        let (file, metadata) = (tensors.file().to_string(), tensors.metadata().clone());
+        match metadata.get(FORMAT).map(String::as_str) {
+            Some(VERSION) => {}
+            Some(other) => {
+                return Err(Error::version(format!("{file}: {FORMAT} version {other:?}, this library reads {VERSION:?}")));
+            }
+            None => {
+                return Err(Error::unsupported(format!(
+                    "{file}: has no {FORMAT} metadata, so it is weights without a config; give the diffusers folder that it belongs to"
+                )));
+            }
+        }
+        let named = |key: &str| metadata.get(key).map(|text| (text.as_str(), format!("{file}: {key}")));
+        let config = named(CONFIG).ok_or_else(|| Error::corrupt(format!("{file}: has no metadata {CONFIG:?}")))?;
+        Self::parse(&ModelTexts { config, scheduler: named(SCHEDULER), fewstep: named(FEWSTEP) }, tensors)
+    }
+}
+
+/// Saves a model as one file, which appears whole or not at all.
+pub fn save_model_file(path: &Path, config: &UNetConfig, tensors: &[(&str, &Tensor)], scheduler: &SchedulerConfig, fewstep: Option<&Value>) -> Result<()> {
+    config.validate().and_then(|()| scheduler.validate()).map_err(|e| e.context(path.display()))?;
+    let mut metadata = BTreeMap::from([
+        ("format".to_string(), "pt".to_string()),
+        (FORMAT.to_string(), VERSION.to_string()),
+        (CONFIG.to_string(), config.to_json()),
+        (SCHEDULER.to_string(), scheduler.to_json()),
+    ]);
+    if let Some(value) = fewstep {
+        metadata.insert(FEWSTEP.to_string(), value.to_string());
+    }
+    safetensors::save(path, tensors, &metadata)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Status;
+    use crate::io::test_util::TestDir;
+    use serde_json::json;
+
+    fn save(path: &Path) {
+        let tensor = Tensor::from_slice(&[2], &[1.5f32, -2.0]).unwrap();
+        let fewstep = json!({"pairs": [[999, 300], [300, -1]]});
+        save_model_file(path, &UNetConfig::default(), &[("conv_in.bias", &tensor)], &SchedulerConfig::default(), Some(&fewstep)).unwrap();
+    }
+
+    #[test]
+    fn a_saved_file_opens_from_disk_and_memory() {
+        let dir = TestDir::new("model-file");
+        let path = dir.join("m.safetensors");
+        save(&path);
+        let bytes = std::fs::read(&path).unwrap();
+        for model in [ModelFiles::open_file(&path).unwrap(), ModelFiles::from_file_bytes(&bytes, "memory").unwrap()] {
+            assert_eq!(model.config, UNetConfig::default());
+            assert_eq!(model.scheduler, Some(SchedulerConfig::default()));
+            assert_eq!(model.fewstep.unwrap()["pairs"][0][1], 300);
+            assert_eq!(model.tensors.names().collect::<Vec<_>>(), ["conv_in.bias"]);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_file_is_named() {
+        let tensor = Tensor::from_slice(&[1], &[0f32]).unwrap();
+        let open = |metadata: &[(&str, &str)]| {
+            let metadata = metadata.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+            let bytes = safetensors::serialize(&[("x", &tensor)], &metadata).unwrap();
+            ModelFiles::from_file_bytes(&bytes, "m.safetensors").map(drop).unwrap_err()
+        };
+        for (metadata, status, word) in [
+            (&[][..], Status::Unsupported, "diffusers folder"),
+            (&[(FORMAT, "2")], Status::VersionMismatch, "\"2\""),
+            (&[(FORMAT, VERSION)], Status::CorruptFile, CONFIG),
+            (&[(FORMAT, VERSION), (CONFIG, "{")], Status::CorruptFile, CONFIG),
+            (&[(FORMAT, VERSION), (CONFIG, "{}"), (SCHEDULER, "[")], Status::CorruptFile, SCHEDULER),
+        ] {
+            let error = open(metadata);
+            assert_eq!(error.status, status, "{error}");
+            assert!(error.message.starts_with("m.safetensors") && error.message.contains(word), "{error}");
+        }
+    }
+}
