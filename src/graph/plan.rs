@@ -90,8 +90,9 @@ impl Plan {
                 (_, Some(s)) => Location::Storage(s),
                 (Origin::Const(_), _) => Location::Const(ValueId(i as u32)),
                 (Origin::Input, _) => persist(&mut persistent, bytes)?,
+                // Computed once and read in every run.
+                (Origin::Node { .. }, _) if first[i] < self.prepared && last[i] >= self.prepared => persist(&mut persistent, bytes)?,
                 // What nobody reads (the gradient of a frozen parameter) still has memory while its node runs, so that kernels need not ask.
-                (Origin::Node { .. }, _) if first[i] < self.prepared && last[i] > first[i] => persist(&mut persistent, bytes)?,
                 _ => {
                     blocks.push(Block { owner: Owner::Value(i), bytes, first: first[i], last: last[i] });
                     Location::Unused
