@@ -1,6 +1,9 @@
 //! Where planned graphs run. A backend turns a [`Plan`] into an [`Executable`]; running it allocates nothing.
 
 pub mod cpu;
+mod host;
+
+pub use host::{HostBytes, HostSlice};
 
 use crate::error::Result;
 use crate::graph::{Graph, Plan, ValueId};
@@ -26,13 +29,13 @@ pub trait Executable: Send {
     fn write_storage(&mut self, storage: &str, bytes: &[u8]) -> Result<()>;
 
     /// The present contents of a storage.
-    fn storage_bytes(&self, storage: &str) -> Result<&[u8]>;
+    fn storage_bytes(&self, storage: &str) -> Result<HostBytes<'_>>;
 
     /// Writes a runtime input, given by its id in the original graph.
     fn write_bytes(&mut self, input: ValueId, bytes: &[u8]) -> Result<()>;
 
     /// The bytes of a tapped value (or any state), given by its id in the original graph.
-    fn read_bytes(&self, value: ValueId) -> Result<&[u8]>;
+    fn read_bytes(&self, value: ValueId) -> Result<HostBytes<'_>>;
 
     /// Runs what depends on frozen storages and constants alone: once after binding.
     fn prepare(&mut self) -> Result<()>;
@@ -51,13 +54,4 @@ pub trait Executable: Send {
 pub fn as_bytes<T: Element>(data: &[T]) -> &[u8] {
     // SAFETY: Element promises no padding; u8 has no alignment and every byte is initialised.
     unsafe { std::slice::from_raw_parts(data.as_ptr().cast(), size_of_val(data)) }
-}
-
-/// Numbers from bytes of an executable's value; the bytes are 64-byte aligned there.
-pub fn from_bytes<T: Element>(bytes: &[u8]) -> Result<&[T]> {
-    if !bytes.len().is_multiple_of(size_of::<T>()) || !(bytes.as_ptr() as usize).is_multiple_of(align_of::<T>()) {
-        return Err(crate::Error::internal("value bytes do not hold elements of the asked type"));
-    }
-    // SAFETY: length and alignment were checked, and Element accepts every bit pattern.
-    Ok(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>()) })
 }

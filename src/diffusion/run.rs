@@ -2,7 +2,7 @@
 
 use super::philox::Purpose;
 use super::sampler::{Clip, Table};
-use crate::backend::{Backend, Executable, as_bytes, from_bytes};
+use crate::backend::{Backend, Executable, HostSlice, as_bytes};
 use crate::error::{Error, Result};
 use crate::graph::ops::{Assign, Combine, DynamicThreshold, RandomNormal, UnaryKind};
 use crate::graph::{Graph, TensorType, ValueId};
@@ -210,11 +210,11 @@ impl SamplingRun {
     }
 
     /// The state x_t [N,H,W,C] as it is now: after the last complete step.
-    pub fn read(&self) -> Result<&[f32]> {
+    pub fn read(&self) -> Result<HostSlice<'_, f32>> {
         if self.cursor.is_none() {
             return Err(Error::state("begin the run before reading it"));
         }
-        let x: &[f32] = from_bytes(self.exec.storage_bytes(X)?)?;
+        let x = self.exec.storage_bytes(X)?.of::<f32>()?;
         match x.iter().position(|v| !v.is_finite()) {
             None => Ok(x),
             Some(i) => Err(Error::numeric(format!("the sample became non-finite at element {i} after step {}", self.steps_done().unwrap_or(0)))),

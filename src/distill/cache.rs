@@ -62,7 +62,7 @@ impl TrajectoryCache {
         for_each_batch(&mut run, spec.seed, label_slice, spec.count, |run, first, used| {
             for k in 0..=n {
                 let to = &mut out[(k * spec.count + first) * row..][..used * row];
-                to.iter_mut().zip(run.read()?).for_each(|(o, v)| *o = f16::from_f32(*v));
+                to.iter_mut().zip(run.read()?.iter()).for_each(|(o, v)| *o = f16::from_f32(*v));
                 for sub in 0..if k < n { spec.substeps } else { 0 } {
                     run.step(None, false)?;
                     let done = first * grid.len() + (k * spec.substeps + sub + 1) * used;

@@ -4,7 +4,6 @@
 //! Draws depend on (seed, step) alone, so nothing else has a state; the trajectory cache is regenerated from the seed.
 
 use super::trainer::{STATES, Trainer};
-use crate::backend::from_bytes;
 use crate::error::{Error, Result};
 use crate::io::safetensors::{self, TensorFile};
 use crate::tensor::Tensor;
@@ -33,8 +32,8 @@ impl Trainer {
         for name in &self.parameters {
             for prefix in STATES {
                 let key = format!("{prefix}{name}");
-                let data: &[f32] = from_bytes(self.exec.storage_bytes(&key)?)?;
-                let tensor = Tensor::from_slice(self.student.weights[name].shape(), data)?;
+                let data = self.exec.storage_bytes(&key)?.of::<f32>()?;
+                let tensor = Tensor::from_slice(self.student.weights[name].shape(), &data)?;
                 tensors.push((key, tensor));
             }
         }

@@ -3,7 +3,7 @@
 use super::cache::{CacheSpec, TrajectoryCache};
 use super::dataset::Dataset;
 use super::objective::{DataBatch, Objective, STUDENT, TEACHER, Term, TermContext, TrajectoryBatch};
-use crate::backend::{Backend, Executable, as_bytes, from_bytes};
+use crate::backend::{Backend, Executable, as_bytes};
 use crate::diffusion::philox::Purpose;
 use crate::diffusion::{NoiseSchedule, grid};
 use crate::error::{Error, Result};
@@ -338,7 +338,7 @@ impl Trainer {
     }
 
     fn report(&self, learning_rate: f32) -> Result<StepReport> {
-        let read = |v: ValueId| Ok::<f32, Error>(from_bytes::<f32>(self.exec.read_bytes(v)?)?[0]);
+        let read = |v: ValueId| Ok::<f32, Error>(self.exec.read_bytes(v)?.of::<f32>()?[0]);
         let mut report =
             StepReport { step: self.steps_done, loss: read(self.results.loss)?, grad_norm: read(self.results.norm)?, learning_rate, ..Default::default() };
         for (out, v) in report.terms.iter_mut().zip(&self.results.terms) {
@@ -353,8 +353,8 @@ impl Trainer {
         let prefix = if kind == WeightsKind::Raw { STATES[0] } else { STATES[3] };
         for name in &self.parameters {
             let shape = model.weights[name].shape().to_vec();
-            let data: &[f32] = from_bytes(self.exec.storage_bytes(&format!("{prefix}{name}"))?)?;
-            model.weights.insert(name.clone(), Arc::new(Tensor::from_slice(&shape, data)?));
+            let data = self.exec.storage_bytes(&format!("{prefix}{name}"))?.of::<f32>()?;
+            model.weights.insert(name.clone(), Arc::new(Tensor::from_slice(&shape, &data)?));
         }
         if !self.options.pairs.is_empty() {
             model.student = Some(StudentInfo { version: 1, pairs: self.options.pairs.clone(), teacher_substeps: self.options.substeps });

@@ -139,7 +139,7 @@ impl SamplerHandle {
     }
 
     fn read(&self, out: &mut [f32]) -> Result<()> {
-        to_nchw(self.run.read()?, self.image(), out);
+        to_nchw(&self.run.read()?, self.image(), out);
         Ok(())
     }
 

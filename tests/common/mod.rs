@@ -9,7 +9,7 @@ pub mod models;
 
 use fewstep::Result;
 use fewstep::backend::cpu::{CpuBackend, Isa};
-use fewstep::backend::{Backend, Executable, from_bytes};
+use fewstep::backend::{Backend, Executable};
 use fewstep::graph::reference::{Array, evaluate, to_array};
 use fewstep::graph::{Graph, Op, Origin, TensorType, ValueId};
 use fewstep::tensor::{DType, Element, Tensor};
@@ -128,9 +128,9 @@ pub fn load(exe: &mut dyn Executable, graph: &Graph, given: &HashMap<ValueId, Ar
 pub fn read(exe: &dyn Executable, graph: &Graph, value: ValueId) -> Result<Vec<f64>> {
     let bytes = exe.read_bytes(value)?;
     Ok(match graph.value(value).ty.dtype {
-        DType::F32 => from_bytes::<f32>(bytes)?.iter().map(|v| f64::from(*v)).collect(),
-        DType::I32 => from_bytes::<i32>(bytes)?.iter().map(|v| f64::from(*v)).collect(),
-        DType::I64 => from_bytes::<i64>(bytes)?.iter().map(|v| *v as f64).collect(),
+        DType::F32 => bytes.of::<f32>()?.iter().map(|v| f64::from(*v)).collect(),
+        DType::I32 => bytes.of::<i32>()?.iter().map(|v| f64::from(*v)).collect(),
+        DType::I64 => bytes.of::<i64>()?.iter().map(|v| *v as f64).collect(),
         other => panic!("no test reads {other:?}"),
     })
 }
@@ -161,7 +161,7 @@ pub fn check(backend: &dyn Backend, case: &Case, reference: &HashMap<ValueId, Ar
     for (value, tolerance) in &case.expect {
         let got = read(&*exe, &case.graph, *value).map_err(named)?;
         compare(&format!("{} '{}'", case.name, case.graph.value(*value).name), &got, &reference[value], *tolerance)?;
-        bytes.extend_from_slice(exe.read_bytes(*value).map_err(named)?);
+        bytes.extend_from_slice(&exe.read_bytes(*value).map_err(named)?);
     }
     Ok(bytes)
 }

@@ -1,7 +1,7 @@
 //! Ten AdamW steps with clipping and a moving average on sum((p - target)^2).
 
 use crate::common::{Check, backend, close, read, text, values, write};
-use fewstep::backend::{Backend, as_bytes, from_bytes};
+use fewstep::backend::{Backend, as_bytes};
 use fewstep::graph::ops::{AdamW, ClipScale, Ema, GlobalNorm, ReduceSum, UnaryKind};
 use fewstep::graph::{Graph, TensorType, gradients};
 use fewstep::io::safetensors::TensorFile;
@@ -48,8 +48,8 @@ pub fn run(case: &Path) -> Check {
         text(exec.run_all())?;
         close(&format!("grad_norm.{k}"), &read(exec.as_ref(), norm)?, &values(&io, &format!("grad_norm.{k}"))?, 1e-4, 0.0)?;
         for (state, name) in [("p", "param"), ("ema", "ema")] {
-            let found: &[f32] = text(from_bytes(text(exec.storage_bytes(state))?))?;
-            close(&format!("{name}.{k}"), found, &values(&io, &format!("{name}.{k}"))?, 1e-4, 0.0)?;
+            let found = text(text(exec.storage_bytes(state))?.of::<f32>())?;
+            close(&format!("{name}.{k}"), &found, &values(&io, &format!("{name}.{k}"))?, 1e-4, 0.0)?;
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! What all golden cases share: tolerant comparison and layout changes.
 
 use fewstep::backend::cpu::CpuBackend;
-use fewstep::backend::{Executable, as_bytes, from_bytes};
+use fewstep::backend::{Executable, as_bytes};
 use fewstep::graph::ValueId;
 use fewstep::io::safetensors::TensorFile;
 use fewstep::tensor::Tensor;
@@ -61,5 +61,5 @@ pub fn write<T: fewstep::tensor::Element>(exec: &mut dyn Executable, id: ValueId
 }
 
 pub fn read(exec: &dyn Executable, id: ValueId) -> Result<Vec<f32>, String> {
-    Ok(text(from_bytes::<f32>(text(exec.read_bytes(id))?))?.to_vec())
+    Ok(text(text(exec.read_bytes(id))?.of::<f32>())?.to_vec())
 }

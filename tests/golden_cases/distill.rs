@@ -2,7 +2,7 @@
 
 use crate::common::{Check, backend, close, fail, integers, read, text, to_nhwc, values, write};
 use crate::trajectory::teacher_dir;
-use fewstep::backend::{Backend, Executable, from_bytes};
+use fewstep::backend::{Backend, Executable};
 use fewstep::diffusion::{NoiseSchedule, Precision, Prediction, ScheduleConfig, Weight, trajectory};
 use fewstep::distill::objective::{DataBatch, NormKind, Objective, STUDENT, TEACHER, Term, TermContext, TrajectoryBatch};
 use fewstep::distill::trainer::{TrainerOptions, Update, UpdateInputs, append_update};
@@ -183,7 +183,7 @@ fn check_parameters(exec: &dyn Executable, expected: &TensorFile) -> Check {
     let clip = (1.0 / f64::from(values(expected, "grad_norm.0")?[0])).min(1.0);
     for name in recorded {
         let plain = &name["param.".len()..];
-        let found: &[f32] = text(from_bytes(text(exec.storage_bytes(&format!("{STUDENT}{plain}")))?))?;
+        let found = text(text(exec.storage_bytes(&format!("{STUDENT}{plain}")))?.of::<f32>())?;
         let reference = values(expected, name)?;
         let grads = values(expected, &format!("grad.{plain}"))?;
         let magnitude = |v: &[f32]| v.iter().fold(0f64, |m, x| m.max(f64::from(x.abs())));

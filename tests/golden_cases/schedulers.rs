@@ -1,7 +1,7 @@
 //! A scheduler's timesteps and every state of a run with the recorded model eps(x, t) = 0.8 sin(1.3 x + t/250), through the sampler's plan.
 
 use crate::common::{Check, backend, close, fail, text, write};
-use fewstep::backend::{Backend, as_bytes, from_bytes};
+use fewstep::backend::{Backend, as_bytes};
 use fewstep::diffusion::run::{RunGraph, RunSpec};
 use fewstep::diffusion::{Purpose, Table};
 use fewstep::graph::{Graph, TensorType};
@@ -66,13 +66,13 @@ fn follow(table: &Table, timesteps: &[f64], states: &[Vec<f32>]) -> Check {
     text(exec.prepare())?;
     text(exec.write_storage("sampler.x", as_bytes(&states[0])))?;
     for (k, t) in timesteps.iter().enumerate() {
-        let x: Vec<f32> = text(from_bytes::<f32>(text(exec.storage_bytes("sampler.x"))?))?.to_vec();
+        let x: Vec<f32> = text(text(exec.storage_bytes("sampler.x"))?.of::<f32>())?.to_vec();
         let out: Vec<f32> = x.iter().map(|x| (0.8 * (1.3 * f64::from(*x) + t / 250.0).sin()) as f32).collect();
         write(exec.as_mut(), outputs[k], &out)?;
         let segment = exec.plan().segments()[k + 1].clone();
         text(exec.run(segment))?;
-        let next: &[f32] = text(from_bytes(text(exec.storage_bytes("sampler.x"))?))?;
-        close(&format!("state {}", k + 1), next, &states[k + 1], 1e-4, 0.0)?;
+        let next = text(text(exec.storage_bytes("sampler.x"))?.of::<f32>())?;
+        close(&format!("state {}", k + 1), &next, &states[k + 1], 1e-4, 0.0)?;
     }
     Ok(())
 }

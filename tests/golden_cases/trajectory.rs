@@ -34,7 +34,7 @@ pub fn run() -> Check {
     text(run.begin(0, &samples, Some(&integers(&io, "class_labels")?), Some(&state(0)?)))?;
     for k in 1..=steps {
         text(run.step(None, false))?;
-        close(&format!("state {k}"), text(run.read())?, &state(k)?, 1e-4, 0.0)?;
+        close(&format!("state {k}"), &text(run.read())?, &state(k)?, 1e-4, 0.0)?;
     }
     Ok(())
 }

@@ -95,7 +95,7 @@ fn a_second_run_starts_clean() -> Result<()> {
     exe.run_all()?;
     let first = exe.read_bytes(case.expect[0].0)?.to_vec();
     exe.run_all()?;
-    assert_eq!(exe.read_bytes(case.expect[0].0)?, first);
+    assert_eq!(exe.read_bytes(case.expect[0].0)?[..], first);
     Ok(())
 }
 

@@ -113,14 +113,14 @@ fn updates_happen_in_place() -> Result<()> {
     assert_eq!(exe.storage_bytes("p")?.as_ptr(), before);
     for (name, version) in [("p", new[0]), ("m", new[1]), ("v", new[2]), ("average", ema), ("slot", copied)] {
         // Untapped versions of a state can be read too: they are the storage.
-        assert_eq!(exe.read_bytes(version)?, exe.storage_bytes(name)?);
+        assert_eq!(exe.read_bytes(version)?[..], exe.storage_bytes(name)?[..]);
         let got = read(&*exe, &case.graph, version)?;
         crate::common::compare(name, &got, &reference[&version], 2e-6).unwrap_or_else(|e| panic!("{e}"));
     }
     // A second run goes on from there.
     let first = exe.storage_bytes("p")?.to_vec();
     exe.run_all()?;
-    assert_ne!(exe.storage_bytes("p")?, first);
+    assert_ne!(exe.storage_bytes("p")?[..], first);
     Ok(())
 }
 
@@ -139,12 +139,12 @@ fn a_nan_scale_changes_nothing() -> Result<()> {
     load(&mut *exe, &case.graph, &case.given)?;
     exe.run_all()?;
     for id in [p, m, v, average] {
-        assert_eq!(exe.storage_bytes(&case.graph.value(id).name)?, case.given[&id].bytes());
+        assert_eq!(exe.storage_bytes(&case.graph.value(id).name)?[..], *case.given[&id].bytes());
     }
     exe.write_bytes(loss, fewstep::backend::as_bytes(&[1f32]))?;
     exe.run_all()?;
     for id in [p, m, v, average] {
-        assert_ne!(exe.storage_bytes(&case.graph.value(id).name)?, case.given[&id].bytes());
+        assert_ne!(exe.storage_bytes(&case.graph.value(id).name)?[..], *case.given[&id].bytes());
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::lower::{Io, Slot, Target, lower, packed_len};
 use super::{Isa, ThreadPool};
-use crate::backend::{Backend, Executable};
+use crate::backend::{Backend, Executable, HostBytes};
 use crate::error::{Error, Result};
 use crate::graph::plan::Location;
 use crate::graph::{Graph, Op, OpDef, Origin, Plan, StorageId, ValueId};
@@ -165,10 +165,10 @@ impl Executable for CpuExecutable {
         Ok(())
     }
 
-    fn storage_bytes(&self, storage: &str) -> Result<&[u8]> {
+    fn storage_bytes(&self, storage: &str) -> Result<HostBytes<'_>> {
         match &self.storages[self.storage_id(storage)?.0 as usize] {
-            Held::Owned(buffer) => Ok(buffer.bytes()),
-            Held::Shared(tensor) => Ok(tensor.bytes()),
+            Held::Owned(buffer) => Ok(HostBytes::Borrowed(buffer.bytes())),
+            Held::Shared(tensor) => Ok(HostBytes::Borrowed(tensor.bytes())),
             Held::Unbound => Err(Error::state(format!("storage '{storage}' has no contents yet"))),
         }
     }
@@ -187,7 +187,7 @@ impl Executable for CpuExecutable {
         Ok(())
     }
 
-    fn read_bytes(&self, value: ValueId) -> Result<&[u8]> {
+    fn read_bytes(&self, value: ValueId) -> Result<HostBytes<'_>> {
         let id = self.plan.resolve(value)?;
         let len = self.plan.graph().value(id).ty.bytes();
         let ptr = self.pointer(id)?;
@@ -197,7 +197,7 @@ impl Executable for CpuExecutable {
             return Err(Error::internal(format!("'{}' was not tapped", self.plan.graph().value(id).name)));
         }
         // SAFETY: the location holds the value's bytes; `&self` keeps the executable from running meanwhile.
-        Ok(unsafe { std::slice::from_raw_parts(ptr, len) })
+        Ok(HostBytes::Borrowed(unsafe { std::slice::from_raw_parts(ptr, len) }))
     }
 
     fn prepare(&mut self) -> Result<()> {
