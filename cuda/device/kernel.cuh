@@ -1,0 +1,62 @@
+// How a kernel is declared, what it may ask about itself, and which of the two worlds this compilation is in.
+//
+// FEWSTEP_KERNEL(bound, name, parameters...) { body }   a kernel with at most `bound` threads a block, found by its plain name
+// FEWSTEP_DEVICE                                        a function of kernels: inlined, private to its file
+// FEWSTEP_SHARED(T, name, N);                           T name[N] shared by the block, 16-byte aligned, not initialised
+// FEWSTEP_DYNAMIC_SHARED(name);                         unsigned char name[], the launch's dynamic shared memory, 128-byte aligned
+// FEWSTEP_SM(n)                                         does this code run for compute capability n/10 or later? To be used in
+//                                                       `if`, never in `#if`: constant under nvcc, a setting under the emulator
+// FEWSTEP_UNROLL                                        before a loop over fragments: registers cannot be indexed at run time
+//
+// FEWSTEP_SITE and its kin carry the caller's file, line and column to the emulator, which names them in its errors; under nvcc
+// they are empty. In a parameter list: FEWSTEP_SITE alone, FEWSTEP_AND_SITE after others. In a call: FEWSTEP_HERE, FEWSTEP_AND_HERE.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __CUDACC__
+
+#define FEWSTEP_KERNEL(bound, name, ...) extern "C" __global__ void __launch_bounds__(bound) name(__VA_ARGS__)
+#define FEWSTEP_DEVICE static __device__ __forceinline__
+#define FEWSTEP_SHARED(T, name, N) __shared__ __align__(16) T name[N]
+#define FEWSTEP_DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+#define FEWSTEP_UNROLL _Pragma("unroll")
+#define FEWSTEP_SITE
+#define FEWSTEP_AND_SITE
+#define FEWSTEP_HERE
+#define FEWSTEP_AND_HERE
+#ifdef __CUDA_ARCH__
+#define FEWSTEP_SM(n) (__CUDA_ARCH__ >= (n) * 10)
+#else  // nvcc's host pass compiles kernel bodies only to forget them
+#define FEWSTEP_SM(n) false
+#endif
+
+namespace fs {
+/// Three coordinates, x fastest.
+struct Index {
+  uint32_t x, y, z;
+};
+}  // namespace fs
+#include "ptx.cuh"
+
+#else
+#include "../emulator/kernel.hpp"
+#include "../emulator/ptx.hpp"
+#endif
+
+namespace fs {
+
+/// This thread within its block.
+FEWSTEP_DEVICE Index thread_index() { return ptx::thread_index(); }
+/// This block within the grid.
+FEWSTEP_DEVICE Index block_index() { return ptx::block_index(); }
+/// Threads a block.
+FEWSTEP_DEVICE Index block_size() { return ptx::block_size(); }
+/// Blocks in the grid.
+FEWSTEP_DEVICE Index grid_size() { return ptx::grid_size(); }
+/// This thread's place in its warp, 0 to 31. One-dimensional blocks only.
+FEWSTEP_DEVICE uint32_t lane() { return ptx::thread_index().x & 31; }
+/// This thread's warp in its block. One-dimensional blocks only.
+FEWSTEP_DEVICE uint32_t warp() { return ptx::thread_index().x >> 5; }
+
+}  // namespace fs

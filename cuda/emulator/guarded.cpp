@@ -1,0 +1,92 @@
+#include "guarded.hpp"
+
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
+namespace fs::emulator {
+namespace {
+
+constexpr char pattern = char(0xa5);
+// How far from the user's bytes a stray write is looked for: this is done after each launch, for every allocation.
+constexpr ptrdiff_t watched_margin = 256;
+size_t page_bytes() {
+  static const size_t bytes = size_t(sysconf(_SC_PAGESIZE));
+  return bytes;
+}
+
+#if defined(__SANITIZE_ADDRESS__)
+// AddressSanitizer sees every byte of the margins itself; the pattern is not needed, and reading it would be a report.
+void mark_margins(const Guarded& g, bool forbidden) {
+  char* const begin = g.mapping + page_bytes();
+  char* const end = g.mapping + g.mapped - page_bytes();
+  if (forbidden) {
+    __asan_poison_memory_region(begin, size_t(g.data - begin));
+    __asan_poison_memory_region(g.data + g.bytes, size_t(end - (g.data + g.bytes)));
+  } else {
+    __asan_unpoison_memory_region(begin, size_t(end - begin));
+  }
+}
+#endif
+
+}  // namespace
+
+bool Guarded::map(size_t user_bytes, size_t alignment, bool underrun) {
+  const size_t page = page_bytes();
+  if (user_bytes > SIZE_MAX - 4 * page) return false;
+  const size_t body = user_bytes ? (user_bytes + page - 1) / page * page : page;
+  void* memory = mmap(nullptr, body + 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) return false;
+  mapping = static_cast<char*>(memory);
+  mapped = body + 2 * page;
+  bytes = user_bytes;
+  mprotect(mapping, page, PROT_NONE);
+  mprotect(mapping + page + body, page, PROT_NONE);
+  const size_t rounded = (user_bytes + alignment - 1) / alignment * alignment;
+  data = mapping + page + (underrun ? 0 : body - rounded);
+  memset(mapping + page, pattern, size_t(data - mapping) - page);
+  memset(data + bytes, pattern, size_t(mapping + page + body - (data + bytes)));
+#if defined(__SANITIZE_ADDRESS__)
+  mark_margins(*this, true);
+#endif
+  poison();
+  return true;
+}
+
+void Guarded::unmap() {
+  if (!mapping) return;
+#if defined(__SANITIZE_ADDRESS__)
+  mark_margins(*this, false);
+#endif
+  munmap(mapping, mapped);
+  *this = Guarded{};
+}
+
+void Guarded::retire() {
+#if defined(__SANITIZE_ADDRESS__)
+  mark_margins(*this, false);
+#endif
+  mmap(mapping, mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+}
+
+void Guarded::poison() { memset(data, 0xff, bytes); }
+
+ptrdiff_t Guarded::trespass() const {
+#if !defined(__SANITIZE_ADDRESS__)
+  const char* const user_end = data + bytes;
+  const ptrdiff_t before = data - (mapping + page_bytes()), after = mapping + mapped - page_bytes() - user_end;
+  for (ptrdiff_t i = 0; i < after && i < watched_margin; i++) {
+    if (user_end[i] != pattern) return user_end + i - data;
+  }
+  for (ptrdiff_t i = 1; i <= before && i <= watched_margin; i++) {
+    if (data[-i] != pattern) return -i;
+  }
+#endif
+  return 0;
+}
+
+}  // namespace fs::emulator
