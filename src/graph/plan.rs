@@ -33,6 +33,7 @@ pub struct Plan {
     locations: Vec<Location>,
     workspace: Vec<usize>,
     arena_bytes: usize,
+    input_bytes: usize,
     persistent_bytes: usize,
     peak_live_bytes: usize,
 }
@@ -54,7 +55,19 @@ impl Plan {
         order.extend(all().filter(|n| !hoisted[n.0 as usize]));
         let segments = segment_ranges(&graph, &order, prepared);
         let workspace = vec![0; order.len()];
-        Ok(Self { graph, map, order, prepared, segments, locations: vec![], workspace, arena_bytes: 0, persistent_bytes: 0, peak_live_bytes: 0 })
+        Ok(Self {
+            graph,
+            map,
+            order,
+            prepared,
+            segments,
+            locations: vec![],
+            workspace,
+            arena_bytes: 0,
+            input_bytes: 0,
+            persistent_bytes: 0,
+            peak_live_bytes: 0,
+        })
     }
 
     /// Gives every value its place. `workspace[i]` is the scratch of the i-th node of the order, in bytes.
@@ -81,15 +94,19 @@ impl Plan {
         self.locations = vec![Location::Unused; self.graph.values().len()];
         let mut blocks = vec![];
         let mut persistent = 0usize;
+        // The inputs come first and together: a device gets them in one copy.
+        for (i, value) in self.graph.values().iter().enumerate().filter(|(_, v)| matches!(v.origin, Origin::Input)) {
+            self.locations[i] = persist(&mut persistent, aligned(value.ty.bytes())?)?;
+        }
+        self.input_bytes = persistent;
         for (i, value) in self.graph.values().iter().enumerate() {
-            if roots[i].0 as usize != i {
+            if roots[i].0 as usize != i || matches!(value.origin, Origin::Input) {
                 continue;
             }
             let bytes = aligned(value.ty.bytes())?;
             self.locations[i] = match (&value.origin, value.storage) {
                 (_, Some(s)) => Location::Storage(s),
                 (Origin::Const(_), _) => Location::Const(ValueId(i as u32)),
-                (Origin::Input, _) => persist(&mut persistent, bytes)?,
                 // Computed once and read in every run.
                 (Origin::Node { .. }, _) if first[i] < self.prepared && last[i] >= self.prepared => persist(&mut persistent, bytes)?,
                 // What nobody reads (the gradient of a frozen parameter) still has memory while its node runs, so that kernels need not ask.
@@ -149,6 +166,11 @@ impl Plan {
     /// Size of the arena.
     pub fn arena_bytes(&self) -> usize {
         self.arena_bytes
+    }
+
+    /// Size of the front part of the persistent area, which holds the inputs.
+    pub fn input_bytes(&self) -> usize {
+        self.input_bytes
     }
 
     /// Size of the persistent area: inputs and what the prepare phase computed.

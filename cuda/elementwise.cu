@@ -1,0 +1,149 @@
+// Element-wise ops: unary functions and their gradients, affine maps, casts, broadcasting arithmetic.
+// Floor: bytes read and written over the bandwidth. A thread moves four elements, 16 bytes of float, so that 256 threads keep 8 KiB under way;
+// which function it is, is a parameter: all threads take the same branch, which costs nothing beside the memory.
+#include "device/fewstep.cuh"
+#include "parts/quad.cuh"
+
+namespace {
+
+constexpr int kThreads = 256;
+
+// src/backend/cuda/elementwise.rs has the same numbers.
+enum Function : int { kSilu = 0, kGelu = 1, kMish = 2, kRelu = 3, kAbs = 4, kSquare = 5, kHuber = 6, kClamp = 7 };
+enum Arithmetic : int { kAdd = 0, kSub = 1, kMul = 2 };
+
+FEWSTEP_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + fs::exp(-x)); }
+// ln(1 + e^x); log1p by its series where e^-|x| is too small for 1 + e^-|x| to hold it.
+FEWSTEP_DEVICE float softplus(float x) {
+  const float e = fs::exp(x < 0 ? x : -x);
+  const float tail = e < 1e-3f ? e * (1.0f - e * (0.5f - e * (1.0f / 3.0f))) : fs::log(1.0f + e);
+  return (x > 0 ? x : 0.0f) + tail;
+}
+
+// f(x); `a` and `b` are Huber's delta, or the clamp's limits.
+FEWSTEP_DEVICE float value_of(int function, float x, float a, float b) {
+  switch (function) {
+    case kSilu: return x * sigmoid(x);
+    case kGelu: return 0.5f * x * (1.0f + fs::erf(x * 0.70710678118654752f));
+    case kMish: return x * fs::tanh(softplus(x));
+    case kRelu: return x < 0 ? 0.0f : x;  // NaN stays
+    case kAbs: return x < 0 ? -x : x;
+    case kSquare: return x * x;
+    case kHuber: {
+      const float m = x < 0 ? -x : x;
+      return m <= a ? 0.5f * x * x : a * (m - 0.5f * a);
+    }
+    default: return x < a ? a : x > b ? b : x;  // NaN stays
+  }
+}
+
+// f'(x).
+FEWSTEP_DEVICE float slope_of(int function, float x, float a, float b) {
+  switch (function) {
+    case kSilu: {
+      const float s = sigmoid(x);
+      return s * (1.0f + x * (1.0f - s));
+    }
+    case kGelu: return 0.5f * (1.0f + fs::erf(x * 0.70710678118654752f)) + x * 0.39894228040143268f * fs::exp(-0.5f * x * x);
+    case kMish: {
+      const float t = fs::tanh(softplus(x));
+      return t + x * (1.0f - t * t) * sigmoid(x);
+    }
+    case kRelu: return x > 0 ? 1.0f : 0.0f;
+    case kAbs: return x > 0 ? 1.0f : x < 0 ? -1.0f : 0.0f;
+    case kSquare: return 2.0f * x;
+    case kHuber: return x < -a ? -a : x > a ? a : x;
+    default: return x >= a && x <= b ? 1.0f : 0.0f;
+  }
+}
+
+FEWSTEP_DEVICE float combine(int arithmetic, float a, float b) {
+  return arithmetic == kAdd ? a + b : arithmetic == kSub ? a - b : a * b;
+}
+
+// The first of this thread's elements; `count` is how many of the next four there are, at most 0 past the end.
+FEWSTEP_DEVICE int first_element(int n, int& count) {
+  const int64_t at = (int64_t(fs::block_index().x) * kThreads + fs::thread_index().x) * 4;
+  count = int(n - at < 4 ? n - at : 4);
+  return int(at);
+}
+
+}  // namespace
+
+// y[n] = f(x[n]).
+FEWSTEP_KERNEL(kThreads, fewstep_unary_f32, const float* x, float* y, int n, int function, float a, float b) {
+  int count;
+  const int at = first_element(n, count);
+  if (count <= 0) return;
+  Quad q = load_quad(x + at, count);
+  FEWSTEP_UNROLL
+  for (int i = 0; i < 4; i++) q.v[i] = value_of(function, q.v[i], a, b);
+  store_quad(y + at, q, count);
+}
+
+// dx[n] = f'(x[n]) dy[n].
+FEWSTEP_KERNEL(kThreads, fewstep_unary_grad_f32, const float* x, const float* dy, float* dx, int n, int function, float a, float b) {
+  int count;
+  const int at = first_element(n, count);
+  if (count <= 0) return;
+  Quad q = load_quad(x + at, count);
+  const Quad d = load_quad(dy + at, count);
+  FEWSTEP_UNROLL
+  for (int i = 0; i < 4; i++) q.v[i] = slope_of(function, q.v[i], a, b) * d.v[i];
+  store_quad(dx + at, q, count);
+}
+
+// y[n] = scale x[n] + shift.
+FEWSTEP_KERNEL(kThreads, fewstep_affine_f32, const float* x, float* y, int n, float scale, float shift) {
+  int count;
+  const int at = first_element(n, count);
+  if (count <= 0) return;
+  Quad q = load_quad(x + at, count);
+  FEWSTEP_UNROLL
+  for (int i = 0; i < 4; i++) q.v[i] = scale * q.v[i] + shift;
+  store_quad(y + at, q, count);
+}
+
+// y[n] = float(x[n]).
+FEWSTEP_KERNEL(kThreads, fewstep_cast_i32_f32, const int* x, float* y, int n) {
+  const int64_t at = int64_t(fs::block_index().x) * kThreads + fs::thread_index().x;
+  if (at < n) y[at] = float(x[at]);
+}
+
+// y[n] = a[n] (op) b[n].
+FEWSTEP_KERNEL(kThreads, fewstep_binary_f32, const float* a, const float* b, float* y, int n, int arithmetic) {
+  int count;
+  const int at = first_element(n, count);
+  if (count <= 0) return;
+  Quad q = load_quad(a + at, count);
+  const Quad r = load_quad(b + at, count);
+  FEWSTEP_UNROLL
+  for (int i = 0; i < 4; i++) q.v[i] = combine(arithmetic, q.v[i], r.v[i]);
+  store_quad(y + at, q, count);
+}
+
+namespace {
+
+// A result of up to four dimensions, outermost first, and the operands' element strides under it: 0 where an operand is repeated.
+struct Broadcast {
+  int shape[4];
+  int stride_a[4];
+  int stride_b[4];
+};
+
+}  // namespace
+
+// y[n] = a[...] (op) b[...] with repetition.
+FEWSTEP_KERNEL(kThreads, fewstep_binary_broadcast_f32, const float* a, const float* b, float* y, int n, int arithmetic, Broadcast where) {
+  const int64_t at = int64_t(fs::block_index().x) * kThreads + fs::thread_index().x;
+  if (at >= n) return;
+  int rest = int(at), at_a = 0, at_b = 0;
+  FEWSTEP_UNROLL
+  for (int d = 3; d >= 0; d--) {
+    const int i = rest % where.shape[d];
+    rest /= where.shape[d];
+    at_a += i * where.stride_a[d];
+    at_b += i * where.stride_b[d];
+  }
+  y[at] = combine(arithmetic, a[at_a], b[at_b]);
+}

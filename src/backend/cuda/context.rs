@@ -1,0 +1,117 @@
+//! The context and the stream that everything of one backend uses: our own (the device's primary context), or the caller's, which we never destroy.
+
+use super::driver::{Device, check};
+use crate::error::{Error, Result};
+use cudarc::driver::result;
+use cudarc::driver::sys;
+use std::ffi::c_void;
+use std::sync::Arc;
+
+/// A context, and a stream in it, of the program that uses the library, for example of a game engine.
+#[derive(Clone, Copy, Debug)]
+pub struct Foreign {
+    /// A `CUcontext`, alive for as long as the backend.
+    pub context: *mut c_void,
+    /// A `CUstream` of that context; null for its default stream.
+    pub stream: *mut c_void,
+}
+
+/// A context with its device and stream. Memory, modules and graphs hold an `Arc` of it, so it goes last.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub device: Device,
+    raw: sys::CUcontext,
+    stream: sys::CUstream,
+    owned: bool,
+}
+
+// SAFETY: contexts and streams may be used from every thread (CUDA driver API, "CUDA driver API thread safety"); we only hold their names.
+unsafe impl Send for Context {}
+// SAFETY: as above.
+unsafe impl Sync for Context {}
+
+/// The context is current on this thread while this lives; then what was current before is so again.
+pub(super) struct Entered<'a>(&'a Context);
+
+impl Context {
+    /// The device's primary context, shared with the rest of the process, and a stream of our own in it.
+    pub fn own(device: Device) -> Result<Arc<Self>> {
+        // SAFETY: the device was given by the driver.
+        let raw = check(unsafe { result::primary_ctx::retain(device.raw) }, format!("opening a context on {}", device.name))?;
+        let mut this = Self { device, raw, stream: std::ptr::null_mut(), owned: true };
+        let stream = {
+            let _entered = this.enter()?;
+            check(result::stream::create(result::stream::StreamKind::NonBlocking), "creating a stream")?
+        };
+        this.stream = stream;
+        Ok(Arc::new(this))
+    }
+
+    /// The caller's context and stream.
+    ///
+    /// # Safety
+    /// `foreign` holds a live context, and a live stream of it or null, for as long as the result lives.
+    pub unsafe fn foreign(foreign: Foreign) -> Result<Arc<Self>> {
+        super::driver::init()?;
+        if foreign.context.is_null() {
+            return Err(Error::invalid("the CUDA context is NULL"));
+        }
+        let raw: sys::CUcontext = foreign.context.cast();
+        let mut device = 0;
+        // SAFETY: the context is alive by the caller's promise.
+        check(unsafe { sys::cuCtxPushCurrent_v2(raw) }.result(), "entering the caller's CUDA context")?;
+        // SAFETY: valid pointers; the context that was pushed is popped again, whatever the first call answers.
+        let (found, popped) = unsafe { (sys::cuCtxGetDevice(&mut device).result(), sys::cuCtxPopCurrent_v2(&mut std::ptr::null_mut()).result()) };
+        check(found.and(popped), "asking the caller's CUDA context for its device")?;
+        let ordinal = usize::try_from(device).map_err(|_| Error::internal("a negative CUDA device"))?;
+        Ok(Arc::new(Self { device: Device::of(device, ordinal)?, raw, stream: foreign.stream.cast(), owned: false }))
+    }
+
+    /// Makes the context current on this thread.
+    pub fn enter(&self) -> Result<Entered<'_>> {
+        // SAFETY: the context is alive: ours by reference count, the caller's by promise.
+        check(unsafe { sys::cuCtxPushCurrent_v2(self.raw) }.result(), "entering the CUDA context")?;
+        Ok(Entered(self))
+    }
+}
+
+impl Entered<'_> {
+    /// The stream that all work goes to.
+    pub fn stream(&self) -> sys::CUstream {
+        self.0.stream
+    }
+
+    /// Waits until the stream has done everything; an error of a kernel comes out here.
+    pub fn synchronize(&self) -> Result<()> {
+        // SAFETY: the stream is alive and belongs to the current context.
+        check(unsafe { result::stream::synchronize(self.stream()) }, format!("computing on {}", self.0.device.name))
+    }
+
+    /// Free bytes of device memory.
+    pub fn free_memory(&self) -> Result<usize> {
+        Ok(check(result::mem_get_info(), "asking for free device memory")?.0)
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        // SAFETY: pops what `enter` pushed on this thread. An error has nobody to hear it.
+        let _ = unsafe { sys::cuCtxPopCurrent_v2(&mut std::ptr::null_mut()) };
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        if !self.owned {
+            return;
+        }
+        if let Ok(entered) = self.enter()
+            && !self.stream.is_null()
+        {
+            // SAFETY: our own stream, which nothing uses any more.
+            let _ = unsafe { result::stream::destroy(entered.stream()) };
+        }
+        // SAFETY: retained in `own`. An error has nobody to hear it.
+        let _ = unsafe { result::primary_ctx::release(self.device.raw) };
+    }
+}

@@ -1,0 +1,143 @@
+//! The NVIDIA driver, found at run time: is it there, which devices are there, and what its errors mean.
+//!
+//! cudarc's raw bindings are used, not its safe layer: that owns contexts and streams, and ours may belong to the caller.
+
+use crate::error::{Error, Result, Status};
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
+use std::fmt;
+use std::sync::OnceLock;
+
+/// The oldest driver API that takes our kernels: they are compiled by CUDA 13.0, and a driver runs nothing of a later major version.
+const MIN_VERSION: i32 = 13_000;
+
+/// Turns a driver's answer into an error that says what was being done.
+pub(super) fn check<T>(answer: std::result::Result<T, DriverError>, doing: impl fmt::Display) -> Result<T> {
+    answer.map_err(|e| error(e.0, doing))
+}
+
+/// The error of a driver's code. After [`Status::DeviceLost`] the context is of no use any more.
+fn error(code: CUresult, doing: impl fmt::Display) -> Error {
+    use CUresult::*;
+    let status = match code {
+        CUDA_ERROR_OUT_OF_MEMORY => Status::OutOfMemory,
+        CUDA_ERROR_NO_DEVICE | CUDA_ERROR_INVALID_DEVICE | CUDA_ERROR_STUB_LIBRARY => Status::NoDevice,
+        CUDA_ERROR_SYSTEM_DRIVER_MISMATCH | CUDA_ERROR_UNSUPPORTED_PTX_VERSION | CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE => Status::DriverTooOld,
+        CUDA_ERROR_NO_BINARY_FOR_GPU | CUDA_ERROR_NOT_SUPPORTED => Status::Unsupported,
+        CUDA_ERROR_ILLEGAL_ADDRESS
+        | CUDA_ERROR_ILLEGAL_INSTRUCTION
+        | CUDA_ERROR_MISALIGNED_ADDRESS
+        | CUDA_ERROR_INVALID_ADDRESS_SPACE
+        | CUDA_ERROR_INVALID_PC
+        | CUDA_ERROR_HARDWARE_STACK_ERROR
+        | CUDA_ERROR_LAUNCH_FAILED
+        | CUDA_ERROR_LAUNCH_TIMEOUT
+        | CUDA_ERROR_ASSERT
+        | CUDA_ERROR_ECC_UNCORRECTABLE
+        | CUDA_ERROR_DEVICE_UNAVAILABLE
+        | CUDA_ERROR_CONTEXT_IS_DESTROYED => Status::DeviceLost,
+        CUDA_ERROR_DEINITIALIZED => Status::State,
+        _ => Status::Panic,
+    };
+    let known = DriverError(code);
+    let text = known.error_string().ok().map_or_else(|| "unknown error".into(), |s| s.to_string_lossy());
+    Error { status, message: format!("{doing}: {text} (CUDA error {})", code as u32) }
+}
+
+/// Loads and initialises the driver, once a process. Without one every call gives the same error, and nothing panics.
+pub(super) fn init() -> Result<()> {
+    static DRIVER: OnceLock<Result<()>> = OnceLock::new();
+    DRIVER
+        .get_or_init(|| {
+            // SAFETY: only looks for the library. cudarc panics when a function is called without it, so this comes first.
+            if !unsafe { sys::is_culib_present() } {
+                return Err(no_device("no NVIDIA driver is installed (libcuda was not found)"));
+            }
+            let mut version = 0;
+            // SAFETY: a valid pointer; this function exists in every driver and may come before cuInit.
+            check(unsafe { sys::cuDriverGetVersion(&mut version) }.result(), "asking for the driver's version")?;
+            // Functions that an old driver lacks would panic in cudarc, so nothing else is asked of one.
+            if version < MIN_VERSION {
+                let shown = |v: i32| format!("{}.{}", v / 1000, v % 1000 / 10);
+                let message = format!("the NVIDIA driver supports CUDA {}, at least {} is needed", shown(version), shown(MIN_VERSION));
+                return Err(Error { status: Status::DriverTooOld, message });
+            }
+            check(result::init(), "initialising the NVIDIA driver")
+        })
+        .clone()
+}
+
+fn no_device(message: impl Into<String>) -> Error {
+    Error { status: Status::NoDevice, message: message.into() }
+}
+
+/// One GPU.
+#[derive(Clone, Debug)]
+pub struct Device {
+    pub(super) raw: sys::CUdevice,
+    /// Its place in the driver's list.
+    pub ordinal: usize,
+    /// As the driver names it.
+    pub name: String,
+    /// Identifies the GPU also to graphics APIs.
+    pub uuid: [u8; 16],
+    /// Compute capability times ten: 90 for sm_90.
+    pub capability: u32,
+    /// Bytes of memory.
+    pub memory: usize,
+    /// Streaming multiprocessors: how many blocks it takes to fill the GPU.
+    pub multiprocessors: u32,
+}
+
+impl Device {
+    /// Number of GPUs, or why none can be used.
+    pub fn count() -> Result<usize> {
+        init()?;
+        Ok(check(result::device::get_count(), "counting CUDA devices")?.max(0) as usize)
+    }
+
+    /// The GPU at a place in the driver's list.
+    pub fn at(ordinal: usize) -> Result<Self> {
+        let count = Self::count()?;
+        let raw = i32::try_from(ordinal).ok().filter(|_| ordinal < count);
+        let raw = raw.ok_or_else(|| no_device(format!("CUDA device {ordinal} does not exist; there are {count}")))?;
+        Self::of(check(result::device::get(raw), format!("opening CUDA device {ordinal}"))?, ordinal)
+    }
+
+    /// The GPU with this UUID.
+    pub fn with_uuid(uuid: [u8; 16]) -> Result<Self> {
+        for ordinal in 0..Self::count()? {
+            let device = Self::at(ordinal)?;
+            if device.uuid == uuid {
+                return Ok(device);
+            }
+        }
+        let hex: String = uuid.iter().map(|b| format!("{b:02x}")).collect();
+        Err(no_device(format!("no CUDA device has the UUID {hex}")))
+    }
+
+    /// The GPU that the driver calls `raw`.
+    pub(super) fn of(raw: sys::CUdevice, ordinal: usize) -> Result<Self> {
+        let doing = || format!("asking about CUDA device {ordinal}");
+        // SAFETY: the device was given by the driver.
+        let attribute = |which| check(unsafe { result::device::get_attribute(raw, which) }, doing());
+        let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let name = check(result::device::get_name(raw), doing())?;
+        let capability = (10 * major + minor).max(0) as u32;
+        if capability < 75 {
+            return Err(Error::unsupported(format!("{name} has compute capability {major}.{minor}; at least 7.5 is needed")));
+        }
+        Ok(Self {
+            raw,
+            ordinal,
+            name,
+            uuid: check(result::device::get_uuid(raw), doing())?.bytes.map(|b| b as u8),
+            capability,
+            // SAFETY: the device was given by the driver.
+            memory: check(unsafe { result::device::total_mem(raw) }, doing())?,
+            multiprocessors: multiprocessors.max(1) as u32,
+        })
+    }
+}

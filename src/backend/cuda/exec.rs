@@ -1,0 +1,348 @@
+//! The CUDA executable: launches with their addresses in place, and the graphs captured of them.
+
+use super::context::Context;
+use super::graph::{CaptureStream, Captured};
+use super::kernels::Kernels;
+use super::launch::{Arg, Lowered, Ready};
+use super::lower::{Target, lower};
+use super::memory::{DeviceBuffer, PinnedBuffer};
+use crate::backend::{Executable, HostBytes};
+use crate::error::{Error, Result};
+use crate::graph::plan::Location;
+use crate::graph::{Graph, Node, OpDef, Origin, Plan, StorageId, ValueId};
+use crate::tensor::{ALIGN, Buffer, Tensor};
+use cudarc::driver::sys;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// What all executables of one backend share.
+pub(super) struct Shared {
+    pub context: Arc<Context>,
+    pub kernels: Kernels,
+    /// Weights on the device, by the address of the host tensor that they are a copy of: many samplers of one model share one copy.
+    uploads: Mutex<HashMap<usize, (Weak<Tensor>, Weak<DeviceBuffer>)>>,
+}
+
+impl Shared {
+    pub fn new(context: Arc<Context>) -> Self {
+        Self { kernels: Kernels::new(&context), context, uploads: Mutex::default() }
+    }
+
+    /// The device copy of a tensor, made if there is none.
+    fn upload(&self, name: &str, tensor: &Arc<Tensor>) -> Result<Arc<DeviceBuffer>> {
+        let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        uploads.retain(|_, (tensor, copy)| tensor.strong_count() > 0 && copy.strong_count() > 0);
+        let key = Arc::as_ptr(tensor) as usize;
+        if let Some(copy) = uploads.get(&key).and_then(|(_, copy)| copy.upgrade()) {
+            return Ok(copy);
+        }
+        let mut copy = DeviceBuffer::zeroed(&self.context, tensor.bytes().len(), name)?;
+        copy.write(0, tensor.bytes())?;
+        let copy = Arc::new(copy);
+        uploads.insert(key, (Arc::downgrade(tensor), Arc::downgrade(&copy)));
+        Ok(copy)
+    }
+}
+
+/// What holds a storage's bytes.
+enum Held {
+    /// Nothing yet.
+    Unbound,
+    /// A device copy of an immutable tensor, which is kept so that its address stays its own.
+    Shared(Arc<Tensor>, Arc<DeviceBuffer>),
+    /// Written by the graph.
+    Owned(DeviceBuffer),
+}
+
+/// A compiled graph on a GPU. Fields are dropped in order: what may still run goes first.
+pub struct CudaExecutable {
+    graphs: Vec<(Range<usize>, Captured)>,
+    capture: CaptureStream,
+    /// By place in the plan's order.
+    ready: Vec<Vec<Ready>>,
+    lowered: Vec<Lowered>,
+    storages: Vec<Held>,
+    arena: DeviceBuffer,
+    persistent: DeviceBuffer,
+    constants: DeviceBuffer,
+    /// Where each constant begins.
+    constant_at: HashMap<ValueId, usize>,
+    /// What [`Arg::Table`] and [`Arg::Data`] point to, in the order of the launches.
+    tables: DeviceBuffer,
+    /// The inputs as the host wrote them; the front of `persistent` is their copy.
+    inputs: PinnedBuffer,
+    /// `inputs` has changed since it was copied.
+    changed: bool,
+    /// The copy may still be under way.
+    copying: bool,
+    shared: Arc<Shared>,
+    plan: Plan,
+}
+
+impl CudaExecutable {
+    pub(super) fn new(graph: &Graph, shared: &Arc<Shared>) -> Result<Self> {
+        let mut plan = Plan::new(graph, &|_, _, _| None)?;
+        let device = &shared.context.device;
+        let target = Target { capability: device.capability, multiprocessors: device.multiprocessors };
+        let nodes = |plan: &Plan| plan.order().iter().map(|id| plan.graph().nodes()[id.0 as usize].clone()).collect::<Vec<Node>>();
+        let lowered = nodes(&plan).iter().map(|node| lower(plan.graph(), node, target)).collect::<Result<Vec<_>>>()?;
+        plan.lay_out(&lowered.iter().map(|l| l.workspace).collect::<Vec<_>>())?;
+        let context = &shared.context;
+        let buffer = |len, what: &str| DeviceBuffer::zeroed(context, len, what);
+        let mut storages = vec![];
+        for (storage, frozen) in plan.graph().storages().iter().zip(plan.graph().frozen_storages()) {
+            storages.push(if frozen { Held::Unbound } else { Held::Owned(buffer(storage.ty.bytes(), &storage.name)?) });
+        }
+        let (constants, constant_at) = upload_constants(&plan, context)?;
+        Ok(Self {
+            graphs: vec![],
+            capture: CaptureStream::new(context)?,
+            ready: vec![],
+            storages,
+            arena: buffer(plan.arena_bytes(), "arena")?,
+            persistent: buffer(plan.persistent_bytes(), "inputs and prepared values")?,
+            constants,
+            constant_at,
+            tables: buffer(lowered.iter().flat_map(|l| &l.launches).flat_map(|l| &l.args).map(table_bytes).sum(), "argument tables")?,
+            inputs: PinnedBuffer::zeroed(context, plan.input_bytes())?,
+            changed: false,
+            copying: false,
+            lowered,
+            shared: shared.clone(),
+            plan,
+        })
+    }
+
+    /// Puts all addresses in place.
+    fn link(&mut self) -> Result<()> {
+        self.graphs.clear();
+        self.ready.clear();
+        let mut tables = Vec::new();
+        let mut ready = vec![];
+        for (at, lowered) in self.lowered.iter().enumerate() {
+            let node = &self.plan.graph().nodes()[self.plan.order()[at].0 as usize];
+            let mut launches = vec![];
+            for launch in &lowered.launches {
+                let function = self.shared.kernels.get(launch.kernel, launch.shared)?;
+                launches.push(Ready::new(launch, function, |arg| self.argument(node, at, arg, &mut tables))?);
+            }
+            ready.push(launches);
+        }
+        if !tables.is_empty() {
+            self.tables.write(0, &tables)?;
+        }
+        self.ready = ready;
+        Ok(())
+    }
+
+    /// The address that an argument means; tables are appended to `tables`.
+    fn argument(&self, node: &Node, at: usize, arg: &Arg, tables: &mut Vec<u8>) -> Result<u64> {
+        Ok(match arg {
+            Arg::Input(i) => self.address(node.inputs[*i])?,
+            Arg::Output(i) => self.address(node.outputs[*i])?,
+            Arg::Scratch(offset) => self.arena.address() + (self.plan.workspace_offset(at) + offset) as u64,
+            Arg::Null => 0,
+            Arg::Table(args) => {
+                let addresses = args.iter().map(|a| self.argument(node, at, a, &mut vec![])).collect::<Result<Vec<u64>>>()?;
+                self.append(tables, crate::backend::as_bytes(&addresses.iter().map(|a| *a as i64).collect::<Vec<_>>()))
+            }
+            Arg::Data(bytes) => self.append(tables, bytes),
+            Arg::Value(_) => return Err(Error::internal("a value has no address")),
+        })
+    }
+
+    fn append(&self, tables: &mut Vec<u8>, bytes: &[u8]) -> u64 {
+        let at = tables.len();
+        tables.extend_from_slice(bytes);
+        tables.resize(tables.len().next_multiple_of(ALIGN), 0);
+        self.tables.address() + at as u64
+    }
+
+    fn address(&self, id: ValueId) -> Result<u64> {
+        Ok(match self.plan.location(id) {
+            Location::Unused => 0,
+            Location::Arena(at) => self.arena.address() + at as u64,
+            Location::Persistent(at) => self.persistent.address() + at as u64,
+            Location::Const(root) => {
+                self.constants.address() + *self.constant_at.get(&root).ok_or_else(|| Error::internal("a constant without its table"))? as u64
+            }
+            Location::Storage(s) => match &self.storages[s.0 as usize] {
+                Held::Shared(_, copy) => copy.address(),
+                Held::Owned(buffer) => buffer.address(),
+                Held::Unbound => return Err(Error::state(format!("storage '{}' has no contents yet", self.plan.graph().storages()[s.0 as usize].name))),
+            },
+        })
+    }
+
+    fn storage_id(&self, name: &str) -> Result<StorageId> {
+        self.plan.graph().storage(name).ok_or_else(|| Error::not_found(format!("the plan has no storage '{name}'")))
+    }
+
+    /// Captures every segment, and all of them as one graph: what a run and a step of it start.
+    fn capture_graphs(&mut self) -> Result<()> {
+        let segments = self.plan.segments().iter().filter(|s| !s.is_empty()).cloned();
+        let mut ranges: Vec<Range<usize>> = segments.collect();
+        let whole = self.plan.prepared()..self.plan.order().len();
+        if ranges.len() > 1 {
+            ranges.push(whole);
+        }
+        for range in ranges {
+            let ready = &mut self.ready[range.clone()];
+            let captured = self.capture.capture(|entered, stream| ready.iter_mut().flatten().try_for_each(|launch| launch.enqueue(entered, stream)))?;
+            self.graphs.push((range, captured));
+        }
+        Ok(())
+    }
+
+    /// Copies a piece of device memory to new host memory.
+    fn fetch(&self, from: &DeviceBuffer, at: usize, len: usize, what: &str) -> Result<HostBytes<'_>> {
+        let mut bytes = Buffer::zeroed(len, what)?;
+        from.read(at, bytes.bytes_mut()).map_err(|e| e.context(what))?;
+        Ok(HostBytes::Copied(bytes))
+    }
+
+    /// Starts the copy of the inputs if they have changed.
+    fn upload_inputs(&mut self) -> Result<()> {
+        if self.changed {
+            let entered = self.shared.context.enter()?;
+            self.inputs.upload(&entered, &self.persistent)?;
+            (self.changed, self.copying) = (false, true);
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of what an argument points to in the tables.
+fn table_bytes(arg: &Arg) -> usize {
+    match arg {
+        Arg::Table(args) => (args.len() * size_of::<u64>()).next_multiple_of(ALIGN),
+        Arg::Data(bytes) => bytes.len().next_multiple_of(ALIGN),
+        _ => 0,
+    }
+}
+
+/// All constants that nodes read, in one buffer.
+fn upload_constants(plan: &Plan, context: &Arc<Context>) -> Result<(DeviceBuffer, HashMap<ValueId, usize>)> {
+    let mut at = HashMap::new();
+    let mut tables: Vec<(usize, Arc<Tensor>)> = vec![];
+    let mut end = 0usize;
+    for node in plan.graph().nodes() {
+        for input in &node.inputs {
+            let Location::Const(root) = plan.location(*input) else { continue };
+            let Origin::Const(tensor) = &plan.graph().value(root).origin else { continue };
+            if at.insert(root, end).is_none() {
+                tables.push((end, tensor.clone()));
+                end += tensor.bytes().len().next_multiple_of(ALIGN);
+            } else if let Some((offset, _)) = tables.iter().find(|(_, t)| Arc::ptr_eq(t, tensor)) {
+                at.insert(root, *offset);
+            }
+        }
+    }
+    let mut buffer = DeviceBuffer::zeroed(context, end, "constants")?;
+    for (offset, tensor) in &tables {
+        buffer.write(*offset, tensor.bytes())?;
+    }
+    Ok((buffer, at))
+}
+
+impl Executable for CudaExecutable {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn bind(&mut self, storage: &str, tensor: Arc<Tensor>) -> Result<()> {
+        let id = self.storage_id(storage)?;
+        let ty = &self.plan.graph().storages()[id.0 as usize].ty;
+        if tensor.shape() != ty.shape || tensor.dtype() != ty.dtype {
+            return Err(Error::shape(format!("'{storage}': expected {:?} {:?}, found {:?} {:?}", ty.dtype, ty.shape, tensor.dtype(), tensor.shape())));
+        }
+        if matches!(self.storages[id.0 as usize], Held::Owned(_)) {
+            return Err(Error::internal(format!("'{storage}' is written by the graph and cannot be shared")));
+        }
+        let copy = self.shared.upload(storage, &tensor)?;
+        self.storages[id.0 as usize] = Held::Shared(tensor, copy);
+        self.ready.clear();
+        Ok(())
+    }
+
+    fn write_storage(&mut self, storage: &str, bytes: &[u8]) -> Result<()> {
+        let id = self.storage_id(storage)?;
+        match &mut self.storages[id.0 as usize] {
+            Held::Owned(buffer) if buffer.len() == bytes.len() => buffer.write(0, bytes),
+            Held::Owned(buffer) => Err(Error::shape(format!("'{storage}' has {} bytes, {} were given", buffer.len(), bytes.len()))),
+            _ => Err(Error::internal(format!("'{storage}' is immutable"))),
+        }
+    }
+
+    fn storage_bytes(&self, storage: &str) -> Result<HostBytes<'_>> {
+        match &self.storages[self.storage_id(storage)?.0 as usize] {
+            Held::Owned(buffer) => self.fetch(buffer, 0, buffer.len(), storage),
+            Held::Shared(tensor, _) => Ok(HostBytes::Borrowed(tensor.bytes())),
+            Held::Unbound => Err(Error::state(format!("storage '{storage}' has no contents yet"))),
+        }
+    }
+
+    fn write_bytes(&mut self, input: ValueId, bytes: &[u8]) -> Result<()> {
+        let id = self.plan.resolve(input)?;
+        let value = self.plan.graph().value(id);
+        if bytes.len() != value.ty.bytes() {
+            return Err(Error::shape(format!("input '{}' has {} bytes, {} were given", value.name, value.ty.bytes(), bytes.len())));
+        }
+        let at = match self.plan.location(id) {
+            Location::Persistent(at) => at,
+            other => return Err(Error::internal(format!("input '{}' lies in {other:?}", value.name))),
+        };
+        if std::mem::take(&mut self.copying) {
+            self.shared.context.enter()?.synchronize()?;
+        }
+        self.inputs.bytes_mut()[at..at + bytes.len()].copy_from_slice(bytes);
+        self.changed = true;
+        Ok(())
+    }
+
+    fn read_bytes(&self, value: ValueId) -> Result<HostBytes<'_>> {
+        let id = self.plan.resolve(value)?;
+        let value = self.plan.graph().value(id);
+        let len = value.ty.bytes();
+        match self.plan.location(id) {
+            Location::Storage(s) => self.storage_bytes(&self.plan.graph().storages()[s.0 as usize].name),
+            Location::Persistent(at) => self.fetch(&self.persistent, at, len, &value.name),
+            // The arena keeps only tapped values until the end of the run; others are overwritten on the way.
+            Location::Arena(at) if self.plan.graph().outputs().contains(&id) => self.fetch(&self.arena, at, len, &value.name),
+            Location::Const(root) => match &self.plan.graph().value(root).origin {
+                Origin::Const(tensor) => Ok(HostBytes::Borrowed(tensor.bytes())),
+                _ => Err(Error::internal("a constant without its table")),
+            },
+            Location::Arena(_) | Location::Unused => Err(Error::internal(format!("'{}' was not tapped", value.name))),
+        }
+    }
+
+    fn prepare(&mut self) -> Result<()> {
+        self.link()?;
+        self.run(0..self.plan.prepared())?;
+        self.capture_graphs()
+    }
+
+    fn run(&mut self, range: Range<usize>) -> Result<()> {
+        if range.end > self.plan.order().len() {
+            return Err(Error::invalid(format!("nodes {range:?} of a plan of {}", self.plan.order().len())));
+        }
+        if self.ready.len() != self.plan.order().len() {
+            return Err(Error::state("storages were bound after the plan was prepared"));
+        }
+        self.upload_inputs()?;
+        let entered = self.shared.context.enter()?;
+        if let Some((_, graph)) = self.graphs.iter().find(|(captured, _)| *captured == range) {
+            return graph.launch(&entered);
+        }
+        let stream: sys::CUstream = entered.stream();
+        for at in range {
+            let node = &self.plan.graph().nodes()[self.plan.order()[at].0 as usize];
+            for launch in &mut self.ready[at] {
+                launch.enqueue(&entered, stream).map_err(|e| e.context(format!("{} '{}'", node.op.name(), self.plan.graph().value(node.outputs[0]).name)))?;
+            }
+        }
+        Ok(())
+    }
+}

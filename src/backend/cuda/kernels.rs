@@ -1,0 +1,98 @@
+//! The compiled kernels in a context: modules are loaded when the first plan needs one of their kernels, never while a plan runs.
+
+use super::context::Context;
+use super::driver::check;
+use super::manifest::{self, KernelInfo, MODULES};
+use crate::error::{Error, Result};
+use cudarc::driver::{result, sys};
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Shared memory that every GPU gives a block without being asked for more.
+const PLAIN_SHARED: u32 = 48 << 10;
+
+/// A kernel, ready to be launched.
+#[derive(Clone, Copy)]
+pub(super) struct Function {
+    pub raw: sys::CUfunction,
+    pub info: &'static KernelInfo,
+}
+
+// SAFETY: a name that the driver understands on every thread.
+unsafe impl Send for Function {}
+
+/// The kernels of one context.
+pub(super) struct Kernels {
+    context: Arc<Context>,
+    loaded: Mutex<Loaded>,
+}
+
+#[derive(Default)]
+struct Loaded {
+    modules: HashMap<usize, sys::CUmodule>,
+    functions: HashMap<&'static str, Function>,
+}
+
+// SAFETY: names that the driver understands on every thread.
+unsafe impl Send for Loaded {}
+
+impl Kernels {
+    /// None loaded yet.
+    pub fn new(context: &Arc<Context>) -> Self {
+        Self { context: context.clone(), loaded: Mutex::default() }
+    }
+
+    /// A kernel by name, with `shared` bytes of dynamic shared memory allowed.
+    pub fn get(&self, name: &'static str, shared: u32) -> Result<Function> {
+        let info = manifest::find(name).ok_or_else(|| Error::internal(format!("no kernel {name} was compiled")))?;
+        let entered = self.context.enter()?;
+        // A panic elsewhere leaves the maps as whole as they were.
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let function = match loaded.functions.get(name) {
+            Some(function) => *function,
+            None => {
+                let module = match loaded.modules.get(&info.module) {
+                    Some(module) => *module,
+                    None => {
+                        let module = self.load(info.module)?;
+                        loaded.modules.insert(info.module, module);
+                        module
+                    }
+                };
+                let symbol = CString::new(name).map_err(|_| Error::internal("a kernel's name has a NUL"))?;
+                // SAFETY: the module is loaded in the current context.
+                let raw = check(unsafe { result::module::get_function(module, symbol) }, format!("finding the kernel {name}"))?;
+                let function = Function { raw, info };
+                loaded.functions.insert(name, function);
+                function
+            }
+        };
+        if shared > PLAIN_SHARED {
+            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function is loaded in the current context.
+            let set = unsafe { result::function::set_function_attribute(function.raw, attribute, shared as i32) };
+            check(set, format!("giving {name} {shared} bytes of shared memory"))?;
+        }
+        drop(entered);
+        Ok(function)
+    }
+
+    fn load(&self, module: usize) -> Result<sys::CUmodule> {
+        let module = MODULES.get(module).ok_or_else(|| Error::internal("a kernel of no module"))?;
+        // SAFETY: a fatbin as the compiler wrote it; it says its own length.
+        let loaded = unsafe { result::module::load_data(module.fatbin.as_ptr().cast()) };
+        check(loaded, format!("loading the kernels of {} for {}", module.name, self.context.device.name))
+    }
+}
+
+impl Drop for Kernels {
+    fn drop(&mut self) {
+        let Ok(_entered) = self.context.enter() else { return };
+        let loaded = self.loaded.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for module in loaded.modules.values() {
+            // SAFETY: loaded in `load`, unloaded once; nothing runs any more, since every executable holds an Arc of this. Errors have nobody to hear them.
+            let _ = unsafe { result::module::unload(*module) };
+        }
+    }
+}

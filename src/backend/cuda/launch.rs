@@ -1,0 +1,196 @@
+//! Kernel launches: what an op's adapter asks for, and the same with addresses filled in.
+
+use super::context::Entered;
+use super::driver::check;
+use super::kernels::Function;
+use crate::error::{Error, Result};
+use cudarc::driver::sys;
+use std::ffi::c_void;
+
+/// The most blocks in the second and third direction of a grid (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability").
+const MAX_GRID_YZ: u32 = 65_535;
+
+/// A kernel's argument that is passed by value.
+///
+/// # Safety
+/// `repr(C)` or a number, without padding; the same layout as in the kernel's source.
+pub(super) unsafe trait Param: Copy {}
+// SAFETY: a number.
+unsafe impl Param for i32 {}
+// SAFETY: a number.
+unsafe impl Param for u32 {}
+// SAFETY: a number.
+unsafe impl Param for f32 {}
+
+/// One argument.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Arg {
+    /// Address of an operand.
+    Input(usize),
+    /// Address of a result.
+    Output(usize),
+    /// Address of this byte of the node's scratch.
+    Scratch(usize),
+    /// No address: an operand that is not there.
+    Null,
+    /// Address of an array of addresses in device memory, for kernels over many tensors.
+    Table(Vec<Arg>),
+    /// Address of plain data in device memory, uploaded once: what is too long for a parameter.
+    Data(Vec<u8>),
+    /// A value.
+    Value(Vec<u8>),
+}
+
+/// One kernel launch of a node.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Launch {
+    /// The kernel's name in its .cu file.
+    pub kernel: &'static str,
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads a block.
+    pub block: u32,
+    /// Bytes of dynamic shared memory.
+    pub shared: u32,
+    /// Arguments in the kernel's order.
+    pub args: Vec<Arg>,
+}
+
+impl Launch {
+    /// A launch without arguments yet; an error when the grid has more blocks than a GPU takes.
+    pub fn new(kernel: &'static str, grid: [usize; 3], block: u32) -> Result<Self> {
+        let fits = grid[0] > 0 && grid[0] <= i32::MAX as usize && grid[1..].iter().all(|g| *g > 0 && *g <= MAX_GRID_YZ as usize);
+        if !fits {
+            return Err(Error::unsupported(format!("{kernel}: a grid of {grid:?} blocks; the shapes are too large for the CUDA backend")));
+        }
+        Ok(Self { kernel, grid: grid.map(|g| g as u32), block, shared: 0, args: vec![] })
+    }
+
+    /// One thread an element, in blocks of `block`.
+    pub fn over(kernel: &'static str, elements: usize, block: u32) -> Result<Self> {
+        Self::new(kernel, [elements.div_ceil(block as usize), 1, 1], block)
+    }
+
+    /// Dynamic shared memory in bytes.
+    pub fn shared(mut self, bytes: usize) -> Self {
+        self.shared = bytes as u32;
+        self
+    }
+
+    /// Any argument.
+    pub fn arg(mut self, arg: Arg) -> Self {
+        self.args.push(arg);
+        self
+    }
+
+    /// The address of operand `i`.
+    pub fn input(self, i: usize) -> Self {
+        self.arg(Arg::Input(i))
+    }
+
+    /// The address of operand `i`, or null.
+    pub fn optional(self, i: Option<usize>) -> Self {
+        self.arg(i.map_or(Arg::Null, Arg::Input))
+    }
+
+    /// The address of result `i`.
+    pub fn output(self, i: usize) -> Self {
+        self.arg(Arg::Output(i))
+    }
+
+    /// The address of a byte of the scratch.
+    pub fn scratch(self, at: usize) -> Self {
+        self.arg(Arg::Scratch(at))
+    }
+
+    /// A value.
+    pub fn value<T: Param>(self, value: T) -> Self {
+        // SAFETY: `Param` promises no padding.
+        let bytes = unsafe { std::slice::from_raw_parts((&raw const value).cast::<u8>(), size_of::<T>()) };
+        self.arg(Arg::Value(bytes.to_vec()))
+    }
+
+    /// A count or a size as the kernels' 32-bit `int`; an error when it does not fit.
+    pub fn int(self, value: usize) -> Result<Self> {
+        let narrow = i32::try_from(value).map_err(|_| Error::unsupported(format!("{}: {value} does not fit 32 bits", self.kernel)))?;
+        Ok(self.value(narrow))
+    }
+}
+
+/// A node as the CUDA backend runs it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Lowered {
+    /// In order; each sees what those before it wrote.
+    pub launches: Vec<Launch>,
+    /// Scratch in bytes.
+    pub workspace: usize,
+}
+
+impl From<Launch> for Lowered {
+    fn from(launch: Launch) -> Self {
+        Self { launches: vec![launch], workspace: 0 }
+    }
+}
+
+/// A launch with all its arguments in place.
+pub(super) struct Ready {
+    function: Function,
+    grid: [u32; 3],
+    block: u32,
+    shared: u32,
+    /// The arguments one after the other, each at a multiple of 8 bytes.
+    values: Vec<u64>,
+    /// Where each argument begins in `values`.
+    starts: Vec<usize>,
+    /// Room for what cuLaunchKernel takes: the addresses of the arguments.
+    pointers: Vec<*mut c_void>,
+}
+
+// SAFETY: `pointers` is scratch of `enqueue`; it points nowhere between calls.
+unsafe impl Send for Ready {}
+
+impl Ready {
+    /// Checks the arguments against what the compiled kernel takes. `address` resolves everything but values.
+    pub fn new(launch: &Launch, function: Function, mut address: impl FnMut(&Arg) -> Result<u64>) -> Result<Self> {
+        let (mut values, mut starts) = (vec![], vec![]);
+        let mut sizes = vec![];
+        for arg in &launch.args {
+            starts.push(values.len());
+            match arg {
+                Arg::Value(bytes) => {
+                    sizes.push(bytes.len() as u32);
+                    values.extend(bytes.chunks(8).map(|chunk| {
+                        let mut word = [0u8; 8];
+                        word[..chunk.len()].copy_from_slice(chunk);
+                        u64::from_ne_bytes(word)
+                    }));
+                }
+                other => {
+                    sizes.push(8);
+                    values.push(address(other)?);
+                }
+            }
+        }
+        let expected = function.info.params;
+        if sizes != expected || launch.block > function.info.max_threads {
+            let found = format!("arguments of {sizes:?} bytes and {} threads", launch.block);
+            let wanted = format!("{expected:?} and at most {}", function.info.max_threads);
+            return Err(Error::internal(format!("{}: {found}, the kernel takes {wanted}", launch.kernel)));
+        }
+        let pointers = vec![std::ptr::null_mut(); starts.len()];
+        Ok(Self { function, grid: launch.grid, block: launch.block, shared: launch.shared, values, starts, pointers })
+    }
+
+    /// Puts the launch on a stream; allocates nothing.
+    pub fn enqueue(&mut self, _entered: &Entered, stream: sys::CUstream) -> Result<()> {
+        for (pointer, start) in self.pointers.iter_mut().zip(&self.starts) {
+            *pointer = (&raw mut self.values[*start]).cast();
+        }
+        let [x, y, z] = self.grid;
+        // SAFETY: the function is loaded in the current context; number and sizes of the arguments were checked in `new`, and their addresses lie in
+        // memory that the executable owns. The driver copies the arguments before it returns.
+        let code =
+            unsafe { sys::cuLaunchKernel(self.function.raw, x, y, z, self.block, 1, 1, self.shared, stream, self.pointers.as_mut_ptr(), std::ptr::null_mut()) };
+        check(code.result(), format!("launching {}", self.function.info.name))
+    }
+}

@@ -1,0 +1,43 @@
+//! From a node to its launches: the one place where the CUDA backend meets the op table.
+
+use super::elementwise;
+use super::launch::Lowered;
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Node, Op, OpDef, TensorType};
+
+/// What launches are chosen for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target {
+    /// Compute capability times ten.
+    pub capability: u32,
+    /// Streaming multiprocessors.
+    pub multiprocessors: u32,
+}
+
+/// A node with the types of its values.
+pub(super) struct Site<'a> {
+    /// Types of the operands.
+    pub inputs: Vec<&'a TensorType>,
+    /// Types of the results.
+    pub outputs: Vec<&'a TensorType>,
+    /// What the launches are for.
+    pub target: Target,
+}
+
+/// The launches of a node.
+pub(super) fn lower(graph: &Graph, node: &Node, target: Target) -> Result<Lowered> {
+    let types = |ids: &[crate::graph::ValueId]| ids.iter().map(|i| &graph.value(*i).ty).collect::<Vec<_>>();
+    let site = Site { inputs: types(&node.inputs), outputs: types(&node.outputs), target };
+    lower_op(&node.op, &site).map_err(|e| e.context(node.op.name()))
+}
+
+fn lower_op(op: &Op, site: &Site) -> Result<Lowered> {
+    match op {
+        Op::Unary(op) => elementwise::unary(op.kind, site),
+        Op::UnaryGrad(op) => elementwise::unary_grad(op.kind, site),
+        Op::Affine(op) => elementwise::affine(op, site),
+        Op::Binary(op) => elementwise::binary(op.kind, site),
+        Op::Cast(_) => elementwise::cast(site),
+        other => Err(Error::unsupported(format!("the CUDA backend has no kernel for {}", other.name()))),
+    }
+}

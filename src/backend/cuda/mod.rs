@@ -1,0 +1,67 @@
+//! The CUDA backend: `lower` picks launches for each node, one file an op; [`exec`] puts the addresses in place, captures graphs and runs them; the rest
+//! stands between those and the driver, which is found at run time.
+
+mod context;
+mod driver;
+mod elementwise;
+pub mod exec;
+mod graph;
+mod kernels;
+mod launch;
+mod lower;
+pub(crate) mod manifest;
+mod memory;
+
+pub use context::Foreign;
+pub use driver::Device;
+pub use exec::CudaExecutable;
+
+use super::{Backend, Executable};
+use crate::error::{Error, Result, Status};
+use crate::graph::Graph;
+use context::Context;
+use exec::Shared;
+use std::sync::Arc;
+
+/// A GPU as a device of the library.
+pub struct CudaBackend {
+    shared: Arc<Shared>,
+}
+
+impl CudaBackend {
+    /// The GPU's primary context and a stream of our own.
+    pub fn new(device: Device) -> Result<Self> {
+        check_built(&device)?;
+        Ok(Self { shared: Arc::new(Shared::new(Context::own(device)?)) })
+    }
+
+    /// The caller's context and stream, which are used and never destroyed.
+    ///
+    /// # Safety
+    /// They are alive for as long as the backend and every executable that it compiled.
+    pub unsafe fn with_foreign(foreign: Foreign) -> Result<Self> {
+        // SAFETY: as promised by the caller.
+        let context = unsafe { Context::foreign(foreign)? };
+        check_built(&context.device)?;
+        Ok(Self { shared: Arc::new(Shared::new(context)) })
+    }
+
+    /// The GPU.
+    pub fn device(&self) -> &Device {
+        &self.shared.context.device
+    }
+}
+
+impl Backend for CudaBackend {
+    fn compile(&self, graph: &Graph) -> Result<Box<dyn Executable>> {
+        Ok(Box::new(CudaExecutable::new(graph, &self.shared)?))
+    }
+}
+
+fn check_built(device: &Device) -> Result<()> {
+    if manifest::built() {
+        return Ok(());
+    }
+    let message = format!("this libfewstep was built without CUDA kernels (no nvcc was found), so it cannot use {}", device.name);
+    Err(Error { status: Status::NoDevice, message })
+}
