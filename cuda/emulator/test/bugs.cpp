@@ -30,6 +30,7 @@ void missing_barrier() {
 void global(const char* kernel, int offset, int32_t guard, int32_t error, const char* fragment) {
   Settings{.guard = guard}.apply();
   Array<float> x(64), y(64);
+  for (size_t i = 0; i < 64; i++) x[i] = 1;
   expect(launch(kernel, 1, 64, 0, x.data(), y.data(), offset), error, fragment);
 }
 
@@ -103,7 +104,7 @@ void shapes() {
   expect(launch("bug_read", 1, 65, 0, x.data(), y.data(), 0), FEWSTEP_EMU_BAD_LAUNCH, "65 threads");
   expect(launch("bug_read", 0, 32, 0, x.data(), y.data(), 0), FEWSTEP_EMU_BAD_LAUNCH, "impossible grid");
   expect(launch("bug_read", 1, 32, 49153, x.data(), y.data(), 0), FEWSTEP_EMU_BAD_LAUNCH, "dynamic shared memory");
-  expect(launch("bug_too_much_shared", 1, 32, 40961), FEWSTEP_EMU_BAD_LAUNCH, "the limit is 49152");
+  expect(launch("bug_too_much_shared", 1, 32, 40961, static_cast<void*>(x.data())), FEWSTEP_EMU_BAD_LAUNCH, "the limit is 49152");
   that(!fewstep_emu_find("no such kernel"), "found a kernel that is not there");
   that(fewstep_emu_parameter_size(fewstep_emu_find("bug_read"), 2) == 4, "parameter size");
 }
@@ -156,7 +157,7 @@ int main() {
     {"read past the end is placed", [] { global("bug_read", 1, overrun, FEWSTEP_EMU_ILLEGAL_ADDRESS, "0 bytes past the end of a 256-byte allocation"); }},
     {"read before the start", [] { global("bug_read", -1, underrun, FEWSTEP_EMU_ILLEGAL_ADDRESS, "4 bytes before a 256-byte allocation"); }},
     {"write past the end", [] { global("bug_write", 1, overrun, FEWSTEP_EMU_ILLEGAL_ADDRESS, "write of"); }},
-    {"write before the start, on the unguarded side", [] { global("bug_write", -1, overrun, FEWSTEP_EMU_OVERRUN, "1 bytes before"); }},
+    {"write before the start, on the unguarded side", [] { global("bug_write", -1, overrun, FEWSTEP_EMU_OVERRUN, "bytes before a 256-byte allocation"); }},
     {"write past the end, on the unguarded side", [] { global("bug_write", 1, underrun, FEWSTEP_EMU_OVERRUN, "0 bytes past the end"); }},
     {"use after free", freed},
     {"write past dynamic shared memory",
