@@ -22,8 +22,8 @@ size_t page_bytes() {
   static const size_t bytes = size_t(sysconf(_SC_PAGESIZE));
   return bytes;
 }
-// Unmapped bytes on either side: wide, for strays by a whole row or plane. They cost only addresses; sanitizers, which shadow those, get
-// a page.
+// Unmapped bytes on either side: wide, for strays by a whole row or plane. They cost only addresses; sanitizers, which shadow those,
+// get a page.
 size_t guard_bytes() {
 #if defined(__SANITIZE_ADDRESS__) || defined(FEWSTEP_EMU_TSAN)
   return page_bytes();
