@@ -150,6 +150,11 @@ void Context::entered() {
 #endif
 }
 
+void Context::forget() {
+  race_fiber_ = nullptr;  // leaked: it could not be destroyed either
+  owns_race_fiber_ = false;
+}
+
 Context::~Context() {
 #if defined(FEWSTEP_EMU_TSAN)
   if (owns_race_fiber_) __tsan_destroy_fiber(race_fiber_);

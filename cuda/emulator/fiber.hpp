@@ -27,6 +27,8 @@ class Context {
   void prepare(char* stack, void (*entry)());
   /// Leaves `from`, which is running, for `to`. `forever`: `from` will not be resumed.
   static void switch_to(Context& from, Context& to, bool forever);
+  /// Leaves behind what ThreadSanitizer knows of it: an execution that was left within a Quiet, for good, cannot be used again.
+  void forget();
   /// To be called first in an `entry`.
   static void entered();
   ~Context();
