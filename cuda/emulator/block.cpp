@@ -1,6 +1,5 @@
 #include "block.hpp"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
