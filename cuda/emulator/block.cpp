@@ -1,6 +1,5 @@
 #include "block.hpp"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -151,6 +150,10 @@ void Executor::end_block() {
 // ---- fibers
 
 bool Executor::prepare(Fiber& fiber) {
+  if (std::exchange(fiber.quiet, 0)) {  // its block failed while it waited
+    fiber.context.forget();
+    if (fiber.stack) free_stack(std::exchange(fiber.stack, nullptr));  // ThreadSanitizer remembers who wrote there
+  }
   if (!fiber.stack) {
     if (free_stacks_.empty()) {
       fiber.stack = allocate_stack();

@@ -37,7 +37,7 @@ enum { FEWSTEP_EMU_COPIES_LAZY = 0, FEWSTEP_EMU_COPIES_EAGER = 1 };
 enum { FEWSTEP_EMU_GUARD_OVERRUN = 0, FEWSTEP_EMU_GUARD_UNDERRUN = 1 };
 
 typedef struct fewstep_emu_config {
-  uint64_t seed;        /* 0: in order. Even: each warp runs to its next barrier, warps, lanes and blocks shuffled. Odd: any ready thread. */
+  uint64_t seed;        /* 0: in order. Even: warps, lanes and blocks shuffled, each warp to its next barrier. Odd: any ready thread. */
   int32_t copies;       /* FEWSTEP_EMU_COPIES_* */
   int32_t guard;        /* FEWSTEP_EMU_GUARD_*, for allocations from now on */
   int32_t architecture; /* 75, 80, 86, 89, 90, 100, 120: what FEWSTEP_SM sees */

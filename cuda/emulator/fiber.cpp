@@ -21,7 +21,8 @@ void AnnotateIgnoreWritesEnd(const char* file, int line);
 
 // fewstep_emu_switch(void** save, void* load): pushes the callee-saved registers, stores the stack pointer in *save, takes `load` as the
 // stack pointer and pops. The floating-point control words are not saved: kernels do not change them.
-#if defined(__x86_64__)
+#if defined(FEWSTEP_EMU_UCONTEXT)
+#elif defined(__x86_64__)
 extern "C" void fewstep_emu_switch(void** save, void* load);
 asm(R"(.text
 .globl fewstep_emu_switch
@@ -106,7 +107,13 @@ void Context::prepare(char* stack, void (*entry)()) {
   if (!race_fiber_) race_fiber_ = __tsan_create_fiber(0);
   owns_race_fiber_ = true;
 #endif
-#if defined(__x86_64__)
+#if defined(FEWSTEP_EMU_UCONTEXT)
+  getcontext(&ucontext_);
+  ucontext_.uc_stack.ss_sp = stack;
+  ucontext_.uc_stack.ss_size = stack_bytes;
+  ucontext_.uc_link = nullptr;
+  makecontext(&ucontext_, entry, 0);
+#elif defined(__x86_64__)
   void** top = reinterpret_cast<void**>(stack + stack_bytes);
   *--top = nullptr;  // so that the entry sees the stack as after a call: 8 below a multiple of 16
   *--top = reinterpret_cast<void*>(entry);
@@ -117,12 +124,6 @@ void Context::prepare(char* stack, void (*entry)()) {
   for (int i = 0; i < 20; i++) frame[i] = nullptr;
   frame[11] = reinterpret_cast<void*>(entry);  // x30
   stack_pointer_ = frame;
-#else
-  getcontext(&ucontext_);
-  ucontext_.uc_stack.ss_sp = stack;
-  ucontext_.uc_stack.ss_size = stack_bytes;
-  ucontext_.uc_link = nullptr;
-  makecontext(&ucontext_, entry, 0);
 #endif
 }
 
@@ -133,10 +134,10 @@ void Context::switch_to(Context& from, Context& to, [[maybe_unused]] bool foreve
 #if defined(FEWSTEP_EMU_TSAN)
   __tsan_switch_to_fiber(to.race_fiber_, __tsan_switch_to_fiber_no_sync);
 #endif
-#if defined(__x86_64__) || defined(__aarch64__)
-  fewstep_emu_switch(&from.stack_pointer_, to.stack_pointer_);
-#else
+#if defined(FEWSTEP_EMU_UCONTEXT)
   swapcontext(&from.ucontext_, &to.ucontext_);
+#else
+  fewstep_emu_switch(&from.stack_pointer_, to.stack_pointer_);
 #endif
 #if defined(FEWSTEP_EMU_ASAN)
   __sanitizer_finish_switch_fiber(from.fake_stack_, nullptr, nullptr);
@@ -147,6 +148,11 @@ void Context::entered() {
 #if defined(FEWSTEP_EMU_ASAN)
   __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
 #endif
+}
+
+void Context::forget() {
+  race_fiber_ = nullptr;  // leaked: it could not be destroyed either
+  owns_race_fiber_ = false;
 }
 
 Context::~Context() {

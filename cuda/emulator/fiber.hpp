@@ -8,7 +8,11 @@
 #if defined(__SANITIZE_ADDRESS__)
 #define FEWSTEP_EMU_ASAN 1
 #endif
-#if !defined(__x86_64__) && !defined(__aarch64__)
+// Other processors, and whoever wants to test what they get, take the C library's switch, with its two system calls.
+#if !defined(__x86_64__) && !defined(__aarch64__) && !defined(FEWSTEP_EMU_UCONTEXT)
+#define FEWSTEP_EMU_UCONTEXT 1
+#endif
+#if defined(FEWSTEP_EMU_UCONTEXT)
 #include <ucontext.h>
 #endif
 
@@ -23,6 +27,8 @@ class Context {
   void prepare(char* stack, void (*entry)());
   /// Leaves `from`, which is running, for `to`. `forever`: `from` will not be resumed.
   static void switch_to(Context& from, Context& to, bool forever);
+  /// Leaves behind what ThreadSanitizer knows of it: an execution that was left within a Quiet, for good, cannot be used again.
+  void forget();
   /// To be called first in an `entry`.
   static void entered();
   ~Context();
@@ -33,7 +39,7 @@ class Context {
   void* fake_stack_ = nullptr;
   void* race_fiber_ = nullptr;
   bool owns_race_fiber_ = false;
-#if !defined(__x86_64__) && !defined(__aarch64__)
+#if defined(FEWSTEP_EMU_UCONTEXT)
   ucontext_t ucontext_;
 #endif
 };

@@ -11,15 +11,19 @@
 namespace fs::emulator {
 namespace {
 
-constexpr char pattern = char(0xa5);
+// What the margins hold: 0xffa5 at even addresses, which is NaN in every format, and not what poison or zeros would leave there.
+char pattern(const char* p) { return reinterpret_cast<uintptr_t>(p) % 2 ? char(0xff) : char(0xa5); }
+void fill_margin(char* begin, char* end) {
+  for (char* p = begin; p < end; p++) *p = pattern(p);
+}
 // How far from the user's bytes a stray write is looked for: this is done after each launch, for every allocation.
 constexpr ptrdiff_t watched_margin = 256;
 size_t page_bytes() {
   static const size_t bytes = size_t(sysconf(_SC_PAGESIZE));
   return bytes;
 }
-// Unmapped bytes on either side: wide, for strays by a whole row or plane. They cost only addresses; sanitizers, which shadow those, get
-// a page.
+// Unmapped bytes on either side: wide, for strays by a whole row or plane. They cost only addresses; sanitizers, which shadow those,
+// get a page.
 size_t guard_bytes() {
 #if defined(__SANITIZE_ADDRESS__) || defined(FEWSTEP_EMU_TSAN)
   return page_bytes();
@@ -61,8 +65,8 @@ bool Guarded::map(size_t user_bytes, size_t alignment, bool underrun) {
   const size_t rounded = (user_bytes + alignment - 1) / alignment * alignment;
   char* const begin = mapping + guard;
   data = begin + (underrun ? 0 : body - rounded);
-  memset(begin, pattern, size_t(data - begin));
-  memset(data + bytes, pattern, size_t(begin + body - (data + bytes)));
+  fill_margin(begin, data);
+  fill_margin(data + bytes, begin + body);
 #if defined(__SANITIZE_ADDRESS__)
   mark_margins(*this, true);
 #endif
@@ -93,10 +97,10 @@ ptrdiff_t Guarded::trespass() const {
   const char* const user_end = data + bytes;
   const ptrdiff_t before = data - (mapping + guard_bytes()), after = mapping + mapped - guard_bytes() - user_end;
   for (ptrdiff_t i = 0; i < after && i < watched_margin; i++) {
-    if (user_end[i] != pattern) return user_end + i - data;
+    if (user_end[i] != pattern(user_end + i)) return user_end + i - data;
   }
   for (ptrdiff_t i = 1; i <= before && i <= watched_margin; i++) {
-    if (data[-i] != pattern) return -i;
+    if (data[-i] != pattern(data - i)) return -i;
   }
 #endif
   return 0;

@@ -12,8 +12,8 @@ struct Guarded {
   char* data = nullptr;
   size_t bytes = 0;
 
-  /// Maps `bytes` so that their end (or, if `underrun`, their start) meets the unmapped pages, as closely as `alignment` (a power of two, at
-  /// most a page) allows. False if there is no memory.
+  /// Maps `bytes` so that their end (or, if `underrun`, their start) meets the unmapped pages, as closely as `alignment` (a power of
+  /// two, at most a page) allows. False if there is no memory.
   bool map(size_t user_bytes, size_t alignment, bool underrun);
   void unmap();
   /// Makes every access fault, and gives the memory back; the addresses stay taken.

@@ -69,7 +69,8 @@ void Executor::collective(uint32_t lanes, Collective operation, void* argument, 
   self.polls = 0;
   lanes &= warp.existing;  // a block's last warp may be short of lanes
   if (!(lanes >> self.lane & 1)) {
-    abandon(FEWSTEP_EMU_ABSENT_LANE, "warp collective at " + place(site) + ": lane " + std::to_string(self.lane) + " is not in its own mask");
+    abandon(FEWSTEP_EMU_ABSENT_LANE,
+            "warp collective at " + place(site) + ": lane " + std::to_string(self.lane) + " is not in its own mask");
   }
   if (const uint32_t gone = lanes & ~warp.live) {
     abandon(FEWSTEP_EMU_EARLY_EXIT, "warp collective at " + place(site) + " waits for lane " + std::to_string(__builtin_ctz(gone)) +

@@ -1,6 +1,8 @@
 // Device and pinned host memory, copies, fills.
 #include <string.h>
 
+#include <algorithm>
+
 #include "state.hpp"
 
 using namespace fs::driver;
@@ -54,27 +56,33 @@ CUresult outside(Driver& d, const char* call, size_t bytes) {
   return d.explain(CUDA_ERROR_INVALID_VALUE, std::string(call) + ": " + std::to_string(bytes) + " bytes are not within one allocation");
 }
 
-/// Work that touches device memory only if it is still there when its turn comes.
-std::function<CUresult()> guarded(CUdeviceptr address, size_t bytes, std::function<void()> work) {
+/// Work that touches device memory only if that is still there when its turn comes.
+std::function<CUresult()> guarded(Driver& d, CUdeviceptr address, size_t bytes, std::function<CUresult()> work) {
+  return [=, &d] {
+    if (fewstep_emu_allocation_size(pointer(address), bytes)) return work();
+    return d.explain(CUDA_ERROR_ILLEGAL_ADDRESS, "a copy or fill came to device memory that had been freed");
+  };
+}
+
+std::function<CUresult()> copy_bytes(void* to, const void* from, size_t bytes) {
   return [=] {
-    if (!fewstep_emu_allocation_size(pointer(address), bytes)) return CUDA_ERROR_ILLEGAL_ADDRESS;
-    work();
+    memmove(to, from, bytes);
     return CUDA_SUCCESS;
   };
 }
 
-CUresult to_device(Driver& d, Stream& stream, CUdeviceptr to, const void* from, size_t bytes, Ticket* ticket = nullptr) {
+CUresult to_device(Driver& d, Stream& stream, CUdeviceptr to, const void* from, size_t bytes) {
   if (!bytes) return CUDA_SUCCESS;
   if (!is_device(d, to, bytes)) return outside(d, "copy to the device", bytes);
   d.counters.copies_host_to_device++;
   d.counters.bytes_copied += bytes;
   if (is_pinned(d, from, bytes)) {  // read when its turn comes: overwriting it before is the caller's bug, and shows
-    return d.enqueue(stream, guarded(to, bytes, [=] { memcpy(pointer(to), from, bytes); }), ticket);
+    return d.enqueue(stream, guarded(d, to, bytes, copy_bytes(pointer(to), from, bytes)));
   }
   if (stream.capture) return d.invalidate(*stream.capture, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
   const auto* begin = static_cast<const uint8_t*>(from);  // pageable: taken now
   auto staged = std::make_shared<std::vector<uint8_t>>(begin, begin + bytes);
-  return d.enqueue(stream, guarded(to, bytes, [=] { memcpy(pointer(to), staged->data(), bytes); }), ticket);
+  return d.enqueue(stream, guarded(d, to, bytes, [=] { return copy_bytes(pointer(to), staged->data(), bytes)(); }));
 }
 
 CUresult to_host(Driver& d, Stream& stream, void* to, CUdeviceptr from, size_t bytes, bool wait) {
@@ -85,24 +93,18 @@ CUresult to_host(Driver& d, Stream& stream, void* to, CUdeviceptr from, size_t b
   const bool pinned = is_pinned(d, to, bytes);
   if (!pinned && stream.capture) return d.invalidate(*stream.capture, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
   Ticket ticket;
-  const CUresult queued = d.enqueue(stream, guarded(from, bytes, [=] { memcpy(to, pointer(from), bytes); }), &ticket);
+  const CUresult queued = d.enqueue(stream, guarded(d, from, bytes, copy_bytes(to, pointer(from), bytes)), &ticket);
   if (queued || (pinned && !wait)) return queued;
   d.queue.run_until(ticket);  // to pageable memory, the call returns when it is there
   return d.outcome();
 }
 
-CUresult within_device(Driver& d, Stream& stream, CUdeviceptr to, CUdeviceptr from, size_t bytes, Ticket* ticket = nullptr) {
+CUresult within_device(Driver& d, Stream& stream, CUdeviceptr to, CUdeviceptr from, size_t bytes) {
   if (!bytes) return CUDA_SUCCESS;
   if (!is_device(d, to, bytes) || !is_device(d, from, bytes)) return outside(d, "copy within the device", bytes);
   d.counters.copies_device_to_device++;
   d.counters.bytes_copied += bytes;
-  return d.enqueue(stream, [=] {
-    if (!fewstep_emu_allocation_size(pointer(from), bytes) || !fewstep_emu_allocation_size(pointer(to), bytes)) {
-      return CUDA_ERROR_ILLEGAL_ADDRESS;
-    }
-    memmove(pointer(to), pointer(from), bytes);
-    return CUDA_SUCCESS;
-  }, ticket);
+  return d.enqueue(stream, guarded(d, from, bytes, guarded(d, to, bytes, copy_bytes(pointer(to), pointer(from), bytes))));
 }
 
 template <class T>
@@ -111,7 +113,10 @@ CUresult fill(Driver& d, Stream& stream, CUdeviceptr to, T value, size_t count) 
   if (to % sizeof(T) || count > SIZE_MAX / sizeof(T)) return CUDA_ERROR_INVALID_VALUE;
   if (!is_device(d, to, count * sizeof(T))) return outside(d, "fill", count * sizeof(T));
   d.counters.memsets++;
-  return d.enqueue(stream, guarded(to, count * sizeof(T), [=] { std::fill_n(reinterpret_cast<T*>(pointer(to)), count, value); }));
+  return d.enqueue(stream, guarded(d, to, count * sizeof(T), [=] {
+    std::fill_n(reinterpret_cast<T*>(pointer(to)), count, value);
+    return CUDA_SUCCESS;
+  }));
 }
 
 /// Runs `body` on the null stream and waits.

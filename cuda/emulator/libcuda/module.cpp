@@ -143,7 +143,8 @@ CUresult launch(Driver& d, Function& f, const LaunchRequest& r, Stream& stream, 
     std::vector<void*> pointers;
     for (auto& value : *values) pointers.push_back(value.data());
     d.counters.kernels_run++;
-    return result_of(fewstep_emu_launch(kernel, &shape, pointers.data()));
+    const CUresult result = result_of(fewstep_emu_launch(kernel, &shape, pointers.data()));
+    return result ? d.explain(result, fewstep_emu_last_error()) : result;
   });
 }
 

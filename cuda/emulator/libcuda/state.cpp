@@ -67,8 +67,8 @@ const char* Driver::sentence_for(CUresult error) {
 
 void Driver::lose(Context& context, CUresult result) {
   context.lost = result;
-  fprintf(stderr, "fewstep emulator: %s\n", fewstep_emu_last_error());
-  explain(result, fewstep_emu_last_error());
+  const char* sentence = sentence_for(result);
+  fprintf(stderr, "fewstep emulator: %s\n", sentence ? sentence : "a context is lost");
 }
 
 Context& Driver::context() { return *context_stack().back(); }

@@ -121,7 +121,7 @@ struct Driver {
 
   CUresult initialise();
   void reset();
-  /// Ends a context's usefulness, as a fault in a kernel does.
+  /// Ends a context's usefulness, as a fault in a kernel does, and says why: what was explained last about this error.
   void lose(Context& context, CUresult result);
   /// Remembers a sentence that cuGetErrorString gives for this error; returns the error.
   CUresult explain(CUresult error, const std::string& sentence);

@@ -30,6 +30,7 @@ void missing_barrier() {
 void global(const char* kernel, int offset, int32_t guard, int32_t error, const char* fragment) {
   Settings{.guard = guard}.apply();
   Array<float> x(64), y(64);
+  for (size_t i = 0; i < 64; i++) x[i] = 1;
   expect(launch(kernel, 1, 64, 0, x.data(), y.data(), offset), error, fragment);
 }
 
@@ -103,7 +104,7 @@ void shapes() {
   expect(launch("bug_read", 1, 65, 0, x.data(), y.data(), 0), FEWSTEP_EMU_BAD_LAUNCH, "65 threads");
   expect(launch("bug_read", 0, 32, 0, x.data(), y.data(), 0), FEWSTEP_EMU_BAD_LAUNCH, "impossible grid");
   expect(launch("bug_read", 1, 32, 49153, x.data(), y.data(), 0), FEWSTEP_EMU_BAD_LAUNCH, "dynamic shared memory");
-  expect(launch("bug_too_much_shared", 1, 32, 40961), FEWSTEP_EMU_BAD_LAUNCH, "the limit is 49152");
+  expect(launch("bug_too_much_shared", 1, 32, 40961, static_cast<void*>(x.data())), FEWSTEP_EMU_BAD_LAUNCH, "the limit is 49152");
   that(!fewstep_emu_find("no such kernel"), "found a kernel that is not there");
   that(fewstep_emu_parameter_size(fewstep_emu_find("bug_read"), 2) == 4, "parameter size");
 }
@@ -130,12 +131,15 @@ int main() {
        expect(launch("bug_uninitialised_shared", 1, 64, 0, out.data()), FEWSTEP_EMU_OK, "");
        for (size_t i = 0; i < 64; i++) that(std::isnan(out[i]) == (i == 7), "element %zu is %g", i, double(out[i]));
      }},
-    {"divergent barriers", [] { named("bug_divergent_barrier", 64, FEWSTEP_EMU_DIVERGENT_BARRIER, "32 threads (the first is 0) at barrier bugs.cu:"); }},
+    {"divergent barriers",
+     [] { named("bug_divergent_barrier", 64, FEWSTEP_EMU_DIVERGENT_BARRIER, "32 threads (the first is 0) at barrier bugs.cu:"); }},
     {"divergent barriers on one line", [] { named("bug_divergent_barrier_one_line", 64, FEWSTEP_EMU_DIVERGENT_BARRIER, "bugs.cu:"); }},
     {"exit before a barrier", [] { named("bug_exit_before_barrier", 64, FEWSTEP_EMU_EARLY_EXIT, "bugs.cu:"); }},
     {"exit before a collective", [] { named_with_output("bug_exit_before_collective", 32, FEWSTEP_EMU_EARLY_EXIT, "bugs.cu:"); }},
-    {"deadlock lists who waits where", [] { named("bug_deadlock", 64, FEWSTEP_EMU_DEADLOCK, "16 threads (the first is 32) at warp collective bugs.cu:"); }},
-    {"mixed collective: operations", [] { named_with_output("bug_mixed_collective", 32, FEWSTEP_EMU_MIXED_COLLECTIVE, "a different operation"); }},
+    {"deadlock lists who waits where",
+     [] { named("bug_deadlock", 64, FEWSTEP_EMU_DEADLOCK, "16 threads (the first is 32) at warp collective bugs.cu:"); }},
+    {"mixed collective: operations",
+     [] { named_with_output("bug_mixed_collective", 32, FEWSTEP_EMU_MIXED_COLLECTIVE, "a different operation"); }},
     {"mixed collective: places", [] { named_with_output("bug_mixed_places", 32, FEWSTEP_EMU_MIXED_COLLECTIVE, "another place"); }},
     {"shuffle from an absent lane", [] { named_with_output("bug_absent_lane", 32, FEWSTEP_EMU_ABSENT_LANE, "takes no part"); }},
     {"lane outside its own mask", [] { named_with_output("bug_outside_mask", 32, FEWSTEP_EMU_ABSENT_LANE, "not in its own mask"); }},
@@ -153,18 +157,31 @@ int main() {
   };
   const std::vector<check::Test> faults = {
     {"read past the end", [] { global("bug_read", 1, overrun, FEWSTEP_EMU_ILLEGAL_ADDRESS, "thread (63,0,0): read of"); }},
-    {"read past the end is placed", [] { global("bug_read", 1, overrun, FEWSTEP_EMU_ILLEGAL_ADDRESS, "0 bytes past the end of a 256-byte allocation"); }},
-    {"read before the start", [] { global("bug_read", -1, underrun, FEWSTEP_EMU_ILLEGAL_ADDRESS, "4 bytes before a 256-byte allocation"); }},
+    {"read past the end is placed",
+     [] { global("bug_read", 1, overrun, FEWSTEP_EMU_ILLEGAL_ADDRESS, "0 bytes past the end of a 256-byte allocation"); }},
+    {"read before the start",
+     [] { global("bug_read", -1, underrun, FEWSTEP_EMU_ILLEGAL_ADDRESS, "4 bytes before a 256-byte allocation"); }},
     {"write past the end", [] { global("bug_write", 1, overrun, FEWSTEP_EMU_ILLEGAL_ADDRESS, "write of"); }},
-    {"write before the start, on the unguarded side", [] { global("bug_write", -1, overrun, FEWSTEP_EMU_OVERRUN, "1 bytes before"); }},
+    {"write before the start, on the unguarded side",
+     [] { global("bug_write", -1, overrun, FEWSTEP_EMU_OVERRUN, "bytes before a 256-byte allocation"); }},
     {"write past the end, on the unguarded side", [] { global("bug_write", 1, underrun, FEWSTEP_EMU_OVERRUN, "0 bytes past the end"); }},
     {"use after free", freed},
     {"write past dynamic shared memory",
-     [] { Settings{}.apply(); expect(launch("bug_shared_write", 1, 64, 64, 1), FEWSTEP_EMU_OVERRUN, "byte 64 of dynamic shared memory"); }},
+     [] {
+       Settings{}.apply();
+       expect(launch("bug_shared_write", 1, 64, 64, 1), FEWSTEP_EMU_OVERRUN, "byte 64 of dynamic shared memory");
+     }},
     {"write far past dynamic shared memory",
-     [] { Settings{}.apply(); expect(launch("bug_shared_write", 1, 64, 64, 80), FEWSTEP_EMU_ILLEGAL_ADDRESS, "dynamic shared memory"); }},
+     [] {
+       Settings{}.apply();
+       expect(launch("bug_shared_write", 1, 64, 64, 80), FEWSTEP_EMU_ILLEGAL_ADDRESS, "dynamic shared memory");
+     }},
     {"read past a shared array",
-     [] { Settings{}.apply(); Array<float> out(1); expect(launch("bug_static_shared_read", 1, 64, 0, 1, out.data()), FEWSTEP_EMU_ILLEGAL_ADDRESS, "byte 256 of a shared array"); }},
+     [] {
+       Settings{}.apply();
+       Array<float> out(1);
+       expect(launch("bug_static_shared_read", 1, 64, 0, 1, out.data()), FEWSTEP_EMU_ILLEGAL_ADDRESS, "byte 256 of a shared array");
+     }},
     {"too large a local array", [] { named_with_output("bug_stack_overflow", 1, FEWSTEP_EMU_ILLEGAL_ADDRESS, "stack"); }},
   };
   if (check::sanitizer != check::Sanitizer::thread) tests.push_back({"missing barrier in a reduction, seeds 0 to 5", missing_barrier});

@@ -117,10 +117,11 @@ FEWSTEP_KERNEL(32, bug_misaligned_copy, const uint32_t* x, uint32_t*) {
   FEWSTEP_SHARED(uint32_t, rows, 8);
   fs::copy_async_16(rows, x + 1);
 }
-FEWSTEP_KERNEL(32, bug_too_much_shared) {
+FEWSTEP_KERNEL(32, bug_too_much_shared, uint32_t* out) {
   FEWSTEP_DYNAMIC_SHARED(dynamic);
   FEWSTEP_SHARED(uint32_t, words, 2048);
   words[fs::lane()] = dynamic[fs::lane()];
+  out[fs::lane()] = words[31 - fs::lane()];
 }
 FEWSTEP_KERNEL(32, bug_stack_overflow, float* out) {
   volatile float large[1 << 20];

@@ -57,7 +57,7 @@ inline int run(const char* program, const std::vector<Test>& tests) {
       problem = failure.message;
     }
     const double ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-    printf("%-9s %-62s %s %6.1f ms%s%s\n", program, test.name, problem.empty() ? "ok    " : "FAILED", ms, problem.empty() ? "" : ": ",
+    printf("%-10s %-67s %s %6.1f ms%s%s\n", program, test.name, problem.empty() ? "ok    " : "FAILED", ms, problem.empty() ? "" : ": ",
            problem.c_str());
     fflush(stdout);
     failed += !problem.empty();

@@ -74,6 +74,9 @@ class Problem {
 
  private:
   void solve() {
+    std::vector<float> x(x_.size()), w(w_.size());
+    for (size_t i = 0; i < x.size(); i++) x[i] = format_.decode(x_[i]);
+    for (size_t i = 0; i < w.size(); i++) w[i] = format_.decode(w_[i]);
     size_t at = 0;
     for (int image = 0; image < s_.n; image++) {
       for (int pixel = 0; pixel < s_.out_h * s_.out_w; pixel++) {
@@ -83,8 +86,7 @@ class Problem {
             const int in_y = pixel / s_.out_w * s_.stride + tap / 3 - 1, in_x = pixel % s_.out_w * s_.stride + tap % 3 - 1;
             if (in_y < 0 || in_x < 0 || in_y >= s_.h || in_x >= s_.w) continue;
             for (int c = 0; c < s_.c; c++) {
-              sum += double(format_.decode(x_[size_t(((image * s_.h + in_y) * s_.w + in_x) * s_.c + c)])) *
-                     format_.decode(w_[size_t((k * 9 + tap) * s_.c + c)]);
+              sum += double(x[size_t(((image * s_.h + in_y) * s_.w + in_x) * s_.c + c)]) * w[size_t((k * 9 + tap) * s_.c + c)];
             }
           }
           want_[at] = sum;

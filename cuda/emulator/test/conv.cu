@@ -68,7 +68,8 @@ FEWSTEP_DEVICE void convolve(const T* x, const T* weights, const float* bias, co
     for (int j = 0; j < 4; j++) {
       FEWSTEP_UNROLL
       for (int half = 0; half < 2; half++) {
-        const int pixel = first_pixel + warp_row + i * 16 + half * 8 + lane / 4, channel = first_channel + warp_column + j * 8 + 2 * (lane % 4);
+        const int pixel = first_pixel + warp_row + i * 16 + half * 8 + lane / 4;
+        const int channel = first_channel + warp_column + j * 8 + 2 * (lane % 4);
         if (pixel >= pixels || channel >= s.k) continue;
         const size_t at = size_t(pixel) * s.k + channel;
         float low = sums[i][j][2 * half] + bias[channel], high = sums[i][j][2 * half + 1] + bias[channel + 1];

@@ -242,7 +242,9 @@ void refusals() {
   refused(unsupported, [](Session&, void* stream, CUdeviceptr) { return cu("cuStreamSynchronize", stream); });
   refused(unsupported, [](Session&, void*, CUdeviceptr) { return cu("cuCtxSynchronize"); });
   refused(unsupported, [](Session& s, void*, CUdeviceptr) { return cu("cuModuleLoadData", &s.module, static_cast<const void*>(image)); });
-  refused(unsupported, [](Session& s, void* stream, CUdeviceptr x) { return affine(s.function("driver_shared"), stream, x, x, {1, 1}, 4, 32); });
+  refused(unsupported, [](Session& s, void* stream, CUdeviceptr x) {
+    return affine(s.function("driver_shared"), stream, x, x, {1, 1}, 4, 32);
+  });
   refused(unsupported, [](Session&, void* stream, CUdeviceptr x) {
     float pageable = 0;
     return cu("cuMemcpyHtoDAsync_v2", x, static_cast<const void*>(&pageable), size_t(4), stream);
@@ -302,8 +304,8 @@ void memory() {
 
 void manifest() {
   const std::string path = std::string(getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp") + "/fewstep_manifest_" + std::to_string(getpid());
-  std::ofstream(path) << "# test\n0 driver_affine 80 8 8 8 4 32 0\n0 driver_shared ptx75 8 4 0 0\n1 test_sum 80 8 8 4 20 128\n0 driver_fault 90 8 10 0\n"
-                         "0 bug_read 80 8 8 8 10 0\n";
+  std::ofstream(path) << "# test\n0 driver_affine 80 8 8 8 4 32 0\n0 driver_shared ptx75 8 4 0 0\n1 test_sum 80 8 8 4 20 128\n"
+                         "0 driver_fault 90 8 10 0\n0 bug_read 80 8 8 8 10 0\n";
   {
     Session s(0, path.c_str());
     void* f = s.function("driver_affine");
@@ -357,8 +359,8 @@ void misuse() {
   struct Seen {
     int result = 0;
   } seen;
-  ok("cuLaunchHostFunc", stream, static_cast<void (*)(void*)>([](void* user) { static_cast<Seen*>(user)->result = cu("cuCtxSynchronize"); }),
-     static_cast<void*>(&seen));
+  const auto host_function = [](void* user) { static_cast<Seen*>(user)->result = cu("cuCtxSynchronize"); };
+  ok("cuLaunchHostFunc", stream, static_cast<void (*)(void*)>(host_function), static_cast<void*>(&seen));
   ok("cuStreamSynchronize", stream);
   that(seen.result == CUDA_ERROR_NOT_PERMITTED, "a host function may not call the driver, got %d", seen.result);
 }

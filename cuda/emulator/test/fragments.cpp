@@ -130,7 +130,9 @@ void lanes(uint64_t seed) {
                               32 * 100 + 31 * 16,
                               lane % 2 ? odd : 0,
                               fs::emulator::bits_of(float(31 - lane) * 0.5f)};
-    for (uint32_t i = 0; i < 8; i++) that(out[lane * 8 + i] == want[i], "lane %u, call %u: %u, not %u", lane, i, out[lane * 8 + i], want[i]);
+    for (uint32_t i = 0; i < 8; i++) {
+      that(out[lane * 8 + i] == want[i], "lane %u, call %u: %u, not %u", lane, i, out[lane * 8 + i], want[i]);
+    }
   }
 }
 
@@ -146,7 +148,8 @@ void numbers(int32_t architecture) {
   Settings{.architecture = architecture}.apply();
   Array<float> x(32);
   Array<uint32_t> out(32 * 4);
-  const float special[] = {0, -0.f, 1, 0.5f, 1.5f, 2.5f, -2.5f, 65504, 65520, 1e30f, -1e30f, INFINITY, -INFINITY, NAN, 1e-7f, 6e-8f, 2147483520.f};
+  const float special[] = {0,     -0.f,  1,      0.5f,     1.5f,      2.5f, -2.5f, 65504, 65520,
+                           1e30f, -1e30f, INFINITY, -INFINITY, NAN, 1e-7f, 6e-8f, 2147483520.f};
   for (size_t i = 0; i < 32; i++) x[i] = i < std::size(special) ? special[i] : float(random_below(1000)) * 0.37f;
   check::expect(launch("test_numbers", 1, 32, 0, x.data(), out.data()), FEWSTEP_EMU_OK, "");
   for (size_t i = 0; i < 32; i++) {
