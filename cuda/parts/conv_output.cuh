@@ -58,9 +58,11 @@ FEWSTEP_DEVICE void put(const Epilogue<T>& e, Out* y, float* partial, int64_t sl
     store_run(partial + slice_start + at, sums, count);
     return;
   }
-  float values[Run];
+  float values[Run] = {};
   FEWSTEP_UNROLL
-  for (int i = 0; i < Run; i++) values[i] = i < count ? finish(e, sums[i], pixel, channel + i) : 0.0f;
+  for (int i = 0; i < Run; i++) {
+    if (i < count) values[i] = finish(e, sums[i], pixel, channel + i);
+  }
   store_run(y + at, values, count);
 }
 
