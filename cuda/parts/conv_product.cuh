@@ -37,11 +37,14 @@ FEWSTEP_DEVICE void begin_copies(RowCopies<P>& t, const Window& w, int first_pix
   FEWSTEP_UNROLL
   for (int i = 0; i < t.kGathered; i++) {
     const int m = first_pixel + t.first_row() + i * t.kRowsPerPass;
-    const int col = m % w.cols, rest = m / w.cols, row = rest % w.rows, image = rest / w.rows;
     // A row past the last pixel is so far above the image that no tap reaches it.
-    t.y[i] = m < pixels_of(w) ? row * w.stride - w.top : -(1 << 30);
+    t.at[i] = t.x[i] = 0;
+    t.y[i] = -(1 << 30);
+    if (m >= pixels_of(w)) continue;
+    const int col = m % w.cols, rest = m / w.cols, row = rest % w.rows, image = rest / w.rows;
+    t.y[i] = row * w.stride - w.top;
     t.x[i] = col * w.stride - w.left;
-    t.at[i] = ((image * w.in_h + row * w.stride - w.top) * w.in_w + t.x[i]) * w.in_c;
+    t.at[i] = ((image * w.in_h + t.y[i]) * w.in_w + t.x[i]) * w.in_c;
   }
   t.k = first_step * P::kDepth + t.first_k();
   t.tap = digits_of(t.k, w.taps_w, padded_channels<T>(w.in_c));
