@@ -5,7 +5,7 @@
 // Tiles: 64 pixels by 64 channels where the grid then fills the GPU; 32 by 32 for the small maps of a U-Net, of which a 64 by 64 grid has too few
 // blocks (8x8x128: two). Where those are still too few, `slices` blocks share a sum, each a fixed part of k, and fewstep_conv2d_sum_* adds them up.
 // Shared memory: three stages of (rows + columns) x 80 bytes, 30720 bytes for 64 by 64, 15360 for 32 by 32: four floats or eight halves of padding
-// a row make the reads free of bank conflicts.
+// a row make the reads free of bank conflicts. At the end the sums pass through the same memory.
 //
 // x        [N][H][W][C] of T       bias    [O], or null       y       [N][P][Q][O] of Out
 // weights  packed for T            addend  [N][O], or null    partial [slices][N][P][Q][O], or null: then slices is 1
@@ -14,6 +14,7 @@
 #include "parts/conv_output.cuh"
 #include "parts/conv_product.cuh"
 #include "parts/conv_shape.cuh"
+#include "parts/quad.cuh"
 #include "parts/tile_product.cuh"
 
 namespace {
@@ -23,9 +24,9 @@ FEWSTEP_DEVICE void conv2d(const T* x, const T* weights, const float* bias, cons
                            const Conv& conv, int slices, float scale) {
   const int pixels = conv.out_h * conv.out_w, slice = int(fs::block_index().z);
   const Epilogue<T> epilogue = {bias, addend, residual, scale, conv.out_c, pixels};
-  const int64_t start = int64_t(slice) * conv.images * pixels * conv.out_c;
+  float* scratch = slice_scratch(partial, slice, conv.images * pixels * conv.out_c);
   convolve<P>(x, weights, forward_window(conv), conv.out_c, slice, slices,
-              [&](int pixel, int channel, const auto& sums) { put(epilogue, y, partial, start, pixel, channel, sums); });
+              [&](int pixel, int channel, const Quad& sums) { put(epilogue, y, scratch, pixel, channel, sums); });
 }
 
 }  // namespace

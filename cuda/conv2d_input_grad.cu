@@ -10,6 +10,7 @@
 #include "parts/conv_output.cuh"
 #include "parts/conv_product.cuh"
 #include "parts/conv_shape.cuh"
+#include "parts/quad.cuh"
 #include "parts/tile_product.cuh"
 
 namespace {
@@ -18,10 +19,10 @@ template <class P, class T>
 FEWSTEP_DEVICE void conv2d_input_grad(const T* dy, const T* weights, T* dx, float* partial, const Conv& conv, int slices) {
   const int pixels = conv.in_h * conv.in_w, slice = int(fs::block_index().z) % slices;
   const Epilogue<T> epilogue = {nullptr, nullptr, nullptr, 1.0f, conv.in_c, pixels};
-  const int64_t start = int64_t(slice) * conv.images * pixels * conv.in_c;
+  float* scratch = slice_scratch(partial, slice, conv.images * pixels * conv.in_c);
   const Parity parity = parity_of(conv, int(fs::block_index().z) / slices);
   convolve<P>(dy, weights + parity.taps_before * padded_channels<T>(conv.out_c) * conv.in_c, input_grad_window(conv, parity), conv.in_c, slice, slices,
-              [&](int pixel, int channel, const auto& sums) { put(epilogue, dx, partial, start, pixel, channel, sums); });
+              [&](int pixel, int channel, const Quad& sums) { put(epilogue, dx, scratch, pixel, channel, sums); });
 }
 
 }  // namespace

@@ -109,7 +109,7 @@ FEWSTEP_DEVICE void conv2d_weight_grad(const T* x, const T* dy, float* dw, float
     P::multiply(sum, stage, stage + P::kDepth * P::kPitch);
     current = current == kStages - 1 ? 0 : current + 1;
   }
-  float* to = partial ? partial + int64_t(slice) * conv.out_c * conv.in_c * conv.kernel_h * conv.kernel_w : dw;
+  float* to = partial ? partial + slice * int64_t(conv.out_c * conv.in_c * conv.kernel_h * conv.kernel_w) : dw;
   P::each(sum, [&](int row, int column, const auto& sums) { scatter<T>(to, conv, first_row + row, first_column + column, sums); });
 }
 

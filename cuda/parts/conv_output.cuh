@@ -1,6 +1,7 @@
 // What happens to a convolution's sums: bias, addend, residual and scale, then one rounding; or, when several blocks share a sum, scratch.
 #pragma once
 #include "device/fewstep.cuh"
+#include "parts/quad.cuh"
 
 namespace {
 
@@ -14,66 +15,45 @@ struct Epilogue {
   int channels, pixels;
 };
 
-template <class T>
-FEWSTEP_DEVICE float finish(const Epilogue<T>& e, float sum, int pixel, int channel) {
-  if (e.bias) sum += e.bias[channel];
-  if (e.addend) sum += e.addend[pixel / e.pixels * e.channels + channel];
-  if (e.residual) sum += fs::to_float(e.residual[pixel * e.channels + channel]);
-  return sum * e.scale;
+FEWSTEP_DEVICE void add_quad(Quad& sums, const Quad& more) {
+  FEWSTEP_UNROLL
+  for (int i = 0; i < 4; i++) sums.v[i] += more.v[i];
 }
 
-// Writes the first `count` of two neighbouring values, in one access where the address allows.
-FEWSTEP_DEVICE void store_pair(float* y, const float (&v)[2], int count) {
-  if (count >= 2 && (reinterpret_cast<uintptr_t>(y) & 7) == 0) {
-    fs::store_8(y, {fs::bit_cast<uint32_t>(v[0]), fs::bit_cast<uint32_t>(v[1])});
-  } else {
-    y[0] = v[0];
-    if (count >= 2) y[1] = v[1];
-  }
-}
+// For `count` (1 to 4) neighbouring channels of a pixel.
 template <class T>
-FEWSTEP_DEVICE void store_pair(T* y, const float (&v)[2], int count) {
-  if (count >= 2 && (reinterpret_cast<uintptr_t>(y) & 3) == 0) {
-    fs::store_4(y, fs::pack<T>(v[0], v[1]));
-  } else {
-    y[0] = fs::from_float<T>(v[0]);
-    if (count >= 2) y[1] = fs::from_float<T>(v[1]);
-  }
+FEWSTEP_DEVICE void finish(const Epilogue<T>& e, Quad& sums, int pixel, int channel, int count) {
+  if (e.bias) add_quad(sums, load_quad(e.bias + channel, count));
+  if (e.addend) add_quad(sums, load_quad(e.addend + (pixel / e.pixels * e.channels + channel), count));
+  if (e.residual) add_quad(sums, load_quad(e.residual + (pixel * e.channels + channel), count));
+  FEWSTEP_UNROLL
+  for (int i = 0; i < 4; i++) sums.v[i] *= e.scale;
 }
 
-template <class T>
-FEWSTEP_DEVICE void store_run(T* y, const float (&v)[1], int) {
-  y[0] = fs::from_float<T>(v[0]);
-}
-template <class T>
-FEWSTEP_DEVICE void store_run(T* y, const float (&v)[2], int count) {
-  store_pair(y, v, count);
-}
-
-// Takes a run of sums for neighbouring channels of a pixel, `count` of which exist: to y, or to slice `slice` of the scratch if there is one.
-template <class T, class Out, int Run>
-FEWSTEP_DEVICE void put(const Epilogue<T>& e, Out* y, float* partial, int64_t slice_start, int pixel, int channel, const float (&sums)[Run]) {
-  const int count = e.channels - channel, at = pixel * e.channels + channel;
+// Takes the sums of four neighbouring channels of a pixel, of which at least the first exists: to y, or to the scratch of this slice if there is one.
+template <class T, class Out>
+FEWSTEP_DEVICE void put(const Epilogue<T>& e, Out* y, float* partial, int pixel, int channel, Quad sums) {
+  const int count = fs::min(e.channels - channel, 4), at = pixel * e.channels + channel;
   if (partial) {
-    store_run(partial + slice_start + at, sums, count);
+    store_quad(partial + at, sums, count);
     return;
   }
-  float values[Run] = {};
-  FEWSTEP_UNROLL
-  for (int i = 0; i < Run; i++) {
-    if (i < count) values[i] = finish(e, sums[i], pixel, channel + i);
-  }
-  store_run(y + at, values, count);
+  finish(e, sums, pixel, channel, count);
+  store_quad(y + at, sums, count);
 }
+
+// The scratch of a slice of `n` elements, or null if there is none.
+FEWSTEP_DEVICE float* slice_scratch(float* partial, int slice, int64_t n) { return partial ? partial + slice * n : nullptr; }
 
 // y[i] from the `slices` partial sums of element i of n, added in the order of the slices: the same bits in every run.
 template <class T, class Out>
 FEWSTEP_DEVICE void sum_slices(const Epilogue<T>& e, const float* partial, Out* y, int n, int slices) {
   const int64_t at = int64_t(fs::block_index().x) * fs::block_size().x + fs::thread_index().x;
   if (at >= n) return;
-  float sum = 0.0f;
-  for (int s = 0; s < slices; s++) sum += partial[int64_t(s) * n + at];
-  y[at] = fs::from_float<Out>(finish(e, sum, int(at) / e.channels, int(at) % e.channels));
+  Quad sum = {{0, 0, 0, 0}};
+  for (int s = 0; s < slices; s++) sum.v[0] += partial[int64_t(s) * n + at];
+  finish(e, sum, int(at) / e.channels, int(at) % e.channels, 1);
+  y[at] = fs::from_float<Out>(sum.v[0]);
 }
 
 }  // namespace

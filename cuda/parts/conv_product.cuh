@@ -8,6 +8,7 @@
 #include "parts/chunk.cuh"
 #include "parts/conv_shape.cuh"
 #include "parts/digits.cuh"
+#include "parts/quad.cuh"
 #include "parts/tile_product.cuh"
 
 namespace {
@@ -75,7 +76,24 @@ FEWSTEP_DEVICE void copy_stage(RowCopies<P>& t, typename P::T* stage, const type
   t.tap = add(t.tap, t.advance, w.taps_w, padded_channels<T>(w.in_c));
 }
 
-// The block's tile of the product, from block (x, y) of the grid: calls store(pixel of the result, channel, sums) for runs of neighbouring channels
+// Calls store(row, column, sums) for each quad of neighbouring columns of the tile. By way of shared memory: then neighbouring threads store neighbouring
+// quads whatever way the sums are spread over the registers, and the epilogue is a short loop instead of a copy of itself for each register.
+template <class P, class Store>
+FEWSTEP_DEVICE void hand_out(const typename P::Sum& sum, float* tile, Store store) {
+  constexpr int kPitch = P::kColumns + 4, kQuads = P::kColumns / 4;
+  static_assert(P::kRows * kPitch * 4 <= kStages * RowCopies<P>::kStage * int(sizeof(typename P::T)));
+  P::each(sum, [&](int row, int column, const auto& sums) {
+    FEWSTEP_UNROLL
+    for (int i = 0; i < P::kRun; i++) tile[row * kPitch + column + i] = sums[i];
+  });
+  fs::sync_threads();
+  for (int at = int(fs::thread_index().x); at < P::kRows * kQuads; at += P::kThreads) {
+    const int row = at / kQuads, column = at % kQuads * 4;
+    store(row, column, load_quad(tile + row * kPitch + column, 4));
+  }
+}
+
+// The block's tile of the product, from block (x, y) of the grid: calls store(pixel of the result, channel, sums) for quads of neighbouring channels
 // of which at least the first exists. `weights` is [columns][taps_h][taps_w][padded channels], as pack_conv.cu writes it.
 template <class P, class Store>
 FEWSTEP_DEVICE void convolve(const typename P::T* source, const typename P::T* weights, const Window& w, int columns, int slice, int slices, Store store) {
@@ -106,7 +124,8 @@ FEWSTEP_DEVICE void convolve(const typename P::T* source, const typename P::T* w
     P::multiply(sum, stage, stage + P::kRows * P::kPitch);
     current = current == kStages - 1 ? 0 : current + 1;
   }
-  P::each(sum, [&](int row, int column, const auto& sums) {
+  fs::sync_threads();
+  hand_out<P>(sum, reinterpret_cast<float*>(stages), [&](int row, int column, const Quad& sums) {
     const int m = first_pixel + row, channel = first_column + column;
     if (m < pixels_of(w) && channel < columns) store(result_pixel(w, m), channel, sums);
   });

@@ -27,14 +27,15 @@ FEWSTEP_DEVICE Window forward_window(const Conv& c) {
 // are t * t such parities; their weights are packed one parity after the other.
 struct Parity {
   int row, col;
-  int taps_h, taps_w;   // how many r and s
-  int taps_before;      // taps of the parities before this one
+  int taps_h, taps_w;  // how many r and s
+  int taps_before;     // taps of the parities before this one
 };
 
 // How many r in [0, kernel) have r mod stride = parity.
 FEWSTEP_DEVICE int taps_of(int kernel, int stride, int parity) { return parity < kernel ? (kernel - parity + stride - 1) / stride : 0; }
 
 FEWSTEP_DEVICE Parity parity_of(const Conv& c, int index) {
+  if (c.stride == 1) return {0, 0, c.kernel_h, c.kernel_w, 0};  // the most frequent case, without the divisions
   Parity p = {index / c.stride, index % c.stride, 0, 0, 0};
   p.taps_h = taps_of(c.kernel_h, c.stride, p.row);
   p.taps_w = taps_of(c.kernel_w, c.stride, p.col);
@@ -49,6 +50,7 @@ struct ParityAxis {
 };
 
 FEWSTEP_DEVICE ParityAxis parity_axis(int size, int stride, int pad, int parity, int taps) {
+  if (stride == 1) return {0, size, taps - 1 - pad};
   int first = (parity - pad) % stride;
   if (first < 0) first += stride;
   return {first, first < size ? (size - first + stride - 1) / stride : 0, taps - 1 - (first + pad - parity) / stride};
