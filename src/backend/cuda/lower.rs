@@ -1,7 +1,7 @@
 //! From a node to its launches: the one place where the CUDA backend meets the op table.
 
 use super::launch::Lowered;
-use super::{combine, elementwise, gather, optimizer, random, reduce, resample, shape, timestep_embedding};
+use super::{combine, conv2d, elementwise, gather, optimizer, random, reduce, resample, shape, timestep_embedding};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Op, OpDef, TensorType};
 
@@ -38,6 +38,10 @@ fn lower_op(op: &Op, site: &Site) -> Result<Lowered> {
         Op::Affine(op) => elementwise::affine(op, site),
         Op::Binary(op) => elementwise::binary(op.kind, site),
         Op::Cast(_) => elementwise::cast(site),
+        Op::Conv2d(op) => conv2d::conv2d(op, site),
+        Op::Conv2dInputGrad(op) => conv2d::input_grad(op, site),
+        Op::Conv2dWeightGrad(op) => conv2d::weight_grad(op, site),
+        Op::PackConv(op) => conv2d::pack_conv(op, site),
         Op::Combine(op) => combine::combine(op, site),
         Op::DynamicThreshold(op) => combine::dynamic_threshold(op, site),
         Op::Upsample2x(_) => resample::upsample(site),

@@ -3,6 +3,7 @@
 
 mod combine;
 mod context;
+mod conv2d;
 mod driver;
 mod elementwise;
 pub mod exec;

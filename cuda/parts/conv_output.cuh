@@ -1,0 +1,59 @@
+// What happens to a convolution's sums: bias, addend, residual and scale, then one rounding; or, when several blocks share a sum, scratch.
+#pragma once
+#include "device/fewstep.cuh"
+#include "parts/quad.cuh"
+
+namespace {
+
+// (sum + bias[channel] + addend[image][channel] + residual[pixel][channel]) * scale. Null pointers stand for zeros. `pixels` are those of one image.
+template <class T>
+struct Epilogue {
+  const float* bias;
+  const float* addend;
+  const T* residual;
+  float scale;
+  int channels, pixels;
+};
+
+FEWSTEP_DEVICE void add_quad(Quad& sums, const Quad& more) {
+  FEWSTEP_UNROLL
+  for (int i = 0; i < 4; i++) sums.v[i] += more.v[i];
+}
+
+// For `count` (1 to 4) neighbouring channels of a pixel.
+template <class T>
+FEWSTEP_DEVICE void finish(const Epilogue<T>& e, Quad& sums, int pixel, int channel, int count) {
+  if (e.bias) add_quad(sums, load_quad(e.bias + channel, count));
+  if (e.addend) add_quad(sums, load_quad(e.addend + (pixel / e.pixels * e.channels + channel), count));
+  if (e.residual) add_quad(sums, load_quad(e.residual + (pixel * e.channels + channel), count));
+  FEWSTEP_UNROLL
+  for (int i = 0; i < 4; i++) sums.v[i] *= e.scale;
+}
+
+// Takes the sums of four neighbouring channels of a pixel, of which at least the first exists: to y, or to the scratch of this slice if there is one.
+template <class T, class Out>
+FEWSTEP_DEVICE void put(const Epilogue<T>& e, Out* y, float* partial, int pixel, int channel, Quad sums) {
+  const int count = fs::min(e.channels - channel, 4), at = pixel * e.channels + channel;
+  if (partial) {
+    store_quad(partial + at, sums, count);
+    return;
+  }
+  finish(e, sums, pixel, channel, count);
+  store_quad(y + at, sums, count);
+}
+
+// The scratch of a slice of `n` elements, or null if there is none.
+FEWSTEP_DEVICE float* slice_scratch(float* partial, int slice, int64_t n) { return partial ? partial + slice * n : nullptr; }
+
+// y[i] from the `slices` partial sums of element i of n, added in the order of the slices: the same bits in every run.
+template <class T, class Out>
+FEWSTEP_DEVICE void sum_slices(const Epilogue<T>& e, const float* partial, Out* y, int n, int slices) {
+  const int64_t at = int64_t(fs::block_index().x) * fs::block_size().x + fs::thread_index().x;
+  if (at >= n) return;
+  Quad sum = {{0, 0, 0, 0}};
+  for (int s = 0; s < slices; s++) sum.v[0] += partial[int64_t(s) * n + at];
+  finish(e, sum, int(at) / e.channels, int(at) % e.channels, 1);
+  y[at] = fs::from_float<Out>(sum.v[0]);
+}
+
+}  // namespace
