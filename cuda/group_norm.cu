@@ -14,11 +14,11 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 // Groups of a slab at most.
 constexpr int kGroups = 32;
-// Rows that a thread asks for before it uses the first: 16 KiB under way in a block. Ragged quads are loads and branches enough on their own.
+// Rows that a thread asks for before it uses the first: 8 KiB under way in a block, four blocks a multiprocessor; more would not fit 64 registers.
 template <bool Whole>
-constexpr int kAhead = Whole ? 4 : 1;
+constexpr int kAhead = Whole ? 2 : 1;
 
-// src/backend/cuda/group_norm.rs has the same structure.
+// src/backend/cuda/group_norm.rs has the same structure, and refuses samples of 2^31 elements: places within a sample are int.
 struct Norm {
   int positions, channels, groups;
   int slab_groups;  // groups of a slab; the last slab may have fewer
@@ -72,7 +72,7 @@ FEWSTEP_DEVICE int64_t slab_start(const Slab& s, const Norm& norm) { return int6
 // The group of the slab that channel `column` of it belongs to. Beyond the slab (a ragged quad): some group.
 FEWSTEP_DEVICE int group_of(const Slab& s, int column) { return s.groups == 1 ? 0 : fs::min(column / s.group_channels, s.groups - 1); }
 
-// May all quads of the slab be read whole? A warp-wide answer, so that loads need no test each.
+// May all quads of the slab be moved whole? One answer for the block, so that loads need no test each. All tensors begin at multiples of 16 bytes.
 template <class T>
 FEWSTEP_DEVICE bool is_whole(const T* slab, const Slab& s, const Norm& norm) {
   return norm.channels % 4 == 0 && s.width % 4 == 0 && reinterpret_cast<uintptr_t>(slab) % (4 * sizeof(T)) == 0;
@@ -90,7 +90,31 @@ FEWSTEP_DEVICE Quad load_whole(const T* x) {
 template <bool Whole, class T>
 FEWSTEP_DEVICE Quad load_part(const T* x, int count) {
   if constexpr (Whole) return load_whole(x);
-  return load_quad(x, count);
+  Quad q = {{0, 0, 0, 0}};
+  FEWSTEP_UNROLL
+  for (int i = 0; i < 4; i++) {
+    if (i < count) q.v[i] = fs::to_float(x[i]);
+  }
+  return q;
+}
+
+FEWSTEP_DEVICE void store_whole(float* y, const Quad& q) {
+  fs::store_16(y, {fs::bit_cast<uint32_t>(q.v[0]), fs::bit_cast<uint32_t>(q.v[1]), fs::bit_cast<uint32_t>(q.v[2]), fs::bit_cast<uint32_t>(q.v[3])});
+}
+template <class T>
+FEWSTEP_DEVICE void store_whole(T* y, const Quad& q) {
+  fs::store_8(y, {fs::pack<T>(q.v[0], q.v[1]), fs::pack<T>(q.v[2], q.v[3])});
+}
+template <bool Whole, class T>
+FEWSTEP_DEVICE void store_part(T* y, const Quad& q, int count) {
+  if constexpr (Whole) {
+    store_whole(y, q);
+  } else {
+    FEWSTEP_UNROLL
+    for (int i = 0; i < 4; i++) {
+      if (i < count) y[i] = fs::from_float<T>(q.v[i]);
+    }
+  }
 }
 
 // body(quad, offset) for this thread's quads of a column, in order of the positions.
@@ -102,19 +126,19 @@ FEWSTEP_DEVICE void each_row(const T* slab, const Slab& s, int channels, int col
     FEWSTEP_UNROLL
     for (int i = 0; i < kAhead<Whole>; i++) {
       const int at = p + i * s.rows;
-      if (at < s.end) q[i] = load_part<Whole>(slab + int64_t(at) * channels + column, count);
+      if (at < s.end) q[i] = load_part<Whole>(slab + (at * channels + column), count);
     }
     FEWSTEP_UNROLL
     for (int i = 0; i < kAhead<Whole>; i++) {
       const int at = p + i * s.rows;
-      if (at < s.end) body(q[i], int64_t(at) * channels + column);
+      if (at < s.end) body(q[i], at * channels + column);
     }
   }
 }
 
 // totals[g] = sum of the quads that belong to group g, over all threads. `quads` is room for one quad a thread.
 FEWSTEP_DEVICE void sum_groups(const Quad& own, const Slab& s, float* quads, float* totals) {
-  store_quad(quads + fs::thread_index().x * 4, own, 4);
+  store_whole(quads + fs::thread_index().x * 4, own);
   fs::sync_threads();
   // One group: all that threads have is its. Several: its columns of every row.
   const int columns = s.groups == 1 ? kThreads * 4 : s.group_channels;
@@ -147,12 +171,12 @@ struct Room {
 template <bool Whole, class T>
 FEWSTEP_DEVICE void statistics(const T* slab, const Slab& s, const Norm& norm, const Room& room) {
   Quad sum = {{0, 0, 0, 0}};
-  const T* first = slab + int64_t(s.begin) * norm.channels;
+  const T* first = slab + s.begin * norm.channels;
   for (int column = s.column; column < s.width; column += s.stride) {
     Quad pivot;
     FEWSTEP_UNROLL
     for (int i = 0; i < 4; i++) pivot.v[i] = fs::to_float(first[group_of(s, column + i) * s.group_channels]);
-    each_row<Whole>(slab, s, norm.channels, column, [&](Quad q, int64_t) {
+    each_row<Whole>(slab, s, norm.channels, column, [&](Quad q, int) {
       FEWSTEP_UNROLL
       for (int i = 0; i < 4; i++) q.v[i] -= pivot.v[i];
       add_valid(sum, q, s.width - column);
@@ -169,7 +193,7 @@ FEWSTEP_DEVICE void statistics(const T* slab, const Slab& s, const Norm& norm, c
     Quad mean;
     FEWSTEP_UNROLL
     for (int i = 0; i < 4; i++) mean.v[i] = room.mean[group_of(s, column + i)];
-    each_row<Whole>(slab, s, norm.channels, column, [&](Quad q, int64_t) {
+    each_row<Whole>(slab, s, norm.channels, column, [&](Quad q, int) {
       FEWSTEP_UNROLL
       for (int i = 0; i < 4; i++) q.v[i] = (q.v[i] - mean.v[i]) * (q.v[i] - mean.v[i]);
       add_valid(squares, q, s.width - column);
@@ -204,13 +228,13 @@ template <bool Whole, class T>
 FEWSTEP_DEVICE void apply(const T* slab, T* y, const Slab& s, const Norm& norm, const float* mean, const float* rstd, const float* gamma, const float* beta) {
   for (int column = s.column; column < s.width; column += s.stride) {
     const Columns c = columns_of(s, column, mean, rstd, gamma, beta);
-    each_row<Whole>(slab, s, norm.channels, column, [&](Quad q, int64_t at) {
+    each_row<Whole>(slab, s, norm.channels, column, [&](Quad q, int at) {
       FEWSTEP_UNROLL
       for (int i = 0; i < 4; i++) {
         const float v = (q.v[i] - c.mean.v[i]) * c.rstd.v[i] * c.gamma.v[i] + c.beta.v[i];
         q.v[i] = norm.silu ? v * sigmoid(v) : v;
       }
-      store_quad(y + at, q, s.width - column);
+      store_part<Whole>(y + at, q, s.width - column);
     });
   }
 }
@@ -375,19 +399,13 @@ FEWSTEP_DEVICE Columns columns_of_channels(const Saved<T>& saved, const Slab& s,
   return c;
 }
 
-// May this thread read whole quads of both operands?
-template <class T>
-FEWSTEP_DEVICE bool is_whole(const Saved<T>& saved, int64_t start, const Slab& s, const Norm& norm) {
-  return is_whole(saved.x + start, s, norm) && is_whole(saved.dy + start, s, norm);
-}
-
 // This thread's sums of d and d * hat over the positions of its column.
 template <bool Whole, class T>
 FEWSTEP_DEVICE void column_sums(const Saved<T>& saved, const Slab& s, const Norm& norm, Quad& sum_d, Quad& sum_dhat) {
   const Columns c = columns_of_channels(saved, s, norm);
   const int count = s.width - s.column;
   const int64_t start = slab_start(s, norm);
-  each_row<Whole>(saved.x + start, s, norm.channels, s.column, [&](Quad x, int64_t at) {
+  each_row<Whole>(saved.x + start, s, norm.channels, s.column, [&](Quad x, int at) {
     Quad d = load_part<Whole>(saved.dy + start + at, count);
     before_activation(c, norm.silu, x, d);
     add_valid(sum_d, d, count);
@@ -405,14 +423,14 @@ FEWSTEP_DEVICE void channel_sums(const Saved<T>& saved, float* sums, const Norm&
   const int thread = int(fs::thread_index().x);
   Quad sum_d = {{0, 0, 0, 0}}, sum_dhat = {{0, 0, 0, 0}};
   if (s.column < s.width) {
-    if (is_whole(saved, slab_start(s, norm), s, norm)) {
+    if (is_whole(saved.x + slab_start(s, norm), s, norm)) {
       column_sums<true>(saved, s, norm, sum_d, sum_dhat);
     } else {
       column_sums<false>(saved, s, norm, sum_d, sum_dhat);
     }
   }
-  store_quad(quads + thread * 4, sum_d, 4);
-  store_quad(quads + (kThreads + thread) * 4, sum_dhat, 4);
+  store_whole(quads + thread * 4, sum_d);
+  store_whole(quads + (kThreads + thread) * 4, sum_dhat);
   fs::sync_threads();
   // Thread (which, channel) adds up that column of all rows.
   const int which = thread / kSumChannels, column = thread % kSumChannels;
@@ -441,7 +459,7 @@ FEWSTEP_DEVICE void apply_grad(const Saved<T>& saved, T* dx, const Slab& s, cons
   for (int column = s.column; column < s.width; column += s.stride) {
     const Columns c = columns_of(s, column, saved.mean + first, saved.rstd + first, saved.gamma, saved.beta);
     const int count = s.width - column;
-    each_row<Whole>(saved.x + start, s, norm.channels, column, [&](Quad x, int64_t at) {
+    each_row<Whole>(saved.x + start, s, norm.channels, column, [&](Quad x, int at) {
       Quad d = load_part<Whole>(saved.dy + start + at, count);
       before_activation(c, norm.silu, x, d);
       FEWSTEP_UNROLL
@@ -449,7 +467,7 @@ FEWSTEP_DEVICE void apply_grad(const Saved<T>& saved, T* dx, const Slab& s, cons
         const int g = group_of(s, column + i);
         d.v[i] = c.rstd.v[i] * (d.v[i] * c.gamma.v[i] - s1[g] - x.v[i] * s2[g]);
       }
-      store_quad(dx + start + at, d, count);
+      store_part<Whole>(dx + start + at, d, count);
     });
   }
 }
@@ -468,7 +486,7 @@ FEWSTEP_DEVICE void input_grad(const Saved<T>& saved, const float* sums, T* dx, 
     }
   }
   fs::sync_threads();
-  if (is_whole(saved, slab_start(s, norm), s, norm)) {
+  if (is_whole(saved.x + slab_start(s, norm), s, norm)) {
     apply_grad<true>(saved, dx, s, norm, s1, s2);
   } else {
     apply_grad<false>(saved, dx, s, norm, s1, s2);
