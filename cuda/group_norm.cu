@@ -14,9 +14,6 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 // Groups of a slab at most.
 constexpr int kGroups = 32;
-// Rows that a thread asks for before it uses the first: 8 KiB under way in a block, four blocks a multiprocessor; more would not fit 64 registers.
-template <bool Whole>
-constexpr int kAhead = Whole ? 2 : 1;
 
 // src/backend/cuda/group_norm.rs has the same structure, and refuses samples of 2^31 elements: places within a sample are int.
 struct Norm {
@@ -117,19 +114,21 @@ FEWSTEP_DEVICE void store_part(T* y, const Quad& q, int count) {
   }
 }
 
-// body(quad, offset) for this thread's quads of a column, in order of the positions.
-template <bool Whole, class T, class Body>
+// body(quad, offset) for this thread's quads of a column, in order of the positions. A thread asks for `Ahead` rows before it uses the first: with two,
+// 8 KiB are under way in each of four blocks a multiprocessor. What a caller asks for is what ptxas turns into no spills from sm_75 to sm_120. A ragged quad
+// is loads enough on its own.
+template <bool Whole, int Ahead = Whole ? 2 : 1, class T, class Body>
 FEWSTEP_DEVICE void each_row(const T* slab, const Slab& s, int channels, int column, Body body) {
   const int count = fs::min(s.width - column, 4);
-  for (int p = s.begin + s.row; p < s.end; p += kAhead<Whole> * s.rows) {
-    Quad q[kAhead<Whole>];
+  for (int p = s.begin + s.row; p < s.end; p += Ahead * s.rows) {
+    Quad q[Ahead];
     FEWSTEP_UNROLL
-    for (int i = 0; i < kAhead<Whole>; i++) {
+    for (int i = 0; i < Ahead; i++) {
       const int at = p + i * s.rows;
       if (at < s.end) q[i] = load_part<Whole>(slab + (at * channels + column), count);
     }
     FEWSTEP_UNROLL
-    for (int i = 0; i < kAhead<Whole>; i++) {
+    for (int i = 0; i < Ahead; i++) {
       const int at = p + i * s.rows;
       if (at < s.end) body(q[i], at * channels + column);
     }
@@ -176,7 +175,7 @@ FEWSTEP_DEVICE void statistics(const T* slab, const Slab& s, const Norm& norm, c
     Quad pivot;
     FEWSTEP_UNROLL
     for (int i = 0; i < 4; i++) pivot.v[i] = fs::to_float(first[group_of(s, column + i) * s.group_channels]);
-    each_row<Whole>(slab, s, norm.channels, column, [&](Quad q, int) {
+    each_row<Whole, Whole ? 3 : 1>(slab, s, norm.channels, column, [&](Quad q, int) {
       FEWSTEP_UNROLL
       for (int i = 0; i < 4; i++) q.v[i] -= pivot.v[i];
       add_valid(sum, q, s.width - column);
@@ -184,16 +183,15 @@ FEWSTEP_DEVICE void statistics(const T* slab, const Slab& s, const Norm& norm, c
   }
   sum_groups(sum, s, room.quads, room.totals);
   const float count = float(s.end - s.begin) * float(s.group_channels);
-  for (int g = int(fs::thread_index().x); g < s.groups; g += kThreads) {
-    room.mean[g] = fs::to_float(first[g * s.group_channels]) + room.totals[g] / count;
-  }
+  const int g = int(fs::thread_index().x);
+  if (g < s.groups) room.mean[g] = fs::to_float(first[g * s.group_channels]) + room.totals[g] / count;
   fs::sync_threads();
   Quad squares = {{0, 0, 0, 0}};
   for (int column = s.column; column < s.width; column += s.stride) {
     Quad mean;
     FEWSTEP_UNROLL
     for (int i = 0; i < 4; i++) mean.v[i] = room.mean[group_of(s, column + i)];
-    each_row<Whole>(slab, s, norm.channels, column, [&](Quad q, int) {
+    each_row<Whole, Whole ? 3 : 1>(slab, s, norm.channels, column, [&](Quad q, int) {
       FEWSTEP_UNROLL
       for (int i = 0; i < 4; i++) q.v[i] = (q.v[i] - mean.v[i]) * (q.v[i] - mean.v[i]);
       add_valid(squares, q, s.width - column);
@@ -255,7 +253,8 @@ FEWSTEP_DEVICE void forward(const T* x, const float* gamma, const float* beta, T
   } else {
     statistics<false>(x, s, norm, {quads, totals, means});
   }
-  for (int g = int(fs::thread_index().x); g < s.groups; g += kThreads) {
+  const int g = int(fs::thread_index().x);
+  if (g < s.groups) {
     const float r = rstd_of(totals[g], float(norm.positions) * float(s.group_channels), eps);
     totals[g] = r;
     mean[s.sample * norm.groups + s.first_group + g] = means[g];
@@ -282,11 +281,11 @@ FEWSTEP_DEVICE void piece_statistics(const T* x, float* pieces, const Norm& norm
   } else {
     statistics<false>(x, s, norm, {quads, totals, means});
   }
-  for (int g = int(fs::thread_index().x); g < s.groups; g += kThreads) {
-    float* piece = pieces + ((int64_t(s.sample) * norm.groups + s.first_group + g) * norm.splits + s.split) * 2;
-    piece[0] = means[g];
-    piece[1] = totals[g];
-  }
+  const int g = int(fs::thread_index().x);
+  if (g >= s.groups) return;
+  float* piece = pieces + ((int64_t(s.sample) * norm.groups + s.first_group + g) * norm.splits + s.split) * 2;
+  piece[0] = means[g];
+  piece[1] = totals[g];
 }
 
 // Positions of a piece.
@@ -459,7 +458,7 @@ FEWSTEP_DEVICE void apply_grad(const Saved<T>& saved, T* dx, const Slab& s, cons
   for (int column = s.column; column < s.width; column += s.stride) {
     const Columns c = columns_of(s, column, saved.mean + first, saved.rstd + first, saved.gamma, saved.beta);
     const int count = s.width - column;
-    each_row<Whole>(saved.x + start, s, norm.channels, column, [&](Quad x, int at) {
+    each_row<Whole, 1>(saved.x + start, s, norm.channels, column, [&](Quad x, int at) {
       Quad d = load_part<Whole>(saved.dy + start + at, count);
       before_activation(c, norm.silu, x, d);
       FEWSTEP_UNROLL
