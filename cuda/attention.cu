@@ -70,13 +70,13 @@ FEWSTEP_DEVICE void attend(const T* q, const T* k, const T* v, T* out, float* ls
     softmax_tile(scores, rows, factor, h, tile);
     store_weights(weights, scores);
     FEWSTEP_UNROLL
+    for (int i = 0; i < Chunks * 16; i++) sum[i / 16][i / 4 % 4][i % 4] *= factor[i / 4 % 4];
+    FEWSTEP_UNROLL
     for (int c = 0; c < Chunks; c++) {
       if (c * W >= h.width) break;
       fs::sync_threads();
       load_chunk<W>(keys, v + p.start, h, p.pitch, tile, c * W);
       fs::sync_threads();
-      FEWSTEP_UNROLL
-      for (int i = 0; i < 16; i++) sum[c][i / 4][i % 4] *= factor[i / 4];
       add_weighted<W>(sum[c], weights, keys);
     }
   }
@@ -102,7 +102,7 @@ FEWSTEP_DEVICE void attend(const T* q, const T* k, const T* v, T* out, float* ls
 // ceil(tokens / 32) * heads * N blocks of 128 threads. q, k, v, out [N,tokens,heads*width]; lse [N,heads,tokens]. For heads of at most `widest` channels.
 // Shared memory: 7.5 KiB (8 channels), 13.5 KiB (32), 21.5 KiB (others).
 #define FEWSTEP_ATTENTION(widest, W, Chunks, T, suffix)                                                                                            \
-  FEWSTEP_KERNEL(kThreads, fewstep_attention_##widest##_##suffix, const T* q, const T* k, const T* v, T* out, float* lse, Heads heads) { \
+  FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_attention_##widest##_##suffix, const T* q, const T* k, const T* v, T* out, float* lse, Heads heads) { \
     attend<W, Chunks>(q, k, v, out, lse, heads);                                                                                                   \
   }
 #define FEWSTEP_ATTENTIONS(T, suffix)         \

@@ -115,8 +115,7 @@ FEWSTEP_DEVICE void store_part(T* y, const Quad& q, int count) {
 }
 
 // body(quad, offset) for this thread's quads of a column, in order of the positions. A thread asks for `Ahead` rows before it uses the first: with two,
-// 8 KiB are under way in each of four blocks a multiprocessor. What a caller asks for is what ptxas turns into no spills from sm_75 to sm_120. A ragged quad
-// is loads enough on its own.
+// 8 KiB are under way in each of three or four blocks a multiprocessor. A ragged quad is loads enough on its own.
 template <bool Whole, int Ahead = Whole ? 2 : 1, class T, class Body>
 FEWSTEP_DEVICE void each_row(const T* slab, const Slab& s, int channels, int column, Body body) {
   const int count = fs::min(s.width - column, 4);
@@ -175,7 +174,7 @@ FEWSTEP_DEVICE void statistics(const T* slab, const Slab& s, const Norm& norm, c
     Quad pivot;
     FEWSTEP_UNROLL
     for (int i = 0; i < 4; i++) pivot.v[i] = fs::to_float(first[group_of(s, column + i) * s.group_channels]);
-    each_row<Whole, Whole ? 3 : 1>(slab, s, norm.channels, column, [&](Quad q, int) {
+    each_row<Whole, Whole ? 4 : 1>(slab, s, norm.channels, column, [&](Quad q, int) {
       FEWSTEP_UNROLL
       for (int i = 0; i < 4; i++) q.v[i] -= pivot.v[i];
       add_valid(sum, q, s.width - column);
@@ -191,7 +190,7 @@ FEWSTEP_DEVICE void statistics(const T* slab, const Slab& s, const Norm& norm, c
     Quad mean;
     FEWSTEP_UNROLL
     for (int i = 0; i < 4; i++) mean.v[i] = room.mean[group_of(s, column + i)];
-    each_row<Whole, Whole ? 3 : 1>(slab, s, norm.channels, column, [&](Quad q, int) {
+    each_row<Whole, Whole ? 4 : 1>(slab, s, norm.channels, column, [&](Quad q, int) {
       FEWSTEP_UNROLL
       for (int i = 0; i < 4; i++) q.v[i] = (q.v[i] - mean.v[i]) * (q.v[i] - mean.v[i]);
       add_valid(squares, q, s.width - column);
@@ -458,7 +457,7 @@ FEWSTEP_DEVICE void apply_grad(const Saved<T>& saved, T* dx, const Slab& s, cons
   for (int column = s.column; column < s.width; column += s.stride) {
     const Columns c = columns_of(s, column, saved.mean + first, saved.rstd + first, saved.gamma, saved.beta);
     const int count = s.width - column;
-    each_row<Whole, 1>(saved.x + start, s, norm.channels, column, [&](Quad x, int at) {
+    each_row<Whole>(saved.x + start, s, norm.channels, column, [&](Quad x, int at) {
       Quad d = load_part<Whole>(saved.dy + start + at, count);
       before_activation(c, norm.silu, x, d);
       FEWSTEP_UNROLL
@@ -502,20 +501,20 @@ FEWSTEP_DEVICE void input_grad(const Saved<T>& saved, const float* sums, T* dx, 
 // group_norm_grad_sums, group_norm_grad,           the gradients, in this order; the slabs of the first are of 128 channels
 // group_norm_grad_parameters
 #define FEWSTEP_GROUP_NORM(T, suffix)                                                                                                                      \
-  FEWSTEP_KERNEL(kThreads, fewstep_group_norm_##suffix, const T* x, const float* gamma, const float* beta, T* y, float* mean, float* rstd, Norm norm,      \
+  FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_group_norm_##suffix, const T* x, const float* gamma, const float* beta, T* y, float* mean, float* rstd, Norm norm,      \
                  float eps) {                                                                                                                              \
     forward(x, gamma, beta, y, mean, rstd, norm, eps);                                                                                                     \
   }                                                                                                                                                        \
-  FEWSTEP_KERNEL(kThreads, fewstep_group_norm_pieces_##suffix, const T* x, float* pieces, Norm norm) { piece_statistics(x, pieces, norm); }                \
-  FEWSTEP_KERNEL(kThreads, fewstep_group_norm_of_pieces_##suffix, const T* x, const float* gamma, const float* beta, const float* pieces, T* y,            \
+  FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_group_norm_pieces_##suffix, const T* x, float* pieces, Norm norm) { piece_statistics(x, pieces, norm); }                \
+  FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_group_norm_of_pieces_##suffix, const T* x, const float* gamma, const float* beta, const float* pieces, T* y,            \
                  float* mean, float* rstd, Norm norm, float eps) {                                                                                         \
     forward_of_pieces(x, gamma, beta, pieces, y, mean, rstd, norm, eps);                                                                                   \
   }                                                                                                                                                        \
-  FEWSTEP_KERNEL(kThreads, fewstep_group_norm_grad_sums_##suffix, const T* x, const float* gamma, const float* beta, const float* mean, const float* rstd, \
+  FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_group_norm_grad_sums_##suffix, const T* x, const float* gamma, const float* beta, const float* mean, const float* rstd, \
                  const T* dy, float* sums, Norm norm) {                                                                                                    \
     channel_sums<T>({x, gamma, beta, mean, rstd, dy}, sums, norm);                                                                                         \
   }                                                                                                                                                        \
-  FEWSTEP_KERNEL(kThreads, fewstep_group_norm_grad_##suffix, const T* x, const float* gamma, const float* beta, const float* mean, const float* rstd,      \
+  FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_group_norm_grad_##suffix, const T* x, const float* gamma, const float* beta, const float* mean, const float* rstd,      \
                  const T* dy, const float* sums, T* dx, Norm norm) {                                                                                       \
     input_grad<T>({x, gamma, beta, mean, rstd, dy}, sums, dx, norm);                                                                                       \
   }
@@ -525,7 +524,7 @@ FEWSTEP_GROUP_NORM(fs::half, f16)
 FEWSTEP_GROUP_NORM(fs::bf16, bf16)
 
 // dgamma, dbeta [C] from sums [rows,2,C], rows = N * splits. 256 threads have 32 channels: a warp adds up every eighth row. Shared memory 2 KiB.
-FEWSTEP_KERNEL(kThreads, fewstep_group_norm_grad_parameters, const float* sums, float* dgamma, float* dbeta, int rows, int channels) {
+FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_group_norm_grad_parameters, const float* sums, float* dgamma, float* dbeta, int rows, int channels) {
   FEWSTEP_SHARED(float, parts, 2 * kThreads);
   const int thread = int(fs::thread_index().x);
   const int channel = int(fs::block_index().x) * 32 + thread % 32;

@@ -17,7 +17,8 @@ constexpr int kWeightSize = kTile * kWeightPitch;
 template <int W>
 constexpr int kChunkSize = kTile * (W + 4);
 
-// q, k, v, out and their gradients are [N, tokens, heads * width]. src/backend/cuda/attention.rs has the same structure.
+// q, k, v, out and their gradients are [N, tokens, heads * width]. src/backend/cuda/attention.rs has the same structure, and
+// refuses samples of 2^31 elements: places within a sample are int.
 struct Heads {
   int tokens, heads, width;
   float scale;
@@ -54,19 +55,40 @@ FEWSTEP_DEVICE Quad shared_quad(const float* p) {
   return {{fs::bit_cast<float>(w.x), fs::bit_cast<float>(w.y), fs::bit_cast<float>(w.z), fs::bit_cast<float>(w.w)}};
 }
 
-// tile[row][c] = head[(32 tile + row)][channel + c] for 32 rows and W channels; zeros beyond the tokens and beyond the head.
+FEWSTEP_DEVICE void store_shared(float* p, const Quad& q) {
+  fs::store_16(p, {fs::bit_cast<uint32_t>(q.v[0]), fs::bit_cast<uint32_t>(q.v[1]), fs::bit_cast<uint32_t>(q.v[2]), fs::bit_cast<uint32_t>(q.v[3])});
+}
+
+// Four elements of an address that is a multiple of their size.
+FEWSTEP_DEVICE Quad load_whole(const float* x) { return shared_quad(x); }
+template <class T>
+FEWSTEP_DEVICE Quad load_whole(const T* x) {
+  const fs::u32x2 w = fs::load_8(x);
+  return {{fs::unpack_low<T>(w.x), fs::unpack_high<T>(w.x), fs::unpack_low<T>(w.y), fs::unpack_high<T>(w.y)}};
+}
+
+// chunk[row][c] = head[32 tile + row][channel + c] for 32 rows and W channels; zeros beyond the tokens and beyond the head. Heads of four, eight ... channels
+// are moved in fours; others one by one, a row of W channels by as many threads.
 template <int W, class T>
 FEWSTEP_DEVICE void load_chunk(float* chunk, const T* head, const Heads& h, int pitch, int tile, int channel) {
-  constexpr int kQuads = W / 4;
-  FEWSTEP_UNROLL
-  for (int i = 0; i < kTile * kQuads; i += kThreads) {
-    const int unit = i + int(fs::thread_index().x);
-    if (kTile * kQuads < kThreads && unit >= kTile * kQuads) break;
-    const int row = unit / kQuads, c = unit % kQuads * 4, token = tile * kTile + row;
-    const int count = token < h.tokens ? h.width - channel - c : 0;
-    Quad q = {{0, 0, 0, 0}};
-    if (count > 0) q = load_quad(head + int64_t(token) * pitch + channel + c, count);
-    store_quad(chunk + row * (W + 4) + c, q, 4);
+  const int thread = int(fs::thread_index().x);
+  if (h.width % 4 == 0) {
+    constexpr int kQuads = W / 4;
+    const int c = thread % kQuads * 4;
+    const T* from = head + (tile * kTile * pitch + channel + c);
+    FEWSTEP_UNROLL
+    for (int first = 0; first < kTile; first += kThreads / kQuads) {
+      const int row = first + thread / kQuads;
+      if (kQuads * kTile < kThreads && row >= kTile) break;
+      const bool there = tile * kTile + row < h.tokens && channel + c < h.width;
+      store_shared(chunk + row * (W + 4) + c, there ? load_whole(from + row * pitch) : Quad{{0, 0, 0, 0}});
+    }
+  } else {
+    const int c = thread % W;
+    for (int row = thread / W; row < kTile; row += kThreads / W) {
+      const int token = tile * kTile + row;
+      chunk[row * (W + 4) + c] = token < h.tokens && channel + c < h.width ? fs::to_float(head[token * pitch + channel + c]) : 0.0f;
+    }
   }
 }
 
@@ -151,7 +173,7 @@ FEWSTEP_DEVICE void store_rows(T* head, const float (&sum)[4][4], const Heads& h
   FEWSTEP_UNROLL
   for (int i = 0; i < 4; i++) {
     const int token = tile * kTile + thread_row() + i;
-    if (token < h.tokens) store_quad(head + int64_t(token) * pitch + at, Quad{{sum[i][0], sum[i][1], sum[i][2], sum[i][3]}}, h.width - at);
+    if (token < h.tokens) store_quad(head + (token * pitch + at), Quad{{sum[i][0], sum[i][1], sum[i][2], sum[i][3]}}, h.width - at);
   }
 }
 
