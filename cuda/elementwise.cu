@@ -13,11 +13,11 @@ enum Function : int { kSilu = 0, kGelu = 1, kMish = 2, kRelu = 3, kAbs = 4, kSqu
 enum Arithmetic : int { kAdd = 0, kSub = 1, kMul = 2 };
 
 FEWSTEP_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + fs::exp(-x)); }
-// ln(1 + e^x); log1p by its series where e^-|x| is too small for 1 + e^-|x| to hold it.
-FEWSTEP_DEVICE float softplus(float x) {
-  const float e = fs::exp(x < 0 ? x : -x);
-  const float tail = e < 1e-3f ? e * (1.0f - e * (0.5f - e * (1.0f / 3.0f))) : fs::log(1.0f + e);
-  return (x > 0 ? x : 0.0f) + tail;
+// tanh(ln(1 + e^x)) without the logarithm: (u^2 - 1) / (u^2 + 1) with u = 1 + e^x, written so that nothing cancels. From x = 20 on it is 1 to f32.
+FEWSTEP_DEVICE float tanh_softplus(float x) {
+  const float e = fs::exp(x > 20.0f ? 20.0f : x);
+  const float n = e * (e + 2.0f);
+  return n / (n + 2.0f);
 }
 
 // f(x); `a` and `b` are Huber's delta, or the clamp's limits.
@@ -25,7 +25,7 @@ FEWSTEP_DEVICE float value_of(int function, float x, float a, float b) {
   switch (function) {
     case kSilu: return x * sigmoid(x);
     case kGelu: return 0.5f * x * (1.0f + fs::erf(x * 0.70710678118654752f));
-    case kMish: return x * fs::tanh(softplus(x));
+    case kMish: return x * tanh_softplus(x);
     case kRelu: return x < 0 ? 0.0f : x;  // NaN stays
     case kAbs: return x < 0 ? -x : x;
     case kSquare: return x * x;
@@ -46,7 +46,7 @@ FEWSTEP_DEVICE float slope_of(int function, float x, float a, float b) {
     }
     case kGelu: return 0.5f * (1.0f + fs::erf(x * 0.70710678118654752f)) + x * 0.39894228040143268f * fs::exp(-0.5f * x * x);
     case kMish: {
-      const float t = fs::tanh(softplus(x));
+      const float t = tanh_softplus(x);
       return t + x * (1.0f - t * t) * sigmoid(x);
     }
     case kRelu: return x > 0 ? 1.0f : 0.0f;

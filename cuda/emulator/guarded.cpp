@@ -18,12 +18,21 @@ size_t page_bytes() {
   static const size_t bytes = size_t(sysconf(_SC_PAGESIZE));
   return bytes;
 }
+// Unmapped bytes on either side: wide, for strays by a whole row or plane. They cost only addresses; sanitizers, which shadow those, get
+// a page.
+size_t guard_bytes() {
+#if defined(__SANITIZE_ADDRESS__) || defined(FEWSTEP_EMU_TSAN)
+  return page_bytes();
+#else
+  return size_t(16) << 20;
+#endif
+}
 
 #if defined(__SANITIZE_ADDRESS__)
 // AddressSanitizer sees every byte of the margins itself; the pattern is not needed, and reading it would be a report.
 void mark_margins(const Guarded& g, bool forbidden) {
-  char* const begin = g.mapping + page_bytes();
-  char* const end = g.mapping + g.mapped - page_bytes();
+  char* const begin = g.mapping + guard_bytes();
+  char* const end = g.mapping + g.mapped - guard_bytes();
   if (forbidden) {
     __asan_poison_memory_region(begin, size_t(g.data - begin));
     __asan_poison_memory_region(g.data + g.bytes, size_t(end - (g.data + g.bytes)));
@@ -36,20 +45,24 @@ void mark_margins(const Guarded& g, bool forbidden) {
 }  // namespace
 
 bool Guarded::map(size_t user_bytes, size_t alignment, bool underrun) {
-  const size_t page = page_bytes();
-  if (user_bytes > SIZE_MAX - 4 * page) return false;
+  const size_t page = page_bytes(), guard = guard_bytes();
+  if (user_bytes > SIZE_MAX / 2) return false;
   const size_t body = user_bytes ? (user_bytes + page - 1) / page * page : page;
-  void* memory = mmap(nullptr, body + 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory = mmap(nullptr, body + 2 * guard, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) return false;
   mapping = static_cast<char*>(memory);
-  mapped = body + 2 * page;
+  mapped = body + 2 * guard;
   bytes = user_bytes;
-  mprotect(mapping, page, PROT_NONE);
-  mprotect(mapping + page + body, page, PROT_NONE);
+  if (mprotect(mapping + guard, body, PROT_READ | PROT_WRITE)) {
+    munmap(mapping, mapped);
+    *this = Guarded{};
+    return false;
+  }
   const size_t rounded = (user_bytes + alignment - 1) / alignment * alignment;
-  data = mapping + page + (underrun ? 0 : body - rounded);
-  memset(mapping + page, pattern, size_t(data - mapping) - page);
-  memset(data + bytes, pattern, size_t(mapping + page + body - (data + bytes)));
+  char* const begin = mapping + guard;
+  data = begin + (underrun ? 0 : body - rounded);
+  memset(begin, pattern, size_t(data - begin));
+  memset(data + bytes, pattern, size_t(begin + body - (data + bytes)));
 #if defined(__SANITIZE_ADDRESS__)
   mark_margins(*this, true);
 #endif
@@ -78,7 +91,7 @@ void Guarded::poison() { memset(data, 0xff, bytes); }
 ptrdiff_t Guarded::trespass() const {
 #if !defined(__SANITIZE_ADDRESS__)
   const char* const user_end = data + bytes;
-  const ptrdiff_t before = data - (mapping + page_bytes()), after = mapping + mapped - page_bytes() - user_end;
+  const ptrdiff_t before = data - (mapping + guard_bytes()), after = mapping + mapped - guard_bytes() - user_end;
   for (ptrdiff_t i = 0; i < after && i < watched_margin; i++) {
     if (user_end[i] != pattern) return user_end + i - data;
   }

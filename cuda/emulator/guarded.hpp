@@ -1,18 +1,18 @@
-// Memory that ends, or begins, at an unmapped page, with patterns in the bytes between.
+// Memory that ends, or begins, at unmapped pages, with patterns in the bytes between.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
 
 namespace fs::emulator {
 
-/// One run of bytes between two unmapped pages. `bytes` are the user's; what is left of their pages is filled with a pattern.
+/// One run of bytes between two runs of unmapped pages. `bytes` are the user's; what is left of their pages is filled with a pattern.
 struct Guarded {
-  char* mapping = nullptr;  ///< begins with the lower unmapped page
-  size_t mapped = 0;        ///< with both unmapped pages
+  char* mapping = nullptr;  ///< begins with the lower unmapped pages
+  size_t mapped = 0;        ///< with all unmapped pages
   char* data = nullptr;
   size_t bytes = 0;
 
-  /// Maps `bytes` so that their end (or, if `underrun`, their start) meets an unmapped page, as closely as `alignment` (a power of two, at
+  /// Maps `bytes` so that their end (or, if `underrun`, their start) meets the unmapped pages, as closely as `alignment` (a power of two, at
   /// most a page) allows. False if there is no memory.
   bool map(size_t user_bytes, size_t alignment, bool underrun);
   void unmap();

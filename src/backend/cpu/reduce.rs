@@ -3,7 +3,7 @@
 use super::elementwise::vectorised;
 use super::kernels::pool::{Shared, split};
 use super::lower::{CpuKernel, Io};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::TensorType;
 use crate::graph::ops::ReduceSum;
 
@@ -12,7 +12,7 @@ const GRAIN: usize = 8 << 10;
 /// No more chunks of one reduction than this.
 const MAX_PARTS: usize = 64;
 
-/// [outer, reduced, inner] → [outer, inner]; every sum over one run of neighbouring dimensions has this form.
+/// See [`ReduceSum::extent`].
 struct Sum {
     outer: usize,
     reduced: usize,
@@ -21,14 +21,7 @@ struct Sum {
 }
 
 pub(super) fn reduce_sum(op: &ReduceSum, x: &TensorType) -> Result<Box<dyn CpuKernel>> {
-    let summed: Vec<usize> = (0..x.shape.len()).filter(|d| op.shape[*d] == 1 && x.shape[*d] != 1).collect();
-    let (first, last) = (summed.first().copied().unwrap_or(0), summed.last().copied().unwrap_or(0));
-    if !summed.is_empty() && (first..=last).any(|d| x.shape[d] != 1 && op.shape[d] != 1) {
-        return Err(Error::unsupported(format!("sum of {:?} to {:?}: the summed dimensions must be neighbours", x.shape, op.shape)));
-    }
-    let outer: usize = x.shape[..first].iter().product();
-    let reduced: usize = if summed.is_empty() { 1 } else { x.shape[first..=last].iter().product() };
-    let inner = x.numel() / outer / reduced;
+    let [outer, reduced, inner] = op.extent(&x.shape)?;
     let parts = (reduced * inner / GRAIN).clamp(1, MAX_PARTS).min(reduced);
     Ok(Box::new(Sum { outer, reduced, inner, parts }))
 }

@@ -148,7 +148,7 @@ impl CudaExecutable {
                 self.append(tables, crate::backend::as_bytes(&addresses.iter().map(|a| *a as i64).collect::<Vec<_>>()))
             }
             Arg::Data(bytes) => self.append(tables, bytes),
-            Arg::Value(_) => return Err(Error::internal("a value has no address")),
+            Arg::Value(_) | Arg::Struct(_) => return Err(Error::internal("a value has no address")),
         })
     }
 

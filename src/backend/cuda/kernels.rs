@@ -63,6 +63,9 @@ impl Kernels {
                 let symbol = CString::new(name).map_err(|_| Error::internal("a kernel's name has a NUL"))?;
                 // SAFETY: the module is loaded in the current context.
                 let raw = check(unsafe { result::module::get_function(module, symbol) }, format!("finding the kernel {name}"))?;
+                // Kernels are loaded when they are first used, which must not be while a graph is captured.
+                // SAFETY: the function was just found.
+                check(unsafe { sys::cuFuncLoad(raw) }.result(), format!("loading the kernel {name}"))?;
                 let function = Function { raw, info };
                 loaded.functions.insert(name, function);
                 function

@@ -21,6 +21,8 @@ unsafe impl Param for i32 {}
 unsafe impl Param for u32 {}
 // SAFETY: a number.
 unsafe impl Param for f32 {}
+// SAFETY: numbers side by side.
+unsafe impl<T: Param, const N: usize> Param for [T; N] {}
 
 /// One argument.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,8 +39,19 @@ pub(super) enum Arg {
     Table(Vec<Arg>),
     /// Address of plain data in device memory, uploaded once: what is too long for a parameter.
     Data(Vec<u8>),
+    /// A struct by value: its fields one after the other, addresses and values.
+    Struct(Vec<Arg>),
     /// A value.
     Value(Vec<u8>),
+}
+
+impl Arg {
+    /// A value.
+    pub fn of<T: Param>(value: T) -> Self {
+        // SAFETY: `Param` promises no padding.
+        let bytes = unsafe { std::slice::from_raw_parts((&raw const value).cast::<u8>(), size_of::<T>()) };
+        Arg::Value(bytes.to_vec())
+    }
 }
 
 /// One kernel launch of a node.
@@ -105,9 +118,7 @@ impl Launch {
 
     /// A value.
     pub fn value<T: Param>(self, value: T) -> Self {
-        // SAFETY: `Param` promises no padding.
-        let bytes = unsafe { std::slice::from_raw_parts((&raw const value).cast::<u8>(), size_of::<T>()) };
-        self.arg(Arg::Value(bytes.to_vec()))
+        self.arg(Arg::of(value))
     }
 
     /// A count or a size as the kernels' 32-bit `int`; an error when it does not fit.
@@ -149,27 +160,30 @@ pub(super) struct Ready {
 // SAFETY: `pointers` is scratch of `enqueue`; it points nowhere between calls.
 unsafe impl Send for Ready {}
 
+/// Appends an argument as the kernel sees it.
+fn append(arg: &Arg, bytes: &mut Vec<u8>, address: &mut impl FnMut(&Arg) -> Result<u64>) -> Result<()> {
+    match arg {
+        Arg::Value(value) => bytes.extend_from_slice(value),
+        Arg::Struct(fields) => return fields.iter().try_for_each(|field| append(field, bytes, address)),
+        other => bytes.extend_from_slice(&address(other)?.to_ne_bytes()),
+    }
+    Ok(())
+}
+
 impl Ready {
     /// Checks the arguments against what the compiled kernel takes. `address` resolves everything but values.
     pub fn new(launch: &Launch, function: Function, mut address: impl FnMut(&Arg) -> Result<u64>) -> Result<Self> {
-        let (mut values, mut starts) = (vec![], vec![]);
-        let mut sizes = vec![];
+        let (mut values, mut starts, mut sizes) = (vec![], vec![], vec![]);
         for arg in &launch.args {
+            let mut bytes = vec![];
+            append(arg, &mut bytes, &mut address)?;
             starts.push(values.len());
-            match arg {
-                Arg::Value(bytes) => {
-                    sizes.push(bytes.len() as u32);
-                    values.extend(bytes.chunks(8).map(|chunk| {
-                        let mut word = [0u8; 8];
-                        word[..chunk.len()].copy_from_slice(chunk);
-                        u64::from_ne_bytes(word)
-                    }));
-                }
-                other => {
-                    sizes.push(8);
-                    values.push(address(other)?);
-                }
-            }
+            sizes.push(bytes.len() as u32);
+            values.extend(bytes.chunks(8).map(|chunk| {
+                let mut word = [0u8; 8];
+                word[..chunk.len()].copy_from_slice(chunk);
+                u64::from_ne_bytes(word)
+            }));
         }
         let expected = function.info.params;
         if sizes != expected || launch.block > function.info.max_threads {

@@ -1,7 +1,7 @@
 //! From a node to its launches: the one place where the CUDA backend meets the op table.
 
-use super::elementwise;
 use super::launch::Lowered;
+use super::{combine, elementwise, gather, optimizer, random, reduce, resample, shape, timestep_embedding};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Op, OpDef, TensorType};
 
@@ -38,6 +38,25 @@ fn lower_op(op: &Op, site: &Site) -> Result<Lowered> {
         Op::Affine(op) => elementwise::affine(op, site),
         Op::Binary(op) => elementwise::binary(op.kind, site),
         Op::Cast(_) => elementwise::cast(site),
+        Op::Combine(op) => combine::combine(op, site),
+        Op::DynamicThreshold(op) => combine::dynamic_threshold(op, site),
+        Op::Upsample2x(_) => resample::upsample(site),
+        Op::AvgPool2x(_) => resample::avg_pool(site),
+        Op::Concat(_) => shape::concat(site),
+        Op::Slice(op) => shape::slice(op, site),
+        Op::Pad(op) => shape::pad(op, site),
+        Op::ReduceSum(op) => reduce::reduce_sum(op, site),
+        Op::TimestepEmbedding(op) => timestep_embedding::timestep_embedding(op, site),
+        Op::Gather(_) => gather::gather(site),
+        Op::GatherGrad(op) => gather::gather_grad(op, site),
+        Op::RandomNormal(op) => random::normal(op, site),
+        Op::RandomInt(op) => random::integers(op),
+        Op::IntAffine(op) => gather::int_affine(op, site),
+        Op::GlobalNorm(_) => optimizer::global_norm(site),
+        Op::ClipScale(op) => optimizer::clip_scale(op, site),
+        Op::AdamW(op) => optimizer::adamw(op, site),
+        Op::Ema(op) => optimizer::ema(op, site),
+        Op::Assign(_) => shape::assign(site),
         other => Err(Error::unsupported(format!("the CUDA backend has no kernel for {}", other.name()))),
     }
 }

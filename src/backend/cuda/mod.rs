@@ -1,16 +1,24 @@
 //! The CUDA backend: `lower` picks launches for each node, one file an op; [`exec`] puts the addresses in place, captures graphs and runs them; the rest
 //! stands between those and the driver, which is found at run time.
 
+mod combine;
 mod context;
 mod driver;
 mod elementwise;
 pub mod exec;
+mod gather;
 mod graph;
 mod kernels;
 mod launch;
 mod lower;
 pub(crate) mod manifest;
 mod memory;
+mod optimizer;
+mod random;
+mod reduce;
+mod resample;
+mod shape;
+mod timestep_embedding;
 
 pub use context::Foreign;
 pub use driver::Device;

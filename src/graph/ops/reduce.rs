@@ -15,6 +15,20 @@ pub struct ReduceSum {
     pub shape: Vec<usize>,
 }
 
+impl ReduceSum {
+    /// The sum as [outer, reduced, inner] → [outer, inner], which every sum over one run of neighbouring dimensions is.
+    pub fn extent(&self, x: &[usize]) -> Result<[usize; 3]> {
+        let summed: Vec<usize> = (0..x.len()).filter(|d| self.shape[*d] == 1 && x[*d] != 1).collect();
+        let (first, last) = (summed.first().copied().unwrap_or(0), summed.last().copied().unwrap_or(0));
+        if !summed.is_empty() && (first..=last).any(|d| x[d] != 1 && self.shape[d] != 1) {
+            return Err(Error::unsupported(format!("sum of {x:?} to {:?}: the summed dimensions must be neighbours", self.shape)));
+        }
+        let outer: usize = x[..first].iter().product();
+        let reduced: usize = if summed.is_empty() { 1 } else { x[first..=last].iter().product() };
+        Ok([outer, reduced, x.iter().product::<usize>() / outer / reduced])
+    }
+}
+
 impl OpDef for ReduceSum {
     fn name(&self) -> &'static str {
         "reduce_sum"

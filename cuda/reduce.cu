@@ -1,0 +1,66 @@
+// Sums x[outer, reduced, inner] over its middle to [outer, inner], in an order fixed by the shape: `parts` slices of the middle are summed into partial
+// sums [outer, parts, inner], and a second launch adds those in order. Floor: bytes of x over the bandwidth; slices are cut so that they fill the GPU.
+#include "device/fewstep.cuh"
+#include "parts/reduce.cuh"
+
+namespace {
+
+constexpr int kThreads = 256;
+// A block of the column kernel: 32 neighbouring columns, so that a warp reads whole lines, by 8 rows at a time.
+constexpr int kColumns = 32;
+constexpr int kLanes = kThreads / kColumns;
+
+// The rows of slice `part` of `parts`: the first ones take one more where they do not divide.
+struct Range {
+  int begin, end;
+};
+FEWSTEP_DEVICE Range slice_of(int reduced, int parts, int part) {
+  const int each = reduced / parts, more = reduced % parts;
+  const int begin = part * each + fs::min(part, more);
+  return {begin, begin + each + (part < more ? 1 : 0)};
+}
+
+}  // namespace
+
+// Sums of columns: grid (columns / 32, parts, outer). y [outer, parts, inner].
+FEWSTEP_KERNEL(kThreads, fewstep_sum_columns_f32, const float* x, float* y, int reduced, int inner) {
+  FEWSTEP_SHARED(float, sums, kThreads);
+  const int part = int(fs::block_index().y), parts = int(fs::grid_size().y);
+  const int64_t outer = fs::block_index().z;
+  const int column = int(fs::block_index().x) * kColumns + int(fs::lane());
+  const Range rows = slice_of(reduced, parts, part);
+  float sum = 0;
+  if (column < inner) {
+    for (int row = rows.begin + int(fs::warp()); row < rows.end; row += kLanes) sum += x[(outer * reduced + row) * inner + column];
+  }
+  sums[fs::thread_index().x] = sum;
+  fs::sync_threads();
+  if (fs::warp() == 0 && column < inner) {
+    float total = 0;
+    FEWSTEP_UNROLL
+    for (int i = 0; i < kLanes; i++) total += sums[i * kColumns + int(fs::lane())];
+    y[(outer * parts + part) * inner + column] = total;
+  }
+}
+
+// The same where inner is 1: neighbours are summed. Grid (1, parts, outer). y [outer, parts].
+FEWSTEP_KERNEL(kThreads, fewstep_sum_runs_f32, const float* x, float* y, int reduced) {
+  FEWSTEP_SHARED(float, partials, 32);
+  const int part = int(fs::block_index().y), parts = int(fs::grid_size().y);
+  const int64_t outer = fs::block_index().z;
+  const Range run = slice_of(reduced, parts, part);
+  float sum = 0;
+  for (int i = run.begin + int(fs::thread_index().x); i < run.end; i += kThreads) sum += x[outer * reduced + i];
+  sum = block_sum(sum, partials);
+  if (fs::thread_index().x == 0) y[outer * parts + part] = sum;
+}
+
+// y[outer, inner] = sum over parts of partial[outer, parts, inner]; `elements` of y.
+FEWSTEP_KERNEL(kThreads, fewstep_sum_parts_f32, const float* partial, float* y, int elements, int parts, int inner) {
+  const int64_t at = int64_t(fs::block_index().x) * kThreads + fs::thread_index().x;
+  if (at >= elements) return;
+  const float* from = partial + at / inner * parts * inner + at % inner;
+  float sum = 0;
+  for (int part = 0; part < parts; part++) sum += from[int64_t(part) * inner];
+  y[at] = sum;
+}

@@ -1,0 +1,80 @@
+//! Global norm, clipping, AdamW and the moving average on `cuda/optimizer.cu`.
+
+use super::launch::{Arg, Launch, Lowered, Param};
+use super::lower::Site;
+use crate::backend::as_bytes;
+use crate::error::{Error, Result};
+use crate::graph::TensorType;
+use crate::graph::ops::{AdamW, ClipScale, Ema};
+
+const THREADS: u32 = 256;
+/// Elements of one piece: 16 a thread, which hides the loads of the piece's own addresses.
+const PIECE: usize = 4 << 10;
+
+/// Cuts tensors into pieces, one a block: triples of tensor, start and length as the kernels take them, and their number.
+fn pieces<'a>(tensors: impl Iterator<Item = &'a TensorType>) -> Result<(Arg, usize)> {
+    let mut cut: Vec<i32> = vec![];
+    for (i, ty) in tensors.enumerate() {
+        let size = i32::try_from(ty.numel()).map_err(|_| Error::unsupported(format!("a tensor of {} elements", ty.numel())))?;
+        for start in (0..size).step_by(PIECE) {
+            cut.extend([i as i32, start, (size - start).min(PIECE as i32)]);
+        }
+    }
+    let count = cut.len() / 3;
+    Ok((Arg::Data(as_bytes(&cut).to_vec()), count))
+}
+
+pub(super) fn global_norm(site: &Site) -> Result<Lowered> {
+    let (cut, count) = pieces(site.inputs.iter().copied())?;
+    let tensors = Arg::Table((0..site.inputs.len()).map(Arg::Input).collect());
+    let squares = Launch::new("fewstep_square_sums_f32", [count, 1, 1], THREADS)?.arg(tensors).arg(cut).scratch(0);
+    let norm = Launch::new("fewstep_norm_f32", [1; 3], THREADS)?.scratch(0).output(0).int(count)?;
+    Ok(Lowered { launches: vec![squares, norm], workspace: count * size_of::<f32>() })
+}
+
+pub(super) fn clip_scale(op: &ClipScale, site: &Site) -> Result<Lowered> {
+    let launch = Launch::new("fewstep_clip_scale_f32", [1; 3], 32)?.input(0).input(1).output(0);
+    Ok(launch.int(site.inputs[1].numel())?.value(op.max_norm).into())
+}
+
+/// What the AdamW kernel takes of the settings.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Settings {
+    beta1: f32,
+    rest1: f32,
+    log_beta1: f32,
+    beta2: f32,
+    rest2: f32,
+    log_beta2: f32,
+    eps: f32,
+    weight_decay: f32,
+}
+
+// SAFETY: eight f32, as `AdamWSettings` in cuda/optimizer.cu.
+unsafe impl Param for Settings {}
+
+pub(super) fn adamw(op: &AdamW, site: &Site) -> Result<Lowered> {
+    let (cut, count) = pieces(site.outputs.iter().step_by(3).copied())?;
+    // p, m and v are read and written in place: the results are the storages.
+    let own = |i: usize| [Arg::Output(3 * i), Arg::Output(3 * i + 1), Arg::Output(3 * i + 2), Arg::Input(AdamW::HEAD + 4 * i + 3)];
+    let settings = Settings {
+        beta1: op.beta1 as f32,
+        rest1: (1.0 - op.beta1) as f32,
+        log_beta1: op.beta1.ln() as f32,
+        beta2: op.beta2 as f32,
+        rest2: (1.0 - op.beta2) as f32,
+        log_beta2: op.beta2.ln() as f32,
+        eps: op.eps as f32,
+        weight_decay: op.weight_decay as f32,
+    };
+    let launch = Launch::new("fewstep_adamw_f32", [count, 1, 1], THREADS)?.input(0).input(1).input(2);
+    Ok(launch.arg(Arg::Table((0..op.parameters).flat_map(own).collect())).arg(cut).value(settings).into())
+}
+
+pub(super) fn ema(op: &Ema, site: &Site) -> Result<Lowered> {
+    let (cut, count) = pieces(site.outputs.iter().copied())?;
+    let own = |i: usize| [Arg::Output(i), Arg::Input(Ema::HEAD + 2 * i + 1)];
+    let launch = Launch::new("fewstep_ema_f32", [count, 1, 1], THREADS)?.input(0).input(1);
+    Ok(launch.arg(Arg::Table((0..op.parameters).flat_map(own).collect())).arg(cut).into())
+}

@@ -1,0 +1,32 @@
+//! Sums over broadcast dimensions on `cuda/reduce.cu`.
+
+use super::launch::{Launch, Lowered};
+use super::lower::Site;
+use crate::error::Result;
+use crate::graph::ops::ReduceSum;
+
+const THREADS: u32 = 256;
+/// Columns of one block of the column kernel.
+const COLUMNS: usize = 32;
+/// A slice is worth a block of its own from this many elements on.
+const GRAIN: usize = 4 << 10;
+
+pub(super) fn reduce_sum(op: &ReduceSum, site: &Site) -> Result<Lowered> {
+    let [outer, reduced, inner] = op.extent(&site.inputs[0].shape)?;
+    // Enough slices to fill the GPU, but none smaller than the grain. Depends on the device, as the order of the sum then does: equal devices give equal bytes.
+    let blocks = outer * inner.div_ceil(COLUMNS);
+    let wanted = (2 * site.target.multiprocessors as usize).div_ceil(blocks);
+    let parts = wanted.clamp(1, (reduced * inner.min(COLUMNS)).div_ceil(GRAIN)).min(reduced);
+    let sum = |launch: Launch| -> Result<Launch> { Ok(if parts == 1 { launch.output(0) } else { launch.scratch(0) }) };
+    let first = if inner == 1 {
+        sum(Launch::new("fewstep_sum_runs_f32", [1, parts, outer], THREADS)?.input(0))?.int(reduced)?
+    } else {
+        sum(Launch::new("fewstep_sum_columns_f32", [inner.div_ceil(COLUMNS), parts, outer], THREADS)?.input(0))?.int(reduced)?.int(inner)?
+    };
+    if parts == 1 {
+        return Ok(first.into());
+    }
+    let n = outer * inner;
+    let second = Launch::over("fewstep_sum_parts_f32", n, THREADS)?.scratch(0).output(0).int(n)?.int(parts)?.int(inner)?;
+    Ok(Lowered { launches: vec![first, second], workspace: n * parts * size_of::<f32>() })
+}
