@@ -75,15 +75,6 @@ FEWSTEP_DEVICE bool is_whole(const T* slab, const Slab& s, const Norm& norm) {
   return norm.channels % 4 == 0 && s.width % 4 == 0 && reinterpret_cast<uintptr_t>(slab) % (4 * sizeof(T)) == 0;
 }
 
-FEWSTEP_DEVICE Quad load_whole(const float* x) {
-  const fs::u32x4 w = fs::load_16(x);
-  return {{fs::bit_cast<float>(w.x), fs::bit_cast<float>(w.y), fs::bit_cast<float>(w.z), fs::bit_cast<float>(w.w)}};
-}
-template <class T>
-FEWSTEP_DEVICE Quad load_whole(const T* x) {
-  const fs::u32x2 w = fs::load_8(x);
-  return {{fs::unpack_low<T>(w.x), fs::unpack_high<T>(w.x), fs::unpack_low<T>(w.y), fs::unpack_high<T>(w.y)}};
-}
 template <bool Whole, class T>
 FEWSTEP_DEVICE Quad load_part(const T* x, int count) {
   if constexpr (Whole) return load_whole(x);
@@ -95,13 +86,6 @@ FEWSTEP_DEVICE Quad load_part(const T* x, int count) {
   return q;
 }
 
-FEWSTEP_DEVICE void store_whole(float* y, const Quad& q) {
-  fs::store_16(y, {fs::bit_cast<uint32_t>(q.v[0]), fs::bit_cast<uint32_t>(q.v[1]), fs::bit_cast<uint32_t>(q.v[2]), fs::bit_cast<uint32_t>(q.v[3])});
-}
-template <class T>
-FEWSTEP_DEVICE void store_whole(T* y, const Quad& q) {
-  fs::store_8(y, {fs::pack<T>(q.v[0], q.v[1]), fs::pack<T>(q.v[2], q.v[3])});
-}
 template <bool Whole, class T>
 FEWSTEP_DEVICE void store_part(T* y, const Quad& q, int count) {
   if constexpr (Whole) {

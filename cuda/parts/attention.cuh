@@ -50,23 +50,6 @@ FEWSTEP_DEVICE Place place_of(const Heads& h, int parts) {
 FEWSTEP_DEVICE int thread_row() { return int(fs::thread_index().x) / 16 * 4; }
 FEWSTEP_DEVICE int thread_column() { return int(fs::thread_index().x) % 16; }
 
-FEWSTEP_DEVICE Quad shared_quad(const float* p) {
-  const fs::u32x4 w = fs::load_16(p);
-  return {{fs::bit_cast<float>(w.x), fs::bit_cast<float>(w.y), fs::bit_cast<float>(w.z), fs::bit_cast<float>(w.w)}};
-}
-
-FEWSTEP_DEVICE void store_shared(float* p, const Quad& q) {
-  fs::store_16(p, {fs::bit_cast<uint32_t>(q.v[0]), fs::bit_cast<uint32_t>(q.v[1]), fs::bit_cast<uint32_t>(q.v[2]), fs::bit_cast<uint32_t>(q.v[3])});
-}
-
-// Four elements of an address that is a multiple of their size.
-FEWSTEP_DEVICE Quad load_whole(const float* x) { return shared_quad(x); }
-template <class T>
-FEWSTEP_DEVICE Quad load_whole(const T* x) {
-  const fs::u32x2 w = fs::load_8(x);
-  return {{fs::unpack_low<T>(w.x), fs::unpack_high<T>(w.x), fs::unpack_low<T>(w.y), fs::unpack_high<T>(w.y)}};
-}
-
 // chunk[row][c] = head[32 tile + row][channel + c] for 32 rows and W channels; zeros beyond the tokens and beyond the head. Heads of four, eight ... channels
 // are moved in fours; others one by one, a row of W channels by as many threads.
 template <int W, class T>
@@ -81,7 +64,7 @@ FEWSTEP_DEVICE void load_chunk(float* chunk, const T* head, const Heads& h, int 
       const int row = first + thread / kQuads;
       if (kQuads * kTile < kThreads && row >= kTile) break;
       const bool there = tile * kTile + row < h.tokens && channel + c < h.width;
-      store_shared(chunk + row * (W + 4) + c, there ? load_whole(from + row * pitch) : Quad{{0, 0, 0, 0}});
+      store_whole(chunk + row * (W + 4) + c, there ? load_whole(from + row * pitch) : Quad{{0, 0, 0, 0}});
     }
   } else {
     const int c = thread % W;
@@ -100,10 +83,10 @@ FEWSTEP_DEVICE void add_scores(float (&scores)[4][2], const float* a, const floa
   for (int c = 0; c < depth; c += 4) {
     Quad y[2];
     FEWSTEP_UNROLL
-    for (int j = 0; j < 2; j++) y[j] = shared_quad(columns + j * 16 * (W + 4) + c);
+    for (int j = 0; j < 2; j++) y[j] = load_whole(columns + j * 16 * (W + 4) + c);
     FEWSTEP_UNROLL
     for (int i = 0; i < 4; i++) {
-      const Quad x = shared_quad(rows + i * (W + 4) + c);
+      const Quad x = load_whole(rows + i * (W + 4) + c);
       FEWSTEP_UNROLL
       for (int j = 0; j < 2; j++) {
         FEWSTEP_UNROLL
@@ -139,10 +122,10 @@ FEWSTEP_DEVICE void add_weighted(float (&sum)[4][4], const float* weights, const
     const int column = (group + m * kGroups) * 4;
     Quad w[4];
     FEWSTEP_UNROLL
-    for (int i = 0; i < 4; i++) w[i] = shared_quad(rows + i * kWeightPitch + column);
+    for (int i = 0; i < 4; i++) w[i] = load_whole(rows + i * kWeightPitch + column);
     FEWSTEP_UNROLL
     for (int j = 0; j < 4; j++) {
-      const Quad v = shared_quad(values + (column + j) * (W + 4) + thread_channel<W>());
+      const Quad v = load_whole(values + (column + j) * (W + 4) + thread_channel<W>());
       FEWSTEP_UNROLL
       for (int i = 0; i < 4; i++) {
         FEWSTEP_UNROLL
