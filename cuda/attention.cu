@@ -10,6 +10,8 @@
 
 namespace {
 
+FEWSTEP_DEVICE float minus_infinity() { return fs::bit_cast<float>(0xff800000u); }
+
 // What the online softmax knows of this thread's four rows.
 struct Rows {
   float max[4];
@@ -18,14 +20,13 @@ struct Rows {
 
 // Turns scores into weights exp(scale score - max) and gives the factors that bring earlier weights to the new maximum.
 FEWSTEP_DEVICE void softmax_tile(float (&scores)[4][2], Rows& rows, float (&factor)[4], const Heads& h, int tile) {
-  const float kNone = -__builtin_huge_valf();
   FEWSTEP_UNROLL
   for (int i = 0; i < 4; i++) {
     float top = rows.max[i];
     FEWSTEP_UNROLL
     for (int j = 0; j < 2; j++) {
       const bool there = tile * kTile + thread_column() + 16 * j < h.tokens;
-      scores[i][j] = there ? scores[i][j] * h.scale : kNone;
+      scores[i][j] = there ? scores[i][j] * h.scale : minus_infinity();
       top = fs::max(top, scores[i][j]);
     }
     FEWSTEP_UNROLL
@@ -52,7 +53,7 @@ FEWSTEP_DEVICE void attend(const T* q, const T* k, const T* v, T* out, float* ls
   float sum[Chunks][4][4];
   FEWSTEP_UNROLL
   for (int i = 0; i < 4; i++) {
-    rows.max[i] = -__builtin_huge_valf();
+    rows.max[i] = minus_infinity();
     rows.sum[i] = 0;
     FEWSTEP_UNROLL
     for (int c = 0; c < Chunks * 4; c++) sum[c / 4][i][c % 4] = 0;
