@@ -1,6 +1,8 @@
 // How a kernel is declared, what it may ask about itself, and which of the two worlds this compilation is in.
 //
 // FEWSTEP_KERNEL(bound, name, parameters...) { body }   a kernel with at most `bound` threads a block, found by its plain name
+// FEWSTEP_KERNEL_RESIDENT(bound, blocks, name, ...)     the same, with registers for at least `blocks` blocks a multiprocessor. Unasked, ptxas picks a
+//                                                       number of its own and may spill a few registers to reach it
 // FEWSTEP_DEVICE                                        a function of kernels: inlined, private to its file
 // FEWSTEP_SHARED(T, name, N);                           T name[N] shared by the block, 16-byte aligned, not initialised
 // FEWSTEP_DYNAMIC_SHARED(name);                         unsigned char name[], the launch's dynamic shared memory, 128-byte aligned
@@ -17,6 +19,7 @@
 #ifdef __CUDACC__
 
 #define FEWSTEP_KERNEL(bound, name, ...) extern "C" __global__ void __launch_bounds__(bound) name(__VA_ARGS__)
+#define FEWSTEP_KERNEL_RESIDENT(bound, blocks, name, ...) extern "C" __global__ void __launch_bounds__(bound, blocks) name(__VA_ARGS__)
 #define FEWSTEP_DEVICE static __device__ __forceinline__
 #define FEWSTEP_SHARED(T, name, N) __shared__ __align__(16) T name[N]
 #define FEWSTEP_DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]

@@ -17,6 +17,7 @@
   extern "C" void name(__VA_ARGS__);                                                                      \
   static fs::emulator::Registration<&name> fewstep_registration_##name{#name, bound};                     \
   extern "C" void name(__VA_ARGS__)
+#define FEWSTEP_KERNEL_RESIDENT(bound, blocks, name, ...) FEWSTEP_KERNEL(bound, name, __VA_ARGS__)
 #define FEWSTEP_SHARED(T, name, N) auto& name = fs::emulator::shared_array<T, N>([] {})
 #define FEWSTEP_DYNAMIC_SHARED(name) unsigned char* const name = fs::emulator::dynamic_shared()
 #define FEWSTEP_UNROLL

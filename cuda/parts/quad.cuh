@@ -60,4 +60,22 @@ FEWSTEP_DEVICE void store_quad(T* y, const Quad& q, int count) {
   }
 }
 
+// Four elements of an address, global or shared, that is a multiple of their size.
+FEWSTEP_DEVICE Quad load_whole(const float* x) {
+  const fs::u32x4 w = fs::load_16(x);
+  return {{fs::bit_cast<float>(w.x), fs::bit_cast<float>(w.y), fs::bit_cast<float>(w.z), fs::bit_cast<float>(w.w)}};
+}
+template <class T>
+FEWSTEP_DEVICE Quad load_whole(const T* x) {
+  const fs::u32x2 w = fs::load_8(x);
+  return {{fs::unpack_low<T>(w.x), fs::unpack_high<T>(w.x), fs::unpack_low<T>(w.y), fs::unpack_high<T>(w.y)}};
+}
+FEWSTEP_DEVICE void store_whole(float* y, const Quad& q) {
+  fs::store_16(y, {fs::bit_cast<uint32_t>(q.v[0]), fs::bit_cast<uint32_t>(q.v[1]), fs::bit_cast<uint32_t>(q.v[2]), fs::bit_cast<uint32_t>(q.v[3])});
+}
+template <class T>
+FEWSTEP_DEVICE void store_whole(T* y, const Quad& q) {
+  fs::store_8(y, {fs::pack<T>(q.v[0], q.v[1]), fs::pack<T>(q.v[2], q.v[3])});
+}
+
 }  // namespace

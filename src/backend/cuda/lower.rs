@@ -1,7 +1,7 @@
 //! From a node to its launches: the one place where the CUDA backend meets the op table.
 
 use super::launch::Lowered;
-use super::{combine, conv2d, elementwise, gather, optimizer, random, reduce, resample, shape, timestep_embedding};
+use super::{attention, combine, conv2d, elementwise, gather, group_norm, optimizer, random, reduce, resample, shape, timestep_embedding};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Op, OpDef, TensorType};
 
@@ -61,6 +61,10 @@ fn lower_op(op: &Op, site: &Site) -> Result<Lowered> {
         Op::AdamW(op) => optimizer::adamw(op, site),
         Op::Ema(op) => optimizer::ema(op, site),
         Op::Assign(_) => shape::assign(site),
+        Op::GroupNorm(op) => group_norm::forward(op, site),
+        Op::GroupNormGrad(op) => group_norm::grad(op, site),
+        Op::Attention(op) => attention::forward(op, site),
+        Op::AttentionGrad(op) => attention::grad(op, site),
         other => Err(Error::unsupported(format!("the CUDA backend has no kernel for {}", other.name()))),
     }
 }

@@ -1,6 +1,7 @@
 //! The CUDA backend: `lower` picks launches for each node, one file an op; [`exec`] puts the addresses in place, captures graphs and runs them; the rest
 //! stands between those and the driver, which is found at run time.
 
+mod attention;
 mod combine;
 mod context;
 mod conv2d;
@@ -9,6 +10,7 @@ mod elementwise;
 pub mod exec;
 mod gather;
 mod graph;
+mod group_norm;
 mod kernels;
 mod launch;
 mod lower;
