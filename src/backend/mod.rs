@@ -1,6 +1,7 @@
 //! Where planned graphs run. A backend turns a [`Plan`] into an [`Executable`]; running it allocates nothing.
 
 pub mod cpu;
+mod cuda;
 mod host;
 
 pub use host::{HostBytes, HostSlice};

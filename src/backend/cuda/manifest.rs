@@ -1,0 +1,97 @@
+//! The kernels that the build compiled. What is here was read from the compiled images (build/kernels.rs), not from their sources.
+#![allow(dead_code)] // until there is a driver layer to launch them
+
+/// One source file of `cuda/`, compiled.
+pub(crate) struct Module {
+    /// The file's name without `.cu`.
+    pub(crate) name: &'static str,
+    /// For `cuModuleLoadData`: machine code for several architectures and PTX for later ones. It says its own length.
+    pub(crate) fatbin: &'static [u8],
+}
+
+/// A kernel, the same on every architecture in all that a launch needs.
+#[derive(Debug)]
+pub(crate) struct KernelInfo {
+    /// By which the driver finds it in its module.
+    pub(crate) name: &'static str,
+    /// Its place in [`MODULES`].
+    pub(crate) module: usize,
+    /// The most threads of a block.
+    pub(crate) max_threads: u32,
+    /// The size of each parameter in bytes.
+    pub(crate) params: &'static [u32],
+    /// Ascending; a GPU that runs the PTX, or machine code of a lower minor version, is not among them.
+    pub(crate) archs: &'static [ArchInfo],
+}
+
+/// What a kernel needs on one architecture.
+#[derive(Debug)]
+pub(crate) struct ArchInfo {
+    /// Compute capability times ten.
+    pub(crate) arch: u32,
+    /// 32-bit registers a thread.
+    pub(crate) registers: u32,
+    /// Shared memory a block in bytes, without what a launch adds.
+    pub(crate) static_shared: u32,
+    /// Local memory a thread in bytes.
+    pub(crate) stack: u32,
+    /// Bytes written to spill registers.
+    pub(crate) spill_stores: u32,
+    /// Bytes read to fill them again.
+    pub(crate) spill_loads: u32,
+}
+
+/// The driver reads a fat binary's header as 64-bit words.
+#[cfg(fewstep_cuda)]
+#[repr(C, align(8))]
+struct Aligned<const N: usize>([u8; N]);
+
+/// The compiled source files; empty in a build without CUDA.
+pub(crate) static MODULES: &[Module] = include!(concat!(env!("OUT_DIR"), "/cuda_modules.rs"));
+
+/// Every kernel, by name in ascending order; empty in a build without CUDA.
+pub(crate) static KERNELS: &[KernelInfo] = include!(concat!(env!("OUT_DIR"), "/cuda_kernels.rs"));
+
+/// Does this build have kernels?
+pub(crate) fn built() -> bool {
+    cfg!(fewstep_cuda)
+}
+
+/// The kernel of this name.
+pub(crate) fn find(name: &str) -> Option<&'static KernelInfo> {
+    let index = KERNELS.binary_search_by(|kernel| kernel.name.cmp(name)).ok()?;
+    KERNELS.get(index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first word of every fat binary.
+    const MAGIC: [u8; 4] = 0xBA55_ED50_u32.to_le_bytes();
+
+    #[test]
+    fn a_build_has_kernels_and_modules_or_neither() {
+        assert_eq!(built(), !KERNELS.is_empty());
+        assert_eq!(built(), !MODULES.is_empty());
+    }
+
+    #[test]
+    fn modules_are_aligned_fat_binaries() {
+        for module in MODULES {
+            assert!(module.fatbin.starts_with(&MAGIC), "{}", module.name);
+            assert!((module.fatbin.as_ptr() as usize).is_multiple_of(8), "{}", module.name);
+        }
+    }
+
+    #[test]
+    fn each_kernel_is_found_by_its_name_and_fits_every_gpu() {
+        for kernel in KERNELS {
+            assert!(std::ptr::eq(find(kernel.name).unwrap(), kernel), "{}", kernel.name);
+            assert!(kernel.module < MODULES.len(), "{}", kernel.name);
+            assert!(!kernel.archs.is_empty() && kernel.max_threads <= 1024, "{kernel:?}");
+            assert!(kernel.archs.iter().all(|arch| arch.registers <= 255 && arch.static_shared <= 48 << 10), "{kernel:?}");
+        }
+        assert!(find("no such kernel").is_none());
+    }
+}
