@@ -18,7 +18,7 @@ fn main() {
     }
     if let Err(message) = kernels() {
         // Not a panic: cargo would bury nvcc's words under a backtrace and these very lines.
-        message.lines().for_each(|line| println!("cargo::error={line}"));
+        message.lines().filter(|line| !line.trim().is_empty()).for_each(|line| println!("cargo::error={line}"));
     }
 }
 

@@ -8,13 +8,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Entries are never changed, and appear whole, so that several cargo processes may share one cache.
 pub struct Cache {
     folder: PathBuf,
-    begun: AtomicUsize,
 }
+
+/// How many entries this process has begun to make.
+static BEGUN: AtomicUsize = AtomicUsize::new(0);
 
 impl Cache {
     /// In `folder`, which need not exist yet.
     pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), begun: AtomicUsize::new(0) }
+        Self { folder: folder.to_owned() }
     }
 
     /// The folder of this name; if there is none, what `make` leaves in an empty one.
@@ -26,7 +28,7 @@ impl Cache {
         let scratch = self.scratch().map_err(|e| format!("{}: {e}", self.folder.display()))?;
         let made = make(&scratch).and_then(|()| publish(&scratch, &entry));
         if made.is_err() {
-            // What is left behind is only in the way of nobody.
+            // The error is worth more than a clean cache: what stays is in nobody's way.
             let _ = fs::remove_dir_all(&scratch);
         }
         made.map(|()| entry)
@@ -34,7 +36,7 @@ impl Cache {
 
     /// An empty folder that nobody else uses: no two processes have one id at once, and what a dead one left is removed.
     fn scratch(&self) -> std::io::Result<PathBuf> {
-        let number = self.begun.fetch_add(1, Ordering::Relaxed);
+        let number = BEGUN.fetch_add(1, Ordering::Relaxed);
         let folder = self.folder.join(format!("unfinished-{}-{number}", process::id()));
         if folder.exists() {
             fs::remove_dir_all(&folder)?;
