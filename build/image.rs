@@ -6,7 +6,7 @@ use super::compiler::{Compiler, run};
 use super::digest::digest;
 use super::source::Source;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// The lowest architecture with everything that the kernels use; its PTX runs on all later ones.
@@ -15,8 +15,14 @@ const PORTABLE: u32 = 80;
 /// For all targets. -v makes ptxas report what each kernel uses.
 const FLAGS: [&str; 4] = ["-std=c++17", "-O3", "-Xptxas", "-v"];
 
+/// For fatbinary.
+const PACK_FLAGS: [&str; 3] = ["-64", "--compress-all", "--create=fatbin"];
+
+/// The compiled code's file in its entry of the cache.
+const CODE: &str = "code";
+
 /// What code is made for.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 pub enum Target {
     /// A GPU's own instructions.
     Machine(u32),
@@ -49,12 +55,12 @@ impl Target {
     }
 
     /// What fatbinary is told of an image of it.
-    fn image(self, file: &Path) -> String {
+    fn image(self, file: &str) -> String {
         let (kind, arch) = match self {
             Target::Machine(arch) => ("elf", arch),
             Target::Portable(arch) => ("ptx", arch),
         };
-        format!("--image3=kind={kind},sm={arch},file={}", file.display())
+        format!("--image3=kind={kind},sm={arch},file={file}")
     }
 }
 
@@ -72,22 +78,23 @@ pub fn compile(request: &Request, cache: &Cache, source: &Source, target: Target
     let name = format!("{}.{}.{key}", source.name, options[1].trim_start_matches("-arch="));
     let entry = cache.entry(&name, |folder| {
         let mut command = Command::new(&request.compiler.nvcc);
-        command.args(FLAGS).args(&options).arg("-I").arg(request.sources).arg(&source.path).arg("-o").arg(folder.join("code"));
+        command.args(FLAGS).args(&options).arg("-I").arg(request.sources).arg(&source.path).arg("-o").arg(folder.join(CODE));
         let log = run(&mut command)?.stderr;
         fs::write(folder.join("log"), log).map_err(|e| format!("{}: {e}", folder.display()))
     })?;
     let log = fs::read_to_string(entry.join("log")).map_err(|e| format!("{}: {e}", entry.display()))?;
-    Ok(Image { target, name, source: source.name.clone(), code: entry.join("code"), log })
+    Ok(Image { target, name, source: source.name.clone(), code: entry.join(CODE), log })
 }
 
 /// The path of a fat binary of all images of one source.
 pub fn pack(compiler: &Compiler, cache: &Cache, images: &[Image]) -> Result<PathBuf, String> {
     let names: Vec<&str> = images.iter().map(|image| image.name.as_str()).collect();
-    let name = format!("{}.fatbin.{}", images[0].source, digest(&(&compiler.identity, names)));
+    let name = format!("{}.fatbin.{}", images[0].source, digest(&(&compiler.identity, PACK_FLAGS, names)));
     let entry = cache.entry(&name, |folder| {
         let mut command = Command::new(&compiler.fatbinary);
-        command.arg(format!("--create={}", folder.join("fatbin").display())).args(["-64", "--compress-all"]);
-        run(command.args(images.iter().map(|image| image.target.image(&image.code)))).map(drop)
+        // Neighbours in the cache, by relative paths: fatbinary ends a file's name at a comma, which an absolute one may have.
+        let files = images.iter().map(|image| image.target.image(&format!("../{}/{CODE}", image.name)));
+        run(command.current_dir(folder).args(PACK_FLAGS).args(files)).map(drop)
     })?;
     Ok(entry.join("fatbin"))
 }

@@ -1,6 +1,7 @@
 //! The kernels' sources, and what of them a compilation depends on.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -30,10 +31,10 @@ fn open(path: PathBuf, folder: &Path) -> Result<Source, String> {
     let mut contents = BTreeMap::new();
     let mut pending = vec![path.clone()];
     while let Some(file) = pending.pop() {
-        if !contents.contains_key(&file) {
-            let text = fs::read(&file).map_err(|e| format!("{}: {e}", file.display()))?;
-            pending.extend(includes(&text, &file, folder));
-            contents.insert(file, text);
+        if let Entry::Vacant(new) = contents.entry(file) {
+            let text = fs::read(new.key()).map_err(|e| format!("{}: {e}", new.key().display()))?;
+            pending.extend(includes(&text, new.key(), folder));
+            new.insert(text);
         }
     }
     Ok(Source { name, path, contents })

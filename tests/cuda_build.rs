@@ -8,8 +8,8 @@ use cuda::settings::{Mode, Settings};
 use cuda::{Built, Request, tables};
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const ARCHS: [u32; 3] = [75, 90, 120];
 
@@ -69,10 +69,16 @@ impl Project {
 
     /// A program that answers `--version` as nvcc does.
     fn nvcc(&self, path: &str, version: &str) -> PathBuf {
-        fs::create_dir_all(self.0.join(path).parent().unwrap()).unwrap();
-        let script = format!("#!/bin/sh\necho 'Cuda compilation tools, release {}, V{version}'\n", version.rsplit_once('.').unwrap().0);
-        let path = self.write(path, &script);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let release = version.rsplit_once('.').unwrap().0;
+        self.program(path, &format!("#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{version}'\n"))
+    }
+
+    /// Written by another process: a file that this one has open for writing, which a fork by another test may prolong, cannot be run.
+    fn program(&self, path: &str, script: &str) -> PathBuf {
+        let path = self.0.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let write = Command::new("sh").args(["-c", r#"printf %s "$1" >"$0" && chmod +x "$0""#]).arg(&path).arg(script).status();
+        assert!(write.unwrap().success());
         path
     }
 }
@@ -235,20 +241,18 @@ fn nvcc_is_looked_for_in_order() {
 #[test]
 fn an_old_nvcc_is_refused() {
     let project = Project::new("old");
-    let open = |version: &str| Compiler::new(project.nvcc("nvcc", version), &only(&[])).map(|compiler| compiler.identity);
-    let message = open("12.9.86").unwrap_err();
+    let identity = |nvcc: PathBuf, options: &str| {
+        let compiler = Compiler::new(nvcc, &only(&[("NVCC_APPEND_FLAGS", Path::new(options))]));
+        compiler.map(|compiler| compiler.identity)
+    };
+    let message = identity(project.nvcc("12.9/nvcc", "12.9.86"), "").unwrap_err();
     assert!(message.contains("is version 12.9.86, older than 13.0") && message.contains("FEWSTEP_CUDA=off"), "{message}");
-    assert!(open("13.0.88").unwrap().starts_with("13.0.88"));
-    assert!(open("13.1.1").is_ok() && open("14.0.1").is_ok());
-    let appended = |options: &str| Compiler::new(project.0.join("nvcc"), &only(&[("NVCC_APPEND_FLAGS", Path::new(options))])).unwrap().identity;
-    assert_ne!(appended("-G"), appended(""));
-    fs::write(project.0.join("nvcc"), "#!/bin/sh\necho hello\n").unwrap();
-    let message = open_error(&project);
+    let message = identity(project.program("other/nvcc", "#!/bin/sh\necho hello\n"), "").unwrap_err();
     assert!(message.contains("no version in\nhello"), "{message}");
-}
-
-fn open_error(project: &Project) -> String {
-    Compiler::new(project.0.join("nvcc"), &only(&[])).err().unwrap()
+    assert!(identity(project.nvcc("14.1/nvcc", "14.1.1"), "").is_ok());
+    let oldest = project.nvcc("13.0/nvcc", "13.0.88");
+    assert!(identity(oldest.clone(), "").unwrap().starts_with("13.0.88"));
+    assert_ne!(identity(oldest.clone(), "-G"), identity(oldest, ""));
 }
 
 #[test]
