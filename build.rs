@@ -6,6 +6,7 @@ mod cuda;
 use cuda::compiler::{self, Compiler};
 use cuda::settings::{Mode, Settings};
 use cuda::tables;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -62,9 +63,20 @@ fn compile(settings: &Settings, compiler: &Compiler, root: &Path) -> Result<cuda
     let jobs = std::env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1);
     let request = cuda::Request { sources: &sources, cache: &root.join("target/cuda-cache"), compiler, archs: &settings.archs, jobs };
     let built = cuda::compile(&request)?;
-    built.warnings.iter().for_each(|warning| println!("cargo::warning={warning}"));
+    report(&built.warnings, &settings.mode)?;
     tables::write_text(&built, &root.join("target/cuda"))?;
     Ok(built)
+}
+
+/// Warnings stop only those who ask for kernels: a newer compiler than ours, with opinions of its own, should not keep a user from building. The compiler is
+/// not told (-Werror), so that both modes share the cache.
+fn report(warnings: &BTreeSet<String>, mode: &Mode) -> Result<(), String> {
+    if *mode == Mode::Require && !warnings.is_empty() {
+        let lines: Vec<&str> = warnings.iter().map(String::as_str).collect();
+        return Err(format!("FEWSTEP_CUDA=require takes the compiler's warnings for errors:\n{}", lines.join("\n")));
+    }
+    warnings.iter().for_each(|warning| println!("cargo::warning={warning}"));
+    Ok(())
 }
 
 /// An environment variable that, when it changes, makes cargo run this again.

@@ -23,6 +23,8 @@ pub struct Entry {
     pub name: String,
     /// The size of each parameter in bytes.
     pub params: Vec<u32>,
+    /// Where each parameter begins in the kernel's parameter buffer, in bytes.
+    pub offsets: Vec<u32>,
     /// The most threads of a block.
     pub max_threads: u32,
 }
@@ -41,7 +43,7 @@ fn entry(file: &ElfFile64<LittleEndian>, name: &str) -> Result<Entry, String> {
 }
 
 fn read(name: &str, info: &[u8]) -> Option<Entry> {
-    let mut entry = Entry { name: name.to_owned(), params: Vec::new(), max_threads: ANY_THREADS };
+    let mut entry = Entry { name: name.to_owned(), params: Vec::new(), offsets: Vec::new(), max_threads: ANY_THREADS };
     let mut params = Vec::new();
     let mut bytes = 0;
     let mut rest = info;
@@ -57,6 +59,7 @@ fn read(name: &str, info: &[u8]) -> Option<Entry> {
     let end = params.last().map_or(0, |last| last.offset + last.size);
     let ordered = params.iter().enumerate().all(|(index, param)| param.ordinal as usize == index);
     entry.params = params.iter().map(|param| param.size).collect();
+    entry.offsets = params.iter().map(|param| param.offset).collect();
     (ordered && end == bytes).then_some(entry)
 }
 

@@ -22,6 +22,7 @@ use cache::Cache;
 use compiler::Compiler;
 use image::Target;
 use source::Source;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// What to compile, with what, for whom.
@@ -43,8 +44,8 @@ pub struct Built {
     pub modules: Vec<Module>,
     /// By name, ascending.
     pub kernels: Vec<Kernel>,
-    /// What the compiler said about code that it did compile.
-    pub warnings: Vec<String>,
+    /// What the compiler said about code that it did compile; once, though it says it for every target.
+    pub warnings: BTreeSet<String>,
 }
 
 /// One source file's fat binary.

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// The lowest architecture with everything that the kernels use; its PTX runs on all later ones.
-const PORTABLE: u32 = 80;
+pub const PORTABLE: u32 = 80;
 
 /// For all targets. -v makes ptxas report what each kernel uses.
 const FLAGS: [&str; 4] = ["-std=c++17", "-O3", "-Xptxas", "-v"];
@@ -47,11 +47,20 @@ pub fn targets(archs: &[u32]) -> Vec<Target> {
 }
 
 impl Target {
-    fn options(self) -> [String; 2] {
+    /// As nvcc's `-arch` has it.
+    pub fn name(self) -> String {
         match self {
-            Target::Machine(arch) => ["-cubin".to_owned(), format!("-arch=sm_{arch}")],
-            Target::Portable(arch) => ["-ptx".to_owned(), format!("-arch=compute_{arch}")],
+            Target::Machine(arch) => format!("sm_{arch}"),
+            Target::Portable(arch) => format!("compute_{arch}"),
         }
+    }
+
+    fn options(self) -> [String; 2] {
+        let kind = match self {
+            Target::Machine(_) => "-cubin",
+            Target::Portable(_) => "-ptx",
+        };
+        [kind.to_owned(), format!("-arch={}", self.name())]
     }
 
     /// What fatbinary is told of an image of it.
@@ -65,9 +74,9 @@ impl Target {
 }
 
 impl Image {
-    /// The lines of the log that warn.
+    /// The lines of the log that warn, without nvcc's remark on how not to be warned.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
-        self.log.lines().filter(|line| line.contains("warning")).map(str::to_owned)
+        self.log.lines().filter(|line| line.contains("warning") && !line.starts_with("Remark:")).map(str::to_owned)
     }
 }
 
@@ -75,7 +84,7 @@ impl Image {
 pub fn compile(request: &Request, cache: &Cache, source: &Source, target: Target) -> Result<Image, String> {
     let options = target.options();
     let key = digest(&(&request.compiler.identity, FLAGS, &options, &source.contents));
-    let name = format!("{}.{}.{key}", source.name, options[1].trim_start_matches("-arch="));
+    let name = format!("{}.{}.{key}", source.name, target.name());
     let entry = cache.entry(&name, |folder| {
         let mut command = Command::new(&request.compiler.nvcc);
         command.args(FLAGS).args(&options).arg("-I").arg(request.sources).arg(&source.path).arg("-o").arg(folder.join(CODE));

@@ -16,6 +16,8 @@ pub struct Kernel {
     pub max_threads: u32,
     /// The size of each parameter in bytes.
     pub params: Vec<u32>,
+    /// Where each parameter begins in the kernel's parameter buffer, in bytes.
+    pub offsets: Vec<u32>,
     /// Ascending.
     pub archs: Vec<Arch>,
 }
@@ -36,6 +38,7 @@ pub fn collect(sources: &[Source], images: &[&[Image]]) -> Result<Vec<Kernel>, S
                 read(image, arch, module, &mut kernels).map_err(|message| format!("{}, sm_{arch}: {message}", source.path.display()))?;
             }
         }
+        complete(images, module, &kernels).map_err(|message| format!("{}: {message}", source.path.display()))?;
     }
     Ok(kernels.into_values().collect())
 }
@@ -52,9 +55,27 @@ fn read(image: &Image, arch: u32, module: usize, kernels: &mut BTreeMap<String, 
                 kernel.archs.push(arch);
             }
             None => {
-                let cubin::Entry { name, params, max_threads } = entry;
-                kernels.insert(name.clone(), Kernel { name, module, max_threads, params, archs: vec![arch] });
+                let cubin::Entry { name, params, offsets, max_threads } = entry;
+                kernels.insert(name.clone(), Kernel { name, module, max_threads, params, offsets, archs: vec![arch] });
             }
+        }
+    }
+    Ok(())
+}
+
+/// A kernel that an `#if` hides from some GPUs would be missed only when one of them runs it. (What only the PTX lacks, all later GPUs lack.)
+fn complete(images: &[Image], module: usize, kernels: &BTreeMap<String, Kernel>) -> Result<(), String> {
+    let ours = || kernels.values().filter(|kernel| kernel.module == module);
+    for image in images {
+        let lacks: Box<dyn Fn(&Kernel) -> bool> = match image.target {
+            Target::Machine(arch) => Box::new(move |kernel| kernel.archs.iter().all(|has| has.arch != arch)),
+            Target::Portable(_) => {
+                let ptx = fs::read_to_string(&image.code).map_err(|e| format!("{}: {e}", image.code.display()))?;
+                Box::new(move |kernel| !ptx.contains(&format!(".entry {}(", kernel.name)))
+            }
+        };
+        if let Some(kernel) = ours().find(|kernel| lacks(kernel)) {
+            return Err(format!("{}: not in the code for {}", kernel.name, image.target.name()));
         }
     }
     Ok(())
@@ -68,6 +89,9 @@ fn agree(kernel: &Kernel, module: usize, entry: &cubin::Entry) -> Result<(), Str
     }
     if kernel.params != entry.params {
         return Err(format!("{name}: its parameters have {:?} bytes here and {:?} on sm_{}", entry.params, kernel.params, kernel.archs[0].arch));
+    }
+    if kernel.offsets != entry.offsets {
+        return Err(format!("{name}: its parameters begin at {:?} here and at {:?} on sm_{}", entry.offsets, kernel.offsets, kernel.archs[0].arch));
     }
     if kernel.max_threads != entry.max_threads {
         return Err(format!("{name}: at most {} threads here and {} on sm_{}", entry.max_threads, kernel.max_threads, kernel.archs[0].arch));

@@ -50,6 +50,10 @@ fn includes(text: &[u8], file: &Path, folder: &Path) -> Vec<PathBuf> {
 
 fn included(line: &str) -> Option<&str> {
     let directive = line.trim_start().strip_prefix('#')?.trim_start();
-    let (name, _) = directive.strip_prefix("include")?.trim_start().strip_prefix('"')?.split_once('"')?;
+    let name = directive.strip_prefix("include")?.trim_start();
+    let (name, _) = match name.strip_prefix('"') {
+        Some(name) => name.split_once('"')?,
+        None => name.strip_prefix('<')?.split_once('>')?, // -I reaches ours, too
+    };
     Some(name)
 }

@@ -1,5 +1,6 @@
 //! The table of kernels, for the library, for people and for the emulator.
 
+use super::image::PORTABLE;
 use super::ptxas::Usage;
 use super::{Arch, Built, Kernel, Module};
 use std::fmt::Write;
@@ -20,10 +21,8 @@ pub fn write_rust(built: &Built, folder: &Path) -> Result<(), String> {
 /// `resources.csv` and `manifest.txt`, of the last build that had kernels.
 pub fn write_text(built: &Built, folder: &Path) -> Result<(), String> {
     fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-    let resources = "kernel,arch,registers,static_shared,stack,spill_stores,spill_loads\n";
-    write(&folder.join("resources.csv"), &lines(resources, built, csv_line))?;
-    let manifest = "# kernel module arch max_threads registers static_shared param_sizes\n";
-    write(&folder.join("manifest.txt"), &lines(manifest, built, manifest_line))
+    write(&folder.join("resources.csv"), &resources(built))?;
+    write(&folder.join("manifest.txt"), &manifest(built))
 }
 
 fn list<T>(items: &[T], item: impl Fn(&T) -> String) -> String {
@@ -35,10 +34,10 @@ fn rust_module(Module { name, .. }: &Module) -> String {
     format!(r#"Module {{ name: {name:?}, fatbin: &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/{name}.fatbin"))).0 }}"#)
 }
 
-fn rust_kernel(Kernel { name, module, max_threads, params, archs }: &Kernel) -> String {
+fn rust_kernel(Kernel { name, module, max_threads, params, offsets, archs }: &Kernel) -> String {
     let archs: Vec<String> = archs.iter().map(rust_arch).collect();
     let archs = archs.join(", ");
-    format!("KernelInfo {{ name: {name:?}, module: {module}, max_threads: {max_threads}, params: &{params:?}, archs: &[{archs}] }}")
+    format!("KernelInfo {{ name: {name:?}, module: {module}, max_threads: {max_threads}, params: &{params:?}, offsets: &{offsets:?}, archs: &[{archs}] }}")
 }
 
 fn rust_arch(Arch { arch, usage }: &Arch) -> String {
@@ -50,26 +49,31 @@ fn rust_arch(Arch { arch, usage }: &Arch) -> String {
 }
 
 /// A line for each kernel and architecture.
-fn lines(head: &str, built: &Built, line: impl Fn(&Kernel, &Arch) -> String) -> String {
-    let mut text = head.to_owned();
+fn resources(built: &Built) -> String {
+    let mut text = "kernel,arch,registers,static_shared,stack,spill_stores,spill_loads\n".to_owned();
     for kernel in &built.kernels {
-        for arch in &kernel.archs {
-            writeln!(text, "{}", line(kernel, arch)).expect("a String takes everything");
+        for Arch { arch, usage } in &kernel.archs {
+            let Usage { registers, static_shared, stack, spill_stores, spill_loads } = usage;
+            let name = &kernel.name;
+            writeln!(text, "{name},{arch},{registers},{static_shared},{stack},{spill_stores},{spill_loads}").expect("a String takes everything");
         }
     }
     text
 }
 
-fn csv_line(kernel: &Kernel, Arch { arch, usage }: &Arch) -> String {
-    let Usage { registers, static_shared, stack, spill_stores, spill_loads } = usage;
-    format!("{},{arch},{registers},{static_shared},{stack},{spill_stores},{spill_loads}", kernel.name)
-}
-
-/// A kernel without parameters ends its line with `-`, so that every line has seven words.
-fn manifest_line(Kernel { name, module, max_threads, params, .. }: &Kernel, Arch { arch, usage }: &Arch) -> String {
-    let sizes: Vec<String> = params.iter().map(u32::to_string).collect();
-    let sizes = if sizes.is_empty() { "-".to_owned() } else { sizes.join(",") };
-    format!("{name} {module} {arch} {max_threads} {} {} {sizes}", usage.registers, usage.static_shared)
+/// What the emulator's stand-in for the driver admits, in the format of `cuda/emulator/libcuda/manifest.hpp`: a line for each kernel and image.
+fn manifest(built: &Built) -> String {
+    let mut text = "# module kernel architecture parameter_sizes... registers static_shared\n".to_owned();
+    for kernel in &built.kernels {
+        let mut line = |arch: String, registers: u32, static_shared: u32| {
+            let sizes: String = kernel.params.iter().map(|size| format!(" {size}")).collect();
+            writeln!(text, "{} {} {arch}{sizes} {registers} {static_shared}", kernel.module, kernel.name).expect("a String takes everything");
+        };
+        kernel.archs.iter().for_each(|Arch { arch, usage }| line(arch.to_string(), usage.registers, usage.static_shared));
+        // What a driver will make of PTX is not known: 0 registers says so, and a source's shared memory hardly depends on the GPU.
+        line(format!("ptx{PORTABLE}"), 0, kernel.archs.iter().map(|arch| arch.usage.static_shared).max().unwrap_or(0));
+    }
+    text
 }
 
 /// Under another name first: cargo may build two profiles at once, and readers must see a whole file.

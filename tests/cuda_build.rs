@@ -122,6 +122,7 @@ fn the_table_says_what_was_compiled() {
     assert_eq!(modules, ["kernels", "spills"]);
     let [nothing, odd, reverse, spilling] = &built.kernels[..] else { unreachable!() };
     assert_eq!((&nothing.params[..], nothing.max_threads, nothing.module), (&[][..], 1024, 0));
+    assert_eq!(odd.offsets, [0, 24, 32, 40]);
     assert_eq!((&odd.params[..], odd.max_threads, odd.module), (&[24, 2, 8, 1][..], 64, 0));
     assert_eq!((&reverse.params[..], reverse.max_threads, reverse.module), (&[8, 4, 4][..], 256, 0));
     assert_eq!((&spilling.params[..], spilling.max_threads, spilling.module), (&[8][..], 1024, 1));
@@ -186,7 +187,32 @@ fn what_is_wrong_with_kernels_is_said() {
     assert!(message.ends_with("b.cu, sm_90: unequal: its parameters have [8, 4] bytes here and [4, 4] on sm_75"), "{message}");
     project.write("cuda/b.cu", "extern \"C\" __global__ void warns() { int unused; }\n");
     let warnings = project.compile(&compiler).unwrap().warnings;
-    assert!(warnings.iter().any(|warning| warning.contains("b.cu") && warning.contains("unused")), "{warnings:?}");
+    assert!(warnings.len() == 1 && warnings.iter().all(|warning| warning.contains("b.cu") && warning.contains("unused")), "{warnings:?}");
+}
+
+#[test]
+fn a_kernel_that_some_gpus_lack_is_refused() {
+    let Some(compiler) = compiler() else { return };
+    let project = Project::new("lacks");
+    let lacks = |condition: &str| {
+        project.write("cuda/a.cu", &format!("#if {condition}\nextern \"C\" __global__ void some() {{}}\n#endif\n"));
+        project.compile(&compiler).err().unwrap()
+    };
+    // nvcc compiles for the host, too, where __CUDA_ARCH__ is not defined.
+    let message = lacks("!defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900");
+    assert!(message.ends_with("a.cu: some: not in the code for sm_75"), "{message}");
+    let message = lacks("!defined(__CUDA_ARCH__) || __CUDA_ARCH__ != 800");
+    assert!(message.ends_with("a.cu: some: not in the code for compute_80"), "{message}");
+}
+
+#[test]
+fn headers_in_angle_brackets_are_followed() {
+    let Some(compiler) = compiler() else { return };
+    let project = Project::new("angle");
+    project.write("cuda/kernels.cu", &KERNELS.replace("\"device/types.cuh\"", "<device/types.cuh>"));
+    project.compile(&compiler).unwrap();
+    project.write("cuda/device/types.cuh", "#pragma once\nstruct Strides { float *x; int n[5]; };\n");
+    assert_eq!(project.compile(&compiler).unwrap().kernels[1].params[0], 32);
 }
 
 #[test]
@@ -199,12 +225,17 @@ fn the_tables_are_written() {
     tables::write_text(&built, &project.0).unwrap();
     let read = |name: &str| fs::read_to_string(project.0.join(name)).unwrap();
     assert!(read("cuda_modules.rs").contains(r#"Module { name: "kernels""#));
-    assert!(read("cuda_kernels.rs").contains(r#"KernelInfo { name: "odd", module: 0, max_threads: 64, params: &[24, 2, 8, 1], archs: &[ArchInfo { arch: 75,"#));
+    assert!(
+        read("cuda_kernels.rs")
+            .contains(r#"KernelInfo { name: "odd", module: 0, max_threads: 64, params: &[24, 2, 8, 1], offsets: &[0, 24, 32, 40], archs: &["#)
+    );
     assert_eq!(fs::read(project.0.join("kernels.fatbin")).unwrap()[..4], 0xBA55_ED50_u32.to_le_bytes());
     assert_eq!(read("resources.csv").lines().count(), 1 + 3 * ARCHS.len());
     let manifest = read("manifest.txt");
-    assert!(manifest.lines().skip(1).all(|line| line.split(' ').count() == 7), "{manifest}");
-    assert!(manifest.contains("\nnothing 0 75 1024 ") && manifest.contains(" 1024 8,4,4\n"), "{manifest}");
+    assert_eq!(manifest.lines().count(), 1 + 3 * (ARCHS.len() + 1), "{manifest}");
+    let begins = |start: &str| manifest.lines().any(|line| line.starts_with(start));
+    assert!(begins("0 nothing 75 ") && begins("0 odd 120 24 2 8 1 ") && begins("0 reverse 90 8 4 4 "), "{manifest}");
+    assert!(manifest.contains("0 nothing ptx80 0 0\n") && manifest.contains("0 reverse ptx80 8 4 4 0 1024\n"), "{manifest}");
 }
 
 #[test]

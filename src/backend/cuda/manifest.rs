@@ -20,6 +20,8 @@ pub(crate) struct KernelInfo {
     pub(crate) max_threads: u32,
     /// The size of each parameter in bytes.
     pub(crate) params: &'static [u32],
+    /// Where each parameter begins in the kernel's parameter buffer, in bytes.
+    pub(crate) offsets: &'static [u32],
     /// Ascending; a GPU that runs the PTX, or machine code of a lower minor version, is not among them.
     pub(crate) archs: &'static [ArchInfo],
 }
@@ -67,6 +69,9 @@ pub(crate) fn find(name: &str) -> Option<&'static KernelInfo> {
 mod tests {
     use super::*;
 
+    /// Kernels that may use local memory, which lies in the GPU's main memory. None should: `resources.csv` shows how much and where.
+    const LOCAL_MEMORY: [&str; 0] = [];
+
     /// The first word of every fat binary.
     const MAGIC: [u8; 4] = 0xBA55_ED50_u32.to_le_bytes();
 
@@ -93,5 +98,21 @@ mod tests {
             assert!(kernel.archs.iter().all(|arch| arch.registers <= 255 && arch.static_shared <= 48 << 10), "{kernel:?}");
         }
         assert!(find("no such kernel").is_none());
+    }
+
+    #[test]
+    fn every_kernel_has_code_for_the_same_gpus() {
+        let archs = |kernel: &KernelInfo| kernel.archs.iter().map(|arch| arch.arch).collect::<Vec<u32>>();
+        assert!(KERNELS.windows(2).all(|pair| archs(&pair[0]) == archs(&pair[1])));
+        assert!(KERNELS.iter().all(|kernel| kernel.archs.is_sorted_by_key(|arch| arch.arch) && kernel.params.len() == kernel.offsets.len()));
+    }
+
+    #[test]
+    fn no_kernel_spills_or_keeps_arrays_in_local_memory() {
+        for kernel in KERNELS.iter().filter(|kernel| !LOCAL_MEMORY.contains(&kernel.name)) {
+            for arch in kernel.archs {
+                assert_eq!((arch.stack, arch.spill_stores, arch.spill_loads), (0, 0, 0), "{} on sm_{}", kernel.name, arch.arch);
+            }
+        }
     }
 }
