@@ -6,7 +6,7 @@ SONAME := target/release/libfewstep.so.0
 DEMO := target/demo
 PYTHON ?= python3
 
-.PHONY: all lib demo test golden lint bench bench-peers header install-dev clean
+.PHONY: all lib demo test golden lint bench bench-peers header cuda-toolkit install-dev clean
 
 all: lib
 
@@ -42,6 +42,10 @@ bench-peers: lib
 # Writes include/fewstep.h anew from src/ffi.
 header:
 	FEWSTEP_UPDATE_HEADER=1 $(CARGO) test --release --test header -- --exact the_header_is_generated
+
+# NVIDIA's compiler for build.rs, from PyPI; without one the library is built without CUDA kernels.
+cuda-toolkit:
+	.ci/cuda-toolkit
 
 clean:
 	$(CARGO) clean

@@ -1,59 +1,118 @@
-//! Placeholder until the toolchain branch is merged.
+//! The kernels that the build compiled. What is here was read from the compiled images (build/kernels.rs), not from their sources.
+#![allow(dead_code)] // until there is a driver layer to launch them
+
+/// One source file of `cuda/`, compiled.
+pub(crate) struct Module {
+    /// The file's name without `.cu`.
+    pub(crate) name: &'static str,
+    /// For `cuModuleLoadData`: machine code for several architectures and PTX for later ones. It says its own length.
+    pub(crate) fatbin: &'static [u8],
+}
+
+/// A kernel, the same on every architecture in all that a launch needs.
 #[derive(Debug)]
-pub(crate) struct KernelInfo { pub name: &'static str, pub module: usize, pub max_threads: u32, pub params: &'static [u32] }
-pub(crate) struct Module { pub name: &'static str, pub fatbin: &'static [u8] }
-pub(crate) static MODULES: &[Module] = &[Module { name: "all", fatbin: b"\x50\xed\x55\xba\x01\0\x10\0\0\0\0\0\0\0\0\0" }];
-pub(crate) static KERNELS: &[KernelInfo] = &[
-    KernelInfo { name: "fewstep_adamw_f32", module: 0, max_threads: 256, params: &[8, 8, 8, 8, 8, 32] },
-    KernelInfo { name: "fewstep_affine_f32", module: 0, max_threads: 256, params: &[8, 8, 4, 4, 4] },
-    KernelInfo { name: "fewstep_avg_pool2x_f32", module: 0, max_threads: 256, params: &[8, 8, 4, 4, 4, 4] },
-    KernelInfo { name: "fewstep_binary_broadcast_f32", module: 0, max_threads: 256, params: &[8, 8, 8, 4, 4, 48] },
-    KernelInfo { name: "fewstep_binary_f32", module: 0, max_threads: 256, params: &[8, 8, 8, 4, 4] },
-    KernelInfo { name: "fewstep_cast_i32_f32", module: 0, max_threads: 256, params: &[8, 8, 4] },
-    KernelInfo { name: "fewstep_clip_scale_f32", module: 0, max_threads: 32, params: &[8, 8, 8, 4, 4] },
-    KernelInfo { name: "fewstep_combine_f32", module: 0, max_threads: 256, params: &[8, 64, 8, 4, 4, 4, 4, 4] },
-    KernelInfo { name: "fewstep_concat_32", module: 0, max_threads: 256, params: &[96, 8, 4, 4] },
-    KernelInfo { name: "fewstep_copy_32", module: 0, max_threads: 256, params: &[8, 8, 4] },
-    KernelInfo { name: "fewstep_dynamic_threshold_f32", module: 0, max_threads: 256, params: &[8, 8, 4, 4, 4, 4] },
-    KernelInfo { name: "fewstep_ema_f32", module: 0, max_threads: 256, params: &[8, 8, 8, 8] },
-    KernelInfo { name: "fewstep_gather_32", module: 0, max_threads: 256, params: &[8, 8, 8, 4, 4, 4] },
-    KernelInfo { name: "fewstep_gather_f16_f32", module: 0, max_threads: 256, params: &[8, 8, 8, 4, 4, 4] },
-    KernelInfo { name: "fewstep_gather_grad_f32", module: 0, max_threads: 256, params: &[8, 8, 8, 4, 4, 4, 4] },
-    KernelInfo { name: "fewstep_int_affine_i32", module: 0, max_threads: 256, params: &[8, 8, 8, 4, 4, 4] },
-    KernelInfo { name: "fewstep_norm_f32", module: 0, max_threads: 256, params: &[8, 8, 4] },
-    KernelInfo { name: "fewstep_random_int_i32", module: 0, max_threads: 256, params: &[8, 8, 8, 4, 4, 4, 4] },
-    KernelInfo { name: "fewstep_random_normal_f32", module: 0, max_threads: 256, params: &[8, 8, 8, 8, 4, 4, 4, 4, 4] },
-    KernelInfo { name: "fewstep_square_sums_f32", module: 0, max_threads: 256, params: &[8, 8, 8] },
-    KernelInfo { name: "fewstep_sum_columns_f32", module: 0, max_threads: 256, params: &[8, 8, 4, 4] },
-    KernelInfo { name: "fewstep_sum_parts_f32", module: 0, max_threads: 256, params: &[8, 8, 4, 4, 4] },
-    KernelInfo { name: "fewstep_sum_runs_f32", module: 0, max_threads: 256, params: &[8, 8, 4] },
-    KernelInfo { name: "fewstep_timestep_embedding_f32", module: 0, max_threads: 128, params: &[8, 8, 8, 4, 4, 4] },
-    KernelInfo { name: "fewstep_unary_f32", module: 0, max_threads: 256, params: &[8, 8, 4, 4, 4, 4] },
-    KernelInfo { name: "fewstep_unary_grad_f32", module: 0, max_threads: 256, params: &[8, 8, 8, 4, 4, 4, 4] },
-    KernelInfo { name: "fewstep_upsample2x_f32", module: 0, max_threads: 256, params: &[8, 8, 4, 4, 4, 4] },
-    KernelInfo { name: "fewstep_window_32", module: 0, max_threads: 256, params: &[8, 8, 4, 4, 4, 4] },
-    KernelInfo { name: "fewstep_attention_8_f32", module: 0, max_threads: 128, params: &[8, 8, 8, 8, 8, 16] },
-    KernelInfo { name: "fewstep_attention_query_grad_8_f32", module: 0, max_threads: 128, params: &[8, 8, 8, 8, 8, 8, 8, 8, 16, 4] },
-    KernelInfo { name: "fewstep_attention_key_grad_8_f32", module: 0, max_threads: 128, params: &[8, 8, 8, 8, 8, 8, 8, 8, 16, 4] },
-    KernelInfo { name: "fewstep_attention_32_f32", module: 0, max_threads: 128, params: &[8, 8, 8, 8, 8, 16] },
-    KernelInfo { name: "fewstep_attention_query_grad_32_f32", module: 0, max_threads: 128, params: &[8, 8, 8, 8, 8, 8, 8, 8, 16, 4] },
-    KernelInfo { name: "fewstep_attention_key_grad_32_f32", module: 0, max_threads: 128, params: &[8, 8, 8, 8, 8, 8, 8, 8, 16, 4] },
-    KernelInfo { name: "fewstep_attention_64_f32", module: 0, max_threads: 128, params: &[8, 8, 8, 8, 8, 16] },
-    KernelInfo { name: "fewstep_attention_query_grad_64_f32", module: 0, max_threads: 128, params: &[8, 8, 8, 8, 8, 8, 8, 8, 16, 4] },
-    KernelInfo { name: "fewstep_attention_key_grad_64_f32", module: 0, max_threads: 128, params: &[8, 8, 8, 8, 8, 8, 8, 8, 16, 4] },
-    KernelInfo { name: "fewstep_attention_128_f32", module: 0, max_threads: 128, params: &[8, 8, 8, 8, 8, 16] },
-    KernelInfo { name: "fewstep_attention_query_grad_128_f32", module: 0, max_threads: 128, params: &[8, 8, 8, 8, 8, 8, 8, 8, 16, 4] },
-    KernelInfo { name: "fewstep_attention_key_grad_128_f32", module: 0, max_threads: 128, params: &[8, 8, 8, 8, 8, 8, 8, 8, 16, 4] },
-    KernelInfo { name: "fewstep_attention_256_f32", module: 0, max_threads: 128, params: &[8, 8, 8, 8, 8, 16] },
-    KernelInfo { name: "fewstep_attention_query_grad_256_f32", module: 0, max_threads: 128, params: &[8, 8, 8, 8, 8, 8, 8, 8, 16, 4] },
-    KernelInfo { name: "fewstep_attention_key_grad_256_f32", module: 0, max_threads: 128, params: &[8, 8, 8, 8, 8, 8, 8, 8, 16, 4] },
-    KernelInfo { name: "fewstep_attention_512_f32", module: 0, max_threads: 128, params: &[8, 8, 8, 8, 8, 16] },
-    KernelInfo { name: "fewstep_group_norm_f32", module: 0, max_threads: 256, params: &[8, 8, 8, 8, 8, 8, 24, 4] },
-    KernelInfo { name: "fewstep_group_norm_pieces_f32", module: 0, max_threads: 256, params: &[8, 8, 24] },
-    KernelInfo { name: "fewstep_group_norm_of_pieces_f32", module: 0, max_threads: 256, params: &[8, 8, 8, 8, 8, 8, 8, 24, 4] },
-    KernelInfo { name: "fewstep_group_norm_grad_sums_f32", module: 0, max_threads: 256, params: &[8, 8, 8, 8, 8, 8, 8, 24] },
-    KernelInfo { name: "fewstep_group_norm_grad_f32", module: 0, max_threads: 256, params: &[8, 8, 8, 8, 8, 8, 8, 8, 24] },
-    KernelInfo { name: "fewstep_group_norm_grad_parameters", module: 0, max_threads: 256, params: &[8, 8, 8, 4, 4] },
-];
-pub(crate) fn built() -> bool { !KERNELS.is_empty() }
-pub(crate) fn find(name: &str) -> Option<&'static KernelInfo> { KERNELS.iter().find(|k| k.name == name) }
+pub(crate) struct KernelInfo {
+    /// By which the driver finds it in its module.
+    pub(crate) name: &'static str,
+    /// Its place in [`MODULES`].
+    pub(crate) module: usize,
+    /// The most threads of a block.
+    pub(crate) max_threads: u32,
+    /// The size of each parameter in bytes.
+    pub(crate) params: &'static [u32],
+    /// Where each parameter begins in the kernel's parameter buffer, in bytes.
+    pub(crate) offsets: &'static [u32],
+    /// Ascending; a GPU that runs the PTX, or machine code of a lower minor version, is not among them.
+    pub(crate) archs: &'static [ArchInfo],
+}
+
+/// What a kernel needs on one architecture.
+#[derive(Debug)]
+pub(crate) struct ArchInfo {
+    /// Compute capability times ten.
+    pub(crate) arch: u32,
+    /// 32-bit registers a thread.
+    pub(crate) registers: u32,
+    /// Shared memory a block in bytes, without what a launch adds.
+    pub(crate) static_shared: u32,
+    /// Local memory a thread in bytes.
+    pub(crate) stack: u32,
+    /// Bytes written to spill registers.
+    pub(crate) spill_stores: u32,
+    /// Bytes read to fill them again.
+    pub(crate) spill_loads: u32,
+}
+
+/// The driver reads a fat binary's header as 64-bit words.
+#[cfg(fewstep_cuda)]
+#[repr(C, align(8))]
+struct Aligned<const N: usize>([u8; N]);
+
+/// The compiled source files; empty in a build without CUDA.
+pub(crate) static MODULES: &[Module] = include!(concat!(env!("OUT_DIR"), "/cuda_modules.rs"));
+
+/// Every kernel, by name in ascending order; empty in a build without CUDA.
+pub(crate) static KERNELS: &[KernelInfo] = include!(concat!(env!("OUT_DIR"), "/cuda_kernels.rs"));
+
+/// Does this build have kernels?
+pub(crate) fn built() -> bool {
+    cfg!(fewstep_cuda)
+}
+
+/// The kernel of this name.
+pub(crate) fn find(name: &str) -> Option<&'static KernelInfo> {
+    let index = KERNELS.binary_search_by(|kernel| kernel.name.cmp(name)).ok()?;
+    KERNELS.get(index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kernels that may use local memory, which lies in the GPU's main memory. None should: `resources.csv` shows how much and where.
+    const LOCAL_MEMORY: [&str; 0] = [];
+
+    /// The first word of every fat binary.
+    const MAGIC: [u8; 4] = 0xBA55_ED50_u32.to_le_bytes();
+
+    #[test]
+    fn a_build_has_kernels_and_modules_or_neither() {
+        assert_eq!(built(), !KERNELS.is_empty());
+        assert_eq!(built(), !MODULES.is_empty());
+    }
+
+    #[test]
+    fn modules_are_aligned_fat_binaries() {
+        for module in MODULES {
+            assert!(module.fatbin.starts_with(&MAGIC), "{}", module.name);
+            assert!((module.fatbin.as_ptr() as usize).is_multiple_of(8), "{}", module.name);
+        }
+    }
+
+    #[test]
+    fn each_kernel_is_found_by_its_name_and_fits_every_gpu() {
+        for kernel in KERNELS {
+            assert!(std::ptr::eq(find(kernel.name).unwrap(), kernel), "{}", kernel.name);
+            assert!(kernel.module < MODULES.len(), "{}", kernel.name);
+            assert!(!kernel.archs.is_empty() && kernel.max_threads <= 1024, "{kernel:?}");
+            assert!(kernel.archs.iter().all(|arch| arch.registers <= 255 && arch.static_shared <= 48 << 10), "{kernel:?}");
+        }
+        assert!(find("no such kernel").is_none());
+    }
+
+    #[test]
+    fn every_kernel_has_code_for_the_same_gpus() {
+        let archs = |kernel: &KernelInfo| kernel.archs.iter().map(|arch| arch.arch).collect::<Vec<u32>>();
+        assert!(KERNELS.windows(2).all(|pair| archs(&pair[0]) == archs(&pair[1])));
+        assert!(KERNELS.iter().all(|kernel| kernel.archs.is_sorted_by_key(|arch| arch.arch) && kernel.params.len() == kernel.offsets.len()));
+    }
+
+    #[test]
+    fn no_kernel_spills_or_keeps_arrays_in_local_memory() {
+        for kernel in KERNELS.iter().filter(|kernel| !LOCAL_MEMORY.contains(&kernel.name)) {
+            for arch in kernel.archs {
+                assert_eq!((arch.stack, arch.spill_stores, arch.spill_loads), (0, 0, 0), "{} on sm_{}", kernel.name, arch.arch);
+            }
+        }
+    }
+}
