@@ -30,24 +30,47 @@ fn compilers() -> Vec<String> {
     std::iter::once(std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned())).chain(clang).collect()
 }
 
-#[test]
-fn a_program_of_two_files_builds_and_runs() {
-    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("cpp-standalone-{}", std::process::id()));
+/// A fresh folder with the library under both of its names: the linker looks for the one, the loader for the other (the SONAME).
+fn scratch(name: &str) -> PathBuf {
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("cpp-{name}-{}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("scratch folder");
-    // The linker looks for the one, the loader for the other (the SONAME).
     for name in ["libfewstep.so", "libfewstep.so.0"] {
         std::os::unix::fs::symlink(library(), dir.join(name)).expect("link");
     }
+    dir
+}
+
+/// Builds a program in `dir` without a single warning.
+fn build(compiler: &str, standard: &str, sources: &[&str], dir: &Path) -> PathBuf {
+    let program = dir.join("program");
+    let mut command = Command::new(compiler);
+    command.arg(format!("-std={standard}")).args(WARNINGS).arg("-I").arg(here("../../include")).args(sources.iter().map(|s| here(s)));
+    output(command.arg("-o").arg(&program).arg("-L").arg(dir).arg("-lfewstep").arg(format!("-Wl,-rpath,{}", dir.display())));
+    program
+}
+
+#[test]
+fn a_program_of_two_files_builds_and_runs() {
+    let dir = scratch("two-files");
     for compiler in compilers() {
         for standard in ["c++17", "c++20"] {
-            let program = dir.join("program");
-            let sources = [here("standalone/main.cpp"), here("standalone/other.cpp")];
-            let mut build = Command::new(&compiler);
-            build.arg(format!("-std={standard}")).args(WARNINGS).arg("-I").arg(here("../../include")).args(&sources).arg("-o").arg(&program);
-            output(build.arg("-L").arg(&dir).arg("-lfewstep").arg(format!("-Wl,-rpath,{}", dir.display())));
+            let program = build(&compiler, standard, &["standalone/main.cpp", "standalone/other.cpp"], &dir);
             assert_eq!(output(Command::new(&program).arg(data("digits_teacher"))), "128 floats\n", "{compiler} -std={standard}");
         }
     }
+    std::fs::remove_dir_all(dir).expect("clean up");
+}
+
+#[test]
+fn the_example_saves_a_picture() {
+    let dir = scratch("example");
+    let program = build(&compilers()[0], "c++17", &["../../examples-c/sample.cpp"], &dir);
+    let picture = dir.join("digits.png");
+    output(Command::new(&program).arg(data("digits_teacher")).arg(&picture).args(["7", "2"]));
+    assert!(std::fs::read(&picture).expect("picture").starts_with(b"\x89PNG"));
+    let failed = Command::new(&program).arg("/no/such/model").arg(&picture).output().expect("program");
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&failed.stderr).starts_with("NOT_FOUND: /no/such/model"));
     std::fs::remove_dir_all(dir).expect("clean up");
 }
 
