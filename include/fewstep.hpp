@@ -266,12 +266,17 @@ class Runtime : public detail::Owner<fewstep_runtime> {
 /** Architecture, weights, and how they are meant to be sampled. Immutable. */
 class Model : public detail::Owner<fewstep_model> {
   public:
-    /** Opens a diffusers folder. Throws Error. */
+    /** Opens a diffusers folder or a file of `save_file`. Throws Error. */
     static Model open(const Runtime &runtime, const std::string &path) {
         return make(runtime, [&](auto *at, auto **out) { return fewstep_model_open(at, detail::text(path), out); });
     }
 
-    /** The same from memory, which is copied; an empty `scheduler_json` stands for diffusers' defaults. Throws Error. */
+    /** The same from the bytes of a file of `save_file`, which are copied. Throws Error. */
+    static Model open_buffer(const Runtime &runtime, const void *data, std::size_t size) {
+        return make(runtime, [&](auto *at, auto **out) { return fewstep_model_open_buffer(at, data, size, out); });
+    }
+
+    /** The same from the files of a diffusers folder, which are copied; an empty `scheduler_json` stands for diffusers' defaults. Throws Error. */
     static Model open_memory(const Runtime &runtime, const std::string &config_json, const std::string &scheduler_json, const void *weights, std::size_t size) {
         return make(runtime, [&](auto *at, auto **out) {
             return fewstep_model_open_memory(at, detail::text(config_json), detail::optional_text(scheduler_json), weights, size, out);
@@ -292,6 +297,9 @@ class Model : public detail::Owner<fewstep_model> {
 
     /** Saves a diffusers folder. Throws Error. */
     void save(const std::string &path) const { check(fewstep_model_save(handle().get(), detail::text(path))); }
+
+    /** Saves one file, whatever the grid. Throws Error. */
+    void save_file(const std::string &path) const { check(fewstep_model_save_file(handle().get(), detail::text(path))); }
 
     /** What the model is. Throws Error. */
     fewstep_model_info info() const {

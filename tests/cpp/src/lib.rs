@@ -32,9 +32,11 @@ pub mod ffi {
 
         fn open(runtime: &Runtime, path: &str) -> Result<UniquePtr<Model>>;
         fn open_memory(runtime: &Runtime, config: &str, scheduler: &str, weights: &[u8]) -> Result<UniquePtr<Model>>;
+        fn open_buffer(runtime: &Runtime, file: &[u8]) -> Result<UniquePtr<Model>>;
         fn create(runtime: &Runtime, config: &str) -> Result<UniquePtr<Model>>;
         fn derive_student(runtime: &Runtime, teacher: &Model) -> Result<UniquePtr<Model>>;
         fn save(model: &Model, path: &str) -> Result<()>;
+        fn save_file(model: &Model, path: &str) -> Result<()>;
         fn parameters(model: &Model) -> Result<u64>;
         fn classes(model: &Model) -> Result<u32>;
         fn pairs(model: &Model) -> Result<Vec<i32>>;

@@ -89,6 +89,10 @@ std::unique_ptr<Model> open_memory(const Runtime &runtime, rust::Str config, rus
     return on_heap<Model>(Model::open_memory(runtime, std::string(config), std::string(scheduler), weights.data(), weights.size()));
 }
 
+std::unique_ptr<Model> open_buffer(const Runtime &runtime, rust::Slice<const std::uint8_t> file) {
+    return on_heap<Model>(Model::open_buffer(runtime, file.data(), file.size()));
+}
+
 std::unique_ptr<Model> create(const Runtime &runtime, rust::Str config) { return on_heap<Model>(Model::create(runtime, std::string(config))); }
 
 std::unique_ptr<Model> derive_student(const Runtime &runtime, const Model &teacher) {
@@ -104,6 +108,8 @@ std::unique_ptr<Model> derive_student(const Runtime &runtime, const Model &teach
 }
 
 void save(const Model &model, rust::Str path) { model.save(std::string(path)); }
+
+void save_file(const Model &model, rust::Str path) { model.save_file(std::string(path)); }
 
 std::uint64_t parameters(const Model &model) { return model.info().parameters; }
 

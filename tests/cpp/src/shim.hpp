@@ -45,9 +45,11 @@ std::unique_ptr<Runtime> assign_runtime(std::unique_ptr<Runtime> to, std::unique
 
 std::unique_ptr<Model> open(const Runtime &runtime, rust::Str path);
 std::unique_ptr<Model> open_memory(const Runtime &runtime, rust::Str config, rust::Str scheduler, rust::Slice<const std::uint8_t> weights);
+std::unique_ptr<Model> open_buffer(const Runtime &runtime, rust::Slice<const std::uint8_t> file);
 std::unique_ptr<Model> create(const Runtime &runtime, rust::Str config);
 std::unique_ptr<Model> derive_student(const Runtime &runtime, const Model &teacher);
 void save(const Model &model, rust::Str path);
+void save_file(const Model &model, rust::Str path);
 std::uint64_t parameters(const Model &model);
 std::uint32_t classes(const Model &model);
 rust::Vec<std::int32_t> pairs(const Model &model);

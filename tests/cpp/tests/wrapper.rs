@@ -57,7 +57,11 @@ fn models_open_save_and_derive() {
     let weights = read("unet/diffusion_pytorch_model.safetensors");
     let memory = open_memory(&runtime, &text("unet/config.json"), &text("scheduler/scheduler_config.json"), &weights).expect("open_memory");
     let images = sample(&runtime, &student, 2, 5, &LABELS).expect("sample");
-    for model in [&again, &memory] {
+    let file = dir.join("student.safetensors");
+    save_file(&student, file.to_str().expect("UTF-8")).expect("save");
+    let one_file = open(&runtime, file.to_str().expect("UTF-8")).expect("open");
+    let buffer = open_buffer(&runtime, &read("student.safetensors")).expect("open_buffer");
+    for model in [&again, &memory, &one_file, &buffer] {
         assert!(sample(&runtime, model, 2, 5, &LABELS).expect("sample") == images);
     }
     std::fs::remove_dir_all(dir).expect("clean up");
