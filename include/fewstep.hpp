@@ -290,8 +290,8 @@ class Model : public detail::Owner<fewstep_model> {
         });
     }
 
-    /** An initial student of this teacher. Throws Error. */
-    Model derive_student(const Runtime &runtime, const fewstep_student_options &options) const {
+    /** An initial student of this teacher; by default of the same architecture. Throws Error. */
+    Model derive_student(const Runtime &runtime, const fewstep_student_options &options = student_options()) const {
         return make(runtime, [&](auto *at, auto **out) { return fewstep_model_derive_student(at, handle().get(), &options, out); });
     }
 

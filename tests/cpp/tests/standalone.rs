@@ -33,6 +33,7 @@ fn compilers() -> Vec<String> {
 /// A fresh folder with the library under both of its names: the linker looks for the one, the loader for the other (the SONAME).
 fn scratch(name: &str) -> PathBuf {
     let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("cpp-{name}-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir); // of a run that failed
     std::fs::create_dir_all(&dir).expect("scratch folder");
     for name in ["libfewstep.so", "libfewstep.so.0"] {
         std::os::unix::fs::symlink(library(), dir.join(name)).expect("link");
