@@ -387,6 +387,7 @@ fn datasets() {
 }
 
 /// RLIMIT_AS in a child process: a run that is too large answers OUT_OF_MEMORY, and the process goes on.
+#[cfg(unix)] // other systems have no such limit
 #[test]
 fn too_little_memory() {
     let child = std::process::Command::new(std::env::current_exe().expect("self"))
@@ -398,6 +399,7 @@ fn too_little_memory() {
 }
 
 /// The child of `too_little_memory`; without its variable there is nothing to do.
+#[cfg(unix)]
 #[test]
 fn child_with_little_memory() {
     if std::env::var_os("FEWSTEP_TEST_MEMORY").is_none() {
@@ -414,6 +416,7 @@ fn child_with_little_memory() {
     f.api.ok(f.sampler_and_close());
 }
 
+#[cfg(unix)]
 impl Fixture {
     fn sampler_and_close(&self) -> i32 {
         let mut out = null_mut();
