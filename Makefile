@@ -5,8 +5,13 @@ LIB := target/release/libfewstep.so
 SONAME := target/release/libfewstep.so.0
 DEMO := target/demo
 PYTHON ?= python3
+# What users build for beside this machine: the other instruction set, the other system.
+TARGETS ?= aarch64-unknown-linux-gnu x86_64-pc-windows-gnu
+SMOKE := target/smoke
+SMOKE_FLAGS := -std=c11 -g -Wall -Wextra -Wpedantic -Werror -Iinclude tests/c/smoke.c
+SMOKE_LINK := -Ltarget/release -lfewstep -Wl,-rpath,'$$ORIGIN/../release'
 
-.PHONY: all lib demo test golden lint bench bench-peers header cuda-toolkit install-dev clean
+.PHONY: all lib demo test test-cuda golden lint check-targets sanitize bench bench-peers header cuda-toolkit clean
 
 all: lib
 
@@ -24,6 +29,12 @@ demo: lib
 test:
 	$(CARGO) test --release --workspace
 
+# The CUDA suite: on the emulated driver, built from the same kernels, unless this machine has a real one.
+test-cuda: cuda-toolkit
+	FEWSTEP_CUDA=require $(CARGO) build --release --lib
+	$(MAKE) -C cuda/emulator libcuda
+	LD_LIBRARY_PATH=$(CURDIR)/target/emulator FEWSTEP_EMU_MANIFEST=$(CURDIR)/target/cuda/manifest.txt FEWSTEP_CUDA=require $(CARGO) test --release --test cuda -- --test-threads=1
+
 golden:
 	$(CARGO) test --release --test golden
 
@@ -32,6 +43,23 @@ lint:
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --lib
 
+# Compiles everything for each of TARGETS that `rustup target add` has brought; says which it has not.
+check-targets:
+	@for target in $(TARGETS); do \
+		if [ -d "$$(rustc --print sysroot)/lib/rustlib/$$target" ]; then \
+			$(CARGO) check --workspace --all-targets --target $$target || exit 1; echo "$$target: checked"; \
+		else echo "$$target: NOT CHECKED, not installed (rustup target add $$target)"; fi; \
+	done
+
+# The C ABI under the C compiler's sanitizers, then under valgrind, which sees into the library too. Needs valgrind, gcc or clang.
+sanitize: lib
+	@mkdir -p $(SMOKE)
+	$(CC) -fsanitize=address,undefined -fno-sanitize-recover=all $(SMOKE_FLAGS) -o $(SMOKE)/smoke-asan $(SMOKE_LINK)
+	ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 $(SMOKE)/smoke-asan examples-c/data $(SMOKE)
+	$(CC) $(SMOKE_FLAGS) -o $(SMOKE)/smoke $(SMOKE_LINK)
+	valgrind --quiet --error-exitcode=1 --leak-check=full --errors-for-leak-kinds=all $(SMOKE)/smoke examples-c/data $(SMOKE)
+
+# Criterion; prints the table of benches/README.md.
 bench:
 	$(CARGO) bench
 

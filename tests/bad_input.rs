@@ -430,6 +430,7 @@ fn datasets() {
 }
 
 /// RLIMIT_AS in a child process: a run that is too large answers OUT_OF_MEMORY, and the process goes on.
+#[cfg(unix)] // other systems have no such limit
 #[test]
 fn too_little_memory() {
     let child = std::process::Command::new(std::env::current_exe().expect("self"))
@@ -441,6 +442,7 @@ fn too_little_memory() {
 }
 
 /// The child of `too_little_memory`; without its variable there is nothing to do.
+#[cfg(unix)]
 #[test]
 fn child_with_little_memory() {
     if std::env::var_os("FEWSTEP_TEST_MEMORY").is_none() {
@@ -457,6 +459,7 @@ fn child_with_little_memory() {
     f.api.ok(f.sampler_and_close());
 }
 
+#[cfg(unix)]
 impl Fixture {
     fn sampler_and_close(&self) -> i32 {
         let mut out = null_mut();

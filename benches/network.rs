@@ -1,0 +1,85 @@
+//! What users wait for, through the crate's own layers: network evaluations, sampling runs and a training step of the digits models on two threads.
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use fewstep::Result;
+use fewstep::backend::cpu::CpuBackend;
+use fewstep::diffusion::philox::Purpose;
+use fewstep::diffusion::run::{RunSpec, SamplingRun};
+use fewstep::diffusion::sampler::{DdimConfig, SamplerConfig, Table};
+use fewstep::diffusion::{Weight, grid};
+use fewstep::distill::objective::{NormKind, Objective, Term};
+use fewstep::distill::student::{StudentOptions, derive};
+use fewstep::distill::trainer::{Trainer, TrainerOptions};
+use fewstep::nn::Model;
+use std::hint::black_box;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+const THREADS: usize = 2;
+
+fn teacher() -> Result<Model> {
+    Model::open(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/examples-c/data/digits_teacher")))
+}
+
+/// The demo's student, untrained: its time does not depend on its weights.
+fn student(teacher: &Model) -> Result<Model> {
+    let options = StudentOptions { block_out_channels: Some(vec![16, 32]), layers_per_block: Some(1), attention: false, ..StudentOptions::default() };
+    derive(teacher, &options)
+}
+
+fn bench_run(c: &mut Criterion, name: &str, model: &Model, steps: usize, batch: usize) -> Result<()> {
+    let table = Table::build(&model.scheduler.noise_schedule()?, model.scheduler.prediction(), &SamplerConfig::Ddim(DdimConfig::default()), steps)?;
+    let spec = RunSpec { table: &table, batch, size: model.size()?, purpose: Purpose::Evaluation };
+    let mut run = SamplingRun::new(&CpuBackend::new(THREADS)?, model, &spec)?;
+    let samples: Vec<i32> = (0..batch as i32).collect();
+    let labels: Vec<i32> = samples.iter().map(|i| i % 10).collect();
+    let mut once = move || -> Result<f32> {
+        run.begin(7, &samples, Some(&labels), None)?;
+        run.step(None, true)?;
+        Ok(run.read()?[0])
+    };
+    once()?;
+    c.bench_function(name, |b| b.iter(|| black_box(once())));
+    Ok(())
+}
+
+/// Gather, forward, backward, clip, AdamW and moving average at the demo's batch; the cache is small because only its rows of one batch are read.
+fn bench_training(c: &mut Criterion, teacher: &Model, student: &Model) -> Result<()> {
+    let options = TrainerOptions {
+        batch: 64,
+        terms: vec![Term { objective: Objective::TeacherForced, weight: 1.0, step_weight: Weight::State, norm: NormKind::L2 }],
+        pairs: grid::trailing_pairs(student.scheduler.num_train_timesteps, 2)?,
+        substeps: 1,
+        cache_size: 512,
+        ..TrainerOptions::default()
+    };
+    let mut trainer = Trainer::new(Arc::new(CpuBackend::new(THREADS)?), student, Some(teacher), None, options)?;
+    trainer.step()?;
+    c.bench_function("training step of the demo's student, batch 64", |b| b.iter(|| black_box(trainer.step())));
+    Ok(())
+}
+
+fn all(c: &mut Criterion) -> Result<()> {
+    let teacher = teacher()?;
+    let student = student(&teacher)?;
+    // One DDIM step is one evaluation and one cheap update.
+    bench_run(c, "teacher evaluation, batch 1", &teacher, 1, 1)?;
+    bench_run(c, "teacher evaluation, batch 16", &teacher, 1, 16)?;
+    bench_run(c, "teacher, 50 steps, batch 1", &teacher, 50, 1)?;
+    bench_run(c, "student, 2 steps, batch 16", &student, 2, 16)?;
+    bench_training(c, &teacher, &student)
+}
+
+fn network(c: &mut Criterion) {
+    if let Err(e) = all(c) {
+        panic!("{e}");
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(20).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(3));
+    targets = network
+}
+criterion_main!(benches);

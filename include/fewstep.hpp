@@ -1,0 +1,496 @@
+/*
+ * fewstep for C++17: fewstep.h with owners, exceptions and callables. Header only; link the same library.
+ *
+ *     fewstep::Runtime runtime;
+ *     fewstep::Model student = fewstep::Model::open(runtime, "student");
+ *     fewstep::Sampler sampler(runtime, student);
+ *     sampler.begin(42);
+ *     while (!sampler.step(std::chrono::milliseconds(2))) draw_a_frame();
+ *     std::vector<float> images = sampler.read(); // [N,C,H,W]
+ *
+ * What a function computes, and the statuses that it may answer, stand at the C function of the same name in fewstep.h. What C++ adds:
+ *
+ * ERRORS. A status other than FEWSTEP_STATUS_OK is thrown as fewstep::Error, cancelling included. A std:: object that is too large throws as it does
+ * (std::bad_alloc, std::length_error). Moving and destroying never throw. After an exception an object is as usable as after the C function's error.
+ *
+ * OWNERSHIP. Every class owns one handle, can be moved and not copied, and may be destroyed in any order: children keep what they need of their
+ * parents. An object that was moved from may be assigned to or destroyed; anything else throws INVALID_ARGUMENT. A call holds its handles until it
+ * returns, so that a callable may even destroy the object whose call is running: the handle is then destroyed when the call returns.
+ *
+ * THREADS. `const` member functions of one object may run at the same time on many threads, of the others one at a time (a second one throws STATE, also
+ * from the first one's callable). No thread may use an object while another moves, assigns or destroys it. Callables run on the calling thread.
+ *
+ * OPTIONS are the structs of the C header. `sampler_options()` and its like return them with their defaults; pointers in them are the caller's.
+ *
+ * STRINGS are UTF-8; one with a NUL inside is refused with INVALID_ARGUMENT.
+ */
+#ifndef FEWSTEP_HPP
+#define FEWSTEP_HPP
+
+#include "fewstep.h"
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace fewstep {
+
+/** A call failed: `what()` is the sentence of fewstep_last_error(), `status()` is FEWSTEP_STATUS_*. */
+class Error : public std::runtime_error {
+  public:
+    /** An error with a status other than FEWSTEP_STATUS_OK. Throws std::bad_alloc. */
+    Error(fewstep_status status, const std::string &message) : std::runtime_error(message), status_(status) {}
+
+    /** FEWSTEP_STATUS_*. */
+    fewstep_status status() const noexcept { return status_; }
+
+    /** The status as a word, such as "CANCELLED". */
+    const char *status_name() const noexcept { return fewstep_status_name(status_); }
+
+  private:
+    fewstep_status status_;
+};
+
+/** Throws Error unless `status` is FEWSTEP_STATUS_OK. For C functions that have no wrapper; call it on the same thread, right after them. */
+inline void check(fewstep_status status) {
+    if (status != FEWSTEP_STATUS_OK) throw Error(status, fewstep_last_error());
+}
+
+/** Takes a line of the log and its FEWSTEP_LOG_* level. */
+using Log = std::function<void(std::int32_t level, std::string_view line)>;
+
+/** The progress callable that does nothing. */
+struct NoProgress {
+    /** Goes on. */
+    void operator()(const fewstep_progress &) const noexcept {}
+};
+
+/** What the classes below are made of; not for programs. */
+namespace detail {
+
+// One name for every kind's end.
+inline fewstep_status destroy(fewstep_cancel_token *handle) noexcept { return fewstep_cancel_token_destroy(handle); }
+inline fewstep_status destroy(fewstep_runtime *handle) noexcept { return fewstep_runtime_destroy(handle); }
+inline fewstep_status destroy(fewstep_model *handle) noexcept { return fewstep_model_destroy(handle); }
+inline fewstep_status destroy(fewstep_dataset *handle) noexcept { return fewstep_dataset_destroy(handle); }
+inline fewstep_status destroy(fewstep_trainer *handle) noexcept { return fewstep_trainer_destroy(handle); }
+inline fewstep_status destroy(fewstep_sampler *handle) noexcept { return fewstep_sampler_destroy(handle); }
+
+// Ends a handle, then lets go of what it needs: a child holds its runtime, and that holds the log.
+template <class T>
+struct Destroy {
+    std::shared_ptr<const void> parent;
+    void operator()(T *handle) const noexcept {
+        // Refused (STATE) only while a call uses the handle that did not come through this header: a leak is then better than ending the program.
+        static_cast<void>(destroy(handle));
+    }
+};
+
+// Runs a C function that writes a new handle, and owns the handle.
+template <class T, class Make>
+std::shared_ptr<T> own(std::shared_ptr<const void> parent, Make make) {
+    T *out = nullptr;
+    check(make(&out));
+    return std::shared_ptr<T>(out, Destroy<T>{std::move(parent)});
+}
+
+// The same for what is made from a runtime, which it keeps alive.
+template <class T, class Make>
+std::shared_ptr<T> child(std::shared_ptr<fewstep_runtime> runtime, Make make) {
+    return own<T>(runtime, [&](T **out) { return make(runtime.get(), out); });
+}
+
+// A struct of options as its C function fills it.
+template <class Options>
+Options defaults(fewstep_status (*init)(Options *)) {
+    Options options{};
+    check(init(&options));
+    return options;
+}
+
+// A struct that the library fills.
+template <class Info, class Fill>
+Info filled(Fill fill) {
+    Info info{};
+    info.struct_size = static_cast<std::uint32_t>(sizeof info);
+    check(fill(&info));
+    return info;
+}
+
+inline const char *text(const std::string &string) {
+    // The C side would end the text at the NUL, and use another file than the one that was named.
+    if (string.find('\0') == std::string::npos) return string.c_str();
+    throw Error(FEWSTEP_STATUS_INVALID_ARGUMENT, "a string has a NUL inside, after '" + std::string(string.c_str()) + "'");
+}
+
+inline const char *optional_text(const std::string &string) { return string.empty() ? nullptr : text(string); }
+
+// Stands between the library and a progress callable: no exception may cross the C code.
+template <class F>
+struct Relay {
+    F &progress;
+    std::exception_ptr thrown;
+
+    static std::int32_t report(void *user, const fewstep_progress *now) noexcept {
+        Relay &relay = *static_cast<Relay *>(user);
+        using Answer = std::invoke_result_t<F &, const fewstep_progress &>;
+        static_assert(std::is_void_v<Answer> || std::is_same_v<Answer, bool>, "a progress callable returns nothing, or false to cancel");
+        try {
+            if constexpr (std::is_void_v<Answer>) {
+                relay.progress(*now);
+                return 0;
+            } else {
+                return relay.progress(*now) ? 0 : 1;
+            }
+        } catch (...) {
+            relay.thrown = std::current_exception();
+            return 1;
+        }
+    }
+};
+
+// The owner that every class is.
+template <class T>
+class Owner {
+  public:
+    Owner(const Owner &) = delete;
+    Owner &operator=(const Owner &) = delete;
+    Owner(Owner &&) noexcept = default;
+    Owner &operator=(Owner &&) noexcept = default;
+
+    /** The C handle, for functions that have no wrapper: it lives at least as long as the pointer that is returned. Null after a move. */
+    std::shared_ptr<T> handle() const noexcept { return handle_; }
+
+  protected:
+    explicit Owner(std::shared_ptr<T> handle) noexcept : handle_(std::move(handle)) {}
+    ~Owner() = default;
+
+  private:
+    std::shared_ptr<T> handle_;
+};
+
+} // namespace detail
+
+/** Default options; see fewstep_runtime_options. */
+inline fewstep_runtime_options runtime_options() { return detail::defaults(fewstep_runtime_options_init); }
+/** Default options; see fewstep_student_options. */
+inline fewstep_student_options student_options() { return detail::defaults(fewstep_student_options_init); }
+/** Default options; see fewstep_dataset_options. */
+inline fewstep_dataset_options dataset_options() { return detail::defaults(fewstep_dataset_options_init); }
+/** Default options; see fewstep_trainer_options. */
+inline fewstep_trainer_options trainer_options() { return detail::defaults(fewstep_trainer_options_init); }
+/** Default options; see fewstep_sampler_options. */
+inline fewstep_sampler_options sampler_options() { return detail::defaults(fewstep_sampler_options_init); }
+/** Default options; see fewstep_begin_options. */
+inline fewstep_begin_options begin_options() { return detail::defaults(fewstep_begin_options_init); }
+
+/** Class labels as a conditioning. It points into `labels`, which must outlive it unchanged. */
+inline fewstep_conditioning class_labels(const std::vector<std::int32_t> &labels) noexcept {
+    return {FEWSTEP_CONDITIONING_CLASS_LABELS, 0, labels.data(), labels.size()};
+}
+fewstep_conditioning class_labels(std::vector<std::int32_t> &&) = delete;
+
+/** A flag that stops blocking calls from any thread. Every member function may run at any time. */
+class CancelToken : public detail::Owner<fewstep_cancel_token> {
+  public:
+    /** A token that is not set. Throws Error. */
+    CancelToken() : Owner(detail::own<fewstep_cancel_token>(nullptr, fewstep_cancel_token_create)) {}
+
+    /** Sets the token until `reset`. Throws Error. */
+    void cancel() const { check(fewstep_cancel_token_cancel(handle().get())); }
+
+    /** Clears the token. Throws Error. */
+    void reset() const { check(fewstep_cancel_token_reset(handle().get())); }
+
+    /** Whether the token is set. Throws Error. */
+    bool is_cancelled() const {
+        std::int32_t set = 0;
+        check(fewstep_cancel_token_is_cancelled(handle().get(), &set));
+        return set != 0;
+    }
+};
+
+namespace detail {
+
+// Runs a blocking C function with a progress callable; what the callable threw goes on from here. Touches nothing but its arguments, so that the
+// callable may destroy the object whose handle this is.
+template <class T, class F, class Call>
+void watched(std::shared_ptr<T> handle, F &progress, const CancelToken *cancel, Call call) {
+    const auto token = cancel ? cancel->handle() : nullptr;
+    Relay<F> relay{progress, nullptr};
+    const fewstep_status status = call(handle.get(), &Relay<F>::report, static_cast<void *>(&relay), token.get());
+    if (relay.thrown) std::rethrow_exception(relay.thrown);
+    check(status);
+}
+
+} // namespace detail
+
+/** Compute threads, device and log. */
+class Runtime : public detail::Owner<fewstep_runtime> {
+  public:
+    /**
+     * Starts the compute threads. A `log` takes the place of `options.log`; it lives as long as anything made from the runtime, and is called by
+     * whichever thread has something to say, so that a program with several threads needs one that bears that. What it throws is dropped together with
+     * its line, for a log has nobody to tell. Throws Error.
+     */
+    explicit Runtime(const fewstep_runtime_options &options = runtime_options(), Log log = nullptr) : Owner(create(options, std::move(log))) {}
+
+  private:
+    static std::shared_ptr<fewstep_runtime> create(fewstep_runtime_options options, Log log) {
+        std::shared_ptr<Log> kept;
+        if (log) {
+            kept = std::make_shared<Log>(std::move(log));
+            options.log = write;
+            options.log_user = kept.get();
+        }
+        return detail::own<fewstep_runtime>(kept, [&](fewstep_runtime **out) { return fewstep_runtime_create(&options, out); });
+    }
+
+    static void write(void *user, std::int32_t level, const char *line) noexcept {
+        try {
+            (*static_cast<Log *>(user))(level, line);
+        } catch (...) { // as the constructor says
+        }
+    }
+};
+
+/** Architecture, weights, and how they are meant to be sampled. Immutable. */
+class Model : public detail::Owner<fewstep_model> {
+  public:
+    /** Opens a diffusers folder or a file of `save_file`. Throws Error. */
+    static Model open(const Runtime &runtime, const std::string &path) {
+        return make(runtime, [&](auto *at, auto **out) { return fewstep_model_open(at, detail::text(path), out); });
+    }
+
+    /** The same from the bytes of a file of `save_file`, which are copied. Throws Error. */
+    static Model open_buffer(const Runtime &runtime, const void *data, std::size_t size) {
+        return make(runtime, [&](auto *at, auto **out) { return fewstep_model_open_buffer(at, data, size, out); });
+    }
+
+    /** The same from the files of a diffusers folder, which are copied; an empty `scheduler_json` stands for diffusers' defaults. Throws Error. */
+    static Model open_memory(const Runtime &runtime, const std::string &config_json, const std::string &scheduler_json, const void *weights, std::size_t size) {
+        return make(runtime, [&](auto *at, auto **out) {
+            return fewstep_model_open_memory(at, detail::text(config_json), detail::optional_text(scheduler_json), weights, size, out);
+        });
+    }
+
+    /** A model with random weights; an empty `scheduler_json` stands for DDIM's defaults. Throws Error. */
+    static Model create(const Runtime &runtime, const std::string &config_json, const std::string &scheduler_json = {}, std::uint64_t seed = 0) {
+        return make(runtime, [&](auto *at, auto **out) {
+            return fewstep_model_create(at, detail::text(config_json), detail::optional_text(scheduler_json), seed, out);
+        });
+    }
+
+    /** An initial student of this teacher; by default of the same architecture. Throws Error. */
+    Model derive_student(const Runtime &runtime, const fewstep_student_options &options = student_options()) const {
+        return make(runtime, [&](auto *at, auto **out) { return fewstep_model_derive_student(at, handle().get(), &options, out); });
+    }
+
+    /** Saves a diffusers folder. Throws Error. */
+    void save(const std::string &path) const { check(fewstep_model_save(handle().get(), detail::text(path))); }
+
+    /** Saves one file, whatever the grid. Throws Error. */
+    void save_file(const std::string &path) const { check(fewstep_model_save_file(handle().get(), detail::text(path))); }
+
+    /** What the model is. Throws Error. */
+    fewstep_model_info info() const {
+        return detail::filled<fewstep_model_info>([&](auto *out) { return fewstep_model_get_info(handle().get(), out); });
+    }
+
+    /** The grid of a few-step student; empty for other models. Throws Error. */
+    std::vector<fewstep_step_pair> pairs() const {
+        std::size_t count = 0;
+        check(fewstep_model_pairs(handle().get(), nullptr, 0, &count));
+        std::vector<fewstep_step_pair> pairs(count);
+        if (count != 0) check(fewstep_model_pairs(handle().get(), pairs.data(), count, &count));
+        return pairs;
+    }
+
+  private:
+    friend class Trainer; // makes models of its weights
+    explicit Model(std::shared_ptr<fewstep_model> handle) noexcept : Owner(std::move(handle)) {}
+
+    template <class Make>
+    static Model make(const Runtime &runtime, Make make) {
+        return Model(detail::child<fewstep_model>(runtime.handle(), make));
+    }
+};
+
+/** Images, and labels where there are classes, that trainers draw from. Immutable. */
+class Dataset : public detail::Owner<fewstep_dataset> {
+  public:
+    /** Copies the arrays that `options` points to. Throws Error. */
+    Dataset(const Runtime &runtime, const fewstep_dataset_options &options)
+        : Dataset(detail::child<fewstep_dataset>(runtime.handle(), [&](auto *at, auto **out) { return fewstep_dataset_create(at, &options, out); })) {}
+
+    /** Reads a NumPy archive; an empty `labels_name` stands for none. Throws Error. */
+    static Dataset open_npz(const Runtime &runtime, const std::string &path, const std::string &images_name, const std::string &labels_name = {},
+                            float scale = 1 / 127.5F, float shift = -1) {
+        return Dataset(detail::child<fewstep_dataset>(runtime.handle(), [&](auto *at, auto **out) {
+            return fewstep_dataset_open_npz(at, detail::text(path), detail::text(images_name), detail::optional_text(labels_name), scale, shift, out);
+        }));
+    }
+
+    /** What the dataset is. Throws Error. */
+    fewstep_dataset_info info() const {
+        return detail::filled<fewstep_dataset_info>([&](auto *out) { return fewstep_dataset_get_info(handle().get(), out); });
+    }
+
+  private:
+    explicit Dataset(std::shared_ptr<fewstep_dataset> handle) noexcept : Owner(std::move(handle)) {}
+};
+
+/**
+ * A training run.
+ *
+ * A progress callable takes a `const fewstep_progress &` and returns nothing, or a bool of which false cancels: Error with CANCELLED is thrown. When
+ * it throws itself, the call is cancelled and its exception thrown on, unchanged. Either way the trainer can go on. `cancel` is watched unless NULL.
+ */
+class Trainer : public detail::Owner<fewstep_trainer> {
+  public:
+    /** Plans a run. The student's weights are copied; `teacher` and `dataset` may be NULL where no term needs them. Throws Error. */
+    Trainer(const Runtime &runtime, const Model &student, const fewstep_trainer_options &options, const Model *teacher, const Dataset *dataset = nullptr)
+        : Owner(detail::child<fewstep_trainer>(runtime.handle(), [&](auto *at, auto **out) {
+              return fewstep_trainer_create(at, student.handle().get(), teacher ? teacher->handle().get() : nullptr,
+                                            dataset ? dataset->handle().get() : nullptr, &options, out);
+          })),
+          runtime_(runtime.handle()) {}
+
+    /** Computes what the steps read. Throws Error and what `progress` throws. */
+    template <class F = NoProgress>
+    void prepare(F &&progress = F{}, const CancelToken *cancel = nullptr) {
+        detail::watched(handle(), progress, cancel, fewstep_trainer_prepare);
+    }
+
+    /** One step. Throws Error. */
+    fewstep_step_report step() {
+        return detail::filled<fewstep_step_report>([&](auto *out) { return fewstep_trainer_step(handle().get(), out); });
+    }
+
+    /** Prepares if that is still to be done, then runs `steps` steps. Throws Error and what `progress` throws. */
+    template <class F = NoProgress>
+    void train(std::uint64_t steps, F &&progress = F{}, const CancelToken *cancel = nullptr) {
+        detail::watched(handle(), progress, cancel, [=](auto *trainer, auto... watch) { return fewstep_trainer_train(trainer, steps, watch...); });
+    }
+
+    /** The loss of the present weights on a batch drawn with another seed. Throws Error. */
+    fewstep_step_report evaluate(std::uint64_t seed) {
+        return detail::filled<fewstep_step_report>([&](auto *out) { return fewstep_trainer_evaluate(handle().get(), seed, out); });
+    }
+
+    /** A new model with the present weights, FEWSTEP_WEIGHTS_*. Throws Error. */
+    Model snapshot(std::int32_t weights = FEWSTEP_WEIGHTS_EMA) {
+        return Model(detail::own<fewstep_model>(runtime_, [&](fewstep_model **out) { return fewstep_trainer_snapshot(handle().get(), weights, out); }));
+    }
+
+    /** Saves the whole state of training. Throws Error. */
+    void save(const std::string &path) { check(fewstep_trainer_save(handle().get(), detail::text(path))); }
+
+    /** Continues where `save` stopped. Throws Error. */
+    void resume(const std::string &path) { check(fewstep_trainer_resume(handle().get(), detail::text(path))); }
+
+    /** What the trainer is. Throws Error. */
+    fewstep_trainer_info info() {
+        return detail::filled<fewstep_trainer_info>([&](auto *out) { return fewstep_trainer_get_info(handle().get(), out); });
+    }
+
+  private:
+    std::shared_ptr<const void> runtime_; // for snapshots, which outlive the trainer
+};
+
+/** A planned sampling run with its memory. Progress callables and `cancel` as for Trainer. */
+class Sampler : public detail::Owner<fewstep_sampler> {
+  public:
+    /** Plans a run and takes all of its memory. The model's weights are shared. Throws Error. */
+    Sampler(const Runtime &runtime, const Model &model, const fewstep_sampler_options &options = sampler_options())
+        : Owner(detail::child<fewstep_sampler>(
+              runtime.handle(), [&](auto *at, auto **out) { return fewstep_sampler_create(at, model.handle().get(), &options, out); })) {}
+
+    /** Begins a new run; the arrays that `options` points to are copied. Throws Error. */
+    void begin(const fewstep_begin_options &options) { check(fewstep_sampler_begin(handle().get(), &options)); }
+
+    /** The same from a seed, with the labels that a class-conditional model needs, one for each image of the batch. Throws Error. */
+    void begin(std::uint64_t seed, const std::vector<std::int32_t> &labels = {}, std::uint32_t first_index = 0) {
+        fewstep_begin_options options = begin_options();
+        options.seed = seed;
+        options.first_index = first_index;
+        const fewstep_conditioning classes = class_labels(labels);
+        if (!labels.empty()) {
+            options.conditionings = &classes;
+            options.conditioning_count = 1;
+            options.conditioning_stride = sizeof classes;
+        }
+        begin(options);
+    }
+
+    /** Goes on for about `budget`, and to the end of the present sampler step when that is negative. Whether the run is done. Throws Error. */
+    bool step(std::chrono::microseconds budget) {
+        std::int32_t done = 0;
+        check(fewstep_sampler_step(handle().get(), static_cast<std::int64_t>(budget.count()), &done));
+        return done != 0;
+    }
+
+    /** Goes on to the end of the run. Throws Error and what `progress` throws. */
+    template <class F = NoProgress>
+    void run(F &&progress = F{}, const CancelToken *cancel = nullptr) {
+        detail::watched(handle(), progress, cancel, fewstep_sampler_run);
+    }
+
+    /** Writes the images [N,C,H,W] after the last complete step to `out`, which has room for `capacity` elements. Throws Error. */
+    void read(float *out, std::size_t capacity) { check(fewstep_sampler_read(handle().get(), out, capacity)); }
+
+    /** The images [N,C,H,W] after the last complete step. Throws Error. */
+    std::vector<float> read() {
+        const fewstep_sampler_info now = info();
+        std::vector<float> images(now.batch * image_size(now));
+        read(images.data(), images.size());
+        return images;
+    }
+
+    /** The noise [count,C,H,W] that images `first_index` and on of a seed start from. Throws Error. */
+    std::vector<float> noise(std::uint64_t seed, std::uint32_t first_index, std::size_t count) {
+        std::vector<float> noise(count * image_size(info()));
+        check(fewstep_sampler_noise(handle().get(), seed, first_index, count, noise.data(), noise.size()));
+        return noise;
+    }
+
+    /** What the sampler is and how far its run has come. Throws Error. */
+    fewstep_sampler_info info() {
+        return detail::filled<fewstep_sampler_info>([&](auto *out) { return fewstep_sampler_get_info(handle().get(), out); });
+    }
+
+  private:
+    static std::size_t image_size(const fewstep_sampler_info &info) noexcept {
+        return static_cast<std::size_t>(info.channels) * info.height * info.width;
+    }
+};
+
+/** All in one call, for programs that do not sample again: the images [N,C,H,W]. Throws Error. */
+inline std::vector<float> sample(const Runtime &runtime, const Model &model, const fewstep_sampler_options &options, const fewstep_begin_options &begin) {
+    Sampler sampler(runtime, model, options);
+    sampler.begin(begin);
+    sampler.run();
+    return sampler.read();
+}
+
+/** The same from a seed, with the labels that a class-conditional model needs. Throws Error. */
+inline std::vector<float> sample(const Runtime &runtime, const Model &model, const fewstep_sampler_options &options, std::uint64_t seed,
+                                 const std::vector<std::int32_t> &labels = {}) {
+    Sampler sampler(runtime, model, options);
+    sampler.begin(seed, labels);
+    sampler.run();
+    return sampler.read();
+}
+
+} // namespace fewstep
+
+#endif // FEWSTEP_HPP

@@ -1,0 +1,314 @@
+/* Every function of the header once or more, the failures that a host can cause, and an orderly end: what `make sanitize` runs under
+ * AddressSanitizer, UndefinedBehaviorSanitizer and valgrind. Small, because valgrind takes fifty times as long.
+ *
+ * usage: smoke DATA_DIR OUT_DIR */
+#include <fewstep.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { BATCH = 3, CLASSES = 10, IMAGE = 8 * 8 };
+
+static void expect(fewstep_status found, fewstep_status expected, const char *call, int line) {
+    if (found == expected) return;
+    fprintf(stderr, "line %d: %s: expected %s, found %s: %s\n", line, call, fewstep_status_name(expected), fewstep_status_name(found), fewstep_last_error());
+    exit(1);
+}
+#define OK(call) expect((call), FEWSTEP_STATUS_OK, #call, __LINE__)
+#define FAILS(status, call) expect((call), FEWSTEP_STATUS_##status, #call, __LINE__)
+
+static const char *path(const char *dir, const char *name) {
+    static char buffer[4096];
+    snprintf(buffer, sizeof buffer, "%s/%s", dir, name);
+    return buffer;
+}
+
+/* A file that the program frees. */
+static char *read_file(const char *name, size_t *size) {
+    FILE *f = fopen(name, "rb");
+    if (!f || fseek(f, 0, SEEK_END) != 0) {
+        perror(name);
+        exit(1);
+    }
+    *size = (size_t)ftell(f);
+    rewind(f);
+    char *bytes = malloc(*size + 1);
+    if (!bytes || fread(bytes, 1, *size, f) != *size) {
+        perror(name);
+        exit(1);
+    }
+    fclose(f);
+    bytes[*size] = '\0';
+    return bytes;
+}
+
+static void log_line(void *user, int32_t level, const char *message) {
+    (void)level;
+    *(size_t *)user += strlen(message);
+}
+
+/* Counts the calls and cancels at the limit. */
+typedef struct {
+    uint64_t calls, limit;
+} counter;
+static int32_t count(void *user, const fewstep_progress *progress) {
+    counter *c = user;
+    c->calls += progress->done > 0;
+    return c->calls >= c->limit;
+}
+
+static fewstep_model *derive(const fewstep_runtime *runtime, const fewstep_model *teacher) {
+    fewstep_student_options options;
+    OK(fewstep_student_options_init(&options));
+    uint32_t *channels = malloc(2 * sizeof *channels); /* on the heap: a read beyond it is seen */
+    if (!channels) exit(1);
+    channels[0] = 16, channels[1] = 32;
+    options.block_out_channels = channels;
+    options.block_count = 2;
+    options.layers_per_block = 1;
+    options.keep_attention = 0;
+    options.prediction = FEWSTEP_PREDICTION_V;
+    options.steps = 2;
+    fewstep_model *student = NULL;
+    options.block_count = 3;
+    uint32_t *three = calloc(3, sizeof *three);
+    if (!three) exit(1);
+    options.block_out_channels = three;
+    FAILS(INVALID_ARGUMENT, fewstep_model_derive_student(runtime, teacher, &options, &student));
+    options.block_count = 2;
+    options.block_out_channels = channels;
+    OK(fewstep_model_derive_student(runtime, teacher, &options, &student));
+    free(channels);
+    free(three);
+    fewstep_step_pair pairs[2];
+    size_t pair_count = 0;
+    OK(fewstep_model_pairs(student, pairs, 2, &pair_count));
+    if (pair_count != 2 || pairs[1].t_next != -1) exit(1);
+    return student;
+}
+
+static fewstep_dataset *data(const fewstep_runtime *runtime, const char *folder) {
+    fewstep_dataset *dataset = NULL;
+    OK(fewstep_dataset_open_npz(runtime, path(folder, "digits8.npz"), "images", "labels", 0.125f, -1.0f, &dataset));
+    fewstep_dataset_info info = {.struct_size = sizeof info};
+    OK(fewstep_dataset_get_info(dataset, &info));
+    OK(fewstep_dataset_destroy(dataset));
+    FAILS(NOT_FOUND, fewstep_dataset_open_npz(runtime, path(folder, "digits8.npz"), "none", NULL, 1, 0, &dataset));
+
+    /* Five images of the host's own; the library copies them. */
+    enum { COUNT = 5 };
+    uint8_t *pixels = malloc(COUNT * IMAGE);
+    int32_t *labels = malloc(COUNT * sizeof *labels);
+    if (!pixels || !labels) exit(1);
+    for (int i = 0; i < COUNT * IMAGE; i++) pixels[i] = (uint8_t)(i * 7);
+    for (int i = 0; i < COUNT; i++) labels[i] = i;
+    fewstep_dataset_options options;
+    OK(fewstep_dataset_options_init(&options));
+    options.dtype = FEWSTEP_DTYPE_U8;
+    options.layout = FEWSTEP_LAYOUT_NCHW;
+    options.channels = 1;
+    options.height = options.width = 8;
+    options.count = COUNT;
+    options.data = pixels;
+    options.data_size = COUNT * IMAGE;
+    options.labels = labels;
+    options.label_count = COUNT;
+    options.scale = 1.0f / 127.5f;
+    options.shift = -1;
+    OK(fewstep_dataset_create(runtime, &options, &dataset));
+    options.data_size--;
+    fewstep_dataset *none = NULL;
+    FAILS(SHAPE, fewstep_dataset_create(runtime, &options, &none));
+    free(pixels);
+    free(labels);
+    return dataset;
+}
+
+/* Both kinds of data: cached trajectories and the host's images. Returns the averaged student. */
+static fewstep_model *train(const fewstep_runtime *runtime, const fewstep_model *teacher, const fewstep_model *student, const fewstep_dataset *dataset, const char *out) {
+    const fewstep_term terms[] = {
+        {.objective = FEWSTEP_OBJECTIVE_TEACHER_FORCED, .step_weight = FEWSTEP_WEIGHT_STATE, .norm = FEWSTEP_NORM_L2, .weight = 1},
+        {.objective = FEWSTEP_OBJECTIVE_ON_POLICY, .step_weight = FEWSTEP_WEIGHT_STATE, .norm = FEWSTEP_NORM_HUBER, .weight = 0.5f, .huber_delta = 0.1f},
+        {.objective = FEWSTEP_OBJECTIVE_OUTPUT, .step_weight = FEWSTEP_WEIGHT_V, .norm = FEWSTEP_NORM_L1, .weight = 0.5f},
+    };
+    fewstep_trainer_options options;
+    OK(fewstep_trainer_options_init(&options));
+    options.terms = terms;
+    options.term_count = sizeof terms / sizeof terms[0];
+    options.term_stride = sizeof terms[0];
+    options.steps = 2;
+    options.substeps = 2;
+    options.cache_size = 8;
+    options.cache_batch = 4;
+    options.batch = 4;
+    options.total_steps = 8;
+    fewstep_trainer *trainer = NULL;
+    FAILS(INVALID_ARGUMENT, fewstep_trainer_create(runtime, student, NULL, dataset, &options, &trainer)); /* these terms need a teacher */
+    OK(fewstep_trainer_create(runtime, student, teacher, dataset, &options, &trainer));
+
+    fewstep_cancel_token *token = NULL;
+    int32_t cancelled = 0;
+    OK(fewstep_cancel_token_create(&token));
+    OK(fewstep_cancel_token_cancel(token));
+    OK(fewstep_cancel_token_is_cancelled(token, &cancelled));
+    FAILS(CANCELLED, fewstep_trainer_prepare(trainer, NULL, NULL, token));
+    OK(fewstep_cancel_token_reset(token));
+    counter all = {0, UINT64_MAX}, one = {0, 1};
+    OK(fewstep_trainer_prepare(trainer, count, &all, token));
+    OK(fewstep_cancel_token_destroy(token));
+
+    fewstep_step_report report = {.struct_size = sizeof report};
+    for (int i = 0; i < 3; i++) OK(fewstep_trainer_step(trainer, &report));
+    OK(fewstep_trainer_evaluate(trainer, 1, &report));
+    FAILS(CANCELLED, fewstep_trainer_train(trainer, 5, count, &one, NULL));
+    fewstep_trainer_info info = {.struct_size = sizeof info};
+    OK(fewstep_trainer_get_info(trainer, &info));
+
+    OK(fewstep_trainer_save(trainer, path(out, "smoke.ckpt")));
+    OK(fewstep_trainer_resume(trainer, path(out, "smoke.ckpt")));
+    size_t size;
+    char *checkpoint = read_file(path(out, "smoke.ckpt"), &size);
+    FILE *f = fopen(path(out, "cut.ckpt"), "wb");
+    if (!f || fwrite(checkpoint, 1, size / 2, f) != size / 2 || fclose(f) != 0) exit(1);
+    free(checkpoint);
+    FAILS(CORRUPT_FILE, fewstep_trainer_resume(trainer, path(out, "cut.ckpt")));
+    OK(fewstep_trainer_step(trainer, NULL));
+
+    fewstep_model *trained = NULL;
+    FAILS(INVALID_ARGUMENT, fewstep_trainer_snapshot(trainer, 99, &trained));
+    OK(fewstep_trainer_snapshot(trainer, FEWSTEP_WEIGHTS_EMA, &trained));
+    OK(fewstep_trainer_destroy(trainer));
+    return trained;
+}
+
+static void sample(const fewstep_runtime *runtime, const fewstep_model *model, uint32_t steps, const char *out) {
+    fewstep_sampler_options options;
+    OK(fewstep_sampler_options_init(&options));
+    options.steps = steps;
+    options.batch = BATCH;
+    fewstep_sampler *sampler = NULL;
+    OK(fewstep_sampler_create(runtime, model, &options, &sampler));
+    int32_t done = 0;
+    FAILS(STATE, fewstep_sampler_step(sampler, 1000, &done)); /* not begun */
+
+    /* Exactly as large as they must be, so that every overrun is seen. */
+    int32_t *labels = malloc(BATCH * sizeof *labels);
+    float *images = malloc(BATCH * IMAGE * sizeof *images), *again = malloc(BATCH * IMAGE * sizeof *again);
+    if (!labels || !images || !again) exit(1);
+    for (int i = 0; i < BATCH; i++) labels[i] = i;
+    fewstep_conditioning classes = {FEWSTEP_CONDITIONING_CLASS_LABELS, 0, labels, BATCH};
+    fewstep_begin_options begin;
+    OK(fewstep_begin_options_init(&begin));
+    begin.seed = 7;
+    FAILS(INVALID_ARGUMENT, fewstep_sampler_begin(sampler, &begin)); /* the labels are missing */
+    begin.conditionings = &classes;
+    begin.conditioning_count = 1;
+    begin.conditioning_stride = sizeof classes;
+    labels[0] = CLASSES;
+    FAILS(INVALID_ARGUMENT, fewstep_sampler_begin(sampler, &begin));
+    labels[0] = 0;
+    OK(fewstep_sampler_begin(sampler, &begin));
+    while (!done) OK(fewstep_sampler_step(sampler, 200, &done));
+    FAILS(SHAPE, fewstep_sampler_read(sampler, images, BATCH * IMAGE - 1));
+    OK(fewstep_sampler_read(sampler, images, BATCH * IMAGE));
+
+    /* The same from noise that the host holds. */
+    OK(fewstep_sampler_noise(sampler, 7, 0, BATCH, again, BATCH * IMAGE));
+    begin.noise = again;
+    begin.noise_count = BATCH * IMAGE;
+    counter all = {0, UINT64_MAX};
+    OK(fewstep_sampler_begin(sampler, &begin));
+    OK(fewstep_sampler_run(sampler, count, &all, NULL));
+    OK(fewstep_sampler_read(sampler, again, BATCH * IMAGE));
+    if (memcmp(images, again, BATCH * IMAGE * sizeof *images) != 0) exit(1);
+    begin.noise = NULL;
+    begin.noise_count = 0;
+    OK(fewstep_sample(runtime, model, &options, &begin, again, BATCH * IMAGE));
+    if (memcmp(images, again, BATCH * IMAGE * sizeof *images) != 0) exit(1);
+    fewstep_sampler_info info = {.struct_size = sizeof info};
+    OK(fewstep_sampler_get_info(sampler, &info));
+    OK(fewstep_sampler_destroy(sampler));
+
+    options.kind = FEWSTEP_SAMPLER_DPM_SOLVER_PP;
+    options.batch = 0;
+    FAILS(INVALID_ARGUMENT, fewstep_sampler_create(runtime, model, &options, &sampler));
+
+    const size_t shape[] = {BATCH, 1, 8, 8};
+    OK(fewstep_save_npy_f32(path(out, "images.npy"), images, shape, 4));
+    OK(fewstep_save_npy_i32(path(out, "labels.npy"), labels, shape, 1));
+    const fewstep_grid_row row = {"samples", images, BATCH};
+    OK(fewstep_save_image_grid(path(out, "samples.png"), &row, 1, sizeof row, 1, 8, 8, 4));
+    FAILS(NOT_FOUND, fewstep_save_npy_f32(path(out, "no/such/folder.npy"), images, shape, 4));
+    free(labels);
+    free(images);
+    free(again);
+}
+
+/* Models from memory, whole and damaged. */
+static void open_memory(const fewstep_runtime *runtime, const char *out) {
+    size_t config_size, weights_size;
+    char *config = read_file(path(out, "student/unet/config.json"), &config_size);
+    char *weights = read_file(path(out, "student/unet/diffusion_pytorch_model.safetensors"), &weights_size);
+    fewstep_model *model = NULL;
+    OK(fewstep_model_open_memory(runtime, config, NULL, weights, weights_size, &model));
+    OK(fewstep_model_destroy(model));
+    /* A buffer of the damaged size itself: the library must not look beyond it. */
+    for (size_t size = 0; size < weights_size; size = 3 * size + 5) {
+        char *cut = malloc(size + 1);
+        if (!cut) exit(1);
+        memcpy(cut, weights, size);
+        FAILS(CORRUPT_FILE, fewstep_model_open_memory(runtime, config, NULL, cut, size, &model));
+        free(cut);
+    }
+    config[config_size / 2] = '\x01';
+    FAILS(CORRUPT_FILE, fewstep_model_open_memory(runtime, config, NULL, weights, weights_size, &model));
+    FAILS(CORRUPT_FILE, fewstep_model_create(runtime, "{", NULL, 1, &model));
+    free(config);
+    free(weights);
+}
+
+int main(int argc, char **argv) {
+    if (argc != 3) {
+        fprintf(stderr, "usage: %s DATA_DIR OUT_DIR\n", argv[0]);
+        return 2;
+    }
+    const char *out = argv[2];
+    size_t logged = 0;
+    fewstep_runtime_options options;
+    OK(fewstep_runtime_options_init(&options));
+    options.threads = 2;
+    options.log = log_line;
+    options.log_user = &logged;
+    options.log_level = FEWSTEP_LOG_INFO;
+    fewstep_runtime *runtime = NULL;
+    FAILS(INVALID_ARGUMENT, fewstep_runtime_create(&options, NULL));
+    OK(fewstep_runtime_create(&options, &runtime));
+    printf("fewstep %s (%u)\n", fewstep_version_string(), (unsigned)fewstep_version());
+
+    fewstep_model *teacher = NULL;
+    FAILS(NOT_FOUND, fewstep_model_open(runtime, path(out, "nothing"), &teacher));
+    FAILS(INVALID_ARGUMENT, fewstep_model_open(runtime, NULL, &teacher));
+    OK(fewstep_model_open(runtime, path(argv[1], "digits_teacher"), &teacher));
+    fewstep_model_info info = {.struct_size = sizeof info};
+    OK(fewstep_model_get_info(teacher, &info));
+    if (info.in_channels * info.height * info.width != IMAGE || info.classes != CLASSES) return 1;
+
+    fewstep_model *student = derive(runtime, teacher);
+    fewstep_dataset *dataset = data(runtime, argv[1]);
+    fewstep_model *trained = train(runtime, teacher, student, dataset, out);
+    OK(fewstep_model_save(trained, path(out, "student")));
+    sample(runtime, teacher, 3, out);
+    sample(runtime, trained, 0, out); /* its own grid */
+    open_memory(runtime, out);
+
+    /* Parents first: children keep them alive. */
+    OK(fewstep_runtime_destroy(runtime));
+    OK(fewstep_dataset_destroy(dataset));
+    OK(fewstep_model_destroy(student));
+    OK(fewstep_model_destroy(trained));
+    OK(fewstep_model_destroy(teacher));
+    OK(fewstep_model_destroy(NULL)); /* as free(NULL) */
+    printf("all as expected, %zu characters logged\n", logged);
+    return 0;
+}
