@@ -29,11 +29,13 @@ demo: lib
 test:
 	$(CARGO) test --release --workspace
 
-# The CUDA suite: on the emulated driver, built from the same kernels, unless this machine has a real one.
+# The CUDA suite: on this machine's NVIDIA driver, or, where there is none, on the emulated one, built from the same kernels.
+DRIVER := $(shell ldconfig -p 2>/dev/null | grep -o 'libcuda\.so\.1 .*x86-64' | head -1)
+EMULATED := $(if $(DRIVER),,LD_LIBRARY_PATH=$(CURDIR)/target/emulator FEWSTEP_EMU_MANIFEST=$(CURDIR)/target/cuda/manifest.txt)
 test-cuda: cuda-toolkit
 	FEWSTEP_CUDA=require $(CARGO) build --release --lib
-	$(MAKE) -C cuda/emulator libcuda
-	LD_LIBRARY_PATH=$(CURDIR)/target/emulator FEWSTEP_EMU_MANIFEST=$(CURDIR)/target/cuda/manifest.txt FEWSTEP_CUDA=require $(CARGO) test --release --test cuda -- --test-threads=1
+	$(if $(DRIVER),,$(MAKE) -C cuda/emulator libcuda)
+	FEWSTEP_CUDA=require $(EMULATED) $(CARGO) test --release --test cuda -- --test-threads=1
 
 golden:
 	$(CARGO) test --release --test golden

@@ -182,7 +182,7 @@ impl Conv {
 mod tests {
     use super::*;
 
-    const H200: Target = Target { capability: 90, multiprocessors: 132 };
+    const H200: Target = Target { multiprocessors: 132 };
 
     #[test]
     fn tilings_fill_the_device() {

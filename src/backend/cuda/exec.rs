@@ -17,12 +17,15 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+/// A host tensor and its copy on the device, for as long as somebody uses both.
+type Upload = (Weak<Tensor>, Weak<DeviceBuffer>);
+
 /// What all executables of one backend share.
 pub(super) struct Shared {
     pub context: Arc<Context>,
     pub kernels: Kernels,
     /// Weights on the device, by the address of the host tensor that they are a copy of: many samplers of one model share one copy.
-    uploads: Mutex<HashMap<usize, (Weak<Tensor>, Weak<DeviceBuffer>)>>,
+    uploads: Mutex<HashMap<usize, Upload>>,
 }
 
 impl Shared {
@@ -85,7 +88,7 @@ impl CudaExecutable {
     pub(super) fn new(graph: &Graph, shared: &Arc<Shared>) -> Result<Self> {
         let mut plan = Plan::new(graph, &packed_len)?;
         let device = &shared.context.device;
-        let target = Target { capability: device.capability, multiprocessors: device.multiprocessors };
+        let target = Target { multiprocessors: device.multiprocessors };
         let nodes = |plan: &Plan| plan.order().iter().map(|id| plan.graph().nodes()[id.0 as usize].clone()).collect::<Vec<Node>>();
         let lowered = nodes(&plan).iter().map(|node| lower(plan.graph(), node, target)).collect::<Result<Vec<_>>>()?;
         plan.lay_out(&lowered.iter().map(|l| l.workspace).collect::<Vec<_>>())?;
@@ -125,7 +128,7 @@ impl CudaExecutable {
             let node = &self.plan.graph().nodes()[self.plan.order()[at].0 as usize];
             let mut launches = vec![];
             for launch in &lowered.launches {
-                let function = self.shared.kernels.get(launch.kernel, launch.shared)?;
+                let function = self.shared.kernels.get(launch.kernel)?;
                 launches.push(Ready::new(launch, function, |arg| self.argument(node, at, arg, &mut tables))?);
             }
             ready.push(launches);

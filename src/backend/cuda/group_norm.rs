@@ -142,7 +142,7 @@ pub(super) fn grad(op: &GroupNormGrad, site: &Site) -> Result<Lowered> {
 mod tests {
     use super::*;
 
-    const TARGET: Target = Target { capability: 80, multiprocessors: 100 };
+    const TARGET: Target = Target { multiprocessors: 100 };
 
     fn cut(shape: &[usize], groups: usize) -> [usize; 3] {
         let cut = Cut::forward(&TensorType::f32(shape), groups, TARGET).unwrap();

@@ -9,9 +9,6 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Shared memory that every GPU gives a block without being asked for more.
-const PLAIN_SHARED: u32 = 48 << 10;
-
 /// A kernel, ready to be launched.
 #[derive(Clone, Copy)]
 pub(super) struct Function {
@@ -43,8 +40,8 @@ impl Kernels {
         Self { context: context.clone(), loaded: Mutex::default() }
     }
 
-    /// A kernel by name, with `shared` bytes of dynamic shared memory allowed.
-    pub fn get(&self, name: &'static str, shared: u32) -> Result<Function> {
+    /// A kernel by name.
+    pub fn get(&self, name: &'static str) -> Result<Function> {
         let info = manifest::find(name).ok_or_else(|| Error::internal(format!("no kernel {name} was compiled")))?;
         let entered = self.context.enter()?;
         // A panic elsewhere leaves the maps as whole as they were.
@@ -71,12 +68,6 @@ impl Kernels {
                 function
             }
         };
-        if shared > PLAIN_SHARED {
-            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: the function is loaded in the current context.
-            let set = unsafe { result::function::set_function_attribute(function.raw, attribute, shared as i32) };
-            check(set, format!("giving {name} {shared} bytes of shared memory"))?;
-        }
         drop(entered);
         Ok(function)
     }

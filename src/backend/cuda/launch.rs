@@ -10,6 +10,9 @@ use std::ffi::c_void;
 /// The most blocks in the second and third direction of a grid (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability").
 const MAX_GRID_YZ: u32 = 65_535;
 
+/// Kernels declare their shared memory statically, so that the build sees all of it.
+const NO_DYNAMIC_SHARED: u32 = 0;
+
 /// A kernel's argument that is passed by value.
 ///
 /// # Safety
@@ -63,8 +66,6 @@ pub(super) struct Launch {
     pub grid: [u32; 3],
     /// Threads a block.
     pub block: u32,
-    /// Bytes of dynamic shared memory.
-    pub shared: u32,
     /// Arguments in the kernel's order.
     pub args: Vec<Arg>,
 }
@@ -76,18 +77,12 @@ impl Launch {
         if !fits {
             return Err(Error::unsupported(format!("{kernel}: a grid of {grid:?} blocks; the shapes are too large for the CUDA backend")));
         }
-        Ok(Self { kernel, grid: grid.map(|g| g as u32), block, shared: 0, args: vec![] })
+        Ok(Self { kernel, grid: grid.map(|g| g as u32), block, args: vec![] })
     }
 
     /// One thread an element, in blocks of `block`.
     pub fn over(kernel: &'static str, elements: usize, block: u32) -> Result<Self> {
         Self::new(kernel, [elements.div_ceil(block as usize), 1, 1], block)
-    }
-
-    /// Dynamic shared memory in bytes.
-    pub fn shared(mut self, bytes: usize) -> Self {
-        self.shared = bytes as u32;
-        self
     }
 
     /// Any argument.
@@ -148,7 +143,6 @@ pub(super) struct Ready {
     function: Function,
     grid: [u32; 3],
     block: u32,
-    shared: u32,
     /// The arguments one after the other, each at a multiple of 8 bytes.
     values: Vec<u64>,
     /// Where each argument begins in `values`.
@@ -192,7 +186,7 @@ impl Ready {
             return Err(Error::internal(format!("{}: {found}, the kernel takes {wanted}", launch.kernel)));
         }
         let pointers = vec![std::ptr::null_mut(); starts.len()];
-        Ok(Self { function, grid: launch.grid, block: launch.block, shared: launch.shared, values, starts, pointers })
+        Ok(Self { function, grid: launch.grid, block: launch.block, values, starts, pointers })
     }
 
     /// Puts the launch on a stream; allocates nothing.
@@ -203,8 +197,9 @@ impl Ready {
         let [x, y, z] = self.grid;
         // SAFETY: the function is loaded in the current context; number and sizes of the arguments were checked in `new`, and their addresses lie in
         // memory that the executable owns. The driver copies the arguments before it returns.
-        let code =
-            unsafe { sys::cuLaunchKernel(self.function.raw, x, y, z, self.block, 1, 1, self.shared, stream, self.pointers.as_mut_ptr(), std::ptr::null_mut()) };
+        let code = unsafe {
+            sys::cuLaunchKernel(self.function.raw, x, y, z, self.block, 1, 1, NO_DYNAMIC_SHARED, stream, self.pointers.as_mut_ptr(), std::ptr::null_mut())
+        };
         check(code.result(), format!("launching {}", self.function.info.name))
     }
 }

@@ -8,8 +8,6 @@ use crate::graph::{Graph, Node, Op, OpDef, TensorType};
 /// What launches are chosen for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target {
-    /// Compute capability times ten.
-    pub capability: u32,
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
 }

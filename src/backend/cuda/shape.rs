@@ -48,7 +48,7 @@ fn window(site: &Site, start: i64) -> Result<Lowered> {
 /// The last operand's contents into the storage.
 pub(super) fn assign(site: &Site) -> Result<Lowered> {
     let n = site.outputs[0].bytes() / 4;
-    if site.outputs[0].bytes() % 4 != 0 {
+    if !site.outputs[0].bytes().is_multiple_of(4) {
         return Err(Error::unsupported(format!("copies words of four bytes, found {:?} {:?}", site.outputs[0].dtype, site.outputs[0].shape)));
     }
     Ok(Launch::over("fewstep_copy_32", n, THREADS)?.input(1).output(0).int(n)?.into())
