@@ -20,7 +20,7 @@
 namespace {
 
 template <class P, class T, class Out>
-FEWSTEP_DEVICE void conv2d(const T* x, const T* weights, const float* bias, const float* addend, const T* residual, Out* y, float* partial,
+FEWSTEP_DEVICE void conv2d(const T* x, const T* weights, const float* bias, const T* addend, const T* residual, Out* y, float* partial,
                            const Conv& conv, int slices, float scale) {
   const int pixels = conv.out_h * conv.out_w, slice = int(fs::block_index().z);
   const Epilogue<T> epilogue = {bias, addend, residual, scale, conv.out_c, pixels};
@@ -32,7 +32,7 @@ FEWSTEP_DEVICE void conv2d(const T* x, const T* weights, const float* bias, cons
 }  // namespace
 
 #define FEWSTEP_CONV2D(name, P, T, Out)                                                                                                              \
-  FEWSTEP_KERNEL(P::kThreads, name, const T* x, const T* weights, const float* bias, const float* addend, const T* residual, Out* y, float* partial, \
+  FEWSTEP_KERNEL(P::kThreads, name, const T* x, const T* weights, const float* bias, const T* addend, const T* residual, Out* y, float* partial, \
                  Conv conv, int slices, float scale) {                                                                                               \
     conv2d<P>(x, weights, bias, addend, residual, y, partial, conv, slices, scale);                                                                  \
   }
@@ -60,7 +60,7 @@ FEWSTEP_CONV2D(fewstep_conv2d_bf16_f32_32x32, Bf16Small, fs::bf16, float)
 // Floor: bytes of partial, read once, over the bandwidth (of the L2, which has them from the launch before). One element a thread: the maps that are
 // split are small, and more threads hide more latency. No shared memory. n = elements of y, pixels = P Q.
 #define FEWSTEP_CONV2D_SUM(name, T, Out)                                                                                                            \
-  FEWSTEP_KERNEL(256, name, const float* partial, const float* bias, const float* addend, const T* residual, Out* y, int n, int channels, int pixels, \
+  FEWSTEP_KERNEL(256, name, const float* partial, const float* bias, const T* addend, const T* residual, Out* y, int n, int channels, int pixels, \
                  int slices, float scale) {                                                                                                         \
     sum_slices(Epilogue<T>{bias, addend, residual, scale, channels, pixels}, partial, y, n, slices);                                                 \
   }

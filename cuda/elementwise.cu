@@ -68,62 +68,6 @@ FEWSTEP_DEVICE int first_element(int n, int& count) {
   return int(at);
 }
 
-}  // namespace
-
-// y[n] = f(x[n]).
-FEWSTEP_KERNEL(kThreads, fewstep_unary_f32, const float* x, float* y, int n, int function, float a, float b) {
-  int count;
-  const int at = first_element(n, count);
-  if (count <= 0) return;
-  Quad q = load_quad(x + at, count);
-  FEWSTEP_UNROLL
-  for (int i = 0; i < 4; i++) q.v[i] = value_of(function, q.v[i], a, b);
-  store_quad(y + at, q, count);
-}
-
-// dx[n] = f'(x[n]) dy[n].
-FEWSTEP_KERNEL(kThreads, fewstep_unary_grad_f32, const float* x, const float* dy, float* dx, int n, int function, float a, float b) {
-  int count;
-  const int at = first_element(n, count);
-  if (count <= 0) return;
-  Quad q = load_quad(x + at, count);
-  const Quad d = load_quad(dy + at, count);
-  FEWSTEP_UNROLL
-  for (int i = 0; i < 4; i++) q.v[i] = slope_of(function, q.v[i], a, b) * d.v[i];
-  store_quad(dx + at, q, count);
-}
-
-// y[n] = scale x[n] + shift.
-FEWSTEP_KERNEL(kThreads, fewstep_affine_f32, const float* x, float* y, int n, float scale, float shift) {
-  int count;
-  const int at = first_element(n, count);
-  if (count <= 0) return;
-  Quad q = load_quad(x + at, count);
-  FEWSTEP_UNROLL
-  for (int i = 0; i < 4; i++) q.v[i] = scale * q.v[i] + shift;
-  store_quad(y + at, q, count);
-}
-
-// y[n] = float(x[n]).
-FEWSTEP_KERNEL(kThreads, fewstep_cast_i32_f32, const int* x, float* y, int n) {
-  const int64_t at = int64_t(fs::block_index().x) * kThreads + fs::thread_index().x;
-  if (at < n) y[at] = float(x[at]);
-}
-
-// y[n] = a[n] (op) b[n].
-FEWSTEP_KERNEL(kThreads, fewstep_binary_f32, const float* a, const float* b, float* y, int n, int arithmetic) {
-  int count;
-  const int at = first_element(n, count);
-  if (count <= 0) return;
-  Quad q = load_quad(a + at, count);
-  const Quad r = load_quad(b + at, count);
-  FEWSTEP_UNROLL
-  for (int i = 0; i < 4; i++) q.v[i] = combine(arithmetic, q.v[i], r.v[i]);
-  store_quad(y + at, q, count);
-}
-
-namespace {
-
 // A result of up to four dimensions, outermost first, and the operands' element strides under it: 0 where an operand is repeated.
 struct Broadcast {
   int shape[4];
@@ -131,10 +75,33 @@ struct Broadcast {
   int stride_b[4];
 };
 
-}  // namespace
+// Applies f to each of this thread's elements of x.
+template <class From, class To, class F>
+FEWSTEP_DEVICE void map(const From* x, To* y, int n, F&& f) {
+  int count;
+  const int at = first_element(n, count);
+  if (count <= 0) return;
+  Quad q = load_quad(x + at, count);
+  FEWSTEP_UNROLL
+  for (int i = 0; i < 4; i++) q.v[i] = f(q.v[i]);
+  store_quad(y + at, q, count);
+}
 
-// y[n] = a[...] (op) b[...] with repetition.
-FEWSTEP_KERNEL(kThreads, fewstep_binary_broadcast_f32, const float* a, const float* b, float* y, int n, int arithmetic, Broadcast where) {
+// The same for pairs of elements.
+template <class T, class F>
+FEWSTEP_DEVICE void map_pairs(const T* a, const T* b, T* y, int n, F&& f) {
+  int count;
+  const int at = first_element(n, count);
+  if (count <= 0) return;
+  Quad q = load_quad(a + at, count);
+  const Quad r = load_quad(b + at, count);
+  FEWSTEP_UNROLL
+  for (int i = 0; i < 4; i++) q.v[i] = f(q.v[i], r.v[i]);
+  store_quad(y + at, q, count);
+}
+
+template <class T>
+FEWSTEP_DEVICE void broadcast(const T* a, const T* b, T* y, int n, int arithmetic, const Broadcast& where) {
   const int64_t at = int64_t(fs::block_index().x) * kThreads + fs::thread_index().x;
   if (at >= n) return;
   int rest = int(at), at_a = 0, at_b = 0;
@@ -145,5 +112,48 @@ FEWSTEP_KERNEL(kThreads, fewstep_binary_broadcast_f32, const float* a, const flo
     at_a += i * where.stride_a[d];
     at_b += i * where.stride_b[d];
   }
-  y[at] = combine(arithmetic, a[at_a], b[at_b]);
+  y[at] = fs::from_float<T>(combine(arithmetic, fs::to_float(a[at_a]), fs::to_float(b[at_b])));
 }
+
+}  // namespace
+
+// All pointers: n elements of T (operands of a broadcast: as `where` says).
+//   unary       y = f(x)
+//   unary_grad  dx = f'(x) dy
+//   affine      y = scale x + shift
+//   binary      y = a (op) b, without and with repetition
+#define FEWSTEP_ELEMENTWISE(suffix, T)                                                                                                     \
+  FEWSTEP_KERNEL(kThreads, fewstep_unary_##suffix, const T* x, T* y, int n, int function, float a, float b) {                              \
+    map(x, y, n, [&](float v) { return value_of(function, v, a, b); });                                                                    \
+  }                                                                                                                                        \
+  FEWSTEP_KERNEL(kThreads, fewstep_unary_grad_##suffix, const T* x, const T* dy, T* dx, int n, int function, float a, float b) {           \
+    map_pairs(x, dy, dx, n, [&](float v, float d) { return slope_of(function, v, a, b) * d; });                                            \
+  }                                                                                                                                        \
+  FEWSTEP_KERNEL(kThreads, fewstep_affine_##suffix, const T* x, T* y, int n, float scale, float shift) {                                   \
+    map(x, y, n, [&](float v) { return scale * v + shift; });                                                                              \
+  }                                                                                                                                        \
+  FEWSTEP_KERNEL(kThreads, fewstep_binary_##suffix, const T* a, const T* b, T* y, int n, int arithmetic) {                                 \
+    map_pairs(a, b, y, n, [&](float v, float w) { return combine(arithmetic, v, w); });                                                    \
+  }                                                                                                                                        \
+  FEWSTEP_KERNEL(kThreads, fewstep_binary_broadcast_##suffix, const T* a, const T* b, T* y, int n, int arithmetic, Broadcast where) {      \
+    broadcast(a, b, y, n, arithmetic, where);                                                                                              \
+  }
+
+FEWSTEP_ELEMENTWISE(f32, float)
+FEWSTEP_ELEMENTWISE(f16, fs::half)
+FEWSTEP_ELEMENTWISE(bf16, fs::bf16)
+
+// y[n] = float(x[n]).
+FEWSTEP_KERNEL(kThreads, fewstep_cast_i32_f32, const int* x, float* y, int n) {
+  const int64_t at = int64_t(fs::block_index().x) * kThreads + fs::thread_index().x;
+  if (at < n) y[at] = float(x[at]);
+}
+
+// y[n] = x[n], rounded to nearest even.
+#define FEWSTEP_CAST(name, From, To) \
+  FEWSTEP_KERNEL(kThreads, name, const From* x, To* y, int n) { map(x, y, n, [](float v) { return v; }); }
+
+FEWSTEP_CAST(fewstep_cast_f32_f16, float, fs::half)
+FEWSTEP_CAST(fewstep_cast_f32_bf16, float, fs::bf16)
+FEWSTEP_CAST(fewstep_cast_f16_f32, fs::half, float)
+FEWSTEP_CAST(fewstep_cast_bf16_f32, fs::bf16, float)

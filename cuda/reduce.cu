@@ -20,18 +20,15 @@ FEWSTEP_DEVICE Range slice_of(int reduced, int parts, int part) {
   return {begin, begin + each + (part < more ? 1 : 0)};
 }
 
-}  // namespace
-
-// Sums of columns: grid (columns / 32, parts, outer). y [outer, parts, inner].
-FEWSTEP_KERNEL(kThreads, fewstep_sum_columns_f32, const float* x, float* y, int reduced, int inner) {
-  FEWSTEP_SHARED(float, sums, kThreads);
+template <class T>
+FEWSTEP_DEVICE void sum_columns(const T* x, float* y, int reduced, int inner, float* sums) {
   const int part = int(fs::block_index().y), parts = int(fs::grid_size().y);
   const int64_t outer = fs::block_index().z;
   const int column = int(fs::block_index().x) * kColumns + int(fs::lane());
   const Range rows = slice_of(reduced, parts, part);
   float sum = 0;
   if (column < inner) {
-    for (int row = rows.begin + int(fs::warp()); row < rows.end; row += kLanes) sum += x[(outer * reduced + row) * inner + column];
+    for (int row = rows.begin + int(fs::warp()); row < rows.end; row += kLanes) sum += fs::to_float(x[(outer * reduced + row) * inner + column]);
   }
   sums[fs::thread_index().x] = sum;
   fs::sync_threads();
@@ -43,17 +40,34 @@ FEWSTEP_KERNEL(kThreads, fewstep_sum_columns_f32, const float* x, float* y, int 
   }
 }
 
-// The same where inner is 1: neighbours are summed. Grid (1, parts, outer). y [outer, parts].
-FEWSTEP_KERNEL(kThreads, fewstep_sum_runs_f32, const float* x, float* y, int reduced) {
-  FEWSTEP_SHARED(float, partials, 32);
+template <class T>
+FEWSTEP_DEVICE void sum_runs(const T* x, float* y, int reduced, float* partials) {
   const int part = int(fs::block_index().y), parts = int(fs::grid_size().y);
   const int64_t outer = fs::block_index().z;
   const Range run = slice_of(reduced, parts, part);
   float sum = 0;
-  for (int i = run.begin + int(fs::thread_index().x); i < run.end; i += kThreads) sum += x[outer * reduced + i];
+  for (int i = run.begin + int(fs::thread_index().x); i < run.end; i += kThreads) sum += fs::to_float(x[outer * reduced + i]);
   sum = block_sum(sum, partials);
   if (fs::thread_index().x == 0) y[outer * parts + part] = sum;
 }
+
+}  // namespace
+
+// sum_columns: grid (columns / 32, parts, outer). y [outer, parts, inner].
+// sum_runs: the same where inner is 1: neighbours are summed. Grid (1, parts, outer). y [outer, parts].
+#define FEWSTEP_SUM(suffix, T)                                                                              \
+  FEWSTEP_KERNEL(kThreads, fewstep_sum_columns_##suffix, const T* x, float* y, int reduced, int inner) {    \
+    FEWSTEP_SHARED(float, sums, kThreads);                                                                  \
+    sum_columns(x, y, reduced, inner, sums);                                                                \
+  }                                                                                                         \
+  FEWSTEP_KERNEL(kThreads, fewstep_sum_runs_##suffix, const T* x, float* y, int reduced) {                  \
+    FEWSTEP_SHARED(float, partials, 32);                                                                    \
+    sum_runs(x, y, reduced, partials);                                                                      \
+  }
+
+FEWSTEP_SUM(f32, float)
+FEWSTEP_SUM(f16, fs::half)
+FEWSTEP_SUM(bf16, fs::bf16)
 
 // y[outer, inner] = sum over parts of partial[outer, parts, inner]; `elements` of y.
 FEWSTEP_KERNEL(kThreads, fewstep_sum_parts_f32, const float* partial, float* y, int elements, int parts, int inner) {

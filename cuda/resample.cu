@@ -16,22 +16,37 @@ FEWSTEP_DEVICE Pixel pixel_of(int at, int height, int width, int channels) {
   return {at / channels / width / height, h, w, c};
 }
 
-}  // namespace
-
-// y[N,2H,2W,C] = x[N,H,W,C] with each pixel four times; `elements` of y.
-FEWSTEP_KERNEL(kThreads, fewstep_upsample2x_f32, const float* x, float* y, int elements, int height, int width, int channels) {
+template <class T>
+FEWSTEP_DEVICE void upsample2x(const T* x, T* y, int elements, int height, int width, int channels) {
   const int64_t at = int64_t(fs::block_index().x) * kThreads + fs::thread_index().x;
   if (at >= elements) return;
   const Pixel p = pixel_of(int(at), 2 * height, 2 * width, channels);
   y[at] = x[((p.n * height + p.h / 2) * width + p.w / 2) * channels + p.c];
 }
 
-// y[N,H/2,W/2,C] = mean of 2x2 pixels of x[N,H,W,C]; `elements` of y, `height` and `width` of y.
-FEWSTEP_KERNEL(kThreads, fewstep_avg_pool2x_f32, const float* x, float* y, int elements, int height, int width, int channels) {
+template <class T>
+FEWSTEP_DEVICE void avg_pool2x(const T* x, T* y, int elements, int height, int width, int channels) {
   const int64_t at = int64_t(fs::block_index().x) * kThreads + fs::thread_index().x;
   if (at >= elements) return;
   const Pixel p = pixel_of(int(at), height, width, channels);
-  const float* top = x + (int64_t(p.n * 2 * height + 2 * p.h) * 2 * width + 2 * p.w) * channels + p.c;
-  const float* bottom = top + 2 * width * channels;
-  y[at] = 0.25f * ((top[0] + top[channels]) + (bottom[0] + bottom[channels]));
+  const T* top = x + (int64_t(p.n * 2 * height + 2 * p.h) * 2 * width + 2 * p.w) * channels + p.c;
+  const T* bottom = top + 2 * width * channels;
+  const float sum = (fs::to_float(top[0]) + fs::to_float(top[channels])) + (fs::to_float(bottom[0]) + fs::to_float(bottom[channels]));
+  y[at] = fs::from_float<T>(0.25f * sum);
 }
+
+}  // namespace
+
+// upsample2x: y[N,2H,2W,C] = x[N,H,W,C] with each pixel four times; `elements` of y, `height` and `width` of x.
+// avg_pool2x: y[N,H/2,W/2,C] = mean of 2x2 pixels of x[N,H,W,C]; `elements`, `height` and `width` of y.
+#define FEWSTEP_RESAMPLE(suffix, T)                                                                                                   \
+  FEWSTEP_KERNEL(kThreads, fewstep_upsample2x_##suffix, const T* x, T* y, int elements, int height, int width, int channels) {        \
+    upsample2x(x, y, elements, height, width, channels);                                                                              \
+  }                                                                                                                                   \
+  FEWSTEP_KERNEL(kThreads, fewstep_avg_pool2x_##suffix, const T* x, T* y, int elements, int height, int width, int channels) {        \
+    avg_pool2x(x, y, elements, height, width, channels);                                                                              \
+  }
+
+FEWSTEP_RESAMPLE(f32, float)
+FEWSTEP_RESAMPLE(f16, fs::half)
+FEWSTEP_RESAMPLE(bf16, fs::bf16)

@@ -9,7 +9,7 @@ namespace {
 template <class T>
 struct Epilogue {
   const float* bias;
-  const float* addend;
+  const T* addend;
   const T* residual;
   float scale;
   int channels, pixels;

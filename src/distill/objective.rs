@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::graph::ops::{Cast, Combine, StopGradient, UnaryKind};
 use crate::graph::{Graph, ValueId};
 use crate::nn::{Model, UNet};
-use crate::tensor::{Tensor, try_vec};
+use crate::tensor::{DType, Tensor, try_vec};
 
 /// The objectives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,7 +159,7 @@ impl TermContext<'_> {
         let forward = table(g, "forward.coefficients", forward)?;
         let forward = g.gather(forward, batch.timestep)?;
         let x = g.push1(Combine { first: 0 }.into(), &[forward, batch.data, batch.noise])?;
-        let t = g.push1(Cast.into(), &[batch.timestep])?;
+        let t = g.push1(Cast { to: DType::F32 }.into(), &[batch.timestep])?;
         let out = self.student_at(g, x, t, batch.labels)?;
         let (coefficients, target) = match (term.objective, self.teacher) {
             (Objective::Output, Some((teacher, prediction))) => {

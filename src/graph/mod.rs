@@ -145,11 +145,12 @@ pub struct Graph {
     storages: Vec<Storage>,
     segments: Vec<String>,
     outputs: Vec<ValueId>,
+    precision: DType,
 }
 
 impl Default for Graph {
     fn default() -> Self {
-        Self { values: vec![], nodes: vec![], storages: vec![], segments: vec!["main".into()], outputs: vec![] }
+        Self { values: vec![], nodes: vec![], storages: vec![], segments: vec!["main".into()], outputs: vec![], precision: DType::F32 }
     }
 }
 
@@ -192,6 +193,20 @@ impl Graph {
     /// Names of the segments, in order of execution.
     pub fn segments(&self) -> &[String] {
         &self.segments
+    }
+
+    /// The type of activations when the program is planned: f32, or f16 or bf16 on backends that have them.
+    pub fn precision(&self) -> DType {
+        self.precision
+    }
+
+    /// Chooses the type of activations. The program itself stays in f32; the plan narrows it ([`passes::precision`]).
+    pub fn set_precision(&mut self, dtype: DType) -> Result<()> {
+        match dtype {
+            DType::F32 | DType::F16 | DType::Bf16 => self.precision = dtype,
+            other => return Err(Error::unsupported(format!("activations of {other:?}"))),
+        }
+        Ok(())
     }
 
     /// Values that stay readable after a run (taps and results).

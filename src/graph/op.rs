@@ -78,6 +78,16 @@ pub(super) fn floats(inputs: &[&TensorType]) -> Result<()> {
     inputs.iter().try_for_each(|ty| expect_dtype(ty, DType::F32))
 }
 
+/// The element type that all of these activations share: f32, f16 or bf16.
+pub(super) fn activations(inputs: &[&TensorType]) -> Result<DType> {
+    let dtype = inputs[0].dtype;
+    if !matches!(dtype, DType::F32 | DType::F16 | DType::Bf16) {
+        return Err(Error::unsupported(format!("needs an operand of floats, found {dtype:?} {:?}", inputs[0].shape)));
+    }
+    inputs.iter().try_for_each(|ty| expect_dtype(ty, dtype))?;
+    Ok(dtype)
+}
+
 /// Checks one operand's element type.
 pub(super) fn expect_dtype(ty: &TensorType, dtype: DType) -> Result<()> {
     if ty.dtype == dtype {

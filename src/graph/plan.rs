@@ -1,6 +1,6 @@
 //! From a graph to something a backend can run: passes, what runs once and what runs always, and one arena laid out by liveness.
 
-use super::passes::{PackedLen, chain, eliminate_dead, fuse, pack};
+use super::passes::{PackedLen, chain, eliminate_dead, fuse, pack, precision};
 use super::{Alias, Graph, NodeId, OpDef, Origin, StorageId, ValueId};
 use crate::error::{Error, Result};
 use crate::tensor::ALIGN;
@@ -43,9 +43,10 @@ impl Plan {
     pub fn new(graph: &Graph, packed_len: PackedLen) -> Result<Self> {
         graph.verify()?;
         let live = eliminate_dead(graph)?;
-        let fused = fuse(&live.graph)?;
+        let typed = precision(&live.graph, graph.precision())?;
+        let fused = fuse(&typed.graph)?;
         let packed = pack(&fused.graph, packed_len)?;
-        let map = chain(&chain(&live.map, &fused.map), &packed.map);
+        let map = [&typed.map, &fused.map, &packed.map].into_iter().fold(live.map, |map, next| chain(&map, next));
         let graph = packed.graph;
         graph.verify()?;
         let hoisted = hoistable(&graph);

@@ -79,7 +79,7 @@ impl UNet<'_> {
                 g.gather(table, labels)?
             }
             (ClassEmbedding::Timestep, Some(labels)) => {
-                let labels = g.push1(Cast.into(), &[labels])?;
+                let labels = g.push1(Cast { to: DType::F32 }.into(), &[labels])?;
                 self.sinusoid_mlp(g, labels, "class_embedding", width)?
             }
         };

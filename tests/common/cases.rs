@@ -50,7 +50,7 @@ pub fn affine_and_cast() -> Vec<Case> {
         let x = case.input(shape);
         let y = case.op(Affine { scale: -1.7, shift: 0.3 }, &[x]);
         let i = case.ints(shape, -1_000_000, 1_000_000);
-        let f = case.op(Cast, &[i]);
+        let f = case.op(Cast { to: DType::F32 }, &[i]);
         case.expect(y, FEW);
         case.expect(f, 0.0);
         cases.push(case);

@@ -116,7 +116,7 @@ pub fn training(norms: bool) -> Result<Case> {
     let x0 = case.graph.gather(data, rows)?;
     let z = case.op(RandomNormal { purpose, image: [8, 8, 3] }, &[seed, step, samples]);
     let times = case.op(RandomInt { purpose, bound: 1000, count: 2, stream: 1 }, &[seed, step]);
-    let t = case.op(Cast, &[times]);
+    let t = case.op(Cast { to: DType::F32 }, &[times]);
     let coef = case.data(&[1, 2], &[0.8f32, 0.6]);
     let x = case.op(Combine { first: 0 }, &[coef, x0, z]);
     let y = unet(&mut case, x, t, norms)?;

@@ -157,7 +157,7 @@ fn wrong_types_are_refused() {
         (UnaryGrad { kind: UnaryKind::Silu }.into(), &["3", "i8:3"]),
         (Affine { scale: 1.0, shift: 1.0 }.into(), &["i8:3"]),
         (Binary { kind: BinaryKind::Add }.into(), &["3", "f16:3"]),
-        (Cast.into(), &["3"]),
+        (Cast { to: DType::F32 }.into(), &["3"]),
         (Combine { first: 0 }.into(), &["1,2", "i8:2,3", "i8:2,3"]),
         (Combine { first: 0 }.into(), &["f16:1,2", "2,3", "2,3"]),
         (DynamicThreshold { ratio: 0.5, max: 2.0 }.into(), &["i8:2,3"]),

@@ -135,11 +135,11 @@ class Problem {
         residual_(dy_.size()),
         y_(dy_.size()),
         dx_(x_.size()),
+        addend_(size_t(s.images * s.out_c)),
         wide_(dy_.size()),
         weights_(size_t(s.out_c * terms_)),
         dw_(weights_.size()),
         bias_(size_t(s.out_c)),
-        addend_(size_t(s.images * s.out_c)),
         forward_(size_t(s.out_c * s.kernel_h * s.kernel_w * padded(s.in_c))),
         backward_(size_t(s.in_c * s.kernel_h * s.kernel_w * padded(s.out_c))),
         partial_(most_slices * std::max({y_.size(), dx_.size(), dw_.size()})) {
@@ -147,7 +147,7 @@ class Problem {
     copy_encoded<F>(dy_, uniform(dy_.size(), 2));
     copy_encoded<F>(residual_, uniform(residual_.size(), 3));
     copy_encoded(bias_, uniform(bias_.size(), 4));
-    copy_encoded(addend_, uniform(addend_.size(), 5));
+    copy_encoded<F>(addend_, uniform(addend_.size(), 5));
     copy_encoded(weights_, uniform(weights_.size(), 6));
     for (size_t i = 0; i < weights_.size(); i++) weights_[i] = F::decode(F::encode(weights_[i]));
     solve();
@@ -190,7 +190,8 @@ class Problem {
   template <class Out>
   void forward(Array<typename Out::Bits>& y, const std::string& type, int tile, int slices, bool full) {
     poison(y);
-    const float *bias = full ? bias_.data() : nullptr, *addend = full ? addend_.data() : nullptr, scale = full ? 0.75f : 1.0f;
+    const float *bias = full ? bias_.data() : nullptr, scale = full ? 0.75f : 1.0f;
+    const Bits* addend = full ? addend_.data() : nullptr;
     const Bits* residual = full ? residual_.data() : nullptr;
     float* scratch = partial(slices);
     launch(kernel("conv2d", type, tile), {blocks(s_.images * pixels_, tile), blocks(s_.out_c, tile), slices}, F::threads(tile), x_.data(),
@@ -225,9 +226,9 @@ class Problem {
   template <class T>
   void sum(const std::string& type, Array<T>& to, int slices) {
     const int n = int(to.size());
-    const float* none = nullptr;
-    const T* no_residual = nullptr;
-    launch("fewstep_conv2d_sum_" + type, {blocks(n, 256), 1, 1}, 256, partial_.data(), none, none, no_residual, to.data(), n, n, 1, slices, 1.0f);
+    const float* no_bias = nullptr;
+    const T* none = nullptr;
+    launch("fewstep_conv2d_sum_" + type, {blocks(n, 256), 1, 1}, 256, partial_.data(), no_bias, none, none, to.data(), n, n, 1, slices, 1.0f);
   }
 
   void solve() {
@@ -245,7 +246,7 @@ class Problem {
     want_y_ = want_plain_;
     for (size_t i = 0; i < want_y_.size(); i++) {
       const size_t channel = i % size_t(s_.out_c), image = i / size_t(s_.out_c * pixels_);
-      want_y_[i] = 0.75 * (want_y_[i] + bias_[channel] + addend_[image * size_t(s_.out_c) + channel] + F::decode(residual_[i]));
+      want_y_[i] = 0.75 * (want_y_[i] + bias_[channel] + F::decode(addend_[image * size_t(s_.out_c) + channel]) + F::decode(residual_[i]));
     }
   }
 
@@ -263,8 +264,8 @@ class Problem {
 
   Conv s_;
   int pixels_, terms_;
-  Array<Bits> x_, dy_, residual_, y_, dx_;
-  Array<float> wide_, weights_, dw_, bias_, addend_;
+  Array<Bits> x_, dy_, residual_, y_, dx_, addend_;
+  Array<float> wide_, weights_, dw_, bias_;
   Array<Bits> forward_, backward_;
   Array<float> partial_;
   std::vector<double> want_plain_, want_y_, want_dx_, want_dw_;

@@ -5,7 +5,7 @@ use super::kernels::simd::Isa;
 use super::{attention, combine, conv2d, elementwise, gather, group_norm, optimizer, random, reduce, resample, shape, timestep_embedding};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Op, OpDef};
-use crate::tensor::Element;
+use crate::tensor::{DType, Element};
 
 pub(super) use conv2d::packed_len;
 
@@ -93,6 +93,9 @@ impl<'a> Io<'a> {
 /// Builds the kernel of a node.
 pub(super) fn lower(graph: &Graph, node: &Node, target: Target) -> Result<Box<dyn CpuKernel>> {
     let isa = target.isa;
+    if node.outputs.iter().any(|o| matches!(graph.value(*o).ty.dtype, DType::F16 | DType::Bf16)) {
+        return Err(Error::unsupported("the CPU backend computes in f32; half precision needs a CUDA device"));
+    }
     let ty = |i: usize| &graph.value(node.inputs[i]).ty;
     let out = |i: usize| &graph.value(node.outputs[i]).ty;
     Ok(match &node.op {

@@ -11,22 +11,10 @@ const THREADS: u32 = 128;
 /// Tokens of a block, as in the kernels.
 const TILE: usize = 32;
 
-/// The forward kernels by the widest head that they take; wider ones have their own.
-const FORWARD: [(i32, &str); 5] = [
-    (8, "fewstep_attention_8_f32"),
-    (32, "fewstep_attention_32_f32"),
-    (64, "fewstep_attention_64_f32"),
-    (128, "fewstep_attention_128_f32"),
-    (256, "fewstep_attention_256_f32"),
-];
-/// The backward kernels in the same way: of the queries, of the keys.
-const GRAD: [(i32, &str, &str); 4] = [
-    (8, "fewstep_attention_query_grad_8_f32", "fewstep_attention_key_grad_8_f32"),
-    (32, "fewstep_attention_query_grad_32_f32", "fewstep_attention_key_grad_32_f32"),
-    (64, "fewstep_attention_query_grad_64_f32", "fewstep_attention_key_grad_64_f32"),
-    (128, "fewstep_attention_query_grad_128_f32", "fewstep_attention_key_grad_128_f32"),
-];
-const WIDEST_GRAD: (i32, &str, &str) = (256, "fewstep_attention_query_grad_256_f32", "fewstep_attention_key_grad_256_f32");
+/// The widest heads that the forward kernels are for.
+const FORWARD: [usize; 6] = [8, 32, 64, 128, 256, 512];
+/// The same of the backward kernels; a wider head's channels are shared out.
+const GRAD: [usize; 5] = [8, 32, 64, 128, 256];
 
 /// The kernels' view of q, k and v.
 #[repr(C)]
@@ -51,21 +39,25 @@ fn cut(q: &TensorType, heads: usize, scale: f64) -> Result<(usize, Heads)> {
     Ok((tokens.div_ceil(TILE) * heads * n, narrow))
 }
 
+/// The smallest of `widths` that takes a head, or the largest.
+fn widest<const N: usize>(heads: Heads, widths: [usize; N]) -> usize {
+    widths.into_iter().find(|w| heads.width as usize <= *w).unwrap_or(widths[N - 1])
+}
+
 pub(super) fn forward(op: &Attention, site: &Site) -> Result<Lowered> {
     let (blocks, heads) = cut(site.inputs[0], op.heads, op.scale)?;
-    let kernel = FORWARD.iter().find(|(widest, _)| heads.width <= *widest).map_or("fewstep_attention_512_f32", |(_, kernel)| *kernel);
+    let kernel = site.kernel(&format!("attention_{}", widest(heads, FORWARD)), 0)?;
     let launch = Launch::new(kernel, [blocks, 1, 1], THREADS)?.input(0).input(1).input(2).output(0).output(1);
     Ok(launch.value(heads).into())
 }
 
 pub(super) fn grad(op: &AttentionGrad, site: &Site) -> Result<Lowered> {
     let (blocks, heads) = cut(site.inputs[0], op.heads, op.scale)?;
-    let (_, query, key) = GRAD.into_iter().find(|(widest, ..)| heads.width <= *widest).unwrap_or(WIDEST_GRAD);
-    // A wider head's channels are shared out.
-    let parts = (heads.width as usize).div_ceil(WIDEST_GRAD.0 as usize);
-    let launch = |kernel| Launch::new(kernel, [blocks * parts, 1, 1], THREADS);
-    let first = (0..6).fold(launch(query)?, Launch::input).output(0).scratch(0).value(heads).int(parts)?;
-    let second = [0, 1, 2, 4, 5].into_iter().fold(launch(key)?, Launch::input).scratch(0).output(1).output(2).value(heads).int(parts)?;
+    let widest = widest(heads, GRAD);
+    let parts = (heads.width as usize).div_ceil(widest);
+    let launch = |of: &str| Launch::new(site.kernel(&format!("attention_{of}_grad_{widest}"), 0)?, [blocks * parts, 1, 1], THREADS);
+    let first = (0..6).fold(launch("query")?, Launch::input).output(0).scratch(0).value(heads).int(parts)?;
+    let second = [0, 1, 2, 4, 5].into_iter().fold(launch("key")?, Launch::input).scratch(0).output(1).output(2).value(heads).int(parts)?;
     Ok(Lowered { launches: vec![first, second], workspace: site.inputs[4].numel() * size_of::<f32>() })
 }
 

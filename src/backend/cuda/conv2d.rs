@@ -1,17 +1,20 @@
 //! Convolutions, their gradients and their packed weights on `cuda/conv2d.cu`, `conv2d_input_grad.cu`, `conv2d_weight_grad.cu` and `pack_conv.cu`.
-//! The kernels have forms for half and bf16 too, by the same names with another element type; graphs hold only f32 today.
+//! f32 is multiplied by the ordinary cores, half and bf16 by the tensor cores with f32 sums.
 
 use super::launch::{Arg, Launch, Lowered, Param};
-use super::lower::{Site, Target};
+use super::lower::{Site, Target, suffix};
 use crate::error::{Error, Result};
 use crate::graph::ops::{Conv2d, Conv2dInputGrad, Conv2dWeightGrad, ConvGeometry, PackConv, PackFor};
+use crate::tensor::DType;
 
 /// Threads a block of the kernels that take an element a thread.
 const THREADS: u32 = 256;
-/// Elements of 16 bytes: packed weights have a multiple of it for each tap.
-const CHUNK: usize = 4;
-/// Steps of the summed index that a block takes at a time.
-const DEPTH: usize = 16;
+/// Packed weights have a multiple of so many bytes for each tap: one copy of a thread.
+const CHUNK_BYTES: usize = 16;
+/// Threads of the kernels on tensor cores.
+const TENSOR_THREADS: u32 = 128;
+/// Steps of the summed index that a block takes at a time on ordinary and on tensor cores.
+const DEPTH: [usize; 2] = [16, 32];
 /// No index of a kernel exceeds this; the rest of 31 bits is for tiles that reach beyond the last element.
 const LIMIT: usize = i32::MAX as usize - (1 << 16);
 /// A sum is cut from this many steps on: below, the second launch costs more than it saves.
@@ -21,74 +24,79 @@ const SHORTEST_SLICE: usize = 4;
 /// Most slices: each is written and read once more.
 const MOST_SLICES: usize = 64;
 
+/// Elements of a chunk.
+fn chunk(dtype: DType) -> usize {
+    CHUNK_BYTES / dtype.size()
+}
+
 /// Elements of the packed weights, unless they are beyond the kernels' indices.
-pub(super) fn packed_len(purpose: PackFor, geometry: ConvGeometry, weights: &[usize]) -> Option<usize> {
+pub(super) fn packed_len(purpose: PackFor, geometry: ConvGeometry, weights: &[usize], dtype: DType) -> Option<usize> {
     let &[out, inner, ..] = weights else { return None };
     let (columns, summed) = match purpose {
         PackFor::Forward => (out, inner),
         PackFor::InputGrad => (inner, out),
     };
     let taps = geometry.kernel[0].checked_mul(geometry.kernel[1])?;
-    columns.checked_mul(taps)?.checked_mul(summed.checked_next_multiple_of(CHUNK)?).filter(|len| *len <= LIMIT)
+    columns.checked_mul(taps)?.checked_mul(summed.checked_next_multiple_of(chunk(dtype))?).filter(|len| *len <= LIMIT)
 }
 
 pub(super) fn pack_conv(op: &PackConv, site: &Site) -> Result<Lowered> {
     let weights = &site.inputs[0].shape;
     let n = site.outputs[0].numel();
-    let conv = Conv::of([0, 0, 0, weights[1]], [0, 0, 0, weights[0]], op.geometry)?;
-    let launch = Launch::over("fewstep_pack_conv_f32", n, THREADS)?.input(0).output(0);
+    let conv = Conv::of([0, 0, 0, weights[1]], [0, 0, 0, weights[0]], op.geometry, op.dtype)?;
+    let launch = Launch::over(format!("fewstep_pack_conv_{}", suffix(op.dtype)?), n, THREADS)?.input(0).output(0);
     Ok(launch.value(conv).value(i32::from(op.purpose == PackFor::InputGrad)).int(n)?.into())
 }
 
 pub(super) fn conv2d(op: &Conv2d, site: &Site) -> Result<Lowered> {
-    let conv = Conv::of(dims(&site.inputs[0].shape)?, dims(&site.outputs[0].shape)?, op.geometry)?;
+    let dtype = site.inputs[0].dtype;
+    let conv = Conv::of(dims(&site.inputs[0].shape)?, dims(&site.outputs[0].shape)?, op.geometry, dtype)?;
     need_packed(op.packed)?;
     let [n, p, q, o] = dims(&site.outputs[0].shape)?;
-    let depth = op.geometry.kernel[0] * op.geometry.kernel[1] * site.inputs[0].shape[3].next_multiple_of(CHUNK);
-    let tiling = Tiling::of(n * p * q, o, 1, depth, site.target);
-    let kernel = tiling.kernel(["fewstep_conv2d_f32_32x32", "fewstep_conv2d_f32_64x64"]);
+    let depth = op.geometry.kernel[0] * op.geometry.kernel[1] * site.inputs[0].shape[3].next_multiple_of(chunk(dtype));
+    let tiling = Tiling::of(n * p * q, o, 1, depth, dtype, site.target);
     let extras = |launch: Launch| launch.optional(op.bias_operand()).optional(op.addend_operand()).optional(op.residual_operand());
     let numel = site.outputs[0].numel();
-    let first = extras(tiling.launch(kernel, [n * p * q, o], 1)?.input(0).input(1)).output(0).arg(tiling.partial());
+    let first = extras(tiling.launch("conv2d", [n * p * q, o], 1)?.input(0).input(1)).output(0).arg(tiling.partial());
     let first = first.value(conv).int(tiling.slices)?.value(op.scale);
-    let sum = || Ok(extras(sum_launch(numel)?).output(0).int(numel)?.int(o)?.int(p * q)?.int(tiling.slices)?.value(op.scale));
+    let sum = || Ok(extras(sum_launch(numel, dtype)?).output(0).int(numel)?.int(o)?.int(p * q)?.int(tiling.slices)?.value(op.scale));
     tiling.finish(first, numel, sum)
 }
 
 pub(super) fn input_grad(op: &Conv2dInputGrad, site: &Site) -> Result<Lowered> {
     let (x, y) = (dims(&site.outputs[0].shape)?, dims(&site.inputs[0].shape)?);
-    let conv = Conv::of(x, y, op.geometry)?;
+    let dtype = site.inputs[0].dtype;
+    let conv = Conv::of(x, y, op.geometry, dtype)?;
     need_packed(op.packed)?;
     let [n, h, w, c] = x;
     let stride = op.geometry.stride;
     // The pixels and the taps of the largest parity.
     let pixels = n * h.div_ceil(stride) * w.div_ceil(stride);
     let taps = op.geometry.kernel.map(|k| k.div_ceil(stride));
-    let tiling = Tiling::of(pixels, c, stride * stride, taps[0] * taps[1] * y[3].next_multiple_of(CHUNK), site.target);
-    let kernel = tiling.kernel(["fewstep_conv2d_input_grad_f32_32x32", "fewstep_conv2d_input_grad_f32_64x64"]);
-    let first = tiling.launch(kernel, [pixels, c], stride * stride)?.input(0).input(1).output(0).arg(tiling.partial());
+    let tiling = Tiling::of(pixels, c, stride * stride, taps[0] * taps[1] * y[3].next_multiple_of(chunk(dtype)), dtype, site.target);
+    let first = tiling.launch("conv2d_input_grad", [pixels, c], stride * stride)?.input(0).input(1).output(0).arg(tiling.partial());
     plain_sum(first.value(conv).int(tiling.slices)?, &tiling, site)
 }
 
 pub(super) fn weight_grad(op: &Conv2dWeightGrad, site: &Site) -> Result<Lowered> {
     let (x, y) = (dims(&site.inputs[0].shape)?, dims(&site.inputs[1].shape)?);
-    let conv = Conv::of(x, y, op.geometry)?;
-    let columns = op.geometry.kernel[0] * op.geometry.kernel[1] * x[3].next_multiple_of(CHUNK);
-    let tiling = Tiling::of(columns, y[3], 1, y[0] * y[1] * y[2], site.target);
-    let kernel = tiling.kernel(["fewstep_conv2d_weight_grad_f32_32x32", "fewstep_conv2d_weight_grad_f32_64x64"]);
-    let first = tiling.launch(kernel, [columns, y[3]], 1)?.input(0).input(1).output(0).arg(tiling.partial());
+    let dtype = site.inputs[0].dtype;
+    let conv = Conv::of(x, y, op.geometry, dtype)?;
+    let columns = op.geometry.kernel[0] * op.geometry.kernel[1] * x[3].next_multiple_of(chunk(dtype));
+    let tiling = Tiling::of(columns, y[3], 1, y[0] * y[1] * y[2], dtype, site.target);
+    let first = tiling.launch("conv2d_weight_grad", [columns, y[3]], 1)?.input(0).input(1).output(0).arg(tiling.partial());
     plain_sum(first.value(conv).int(tiling.slices)?, &tiling, site)
 }
 
 /// `first`, and the sum of its slices into the result without anything added.
 fn plain_sum(first: Launch, tiling: &Tiling, site: &Site) -> Result<Lowered> {
-    let n = site.outputs[0].numel();
+    let (n, dtype) = (site.outputs[0].numel(), site.outputs[0].dtype);
     let nothing = |launch: Launch| launch.arg(Arg::Null).arg(Arg::Null).arg(Arg::Null);
-    tiling.finish(first, n, || Ok(nothing(sum_launch(n)?).output(0).int(n)?.int(n)?.int(1)?.int(tiling.slices)?.value(1.0f32)))
+    tiling.finish(first, n, || Ok(nothing(sum_launch(n, dtype)?).output(0).int(n)?.int(n)?.int(1)?.int(tiling.slices)?.value(1.0f32)))
 }
 
-fn sum_launch(n: usize) -> Result<Launch> {
-    Ok(Launch::over("fewstep_conv2d_sum_f32", n, THREADS)?.scratch(0))
+fn sum_launch(n: usize, dtype: DType) -> Result<Launch> {
+    Ok(Launch::over(format!("fewstep_conv2d_sum_{}", suffix(dtype)?), n, THREADS)?.scratch(0))
 }
 
 fn need_packed(packed: bool) -> Result<()> {
@@ -110,31 +118,33 @@ struct Tiling {
     tile: usize,
     /// Blocks that share a sum.
     slices: usize,
+    /// Of the activations.
+    dtype: DType,
 }
 
 impl Tiling {
     /// For `parts` products of rows x columns with sums of `depth` terms. The order of a sum depends on the slices and so on the device: equal devices
     /// give equal bytes.
-    fn of(rows: usize, columns: usize, parts: usize, depth: usize, target: Target) -> Self {
+    fn of(rows: usize, columns: usize, parts: usize, depth: usize, dtype: DType, target: Target) -> Self {
         let multiprocessors = target.multiprocessors as usize;
         let blocks = |tile: usize| rows.div_ceil(tile) * columns.div_ceil(tile) * parts;
         let large = rows > 32 && columns > 32 && blocks(64) >= multiprocessors;
         // Eight warps in a large block, two in a small one: enough of either to hide the latency of shared memory.
         let (tile, resident) = if large { (64, 2) } else { (32, 4) };
-        let steps = depth.div_ceil(DEPTH);
+        let steps = depth.div_ceil(DEPTH[usize::from(dtype != DType::F32)]);
         let wanted = (resident * multiprocessors / blocks(tile).max(1)).min(MOST_SLICES);
         let slices = if steps < WORTH_CUTTING { 1 } else { wanted.clamp(1, steps / SHORTEST_SLICE) };
-        Self { tile, slices }
+        Self { tile, slices, dtype }
     }
 
-    /// The kernel for the tile, of one for 32x32 and one for 64x64.
-    fn kernel(&self, [small, large]: [&'static str; 2]) -> &'static str {
-        if self.tile == 32 { small } else { large }
-    }
-
-    fn launch(&self, kernel: &'static str, [rows, columns]: [usize; 2], parts: usize) -> Result<Launch> {
-        let block = if self.tile == 32 { 64 } else { 256 };
-        Launch::new(kernel, [rows.div_ceil(self.tile), columns.div_ceil(self.tile), parts * self.slices], block)
+    fn launch(&self, kernel: &str, [rows, columns]: [usize; 2], parts: usize) -> Result<Launch> {
+        let block = match (self.dtype, self.tile) {
+            (DType::F32, 32) => 64,
+            (DType::F32, _) => 256,
+            _ => TENSOR_THREADS,
+        };
+        let name = format!("fewstep_{kernel}_{}_{tile}x{tile}", suffix(self.dtype)?, tile = self.tile);
+        Launch::new(name, [rows.div_ceil(self.tile), columns.div_ceil(self.tile), parts * self.slices], block)
     }
 
     /// Where the blocks put their sums if they share them.
@@ -161,7 +171,7 @@ unsafe impl Param for Conv {}
 
 impl Conv {
     /// Of x to y; an error where an index of the kernels would not fit.
-    fn of(x: [usize; 4], y: [usize; 4], geometry: ConvGeometry) -> Result<Self> {
+    fn of(x: [usize; 4], y: [usize; 4], geometry: ConvGeometry, dtype: DType) -> Result<Self> {
         let ConvGeometry { kernel, stride, pad } = geometry;
         // Rows and columns of either tensor that a tap may be looked for in, before it is found to lie outside.
         let reach = |shape: [usize; 4]| {
@@ -169,7 +179,7 @@ impl Conv {
             let columns = shape[2].checked_add(pad[1])?.checked_add(pad[3])?.checked_add(kernel[1])?;
             shape[0].checked_mul(rows)?.checked_mul(columns)?.checked_mul(shape[3].max(1)).filter(|n| *n <= LIMIT)
         };
-        let weights = packed_len(PackFor::Forward, geometry, &[y[3], x[3]]).and(packed_len(PackFor::InputGrad, geometry, &[y[3], x[3]]));
+        let weights = packed_len(PackFor::Forward, geometry, &[y[3], x[3]], dtype).and(packed_len(PackFor::InputGrad, geometry, &[y[3], x[3]], dtype));
         if reach(x).and(reach(y)).and(weights).is_none() || stride > LIMIT || kernel.iter().chain(&pad).any(|n| *n > LIMIT) {
             return Err(too_large());
         }
@@ -182,28 +192,28 @@ impl Conv {
 mod tests {
     use super::*;
 
-    const H200: Target = Target { multiprocessors: 132 };
+    const H200: Target = Target { capability: 90, multiprocessors: 132 };
 
     #[test]
     fn tilings_fill_the_device() {
         // 64 images of 32x32x64: 1024 large blocks.
-        assert_eq!(Tiling::of(65_536, 64, 1, 576, H200), Tiling { tile: 64, slices: 1 });
+        assert_eq!(Tiling::of(65_536, 64, 1, 576, DType::F32, H200), Tiling { tile: 64, slices: 1, dtype: DType::F32 });
         // One image of 8x8x128: eight small blocks, whose 72 steps are cut.
-        assert_eq!(Tiling::of(64, 128, 1, 1152, H200), Tiling { tile: 32, slices: 18 });
+        assert_eq!(Tiling::of(64, 128, 1, 1152, DType::F32, H200), Tiling { tile: 32, slices: 18, dtype: DType::F32 });
         // A sum too short to cut.
-        assert_eq!(Tiling::of(1, 128, 1, 128, H200), Tiling { tile: 32, slices: 1 });
+        assert_eq!(Tiling::of(1, 128, 1, 128, DType::F32, H200), Tiling { tile: 32, slices: 1, dtype: DType::F32 });
         // The weights of conv_in: two blocks and 65536 pixels.
-        assert_eq!(Tiling::of(36, 64, 1, 65_536, H200), Tiling { tile: 32, slices: 64 });
+        assert_eq!(Tiling::of(36, 64, 1, 65_536, DType::F32, H200), Tiling { tile: 32, slices: 64, dtype: DType::F32 });
     }
 
     #[test]
     fn sizes_beyond_31_bits_are_refused() {
         let geometry = ConvGeometry { kernel: [3, 3], stride: 1, pad: [1; 4] };
-        assert!(Conv::of([1, 1024, 1024, 64], [1, 1024, 1024, 64], geometry).is_ok());
-        assert!(Conv::of([32, 1024, 1024, 64], [32, 1024, 1024, 64], geometry).is_err());
+        assert!(Conv::of([1, 1024, 1024, 64], [1, 1024, 1024, 64], geometry, DType::F32).is_ok());
+        assert!(Conv::of([32, 1024, 1024, 64], [32, 1024, 1024, 64], geometry, DType::F32).is_err());
         let far = ConvGeometry { pad: [usize::MAX, 1, 1, 1], ..geometry };
-        assert!(Conv::of([1, 8, 8, 8], [1, 8, 8, 8], far).is_err());
-        assert_eq!(packed_len(PackFor::Forward, geometry, &[1 << 16, 1 << 16, 3, 3]), None);
-        assert_eq!(packed_len(PackFor::InputGrad, geometry, &[5, 7, 3, 3]), Some(7 * 9 * 8));
+        assert!(Conv::of([1, 8, 8, 8], [1, 8, 8, 8], far, DType::F32).is_err());
+        assert_eq!(packed_len(PackFor::Forward, geometry, &[1 << 16, 1 << 16, 3, 3], DType::F32), None);
+        assert_eq!(packed_len(PackFor::InputGrad, geometry, &[5, 7, 3, 3], DType::F32), Some(7 * 9 * 8));
     }
 }

@@ -1,9 +1,10 @@
 //! Element-wise ops on `cuda/elementwise.cu`.
 
 use super::launch::{Launch, Lowered, Param};
-use super::lower::Site;
+use super::lower::{Site, suffix};
 use crate::error::{Error, Result};
 use crate::graph::ops::{Affine, BinaryKind, UnaryKind};
+use crate::tensor::DType;
 
 /// Threads a block, as in the kernels.
 const THREADS: u32 = 256;
@@ -35,34 +36,39 @@ fn arithmetic(kind: BinaryKind) -> i32 {
 
 pub(super) fn unary(kind: UnaryKind, site: &Site) -> Result<Lowered> {
     let (n, (number, a, b)) = (site.outputs[0].numel(), function(kind));
-    let launch = Launch::over("fewstep_unary_f32", n.div_ceil(PER_THREAD), THREADS)?;
+    let launch = Launch::over(site.kernel("unary", 0)?, n.div_ceil(PER_THREAD), THREADS)?;
     Ok(launch.input(0).output(0).int(n)?.value(number).value(a).value(b).into())
 }
 
 pub(super) fn unary_grad(kind: UnaryKind, site: &Site) -> Result<Lowered> {
     let (n, (number, a, b)) = (site.outputs[0].numel(), function(kind));
-    let launch = Launch::over("fewstep_unary_grad_f32", n.div_ceil(PER_THREAD), THREADS)?;
+    let launch = Launch::over(site.kernel("unary_grad", 0)?, n.div_ceil(PER_THREAD), THREADS)?;
     Ok(launch.input(0).input(1).output(0).int(n)?.value(number).value(a).value(b).into())
 }
 
 pub(super) fn affine(op: &Affine, site: &Site) -> Result<Lowered> {
     let n = site.outputs[0].numel();
-    let launch = Launch::over("fewstep_affine_f32", n.div_ceil(PER_THREAD), THREADS)?;
+    let launch = Launch::over(site.kernel("affine", 0)?, n.div_ceil(PER_THREAD), THREADS)?;
     Ok(launch.input(0).output(0).int(n)?.value(op.scale).value(op.shift).into())
 }
 
 pub(super) fn cast(site: &Site) -> Result<Lowered> {
     let n = site.outputs[0].numel();
-    Ok(Launch::over("fewstep_cast_i32_f32", n, THREADS)?.input(0).output(0).int(n)?.into())
+    let to = suffix(site.outputs[0].dtype)?;
+    let launch = match site.inputs[0].dtype {
+        DType::I32 => Launch::over(format!("fewstep_cast_i32_{to}"), n, THREADS)?,
+        from => Launch::over(format!("fewstep_cast_{}_{to}", suffix(from)?), n.div_ceil(PER_THREAD), THREADS)?,
+    };
+    Ok(launch.input(0).output(0).int(n)?.into())
 }
 
 pub(super) fn binary(kind: BinaryKind, site: &Site) -> Result<Lowered> {
     let (n, number) = (site.outputs[0].numel(), arithmetic(kind));
     if site.inputs[0].shape == site.inputs[1].shape {
-        let launch = Launch::over("fewstep_binary_f32", n.div_ceil(PER_THREAD), THREADS)?;
+        let launch = Launch::over(site.kernel("binary", 0)?, n.div_ceil(PER_THREAD), THREADS)?;
         return Ok(launch.input(0).input(1).output(0).int(n)?.value(number).into());
     }
-    let launch = Launch::over("fewstep_binary_broadcast_f32", n, THREADS)?;
+    let launch = Launch::over(site.kernel("binary_broadcast", 0)?, n, THREADS)?;
     let places = Broadcast::of(&site.inputs[0].shape, &site.inputs[1].shape, &site.outputs[0].shape)?;
     Ok(launch.input(0).input(1).output(0).int(n)?.value(number).value(places).into())
 }

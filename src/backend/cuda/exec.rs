@@ -88,7 +88,7 @@ impl CudaExecutable {
     pub(super) fn new(graph: &Graph, shared: &Arc<Shared>) -> Result<Self> {
         let mut plan = Plan::new(graph, &packed_len)?;
         let device = &shared.context.device;
-        let target = Target { multiprocessors: device.multiprocessors };
+        let target = Target { capability: device.capability, multiprocessors: device.multiprocessors };
         let nodes = |plan: &Plan| plan.order().iter().map(|id| plan.graph().nodes()[id.0 as usize].clone()).collect::<Vec<Node>>();
         let lowered = nodes(&plan).iter().map(|node| lower(plan.graph(), node, target)).collect::<Result<Vec<_>>>()?;
         plan.lay_out(&lowered.iter().map(|l| l.workspace).collect::<Vec<_>>())?;
@@ -128,7 +128,7 @@ impl CudaExecutable {
             let node = &self.plan.graph().nodes()[self.plan.order()[at].0 as usize];
             let mut launches = vec![];
             for launch in &lowered.launches {
-                let function = self.shared.kernels.get(launch.kernel)?;
+                let function = self.shared.kernels.get(&launch.kernel)?;
                 launches.push(Ready::new(launch, function, |arg| self.argument(node, at, arg, &mut tables))?);
             }
             ready.push(launches);

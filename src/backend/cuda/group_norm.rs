@@ -115,13 +115,13 @@ impl Cut {
 pub(super) fn forward(op: &GroupNorm, site: &Site) -> Result<Lowered> {
     let cut = Cut::forward(site.inputs[0], op.groups, site.target)?;
     let (norm, eps) = (cut.norm(op.silu), op.eps as f32);
-    let launch = |kernel| Launch::new(kernel, [cut.blocks(), 1, 1], THREADS);
+    let launch = |kernel| Launch::new(site.kernel(kernel, 0)?, [cut.blocks(), 1, 1], THREADS);
     if cut.splits == 1 {
-        let all = launch("fewstep_group_norm_f32")?.input(0).input(1).input(2).output(0).output(1).output(2);
+        let all = launch("group_norm")?.input(0).input(1).input(2).output(0).output(1).output(2);
         return Ok(all.value(norm).value(eps).into());
     }
-    let first = launch("fewstep_group_norm_pieces_f32")?.input(0).scratch(0).value(norm);
-    let second = launch("fewstep_group_norm_of_pieces_f32")?.input(0).input(1).input(2).scratch(0).output(0).output(1).output(2);
+    let first = launch("group_norm_pieces")?.input(0).scratch(0).value(norm);
+    let second = launch("group_norm_of_pieces")?.input(0).input(1).input(2).scratch(0).output(0).output(1).output(2);
     let workspace = cut.n * cut.groups * cut.splits * 2 * size_of::<f32>();
     Ok(Lowered { launches: vec![first, second.value(norm).value(eps)], workspace })
 }
@@ -130,8 +130,8 @@ pub(super) fn grad(op: &GroupNormGrad, site: &Site) -> Result<Lowered> {
     let cut = Cut::backward(site.inputs[0], op.groups, site.target)?;
     let (norm, rows) = (cut.norm(op.silu), cut.n * cut.splits);
     let operands = |launch: Launch| (0..6).fold(launch, Launch::input);
-    let sums = operands(Launch::new("fewstep_group_norm_grad_sums_f32", [rows * cut.sum_slabs(), 1, 1], THREADS)?);
-    let dx = operands(Launch::new("fewstep_group_norm_grad_f32", [cut.blocks(), 1, 1], THREADS)?);
+    let sums = operands(Launch::new(site.kernel("group_norm_grad_sums", 0)?, [rows * cut.sum_slabs(), 1, 1], THREADS)?);
+    let dx = operands(Launch::new(site.kernel("group_norm_grad", 0)?, [cut.blocks(), 1, 1], THREADS)?);
     let parameters = Launch::new("fewstep_group_norm_grad_parameters", [cut.channels.div_ceil(PARAMETER_CHANNELS), 1, 1], THREADS)?;
     let launches =
         vec![sums.scratch(0).value(norm), dx.scratch(0).output(0).value(norm), parameters.scratch(0).output(1).output(2).int(rows)?.int(cut.channels)?];
@@ -142,7 +142,7 @@ pub(super) fn grad(op: &GroupNormGrad, site: &Site) -> Result<Lowered> {
 mod tests {
     use super::*;
 
-    const TARGET: Target = Target { multiprocessors: 100 };
+    const TARGET: Target = Target { capability: 80, multiprocessors: 100 };
 
     fn cut(shape: &[usize], groups: usize) -> [usize; 3] {
         let cut = Cut::forward(&TensorType::f32(shape), groups, TARGET).unwrap();

@@ -41,7 +41,7 @@ impl Kernels {
     }
 
     /// A kernel by name.
-    pub fn get(&self, name: &'static str) -> Result<Function> {
+    pub fn get(&self, name: &str) -> Result<Function> {
         let info = manifest::find(name).ok_or_else(|| Error::internal(format!("no kernel {name} was compiled")))?;
         let entered = self.context.enter()?;
         // A panic elsewhere leaves the maps as whole as they were.
@@ -64,7 +64,7 @@ impl Kernels {
                 // SAFETY: the function was just found.
                 check(unsafe { sys::cuFuncLoad(raw) }.result(), format!("loading the kernel {name}"))?;
                 let function = Function { raw, info };
-                loaded.functions.insert(name, function);
+                loaded.functions.insert(info.name, function);
                 function
             }
         };

@@ -61,7 +61,7 @@ impl Arg {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Launch {
     /// The kernel's name in its .cu file.
-    pub kernel: &'static str,
+    pub kernel: String,
     /// Blocks.
     pub grid: [u32; 3],
     /// Threads a block.
@@ -72,7 +72,8 @@ pub(super) struct Launch {
 
 impl Launch {
     /// A launch without arguments yet; an error when the grid has more blocks than a GPU takes.
-    pub fn new(kernel: &'static str, grid: [usize; 3], block: u32) -> Result<Self> {
+    pub fn new(kernel: impl Into<String>, grid: [usize; 3], block: u32) -> Result<Self> {
+        let kernel = kernel.into();
         let fits = grid[0] > 0 && grid[0] <= i32::MAX as usize && grid[1..].iter().all(|g| *g > 0 && *g <= MAX_GRID_YZ as usize);
         if !fits {
             return Err(Error::unsupported(format!("{kernel}: a grid of {grid:?} blocks; the shapes are too large for the CUDA backend")));
@@ -81,7 +82,7 @@ impl Launch {
     }
 
     /// One thread an element, in blocks of `block`.
-    pub fn over(kernel: &'static str, elements: usize, block: u32) -> Result<Self> {
+    pub fn over(kernel: impl Into<String>, elements: usize, block: u32) -> Result<Self> {
         Self::new(kernel, [elements.div_ceil(block as usize), 1, 1], block)
     }
 

@@ -4,10 +4,16 @@ use super::launch::Lowered;
 use super::{attention, combine, conv2d, elementwise, gather, group_norm, optimizer, random, reduce, resample, shape, timestep_embedding};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Op, OpDef, TensorType};
+use crate::tensor::DType;
+
+/// The first compute capability whose tensor cores multiply bf16 (PTX ISA, mma).
+const BF16_CAPABILITY: u32 = 80;
 
 /// What launches are chosen for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target {
+    /// Compute capability times ten.
+    pub capability: u32,
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
 }
@@ -22,11 +28,39 @@ pub(super) struct Site<'a> {
     pub target: Target,
 }
 
+/// How kernels are named after the element type that they are for.
+pub(super) fn suffix(dtype: DType) -> Result<&'static str> {
+    match dtype {
+        DType::F32 => Ok("f32"),
+        DType::F16 => Ok("f16"),
+        DType::Bf16 => Ok("bf16"),
+        other => Err(Error::internal(format!("no kernel is named after {other:?}"))),
+    }
+}
+
+impl Site<'_> {
+    /// The name of the kernel for activations of the type of operand `i`.
+    pub fn kernel(&self, base: &str, i: usize) -> Result<String> {
+        Ok(format!("fewstep_{base}_{}", suffix(self.inputs[i].dtype)?))
+    }
+}
+
 /// The launches of a node.
 pub(super) fn lower(graph: &Graph, node: &Node, target: Target) -> Result<Lowered> {
     let types = |ids: &[crate::graph::ValueId]| ids.iter().map(|i| &graph.value(*i).ty).collect::<Vec<_>>();
     let site = Site { inputs: types(&node.inputs), outputs: types(&node.outputs), target };
+    check_types(&site)?;
     lower_op(&node.op, &site).map_err(|e| e.context(node.op.name()))
+}
+
+/// Refuses what the GPU has no instructions for.
+fn check_types(site: &Site) -> Result<()> {
+    let bf16 = site.inputs.iter().chain(&site.outputs).any(|ty| ty.dtype == DType::Bf16);
+    if bf16 && site.target.capability < BF16_CAPABILITY {
+        let found = site.target.capability;
+        return Err(Error::unsupported(format!("bf16 needs a GPU of compute capability 8.0; this one has {}.{}: use f16", found / 10, found % 10)));
+    }
+    Ok(())
 }
 
 fn lower_op(op: &Op, site: &Site) -> Result<Lowered> {

@@ -19,9 +19,9 @@ pub(super) fn reduce_sum(op: &ReduceSum, site: &Site) -> Result<Lowered> {
     let parts = wanted.clamp(1, (reduced * inner.min(COLUMNS)).div_ceil(GRAIN)).min(reduced);
     let sum = |launch: Launch| -> Result<Launch> { Ok(if parts == 1 { launch.output(0) } else { launch.scratch(0) }) };
     let first = if inner == 1 {
-        sum(Launch::new("fewstep_sum_runs_f32", [1, parts, outer], THREADS)?.input(0))?.int(reduced)?
+        sum(Launch::new(site.kernel("sum_runs", 0)?, [1, parts, outer], THREADS)?.input(0))?.int(reduced)?
     } else {
-        sum(Launch::new("fewstep_sum_columns_f32", [inner.div_ceil(COLUMNS), parts, outer], THREADS)?.input(0))?.int(reduced)?.int(inner)?
+        sum(Launch::new(site.kernel("sum_columns", 0)?, [inner.div_ceil(COLUMNS), parts, outer], THREADS)?.input(0))?.int(reduced)?.int(inner)?
     };
     if parts == 1 {
         return Ok(first.into());

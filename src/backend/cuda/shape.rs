@@ -14,13 +14,18 @@ fn width(ty: &TensorType) -> usize {
     ty.shape.last().copied().unwrap_or(1)
 }
 
+/// The kernel for elements of so many bits.
+fn kernel(base: &str, site: &Site) -> String {
+    format!("fewstep_{base}_{}", 8 * site.inputs[0].dtype.size())
+}
+
 pub(super) fn concat(site: &Site) -> Result<Lowered> {
     let parts = site.inputs.len();
     if parts > MOST_PARTS {
         return Err(Error::unsupported(format!("joins {parts} values; at most {MOST_PARTS}")));
     }
     let n = site.outputs[0].numel();
-    let launch = Launch::over("fewstep_concat_32", n, THREADS)?;
+    let launch = Launch::over(kernel("concat", site), n, THREADS)?;
     let mut fields: Vec<Arg> = (0..MOST_PARTS).map(|i| if i < parts { Arg::Input(i) } else { Arg::Null }).collect();
     let mut widths = [0i32; MOST_PARTS];
     // Fits: each is a part of the result's width, which `int` checks.
@@ -41,7 +46,7 @@ pub(super) fn pad(op: &Pad, site: &Site) -> Result<Lowered> {
 fn window(site: &Site, start: i64) -> Result<Lowered> {
     let n = site.outputs[0].numel();
     let start = i32::try_from(start).map_err(|_| Error::unsupported(format!("column {start} does not fit 32 bits")))?;
-    let launch = Launch::over("fewstep_window_32", n, THREADS)?.input(0).output(0).int(n)?;
+    let launch = Launch::over(kernel("window", site), n, THREADS)?.input(0).output(0).int(n)?;
     Ok(launch.int(width(site.inputs[0]))?.int(width(site.outputs[0]))?.value(start).into())
 }
 

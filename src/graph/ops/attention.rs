@@ -1,12 +1,12 @@
 //! Scaled dot-product self-attention over tokens, all heads at once.
 
 use crate::error::{Error, Result};
-use crate::graph::op::{OpDef, arity, expect_shape, floats};
+use crate::graph::op::{OpDef, activations, arity, expect_shape, floats};
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 
 /// out = softmax(scale q k^T) v for each sample and head. Operands q, k, v [N,T,heads*D]. Results: out [N,T,heads*D] and the
-/// row's log-sum-exp [N,heads,T], from which the backward pass rebuilds the probabilities.
+/// row's log-sum-exp [N,heads,T] in f32, from which the backward pass rebuilds the probabilities.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attention {
     /// Number of heads.
@@ -24,7 +24,7 @@ fn head_dim(heads: usize, inner: usize) -> Result<usize> {
 
 /// Checks q, k and v; the type of the log-sum-exp.
 fn check(qkv: &[&TensorType], heads: usize) -> Result<TensorType> {
-    floats(qkv)?;
+    activations(qkv)?;
     let &[n, t, inner] = qkv[0].shape.as_slice() else {
         return Err(Error::shape(format!("expected q [N,T,C], found {:?}", qkv[0].shape)));
     };
@@ -104,7 +104,8 @@ impl OpDef for AttentionGrad {
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 6..=6)?;
         let lse = check(&inputs[..3], self.heads)?;
-        floats(&inputs[3..])?;
+        activations(&[inputs[0], inputs[3], inputs[5]])?;
+        floats(&inputs[4..5])?;
         expect_shape("out", inputs[3], &inputs[0].shape)?;
         expect_shape("lse", inputs[4], &lse.shape)?;
         expect_shape("dout", inputs[5], &inputs[0].shape)?;

@@ -1,7 +1,7 @@
 //! 2-D convolution over NHWC activations with OIHW weights, and its two gradients. Linear layers are its 1x1 form.
 
 use crate::error::{Error, Result};
-use crate::graph::op::{OpDef, arity, expect_shape, floats};
+use crate::graph::op::{OpDef, activations, arity, expect_dtype, expect_shape, floats};
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 use crate::tensor::DType;
@@ -119,23 +119,22 @@ impl OpDef for Conv2d {
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         let extra = [self.bias, self.addend, self.residual].iter().filter(|p| **p).count();
         arity(inputs, 2 + extra..=2 + extra)?;
-        floats(inputs)?;
         let [n, h, w, c] = nhwc(inputs[0])?;
-        if !self.packed {
-            expect_shape("weight", inputs[1], &[self.out_channels, c, self.geometry.kernel[0], self.geometry.kernel[1]])?;
-        }
+        let dtype = inputs[0].dtype;
+        check_weights(inputs[1], dtype, self.packed, [self.out_channels, c], self.geometry)?;
         let [p, q] = self.geometry.output(h, w)?;
         let out = [n, p, q, self.out_channels];
-        for (operand, what, shape) in [
-            (self.bias_operand(), "bias", &[self.out_channels][..]),
-            (self.addend_operand(), "addend", &[n, self.out_channels]),
-            (self.residual_operand(), "residual", &out),
+        for (operand, what, dtype, shape) in [
+            (self.bias_operand(), "bias", DType::F32, &[self.out_channels][..]),
+            (self.addend_operand(), "addend", dtype, &[n, self.out_channels]),
+            (self.residual_operand(), "residual", dtype, &out),
         ] {
             if let Some(i) = operand {
+                expect_dtype(inputs[i], dtype).map_err(|e| e.context(what))?;
                 expect_shape(what, inputs[i], shape)?;
             }
         }
-        Ok(vec![TensorType::f32(&out)])
+        Ok(vec![TensorType::new(dtype, &out)])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
@@ -199,17 +198,14 @@ impl OpDef for Conv2dInputGrad {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 2..=2)?;
-        floats(inputs)?;
         let [_, _, _, o] = nhwc(inputs[0])?;
         let &[n, h, w, c] = self.input.as_slice() else {
             return Err(Error::shape(format!("expected the shape [N,H,W,C] of an input, found {:?}", self.input)));
         };
         let [p, q] = self.geometry.output(h, w)?;
         expect_shape("dy", inputs[0], &[n, p, q, o])?;
-        if !self.packed {
-            expect_shape("weight", inputs[1], &[o, c, self.geometry.kernel[0], self.geometry.kernel[1]])?;
-        }
-        Ok(vec![TensorType::f32(&self.input)])
+        check_weights(inputs[1], inputs[0].dtype, self.packed, [o, c], self.geometry)?;
+        Ok(vec![TensorType::new(inputs[0].dtype, &self.input)])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
@@ -238,6 +234,7 @@ impl OpDef for Conv2dWeightGrad {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 2..=2)?;
+        activations(inputs)?;
         let [n, h, w, c] = nhwc(inputs[0])?;
         let [p, q] = self.geometry.output(h, w)?;
         let [_, _, _, o] = nhwc(inputs[1])?;
@@ -279,6 +276,8 @@ pub struct PackConv {
     pub geometry: ConvGeometry,
     /// Elements of the packed form, from the backend.
     pub packed_len: usize,
+    /// Their type: that of the convolution's activations.
+    pub dtype: DType,
 }
 
 impl OpDef for PackConv {
@@ -292,7 +291,7 @@ impl OpDef for PackConv {
         if inputs[0].shape.len() != 4 {
             return Err(Error::shape(format!("expected weights [O,C,R,S], found {:?}", inputs[0].shape)));
         }
-        Ok(vec![TensorType::f32(&[self.packed_len])])
+        Ok(vec![TensorType::new(self.dtype, &[self.packed_len])])
     }
 
     fn reference(&self, _inputs: &[&Array]) -> Result<Vec<Array>> {
@@ -300,12 +299,19 @@ impl OpDef for PackConv {
     }
 }
 
+/// Checks the weights [O,C,R,S] of a convolution of activations of `dtype`: f32 as the parameters are, or packed in the activations' type.
+fn check_weights(ty: &TensorType, dtype: DType, packed: bool, [o, c]: [usize; 2], geometry: ConvGeometry) -> Result<()> {
+    if packed {
+        return expect_dtype(ty, dtype).map_err(|e| e.context("packed weight"));
+    }
+    expect_dtype(ty, DType::F32).map_err(|e| e.context("weight"))?;
+    expect_shape("weight", ty, &[o, c, geometry.kernel[0], geometry.kernel[1]])
+}
+
 /// The four dimensions of an f32 activation.
 pub(crate) fn nhwc(ty: &TensorType) -> Result<[usize; 4]> {
-    match (ty.dtype, ty.shape.as_slice()) {
-        (DType::F32, &[n, h, w, c]) => Ok([n, h, w, c]),
-        _ => Err(Error::shape(format!("expected an f32 activation [N,H,W,C], found {:?} {:?}", ty.dtype, ty.shape))),
-    }
+    activations(&[ty])?;
+    <[usize; 4]>::try_from(ty.shape.as_slice()).map_err(|_| Error::shape(format!("expected an activation [N,H,W,C], found {:?}", ty.shape)))
 }
 
 fn dims(a: &Array) -> [usize; 4] {

@@ -1,7 +1,7 @@
 //! Element-wise ops: unary functions, affine maps and broadcasting arithmetic.
 
 use crate::error::{Error, Result};
-use crate::graph::op::{OpDef, arity, expect_shape, floats};
+use crate::graph::op::{OpDef, activations, arity, expect_shape};
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 use crate::tensor::DType;
@@ -121,7 +121,7 @@ impl OpDef for Unary {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 1..=1)?;
-        floats(inputs)?;
+        activations(inputs)?;
         self.kind.check()?;
         Ok(vec![inputs[0].clone()])
     }
@@ -150,7 +150,7 @@ impl OpDef for UnaryGrad {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 2..=2)?;
-        floats(inputs)?;
+        activations(inputs)?;
         self.kind.check()?;
         expect_shape("dy", inputs[1], &inputs[0].shape)?;
         Ok(vec![inputs[0].clone()])
@@ -177,7 +177,7 @@ impl OpDef for Affine {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 1..=1)?;
-        floats(inputs)?;
+        activations(inputs)?;
         Ok(vec![inputs[0].clone()])
     }
 
@@ -216,13 +216,13 @@ impl OpDef for Binary {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 2..=2)?;
-        floats(inputs)?;
+        let dtype = activations(inputs)?;
         let (a, b) = (&inputs[0].shape, &inputs[1].shape);
         let fits = a.len() == b.len() && a.iter().zip(b).all(|(x, y)| x == y || *x == 1 || *y == 1);
         if !fits {
             return Err(Error::shape(format!("shapes {a:?} and {b:?} do not broadcast")));
         }
-        Ok(vec![TensorType::f32(&a.iter().zip(b).map(|(x, y)| *x.max(y)).collect::<Vec<_>>())])
+        Ok(vec![TensorType::new(dtype, &a.iter().zip(b).map(|(x, y)| *x.max(y)).collect::<Vec<_>>())])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
@@ -256,9 +256,12 @@ impl OpDef for Binary {
     }
 }
 
-/// i32 to f32, exact up to 2^24.
+/// The same numbers in another type, rounded to nearest even: i32 to f32 (exact up to 2^24), and between f32, f16 and bf16.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Cast;
+pub struct Cast {
+    /// Type of the result.
+    pub to: DType,
+}
 
 impl OpDef for Cast {
     fn name(&self) -> &'static str {
@@ -267,17 +270,25 @@ impl OpDef for Cast {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 1..=1)?;
-        if inputs[0].dtype != DType::I32 {
-            return Err(Error::unsupported(format!("cast from {:?}", inputs[0].dtype)));
+        let half = |dtype| matches!(dtype, DType::F16 | DType::Bf16);
+        match (inputs[0].dtype, self.to) {
+            (DType::I32, DType::F32) => {}
+            (from, DType::F32) if half(from) => {}
+            (DType::F32, to) if half(to) => {}
+            (from, to) => return Err(Error::unsupported(format!("cast from {from:?} to {to:?}"))),
         }
-        Ok(vec![TensorType::f32(&inputs[0].shape)])
+        Ok(vec![TensorType::new(self.to, &inputs[0].shape)])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
-        Ok(vec![inputs[0].clone()])
+        Ok(vec![inputs[0].clone()]) // rounding is an error to be measured, not a meaning
     }
 
-    fn grad(&self, _cx: &mut GradCx) -> Result<Vec<Option<ValueId>>> {
-        Ok(vec![None])
+    fn grad(&self, cx: &mut GradCx) -> Result<Vec<Option<ValueId>>> {
+        // Integers have none. Between floats the gradient is the other cast; the precision pass runs after differentiation and needs none.
+        match cx.input_type(0).dtype {
+            DType::I32 => Ok(vec![None]),
+            from => Err(Error::unsupported(format!("cast from {from:?} has no gradient"))),
+        }
     }
 }

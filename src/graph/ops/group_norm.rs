@@ -1,12 +1,12 @@
 //! Group normalisation (Wu & He 2018) over NHWC or [N,T,C], optionally followed by SiLU.
 
 use crate::error::{Error, Result};
-use crate::graph::op::{OpDef, arity, expect_shape, floats};
+use crate::graph::op::{OpDef, activations, arity, expect_shape, floats};
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 
 /// y = act(gamma * (x - mean) * rstd + beta), mean and biased variance over each (sample, group of channels).
-/// Operands: x [N,...,C], gamma [C], beta [C]. Results: y like x, mean [N,G], rstd [N,G].
+/// Operands: x [N,...,C] of any float type, gamma [C], beta [C]. Results: y like x, mean [N,G], rstd [N,G]; parameters and statistics are f32.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GroupNorm {
     /// Number of groups; divides C.
@@ -42,7 +42,8 @@ impl OpDef for GroupNorm {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 3..=3)?;
-        floats(inputs)?;
+        activations(&inputs[..1])?;
+        floats(&inputs[1..])?;
         let [n, _, c] = check(inputs[0], self.groups)?;
         expect_shape("gamma", inputs[1], &[c])?;
         expect_shape("beta", inputs[2], &[c])?;
@@ -101,7 +102,8 @@ impl OpDef for GroupNormGrad {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 6..=6)?;
-        floats(inputs)?;
+        activations(&[inputs[0], inputs[5]])?;
+        floats(&inputs[1..5])?;
         let [n, _, c] = check(inputs[0], self.groups)?;
         for (i, what) in ["gamma", "beta"].iter().enumerate() {
             expect_shape(what, inputs[1 + i], &[c])?;

@@ -1,14 +1,14 @@
 //! Sums over broadcast dimensions.
 
 use crate::error::{Error, Result};
-use crate::graph::op::{OpDef, arity, floats};
+use crate::graph::op::{OpDef, activations, arity};
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 use ndarray::Axis;
 
 use super::{Binary, BinaryKind};
 
-/// Sums x down to `shape`, which has the same rank and 1 where a dimension is summed. The inverse of broadcasting.
+/// Sums x, of any float type, down to `shape`, which has the same rank and 1 where a dimension is summed. Added and given in f32. The inverse of broadcasting.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReduceSum {
     /// Result shape.
@@ -36,7 +36,7 @@ impl OpDef for ReduceSum {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 1..=1)?;
-        floats(inputs)?;
+        activations(inputs)?;
         let from = &inputs[0].shape;
         if from.len() != self.shape.len() || from.iter().zip(&self.shape).any(|(a, b)| a != b && *b != 1) {
             return Err(Error::shape(format!("cannot sum {from:?} to {:?}", self.shape)));

@@ -23,7 +23,7 @@ impl OpDef for Upsample2x {
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 1..=1)?;
         let [n, h, w, c] = nhwc(inputs[0])?;
-        Ok(vec![TensorType::f32(&[n, 2 * h, 2 * w, c])])
+        Ok(vec![TensorType::new(inputs[0].dtype, &[n, 2 * h, 2 * w, c])])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
@@ -49,7 +49,7 @@ impl OpDef for AvgPool2x {
         if !h.is_multiple_of(2) || !w.is_multiple_of(2) {
             return Err(Error::shape(format!("average pooling halves even sizes only, found {h}x{w}")));
         }
-        Ok(vec![TensorType::f32(&[n, h / 2, w / 2, c])])
+        Ok(vec![TensorType::new(inputs[0].dtype, &[n, h / 2, w / 2, c])])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {

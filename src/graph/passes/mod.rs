@@ -3,10 +3,12 @@
 mod dead;
 mod fuse;
 mod pack;
+mod precision;
 
 pub use dead::eliminate_dead;
 pub use fuse::fuse;
 pub use pack::{PackedLen, pack};
+pub use precision::precision;
 
 use super::{Graph, Node, Origin, ValueId};
 use crate::error::{Error, Result};

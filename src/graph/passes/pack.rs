@@ -4,16 +4,17 @@ use super::Rewrite;
 use crate::error::Result;
 use crate::graph::ops::{ConvGeometry, PackConv, PackFor};
 use crate::graph::{Graph, Op, ValueId};
+use crate::tensor::DType;
 use std::collections::HashMap;
 
-/// Elements of the packed form of weights [O,C,R,S], or `None` where the backend reads them as they are.
-pub type PackedLen<'a> = &'a dyn Fn(PackFor, ConvGeometry, &[usize]) -> Option<usize>;
+/// Elements of the packed form of weights [O,C,R,S] for activations of a type, or `None` where the backend reads them as they are.
+pub type PackedLen<'a> = &'a dyn Fn(PackFor, ConvGeometry, &[usize], DType) -> Option<usize>;
 
 /// Rewrites every convolution that the backend wants packed.
 pub fn pack(old: &Graph, packed_len: PackedLen) -> Result<Rewrite> {
     let mut rewrite = Rewrite::start(old)?;
     // By the value whose memory the weights are (a linear layer views its matrix anew at each use), its rows, and what the packing depends on.
-    let mut done: HashMap<(ValueId, usize, PackFor, ConvGeometry), ValueId> = HashMap::new();
+    let mut done: HashMap<(ValueId, usize, PackFor, ConvGeometry, DType), ValueId> = HashMap::new();
     let roots = old.roots();
     for node in old.nodes() {
         let (purpose, geometry) = match &node.op {
@@ -24,17 +25,18 @@ pub fn pack(old: &Graph, packed_len: PackedLen) -> Result<Rewrite> {
                 continue;
             }
         };
-        let Some(packed_len) = packed_len(purpose, geometry, old.shape(node.inputs[1])) else {
+        let dtype = old.value(node.inputs[0]).ty.dtype;
+        let Some(packed_len) = packed_len(purpose, geometry, old.shape(node.inputs[1]), dtype) else {
             rewrite.copy(old, node)?;
             continue;
         };
         let mut operands = rewrite.operands(node)?;
         let weight = node.inputs[1];
-        let key = (roots[weight.0 as usize], old.shape(weight)[0], purpose, geometry);
+        let key = (roots[weight.0 as usize], old.shape(weight)[0], purpose, geometry, dtype);
         operands[1] = match done.get(&key) {
             Some(packed) => *packed,
             None => {
-                let packed = rewrite.graph.push1(PackConv { purpose, geometry, packed_len }.into(), &[operands[1]])?;
+                let packed = rewrite.graph.push1(PackConv { purpose, geometry, packed_len, dtype }.into(), &[operands[1]])?;
                 if let Some(last) = rewrite.graph.nodes.last_mut() {
                     last.segment = node.segment;
                 }

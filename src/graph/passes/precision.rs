@@ -1,0 +1,116 @@
+//! Mixed precision (Micikevicius et al. 2018): activations in half or bfloat16; parameters, statistics, sums, losses and the sampler's state in f32.
+
+use super::Rewrite;
+use crate::error::Result;
+use crate::graph::ops::{BinaryKind, Cast, UnaryKind};
+use crate::graph::{Graph, Node, Op, ValueId};
+use crate::tensor::DType;
+use std::collections::HashMap;
+
+/// How an op takes the narrow type.
+enum Rule {
+    /// These operands are narrow; the others stay as they are.
+    Narrow(Vec<usize>),
+    /// Narrow where all its operands already are: the op only passes activations on.
+    Follow,
+    /// Everything in f32: states, losses, small things.
+    Full,
+}
+
+fn rule(op: &Op) -> Rule {
+    match op {
+        Op::Conv2d(c) => Rule::Narrow([Some(0), c.addend_operand(), c.residual_operand()].into_iter().flatten().collect()),
+        Op::Conv2dInputGrad(_) | Op::GroupNorm(_) => Rule::Narrow(vec![0]),
+        Op::Conv2dWeightGrad(_) => Rule::Narrow(vec![0, 1]),
+        Op::GroupNormGrad(_) => Rule::Narrow(vec![0, 5]),
+        Op::Attention(_) => Rule::Narrow(vec![0, 1, 2]),
+        Op::AttentionGrad(_) => Rule::Narrow(vec![0, 1, 2, 3, 5]),
+        // Losses: a difference of neighbouring numbers and its powers, which half would round or overflow.
+        Op::Binary(b) if b.kind == BinaryKind::Sub => Rule::Full,
+        Op::Unary(u) if is_loss(u.kind) => Rule::Full,
+        Op::UnaryGrad(u) if is_loss(u.kind) => Rule::Full,
+        Op::Unary(_) | Op::UnaryGrad(_) | Op::Affine(_) | Op::Binary(_) | Op::Upsample2x(_) | Op::AvgPool2x(_) => Rule::Follow,
+        Op::Concat(_) | Op::Slice(_) | Op::Pad(_) | Op::Reshape(_) | Op::StopGradient(_) | Op::ReduceSum(_) => Rule::Follow,
+        _ => Rule::Full,
+    }
+}
+
+fn is_loss(kind: UnaryKind) -> bool {
+    matches!(kind, UnaryKind::Abs | UnaryKind::Square | UnaryKind::Huber(_))
+}
+
+fn is_narrow(dtype: DType) -> bool {
+    matches!(dtype, DType::F16 | DType::Bf16)
+}
+
+/// Rewrites a program of f32 with activations of `dtype`. Taps are cast back, so that the host reads the types that it asked for.
+pub fn precision(old: &Graph, dtype: DType) -> Result<Rewrite> {
+    let mut this = Narrowing { rewrite: Rewrite::start(old)?, casts: HashMap::new(), taps: vec![] };
+    if is_narrow(dtype) {
+        for node in old.nodes() {
+            this.node(old, node, dtype)?;
+        }
+    } else {
+        old.nodes().iter().try_for_each(|node| this.rewrite.copy(old, node))?;
+    }
+    for (tap, cast) in this.taps {
+        this.rewrite.map[tap.0 as usize] = Some(cast);
+    }
+    this.rewrite.finish(old)
+}
+
+struct Narrowing {
+    rewrite: Rewrite,
+    /// Values in another type, by their new id.
+    casts: HashMap<(ValueId, DType), ValueId>,
+    /// Old taps and their f32 copies.
+    taps: Vec<(ValueId, ValueId)>,
+}
+
+impl Narrowing {
+    fn node(&mut self, old: &Graph, node: &Node, dtype: DType) -> Result<()> {
+        let mut operands = self.rewrite.operands(node)?;
+        let narrow = |this: &Self, id: &ValueId| is_narrow(this.rewrite.graph.value(*id).ty.dtype);
+        match rule(&node.op) {
+            Rule::Narrow(which) => {
+                for (k, operand) in operands.iter_mut().enumerate() {
+                    *operand = self.cast(*operand, if which.contains(&k) { dtype } else { DType::F32 }, node.segment)?;
+                }
+            }
+            Rule::Follow if operands.iter().all(|id| narrow(self, id)) => {}
+            Rule::Follow | Rule::Full => {
+                for operand in &mut operands {
+                    if narrow(self, operand) {
+                        *operand = self.cast(*operand, DType::F32, node.segment)?;
+                    }
+                }
+            }
+        }
+        self.rewrite.emit(old, node, node.op.clone(), &operands)?;
+        for tap in node.outputs.iter().filter(|o| old.outputs().contains(o)) {
+            let new = self.rewrite.get(*tap)?;
+            let wide = self.cast(new, old.value(*tap).ty.dtype, node.segment)?;
+            self.taps.push((*tap, wide));
+        }
+        Ok(())
+    }
+
+    /// A value as `to`, cast once.
+    fn cast(&mut self, value: ValueId, to: DType, segment: usize) -> Result<ValueId> {
+        let graph = &mut self.rewrite.graph;
+        if graph.value(value).ty.dtype == to {
+            return Ok(value);
+        }
+        if let Some(cast) = self.casts.get(&(value, to)) {
+            return Ok(*cast);
+        }
+        let cast = graph.push(Cast { to }.into(), &[value])?[0];
+        if let Some(last) = graph.nodes.last_mut() {
+            last.segment = segment;
+        }
+        let name = graph.value(value).name.clone();
+        graph.set_name(cast, format!("{name}.{to:?}"));
+        self.casts.insert((value, to), cast);
+        Ok(cast)
+    }
+}
