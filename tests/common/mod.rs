@@ -105,7 +105,12 @@ impl Case {
 
     /// All values in f64.
     pub fn reference(&self) -> Result<HashMap<ValueId, Array>> {
-        let given = self.given.iter().map(|(id, t)| Ok((*id, to_array(t)?))).collect::<Result<HashMap<_, _>>>()?;
+        self.reference_of(&self.given)
+    }
+
+    /// The same on other numbers.
+    pub fn reference_of(&self, given: &HashMap<ValueId, Arc<Tensor>>) -> Result<HashMap<ValueId, Array>> {
+        let given = given.iter().map(|(id, t)| Ok((*id, to_array(t)?))).collect::<Result<HashMap<_, _>>>()?;
         evaluate(&self.graph, &given)
     }
 }

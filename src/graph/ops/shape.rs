@@ -7,10 +7,10 @@ use crate::graph::{GradCx, TensorType, ValueId};
 use crate::tensor::checked_numel;
 use ndarray::{Axis, Slice as Range};
 
-/// The axis that these ops work along. Their kernels move elements of four bytes.
+/// The axis that these ops work along. Their kernels move elements of two and four bytes.
 fn last_axis(ty: &TensorType) -> Result<usize> {
-    if ty.dtype.size() != 4 {
-        return Err(Error::unsupported(format!("moves f32 and i32 elements, found {:?}", ty.dtype)));
+    if !matches!(ty.dtype.size(), 2 | 4) {
+        return Err(Error::unsupported(format!("moves elements of two and four bytes, found {:?}", ty.dtype)));
     }
     ty.shape.len().checked_sub(1).ok_or_else(|| Error::shape("a scalar, shape [], has no last axis"))
 }
