@@ -3,7 +3,7 @@
 // Floor: 2 N P Q O R S C operations over the rate of the units, or the bytes of x, dy and dw over the bandwidth (conv2d.cu).
 //
 // Tiles: 64 by 64, or 32 by 32 for few channels; 16 pixels of float or 32 of half and bf16 a stage. There are few tiles and many pixels, so `slices`
-// blocks share a sum, each a fixed part of the pixels; fewstep_conv2d_sum_f32 adds them up. Both operands lie in shared memory as in global memory,
+// blocks share a sum, each a fixed part of the pixels; fewstep_sum_slices_f32 adds them up. Both operands lie in shared memory as in global memory,
 // channels in a row: tensor cores get them by the transposing ldmatrix. One barrier a stage, as in parts/conv_product.cuh.
 // Shared memory: three stages of depth x 2 x (tile + 16 bytes): float 26112 and 13824 bytes, half and bf16 27648 and 15360.
 //

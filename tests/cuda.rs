@@ -4,6 +4,8 @@
 mod common;
 #[path = "cuda/conformance.rs"]
 mod conformance;
+#[path = "cuda/launches.rs"]
+mod launches;
 #[path = "cuda/networks.rs"]
 mod networks;
 

@@ -24,7 +24,7 @@ pub(super) struct Block<'a> {
 }
 
 impl UNet<'_> {
-    /// h = conv2(act(norm2(conv1(resample(act(norm1(x)))) + time))); (shortcut(resample(x)) + h) / scale.
+    /// h = conv2(act(norm2(conv1(resample(act(norm1(x)))) + linear(time)))); (shortcut(resample(x)) + h) / scale.
     pub(super) fn resnet(&self, g: &mut Graph, x: ValueId, time: ValueId, block: &Block) -> Result<ValueId> {
         let (c, path) = (self.config, block.path);
         let scale_shift = c.resnet_time_scale_shift == TimeScaleShift::ScaleShift;
@@ -37,9 +37,8 @@ impl UNet<'_> {
             Resample::Up => (skip, h) = (g.push1(Upsample2x.into(), &[skip])?, g.push1(Upsample2x.into(), &[h])?),
         }
         h = self.conv(g, h, &format!("{path}.conv1"), block.out_channels, 3, 1, [1; 4])?;
-        let active = self.activation(g, time)?;
         let width = block.out_channels * if scale_shift { 2 } else { 1 };
-        let te = self.linear(g, active, &format!("{path}.time_emb_proj"), width)?;
+        let te = self.linear(g, time, &format!("{path}.time_emb_proj"), width)?;
         let batch = g.shape(te)[0];
         let te = g.reshape(te, &[batch, 1, 1, width])?;
         h = if scale_shift {

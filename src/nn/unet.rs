@@ -36,7 +36,9 @@ impl UNet<'_> {
     pub fn build(&self, g: &mut Graph, x: ValueId, t: ValueId, labels: Option<ValueId>) -> Result<ValueId> {
         let c = self.config;
         self.check_image(g, x)?;
+        // Every block begins with the activation of the embedding, which is the same for all.
         let time = self.time_embedding(g, t, labels)?;
+        let time = self.activation(g, time)?;
         let x = if c.center_input_sample { g.affine(x, 2.0, -1.0)? } else { x };
         let mut h = self.conv(g, x, "conv_in", c.block_out_channels[0], 3, 1, [1; 4])?;
         let mut skips = vec![h];

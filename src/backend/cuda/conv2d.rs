@@ -55,12 +55,12 @@ pub(super) fn conv2d(op: &Conv2d, site: &Site) -> Result<Lowered> {
     let [n, p, q, o] = dims(&site.outputs[0].shape)?;
     let depth = op.geometry.kernel[0] * op.geometry.kernel[1] * site.inputs[0].shape[3].next_multiple_of(chunk(dtype));
     let tiling = Tiling::of(n * p * q, o, 1, depth, dtype, site.target);
-    let extras = |launch: Launch| launch.optional(op.bias_operand()).optional(op.addend_operand()).optional(op.residual_operand());
-    let numel = site.outputs[0].numel();
-    let first = extras(tiling.launch("conv2d", [n * p * q, o], 1)?.input(0).input(1)).output(0).arg(tiling.partial());
-    let first = first.value(conv).int(tiling.slices)?.value(op.scale);
-    let sum = || Ok(extras(sum_launch(numel, dtype)?).output(0).int(numel)?.int(o)?.int(p * q)?.int(tiling.slices)?.value(op.scale));
-    tiling.finish(first, numel, sum)
+    let tiles = tiling.tiles([n * p * q, o]);
+    let launch = tiling.launch("conv2d", [n * p * q, o], 1)?.input(0).input(1);
+    let launch = launch.optional(op.bias_operand()).optional(op.addend_operand()).optional(op.residual_operand()).output(0);
+    let launch = launch.arg(tiling.partial()).arg(if tiling.slices > 1 { Arg::Counters(tiles[0] * tiles[1]) } else { Arg::Null });
+    let launch = launch.value(conv).int(tiling.slices)?.value(op.scale);
+    Ok(Lowered { launches: vec![launch], workspace: tiling.workspace(site.outputs[0].numel()) })
 }
 
 pub(super) fn input_grad(op: &Conv2dInputGrad, site: &Site) -> Result<Lowered> {
@@ -75,7 +75,7 @@ pub(super) fn input_grad(op: &Conv2dInputGrad, site: &Site) -> Result<Lowered> {
     let taps = op.geometry.kernel.map(|k| k.div_ceil(stride));
     let tiling = Tiling::of(pixels, c, stride * stride, taps[0] * taps[1] * y[3].next_multiple_of(chunk(dtype)), dtype, site.target);
     let first = tiling.launch("conv2d_input_grad", [pixels, c], stride * stride)?.input(0).input(1).output(0).arg(tiling.partial());
-    plain_sum(first.value(conv).int(tiling.slices)?, &tiling, site)
+    with_sum(first.value(conv).int(tiling.slices)?, &tiling, site)
 }
 
 pub(super) fn weight_grad(op: &Conv2dWeightGrad, site: &Site) -> Result<Lowered> {
@@ -85,18 +85,18 @@ pub(super) fn weight_grad(op: &Conv2dWeightGrad, site: &Site) -> Result<Lowered>
     let columns = op.geometry.kernel[0] * op.geometry.kernel[1] * x[3].next_multiple_of(chunk(dtype));
     let tiling = Tiling::of(columns, y[3], 1, y[0] * y[1] * y[2], dtype, site.target);
     let first = tiling.launch("conv2d_weight_grad", [columns, y[3]], 1)?.input(0).input(1).output(0).arg(tiling.partial());
-    plain_sum(first.value(conv).int(tiling.slices)?, &tiling, site)
+    with_sum(first.value(conv).int(tiling.slices)?, &tiling, site)
 }
 
-/// `first`, and the sum of its slices into the result without anything added.
-fn plain_sum(first: Launch, tiling: &Tiling, site: &Site) -> Result<Lowered> {
+/// `first`, and the sum of its slices into the result if there are several.
+fn with_sum(first: Launch, tiling: &Tiling, site: &Site) -> Result<Lowered> {
     let (n, dtype) = (site.outputs[0].numel(), site.outputs[0].dtype);
-    let nothing = |launch: Launch| launch.arg(Arg::Null).arg(Arg::Null).arg(Arg::Null);
-    tiling.finish(first, n, || Ok(nothing(sum_launch(n, dtype)?).output(0).int(n)?.int(n)?.int(1)?.int(tiling.slices)?.value(1.0f32)))
-}
-
-fn sum_launch(n: usize, dtype: DType) -> Result<Launch> {
-    Ok(Launch::over(format!("fewstep_conv2d_sum_{}", suffix(dtype)?), n, THREADS)?.scratch(0))
+    let mut launches = vec![first];
+    if tiling.slices > 1 {
+        let sum = Launch::over(format!("fewstep_sum_slices_{}", suffix(dtype)?), n, THREADS)?;
+        launches.push(sum.scratch(0).output(0).int(n)?.int(tiling.slices)?);
+    }
+    Ok(Lowered { launches, workspace: tiling.workspace(n) })
 }
 
 fn need_packed(packed: bool) -> Result<()> {
@@ -144,7 +144,13 @@ impl Tiling {
             _ => TENSOR_THREADS,
         };
         let name = format!("fewstep_{kernel}_{}_{tile}x{tile}", suffix(self.dtype)?, tile = self.tile);
-        Launch::new(name, [rows.div_ceil(self.tile), columns.div_ceil(self.tile), parts * self.slices], block)
+        let [x, y] = self.tiles([rows, columns]);
+        Launch::new(name, [x, y, parts * self.slices], block)
+    }
+
+    /// Blocks along the rows and along the columns.
+    fn tiles(&self, product: [usize; 2]) -> [usize; 2] {
+        product.map(|n| n.div_ceil(self.tile))
     }
 
     /// Where the blocks put their sums if they share them.
@@ -152,12 +158,9 @@ impl Tiling {
         if self.slices > 1 { Arg::Scratch(0) } else { Arg::Null }
     }
 
-    /// The launches: `first`, and `sum` of its slices of `numel` elements if there are several.
-    fn finish(&self, first: Launch, numel: usize, sum: impl FnOnce() -> Result<Launch>) -> Result<Lowered> {
-        if self.slices == 1 {
-            return Ok(first.into());
-        }
-        Ok(Lowered { launches: vec![first, sum()?], workspace: self.slices * numel * size_of::<f32>() })
+    /// Scratch in bytes for a result of `numel` elements.
+    fn workspace(&self, numel: usize) -> usize {
+        if self.slices > 1 { self.slices * numel * size_of::<f32>() } else { 0 }
     }
 }
 

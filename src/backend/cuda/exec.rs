@@ -72,6 +72,8 @@ pub struct CudaExecutable {
     constants: DeviceBuffer,
     /// Where each constant begins.
     constant_at: HashMap<ValueId, usize>,
+    /// What [`Arg::Counters`] points to: every launch leaves zeros to the next.
+    counters: DeviceBuffer,
     /// What [`Arg::Table`] and [`Arg::Data`] point to, in the order of the launches.
     tables: DeviceBuffer,
     /// The inputs as the host wrote them; the front of `persistent` is their copy.
@@ -98,6 +100,7 @@ impl CudaExecutable {
         for (storage, frozen) in plan.graph().storages().iter().zip(plan.graph().frozen_storages()) {
             storages.push(if frozen { Held::Unbound } else { Held::Owned(buffer(storage.ty.bytes(), &storage.name)?) });
         }
+        let args = || lowered.iter().flat_map(|l| &l.launches).flat_map(|l| &l.args);
         let (constants, constant_at) = upload_constants(&plan, context)?;
         Ok(Self {
             graphs: vec![],
@@ -108,7 +111,8 @@ impl CudaExecutable {
             persistent: buffer(plan.persistent_bytes(), "inputs and prepared values")?,
             constants,
             constant_at,
-            tables: buffer(lowered.iter().flat_map(|l| &l.launches).flat_map(|l| &l.args).map(table_bytes).sum(), "argument tables")?,
+            counters: buffer(args().map(counter_bytes).max().unwrap_or(0), "block counters")?,
+            tables: buffer(args().map(table_bytes).sum(), "argument tables")?,
             inputs: PinnedBuffer::zeroed(context, plan.input_bytes())?,
             changed: false,
             copying: false,
@@ -147,6 +151,7 @@ impl CudaExecutable {
             Arg::Output(i) => self.address(node.outputs[*i])?,
             Arg::Scratch(offset) => self.arena.address() + (self.plan.workspace_offset(at) + offset) as u64,
             Arg::Null => 0,
+            Arg::Counters(_) => self.counters.address(),
             Arg::Table(args) => {
                 let addresses = args.iter().map(|a| self.argument(node, at, a, &mut vec![])).collect::<Result<Vec<u64>>>()?;
                 self.append(tables, crate::backend::as_bytes(&addresses.iter().map(|a| *a as i64).collect::<Vec<_>>()))
@@ -224,6 +229,10 @@ fn table_bytes(arg: &Arg) -> usize {
         Arg::Data(bytes) => bytes.len().next_multiple_of(ALIGN),
         _ => 0,
     }
+}
+
+fn counter_bytes(arg: &Arg) -> usize {
+    if let Arg::Counters(n) = arg { n * size_of::<u32>() } else { 0 }
 }
 
 /// All constants that nodes read, in one buffer.

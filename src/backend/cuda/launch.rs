@@ -38,6 +38,8 @@ pub(super) enum Arg {
     Scratch(usize),
     /// No address: an operand that is not there.
     Null,
+    /// Address of so many counters of 32 bits, zero before the launch, which leaves them zero.
+    Counters(usize),
     /// Address of an array of addresses in device memory, for kernels over many tensors.
     Table(Vec<Arg>),
     /// Address of plain data in device memory, uploaded once: what is too long for a parameter.

@@ -1,0 +1,70 @@
+//! How many things the GPU is asked to do: with 5 microseconds a launch, a small network's time is its number of launches.
+
+use crate::gpu;
+use fewstep::Result;
+use fewstep::backend::Backend;
+use fewstep::graph::{Graph, TensorType};
+use fewstep::io::unet_config::UNetConfig;
+use fewstep::nn::UNet;
+use fewstep::tensor::{DType, Tensor};
+use std::sync::Arc;
+
+/// `student_s` of benches/peers.py: 4.44 M parameters, attention at 8x8.
+const STUDENT_S: &str = r#"{"_class_name": "UNet2DModel", "sample_size": 32, "in_channels": 3, "out_channels": 3, "layers_per_block": 1,
+    "block_out_channels": [64, 128, 128], "down_block_types": ["DownBlock2D", "DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D", "UpBlock2D"], "attention_head_dim": 32, "norm_num_groups": 32}"#;
+
+/// What the emulated driver has counted. A real one does not count.
+struct Log(libloading::Library);
+
+impl Log {
+    fn open() -> Option<Self> {
+        // SAFETY: the library is loaded already; loading it again runs nothing.
+        let library = unsafe { libloading::Library::new("libcuda.so.1") }.expect("the driver");
+        // SAFETY: only looked up.
+        let emulated = unsafe { library.get::<unsafe extern "C" fn()>(b"fewstep_emu_log_count\0") }.is_ok();
+        emulated.then_some(Self(library))
+    }
+
+    fn count(&self, name: &std::ffi::CStr) -> u64 {
+        // SAFETY: as cuda/emulator/libcuda/driver.h declares it.
+        unsafe { self.0.get::<unsafe extern "C" fn(*const std::ffi::c_char) -> u64>(b"fewstep_emu_log_count\0").expect("a function")(name.as_ptr()) }
+    }
+}
+
+fn student_s(dtype: DType) -> Result<Graph> {
+    let config = UNetConfig::parse(STUDENT_S, "student_s")?;
+    let mut graph = Graph::new();
+    let (x, t) = (graph.input("x", TensorType::f32(&[1, 32, 32, 3]))?, graph.input("t", TensorType::f32(&[1]))?);
+    let out = UNet { config: &config, prefix: "" }.build(&mut graph, x, t, None)?;
+    graph.tap(out);
+    graph.set_precision(dtype)?;
+    Ok(graph)
+}
+
+/// What one evaluation of student_s takes. The goal is 70: norms in the convolutions' prologues (28 launches), one product for q, k and v (8) and for
+/// all time projections (10).
+const MOST_LAUNCHES: u64 = 110;
+
+#[test]
+fn student_s_takes_few_launches() {
+    let Some(log) = Log::open() else { return };
+    let graph = student_s(DType::F16).expect("a graph");
+    let mut exe = gpu().compile(&graph).expect("a plan");
+    for storage in graph.storages() {
+        exe.bind(&storage.name, Arc::new(Tensor::zeros(DType::F32, &storage.ty.shape).expect("memory"))).expect("weights");
+    }
+    exe.prepare().expect("a graph");
+    let before = log.count(c"launches");
+    // Node by node, so that each launch is a call of its own.
+    for at in exe.plan().prepared()..exe.plan().order().len() {
+        exe.run(at..at + 1).expect("a run");
+    }
+    let launches = log.count(c"launches") - before;
+    let mut counts = std::collections::BTreeMap::<&str, usize>::new();
+    for id in &exe.plan().order()[exe.plan().prepared()..] {
+        use fewstep::graph::OpDef;
+        *counts.entry(exe.plan().graph().nodes()[id.0 as usize].op.name()).or_default() += 1;
+    }
+    assert!((1..=MOST_LAUNCHES).contains(&launches), "{launches} launches of {counts:?}");
+}
