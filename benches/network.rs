@@ -30,7 +30,7 @@ fn student(teacher: &Model) -> Result<Model> {
 
 fn bench_run(c: &mut Criterion, name: &str, model: &Model, steps: usize, batch: usize) -> Result<()> {
     let table = Table::build(&model.scheduler.noise_schedule()?, model.scheduler.prediction(), &SamplerConfig::Ddim(DdimConfig::default()), steps)?;
-    let spec = RunSpec { table: &table, batch, size: model.size()?, purpose: Purpose::Evaluation };
+    let spec = RunSpec { table: &table, batch, size: model.size()?, purpose: Purpose::Evaluation, precision: fewstep::tensor::DType::F32 };
     let mut run = SamplingRun::new(&CpuBackend::new(THREADS)?, model, &spec)?;
     let samples: Vec<i32> = (0..batch as i32).collect();
     let labels: Vec<i32> = samples.iter().map(|i| i % 10).collect();

@@ -100,7 +100,7 @@
 #define FEWSTEP_DEVICE_CPU 0
 
 /**
- * Compute on an NVIDIA GPU. This version answers UNSUPPORTED.
+ * Compute on an NVIDIA GPU of compute capability 7.5 or later. No part of a plan falls back to the CPU.
  */
 #define FEWSTEP_DEVICE_CUDA 1
 
@@ -233,6 +233,21 @@
  * The moving average of the weights; usually the better ones.
  */
 #define FEWSTEP_WEIGHTS_EMA 2
+
+/**
+ * Everything in 32-bit floats.
+ */
+#define FEWSTEP_PRECISION_F32 0
+
+/**
+ * CUDA: activations and products in 16-bit IEEE floats with sums in f32. Twice the speed and half the memory of f32 and more where tensor cores multiply.
+ */
+#define FEWSTEP_PRECISION_F16 1
+
+/**
+ * CUDA, compute capability 8.0 or later: the same in bfloat16, which has the range of f32 and 8 bits of precision.
+ */
+#define FEWSTEP_PRECISION_BF16 2
 
 /**
  * What the model says: a few-step student's own grid, or the sampler of its scheduler config (step for step as diffusers runs it).
@@ -407,7 +422,7 @@ typedef struct {
    */
   int32_t device;
   /**
-   * Which device of that kind; 0 by default.
+   * Which device of that kind, in the NVIDIA driver's order; 0 by default. Not read where `device_uuid` or `cuda_context` says which.
    */
   int32_t device_index;
   /**
@@ -426,6 +441,19 @@ typedef struct {
    * 0.
    */
   uint32_t reserved;
+  /**
+   * CUDA: the GPU with this UUID of 16 bytes, as Vulkan and Direct3D give it too; NULL (the default) to choose by index. Copied.
+   */
+  const uint8_t *device_uuid;
+  /**
+   * CUDA: a CUcontext of the program, used in place of the device's primary context; NULL (the default) for that. It must stay valid until everything
+   * made from the runtime is destroyed, and is never destroyed by the library.
+   */
+  void *cuda_context;
+  /**
+   * CUDA: a CUstream of `cuda_context` that takes all work; NULL (the default) for the context's default stream. Ours when there is no `cuda_context`.
+   */
+  void *cuda_stream;
 } fewstep_runtime_options;
 
 /**
@@ -1023,9 +1051,9 @@ typedef struct {
    */
   int32_t euler_at_final;
   /**
-   * 0.
+   * FEWSTEP_PRECISION_*: what the network computes in; f32 by default. The images stay f32.
    */
-  uint32_t reserved;
+  int32_t precision;
 } fewstep_sampler_options;
 
 /**
@@ -1328,7 +1356,8 @@ FEWSTEP_API fewstep_status fewstep_runtime_options_init(fewstep_runtime_options 
  * Creates a runtime and starts its compute threads. `options` may be NULL for the defaults.
  *
  * The caller owns `*out` and gives it to fewstep_runtime_destroy. Several runtimes may live in one process; they share nothing. Any thread may call.
- * Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a device this version cannot use) or OUT_OF_MEMORY (the system refused a thread).
+ * Returns OK, INVALID_ARGUMENT, OUT_OF_MEMORY (the system refused a thread, the GPU a context), or, for CUDA, NO_DEVICE (no driver, no such GPU, or a
+ * library built without kernels), DRIVER_TOO_OLD, UNSUPPORTED (a GPU before compute capability 7.5) or DEVICE_LOST.
  */
 FEWSTEP_API
 fewstep_status fewstep_runtime_create(const fewstep_runtime_options *options,
@@ -1655,7 +1684,8 @@ fewstep_status fewstep_sampler_begin(fewstep_sampler *sampler,
 
 /**
  * Goes on with the run for about `budget_us` microseconds, at least one operation; it may stop in the middle of a network evaluation, and any split into
- * calls gives the same bytes. A negative budget goes to the end of the present sampler step; INT64_MAX to the end of the run. Writes 1 to `*done`
+ * calls gives the same bytes. On a GPU the operations of a budget are started one by one and waited for; without a budget a whole step, or the whole
+ * run, is one graph, and the call may return before it is computed: reading waits. A negative budget goes to the end of the present sampler step; INT64_MAX to the end of the run. Writes 1 to `*done`
  * when the run is done (then a further call does nothing), 0 otherwise.
  *
  * One thread at a time. Returns OK, INVALID_ARGUMENT, STATE (not begun) or OUT_OF_MEMORY.

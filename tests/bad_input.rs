@@ -18,6 +18,7 @@ const NOT_FOUND: i32 = 4;
 const IO: i32 = 5;
 const CORRUPT: i32 = 6;
 const VERSION_MISMATCH: i32 = 7;
+const NO_DEVICE: i32 = 9;
 const NUMERIC: i32 = 13;
 const STATE: i32 = 14;
 
@@ -496,7 +497,11 @@ fn tools() {
         f.api.ok((f.api.fewstep_runtime_options_init)(&mut options));
         options.device = FEWSTEP_DEVICE_CUDA;
         let mut runtime = null_mut();
-        f.api.fails("cuda", (f.api.fewstep_runtime_create)(&options, &mut runtime), UNSUPPORTED, "CUDA");
+        options.device_index = 99;
+        f.api.fails("cuda", (f.api.fewstep_runtime_create)(&options, &mut runtime), NO_DEVICE, "");
+        options.cuda_stream = std::ptr::dangling_mut();
+        f.api.fails("stream", (f.api.fewstep_runtime_create)(&options, &mut runtime), INVALID, "cuda_context");
+        (options.cuda_stream, options.device_index) = (null_mut(), 0);
         options.device = 9;
         f.api.fails("device", (f.api.fewstep_runtime_create)(&options, &mut runtime), INVALID, "device");
         (options.device, options.threads) = (FEWSTEP_DEVICE_CPU, 1_000_000);

@@ -44,6 +44,16 @@ pub trait Executable: Send {
     /// Runs the nodes of [`Plan::order`] in `range`. Stopping anywhere and going on later gives the same bytes as one run.
     fn run(&mut self, range: Range<usize>) -> Result<()>;
 
+    /// True where [`Executable::run`] only starts the work, so that few long runs are better than many short ones.
+    fn is_asynchronous(&self) -> bool {
+        false
+    }
+
+    /// Waits until everything that was started is done; an error of it comes out here. Only needed to measure time: reading waits too.
+    fn synchronize(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// Runs everything after the prepared part.
     fn run_all(&mut self) -> Result<()> {
         let range = self.plan().prepared()..self.plan().order().len();

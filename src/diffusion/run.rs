@@ -92,6 +92,8 @@ pub struct RunSpec<'a> {
     pub size: [usize; 2],
     /// Whose noise: evaluation for users, data for training caches, so that the two never meet.
     pub purpose: Purpose,
+    /// Type of the network's activations; the state stays f32.
+    pub precision: DType,
 }
 
 /// A compiled sampling run and its state. One thread at a time.
@@ -119,6 +121,7 @@ impl SamplingRun {
         }
         let shape = [spec.batch, spec.size[0], spec.size[1], config.in_channels];
         let mut g = Graph::new();
+        g.set_precision(spec.precision)?;
         let mut run = RunGraph::start(&mut g, spec, shape)?;
         let labels = match model.classes() {
             None => None,
@@ -168,16 +171,28 @@ impl SamplingRun {
         if let (Some(input), Some(labels)) = (self.labels, labels) {
             self.exec.write_bytes(input, as_bytes(labels))?;
         }
+        // The noise is drawn with the first step, so that a whole run is one range of the plan, which a GPU starts as one graph.
         let init = self.exec.plan().segments()[0].clone();
-        self.exec.run(init.clone())?;
+        self.cursor = None;
         if let Some(x) = x_t {
             if let Some(i) = x.iter().position(|v| !v.is_finite()) {
                 return Err(Error::numeric(format!("the initial state has a non-finite value at element {i}")));
             }
+            self.exec.run(init.clone())?;
             self.exec.write_storage(X, as_bytes(x))?;
         }
-        self.cursor = Some(init.end);
+        self.cursor = Some(if x_t.is_some() { init.end } else { init.start });
         Ok(())
+    }
+
+    /// Draws the noise if no step has done so yet; the place of the next node.
+    fn draw(&mut self, at: usize) -> Result<usize> {
+        let init = self.exec.plan().segments()[0].clone();
+        if at < init.end {
+            self.exec.run(at..init.end)?;
+            self.cursor = Some(init.end);
+        }
+        Ok(at.max(init.end))
     }
 
     /// Runs until the whole run or one more sampler step is done, or `budget` has passed; at least one op runs. Returns true when the run is done.
@@ -186,16 +201,37 @@ impl SamplingRun {
         let start = Instant::now();
         let segments = self.exec.plan().segments();
         let end = segments.last().map_or(0, |s| s.end);
-        let stop = if whole { end } else { segments.iter().map(|s| s.end).find(|e| *e > at).unwrap_or(end) };
+        let stop = if whole { end } else { segments[1..].iter().map(|s| s.end).find(|e| *e > at).unwrap_or(end) };
+        if !whole {
+            at = self.draw(at)?; // the graphs of a GPU are segments, or all of them
+        }
+        let Some(budget) = budget else {
+            // In one call: a GPU then starts the whole of it as one graph.
+            self.exec.run(at..stop.max(at))?;
+            self.cursor = Some(stop.max(at));
+            return Ok(stop >= end);
+        };
         while at < stop {
             self.exec.run(at..at + 1)?;
+            self.exec.synchronize()?;
             at += 1;
             self.cursor = Some(at);
-            if budget.is_some_and(|b| start.elapsed() >= b) {
+            if start.elapsed() >= budget {
                 break;
             }
         }
         Ok(at >= end)
+    }
+
+    /// Goes on by what a cancelled caller should wait for at most: one op, or one sampler step where starting ops one by one is slow. Returns true when the
+    /// run is done.
+    pub fn advance(&mut self) -> Result<bool> {
+        if !self.exec.is_asynchronous() {
+            return self.step(Some(Duration::ZERO), true);
+        }
+        let done = self.step(None, false)?;
+        self.exec.synchronize()?;
+        Ok(done)
     }
 
     /// Sampler steps that are complete, or `None` before `begin`.
@@ -210,10 +246,9 @@ impl SamplingRun {
     }
 
     /// The state x_t [N,H,W,C] as it is now: after the last complete step.
-    pub fn read(&self) -> Result<HostSlice<'_, f32>> {
-        if self.cursor.is_none() {
-            return Err(Error::state("begin the run before reading it"));
-        }
+    pub fn read(&mut self) -> Result<HostSlice<'_, f32>> {
+        let at = self.cursor.ok_or_else(|| Error::state("begin the run before reading it"))?;
+        self.draw(at)?;
         let x = self.exec.storage_bytes(X)?.of::<f32>()?;
         match x.iter().position(|v| !v.is_finite()) {
             None => Ok(x),

@@ -54,7 +54,7 @@ impl TrajectoryCache {
         let grid = trajectory::teacher_pairs(spec.schedule.len(), spec.pairs, spec.substeps)?;
         let table = Table::from_pairs(spec.schedule, spec.prediction, &grid, 0.0, Clip::None)?;
         let batch = spec.batch.min(spec.count).max(1);
-        let mut run = SamplingRun::new(backend, teacher, &RunSpec { table: &table, batch, size: spec.size, purpose: Purpose::Data })?;
+        let mut run = SamplingRun::new(backend, teacher, &RunSpec { table: &table, batch, size: spec.size, purpose: Purpose::Data, precision: DType::F32 })?;
         let row = spec.size[0] * spec.size[1] * c;
         let out = states.as_mut_slice::<f16>()?;
         let label_slice = labels.as_ref().map(|l| l.as_slice::<i32>()).transpose()?;

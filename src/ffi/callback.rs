@@ -62,6 +62,11 @@ impl Watch<'_> {
         Ok(Self { callback, user, token: unsafe { share_optional(token)? } })
     }
 
+    /// True where nobody watches: no callback and no token.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.callback.is_none() && self.token.is_none()
+    }
+
     /// A cancelled error when the token says so.
     pub(crate) fn check(&self) -> Result<()> {
         match &self.token {

@@ -6,13 +6,14 @@ use super::handle::{self, Opaque, create};
 use super::options::{self, Options, size_field};
 use crate::backend::Backend;
 use crate::backend::cpu::CpuBackend;
+use crate::backend::cuda::{CudaBackend, Device, Foreign};
 use crate::error::{Error, Result};
 use std::ffi::{CString, c_char, c_void};
 use std::sync::Arc;
 
 /// Compute on the CPU.
 pub const FEWSTEP_DEVICE_CPU: i32 = 0;
-/// Compute on an NVIDIA GPU. This version answers UNSUPPORTED.
+/// Compute on an NVIDIA GPU of compute capability 7.5 or later. No part of a plan falls back to the CPU.
 pub const FEWSTEP_DEVICE_CUDA: i32 = 1;
 
 /// Log nothing.
@@ -41,7 +42,7 @@ pub struct fewstep_runtime_options {
     pub threads: u32,
     /// FEWSTEP_DEVICE_*; the CPU by default.
     pub device: i32,
-    /// Which device of that kind; 0 by default.
+    /// Which device of that kind, in the NVIDIA driver's order; 0 by default. Not read where `device_uuid` or `cuda_context` says which.
     pub device_index: i32,
     /// Takes the log; NULL (the default) for none.
     pub log: fewstep_log_callback,
@@ -51,12 +52,19 @@ pub struct fewstep_runtime_options {
     pub log_level: i32,
     /// 0.
     pub reserved: u32,
+    /// CUDA: the GPU with this UUID of 16 bytes, as Vulkan and Direct3D give it too; NULL (the default) to choose by index. Copied.
+    pub device_uuid: *const u8,
+    /// CUDA: a CUcontext of the program, used in place of the device's primary context; NULL (the default) for that. It must stay valid until everything
+    /// made from the runtime is destroyed, and is never destroyed by the library.
+    pub cuda_context: *mut c_void,
+    /// CUDA: a CUstream of `cuda_context` that takes all work; NULL (the default) for the context's default stream. Ours when there is no `cuda_context`.
+    pub cuda_stream: *mut c_void,
 }
 
 // SAFETY: repr(C), the fields leave no gap, numbers and pointers only (a NULL function is None).
 unsafe impl Options for fewstep_runtime_options {
     const NAME: &'static str = "runtime options";
-    const FIRST_SIZE: usize = size_of::<Self>();
+    const FIRST_SIZE: usize = std::mem::offset_of!(Self, device_uuid);
     fn defaults() -> Self {
         Self {
             struct_size: size_field::<Self>(),
@@ -67,6 +75,9 @@ unsafe impl Options for fewstep_runtime_options {
             log_user: std::ptr::null_mut(),
             log_level: FEWSTEP_LOG_WARNING,
             reserved: 0,
+            device_uuid: std::ptr::null(),
+            cuda_context: std::ptr::null_mut(),
+            cuda_stream: std::ptr::null_mut(),
         }
     }
 }
@@ -92,22 +103,16 @@ impl Opaque for fewstep_runtime {
 }
 
 impl Runtime {
-    fn new(options: &fewstep_runtime_options) -> Result<Self> {
+    /// # Safety
+    /// `device_uuid` is NULL or 16 bytes; `cuda_context` and `cuda_stream` are NULL or alive for as long as the runtime.
+    unsafe fn new(options: &fewstep_runtime_options) -> Result<Self> {
         choice(options.log_level, "log_level", &[(FEWSTEP_LOG_NONE, ()), (FEWSTEP_LOG_WARNING, ()), (FEWSTEP_LOG_INFO, ())])?;
         if options.reserved != 0 {
             return Err(Error::invalid("runtime options: reserved must be 0"));
         }
-        if choice(options.device, "device", &[(FEWSTEP_DEVICE_CPU, false), (FEWSTEP_DEVICE_CUDA, true)])? {
-            return Err(Error::unsupported("device is CUDA; this version of the library computes on the CPU only"));
-        }
-        if options.device_index != 0 {
-            return Err(Error::invalid(format!("device_index is {}; there is one CPU device, 0", options.device_index)));
-        }
-        let threads = match options.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            n => n as usize,
-        };
-        let backend = Arc::new(CpuBackend::new(threads)?);
+        let cuda = choice(options.device, "device", &[(FEWSTEP_DEVICE_CPU, false), (FEWSTEP_DEVICE_CUDA, true)])?;
+        // SAFETY: as promised by the caller.
+        let backend = if cuda { unsafe { cuda_backend(options)? } } else { cpu_backend(options)? };
         Ok(Self { backend, log: options.log, log_user: options.log_user, log_level: options.log_level })
     }
 
@@ -118,6 +123,43 @@ impl Runtime {
         // SAFETY: the host promised a function that may be called with its `log_user` while anything of this runtime lives.
         unsafe { log(self.log_user, level, text.as_ptr()) }
     }
+}
+
+fn cpu_backend(options: &fewstep_runtime_options) -> Result<Arc<dyn Backend>> {
+    if options.device_index != 0 {
+        return Err(Error::invalid(format!("device_index is {}; there is one CPU device, 0", options.device_index)));
+    }
+    if !options.device_uuid.is_null() || !options.cuda_context.is_null() || !options.cuda_stream.is_null() {
+        return Err(Error::invalid("device_uuid, cuda_context and cuda_stream are for FEWSTEP_DEVICE_CUDA; device is the CPU"));
+    }
+    let threads = match options.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n as usize,
+    };
+    Ok(Arc::new(CpuBackend::new(threads)?))
+}
+
+/// # Safety
+/// As [`Runtime::new`].
+unsafe fn cuda_backend(options: &fewstep_runtime_options) -> Result<Arc<dyn Backend>> {
+    if !options.cuda_context.is_null() {
+        if !options.device_uuid.is_null() || options.device_index != 0 {
+            return Err(Error::invalid("cuda_context names the device; device_uuid must be NULL and device_index 0"));
+        }
+        // SAFETY: alive as promised by the caller.
+        return Ok(Arc::new(unsafe { CudaBackend::with_foreign(Foreign { context: options.cuda_context, stream: options.cuda_stream })? }));
+    }
+    if !options.cuda_stream.is_null() {
+        return Err(Error::invalid("cuda_stream is given without the cuda_context that it belongs to"));
+    }
+    let device = if options.device_uuid.is_null() {
+        let index = usize::try_from(options.device_index).map_err(|_| Error::invalid(format!("device_index is {}", options.device_index)))?;
+        Device::at(index)?
+    } else {
+        // SAFETY: 16 bytes as promised by the caller; bytes need no alignment.
+        Device::with_uuid(unsafe { options.device_uuid.cast::<[u8; 16]>().read() })?
+    };
+    Ok(Arc::new(CudaBackend::new(device)?))
 }
 
 /// Writes the defaults to `*options`.
@@ -132,7 +174,8 @@ pub unsafe extern "C" fn fewstep_runtime_options_init(options: *mut fewstep_runt
 /// Creates a runtime and starts its compute threads. `options` may be NULL for the defaults.
 ///
 /// The caller owns `*out` and gives it to fewstep_runtime_destroy. Several runtimes may live in one process; they share nothing. Any thread may call.
-/// Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a device this version cannot use) or OUT_OF_MEMORY (the system refused a thread).
+/// Returns OK, INVALID_ARGUMENT, OUT_OF_MEMORY (the system refused a thread, the GPU a context), or, for CUDA, NO_DEVICE (no driver, no such GPU, or a
+/// library built without kernels), DRIVER_TOO_OLD, UNSUPPORTED (a GPU before compute capability 7.5) or DEVICE_LOST.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_runtime_create(options: *const fewstep_runtime_options, out: *mut *mut fewstep_runtime) -> fewstep_status {
     // SAFETY: both are NULL or valid by the header's contract.

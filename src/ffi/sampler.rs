@@ -80,7 +80,7 @@ impl SamplerHandle {
     unsafe fn new(runtime: Arc<Runtime>, model: &Model, options: &fewstep_sampler_options) -> Result<Self> {
         // SAFETY: as promised by the caller.
         let spec = unsafe { Spec::new(options, model)? };
-        let run = RunSpec { table: &spec.table, batch: spec.batch, size: spec.size, purpose: Purpose::Evaluation };
+        let run = RunSpec { table: &spec.table, batch: spec.batch, size: spec.size, purpose: Purpose::Evaluation, precision: spec.precision };
         let run = SamplingRun::new(runtime.backend.as_ref(), model, &run)?;
         Ok(Self { _runtime: runtime, run })
     }
@@ -116,13 +116,16 @@ impl SamplerHandle {
         to_nhwc(noise, self.image(), "noise")
     }
 
-    /// One operation at a time, so that a cancel is seen soon; reports after each sampler step.
+    /// In small pieces, so that a cancel is seen soon, and reports after each sampler step; all at once where nobody watches.
     fn run_all(&mut self, watch: &Watch) -> Result<()> {
+        if watch.is_idle() {
+            return self.run.step(None, true).map(|_| ());
+        }
         let steps = self.run.steps() as u64;
         let mut reported = self.steps_done()?;
         loop {
             watch.check()?;
-            let done = self.run.step(Some(Duration::ZERO), true)?;
+            let done = self.run.advance()?;
             let now = self.steps_done()?;
             if now != reported {
                 reported = now;
@@ -138,8 +141,9 @@ impl SamplerHandle {
         self.run.steps_done().map(|n| n as u64).ok_or_else(|| Error::state("the sampler was not begun"))
     }
 
-    fn read(&self, out: &mut [f32]) -> Result<()> {
-        to_nchw(&self.run.read()?, self.image(), out);
+    fn read(&mut self, out: &mut [f32]) -> Result<()> {
+        let image = self.image();
+        to_nchw(&self.run.read()?, image, out);
         Ok(())
     }
 
@@ -292,7 +296,8 @@ pub unsafe extern "C" fn fewstep_sampler_begin(sampler: *mut fewstep_sampler, op
 }
 
 /// Goes on with the run for about `budget_us` microseconds, at least one operation; it may stop in the middle of a network evaluation, and any split into
-/// calls gives the same bytes. A negative budget goes to the end of the present sampler step; INT64_MAX to the end of the run. Writes 1 to `*done`
+/// calls gives the same bytes. On a GPU the operations of a budget are started one by one and waited for; without a budget a whole step, or the whole
+/// run, is one graph, and the call may return before it is computed: reading waits. A negative budget goes to the end of the present sampler step; INT64_MAX to the end of the run. Writes 1 to `*done`
 /// when the run is done (then a further call does nothing), 0 otherwise.
 ///
 /// One thread at a time. Returns OK, INVALID_ARGUMENT, STATE (not begun) or OUT_OF_MEMORY.
@@ -335,7 +340,7 @@ pub unsafe extern "C" fn fewstep_sampler_run(
 pub unsafe extern "C" fn fewstep_sampler_read(sampler: *mut fewstep_sampler, out: *mut f32, capacity: usize) -> fewstep_status {
     // SAFETY: both are NULL or valid by the header's contract.
     ffi_boundary(|| unsafe {
-        let sampler = exclusive(sampler)?;
+        let mut sampler = exclusive(sampler)?;
         let out = output(out, capacity, sampler.numel())?;
         sampler.read(out)
     })

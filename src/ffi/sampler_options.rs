@@ -7,7 +7,15 @@ use super::trainer_options::{check_extent, read_size};
 use crate::diffusion::{Algorithm, Clip, DdimConfig, DpmConfig, FinalSigma, PrevRule, SamplerConfig, SigmaSpread, SolverType, Spacing, Table};
 use crate::error::{Error, Result};
 use crate::nn::Model;
+use crate::tensor::DType;
 use std::ffi::c_void;
+
+/// Everything in 32-bit floats.
+pub const FEWSTEP_PRECISION_F32: i32 = 0;
+/// CUDA: activations and products in 16-bit IEEE floats with sums in f32. Twice the speed and half the memory of f32 and more where tensor cores multiply.
+pub const FEWSTEP_PRECISION_F16: i32 = 1;
+/// CUDA, compute capability 8.0 or later: the same in bfloat16, which has the range of f32 and 8 bits of precision.
+pub const FEWSTEP_PRECISION_BF16: i32 = 2;
 
 /// What the model says: a few-step student's own grid, or the sampler of its scheduler config (step for step as diffusers runs it).
 pub const FEWSTEP_SAMPLER_FROM_MODEL: i32 = 0;
@@ -123,8 +131,8 @@ pub struct fewstep_sampler_options {
     pub lower_order_final: i32,
     /// DPM-Solver: 1 takes the last step at order 1; 0 by default.
     pub euler_at_final: i32,
-    /// 0.
-    pub reserved: u32,
+    /// FEWSTEP_PRECISION_*: what the network computes in; f32 by default. The images stay f32.
+    pub precision: i32,
 }
 
 /// What the images depend on beside their noise. Set every field; those that a later version adds may be 0.
@@ -201,7 +209,7 @@ unsafe impl Options for fewstep_sampler_options {
             final_sigma: FEWSTEP_FINAL_SIGMA_ZERO,
             lower_order_final: 1,
             euler_at_final: 0,
-            reserved: 0,
+            precision: FEWSTEP_PRECISION_F32,
         }
     }
 }
@@ -240,15 +248,14 @@ pub(super) struct Spec {
     pub(super) batch: usize,
     /// [H, W].
     pub(super) size: [usize; 2],
+    /// Of the activations.
+    pub(super) precision: DType,
 }
 
 impl Spec {
     /// # Safety
     /// The pointers in `o` are NULL or arrays as their counts and strides say.
     pub(super) unsafe fn new(o: &fewstep_sampler_options, model: &Model) -> Result<Self> {
-        if o.reserved != 0 {
-            return Err(Error::invalid("sampler options: reserved must be 0"));
-        }
         if o.batch == 0 {
             return Err(Error::invalid("batch is 0; it must be at least 1"));
         }
@@ -256,8 +263,13 @@ impl Spec {
         check_extent(model, o.batch as usize, size)?;
         // SAFETY: as promised by the caller.
         let table = unsafe { table(o, model)? };
-        Ok(Self { table, batch: o.batch as usize, size })
+        Ok(Self { table, batch: o.batch as usize, size, precision: precision(o.precision)? })
     }
+}
+
+/// The element type that a FEWSTEP_PRECISION_* names.
+pub(super) fn precision(value: i32) -> Result<DType> {
+    choice(value, "precision", &[(FEWSTEP_PRECISION_F32, DType::F32), (FEWSTEP_PRECISION_F16, DType::F16), (FEWSTEP_PRECISION_BF16, DType::Bf16)])
 }
 
 /// # Safety

@@ -49,7 +49,7 @@ fn numbers(value: &Value) -> Vec<f32> {
 fn follow(table: &Table, timesteps: &[f64], states: &[Vec<f32>]) -> Check {
     let mut g = Graph::new();
     let shape = [1, 1, states[0].len(), 1];
-    let spec = RunSpec { table, batch: 1, size: [1, states[0].len()], purpose: Purpose::Evaluation };
+    let spec = RunSpec { table, batch: 1, size: [1, states[0].len()], purpose: Purpose::Evaluation, precision: fewstep::tensor::DType::F32 };
     let build = |g: &mut Graph| -> fewstep::Result<_> {
         let mut run = RunGraph::start(g, &spec, shape)?;
         let mut outputs = vec![];

@@ -337,6 +337,14 @@ impl Executable for CudaExecutable {
         self.capture_graphs()
     }
 
+    fn is_asynchronous(&self) -> bool {
+        true
+    }
+
+    fn synchronize(&mut self) -> Result<()> {
+        self.shared.context.enter()?.synchronize()
+    }
+
     fn run(&mut self, range: Range<usize>) -> Result<()> {
         if range.end > self.plan.order().len() {
             return Err(Error::invalid(format!("nodes {range:?} of a plan of {}", self.plan.order().len())));
