@@ -1,9 +1,12 @@
 //! The CUDA backend: conformance of every op, whole networks, graphs. `make test-cuda` runs it, on a real GPU where there is a driver, else on the
 //! emulated one. Not part of plain `cargo test`: without either it fails.
 
+#[path = "cuda/abi.rs"]
+mod abi;
 mod common;
 #[path = "cuda/conformance.rs"]
 mod conformance;
+mod ffi_common;
 #[path = "cuda/launches.rs"]
 mod launches;
 #[path = "cuda/networks.rs"]

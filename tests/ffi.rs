@@ -5,7 +5,6 @@ mod ffi_common;
 use fewstep::ffi::callback::*;
 use fewstep::ffi::model::*;
 
-use fewstep::ffi::runtime::*;
 use fewstep::ffi::sampler_options::*;
 use fewstep::ffi::trainer::*;
 use fewstep::ffi::trainer_options::*;
@@ -26,16 +25,6 @@ fn worker_threads() -> usize {
     tasks.filter(|t| t.as_ref().is_ok_and(|t| std::fs::read_to_string(t.path().join("comm")).is_ok_and(|name| name.starts_with("fewstep")))).count()
 }
 
-fn dataset(api: &Api, runtime: *const fewstep_runtime) -> *mut fewstep::ffi::dataset::fewstep_dataset {
-    let mut out = null_mut();
-    // SAFETY: valid pointers.
-    let status = unsafe {
-        (api.fewstep_dataset_open_npz)(runtime, c("examples-c/data/digits8.npz").as_ptr(), c("images").as_ptr(), c("labels").as_ptr(), 0.125, -1.0, &mut out)
-    };
-    api.ok(status);
-    out
-}
-
 #[test]
 fn loads_trains_and_unloads_twenty_times() {
     let _alone = alone();
@@ -49,7 +38,7 @@ fn loads_trains_and_unloads_twenty_times() {
         }
         assert_eq!(worker_threads(), 2);
         let model = api.model(runtime, 1);
-        let data = dataset(&api, runtime);
+        let data = api.dataset(runtime);
         let term = term(FEWSTEP_OBJECTIVE_DENOISE, FEWSTEP_WEIGHT_SNR);
         let mut options = api.trainer_options(&term);
         options.batch = 4;
@@ -125,7 +114,7 @@ fn callbacks_cannot_re_enter_and_can_cancel() {
     let api = Api::load();
     let runtime = api.runtime(2);
     let model = api.model(runtime, 1);
-    let data = dataset(&api, runtime);
+    let data = api.dataset(runtime);
     let term = term(FEWSTEP_OBJECTIVE_DENOISE, FEWSTEP_WEIGHT_SNR);
     let mut options = api.trainer_options(&term);
     options.batch = 4;

@@ -7,7 +7,7 @@ use crate::backend::{Backend, Executable, as_bytes};
 use crate::diffusion::philox::Purpose;
 use crate::diffusion::{NoiseSchedule, grid};
 use crate::error::{Error, Result};
-use crate::graph::ops::{AdamW, ClipScale, Ema, GlobalNorm, IntAffine, RandomInt, RandomNormal};
+use crate::graph::ops::{AdamW, ClipScale, Concat, Ema, GlobalNorm, IntAffine, RandomInt, RandomNormal};
 use crate::graph::{Graph, TensorType, ValueId, gradients};
 use crate::nn::{Model, StudentInfo};
 use crate::tensor::{DType, Tensor};
@@ -201,11 +201,12 @@ pub struct Update {
     pub grads: Vec<ValueId>,
 }
 
-/// What the host reads after a step.
+/// What the host reads: one value, so that a step on a GPU ends with one copy.
 struct Results {
-    loss: ValueId,
-    terms: Vec<ValueId>,
-    norm: ValueId,
+    /// The loss and its terms, known after the forward pass [1 + terms].
+    losses: ValueId,
+    /// The same, and the gradient norm [2 + terms].
+    all: ValueId,
 }
 
 /// A training run. One thread at a time.
@@ -303,7 +304,7 @@ impl Trainer {
         let decay = self.options.ema_decay.min(n as f64 / (n + 1) as f64) as f32;
         self.write_inputs(self.options.seed, n, rate, decay)?;
         self.exec.run_all()?;
-        let report = self.report(rate)?;
+        let report = self.report(self.results.all, rate)?;
         if !report.loss.is_finite() || !report.grad_norm.is_finite() {
             return Err(Error::numeric(format!(
                 "step {}: loss {} and gradient norm {}; the weights are those of step {n}",
@@ -324,9 +325,7 @@ impl Trainer {
         self.write_inputs(seed, self.steps_done, 0.0, 1.0)?;
         let forward = self.exec.plan().segments()[0].clone();
         self.exec.run(forward)?;
-        let mut report = self.report(0.0)?;
-        report.grad_norm = 0.0;
-        Ok(report)
+        self.report(self.results.losses, 0.0)
     }
 
     fn write_inputs(&mut self, seed: u64, n: u64, rate: f32, decay: f32) -> Result<()> {
@@ -337,13 +336,13 @@ impl Trainer {
         self.exec.write_bytes(self.updates.decay, as_bytes(&[decay]))
     }
 
-    fn report(&self, learning_rate: f32) -> Result<StepReport> {
-        let read = |v: ValueId| Ok::<f32, Error>(self.exec.read_bytes(v)?.of::<f32>()?[0]);
-        let mut report =
-            StepReport { step: self.steps_done, loss: read(self.results.loss)?, grad_norm: read(self.results.norm)?, learning_rate, ..Default::default() };
-        for (out, v) in report.terms.iter_mut().zip(&self.results.terms) {
-            *out = read(*v)?;
-        }
+    /// The loss and its terms from `results`, and the gradient norm where that holds it.
+    fn report(&self, results: ValueId, learning_rate: f32) -> Result<StepReport> {
+        let values = self.exec.read_bytes(results)?.of::<f32>()?;
+        let mut report = StepReport { step: self.steps_done, loss: values[0], learning_rate, ..Default::default() };
+        let terms = self.options.terms.len();
+        report.terms[..terms].copy_from_slice(&values[1..=terms]);
+        report.grad_norm = values.get(1 + terms).copied().unwrap_or(0.0);
         Ok(report)
     }
 
@@ -481,7 +480,6 @@ impl<'a> Builder<'a> {
         let mut total = None;
         for (i, term) in self.options.terms.iter().enumerate() {
             let loss = if term.objective.needs_cache() { self.trajectory_term(i, term, &inputs)? } else { self.data_term(i, term, &inputs)? };
-            self.graph.tap(loss);
             terms.push(loss);
             let weighted = self.graph.affine(loss, term.weight, 0.0)?;
             total = Some(match total {
@@ -490,10 +488,12 @@ impl<'a> Builder<'a> {
             });
         }
         let loss = total.ok_or_else(|| Error::internal("a loss without terms"))?;
-        self.graph.tap(loss);
+        let losses = self.graph.push1(Concat.into(), &[&[loss], terms.as_slice()].concat())?;
+        self.graph.tap(losses);
         let update = append_update(&mut self.graph, loss, self.context.student, self.options, &updates)?;
-        self.graph.tap(update.norm);
-        Ok((inputs, updates, Results { loss, terms, norm: update.norm }, update.parameters))
+        let all = self.graph.push1(Concat.into(), &[losses, update.norm])?;
+        self.graph.tap(all);
+        Ok((inputs, updates, Results { losses, all }, update.parameters))
     }
 
     fn draw(&mut self, purpose: Purpose, bound: usize, term: usize, inputs: &DrawInputs) -> Result<ValueId> {

@@ -15,10 +15,10 @@ const STUDENT_S: &str = r#"{"_class_name": "UNet2DModel", "sample_size": 32, "in
     "up_block_types": ["AttnUpBlock2D", "UpBlock2D", "UpBlock2D"], "attention_head_dim": 32, "norm_num_groups": 32}"#;
 
 /// What the emulated driver has counted. A real one does not count.
-struct Log(libloading::Library);
+pub struct Log(libloading::Library);
 
 impl Log {
-    fn open() -> Option<Self> {
+    pub fn open() -> Option<Self> {
         // SAFETY: the library is loaded already; loading it again runs nothing.
         let library = unsafe { libloading::Library::new("libcuda.so.1") }.expect("the driver");
         // SAFETY: only looked up.
@@ -26,7 +26,7 @@ impl Log {
         emulated.then_some(Self(library))
     }
 
-    fn count(&self, name: &std::ffi::CStr) -> u64 {
+    pub fn count(&self, name: &std::ffi::CStr) -> u64 {
         // SAFETY: as cuda/emulator/libcuda/driver.h declares it.
         unsafe { self.0.get::<unsafe extern "C" fn(*const std::ffi::c_char) -> u64>(b"fewstep_emu_log_count\0").expect("a function")(name.as_ptr()) }
     }

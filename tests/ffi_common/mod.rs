@@ -162,6 +162,15 @@ impl Api {
         out
     }
 
+    /// The digits of the examples, scaled to [-1, 1].
+    pub fn dataset(&self, runtime: *const fewstep_runtime) -> *mut fewstep_dataset {
+        let mut out = null_mut();
+        let (file, images, labels) = (c("examples-c/data/digits8.npz"), c("images"), c("labels"));
+        // SAFETY: valid pointers.
+        self.ok(unsafe { (self.fewstep_dataset_open_npz)(runtime, file.as_ptr(), images.as_ptr(), labels.as_ptr(), 0.125, -1.0, &mut out) });
+        out
+    }
+
     pub fn trainer_options(&self, term: *const fewstep_term) -> fewstep_trainer_options {
         // SAFETY: plain data that init fills.
         let mut options: fewstep_trainer_options = unsafe { std::mem::zeroed() };

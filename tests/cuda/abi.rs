@@ -1,0 +1,148 @@
+//! The C functions on a GPU.
+
+use crate::ffi_common::*;
+use crate::launches::Log;
+use fewstep::ffi::runtime::*;
+use fewstep::ffi::sampler_options::*;
+use fewstep::ffi::trainer::fewstep_step_report;
+use fewstep::ffi::trainer_options::*;
+use std::ptr::{null, null_mut};
+
+const INVALID: i32 = 1;
+const UNSUPPORTED: i32 = 3;
+const NO_DEVICE: i32 = 9;
+
+fn options(api: &Api) -> fewstep_runtime_options {
+    // SAFETY: plain data that init fills.
+    let mut options: fewstep_runtime_options = unsafe { std::mem::zeroed() };
+    // SAFETY: a valid pointer.
+    api.ok(unsafe { (api.fewstep_runtime_options_init)(&mut options) });
+    options.device = FEWSTEP_DEVICE_CUDA;
+    options
+}
+
+fn gpu(api: &Api) -> *mut fewstep_runtime {
+    let mut runtime = null_mut();
+    // SAFETY: valid pointers.
+    api.ok(unsafe { (api.fewstep_runtime_create)(&options(api), &mut runtime) });
+    runtime
+}
+
+/// What the emulated driver counts.
+const CALLS: [&std::ffi::CStr; 7] =
+    [c"copies_host_to_device", c"graph_launches", c"copies_device_to_host", c"launches", c"memsets", c"allocations", c"host_allocations"];
+
+/// The counts so far; a real driver has none.
+fn calls() -> Option<[u64; 7]> {
+    let log = Log::open()?;
+    Some(CALLS.map(|name| log.count(name)))
+}
+
+/// Sum of squared differences over sum of squares.
+fn nmse(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let sum = |f: &dyn Fn(f64, f64) -> f64| found.iter().zip(expected).map(|(a, b)| f(f64::from(*a), f64::from(*b))).sum::<f64>();
+    sum(&|a, b| (a - b).powi(2)) / sum(&|_, b| b * b)
+}
+
+#[test]
+fn images_are_those_of_the_cpu() {
+    let api = Api::load();
+    let (cpu, cuda) = (api.runtime(1), gpu(&api));
+    let model = api.model(cpu, 3);
+    let mut options = api.sampler_options(4, 3);
+    let expected = api.sample(cpu, model, &options, 5, 0, i64::MAX);
+    // f32 sums in another order; f16 and bf16 round every activation to 11 and 8 bits, 4 evaluations deep.
+    for (precision, tolerance) in [(FEWSTEP_PRECISION_F32, 1e-10), (FEWSTEP_PRECISION_F16, 1e-5), (FEWSTEP_PRECISION_BF16, 1e-3)] {
+        options.precision = precision;
+        let whole = api.sample(cuda, model, &options, 5, 0, i64::MAX);
+        let error = nmse(&whole, &expected);
+        assert!(error <= tolerance, "precision {precision}: NMSE {error:.2e}, allowed {tolerance:e}");
+        for budget in [0, -1] {
+            assert_eq!(api.sample(cuda, model, &options, 5, 0, budget), whole, "precision {precision}, budget {budget}");
+        }
+    }
+}
+
+#[test]
+fn a_whole_run_is_one_copy_one_graph_and_one_read() {
+    if calls().is_none() {
+        return;
+    }
+    let api = Api::load();
+    let cuda = gpu(&api);
+    let model = api.model(cuda, 3);
+    let mut sampler = null_mut();
+    // SAFETY: valid pointers throughout.
+    unsafe {
+        api.ok((api.fewstep_sampler_create)(cuda, model, &api.sampler_options(4, 2), &mut sampler));
+        let before = calls().expect("counters");
+        api.begin(sampler, 1, 0, &[3, 4]);
+        api.ok((api.fewstep_sampler_run)(sampler, None, null_mut(), null()));
+        let mut out = [0f32; 2 * 64];
+        api.ok((api.fewstep_sampler_read)(sampler, out.as_mut_ptr(), out.len()));
+        let made: Vec<u64> = calls().expect("counters").iter().zip(before).map(|(a, b)| a - b).collect();
+        assert_eq!(made, [1, 1, 1, 0, 0, 0, 0], "{CALLS:?}");
+        api.ok((api.fewstep_sampler_destroy)(sampler));
+    }
+}
+
+#[test]
+fn training_steps_are_those_of_the_cpu() {
+    let api = Api::load();
+    let steps = |runtime: *mut fewstep_runtime, expected_calls: [u64; 7]| -> Vec<f32> {
+        let student = api.model(runtime, 3);
+        let term = term(FEWSTEP_OBJECTIVE_DENOISE, FEWSTEP_WEIGHT_SNR);
+        let mut options = api.trainer_options(&term);
+        options.batch = 4;
+        let mut trainer = null_mut();
+        let data = api.dataset(runtime);
+        // SAFETY: valid pointers throughout.
+        unsafe {
+            api.ok((api.fewstep_trainer_create)(runtime, student, null(), data, &options, &mut trainer));
+            let mut losses = vec![];
+            for step in 0..5 {
+                let before = calls();
+                let mut report: fewstep_step_report = std::mem::zeroed();
+                report.struct_size = size_of::<fewstep_step_report>() as u32;
+                api.ok((api.fewstep_trainer_step)(trainer, &mut report));
+                losses.extend([report.loss, report.grad_norm]);
+                if let (Some(before), Some(after)) = (before, calls()) {
+                    let made: Vec<u64> = after.iter().zip(before).map(|(a, b)| a - b).collect();
+                    assert_eq!(made, expected_calls, "step {step}: {CALLS:?}");
+                }
+            }
+            api.ok((api.fewstep_trainer_destroy)(trainer));
+            losses
+        }
+    };
+    let (found, expected) = (steps(gpu(&api), [1, 1, 1, 0, 0, 0, 0]), steps(api.runtime(1), [0; 7]));
+    // Five steps of AdamW, whose first ones magnify the rounding of small gradients.
+    for (a, b) in found.iter().zip(&expected) {
+        assert!((a - b).abs() <= 1e-3 * b.abs(), "{found:?}, expected {expected:?}");
+    }
+}
+
+#[test]
+fn bad_devices_get_a_sentence() {
+    let api = Api::load();
+    let mut runtime = null_mut();
+    let mut create = |row: &str, o: &fewstep_runtime_options, status: i32, needle: &str| {
+        // SAFETY: valid pointers.
+        api.fails(row, unsafe { (api.fewstep_runtime_create)(o, &mut runtime) }, status, needle);
+    };
+    let plain = options(&api);
+    create("index", &fewstep_runtime_options { device_index: 77, ..plain }, NO_DEVICE, "device 77");
+    create("negative", &fewstep_runtime_options { device_index: -1, ..plain }, INVALID, "device_index");
+    create("uuid", &fewstep_runtime_options { device_uuid: [7u8; 16].as_ptr(), ..plain }, NO_DEVICE, "0707");
+    create("stream alone", &fewstep_runtime_options { cuda_stream: std::ptr::dangling_mut(), ..plain }, INVALID, "cuda_context");
+    create("cpu", &fewstep_runtime_options { device: FEWSTEP_DEVICE_CPU, cuda_stream: std::ptr::dangling_mut(), ..plain }, INVALID, "CPU");
+    let cpu = api.runtime(1);
+    let model = api.model(cpu, 3);
+    let mut sampler = null_mut();
+    for (precision, status, needle) in [(FEWSTEP_PRECISION_F16, UNSUPPORTED, "CPU"), (9, INVALID, "precision")] {
+        let options = fewstep_sampler_options { precision, ..api.sampler_options(2, 1) };
+        // SAFETY: valid pointers.
+        api.fails("precision", unsafe { (api.fewstep_sampler_create)(cpu, model, &options, &mut sampler) }, status, needle);
+    }
+}
