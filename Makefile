@@ -36,6 +36,7 @@ test-cuda: cuda-toolkit
 	FEWSTEP_CUDA=require $(CARGO) build --release --lib
 	$(if $(DRIVER),,$(MAKE) -C cuda/emulator libcuda)
 	FEWSTEP_CUDA=require $(EMULATED) $(CARGO) test --release --test cuda -- --test-threads=1
+	FEWSTEP_CUDA=require FEWSTEP_GOLDEN_DEVICE=cuda $(EMULATED) $(CARGO) test --release --test golden -- --test-threads=1
 
 golden:
 	$(CARGO) test --release --test golden

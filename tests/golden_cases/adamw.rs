@@ -1,7 +1,7 @@
 //! Ten AdamW steps with clipping and a moving average on sum((p - target)^2).
 
 use crate::common::{Check, backend, close, read, text, values, write};
-use fewstep::backend::{Backend, as_bytes};
+use fewstep::backend::as_bytes;
 use fewstep::graph::ops::{AdamW, ClipScale, Ema, GlobalNorm, ReduceSum, UnaryKind};
 use fewstep::graph::{Graph, TensorType, gradients};
 use fewstep::io::safetensors::TensorFile;

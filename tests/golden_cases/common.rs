@@ -1,7 +1,8 @@
 //! What all golden cases share: tolerant comparison and layout changes.
 
 use fewstep::backend::cpu::CpuBackend;
-use fewstep::backend::{Executable, as_bytes};
+use fewstep::backend::cuda::{CudaBackend, Device};
+use fewstep::backend::{Backend, Executable, as_bytes};
 use fewstep::graph::ValueId;
 use fewstep::io::safetensors::TensorFile;
 use fewstep::tensor::Tensor;
@@ -18,8 +19,13 @@ pub fn text<T>(result: fewstep::Result<T>) -> Result<T, String> {
     result.map_err(|e| e.to_string())
 }
 
-pub fn backend() -> Result<CpuBackend, String> {
-    text(CpuBackend::new(2))
+/// The CPU, or the first GPU with FEWSTEP_GOLDEN_DEVICE=cuda.
+pub fn backend() -> Result<Box<dyn Backend>, String> {
+    match std::env::var("FEWSTEP_GOLDEN_DEVICE").as_deref() {
+        Err(_) | Ok("cpu") => Ok(Box::new(text(CpuBackend::new(2))?)),
+        Ok("cuda") => Ok(Box::new(text(Device::at(0).and_then(CudaBackend::new))?)),
+        Ok(other) => Err(format!("FEWSTEP_GOLDEN_DEVICE is '{other}'; known are cpu and cuda")),
+    }
 }
 
 /// max|found - expected| <= tolerance * max(max|expected|, floor).

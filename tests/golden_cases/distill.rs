@@ -2,7 +2,7 @@
 
 use crate::common::{Check, backend, close, fail, integers, read, text, to_nhwc, values, write};
 use crate::trajectory::teacher_dir;
-use fewstep::backend::{Backend, Executable};
+use fewstep::backend::Executable;
 use fewstep::diffusion::{NoiseSchedule, Precision, Prediction, ScheduleConfig, Weight, trajectory};
 use fewstep::distill::objective::{DataBatch, NormKind, Objective, STUDENT, TEACHER, Term, TermContext, TrajectoryBatch};
 use fewstep::distill::trainer::{TrainerOptions, Update, UpdateInputs, append_update};

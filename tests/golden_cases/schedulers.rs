@@ -1,7 +1,7 @@
 //! A scheduler's timesteps and every state of a run with the recorded model eps(x, t) = 0.8 sin(1.3 x + t/250), through the sampler's plan.
 
 use crate::common::{Check, backend, close, fail, text, write};
-use fewstep::backend::{Backend, as_bytes};
+use fewstep::backend::as_bytes;
 use fewstep::diffusion::run::{RunGraph, RunSpec};
 use fewstep::diffusion::{Purpose, Table};
 use fewstep::graph::{Graph, TensorType};

@@ -29,7 +29,7 @@ pub fn run() -> Check {
         return Err(format!("timesteps differ from {recorded:?}"));
     }
     let spec = RunSpec { table: &table, batch: shape[0], size: [shape[2], shape[3]], purpose: Purpose::Evaluation, precision: fewstep::tensor::DType::F32 };
-    let mut run = text(SamplingRun::new(&backend()?, &teacher, &spec))?;
+    let mut run = text(SamplingRun::new(backend()?.as_ref(), &teacher, &spec))?;
     let samples: Vec<i32> = (0..shape[0] as i32).collect();
     text(run.begin(0, &samples, Some(&integers(&io, "class_labels")?), Some(&state(0)?)))?;
     for k in 1..=steps {

@@ -1,7 +1,6 @@
 //! A U-Net's output, loss and all gradients.
 
 use crate::common::{Check, backend, close, fail, integers, read, text, to_nhwc, values, write};
-use fewstep::backend::Backend;
 use fewstep::graph::ops::UnaryKind;
 use fewstep::graph::{Graph, TensorType, ValueId, gradients};
 use fewstep::io::safetensors::TensorFile;
