@@ -12,7 +12,6 @@ use crate::error::{Error, Result};
 use crate::graph::plan::Location;
 use crate::graph::{Graph, Node, OpDef, Origin, Plan, StorageId, ValueId};
 use crate::tensor::{ALIGN, Buffer, Tensor};
-use cudarc::driver::sys;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -354,14 +353,20 @@ impl Executable for CudaExecutable {
         }
         self.upload_inputs()?;
         let entered = self.shared.context.enter()?;
-        if let Some((_, graph)) = self.graphs.iter().find(|(captured, _)| *captured == range) {
-            return graph.launch(&entered);
-        }
-        let stream: sys::CUstream = entered.stream();
-        for at in range {
-            let node = &self.plan.graph().nodes()[self.plan.order()[at].0 as usize];
-            for launch in &mut self.ready[at] {
-                launch.enqueue(&entered, stream).map_err(|e| e.context(format!("{} '{}'", node.op.name(), self.plan.graph().value(node.outputs[0]).name)))?;
+        let mut at = range.start;
+        while at < range.end {
+            // The longest graph that begins here, so that a run that was stopped somewhere goes on by whole segments.
+            let graphs = self.graphs.iter().filter(|(captured, _)| captured.start == at && captured.end <= range.end);
+            if let Some((captured, graph)) = graphs.max_by_key(|(captured, _)| captured.end) {
+                graph.launch(&entered)?;
+                at = captured.end;
+            } else {
+                let node = &self.plan.graph().nodes()[self.plan.order()[at].0 as usize];
+                for launch in &mut self.ready[at] {
+                    let named = || format!("{} '{}'", node.op.name(), self.plan.graph().value(node.outputs[0]).name);
+                    launch.enqueue(&entered, entered.stream()).map_err(|e| e.context(named()))?;
+                }
+                at += 1;
             }
         }
         Ok(())
