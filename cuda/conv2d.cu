@@ -8,7 +8,7 @@
 // Shared memory: three stages of (rows + columns) x 80 bytes, 30720 bytes for 64 by 64, 15360 for 32 by 32: four floats or eight halves of padding
 // a row make the reads free of bank conflicts. At the end the sums pass through the same memory.
 //
-// x        [N][H][W][C] of T       bias    [O], or null       y       [N][P][Q][O] of Out
+// x        [N][H][W][C] of T       bias    [O], or null       y       [N][P][Q][O] of T
 // weights  packed for T            addend  [N][O], or null    partial [slices][N][P][Q][O], or null: then slices is 1
 //                                  residual [N][P][Q][O] of T, or null    counters [tiles], zero before and after a launch
 #include "device/fewstep.cuh"
@@ -36,8 +36,8 @@ FEWSTEP_DEVICE bool is_last(uint32_t* counters, int slices) {
 }
 
 // The block's tile of y from the `slices` parts of it in `partial`, an element a thread at a time, neighbours in O.
-template <class P, class T, class Out>
-FEWSTEP_DEVICE void sum_tile(const Epilogue<T>& epilogue, const float* partial, Out* y, int pixels, int slices) {
+template <class P, class T>
+FEWSTEP_DEVICE void sum_tile(const Epilogue<T>& epilogue, const float* partial, T* y, int pixels, int slices) {
   const int first_pixel = int(fs::block_index().x) * P::kRows, first_channel = int(fs::block_index().y) * P::kColumns;
   for (int at = int(fs::thread_index().x); at < P::kRows * P::kColumns; at += P::kThreads) {
     const int pixel = first_pixel + at / P::kColumns, channel = first_channel + at % P::kColumns;
@@ -46,12 +46,12 @@ FEWSTEP_DEVICE void sum_tile(const Epilogue<T>& epilogue, const float* partial, 
     Quad sum = {{0, 0, 0, 0}};
     for (int s = 0; s < slices; s++) sum.v[0] += fs::load_l2(partial + (int64_t(s) * pixels * epilogue.channels + element));
     finish(epilogue, sum, pixel, channel, 1);
-    y[element] = fs::from_float<Out>(sum.v[0]);
+    y[element] = fs::from_float<T>(sum.v[0]);
   }
 }
 
-template <class P, class T, class Out>
-FEWSTEP_DEVICE void conv2d(const T* x, const T* weights, const float* bias, const T* addend, const T* residual, Out* y, float* partial,
+template <class P, class T>
+FEWSTEP_DEVICE void conv2d(const T* x, const T* weights, const float* bias, const T* addend, const T* residual, T* y, float* partial,
                            uint32_t* counters, const Conv& conv, int slices, float scale) {
   const int pixels = conv.out_h * conv.out_w, slice = int(fs::block_index().z);
   const Epilogue<T> epilogue = {bias, addend, residual, scale, conv.out_c, pixels};
@@ -63,31 +63,18 @@ FEWSTEP_DEVICE void conv2d(const T* x, const T* weights, const float* bias, cons
 
 }  // namespace
 
-#define FEWSTEP_CONV2D(name, P, T, Out)                                                                                                              \
-  FEWSTEP_KERNEL(P::kThreads, name, const T* x, const T* weights, const float* bias, const T* addend, const T* residual, Out* y, float* partial, \
-                 uint32_t* counters, Conv conv, int slices, float scale) {                                                                            \
-    conv2d<P>(x, weights, bias, addend, residual, y, partial, counters, conv, slices, scale);                                                                  \
+#define FEWSTEP_CONV2D(name, P, T)                                                                                                             \
+  FEWSTEP_KERNEL(P::kThreads, name, const T* x, const T* weights, const float* bias, const T* addend, const T* residual, T* y, float* partial, \
+                 uint32_t* counters, Conv conv, int slices, float scale) {                                                                     \
+    conv2d<P>(x, weights, bias, addend, residual, y, partial, counters, conv, slices, scale);                                                  \
   }
 
-namespace {
-using FloatLarge = RowsFloat<64, 64>;
-using FloatSmall = RowsFloat<32, 32>;
-using HalfLarge = RowsTensor<fs::half, 64, 64>;
-using HalfSmall = RowsTensor<fs::half, 32, 32>;
-using Bf16Large = RowsTensor<fs::bf16, 64, 64>;
-using Bf16Small = RowsTensor<fs::bf16, 32, 32>;
-}  // namespace
-
-FEWSTEP_CONV2D(fewstep_conv2d_f32_64x64, FloatLarge, float, float)
-FEWSTEP_CONV2D(fewstep_conv2d_f32_32x32, FloatSmall, float, float)
-FEWSTEP_CONV2D(fewstep_conv2d_f16_64x64, HalfLarge, fs::half, fs::half)
-FEWSTEP_CONV2D(fewstep_conv2d_f16_32x32, HalfSmall, fs::half, fs::half)
-FEWSTEP_CONV2D(fewstep_conv2d_f16_f32_64x64, HalfLarge, fs::half, float)
-FEWSTEP_CONV2D(fewstep_conv2d_f16_f32_32x32, HalfSmall, fs::half, float)
-FEWSTEP_CONV2D(fewstep_conv2d_bf16_64x64, Bf16Large, fs::bf16, fs::bf16)
-FEWSTEP_CONV2D(fewstep_conv2d_bf16_32x32, Bf16Small, fs::bf16, fs::bf16)
-FEWSTEP_CONV2D(fewstep_conv2d_bf16_f32_64x64, Bf16Large, fs::bf16, float)
-FEWSTEP_CONV2D(fewstep_conv2d_bf16_f32_32x32, Bf16Small, fs::bf16, float)
+FEWSTEP_CONV2D(fewstep_conv2d_f32_64x64, FloatLarge, float)
+FEWSTEP_CONV2D(fewstep_conv2d_f32_32x32, FloatSmall, float)
+FEWSTEP_CONV2D(fewstep_conv2d_f16_64x64, HalfLarge, fs::half)
+FEWSTEP_CONV2D(fewstep_conv2d_f16_32x32, HalfSmall, fs::half)
+FEWSTEP_CONV2D(fewstep_conv2d_bf16_64x64, Bf16Large, fs::bf16)
+FEWSTEP_CONV2D(fewstep_conv2d_bf16_32x32, Bf16Small, fs::bf16)
 
 // The gradients' sum over slices: y[n] from partial [slices][n], in the order of the slices.
 // Floor: bytes of partial, read once, over the bandwidth (of the L2, which has them from the launch before). One element a thread: the tensors that

@@ -32,15 +32,6 @@ FEWSTEP_DEVICE void conv2d_input_grad(const T* dy, const T* weights, T* dx, floa
     conv2d_input_grad<P>(dy, weights, dx, partial, conv, slices);                                                         \
   }
 
-namespace {
-using FloatLarge = RowsFloat<64, 64>;
-using FloatSmall = RowsFloat<32, 32>;
-using HalfLarge = RowsTensor<fs::half, 64, 64>;
-using HalfSmall = RowsTensor<fs::half, 32, 32>;
-using Bf16Large = RowsTensor<fs::bf16, 64, 64>;
-using Bf16Small = RowsTensor<fs::bf16, 32, 32>;
-}  // namespace
-
 FEWSTEP_CONV2D_INPUT_GRAD(fewstep_conv2d_input_grad_f32_64x64, FloatLarge, float)
 FEWSTEP_CONV2D_INPUT_GRAD(fewstep_conv2d_input_grad_f32_32x32, FloatSmall, float)
 FEWSTEP_CONV2D_INPUT_GRAD(fewstep_conv2d_input_grad_f16_64x64, HalfLarge, fs::half)

@@ -4,7 +4,7 @@
 //
 // Tiles: 64 by 64, or 32 by 32 for few channels; 16 pixels of float or 32 of half and bf16 a stage. There are few tiles and many pixels, so `slices`
 // blocks share a sum, each a fixed part of the pixels; fewstep_sum_slices_f32 adds them up. Both operands lie in shared memory as in global memory,
-// channels in a row: tensor cores get them by the transposing ldmatrix. One barrier a stage, as in parts/conv_product.cuh.
+// channels in a row: tensor cores get them by the transposing ldmatrix. The loop is parts/pipeline.cuh's.
 // Shared memory: three stages of depth x 2 x (tile + 16 bytes): float 26112 and 13824 bytes, half and bf16 27648 and 15360.
 //
 // x  [N][H][W][C] of T    dw      [O][C][R][S] of float
@@ -15,6 +15,7 @@
 #include "parts/chunk.cuh"
 #include "parts/conv_shape.cuh"
 #include "parts/digits.cuh"
+#include "parts/pipeline.cuh"
 #include "parts/tile_product.cuh"
 
 namespace {
@@ -92,23 +93,8 @@ FEWSTEP_DEVICE void conv2d_weight_grad(const T* x, const T* dy, float* dw, float
 
   Copies copies;
   begin_copies(copies, conv, first_row, first_column, part.first);
-  FEWSTEP_UNROLL
-  for (int s = 0; s < kStages - 1; s++) {
-    if (part.first + s < part.last) copy_stage(copies, stages + s * Copies::kStage, x, dy, conv);
-    fs::copy_async_commit();
-  }
   typename P::Sum sum = {};
-  int current = 0;
-  for (int step = part.first; step < part.last; step++) {
-    fs::copy_async_wait<kStages - 2>();
-    fs::sync_threads();
-    const int free = current == 0 ? kStages - 1 : current - 1;
-    if (step + kStages - 1 < part.last) copy_stage(copies, stages + free * Copies::kStage, x, dy, conv);
-    fs::copy_async_commit();
-    const T* stage = stages + current * Copies::kStage;
-    P::multiply(sum, stage, stage + P::kDepth * P::kPitch);
-    current = current == kStages - 1 ? 0 : current + 1;
-  }
+  multiply_stages<P, Copies::kStage, P::kDepth * P::kPitch>(sum, stages, part, [&](T* stage) { copy_stage(copies, stage, x, dy, conv); });
   float* to = partial ? partial + slice * int64_t(conv.out_c * conv.in_c * conv.kernel_h * conv.kernel_w) : dw;
   P::each(sum, [&](int row, int column, const auto& sums) { scatter<T>(to, conv, first_row + row, first_column + column, sums); });
 }

@@ -31,8 +31,8 @@ FEWSTEP_DEVICE void finish(const Epilogue<T>& e, Quad& sums, int pixel, int chan
 }
 
 // Takes the sums of four neighbouring channels of a pixel, of which at least the first exists: to y, or to the scratch of this slice if there is one.
-template <class T, class Out>
-FEWSTEP_DEVICE void put(const Epilogue<T>& e, Out* y, float* partial, int pixel, int channel, Quad sums) {
+template <class T>
+FEWSTEP_DEVICE void put(const Epilogue<T>& e, T* y, float* partial, int pixel, int channel, Quad sums) {
   const int count = fs::min(e.channels - channel, 4), at = pixel * e.channels + channel;
   if (partial) {
     store_quad(partial + at, sums, count);

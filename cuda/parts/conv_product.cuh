@@ -1,17 +1,23 @@
 // Convolution as an implicit matrix product: rows are pixels of the result, columns its channels, and the summed index k walks over taps and, within a
 // tap, over channels. The matrix of gathered pixels is never written: each block copies the chunks of it that it needs to shared memory.
-//
-// Three stages of shared memory are filled in turn by asynchronous copies, two ahead of the multiplications. One barrier a stage is enough: it tells
-// that the oldest copies have arrived, and that everyone is done with the stage that is filled next.
 #pragma once
 #include "device/fewstep.cuh"
 #include "parts/chunk.cuh"
 #include "parts/conv_shape.cuh"
 #include "parts/digits.cuh"
+#include "parts/pipeline.cuh"
 #include "parts/quad.cuh"
 #include "parts/tile_product.cuh"
 
 namespace {
+
+// The tiles of the kernels.
+using FloatLarge = RowsFloat<64, 64>;
+using FloatSmall = RowsFloat<32, 32>;
+using HalfLarge = RowsTensor<fs::half, 64, 64>;
+using HalfSmall = RowsTensor<fs::half, 32, 32>;
+using Bf16Large = RowsTensor<fs::bf16, 64, 64>;
+using Bf16Small = RowsTensor<fs::bf16, 32, 32>;
 
 // A thread copies the same chunk of every stage, for the rows that are kRowsPerPass apart.
 template <class P>
@@ -107,23 +113,9 @@ FEWSTEP_DEVICE void convolve(const typename P::T* source, const typename P::T* w
 
   Copies copies;
   begin_copies(copies, w, first_pixel, part.first);
-  FEWSTEP_UNROLL
-  for (int s = 0; s < kStages - 1; s++) {
-    if (part.first + s < part.last) copy_stage(copies, stages + s * Copies::kStage, source, weights, w, first_column, columns, depth);
-    fs::copy_async_commit();
-  }
   typename P::Sum sum = {};
-  int current = 0;
-  for (int step = part.first; step < part.last; step++) {
-    fs::copy_async_wait<kStages - 2>();
-    fs::sync_threads();
-    const int free = current == 0 ? kStages - 1 : current - 1;
-    if (step + kStages - 1 < part.last) copy_stage(copies, stages + free * Copies::kStage, source, weights, w, first_column, columns, depth);
-    fs::copy_async_commit();
-    const T* stage = stages + current * Copies::kStage;
-    P::multiply(sum, stage, stage + P::kRows * P::kPitch);
-    current = current == kStages - 1 ? 0 : current + 1;
-  }
+  multiply_stages<P, Copies::kStage, P::kRows * P::kPitch>(
+    sum, stages, part, [&](T* stage) { copy_stage(copies, stage, source, weights, w, first_column, columns, depth); });
   fs::sync_threads();
   hand_out<P>(sum, reinterpret_cast<float*>(stages), [&](int row, int column, const Quad& sums) {
     const int m = first_pixel + row, channel = first_column + column;

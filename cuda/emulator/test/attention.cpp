@@ -4,6 +4,7 @@
 #include <random>
 
 #include "check.hpp"
+#include "formats.hpp"
 #include "number.hpp"
 
 using check::Array;
@@ -20,27 +21,9 @@ struct Heads {
   float scale;
 };
 
-struct Float {
-  using Bits = float;
-  static constexpr const char* suffix = "f32";
-  static constexpr double tolerance = 1e-5;
-  static float encode(float x) { return x; }
-  static double decode(float x) { return x; }
-};
-struct Half {
-  using Bits = uint16_t;
-  static constexpr const char* suffix = "f16";
-  static constexpr double tolerance = 1e-3;
-  static uint16_t encode(float x) { return fs::emulator::f32_to_f16(x); }
-  static double decode(uint16_t x) { return fs::emulator::f16_to_f32(x); }
-};
-struct Bf16 {
-  using Bits = uint16_t;
-  static constexpr const char* suffix = "bf16";
-  static constexpr double tolerance = 8e-3;
-  static uint16_t encode(float x) { return fs::emulator::f32_to_bf16(x); }
-  static double decode(uint16_t x) { return fs::emulator::float_of(uint32_t(x) << 16); }
-};
+using format::Bf16;
+using format::Float;
+using format::Half;
 
 struct Shape {
   int n, tokens, heads, width;
@@ -73,7 +56,7 @@ class Problem {
 
   void forward(const Settings& settings) {
     prepare(settings);
-    const std::string kernel = "fewstep_attention_" + std::to_string(widest(s_.width, 512)) + "_" + Format::suffix;
+    const std::string kernel = "fewstep_attention_" + std::to_string(widest(s_.width, 512)) + "_" + Format::name;
     const int32_t error = check::launch(kernel.c_str(), blocks(), threads, 0, q_.data(), k_.data(), v_.data(), out_.data(), lse_.data(), heads_);
     check::expect(error, FEWSTEP_EMU_OK, "");
     compare(settings, "out", out_, want_out_, Format::tolerance);
@@ -85,7 +68,7 @@ class Problem {
     for (size_t i = 0; i < rows(); i++) lse_[i] = float(want_lse_[i]);
     for (size_t i = 0; i < elements(); i++) out_[i] = Format::encode(float(want_out_[i]));
     const int width = widest(s_.width, 256), parts = (s_.width + width - 1) / width;
-    const std::string suffix = std::to_string(width) + "_" + Format::suffix, query = "fewstep_attention_query_grad_" + suffix,
+    const std::string suffix = std::to_string(width) + "_" + Format::name, query = "fewstep_attention_query_grad_" + suffix,
                       key = "fewstep_attention_key_grad_" + suffix;
     check::expect(check::launch(query.c_str(), blocks() * uint32_t(parts), threads, 0, q_.data(), k_.data(), v_.data(), out_.data(), lse_.data(),
                                 dout_.data(), dq_.data(), delta_.data(), heads_, parts),

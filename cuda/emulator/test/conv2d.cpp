@@ -7,6 +7,7 @@
 #include <random>
 
 #include "check.hpp"
+#include "formats.hpp"
 #include "number.hpp"
 
 using check::Array;
@@ -41,31 +42,16 @@ const Conv shapes[] = {
   conv({1, 4, 5, 64}, 5, {5, 5}, 3, {2, 2, 2, 2}),
 };
 
-struct Float {
-  using Bits = float;
-  static constexpr const char* name = "f32";
+struct Float : format::Float {
   static constexpr int chunk = 4;
-  static float encode(float x) { return x; }
-  static float decode(float x) { return x; }
-  static constexpr double rounding = 0;
   static uint32_t threads(int tile) { return uint32_t(tile * tile / 16); }
 };
-struct Half {
-  using Bits = uint16_t;
-  static constexpr const char* name = "f16";
+struct Half : format::Half {
   static constexpr int chunk = 8;
-  static uint16_t encode(float x) { return fs::emulator::f32_to_f16(x); }
-  static float decode(uint16_t x) { return fs::emulator::f16_to_f32(x); }
-  static constexpr double rounding = 0x1p-11;
   static uint32_t threads(int) { return 128; }
 };
-struct Bf16 {
-  using Bits = uint16_t;
-  static constexpr const char* name = "bf16";
+struct Bf16 : format::Bf16 {
   static constexpr int chunk = 8;
-  static uint16_t encode(float x) { return fs::emulator::f32_to_bf16(x); }
-  static float decode(uint16_t x) { return fs::emulator::float_of(uint32_t(x) << 16); }
-  static constexpr double rounding = 0x1p-8;
   static uint32_t threads(int) { return 128; }
 };
 
@@ -136,7 +122,6 @@ class Problem {
         y_(dy_.size()),
         dx_(x_.size()),
         addend_(size_t(s.images * s.out_c)),
-        wide_(dy_.size()),
         weights_(size_t(s.out_c * terms_)),
         dw_(weights_.size()),
         bias_(size_t(s.out_c)),
@@ -162,9 +147,8 @@ class Problem {
     name_ = settings.name() + ", tile " + std::to_string(tile) + ", slices " + std::to_string(slices) + ", c " + std::to_string(s_.in_c) + ", o " +
             std::to_string(s_.out_c) + ", kernel " + std::to_string(s_.kernel_h) + "x" + std::to_string(s_.kernel_w);
     pack();
-    forward<F>(y_, F::name, tile, slices, true);
-    forward<F>(y_, F::name, tile, slices, false);
-    if constexpr (F::rounding != 0) forward<Float>(wide_, std::string(F::name) + "_f32", tile, slices, true);
+    forward(tile, slices, true);
+    forward(tile, slices, false);
     input_grad(tile, slices);
     weight_grad(tile, slices);
   }
@@ -189,17 +173,16 @@ class Problem {
     }
   }
 
-  template <class Out>
-  void forward(Array<typename Out::Bits>& y, const std::string& type, int tile, int slices, bool full) {
-    poison(y);
+  void forward(int tile, int slices, bool full) {
+    poison(y_);
     const float *bias = full ? bias_.data() : nullptr, scale = full ? 0.75f : 1.0f;
     const Bits* addend = full ? addend_.data() : nullptr;
     const Bits* residual = full ? residual_.data() : nullptr;
     float* scratch = partial(slices);
-    launch(kernel("conv2d", type, tile), {blocks(s_.images * pixels_, tile), blocks(s_.out_c, tile), slices}, F::threads(tile), x_.data(),
-           forward_.data(), bias, addend, residual, y.data(), scratch, counters_.data(), s_, slices, scale);
+    launch(kernel("conv2d", F::name, tile), {blocks(s_.images * pixels_, tile), blocks(s_.out_c, tile), slices}, F::threads(tile), x_.data(),
+           forward_.data(), bias, addend, residual, y_.data(), scratch, counters_.data(), s_, slices, scale);
     for (size_t i = 0; i < counters_.size(); i++) check::expect(int(counters_[i]), 0, "");
-    compare<Out>("y", name_, y, full ? want_y_ : want_plain_, terms_);
+    compare<F>("y", name_, y_, full ? want_y_ : want_plain_, terms_);
   }
 
   void input_grad(int tile, int slices) {
@@ -262,7 +245,7 @@ class Problem {
   Conv s_;
   int pixels_, terms_;
   Array<Bits> x_, dy_, residual_, y_, dx_, addend_;
-  Array<float> wide_, weights_, dw_, bias_;
+  Array<float> weights_, dw_, bias_;
   Array<Bits> forward_, backward_;
   Array<float> partial_;
   Array<uint32_t> counters_;

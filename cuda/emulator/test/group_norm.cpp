@@ -4,6 +4,7 @@
 #include <random>
 
 #include "check.hpp"
+#include "formats.hpp"
 #include "number.hpp"
 
 using check::Array;
@@ -19,27 +20,9 @@ struct Norm {
   int positions, channels, groups, slab_groups, splits, silu;
 };
 
-struct Float {
-  using Bits = float;
-  static constexpr const char* suffix = "f32";
-  static constexpr double tolerance = 1e-5;
-  static float encode(float x) { return x; }
-  static float decode(float x) { return x; }
-};
-struct Half {
-  using Bits = uint16_t;
-  static constexpr const char* suffix = "f16";
-  static constexpr double tolerance = 1e-3;
-  static uint16_t encode(float x) { return fs::emulator::f32_to_f16(x); }
-  static float decode(uint16_t x) { return fs::emulator::f16_to_f32(x); }
-};
-struct Bf16 {
-  using Bits = uint16_t;
-  static constexpr const char* suffix = "bf16";
-  static constexpr double tolerance = 8e-3;
-  static uint16_t encode(float x) { return fs::emulator::f32_to_bf16(x); }
-  static float decode(uint16_t x) { return fs::emulator::float_of(uint32_t(x) << 16); }
-};
+using format::Bf16;
+using format::Float;
+using format::Half;
 
 struct Shape {
   int n, positions, channels, groups, slab_groups;
@@ -129,7 +112,7 @@ class Problem {
 
   template <class... P>
   void launch(const char* name, uint32_t blocks, P... p) {
-    const std::string kernel = std::string("fewstep_group_norm") + name + "_" + Format::suffix;
+    const std::string kernel = std::string("fewstep_group_norm") + name + "_" + Format::name;
     check::expect(check::launch(kernel.c_str(), blocks, threads, 0, p...), FEWSTEP_EMU_OK, "");
   }
 
