@@ -18,6 +18,9 @@
  * calling thread's last failure: which argument, which file, which tensor. The library never ends the process, whatever it is given, and no
  * exception leaves it.
  *
+ * On a CUDA device any function that computes may also return FEWSTEP_STATUS_OUT_OF_MEMORY, when the device's memory does not suffice, and
+ * FEWSTEP_STATUS_DEVICE_LOST, after which the runtime and all that was made from it can only be destroyed.
+ *
  * HANDLES. Types without fields are handles. `_create`, `_open` and the like give one to the caller, who gives it back to `_destroy`; destroying
  * NULL is fine. Handles may be destroyed in any order: one that is made from others keeps alive what it needs of them. A handle of the wrong kind
  * is refused; one that was destroyed must not be used (most uses are found and refused, but not all can be).
@@ -32,7 +35,7 @@
  *
  * STRINGS are UTF-8 and end with a NUL. IMAGES are 32-bit floats [N,C,H,W], nominally in [-1, 1].
  *
- * DETERMINISM. The same calls with the same seeds give the same bytes, whatever the number of threads.
+ * DETERMINISM. The same calls with the same seeds give the same bytes, whatever the number of threads; on CUDA, on GPUs of the same model.
  */
 
 

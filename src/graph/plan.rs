@@ -3,7 +3,7 @@
 use super::passes::{PackedLen, chain, eliminate_dead, fuse, pack, precision};
 use super::{Alias, Graph, NodeId, OpDef, Origin, StorageId, ValueId};
 use crate::error::{Error, Result};
-use crate::tensor::ALIGN;
+use crate::tensor::{ALIGN, Tensor};
 use std::ops::Range;
 
 /// Where a value's bytes are while the plan runs.
@@ -32,6 +32,7 @@ pub struct Plan {
     segments: Vec<Range<usize>>,
     locations: Vec<Location>,
     workspace: Vec<usize>,
+    frozen: Vec<bool>,
     arena_bytes: usize,
     input_bytes: usize,
     persistent_bytes: usize,
@@ -56,6 +57,7 @@ impl Plan {
         order.extend(all().filter(|n| !hoisted[n.0 as usize]));
         let segments = segment_ranges(&graph, &order, prepared);
         let workspace = vec![0; order.len()];
+        let frozen = graph.frozen_storages();
         Ok(Self {
             graph,
             map,
@@ -64,6 +66,7 @@ impl Plan {
             segments,
             locations: vec![],
             workspace,
+            frozen,
             arena_bytes: 0,
             input_bytes: 0,
             persistent_bytes: 0,
@@ -137,6 +140,56 @@ impl Plan {
     pub fn resolve(&self, original: ValueId) -> Result<ValueId> {
         let mapped = self.map.get(original.0 as usize).copied().flatten();
         mapped.ok_or_else(|| Error::internal(format!("value {} is not part of the plan", original.0)))
+    }
+
+    /// The storage of a name.
+    pub fn storage_id(&self, name: &str) -> Result<StorageId> {
+        self.graph.storage(name).ok_or_else(|| Error::not_found(format!("the plan has no storage '{name}'")))
+    }
+
+    /// The storage of a name that may share this tensor: one of its type that no node writes.
+    pub fn bindable(&self, name: &str, tensor: &Tensor) -> Result<StorageId> {
+        let id = self.storage_id(name)?;
+        let ty = &self.graph.storages()[id.0 as usize].ty;
+        if tensor.shape() != ty.shape || tensor.dtype() != ty.dtype {
+            return Err(Error::shape(format!("'{name}': expected {:?} {:?}, found {:?} {:?}", ty.dtype, ty.shape, tensor.dtype(), tensor.shape())));
+        }
+        if !self.frozen[id.0 as usize] {
+            return Err(Error::internal(format!("'{name}' is written by the graph and cannot be shared")));
+        }
+        Ok(id)
+    }
+
+    /// The storage of a name that may be filled with so many bytes: one that a node writes.
+    pub fn writable(&self, name: &str, bytes: usize) -> Result<StorageId> {
+        let id = self.storage_id(name)?;
+        let expected = self.graph.storages()[id.0 as usize].ty.bytes();
+        if self.frozen[id.0 as usize] {
+            return Err(Error::internal(format!("'{name}' is immutable")));
+        }
+        if bytes != expected {
+            return Err(Error::shape(format!("'{name}' has {expected} bytes, {bytes} were given")));
+        }
+        Ok(id)
+    }
+
+    /// For each storage, whether no node writes it.
+    pub fn frozen(&self) -> &[bool] {
+        &self.frozen
+    }
+
+    /// Where the bytes of an input go among the inputs; the graph that was given names it.
+    pub fn input_offset(&self, input: ValueId, bytes: usize) -> Result<usize> {
+        // An input that no node reads has a place too.
+        let id = self.resolve(input)?;
+        let value = self.graph.value(id);
+        if bytes != value.ty.bytes() {
+            return Err(Error::shape(format!("input '{}' has {} bytes, {bytes} were given", value.name, value.ty.bytes())));
+        }
+        match self.location(id) {
+            Location::Persistent(at) => Ok(at),
+            other => Err(Error::internal(format!("input '{}' lies in {other:?}", value.name))),
+        }
     }
 
     /// Nodes in order of execution.

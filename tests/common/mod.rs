@@ -6,6 +6,7 @@ pub mod cases;
 pub mod conv_cases;
 pub mod grad_cases;
 pub mod models;
+mod op_tests;
 
 use fewstep::Result;
 use fewstep::backend::cpu::{CpuBackend, Isa};

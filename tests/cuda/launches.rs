@@ -3,7 +3,7 @@
 use crate::gpu;
 use fewstep::Result;
 use fewstep::backend::Backend;
-use fewstep::graph::{Graph, TensorType};
+use fewstep::graph::{Graph, OpDef, TensorType};
 use fewstep::io::unet_config::UNetConfig;
 use fewstep::nn::UNet;
 use fewstep::tensor::{DType, Tensor};
@@ -63,7 +63,6 @@ fn student_s_takes_few_launches() {
     let launches = log.count(c"launches") - before;
     let mut counts = std::collections::BTreeMap::<&str, usize>::new();
     for id in &exe.plan().order()[exe.plan().prepared()..] {
-        use fewstep::graph::OpDef;
         *counts.entry(exe.plan().graph().nodes()[id.0 as usize].op.name()).or_default() += 1;
     }
     assert!((1..=MOST_LAUNCHES).contains(&launches), "{launches} launches of {counts:?}");

@@ -5,7 +5,7 @@ use super::{Isa, ThreadPool};
 use crate::backend::{Backend, Executable, HostBytes};
 use crate::error::{Error, Result};
 use crate::graph::plan::Location;
-use crate::graph::{Graph, Op, OpDef, Origin, Plan, StorageId, ValueId};
+use crate::graph::{Graph, Op, OpDef, Origin, Plan, ValueId};
 use crate::tensor::{Buffer, Tensor};
 use std::ops::Range;
 use std::sync::Arc;
@@ -74,10 +74,10 @@ impl CpuExecutable {
         }
         let workspace: Vec<usize> = kernels.iter().map(|k| k.workspace()).collect();
         plan.lay_out(&workspace)?;
-        let frozen = plan.graph().frozen_storages();
+        let frozen = plan.frozen();
         let mut storages = vec![];
         for (storage, frozen) in plan.graph().storages().iter().zip(frozen) {
-            storages.push(if frozen { Held::Unbound } else { Held::Owned(Buffer::zeroed(storage.ty.bytes(), &storage.name)?) });
+            storages.push(if *frozen { Held::Unbound } else { Held::Owned(Buffer::zeroed(storage.ty.bytes(), &storage.name)?) });
         }
         let arena = Buffer::zeroed(plan.arena_bytes(), "arena")?;
         let persistent = Buffer::zeroed(plan.persistent_bytes(), "inputs and prepared values")?;
@@ -130,10 +130,6 @@ impl CpuExecutable {
             },
         })
     }
-
-    fn storage_id(&self, name: &str) -> Result<StorageId> {
-        self.plan.graph().storage(name).ok_or_else(|| Error::not_found(format!("the plan has no storage '{name}'")))
-    }
 }
 
 impl Executable for CpuExecutable {
@@ -142,31 +138,21 @@ impl Executable for CpuExecutable {
     }
 
     fn bind(&mut self, storage: &str, tensor: Arc<Tensor>) -> Result<()> {
-        let id = self.storage_id(storage)?;
-        let ty = &self.plan.graph().storages()[id.0 as usize].ty;
-        if tensor.shape() != ty.shape || tensor.dtype() != ty.dtype {
-            return Err(Error::shape(format!("'{storage}': expected {:?} {:?}, found {:?} {:?}", ty.dtype, ty.shape, tensor.dtype(), tensor.shape())));
-        }
-        if matches!(self.storages[id.0 as usize], Held::Owned(_)) {
-            return Err(Error::internal(format!("'{storage}' is written by the graph and cannot be shared")));
-        }
+        let id = self.plan.bindable(storage, &tensor)?;
         self.storages[id.0 as usize] = Held::Shared(tensor);
         self.linked = false;
         Ok(())
     }
 
     fn write_storage(&mut self, storage: &str, bytes: &[u8]) -> Result<()> {
-        let id = self.storage_id(storage)?;
-        match &mut self.storages[id.0 as usize] {
-            Held::Owned(buffer) if buffer.len() == bytes.len() => buffer.bytes_mut().copy_from_slice(bytes),
-            Held::Owned(buffer) => return Err(Error::shape(format!("'{storage}' has {} bytes, {} were given", buffer.len(), bytes.len()))),
-            _ => return Err(Error::internal(format!("'{storage}' is immutable"))),
-        }
+        let id = self.plan.writable(storage, bytes.len())?;
+        let Held::Owned(buffer) = &mut self.storages[id.0 as usize] else { return Err(Error::internal(format!("'{storage}' has no buffer"))) };
+        buffer.bytes_mut().copy_from_slice(bytes);
         Ok(())
     }
 
     fn storage_bytes(&self, storage: &str) -> Result<HostBytes<'_>> {
-        match &self.storages[self.storage_id(storage)?.0 as usize] {
+        match &self.storages[self.plan.storage_id(storage)?.0 as usize] {
             Held::Owned(buffer) => Ok(HostBytes::Borrowed(buffer.bytes())),
             Held::Shared(tensor) => Ok(HostBytes::Borrowed(tensor.bytes())),
             Held::Unbound => Err(Error::state(format!("storage '{storage}' has no contents yet"))),
@@ -174,16 +160,8 @@ impl Executable for CpuExecutable {
     }
 
     fn write_bytes(&mut self, input: ValueId, bytes: &[u8]) -> Result<()> {
-        // An input that no node reads was dropped with its readers: nothing to write.
-        let id = self.plan.resolve(input)?;
-        let value = self.plan.graph().value(id);
-        if bytes.len() != value.ty.bytes() {
-            return Err(Error::shape(format!("input '{}' has {} bytes, {} were given", value.name, value.ty.bytes(), bytes.len())));
-        }
-        match self.plan.location(id) {
-            Location::Persistent(at) => self.persistent.bytes_mut()[at..at + bytes.len()].copy_from_slice(bytes),
-            other => return Err(Error::internal(format!("input '{}' lies in {other:?}", value.name))),
-        }
+        let at = self.plan.input_offset(input, bytes.len())?;
+        self.persistent.bytes_mut()[at..at + bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use super::memory::{DeviceBuffer, PinnedBuffer};
 use crate::backend::{Executable, HostBytes};
 use crate::error::{Error, Result};
 use crate::graph::plan::Location;
-use crate::graph::{Graph, Node, OpDef, Origin, Plan, StorageId, ValueId};
+use crate::graph::{Graph, Node, OpDef, Origin, Plan, ValueId};
 use crate::tensor::{ALIGN, Buffer, Tensor};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -96,8 +96,8 @@ impl CudaExecutable {
         let context = &shared.context;
         let buffer = |len, what: &str| DeviceBuffer::zeroed(context, len, what);
         let mut storages = vec![];
-        for (storage, frozen) in plan.graph().storages().iter().zip(plan.graph().frozen_storages()) {
-            storages.push(if frozen { Held::Unbound } else { Held::Owned(buffer(storage.ty.bytes(), &storage.name)?) });
+        for (storage, frozen) in plan.graph().storages().iter().zip(plan.frozen()) {
+            storages.push(if *frozen { Held::Unbound } else { Held::Owned(buffer(storage.ty.bytes(), &storage.name)?) });
         }
         let args = || lowered.iter().flat_map(|l| &l.launches).flat_map(|l| &l.args);
         let (constants, constant_at) = upload_constants(&plan, context)?;
@@ -183,10 +183,6 @@ impl CudaExecutable {
         })
     }
 
-    fn storage_id(&self, name: &str) -> Result<StorageId> {
-        self.plan.graph().storage(name).ok_or_else(|| Error::not_found(format!("the plan has no storage '{name}'")))
-    }
-
     /// Captures every segment, and all of them as one graph: what a run and a step of it start.
     fn capture_graphs(&mut self) -> Result<()> {
         let segments = self.plan.segments().iter().filter(|s| !s.is_empty()).cloned();
@@ -264,14 +260,7 @@ impl Executable for CudaExecutable {
     }
 
     fn bind(&mut self, storage: &str, tensor: Arc<Tensor>) -> Result<()> {
-        let id = self.storage_id(storage)?;
-        let ty = &self.plan.graph().storages()[id.0 as usize].ty;
-        if tensor.shape() != ty.shape || tensor.dtype() != ty.dtype {
-            return Err(Error::shape(format!("'{storage}': expected {:?} {:?}, found {:?} {:?}", ty.dtype, ty.shape, tensor.dtype(), tensor.shape())));
-        }
-        if matches!(self.storages[id.0 as usize], Held::Owned(_)) {
-            return Err(Error::internal(format!("'{storage}' is written by the graph and cannot be shared")));
-        }
+        let id = self.plan.bindable(storage, &tensor)?;
         let copy = self.shared.upload(storage, &tensor)?;
         self.storages[id.0 as usize] = Held::Shared(tensor, copy);
         self.ready.clear();
@@ -279,16 +268,13 @@ impl Executable for CudaExecutable {
     }
 
     fn write_storage(&mut self, storage: &str, bytes: &[u8]) -> Result<()> {
-        let id = self.storage_id(storage)?;
-        match &mut self.storages[id.0 as usize] {
-            Held::Owned(buffer) if buffer.len() == bytes.len() => buffer.write(0, bytes),
-            Held::Owned(buffer) => Err(Error::shape(format!("'{storage}' has {} bytes, {} were given", buffer.len(), bytes.len()))),
-            _ => Err(Error::internal(format!("'{storage}' is immutable"))),
-        }
+        let id = self.plan.writable(storage, bytes.len())?;
+        let Held::Owned(buffer) = &mut self.storages[id.0 as usize] else { return Err(Error::internal(format!("'{storage}' has no buffer"))) };
+        buffer.write(0, bytes)
     }
 
     fn storage_bytes(&self, storage: &str) -> Result<HostBytes<'_>> {
-        match &self.storages[self.storage_id(storage)?.0 as usize] {
+        match &self.storages[self.plan.storage_id(storage)?.0 as usize] {
             Held::Owned(buffer) => self.fetch(buffer, 0, buffer.len(), storage),
             Held::Shared(tensor, _) => Ok(HostBytes::Borrowed(tensor.bytes())),
             Held::Unbound => Err(Error::state(format!("storage '{storage}' has no contents yet"))),
@@ -296,15 +282,7 @@ impl Executable for CudaExecutable {
     }
 
     fn write_bytes(&mut self, input: ValueId, bytes: &[u8]) -> Result<()> {
-        let id = self.plan.resolve(input)?;
-        let value = self.plan.graph().value(id);
-        if bytes.len() != value.ty.bytes() {
-            return Err(Error::shape(format!("input '{}' has {} bytes, {} were given", value.name, value.ty.bytes(), bytes.len())));
-        }
-        let at = match self.plan.location(id) {
-            Location::Persistent(at) => at,
-            other => return Err(Error::internal(format!("input '{}' lies in {other:?}", value.name))),
-        };
+        let at = self.plan.input_offset(input, bytes.len())?;
         if std::mem::take(&mut self.copying) {
             self.shared.context.enter()?.synchronize()?;
         }
