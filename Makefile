@@ -11,7 +11,7 @@ SMOKE := target/smoke
 SMOKE_FLAGS := -std=c11 -g -Wall -Wextra -Wpedantic -Werror -Iinclude tests/c/smoke.c
 SMOKE_LINK := -Ltarget/release -lfewstep -Wl,-rpath,'$$ORIGIN/../release'
 
-.PHONY: all lib demo test test-cuda golden lint check-targets sanitize bench bench-peers header cuda-toolkit clean
+.PHONY: all lib demo test test-cuda mutations golden lint check-targets sanitize bench bench-peers header cuda-toolkit clean
 
 all: lib
 
@@ -37,6 +37,11 @@ test-cuda: cuda-toolkit
 	$(if $(DRIVER),,$(MAKE) -C cuda/emulator libcuda)
 	FEWSTEP_CUDA=require $(EMULATED) $(CARGO) test --release --test cuda -- --test-threads=1
 	FEWSTEP_CUDA=require FEWSTEP_GOLDEN_DEVICE=cuda $(EMULATED) $(CARGO) test --release --test golden -- --test-threads=1
+
+# Plants bugs in a copy of the kernels; each must be caught by the check that cuda/emulator/MUTATIONS.md then names beside it.
+mutations: cuda-toolkit
+	$(MAKE) -C cuda/emulator test libcuda
+	FEWSTEP_CUDA=require $(PYTHON) cuda/emulator/mutations.py . "$$(FEWSTEP_CUDA=require $(CARGO) test --release --test cuda --no-run 2>&1 | sed -n 's/.*(\(target.*\))$$/\1/p')"
 
 golden:
 	$(CARGO) test --release --test golden

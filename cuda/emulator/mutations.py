@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+"""Do the checks notice a broken kernel? Plants bugs one by one in a copy of cuda/, rebuilds, and requires the named check of each to fail.
+
+    mutations.py ROOT SUITE [NAME ...]
+
+ROOT: the repository, in which `make -C cuda/emulator test libcuda` has been run. SUITE: the built test binary of tests/cuda.rs. Names: these bugs alone,
+without writing anything; else all, and cuda/emulator/MUTATIONS.md anew. Exits with 1 if a bug survives.
+"""
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+# What was planted, file, text, replacement, program, and the check that must fail. `suite` is tests/cuda.rs, all others are cuda/emulator/test.
+BUGS = [
+    ("halo reaches one row too far", "parts/conv_product.cuh", "uint32_t(t.y[i] + t.tap.high) < uint32_t(w.in_h)", "uint32_t(t.y[i] + t.tap.high) <= uint32_t(w.in_h)", "conv2d", "f32, odd shapes"),
+    ("no barrier between copy and multiplication", "parts/pipeline.cuh", "    fs::sync_threads();\n", "", "conv2d", "f16, odd shapes"),
+    ("waits for one copy too few", "parts/pipeline.cuh", "copy_async_wait<kStages - 2>", "copy_async_wait<kStages - 1>", "conv2d", "f16, odd shapes"),
+    ("copy is not committed", "parts/pipeline.cuh", "    fs::copy_async_commit();\n    const", "    const", "conv2d", "f32, odd shapes"),
+    ("fragments of b exchanged", "parts/tile_product.cuh", "{right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]}", "{right[j / 2][j % 2], right[j / 2][j % 2 + 2]}", "conv2d", "bf16, odd shapes"),
+    ("first slice of split-K left out", "conv2d.cu", "for (int s = 0; s < slices; s++) sum.v[0]", "for (int s = 1; s < slices; s++) sum.v[0]", "conv2d", "f32, odd shapes"),
+    ("block counter is not cleared", "conv2d.cu", "    if (arrived[0] == uint32_t(slices)) *counter = 0;  // for the next launch\n", "", "conv2d", "f32, odd shapes"),
+    ("rows past the last pixel are stored", "parts/conv_product.cuh", "if (m < pixels_of(w) && channel < columns)", "if (channel < columns)", "conv2d", "f32, odd shapes"),
+    ("sums overwrite stages that are still read", "parts/conv_product.cuh", "  fs::sync_threads();\n  hand_out<P>", "  hand_out<P>", "conv2d", "f16, odd shapes"),
+    ("padding is fetched instead of zeroed", "parts/chunk.cuh", "count > 0 ? 16 : 0", "16", "conv2d", "f32, odd shapes"),
+    ("addend of the wrong image", "parts/conv_output.cuh", "(pixel / e.pixels * e.channels + channel)", "((pixel + 1) / e.pixels * e.channels + channel)", "conv2d", "f32, odd shapes"),
+    ("first pixel of a parity negative", "parts/conv_shape.cuh", "  if (first < 0) first += stride;\n", "", "conv2d", "f32, odd shapes"),
+    ("last pixels of the weight gradient left out", "conv2d_weight_grad.cu", "(pixels + P::kDepth - 1) / P::kDepth", "pixels / P::kDepth", "conv2d", "f32, odd shapes"),
+    ("m16n8k8 pair of sm_75 multiplies the first half of b twice", "device/mma.cuh", "d, a[2], a[3], b[1] FEWSTEP", "d, a[2], a[3], b[0] FEWSTEP", "conv2d", "f16, odd shapes"),
+    ("pieces of a group merged without their channels", "group_norm.cu", "piece_positions(norm, i) * group_channels * away * away", "piece_positions(norm, i) * away * away", "norm", "f32"),
+    ("no barrier before a group is summed", "group_norm.cu", "own);\n  fs::sync_threads();\n", "own);\n", "norm", "f32"),
+    ("ragged end of a slab is summed too", "group_norm.cu", "if (i < count) sum.v[i] += term.v[i];", "sum.v[i] += term.v[i];", "norm", "f32"),
+    ("gradient by the wrong group's mean", "group_norm.cu", "- s1[g] - x.v[i] * s2[g]", "- s1[0] - x.v[i] * s2[0]", "norm", "f32"),
+    ("softmax sum not brought to the new maximum", "attention.cu", "    rows.sum[i] *= factor[i];\n", "", "attention", "f32"),
+    ("keys overwritten while they are read", "attention.cu", "      if (c * W >= h.width) break;\n      fs::sync_threads();\n", "      if (c * W >= h.width) break;\n", "attention", "f32"),
+    ("keys past the last token have weight", "attention.cu", "scores[i][j] = there ? scores[i][j] * h.scale : minus_infinity();", "scores[i][j] = scores[i][j] * h.scale;", "attention", "f32"),
+    ("Philox key raised by the wrong Weyl word", "random.cu", "key1 += 0xBB67AE85u", "key1 += 0x9E3779B9u", "suite", "conformance::random"),
+    ("one partial sum read before it is written", "reduce.cu", "= sum;\n  fs::sync_threads();\n  if (fs::warp() == 0", "= sum;\n  if (fs::warp() == 0", "suite", "conformance::reduce"),
+    ("last element of a piece is not updated", "optimizer.cu", "i < piece.length; i += kThreads) {\n    const float grad", "i < piece.length - 1; i += kThreads) {\n    const float grad", "suite", "conformance::optimizer"),
+    ("gather off by one element", "gather.cu", "rows)) * row + at % row];\n}\n\n// The same", "rows)) * row + (at + 1) % row];\n}\n\n// The same", "suite", "conformance::gather"),
+]
+
+TIME_LIMIT = 300
+
+
+def make(cuda, *targets):
+    """Builds in the copy; the compiler's words if it fails."""
+    command = ["make", "-s", "-j2", "-C", str(cuda / "emulator"), *targets]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+
+
+def failures(work, program, suite, manifest):
+    """The names of the checks that fail, with what they say."""
+    built = work / "target/emulator"
+    if program == "suite":
+        make(work / "cuda", "libcuda")
+        environment = os.environ | {"LD_LIBRARY_PATH": str(built), "FEWSTEP_EMU_MANIFEST": str(manifest)}
+        command = [suite, "conformance", "--test-threads=1"]
+        pattern = r"^test (?P<name>\S+) \.\.\. FAILED"
+    else:
+        binary = {"norm": "test_group_norm"}.get(program, f"test_{program}")
+        make(work / "cuda", f"../../target/emulator/{binary}")
+        environment, command = os.environ, [str(built / binary)]
+        pattern = r"^\S+\s+(?P<name>.*?)\s+FAILED\s+[\d.]+ ms: (?P<why>.*)$"
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, timeout=TIME_LIMIT)
+    found = {m["name"]: m.groupdict().get("why", "") for m in re.finditer(pattern, done.stdout, re.M)}
+    if bool(found) != (done.returncode != 0):
+        sys.exit(f"{command[0]} ended with {done.returncode}, yet these failed: {list(found)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return found
+
+
+def plant(work, bug):
+    """Writes one bug into the copy; returns how to take it out again."""
+    what, file, text, replacement, _, _ = bug
+    path = work / "cuda" / file
+    original = path.read_text()
+    if original.count(text) != 1:
+        sys.exit(f"{what}: cuda/{file} has the text {original.count(text)} times, not once: {text!r}")
+    path.write_text(original.replace(text, replacement))
+
+
+def fresh(root, work):
+    """The copy as it was, objects included, so that only what a bug touches is built."""
+    shutil.rmtree(work, ignore_errors=True)
+    for part in ("cuda", "target/emulator"):
+        shutil.copytree(root / part, work / part)
+
+
+def main():
+    root, suite, names = pathlib.Path(sys.argv[1]).resolve(), sys.argv[2], sys.argv[3:]
+    work = root / "target/mutations"
+    manifest = root / "target/cuda/manifest.txt"
+    chosen = [bug for bug in BUGS if not names or bug[0] in names]
+    rows, survivors = [], []
+    for bug in chosen:
+        what, file, _, _, program, check = bug
+        fresh(root, work)
+        plant(work, bug)
+        failed = failures(work, program, suite, manifest)
+        caught = next((name for name in failed if name.startswith(check)), None)
+        print(f"{'caught  ' if caught else 'SURVIVED'} {what}" + (f": {caught}" if caught else f"; failed instead: {list(failed)}"), flush=True)
+        if not caught:
+            survivors.append(what)
+        else:
+            why = re.sub(r"0x[0-9a-f]{6,}", "0x…", failed[caught]).replace("|", "\\|")
+            rows.append(f"| {what} | `cuda/{file}` | {program}: {caught} | {why} |")
+    shutil.rmtree(work, ignore_errors=True)
+    if survivors:
+        sys.exit(f"{len(survivors)} of {len(chosen)} bugs survived: {survivors}")
+    if not names:
+        write_table(root / "cuda/emulator/MUTATIONS.md", rows)
+
+
+def write_table(path, rows):
+    head = (
+        "# Planted bugs and what catches them\n"
+        "Written by `make mutations` (cuda/emulator/mutations.py): each bug is planted alone in a copy of the kernels, and the check beside it must fail.\n\n"
+        "| bug | file | check | its first complaint |\n| --- | --- | --- | --- |\n"
+    )
+    new = path.with_suffix(".new")
+    new.write_text(head + "\n".join(rows) + "\n")
+    new.rename(path)
+
+
+main()
