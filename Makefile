@@ -11,7 +11,7 @@ SMOKE := target/smoke
 SMOKE_FLAGS := -std=c11 -g -Wall -Wextra -Wpedantic -Werror -Iinclude tests/c/smoke.c
 SMOKE_LINK := -Ltarget/release -lfewstep -Wl,-rpath,'$$ORIGIN/../release'
 
-.PHONY: all lib demo test test-cuda mutations golden lint check-targets sanitize bench bench-peers header cuda-toolkit clean
+.PHONY: all lib demo test test-cuda sanitize-cuda mutations golden lint check-targets sanitize bench bench-peers header cuda-toolkit clean
 
 all: lib
 
@@ -34,14 +34,24 @@ DRIVER := $(shell ldconfig -p 2>/dev/null | grep -o 'libcuda\.so\.1 .*x86-64' | 
 EMULATED := $(if $(DRIVER),,LD_LIBRARY_PATH=$(CURDIR)/target/emulator FEWSTEP_EMU_MANIFEST=$(CURDIR)/target/cuda/manifest.txt)
 test-cuda: cuda-toolkit
 	FEWSTEP_CUDA=require $(CARGO) build --release --lib
-	$(if $(DRIVER),,$(MAKE) -C cuda/emulator libcuda)
+	$(if $(DRIVER),,$(MAKE) -C cuda/emulator test libcuda)
 	FEWSTEP_CUDA=require $(EMULATED) $(CARGO) test --release --test cuda -- --test-threads=1
 	FEWSTEP_CUDA=require FEWSTEP_GOLDEN_DEVICE=cuda $(EMULATED) $(CARGO) test --release --test golden -- --test-threads=1
+
+# The op tables on the emulated GPU with the kernels under AddressSanitizer and UndefinedBehaviorSanitizer, whose libraries the test binary gets by
+# preloading, so that cargo builds as ever; and the emulator's own tests of kernels under those and under ThreadSanitizer. At several seeds.
+SUITE = $$(FEWSTEP_CUDA=require $(CARGO) test --release --test cuda --no-run 2>&1 | sed -n 's/.*(\(target.*\))$$/\1/p')
+ASAN = $(foreach lib,asan ubsan,$(shell $(CXX) -print-file-name=lib$(lib).so))
+sanitize-cuda: cuda-toolkit
+	$(MAKE) -C cuda/emulator test libcuda SANITIZE=address
+	$(MAKE) -C cuda/emulator test SANITIZE=thread
+	suite=$(SUITE); for seed in 0 1; do LD_PRELOAD="$(ASAN)" ASAN_OPTIONS=detect_leaks=0 LD_LIBRARY_PATH=$(CURDIR)/target/emulator-address \
+	  FEWSTEP_EMU_MANIFEST=$(CURDIR)/target/cuda/manifest.txt FEWSTEP_EMU_SEED=$$seed "$$suite" conformance --test-threads=1 || exit 1; done
 
 # Plants bugs in a copy of the kernels; each must be caught by the check that cuda/emulator/MUTATIONS.md then names beside it.
 mutations: cuda-toolkit
 	$(MAKE) -C cuda/emulator test libcuda
-	FEWSTEP_CUDA=require $(PYTHON) cuda/emulator/mutations.py . "$$(FEWSTEP_CUDA=require $(CARGO) test --release --test cuda --no-run 2>&1 | sed -n 's/.*(\(target.*\))$$/\1/p')"
+	FEWSTEP_CUDA=require $(PYTHON) cuda/emulator/mutations.py . "$(SUITE)"
 
 golden:
 	$(CARGO) test --release --test golden

@@ -94,6 +94,23 @@ fn the_library_exports_the_c_functions_alone() {
     assert_eq!(found, expected);
 }
 
+/// What a host that has no CUDA must have, and how much it carries.
+#[test]
+fn the_library_needs_libc_alone_and_is_small() {
+    let dynamic = ask("readelf", &["-d"]);
+    let name = |line: &str| line.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(name, _)| name.to_owned());
+    let needed: Vec<String> = dynamic.lines().filter(|line| line.contains("(NEEDED)")).filter_map(name).collect();
+    let allowed = ["libc.so", "libm.so", "libgcc_s.so", "ld-linux"];
+    let foreign: Vec<&String> = needed.iter().filter(|library| !allowed.iter().any(|known| library.starts_with(known))).collect();
+    assert!(!needed.is_empty() && foreign.is_empty(), "{needed:?}");
+    let dir = scratch("stripped");
+    let stripped = dir.join("stripped.so");
+    output(Command::new("strip").arg("-o").arg(&stripped).arg(library()));
+    let bytes = std::fs::metadata(&stripped).expect("stripped library").len();
+    assert!(bytes < 25 << 20, "{bytes} bytes");
+    std::fs::remove_dir_all(dir).expect("clean up");
+}
+
 #[test]
 fn no_cpp_reaches_the_library() {
     let imports = ask("nm", &["-D", "--undefined-only", "--format=posix"]);
