@@ -6,10 +6,12 @@ use fewstep::ffi::runtime::*;
 use fewstep::ffi::sampler_options::*;
 use fewstep::ffi::trainer::fewstep_step_report;
 use fewstep::ffi::trainer_options::*;
+use std::ffi::c_void;
 use std::ptr::{null, null_mut};
 
 const INVALID: i32 = 1;
 const UNSUPPORTED: i32 = 3;
+const OUT_OF_MEMORY: i32 = 8;
 const NO_DEVICE: i32 = 9;
 
 fn options(api: &Api) -> fewstep_runtime_options {
@@ -145,4 +147,72 @@ fn bad_devices_get_a_sentence() {
         // SAFETY: valid pointers.
         api.fails("precision", unsafe { (api.fewstep_sampler_create)(cpu, model, &options, &mut sampler) }, status, needle);
     }
+}
+
+/// A host's own context and stream, as an engine would have them.
+struct Foreign {
+    driver: libloading::Library,
+    context: *mut c_void,
+    stream: *mut c_void,
+}
+
+impl Foreign {
+    fn new() -> Self {
+        // SAFETY: the library is loaded already; the functions are declared as in cuda.h.
+        unsafe {
+            let driver = libloading::Library::new("libcuda.so.1").expect("the driver");
+            let (mut context, mut stream) = (null_mut(), null_mut());
+            let create = driver.get::<unsafe extern "C" fn(*mut *mut c_void, u32, i32) -> i32>(b"cuCtxCreate_v2\0").expect("a function");
+            assert_eq!(create(&mut context, 0, 0), 0);
+            let create = driver.get::<unsafe extern "C" fn(*mut *mut c_void, u32) -> i32>(b"cuStreamCreate\0").expect("a function");
+            assert_eq!(create(&mut stream, 1), 0);
+            Self { driver, context, stream }
+        }
+    }
+
+    /// The result of a driver function of one handle.
+    fn call(&self, name: &std::ffi::CStr, handle: *mut c_void) -> i32 {
+        // SAFETY: `name` takes one handle of this kind, which lives.
+        unsafe { self.driver.get::<unsafe extern "C" fn(*mut c_void) -> i32>(name.to_bytes_with_nul()).expect("a function")(handle) }
+    }
+}
+
+#[test]
+fn a_foreign_context_and_stream_are_used_and_left_alone() {
+    let api = Api::load();
+    let own = gpu(&api);
+    let model = api.model(own, 3);
+    let sampling = api.sampler_options(3, 2);
+    let expected = api.sample(own, model, &sampling, 5, 0, i64::MAX);
+    let foreign = Foreign::new();
+    for cuda_stream in [null_mut(), foreign.stream] {
+        let mut runtime = null_mut();
+        let options = fewstep_runtime_options { cuda_context: foreign.context, cuda_stream, ..options(&api) };
+        // SAFETY: valid pointers; the handles are used no more after they are destroyed.
+        unsafe {
+            api.ok((api.fewstep_runtime_create)(&options, &mut runtime));
+            assert_eq!(api.sample(runtime, model, &sampling, 5, 0, i64::MAX), expected);
+            (api.fewstep_runtime_destroy)(runtime);
+        }
+    }
+    assert_eq!(foreign.call(c"cuStreamSynchronize", foreign.stream), 0);
+    assert_eq!(foreign.call(c"cuStreamDestroy_v2", foreign.stream), 0);
+    assert_eq!(foreign.call(c"cuCtxDestroy_v2", foreign.context), 0);
+}
+
+#[test]
+fn too_little_memory_is_said_and_the_runtime_goes_on() {
+    // Which batch is too large for a real GPU is its own affair; the emulated one has 4 GiB.
+    if calls().is_none() {
+        return;
+    }
+    let api = Api::load();
+    let cuda = gpu(&api);
+    let model = api.model(cuda, 3);
+    let mut sampler = null_mut();
+    // SAFETY: valid pointers.
+    let status = unsafe { (api.fewstep_sampler_create)(cuda, model, &api.sampler_options(3, 1 << 19), &mut sampler) };
+    api.fails("batch of 2^19", status, OUT_OF_MEMORY, "bytes");
+    assert!(sampler.is_null());
+    assert_eq!(api.sample(cuda, model, &api.sampler_options(2, 1), 5, 0, i64::MAX).len(), 8 * 8);
 }
