@@ -8,10 +8,16 @@
 // Shared memory: three stages of (rows + columns) x 80 bytes, 30720 bytes for 64 by 64, 15360 for 32 by 32: four floats or eight halves of padding
 // a row make the reads free of bank conflicts. At the end the sums pass through the same memory.
 //
-// x        [N][H][W][C] of T       bias    [O], or null       y       [N][P][Q][O] of T
-// weights  packed for T            addend  [N][O], or null    partial [slices][N][P][Q][O], or null: then slices is 1
-//                                  residual [N][P][Q][O] of T, or null    counters [tiles], zero before and after a launch
+// The norm variants ("norm_") have a group norm before: its scales and shifts are 4 KiB more, and each chunk is changed once a tap and tile of columns,
+// which is worth a launch as long as the map is small (src/backend/cuda/conv2d.rs decides).
+//
+// x        [N][H][W][C] of T       bias     [O], or null              y       [N][P][Q][O] of T, or null: then
+// weights  packed for T            addend   [N][O], or null           parts   [results], each [N][P][Q][part of O] of T, whose last channels are in
+// partial  [slices][N][P][Q][O],   residual [N][P][Q][O] of T,        ends    [results]; else both null
+//          or null: slices is 1             or null                   counters [tiles + N tiles of columns], zero before and after a launch
 #include "device/fewstep.cuh"
+#include "parts/conv_moments.cuh"
+#include "parts/conv_norm.cuh"
 #include "parts/conv_output.cuh"
 #include "parts/conv_product.cuh"
 #include "parts/conv_shape.cuh"
@@ -20,61 +26,86 @@
 
 namespace {
 
-// True in the last block of a tile to come here: then it sees what the others have written.
-FEWSTEP_DEVICE bool is_last(uint32_t* counters, int slices) {
-  FEWSTEP_SHARED(uint32_t, arrived, 1);
-  fs::thread_fence();
-  fs::sync_threads();
-  if (fs::thread_index().x == 0) {
-    uint32_t* counter = counters + (fs::block_index().y * fs::grid_size().x + fs::block_index().x);
-    arrived[0] = fs::atomic_add(counter, 1) + 1;
-    if (arrived[0] == uint32_t(slices)) *counter = 0;  // for the next launch
-  }
-  fs::sync_threads();
-  fs::thread_fence();
-  return arrived[0] == uint32_t(slices);
-}
-
-// The block's tile of y from the `slices` parts of it in `partial`, an element a thread at a time, neighbours in O.
+// The block's tile of the result from the `slices` parts of it in `partial`, an element a thread at a time, neighbours in O; `tile` takes them too.
 template <class P, class T>
-FEWSTEP_DEVICE void sum_tile(const Epilogue<T>& epilogue, const float* partial, T* y, int pixels, int slices) {
+FEWSTEP_DEVICE void sum_tile(const Epilogue<T>& epilogue, const Result<T>& result, const float* partial, float* tile, int pixels, int slices) {
   const int first_pixel = int(fs::block_index().x) * P::kRows, first_channel = int(fs::block_index().y) * P::kColumns;
   for (int at = int(fs::thread_index().x); at < P::kRows * P::kColumns; at += P::kThreads) {
-    const int pixel = first_pixel + at / P::kColumns, channel = first_channel + at % P::kColumns;
+    const int row = at / P::kColumns, column = at % P::kColumns, pixel = first_pixel + row, channel = first_channel + column;
     if (pixel >= pixels || channel >= epilogue.channels) continue;
     const int element = pixel * epilogue.channels + channel;
     Quad sum = {{0, 0, 0, 0}};
     for (int s = 0; s < slices; s++) sum.v[0] += fs::load_l2(partial + (int64_t(s) * pixels * epilogue.channels + element));
     finish(epilogue, sum, pixel, channel, 1);
-    y[element] = fs::from_float<T>(sum.v[0]);
+    tile[row * kTilePitch<P> + column] = sum.v[0];
+    *place_of(result, pixel, channel) = fs::from_float<T>(sum.v[0]);
   }
 }
 
-template <class P, class T>
-FEWSTEP_DEVICE void conv2d(const T* x, const T* weights, const float* bias, const T* addend, const T* residual, T* y, float* partial,
-                           uint32_t* counters, const Conv& conv, int slices, float scale) {
+// What a convolution does with its sums.
+template <class T>
+struct Output {
+  Epilogue<T> epilogue;
+  Result<T> result;
+  float* partial;
+  uint32_t* counters;
+  Moments moments;
+};
+
+template <class P, class T, class ChangeOf>
+FEWSTEP_DEVICE void conv2d(T* stages, const T* x, const T* weights, const Output<T>& out, const Conv& conv, int slices, ChangeOf change_of) {
   const int pixels = conv.out_h * conv.out_w, slice = int(fs::block_index().z);
-  const Epilogue<T> epilogue = {bias, addend, residual, scale, conv.out_c, pixels};
-  float* scratch = slice_scratch(partial, slice, conv.images * pixels * conv.out_c);
-  convolve<P>(x, weights, forward_window(conv), conv.out_c, slice, slices,
-              [&](int pixel, int channel, const Quad& sums) { put(epilogue, y, scratch, pixel, channel, sums); });
-  if (partial && is_last(counters, slices)) sum_tile<P>(epilogue, partial, y, conv.images * pixels, slices);
+  float* scratch = slice_scratch(out.partial, slice, conv.images * pixels * conv.out_c);
+  convolve<P>(
+    stages, x, weights, forward_window(conv), conv.out_c, slice, slices,
+    [&](int pixel, int channel, float* sums) { put(out.epilogue, out.result, scratch, pixel, channel, sums); }, change_of);
+  float* tile = reinterpret_cast<float*>(stages);
+  if (out.partial) {
+    if (!is_last(out.counters + (fs::block_index().y * fs::grid_size().x + fs::block_index().x), slices)) return;
+    sum_tile<P>(out.epilogue, out.result, out.partial, tile, conv.images * pixels, slices);
+  }
+  if (out.moments.of) tile_moments<P>(tile, out.moments, out.counters + fs::grid_size().x * fs::grid_size().y, pixels, conv.out_c);
+}
+
+template <class P, class T>
+FEWSTEP_DEVICE void plain_conv2d(const T* x, const T* weights, const Output<T>& out, const Conv& conv, int slices) {
+  FEWSTEP_SHARED(T, stages, kStages * RowCopies<P>::kStage);
+  conv2d<P>(stages, x, weights, out, conv, slices, [](const RowCopies<P>&) { return Untouched{}; });
+}
+
+template <class P, class T>
+FEWSTEP_DEVICE void norm_conv2d(const T* x, const T* weights, const Output<T>& out, const Conv& conv, int slices, const ConvNorm& norm) {
+  FEWSTEP_SHARED(T, stages, kStages * RowCopies<P>::kStage);
+  FEWSTEP_SHARED(float, scale, kNormChannels);
+  FEWSTEP_SHARED(float, shift, kNormChannels);
+  const Window window = forward_window(conv);
+  const int image = int(fs::block_index().x) * P::kRows / (conv.out_h * conv.out_w);
+  conv2d<P>(stages, x, weights, out, conv, slices,
+            [&](const RowCopies<P>& copies) { return Normalise<P>{copies, window, norm, image, scale, shift, copies.tap}; });
 }
 
 }  // namespace
 
-#define FEWSTEP_CONV2D(name, P, T)                                                                                                             \
-  FEWSTEP_KERNEL(P::kThreads, name, const T* x, const T* weights, const float* bias, const T* addend, const T* residual, T* y, float* partial, \
-                 uint32_t* counters, Conv conv, int slices, float scale) {                                                                     \
-    conv2d<P>(x, weights, bias, addend, residual, y, partial, counters, conv, slices, scale);                                                  \
+#define FEWSTEP_CONV2D(suffix, P, T)                                                                                                                   \
+  FEWSTEP_KERNEL(P::kThreads, fewstep_conv2d_##suffix, const T* x, const T* weights, const float* bias, const T* addend, const T* residual, T* y,      \
+                 T* const* parts, const int* ends, float* partial, uint32_t* counters, float* moments, float* pieces, Conv conv, int slices,           \
+                 float scale) {                                                                                                                        \
+    const Epilogue<T> epilogue = {bias, addend, residual, scale, conv.out_c, conv.out_h * conv.out_w};                                                 \
+    plain_conv2d<P, T>(x, weights, {epilogue, {y, parts, ends, conv.out_c}, partial, counters, {moments, pieces}}, conv, slices);                      \
+  }                                                                                                                                                    \
+  FEWSTEP_KERNEL(P::kThreads, fewstep_norm_conv2d_##suffix, const T* x, const T* weights, const float* bias, const T* addend, const T* residual, T* y, \
+                 T* const* parts, const int* ends, float* partial, uint32_t* counters, float* moments, float* pieces, Conv conv, int slices,           \
+                 float scale, ConvNorm norm) {                                                                                                         \
+    const Epilogue<T> epilogue = {bias, addend, residual, scale, conv.out_c, conv.out_h * conv.out_w};                                                 \
+    norm_conv2d<P, T>(x, weights, {epilogue, {y, parts, ends, conv.out_c}, partial, counters, {moments, pieces}}, conv, slices, norm);                 \
   }
 
-FEWSTEP_CONV2D(fewstep_conv2d_f32_64x64, FloatLarge, float)
-FEWSTEP_CONV2D(fewstep_conv2d_f32_32x32, FloatSmall, float)
-FEWSTEP_CONV2D(fewstep_conv2d_f16_64x64, HalfLarge, fs::half)
-FEWSTEP_CONV2D(fewstep_conv2d_f16_32x32, HalfSmall, fs::half)
-FEWSTEP_CONV2D(fewstep_conv2d_bf16_64x64, Bf16Large, fs::bf16)
-FEWSTEP_CONV2D(fewstep_conv2d_bf16_32x32, Bf16Small, fs::bf16)
+FEWSTEP_CONV2D(f32_64x64, FloatLarge, float)
+FEWSTEP_CONV2D(f32_32x32, FloatSmall, float)
+FEWSTEP_CONV2D(f16_64x64, HalfLarge, fs::half)
+FEWSTEP_CONV2D(f16_32x32, HalfSmall, fs::half)
+FEWSTEP_CONV2D(bf16_64x64, Bf16Large, fs::bf16)
+FEWSTEP_CONV2D(bf16_32x32, Bf16Small, fs::bf16)
 
 // The gradients' sum over slices: y[n] from partial [slices][n], in the order of the slices.
 // Floor: bytes of partial, read once, over the bandwidth (of the L2, which has them from the launch before). One element a thread: the tensors that

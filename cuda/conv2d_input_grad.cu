@@ -18,11 +18,14 @@ namespace {
 template <class P, class T>
 FEWSTEP_DEVICE void conv2d_input_grad(const T* dy, const T* weights, T* dx, float* partial, const Conv& conv, int slices) {
   const int pixels = conv.in_h * conv.in_w, slice = int(fs::block_index().z) % slices;
+  FEWSTEP_SHARED(T, stages, kStages * RowCopies<P>::kStage);
   const Epilogue<T> epilogue = {nullptr, nullptr, nullptr, 1.0f, conv.in_c, pixels};
+  const Result<T> result = {dx, nullptr, nullptr, conv.in_c};
   float* scratch = slice_scratch(partial, slice, conv.images * pixels * conv.in_c);
   const Parity parity = parity_of(conv, int(fs::block_index().z) / slices);
-  convolve<P>(dy, weights + parity.taps_before * padded_channels<T>(conv.out_c) * conv.in_c, input_grad_window(conv, parity), conv.in_c, slice, slices,
-              [&](int pixel, int channel, const Quad& sums) { put(epilogue, dx, scratch, pixel, channel, sums); });
+  convolve<P>(
+    stages, dy, weights + parity.taps_before * padded_channels<T>(conv.out_c) * conv.in_c, input_grad_window(conv, parity), conv.in_c, slice, slices,
+    [&](int pixel, int channel, float* sums) { put(epilogue, result, scratch, pixel, channel, sums); }, [](const RowCopies<P>&) { return Untouched{}; });
 }
 
 }  // namespace

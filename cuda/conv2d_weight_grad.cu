@@ -94,7 +94,8 @@ FEWSTEP_DEVICE void conv2d_weight_grad(const T* x, const T* dy, float* dw, float
   Copies copies;
   begin_copies(copies, conv, first_row, first_column, part.first);
   typename P::Sum sum = {};
-  multiply_stages<P, Copies::kStage, P::kDepth * P::kPitch>(sum, stages, part, [&](T* stage) { copy_stage(copies, stage, x, dy, conv); });
+  multiply_stages<P, Copies::kStage, P::kDepth * P::kPitch>(
+    sum, stages, part, [&](T* stage) { copy_stage(copies, stage, x, dy, conv); }, Untouched{});
   float* to = partial ? partial + slice * int64_t(conv.out_c * conv.in_c * conv.kernel_h * conv.kernel_w) : dw;
   P::each(sum, [&](int row, int column, const auto& sums) { scatter<T>(to, conv, first_row + row, first_column + column, sums); });
 }

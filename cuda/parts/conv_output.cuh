@@ -15,6 +15,24 @@ struct Epilogue {
   int channels, pixels;
 };
 
+// Where a convolution's results go: y [pixels][channels]; or, with `parts`, result i takes the channels from ends[i - 1] (0 for the first) to ends[i],
+// all of them multiples of four.
+template <class T>
+struct Result {
+  T* y;
+  T* const* parts;
+  const int* ends;
+  int channels;
+};
+
+template <class T>
+FEWSTEP_DEVICE T* place_of(const Result<T>& r, int pixel, int channel) {
+  if (!r.parts) return r.y + (pixel * r.channels + channel);
+  int i = 0, first = 0;
+  while (channel >= r.ends[i]) first = r.ends[i++];
+  return r.parts[i] + (pixel * (r.ends[i] - first) + channel - first);
+}
+
 FEWSTEP_DEVICE void add_quad(Quad& sums, const Quad& more) {
   FEWSTEP_UNROLL
   for (int i = 0; i < 4; i++) sums.v[i] += more.v[i];
@@ -30,16 +48,19 @@ FEWSTEP_DEVICE void finish(const Epilogue<T>& e, Quad& sums, int pixel, int chan
   for (int i = 0; i < 4; i++) sums.v[i] *= e.scale;
 }
 
-// Takes the sums of four neighbouring channels of a pixel, of which at least the first exists: to y, or to the scratch of this slice if there is one.
+// Takes the sums of four neighbouring channels of a pixel, of which at least the first exists: to the result, or to the scratch of this slice if there is
+// one. `sums`, in shared memory, becomes what went to the result.
 template <class T>
-FEWSTEP_DEVICE void put(const Epilogue<T>& e, T* y, float* partial, int pixel, int channel, Quad sums) {
-  const int count = fs::min(e.channels - channel, 4), at = pixel * e.channels + channel;
+FEWSTEP_DEVICE void put(const Epilogue<T>& e, const Result<T>& result, float* partial, int pixel, int channel, float* sums) {
+  const int count = fs::min(e.channels - channel, 4);
+  Quad quad = load_whole(sums);
   if (partial) {
-    store_quad(partial + at, sums, count);
+    store_quad(partial + (pixel * e.channels + channel), quad, count);
     return;
   }
-  finish(e, sums, pixel, channel, count);
-  store_quad(y + at, sums, count);
+  finish(e, quad, pixel, channel, count);
+  store_whole(sums, quad);
+  store_quad(place_of(result, pixel, channel), quad, count);
 }
 
 // The scratch of a slice of `n` elements, or null if there is none.

@@ -59,6 +59,12 @@ FEWSTEP_DEVICE void begin_copies(RowCopies<P>& t, const Window& w, int first_pix
   t.aligned = w.in_c % kChunk<T> == 0;
 }
 
+// Whether gathered row `i` has a pixel under this tap.
+template <class P>
+FEWSTEP_DEVICE bool is_inside(const RowCopies<P>& t, const Window& w, const Digits& tap, int i) {
+  return tap.high < w.taps_h && uint32_t(t.y[i] + tap.high) < uint32_t(w.in_h) && uint32_t(t.x[i] + tap.middle) < uint32_t(w.in_w);
+}
+
 // Starts this thread's copies of one stage and moves on to the next.
 template <class P>
 FEWSTEP_DEVICE void copy_stage(RowCopies<P>& t, typename P::T* stage, const typename P::T* source, const typename P::T* weights, const Window& w,
@@ -68,7 +74,7 @@ FEWSTEP_DEVICE void copy_stage(RowCopies<P>& t, typename P::T* stage, const type
   T* to = stage + t.first_row() * P::kPitch + t.first_k();
   FEWSTEP_UNROLL
   for (int i = 0; i < t.kGathered; i++) {
-    const bool inside = t.tap.high < w.taps_h && uint32_t(t.y[i] + t.tap.high) < uint32_t(w.in_h) && uint32_t(t.x[i] + t.tap.middle) < uint32_t(w.in_w);
+    const bool inside = is_inside(t, w, t.tap, i);
     copy_chunk(to + i * t.kRowsPerPass * P::kPitch, inside ? source + (t.at[i] + along) : source, inside ? w.in_c - t.tap.low : 0, t.aligned);
   }
   to += P::kRows * P::kPitch;
@@ -82,11 +88,15 @@ FEWSTEP_DEVICE void copy_stage(RowCopies<P>& t, typename P::T* stage, const type
   t.tap = add(t.tap, t.advance, w.taps_w, padded_channels<T>(w.in_c));
 }
 
-// Calls store(row, column, sums) for each quad of neighbouring columns of the tile. By way of shared memory: then neighbouring threads store neighbouring
+// Floats from one row of the tile in shared memory to the next.
+template <class P>
+constexpr int kTilePitch = P::kColumns + 4;
+
+// Calls store(row, column, sums) for each quad of neighbouring columns of the tile, `sums` being its place there. By way of shared memory: then neighbouring threads store neighbouring
 // quads whatever way the sums are spread over the registers, and the epilogue is a short loop instead of a copy of itself for each register.
 template <class P, class Store>
 FEWSTEP_DEVICE void hand_out(const typename P::Sum& sum, float* tile, Store store) {
-  constexpr int kPitch = P::kColumns + 4, kQuads = P::kColumns / 4;
+  constexpr int kPitch = kTilePitch<P>, kQuads = P::kColumns / 4;
   static_assert(P::kRows * kPitch * 4 <= kStages * RowCopies<P>::kStage * int(sizeof(typename P::T)));
   P::each(sum, [&](int row, int column, const auto& sums) {
     FEWSTEP_UNROLL
@@ -95,17 +105,18 @@ FEWSTEP_DEVICE void hand_out(const typename P::Sum& sum, float* tile, Store stor
   fs::sync_threads();
   for (int at = int(fs::thread_index().x); at < P::kRows * kQuads; at += P::kThreads) {
     const int row = at / kQuads, column = at % kQuads * 4;
-    store(row, column, load_quad(tile + row * kPitch + column, 4));
+    store(row, column, tile + row * kPitch + column);
   }
 }
 
 // The block's tile of the product, from block (x, y) of the grid: calls store(pixel of the result, channel, sums) for quads of neighbouring channels
-// of which at least the first exists. `weights` is [columns][taps_h][taps_w][padded channels], as pack_conv.cu writes it.
-template <class P, class Store>
-FEWSTEP_DEVICE void convolve(const typename P::T* source, const typename P::T* weights, const Window& w, int columns, int slice, int slices, Store store) {
+// of which at least the first exists. `weights` is [columns][taps_h][taps_w][padded channels], as pack_conv.cu writes it. `stages`, shared memory of
+// kStages * RowCopies<P>::kStage elements, holds the tile afterwards. change_of(copies) is what is done to the pixels on the way (see multiply_stages).
+template <class P, class Store, class ChangeOf>
+FEWSTEP_DEVICE void convolve(typename P::T* stages, const typename P::T* source, const typename P::T* weights, const Window& w, int columns, int slice,
+                             int slices, Store store, ChangeOf change_of) {
   using T = typename P::T;
   using Copies = RowCopies<P>;
-  FEWSTEP_SHARED(T, stages, kStages * Copies::kStage);
   const int first_pixel = int(fs::block_index().x) * P::kRows, first_column = int(fs::block_index().y) * P::kColumns;
   if (first_pixel >= pixels_of(w)) return;  // a parity with fewer pixels than the largest
   const int depth = w.taps_h * w.taps_w * padded_channels<T>(w.in_c);
@@ -115,9 +126,9 @@ FEWSTEP_DEVICE void convolve(const typename P::T* source, const typename P::T* w
   begin_copies(copies, w, first_pixel, part.first);
   typename P::Sum sum = {};
   multiply_stages<P, Copies::kStage, P::kRows * P::kPitch>(
-    sum, stages, part, [&](T* stage) { copy_stage(copies, stage, source, weights, w, first_column, columns, depth); });
+    sum, stages, part, [&](T* stage) { copy_stage(copies, stage, source, weights, w, first_column, columns, depth); }, change_of(copies));
   fs::sync_threads();
-  hand_out<P>(sum, reinterpret_cast<float*>(stages), [&](int row, int column, const Quad& sums) {
+  hand_out<P>(sum, reinterpret_cast<float*>(stages), [&](int row, int column, float* sums) {
     const int m = first_pixel + row, channel = first_column + column;
     if (m < pixels_of(w) && channel < columns) store(result_pixel(w, m), channel, sums);
   });

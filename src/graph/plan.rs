@@ -1,6 +1,6 @@
 //! From a graph to something a backend can run: passes, what runs once and what runs always, and one arena laid out by liveness.
 
-use super::passes::{PackedLen, chain, eliminate_dead, fuse, pack, precision};
+use super::passes::{Wishes, absorb_norms, chain, eliminate_dead, fuse, merge_products, pack, precision};
 use super::{Alias, Graph, NodeId, OpDef, Origin, StorageId, ValueId};
 use crate::error::{Error, Result};
 use crate::tensor::{ALIGN, Tensor};
@@ -41,13 +41,15 @@ pub struct Plan {
 
 impl Plan {
     /// Runs the passes and fixes the order. [`Plan::lay_out`] must follow before the plan can run.
-    pub fn new(graph: &Graph, packed_len: PackedLen) -> Result<Self> {
+    pub fn new(graph: &Graph, backend: &dyn Wishes) -> Result<Self> {
         graph.verify()?;
         let live = eliminate_dead(graph)?;
         let typed = precision(&live.graph, graph.precision())?;
         let fused = fuse(&typed.graph)?;
-        let packed = pack(&fused.graph, packed_len)?;
-        let map = [&typed.map, &fused.map, &packed.map].into_iter().fold(live.map, |map, next| chain(&map, next));
+        let merged = merge_products(&fused.graph, backend)?;
+        let absorbed = absorb_norms(&merged.graph, backend)?;
+        let packed = pack(&absorbed.graph, backend)?;
+        let map = [&typed.map, &fused.map, &merged.map, &absorbed.map, &packed.map].into_iter().fold(live.map, |map, next| chain(&map, next));
         let graph = packed.graph;
         graph.verify()?;
         let hoisted = hoistable(&graph);

@@ -15,10 +15,10 @@ impl UNet<'_> {
             Some(groups) => self.norm(g, x, &format!("{path}.group_norm"), groups, false)?,
             None => x,
         };
-        let tokens = g.reshape(normed, &[n, h * w, channels])?;
-        let mut qkv = [tokens; 3];
+        let mut qkv = [normed; 3];
         for (v, name) in qkv.iter_mut().zip(["to_q", "to_k", "to_v"]) {
-            *v = self.linear(g, tokens, &format!("{path}.{name}"), heads * head_dim)?;
+            let image = self.conv_named(g, normed, &format!("{path}.{name}"), heads * head_dim)?;
+            *v = g.reshape(image, &[n, h * w, heads * head_dim])?;
         }
         let op = Attention { heads, scale: (head_dim as f64).powf(-0.5) };
         let mixed = g.push(op.into(), &qkv)?[0];

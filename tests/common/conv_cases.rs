@@ -93,6 +93,67 @@ pub fn fused() -> Vec<Case> {
     cases
 }
 
+/// [N,H,W], channels of the values that are joined, groups, O of the convolution behind, its kernel, stride and padding.
+type Normalised = ([usize; 3], &'static [usize], usize, usize, usize, usize, [usize; 4]);
+
+/// Maps of whole tiles, so that the CUDA backend moves the norm into the convolution behind.
+pub const NORMALISED: &[Normalised] = &[
+    ([1, 8, 8], &[8], 4, 8, 3, 1, [1; 4]),
+    ([3, 4, 8], &[20], 5, 7, 3, 1, [1; 4]),         // ragged chunks, several images
+    ([2, 8, 8], &[12, 20], 4, 12, 3, 1, [1; 4]),    // a group has channels of both
+    ([1, 16, 16], &[64], 32, 40, 3, 1, [1; 4]),     // moments of several tiles, sums in slices
+    ([2, 16, 16], &[40, 24], 8, 40, 3, 1, [1; 4]),  // large tiles
+    ([1, 8, 16], &[33], 1, 9, 1, 1, [0; 4]),        // one group
+    ([1, 16, 16], &[16], 4, 8, 3, 2, [0, 0, 1, 1]), // downsampling
+    ([2, 8, 8], &[6, 10], 8, 4, 5, 1, [2; 4]),
+];
+
+/// convolutions -> concat -> group norm -> convolution.
+pub fn normalised() -> Vec<Case> {
+    let mut cases = vec![];
+    for (i, shape) in NORMALISED.iter().enumerate() {
+        let &([n, h, w], joined, groups, o, kernel, stride, pad) = shape;
+        let mut case = Case::new(format!("normalised {shape:?}"));
+        let c: usize = joined.iter().sum();
+        let mut sources = vec![];
+        for (k, channels) in joined.iter().enumerate() {
+            let x = case.input(&[n, h, w, 5]);
+            let (weight, bias) = (case.state(&format!("w{k}"), &[*channels, 5, 3, 3]), case.state(&format!("b{k}"), &[*channels]));
+            sources.push(case.graph.conv2d(x, weight, Some(bias), 1, [1; 4]).expect("conv2d"));
+        }
+        let x = if sources.len() > 1 { case.op(Concat, &sources) } else { sources[0] };
+        let (gamma, beta) = (case.state("gamma", &[c]), case.state("beta", &[c]));
+        let normed = case.graph.group_norm(x, gamma, beta, groups, 1e-5, i % 2 == 0).expect("a norm");
+        let weight = case.state("w", &[o, c, kernel, kernel]);
+        let y = case.graph.conv2d(normed, weight, None, stride, pad).expect("conv2d");
+        // The value before is read by others too.
+        let plain = case.op(Affine { scale: 2.0, shift: 0.0 }, &[x]);
+        case.expect(y, TOLERANCE);
+        case.expect(plain, TOLERANCE);
+        cases.push(case);
+    }
+    cases
+}
+
+/// Linear layers of one value, which the CUDA backend makes one product of: with and without bias, more than one concatenation joins, in slices.
+pub fn merged() -> Vec<Case> {
+    let mut cases = vec![];
+    for (shape, outs, bias) in
+        [([1usize, 1, 1, 24], &[8usize, 12, 64][..], true), ([2, 3, 5, 17], &[4, 4], false), ([1, 1, 9, 600], &[8; 11], true), ([3, 1, 1, 8], &[8; 20], true)]
+    {
+        let mut case = Case::new(format!("merged {shape:?} {outs:?}"));
+        let x = case.input(&shape);
+        for (k, o) in outs.iter().enumerate() {
+            let weight = case.state(&format!("w{k}"), &[*o, shape[3]]);
+            let bias = bias.then(|| case.state(&format!("b{k}"), &[*o]));
+            let y = case.graph.linear(x, weight, bias).expect("a linear layer");
+            case.expect(y, TOLERANCE);
+        }
+        cases.push(case);
+    }
+    cases
+}
+
 /// Input and weight gradient ops by themselves.
 pub fn gradients() -> Vec<Case> {
     let mut cases = vec![];

@@ -37,7 +37,7 @@ fn the_arena_is_near_the_lower_bound() -> Result<()> {
     cases.extend([models::u_shape(true)?, models::training(true)?, models::sampling(4, true)?]);
     for case in cases {
         // No kernels needed: an invented workspace stands for theirs.
-        let mut plan = Plan::new(&case.graph, &|_, _, w, _| Some(w.iter().product()))?;
+        let mut plan = Plan::new(&case.graph, &|_, _, w: &[usize], _| Some(w.iter().product()))?;
         let workspace: Vec<usize> = (0..plan.order().len()).map(|i| if i % 3 == 0 { 5000 * (i % 5) } else { 0 }).collect();
         plan.lay_out(&workspace)?;
         let (arena, peak) = (plan.arena_bytes(), plan.peak_live_bytes());
@@ -417,7 +417,7 @@ fn sizes_that_overflow_are_refused() -> Result<()> {
         ends.push(case.graph.unary(UnaryKind::Silu, x)?);
     }
     ends.iter().for_each(|e| case.graph.tap(*e));
-    let mut plan = Plan::new(&case.graph, &|_, _, _, _| None)?;
+    let mut plan = Plan::new(&case.graph, &|_, _, _: &[usize], _| None)?;
     let workspace = vec![0; plan.order().len()];
     assert_eq!(plan.lay_out(&workspace).expect_err("too large").status, Status::OutOfMemory);
     Ok(())
@@ -431,7 +431,7 @@ fn planning_is_fast() -> Result<()> {
     let case = models::sampling(60, true)?;
     assert!(case.graph.nodes().len() >= 8000, "{} nodes", case.graph.nodes().len());
     let start = std::time::Instant::now();
-    let mut plan = Plan::new(&case.graph, &|_, _, w, _| Some(w.iter().product()))?;
+    let mut plan = Plan::new(&case.graph, &|_, _, w: &[usize], _| Some(w.iter().product()))?;
     let middle = std::time::Instant::now();
     let workspace = vec![4096; plan.order().len()];
     plan.lay_out(&workspace)?;
@@ -446,7 +446,7 @@ fn planning_is_fast() -> Result<()> {
     let norm = case.op(GlobalNorm, &grads);
     case.graph.tap(norm);
     let start = std::time::Instant::now();
-    let mut plan = Plan::new(&case.graph, &|_, _, w, _| Some(w.iter().product()))?;
+    let mut plan = Plan::new(&case.graph, &|_, _, w: &[usize], _| Some(w.iter().product()))?;
     let workspace = vec![4096; plan.order().len()];
     let middle = std::time::Instant::now();
     plan.lay_out(&workspace)?;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "driver.h"
 #include "state.hpp"
 
 using namespace fs::driver;
@@ -19,6 +20,9 @@ int shared_optin(int architecture) {
     default: return 99 << 10;
   }
 }
+
+/// Few, so that small shapes fill them.
+int multiprocessors = 8;
 
 int threads_a_multiprocessor(int architecture) {
   switch (architecture) {
@@ -43,7 +47,7 @@ bool attribute_of_device(int attribute, int architecture, int* value) {
     case CU_DEVICE_ATTRIBUTE_WARP_SIZE: *value = 32; return true;
     case CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_BLOCK:
     case CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_MULTIPROCESSOR: *value = 65536; return true;
-    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = 8; return true;
+    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = multiprocessors; return true;
     case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR: *value = threads_a_multiprocessor(architecture); return true;
     case CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE: *value = 4 << 20; return true;
     case CU_DEVICE_ATTRIBUTE_ASYNC_ENGINE_COUNT: *value = 2; return true;
@@ -291,4 +295,10 @@ FEWSTEP_CUDA_EXPORT CUresult cuCtxSynchronize() {
     d.drain(d.context());
     return d.outcome();
   });
+}
+
+void fewstep_emu_set_multiprocessors(int count) {
+  Driver& driver = Driver::instance();
+  std::lock_guard lock(driver.mutex);
+  multiprocessors = count;
 }

@@ -128,7 +128,7 @@ class Problem {
         forward_(size_t(s.out_c * s.kernel_h * s.kernel_w * padded(s.in_c))),
         backward_(size_t(s.in_c * s.kernel_h * s.kernel_w * padded(s.out_c))),
         partial_(most_slices * std::max({y_.size(), dx_.size(), dw_.size()})),
-        counters_(size_t(blocks(s.images * pixels_, 32) * blocks(s.out_c, 32))) {
+        counters_(size_t((blocks(s.images * pixels_, 32) + s.images) * blocks(s.out_c, 32))) {
     for (size_t i = 0; i < counters_.size(); i++) counters_[i] = 0;
     copy_encoded<F>(x_, uniform(x_.size(), 1));
     copy_encoded<F>(dy_, uniform(dy_.size(), 2));
@@ -179,8 +179,11 @@ class Problem {
     const Bits* addend = full ? addend_.data() : nullptr;
     const Bits* residual = full ? residual_.data() : nullptr;
     float* scratch = partial(slices);
+    Bits* const* parts = nullptr;
+    const int* ends = nullptr;
+    float *moments = nullptr, *pieces = nullptr;
     launch(kernel("conv2d", F::name, tile), {blocks(s_.images * pixels_, tile), blocks(s_.out_c, tile), slices}, F::threads(tile), x_.data(),
-           forward_.data(), bias, addend, residual, y_.data(), scratch, counters_.data(), s_, slices, scale);
+           forward_.data(), bias, addend, residual, y_.data(), parts, ends, scratch, counters_.data(), moments, pieces, s_, slices, scale);
     for (size_t i = 0; i < counters_.size(); i++) check::expect(int(counters_[i]), 0, "");
     compare<F>("y", name_, y_, full ? want_y_ : want_plain_, terms_);
   }

@@ -65,7 +65,7 @@ pub struct CpuExecutable {
 
 impl CpuExecutable {
     fn new(graph: &Graph, backend: &CpuBackend) -> Result<Self> {
-        let mut plan = Plan::new(graph, &|purpose, geometry, weight, _| packed_len(purpose, geometry, weight, backend.isa))?;
+        let mut plan = Plan::new(graph, &|purpose, geometry, weight: &[usize], _| packed_len(purpose, geometry, weight, backend.isa))?;
         let target = Target { isa: backend.isa, threads: backend.threads() };
         let mut kernels = Vec::with_capacity(plan.order().len());
         for id in plan.order() {

@@ -4,7 +4,8 @@
 use super::launch::{Arg, Launch, Lowered, Param};
 use super::lower::{Site, Target, suffix};
 use crate::error::{Error, Result};
-use crate::graph::ops::{Conv2d, Conv2dInputGrad, Conv2dWeightGrad, ConvGeometry, PackConv, PackFor};
+use crate::graph::ops::{Conv2d, Conv2dInputGrad, Conv2dWeightGrad, ConvGeometry, ConvNorm, PackConv, PackFor};
+use crate::graph::passes::{ConvSite, Wishes};
 use crate::tensor::DType;
 
 /// Threads a block of the kernels that take an element a thread.
@@ -23,6 +24,14 @@ const WORTH_CUTTING: usize = 16;
 const SHORTEST_SLICE: usize = 4;
 /// Most slices: each is written and read once more.
 const MOST_SLICES: usize = 64;
+
+/// The most channels that a convolution normalises, as in `cuda/parts/conv_norm.cuh`.
+const NORM_CHANNELS: usize = 512;
+/// The most channels of a group that each thread walks over on its own.
+const NORM_GROUP: usize = 64;
+/// Elements that a multiprocessor normalises in the time that a launch and a walk over a small map take, 3 microseconds: at 16 special functions a clock
+/// and two an element, 8 elements a clock of 0.6 ns (CUDA C++ Programming Guide, "Throughput of Native Arithmetic Instructions").
+const WORTH_NORMALISING: usize = 40_000;
 
 /// Elements of a chunk.
 fn chunk(dtype: DType) -> usize {
@@ -50,17 +59,76 @@ pub(super) fn pack_conv(op: &PackConv, site: &Site) -> Result<Lowered> {
 
 pub(super) fn conv2d(op: &Conv2d, site: &Site) -> Result<Lowered> {
     let dtype = site.inputs[0].dtype;
-    let conv = Conv::of(dims(&site.inputs[0].shape)?, dims(&site.outputs[0].shape)?, op.geometry, dtype)?;
+    let (x, [n, p, q, _]) = (dims(&site.inputs[0].shape)?, dims(&site.outputs[0].shape)?);
+    let conv = Conv::of(x, [n, p, q, op.out_channels], op.geometry, dtype)?;
     need_packed(op.packed)?;
-    let [n, p, q, o] = dims(&site.outputs[0].shape)?;
-    let depth = op.geometry.kernel[0] * op.geometry.kernel[1] * site.inputs[0].shape[3].next_multiple_of(chunk(dtype));
-    let tiling = Tiling::of(n * p * q, o, 1, depth, dtype, site.target);
-    let tiles = tiling.tiles([n * p * q, o]);
-    let launch = tiling.launch("conv2d", [n * p * q, o], 1)?.input(0).input(1);
-    let launch = launch.optional(op.bias_operand()).optional(op.addend_operand()).optional(op.residual_operand()).output(0);
-    let launch = launch.arg(tiling.partial()).arg(if tiling.slices > 1 { Arg::Counters(tiles[0] * tiles[1]) } else { Arg::Null });
+    let y = [n, p, q, op.out_channels];
+    let tiling = Tiling::of_conv(&ConvSite { op, x, y, dtype }, site.target);
+    let kernel = if op.norm.is_some() { "norm_conv2d" } else { "conv2d" };
+    let launch = tiling.launch(kernel, [n * p * q, op.out_channels], 1)?.input(0).input(1);
+    let launch = launch.optional(op.bias_operand()).optional(op.addend_operand()).optional(op.residual_operand());
+    // Scratch: the parts of the sums, then those of the moments.
+    let sums = tiling.workspace(y.iter().product());
+    let (pieces, workspace) = if op.moments && tiling.tile < p * q {
+        (Arg::Scratch(sums), sums + n * (p * q / tiling.tile) * op.out_channels * 2 * size_of::<f32>())
+    } else {
+        (Arg::Null, sums)
+    };
+    let [rows, columns] = tiling.tiles([n * p * q, op.out_channels]);
+    let launch = results(launch, op).arg(tiling.partial()).arg(Arg::Counters(rows * columns + n * columns));
+    let launch = launch.arg(if op.moments { Arg::Output(1) } else { Arg::Null }).arg(pieces);
     let launch = launch.value(conv).int(tiling.slices)?.value(op.scale);
-    Ok(Lowered { launches: vec![launch], workspace: tiling.workspace(site.outputs[0].numel()) })
+    let launch = match &op.norm {
+        Some(norm) => launch.arg(norm_argument(op, norm, site)),
+        None => launch,
+    };
+    Ok(Lowered { launches: vec![launch], workspace })
+}
+
+/// One result; or the addresses of all and where their channels end.
+fn results(launch: Launch, op: &Conv2d) -> Launch {
+    if op.parts.is_empty() {
+        return launch.output(0).arg(Arg::Null).arg(Arg::Null);
+    }
+    let ends = op.parts.iter().scan(0i32, |end, own| {
+        *end += *own as i32; // their sum is a size of `Conv`
+        Some(*end)
+    });
+    let ends = ends.flat_map(i32::to_ne_bytes).collect();
+    launch.arg(Arg::Null).arg(Arg::Table((0..op.parts.len()).map(Arg::Output).collect())).arg(Arg::Data(ends))
+}
+
+/// `ConvNorm` in cuda/parts/conv_norm.cuh.
+fn norm_argument(op: &Conv2d, norm: &ConvNorm, site: &Site) -> Arg {
+    let at = op.norm_operand();
+    let second = if norm.sources > 1 { Arg::Input(at + 3) } else { Arg::Null };
+    let numbers = [site.inputs[at + 2].shape[1] as i32, norm.groups as i32, i32::from(norm.silu)];
+    Arg::Struct(vec![Arg::Input(at), Arg::Input(at + 1), Arg::Input(at + 2), second, Arg::of(numbers), Arg::of(norm.eps as f32)])
+}
+
+impl Wishes for Target {
+    fn packed_len(&self, purpose: PackFor, geometry: ConvGeometry, weights: &[usize], dtype: DType) -> Option<usize> {
+        packed_len(purpose, geometry, weights, dtype)
+    }
+
+    fn merges_products(&self) -> bool {
+        true
+    }
+
+    /// A block's tile must lie in one image.
+    fn gives_moments(&self, conv: &ConvSite) -> bool {
+        (conv.y[1] * conv.y[2]).is_multiple_of(Tiling::of_conv(conv, *self).tile)
+    }
+
+    /// Every tap and tile of columns normalises anew what a norm by itself would once.
+    fn normalises(&self, conv: &ConvSite, groups: usize) -> bool {
+        let ([n, _, _, c], [_, p, q, o]) = (conv.x, conv.y);
+        let tile = Tiling::of_conv(conv, *self).tile;
+        let [r, s] = conv.op.geometry.kernel;
+        let work = [p, q, c, r, s, o.div_ceil(tile)].into_iter().fold(n, usize::saturating_mul);
+        let fits = c <= NORM_CHANNELS && c / groups <= NORM_GROUP && (p * q).is_multiple_of(tile);
+        fits && work <= WORTH_NORMALISING * self.multiprocessors as usize
+    }
 }
 
 pub(super) fn input_grad(op: &Conv2dInputGrad, site: &Site) -> Result<Lowered> {
@@ -135,6 +203,13 @@ impl Tiling {
         let wanted = (resident * multiprocessors / blocks(tile).max(1)).min(MOST_SLICES);
         let slices = if steps < WORTH_CUTTING { 1 } else { wanted.clamp(1, steps / SHORTEST_SLICE) };
         Self { tile, slices, dtype }
+    }
+
+    /// For a convolution forward.
+    fn of_conv(conv: &ConvSite, target: Target) -> Self {
+        let [r, s] = conv.op.geometry.kernel;
+        let [n, p, q, o] = conv.y;
+        Self::of(n * p * q, o, 1, r * s * conv.x[3].next_multiple_of(chunk(conv.dtype)), conv.dtype, target)
     }
 
     fn launch(&self, kernel: &str, [rows, columns]: [usize; 2], parts: usize) -> Result<Launch> {

@@ -1,7 +1,6 @@
 //! The CUDA executable: launches with their addresses in place, and the graphs captured of them.
 
 use super::context::Context;
-use super::conv2d::packed_len;
 use super::graph::{CaptureStream, Captured};
 use super::kernels::Kernels;
 use super::launch::{Arg, Lowered, Ready};
@@ -87,9 +86,9 @@ pub struct CudaExecutable {
 
 impl CudaExecutable {
     pub(super) fn new(graph: &Graph, shared: &Arc<Shared>) -> Result<Self> {
-        let mut plan = Plan::new(graph, &packed_len)?;
         let device = &shared.context.device;
         let target = Target { capability: device.capability, multiprocessors: device.multiprocessors };
+        let mut plan = Plan::new(graph, &target)?;
         let nodes = |plan: &Plan| plan.order().iter().map(|id| plan.graph().nodes()[id.0 as usize].clone()).collect::<Vec<Node>>();
         let lowered = nodes(&plan).iter().map(|node| lower(plan.graph(), node, target)).collect::<Result<Vec<_>>>()?;
         plan.lay_out(&lowered.iter().map(|l| l.workspace).collect::<Vec<_>>())?;

@@ -64,8 +64,22 @@ impl ConvGeometry {
     }
 }
 
+/// A group norm that a convolution does to its input on the way in, from the moments of the channels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConvNorm {
+    /// Number of groups; divides C.
+    pub groups: usize,
+    /// Added to the variance.
+    pub eps: f64,
+    /// Apply SiLU to the normalised input.
+    pub silu: bool,
+    /// How many values x was joined of: each comes with the moments of its channels.
+    pub sources: usize,
+}
+
 /// y = conv(x, w) + bias + addend per (sample, channel) + residual, times `scale`. Operands: x [N,H,W,C], w [O,C,R,S] (or packed), then the flagged ones:
-/// bias [O], addend [N,O], residual [N,P,Q,O]. Result [N,P,Q,O].
+/// bias [O], addend [N,O], residual [N,P,Q,O]; with `norm` gamma [C], beta [C] and the moments [N,Ci,2] of x's sources, C the sum of the Ci.
+/// Result [N,P,Q,O], or its `parts` along O; with `moments` also mean and biased variance over the positions of every channel of it, [N,O,2].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Conv2d {
     /// Kernel, stride, padding.
@@ -82,12 +96,18 @@ pub struct Conv2d {
     pub scale: f32,
     /// The weights come from [`PackConv`].
     pub packed: bool,
+    /// x is normalised first; set by the pass that absorbs norms. Padding is zero after the norm, as it is without.
+    pub norm: Option<ConvNorm>,
+    /// There is a second result, the moments; set by the same pass.
+    pub moments: bool,
+    /// Channels of each result where several products have become one; empty for a single result. Set by the merging pass.
+    pub parts: Vec<usize>,
 }
 
 impl Conv2d {
     /// A plain convolution with optional bias.
     pub fn new(geometry: ConvGeometry, out_channels: usize, bias: bool) -> Self {
-        Self { geometry, out_channels, bias, addend: false, residual: false, scale: 1.0, packed: false }
+        Self { geometry, out_channels, bias, addend: false, residual: false, scale: 1.0, packed: false, norm: None, moments: false, parts: vec![] }
     }
 
     fn operand(&self, which: usize) -> Option<usize> {
@@ -109,6 +129,78 @@ impl Conv2d {
     pub fn residual_operand(&self) -> Option<usize> {
         self.operand(2)
     }
+
+    /// Index of the norm's gamma, which beta and the moments follow, if there is a norm; else the number of operands.
+    pub fn norm_operand(&self) -> usize {
+        2 + [self.bias, self.addend, self.residual].iter().filter(|p| **p).count()
+    }
+
+    /// Nothing but weights and bias has a part in the result.
+    pub fn is_plain(&self) -> bool {
+        !self.addend && !self.residual && self.scale == 1.0 && self.norm.is_none() && !self.moments && self.parts.is_empty()
+    }
+
+    /// x as the products see it, from the moments as they are given.
+    fn normalised(&self, norm: &ConvNorm, inputs: &[&Array]) -> Result<Array> {
+        let at = self.norm_operand();
+        let (gamma, beta) = (inputs[at], inputs[at + 1]);
+        let sources: Vec<_> = inputs[at + 2..].iter().map(|m| m.view()).collect();
+        let moments = ndarray::concatenate(ndarray::Axis(1), &sources).map_err(bug)?;
+        let [.., c] = dims(inputs[0]);
+        let width = c / norm.groups;
+        let mut x = inputs[0].clone();
+        for ((i, _, _, ci), v) in x.view_mut().into_dimensionality::<ndarray::Ix4>().map_err(bug)?.indexed_iter_mut() {
+            let members = || ci / width * width..(ci / width + 1) * width;
+            let mean = members().map(|k| moments[[i, k, 0]]).sum::<f64>() / width as f64;
+            let variance = members().map(|k| moments[[i, k, 1]] + (moments[[i, k, 0]] - mean).powi(2)).sum::<f64>() / width as f64;
+            let y = (*v - mean) / (variance + norm.eps).sqrt() * gamma[[ci]] + beta[[ci]];
+            *v = if norm.silu { y / (1.0 + (-y).exp()) } else { y };
+        }
+        Ok(x)
+    }
+
+    fn check_norm(&self, norm: &ConvNorm, inputs: &[&TensorType], [n, c]: [usize; 2]) -> Result<()> {
+        let at = self.norm_operand();
+        if norm.groups == 0 || c % norm.groups != 0 {
+            return Err(Error::shape(format!("{} groups do not divide {c} channels", norm.groups)));
+        }
+        floats(&inputs[at..])?;
+        expect_shape("gamma", inputs[at], &[c])?;
+        expect_shape("beta", inputs[at + 1], &[c])?;
+        let mut channels = 0usize;
+        for moments in &inputs[at + 2..] {
+            let own = *moments.shape.get(1).unwrap_or(&0);
+            expect_shape("moments", moments, &[n, own, 2])?;
+            channels = channels.saturating_add(own);
+        }
+        if channels != c {
+            return Err(Error::shape(format!("moments of {channels} channels for an input of {c}")));
+        }
+        Ok(())
+    }
+
+    /// Types of the results, y being what all products together are.
+    fn results(&self, y: TensorType) -> Result<Vec<TensorType>> {
+        let [n, p, q, o] = nhwc(&y)?;
+        if self.parts.is_empty() {
+            let moments = self.moments.then(|| TensorType::f32(&[n, o, 2]));
+            return Ok([y].into_iter().chain(moments).collect());
+        }
+        if self.addend || self.residual || self.moments || self.parts.iter().sum::<usize>() != o {
+            return Err(Error::internal(format!("{self:?} cannot be handed out in parts")));
+        }
+        Ok(self.parts.iter().map(|own| TensorType::new(y.dtype, &[n, p, q, *own])).collect())
+    }
+}
+
+/// Mean and biased variance of every (sample, channel) of y [N,P,Q,O], [N,O,2].
+fn moments(y: &Array) -> Array {
+    let [n, p, q, o] = dims(y);
+    Array::from_shape_fn(vec![n, o, 2], |at| {
+        let all = || (0..p).flat_map(|a| (0..q).map(move |b| (a, b))).map(|(a, b)| y[[at[0], a, b, at[1]]]);
+        let mean = all().sum::<f64>() / (p * q) as f64;
+        if at[2] == 0 { mean } else { all().map(|v| (v - mean).powi(2)).sum::<f64>() / (p * q) as f64 }
+    })
 }
 
 impl OpDef for Conv2d {
@@ -117,8 +209,8 @@ impl OpDef for Conv2d {
     }
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
-        let extra = [self.bias, self.addend, self.residual].iter().filter(|p| **p).count();
-        arity(inputs, 2 + extra..=2 + extra)?;
+        let operands = self.norm_operand() + self.norm.as_ref().map_or(0, |norm| 2 + norm.sources.max(1));
+        arity(inputs, operands..=operands)?;
         let [n, h, w, c] = nhwc(inputs[0])?;
         let dtype = inputs[0].dtype;
         check_weights(inputs[1], dtype, self.packed, [self.out_channels, c], self.geometry)?;
@@ -134,11 +226,15 @@ impl OpDef for Conv2d {
                 expect_shape(what, inputs[i], shape)?;
             }
         }
-        Ok(vec![TensorType::new(dtype, &out)])
+        if let Some(norm) = &self.norm {
+            self.check_norm(norm, inputs, [n, c])?;
+        }
+        self.results(TensorType::new(dtype, &out))
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
-        let (x, w) = (inputs[0], inputs[1]);
+        let normalised = self.norm.as_ref().map(|norm| self.normalised(norm, inputs)).transpose()?;
+        let (x, w) = (normalised.as_ref().unwrap_or(inputs[0]), inputs[1]);
         let [n, h, wd, c] = dims(x);
         let [ps, qs] = self.geometry.output(h, wd)?;
         let mut y = Array::zeros(vec![n, ps, qs, self.out_channels]);
@@ -153,11 +249,20 @@ impl OpDef for Conv2d {
             *v += self.residual_operand().map_or(0.0, |b| inputs[b][[i, p, q, o]]);
             *v *= f64::from(self.scale);
         }
-        Ok(vec![y])
+        if self.parts.is_empty() {
+            let moments = self.moments.then(|| moments(&y));
+            return Ok([y].into_iter().chain(moments).collect());
+        }
+        let mut start = 0;
+        let cut = |own: &usize| {
+            start += own;
+            y.slice_axis(ndarray::Axis(3), (start - own..start).into()).to_owned()
+        };
+        Ok(self.parts.iter().map(cut).collect())
     }
 
     fn grad(&self, cx: &mut GradCx) -> Result<Vec<Option<ValueId>>> {
-        if self.packed || self.addend || self.residual {
+        if self.packed || !self.is_plain() {
             return Err(Error::internal("differentiate before fusing and packing"));
         }
         let dy = cx.output_grad(0)?;

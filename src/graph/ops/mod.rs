@@ -15,7 +15,7 @@ mod timestep_embedding;
 
 pub use attention::{Attention, AttentionGrad};
 pub use combine::{Combine, DynamicThreshold};
-pub use conv2d::{Conv2d, Conv2dInputGrad, Conv2dWeightGrad, ConvGeometry, PackConv, PackFor};
+pub use conv2d::{Conv2d, Conv2dInputGrad, Conv2dWeightGrad, ConvGeometry, ConvNorm, PackConv, PackFor};
 pub use elementwise::{Affine, Binary, BinaryKind, Cast, Unary, UnaryGrad, UnaryKind};
 pub use gather::{Gather, GatherGrad, IntAffine};
 pub use group_norm::{GroupNorm, GroupNormGrad};

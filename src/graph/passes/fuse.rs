@@ -21,9 +21,7 @@ pub fn fuse(old: &Graph) -> Result<Rewrite> {
     for (i, node) in old.nodes().iter().enumerate() {
         // A convolution that has an epilogue already has no room for these.
         if let Op::Conv2d(c) = &node.op
-            && !c.addend
-            && !c.residual
-            && c.scale == 1.0
+            && c.is_plain()
         {
             let (mut steps, mut members) = chain_after(old, &readers, i);
             // Another convolution may have taken the sum that this chain ends in: the first taker wins, this one keeps what comes before.

@@ -1,17 +1,62 @@
 //! Graph to graph: each pass copies the program into a new graph and may write other nodes in place of some.
 
+mod absorb_norm;
 mod dead;
 mod fuse;
+mod merge;
 mod pack;
 mod precision;
 
+pub use absorb_norm::absorb_norms;
 pub use dead::eliminate_dead;
 pub use fuse::fuse;
-pub use pack::{PackedLen, pack};
+pub use merge::merge_products;
+pub use pack::pack;
 pub use precision::precision;
 
 use super::{Graph, Node, Origin, ValueId};
 use crate::error::{Error, Result};
+use crate::graph::ops::{Conv2d, ConvGeometry, PackFor};
+use crate::tensor::DType;
+
+/// What a backend asks of the passes. Every wish but the first is by default not made.
+pub trait Wishes {
+    /// Elements of the packed form of weights [O,C,R,S] for activations of a type, or `None` where the backend reads them as they are.
+    fn packed_len(&self, purpose: PackFor, geometry: ConvGeometry, weights: &[usize], dtype: DType) -> Option<usize>;
+
+    /// Whether linear layers of one operand shall become one product with several results.
+    fn merges_products(&self) -> bool {
+        false
+    }
+
+    /// Whether this convolution can give the moments of its result's channels.
+    fn gives_moments(&self, _conv: &ConvSite) -> bool {
+        false
+    }
+
+    /// Whether this convolution can normalise its input in so many groups, and it is worth the while.
+    fn normalises(&self, _conv: &ConvSite, _groups: usize) -> bool {
+        false
+    }
+}
+
+impl<F: Fn(PackFor, ConvGeometry, &[usize], DType) -> Option<usize>> Wishes for F {
+    fn packed_len(&self, purpose: PackFor, geometry: ConvGeometry, weights: &[usize], dtype: DType) -> Option<usize> {
+        self(purpose, geometry, weights, dtype)
+    }
+}
+
+/// A convolution that a backend is asked about.
+pub struct ConvSite<'a> {
+    /// The op.
+    pub op: &'a Conv2d,
+    /// [N,H,W,C] of its input.
+    pub x: [usize; 4],
+    /// [N,P,Q,O] of all its results together.
+    pub y: [usize; 4],
+    /// Of both.
+    pub dtype: DType,
+}
 
 /// A program being copied, and where each old value went.
 pub struct Rewrite {

@@ -1,17 +1,14 @@
 //! Puts convolution weights into the backend's packed order; weights used several times are packed once a version.
 
-use super::Rewrite;
+use super::{Rewrite, Wishes};
 use crate::error::Result;
 use crate::graph::ops::{ConvGeometry, PackConv, PackFor};
 use crate::graph::{Graph, Op, ValueId};
 use crate::tensor::DType;
 use std::collections::HashMap;
 
-/// Elements of the packed form of weights [O,C,R,S] for activations of a type, or `None` where the backend reads them as they are.
-pub type PackedLen<'a> = &'a dyn Fn(PackFor, ConvGeometry, &[usize], DType) -> Option<usize>;
-
 /// Rewrites every convolution that the backend wants packed.
-pub fn pack(old: &Graph, packed_len: PackedLen) -> Result<Rewrite> {
+pub fn pack(old: &Graph, backend: &dyn Wishes) -> Result<Rewrite> {
     let mut rewrite = Rewrite::start(old)?;
     // By the value whose memory the weights are (a linear layer views its matrix anew at each use), its rows, and what the packing depends on.
     let mut done: HashMap<(ValueId, usize, PackFor, ConvGeometry, DType), ValueId> = HashMap::new();
@@ -26,7 +23,7 @@ pub fn pack(old: &Graph, packed_len: PackedLen) -> Result<Rewrite> {
             }
         };
         let dtype = old.value(node.inputs[0]).ty.dtype;
-        let Some(packed_len) = packed_len(purpose, geometry, old.shape(node.inputs[1]), dtype) else {
+        let Some(packed_len) = backend.packed_len(purpose, geometry, old.shape(node.inputs[1]), dtype) else {
             rewrite.copy(old, node)?;
             continue;
         };

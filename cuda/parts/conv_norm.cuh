@@ -1,0 +1,105 @@
+// A group norm on the way into a convolution: gamma (x - mean) rstd + beta with the statistics of x's groups from those of its channels, then SiLU.
+// What a thread has copied it changes where it lies in shared memory, before the barrier that shows it to others: the copies stay asynchronous.
+// Padding is not touched: it is zero after the norm.
+#pragma once
+#include "device/fewstep.cuh"
+#include "parts/chunk.cuh"
+#include "parts/conv_product.cuh"
+#include "parts/conv_shape.cuh"
+#include "parts/digits.cuh"
+
+namespace {
+
+// The most channels, as in src/backend/cuda/conv2d.rs: 4 KiB of shared memory for their scales and shifts.
+constexpr int kNormChannels = 512;
+
+// gamma, beta [channels]; moments of the first `first_channels` channels [N][first_channels][2] and of the others [N][channels - first_channels][2]: mean and
+// variance of each channel. src/backend/cuda/conv2d.rs passes the same.
+struct ConvNorm {
+  const float* gamma;
+  const float* beta;
+  const float* first;
+  const float* second;
+  int first_channels, groups, silu;
+  float eps;
+};
+
+FEWSTEP_DEVICE const float* moments_of(const ConvNorm& n, int channels, int image, int channel) {
+  if (channel < n.first_channels) return n.first + (image * n.first_channels + channel) * 2;
+  return n.second + (image * (channels - n.first_channels) + channel - n.first_channels) * 2;
+}
+
+// norm(x) = x scale[channel] + shift[channel], for all channels of an image and zeros for what pads them; a channel a thread. All channels have as many
+// pixels, so that the group's mean is the mean of means, and its variance that of the variances plus the variance of the means.
+template <class T>
+FEWSTEP_DEVICE void fill_norm(const ConvNorm& n, int channels, int image, int threads, float* scale, float* shift) {
+  const int width = channels / n.groups, padded = padded_channels<T>(channels);
+  for (int c = int(fs::thread_index().x); c < padded; c += threads) {
+    scale[c] = shift[c] = 0;
+    if (c >= channels) continue;
+    const int begin = c / width * width;
+    float mean = 0, variance = 0;
+    for (int k = begin; k < begin + width; k++) mean += moments_of(n, channels, image, k)[0];
+    mean /= float(width);
+    for (int k = begin; k < begin + width; k++) {
+      const float* m = moments_of(n, channels, image, k);
+      variance += fs::fma(m[0] - mean, m[0] - mean, m[1]);
+    }
+    scale[c] = n.gamma[c] * fs::div_rn(1.0f, fs::sqrt_rn(variance / float(width) + n.eps));
+    shift[c] = fs::fma(-mean, scale[c], n.beta[c]);
+  }
+}
+
+FEWSTEP_DEVICE float normalised(float x, float scale, float shift, bool silu) {
+  const float y = fs::fma(x, scale, shift);
+  return silu ? fs::fast_div(y, 1.0f + fs::fast_exp(-y)) : y;
+}
+
+FEWSTEP_DEVICE void normalise_chunk(float* chunk, const float* scale, const float* shift, bool silu) {
+  FEWSTEP_UNROLL
+  for (int i = 0; i < 4; i++) chunk[i] = normalised(chunk[i], scale[i], shift[i], silu);
+}
+template <class T>
+FEWSTEP_DEVICE void normalise_chunk(T* chunk, const float* scale, const float* shift, bool silu) {
+  const fs::u32x4 whole = fs::load_16(chunk);
+  uint32_t words[4] = {whole.x, whole.y, whole.z, whole.w};
+  FEWSTEP_UNROLL
+  for (int i = 0; i < 4; i++) {
+    const float low = normalised(fs::unpack_low<T>(words[i]), scale[2 * i], shift[2 * i], silu);
+    const float high = normalised(fs::unpack_high<T>(words[i]), scale[2 * i + 1], shift[2 * i + 1], silu);
+    words[i] = fs::pack<T>(low, high);
+  }
+  fs::store_16(chunk, {words[0], words[1], words[2], words[3]});
+}
+
+// What multiply_stages does with the copies of convolve. A tile lies in one image.
+template <class P>
+struct Normalise {
+  const RowCopies<P>& copies;
+  const Window& window;
+  const ConvNorm& norm;
+  int image;
+  float* scale;  // [kNormChannels] in shared memory
+  float* shift;
+  Digits tap;  // of the stage that arrives next
+};
+
+template <class P>
+FEWSTEP_DEVICE void begin(Normalise<P>& n) {
+  fill_norm<typename P::T>(n.norm, n.window.in_c, n.image, P::kThreads, n.scale, n.shift);
+  fs::sync_threads();
+}
+
+template <class P>
+FEWSTEP_DEVICE void arrived(Normalise<P>& n, typename P::T* stage) {
+  const RowCopies<P>& copies = n.copies;
+  typename P::T* chunk = stage + copies.first_row() * P::kPitch + copies.first_k();
+  FEWSTEP_UNROLL
+  for (int i = 0; i < RowCopies<P>::kGathered; i++) {
+    if (!is_inside(copies, n.window, n.tap, i)) continue;
+    normalise_chunk(chunk + i * RowCopies<P>::kRowsPerPass * P::kPitch, n.scale + n.tap.low, n.shift + n.tap.low, n.norm.silu);
+  }
+  n.tap = add(n.tap, copies.advance, n.window.taps_w, padded_channels<typename P::T>(n.window.in_c));
+}
+
+}  // namespace

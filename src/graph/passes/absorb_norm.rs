@@ -1,0 +1,140 @@
+//! Moves a group norm into the convolution that reads it: the convolutions before give the moments of their channels, the one behind normalises its input
+//! on the way in. The normalised activation is never written.
+
+use super::{ConvSite, Rewrite, Wishes};
+use crate::error::Result;
+use crate::graph::ops::{Conv2d, ConvNorm, GroupNorm};
+use crate::graph::{Graph, Node, Op, Origin, ValueId};
+use std::collections::HashMap;
+
+/// The most values that a normalised one is joined of.
+const MOST_SOURCES: usize = 2;
+
+/// A norm that goes.
+struct Absorbed {
+    norm: usize,
+    /// The convolutions whose results it normalised, side by side.
+    sources: Vec<usize>,
+}
+
+/// Rewrites conv2d (→ concat) → group_norm → conv2d where nothing else reads the norm's results and the backend takes it.
+pub fn absorb_norms(old: &Graph, backend: &dyn Wishes) -> Result<Rewrite> {
+    let uses = uses(old);
+    let mut absorbed: HashMap<usize, Absorbed> = HashMap::new(); // by the reading convolution
+    for (i, node) in old.nodes().iter().enumerate() {
+        if let Some(found) = absorbable(old, &uses, node, backend) {
+            absorbed.insert(i, found);
+        }
+    }
+    let gone = |i: usize| absorbed.values().any(|a| a.norm == i);
+    let measured = |i: usize| absorbed.values().any(|a| a.sources.contains(&i));
+    let mut rewrite = Rewrite::start(old)?;
+    let mut moments = HashMap::new();
+    for (i, node) in old.nodes().iter().enumerate() {
+        // What only views of the norm's result were for has no value to view any more.
+        if gone(i) || (node.is_view() && rewrite.map[node.inputs[0].0 as usize].is_none()) {
+            continue;
+        }
+        let Op::Conv2d(op) = &node.op else {
+            rewrite.copy(old, node)?;
+            continue;
+        };
+        let mut op = Conv2d { moments: measured(i), ..op.clone() };
+        let operands = match absorbed.get(&i) {
+            Some(absorbed) => with_norm(&mut rewrite, old, node, &mut op, absorbed, &moments)?,
+            None => rewrite.operands(node)?,
+        };
+        rewrite.emit(old, node, op.into(), &operands)?;
+        if let Some(last) = rewrite.graph.nodes.last()
+            && measured(i)
+        {
+            moments.insert(i, last.outputs[1]);
+        }
+    }
+    rewrite.finish(old)
+}
+
+/// The convolution's operands with what was the norm's.
+fn with_norm(rewrite: &mut Rewrite, old: &Graph, node: &Node, op: &mut Conv2d, absorbed: &Absorbed, moments: &HashMap<usize, ValueId>) -> Result<Vec<ValueId>> {
+    let norm = &old.nodes()[absorbed.norm];
+    let Op::GroupNorm(GroupNorm { groups, eps, silu }) = norm.op else { return rewrite.operands(node) };
+    op.norm = Some(ConvNorm { groups, eps, silu, sources: absorbed.sources.len() });
+    let x = rewrite.get(norm.inputs[0])?;
+    let start = rewrite.graph.nodes.len();
+    let mut operands = vec![rewrite.graph.reshape(x, old.shape(node.inputs[0]))?];
+    rewrite.graph.nodes[start..].iter_mut().for_each(|view| view.segment = node.segment);
+    for v in node.inputs[1..].iter().chain(&norm.inputs[1..]) {
+        operands.push(rewrite.get(*v)?);
+    }
+    operands.extend(absorbed.sources.iter().map(|s| moments[s]));
+    Ok(operands)
+}
+
+/// How often each value is read; a tap reads too.
+fn uses(graph: &Graph) -> Vec<usize> {
+    let mut uses = vec![0usize; graph.values().len()];
+    graph.nodes().iter().flat_map(|n| &n.inputs).chain(graph.outputs()).for_each(|v| uses[v.0 as usize] += 1);
+    uses
+}
+
+/// The node and the result that a value is a view of.
+fn origin(graph: &Graph, mut value: ValueId) -> Option<(usize, usize)> {
+    while let Origin::Node { node, output } = graph.value(value).origin {
+        let from = &graph.nodes()[node.0 as usize];
+        if !from.is_view() {
+            return Some((node.0 as usize, output));
+        }
+        value = from.inputs[0];
+    }
+    None
+}
+
+fn absorbable(graph: &Graph, uses: &[usize], node: &Node, backend: &dyn Wishes) -> Option<Absorbed> {
+    let site = site(graph, node)?;
+    let (norm_at, 0) = origin(graph, node.inputs[0])? else { return None };
+    let norm = &graph.nodes()[norm_at];
+    let Op::GroupNorm(op) = &norm.op else { return None };
+    let unread = norm.outputs[1..].iter().all(|v| uses[v.0 as usize] == 0);
+    let [n, .., c] = site.x;
+    let shape = graph.shape(norm.inputs[0]);
+    if site.op.norm.is_some() || !unread || !read_once(graph, uses, node.inputs[0]) || shape[0] != n || shape.last() != Some(&c) {
+        return None;
+    }
+    let sources = sources(graph, norm.inputs[0], n)?;
+    let given = sources.iter().all(|s| self::site(graph, &graph.nodes()[*s]).is_some_and(|site| backend.gives_moments(&site)));
+    (given && backend.normalises(&site, op.groups)).then_some(Absorbed { norm: norm_at, sources })
+}
+
+/// Whether a value and all that it is a view of have one reader each.
+fn read_once(graph: &Graph, uses: &[usize], mut value: ValueId) -> bool {
+    while uses[value.0 as usize] == 1 {
+        match graph.value(value).origin {
+            Origin::Node { node, .. } if graph.nodes()[node.0 as usize].is_view() => value = graph.nodes()[node.0 as usize].inputs[0],
+            _ => return true,
+        }
+    }
+    false
+}
+
+/// The convolutions of `n` samples that a value comes from, by itself or joined along the channels.
+fn sources(graph: &Graph, value: ValueId, n: usize) -> Option<Vec<usize>> {
+    let (at, _) = origin(graph, value)?;
+    let node = &graph.nodes()[at];
+    let parts = if matches!(node.op, Op::Concat(_)) { node.inputs.clone() } else { vec![value] };
+    let conv = |part: &ValueId| {
+        let (at, output) = origin(graph, *part)?;
+        let y = graph.shape(graph.nodes()[at].outputs[0]);
+        let whole = matches!(&graph.nodes()[at].op, Op::Conv2d(op) if op.parts.is_empty()) && output == 0;
+        (whole && y[0] == n && graph.shape(*part).last() == y.last()).then_some(at)
+    };
+    let found: Option<Vec<usize>> = parts.iter().map(conv).collect();
+    found.filter(|found| found.len() <= MOST_SOURCES)
+}
+
+/// A convolution as backends are asked about it.
+fn site<'a>(graph: &'a Graph, node: &'a Node) -> Option<ConvSite<'a>> {
+    let Op::Conv2d(op) = &node.op else { return None };
+    let x = graph.shape(node.inputs[0]).try_into().ok()?;
+    let [n, p, q, _]: [usize; 4] = graph.shape(node.outputs[0]).try_into().ok()?;
+    Some(ConvSite { op, x, y: [n, p, q, op.out_channels], dtype: graph.value(node.inputs[0]).ty.dtype })
+}

@@ -1,0 +1,102 @@
+//! Linear layers that read one value (an attention's q, k and v; the time projections of all blocks) become one product with several results: small
+//! products are launches and little else.
+
+use super::{Rewrite, Wishes};
+use crate::error::Result;
+use crate::graph::ops::{Concat, Conv2d, ConvGeometry};
+use crate::graph::{Graph, Node, Op, Origin, ValueId};
+use std::collections::HashMap;
+
+/// The most products of one.
+const MOST: usize = 16;
+/// The most values that one concatenation joins.
+const MOST_JOINED: usize = 8;
+
+/// Merges the linear layers whose weights never change (joined weights are made once), if the backend wishes it.
+pub fn merge_products(old: &Graph, backend: &dyn Wishes) -> Result<Rewrite> {
+    let mut rewrite = Rewrite::start(old)?;
+    let groups = if backend.merges_products() { groups(old) } else { vec![] };
+    let mut group_of = HashMap::new();
+    for group in &groups {
+        for (place, member) in group.iter().enumerate() {
+            group_of.insert(*member, (place, group));
+        }
+    }
+    for (i, node) in old.nodes().iter().enumerate() {
+        match group_of.get(&i) {
+            None => rewrite.copy(old, node)?,
+            // Where the first stood all operands are there: they are the same value, and weights.
+            Some((0, group)) => emit(&mut rewrite, old, &group.iter().map(|m| &old.nodes()[*m]).collect::<Vec<_>>())?,
+            Some(_) => {}
+        }
+    }
+    rewrite.finish(old)
+}
+
+/// Nodes that can be one, two or more together.
+fn groups(old: &Graph) -> Vec<Vec<usize>> {
+    let (roots, frozen) = (old.roots(), old.frozen_storages());
+    let root = |v: ValueId| roots[v.0 as usize];
+    let fixed = |v: ValueId| old.value(root(v)).storage.is_some_and(|s| frozen[s.0 as usize]) && matches!(old.value(root(v)).origin, Origin::State);
+    let mut groups: Vec<Vec<usize>> = vec![];
+    let mut open: HashMap<_, usize> = HashMap::new();
+    for (i, node) in old.nodes().iter().enumerate() {
+        let Op::Conv2d(op) = &node.op else { continue };
+        // A state may have another version at another place.
+        let x = node.inputs[0];
+        if !is_linear(op) || !node.inputs[1..].iter().all(|v| fixed(*v)) || old.value(root(x)).storage.is_some() {
+            continue;
+        }
+        let key = (root(x), old.shape(x), op.bias, node.segment);
+        match open.get(&key) {
+            Some(at) if groups[*at].len() < MOST => groups[*at].push(i),
+            _ => {
+                open.insert(key, groups.len());
+                groups.push(vec![i]);
+            }
+        }
+    }
+    groups.retain(|group| group.len() > 1);
+    groups
+}
+
+/// Kernels hand out four channels at a time, all to one result.
+fn is_linear(op: &Conv2d) -> bool {
+    op.is_plain() && !op.packed && op.geometry == ConvGeometry::POINTWISE && op.out_channels.is_multiple_of(4)
+}
+
+fn emit(rewrite: &mut Rewrite, old: &Graph, members: &[&Node]) -> Result<()> {
+    let Op::Conv2d(first) = &members[0].op else { return Ok(()) };
+    let (roots, start) = (old.roots(), rewrite.graph.nodes.len());
+    let parts: Vec<usize> = members.iter().map(|m| old.shape(m.outputs[0])[3]).collect();
+    let out_channels = parts.iter().sum();
+    let in_channels = old.shape(members[0].inputs[0])[3];
+    let mut operands = vec![rewrite.get(members[0].inputs[0])?];
+    for k in 1..members[0].inputs.len() {
+        let mut flat = vec![];
+        for m in members {
+            // The state itself: a view of it may only come behind the first member.
+            let value = rewrite.get(roots[m.inputs[k].0 as usize])?;
+            flat.push(rewrite.graph.reshape(value, &[old.shape(m.inputs[k]).iter().product()])?);
+        }
+        let all = join(&mut rewrite.graph, flat)?;
+        operands.push(if k == 1 { rewrite.graph.reshape(all, &[out_channels, in_channels, 1, 1])? } else { all });
+    }
+    let outputs = rewrite.graph.push(Conv2d { out_channels, parts, ..first.clone() }.into(), &operands)?;
+    rewrite.graph.nodes[start..].iter_mut().for_each(|node| node.segment = members[0].segment);
+    for (member, output) in members.iter().zip(outputs) {
+        rewrite.map[member.outputs[0].0 as usize] = Some(output);
+        rewrite.graph.set_name(output, old.value(member.outputs[0]).name.clone());
+    }
+    Ok(())
+}
+
+/// All of these vectors, one after the other.
+fn join(graph: &mut Graph, mut values: Vec<ValueId>) -> Result<ValueId> {
+    while values.len() > 1 {
+        let tail = values.split_off(values.len().min(MOST_JOINED));
+        let joined = graph.push1(Concat.into(), &values)?;
+        values = [vec![joined], tail].concat();
+    }
+    Ok(values[0])
+}
