@@ -11,7 +11,7 @@ SMOKE := target/smoke
 SMOKE_FLAGS := -std=c11 -g -Wall -Wextra -Wpedantic -Werror -Iinclude tests/c/smoke.c
 SMOKE_LINK := -Ltarget/release -lfewstep -Wl,-rpath,'$$ORIGIN/../release'
 
-.PHONY: all lib demo test test-cuda sanitize-cuda mutations golden lint check-targets sanitize bench bench-peers header cuda-toolkit clean
+.PHONY: all lib demo test test-cuda sanitize-cuda demo-emulated mutations golden lint check-targets sanitize bench bench-peers header cuda-toolkit clean
 
 all: lib
 
@@ -51,6 +51,14 @@ sanitize-cuda: cuda-toolkit
 	$(MAKE) -C cuda/emulator test SANITIZE=thread
 	suite=$(SUITE); for seed in 0 1; do LD_PRELOAD="$(ASAN)" ASAN_OPTIONS=detect_leaks=0 LD_LIBRARY_PATH=$(CURDIR)/target/emulator-address \
 	  FEWSTEP_EMU_MANIFEST=$(CURDIR)/target/cuda/manifest.txt FEWSTEP_EMU_SEED=$$seed "$$suite" conformance --test-threads=1 || exit 1; done
+
+# The example that trains and samples on the CPU and on CUDA and compares: on this machine's driver, or on the emulated one.
+demo-emulated: cuda-toolkit
+	FEWSTEP_CUDA=require $(MAKE) lib
+	$(if $(DRIVER),,$(MAKE) -C cuda/emulator libcuda)
+	@mkdir -p $(DEMO)
+	$(CC) -std=c11 -O2 -Wall -Wextra -Wpedantic -Werror -Iinclude examples-c/compare_devices.c -o $(DEMO)/compare_devices -Ltarget/release -lfewstep -lm -Wl,-rpath,'$$ORIGIN/../release'
+	$(EMULATED) $(DEMO)/compare_devices examples-c/data
 
 # Plants bugs in a copy of the kernels; each must be caught by the check that cuda/emulator/MUTATIONS.md then names beside it.
 mutations: cuda-toolkit

@@ -7,19 +7,16 @@
 #include <random>
 
 #include "check.hpp"
+#include "conv_launch.hpp"
 #include "formats.hpp"
 #include "number.hpp"
 
 using check::Array;
 using check::Settings;
 using check::that;
+using namespace conv_launch;
 
 namespace {
-
-// As in parts/conv_shape.cuh.
-struct Conv {
-  int images, in_h, in_w, in_c, out_h, out_w, out_c, kernel_h, kernel_w, stride, top, left;
-};
 
 /// [N,H,W,C], O, kernel, stride, padding: top, left, bottom, right.
 Conv conv(std::array<int, 4> x, int o, std::array<int, 2> kernel, int stride, std::array<int, 4> pad) {
@@ -41,51 +38,6 @@ const Conv shapes[] = {
   conv({1, 5, 11, 6}, 34, {1, 4}, 3, {2, 3, 0, 1}),    // padding beyond the kernel
   conv({1, 4, 5, 64}, 5, {5, 5}, 3, {2, 2, 2, 2}),
 };
-
-struct Float : format::Float {
-  static constexpr int chunk = 4;
-  static uint32_t threads(int tile) { return uint32_t(tile * tile / 16); }
-};
-struct Half : format::Half {
-  static constexpr int chunk = 8;
-  static uint32_t threads(int) { return 128; }
-};
-struct Bf16 : format::Bf16 {
-  static constexpr int chunk = 8;
-  static uint32_t threads(int) { return 128; }
-};
-
-using Grid = std::array<int, 3>;
-int blocks(int n, int tile) { return (n + tile - 1) / tile; }
-
-template <class... P>
-void launch(const std::string& name, Grid grid, uint32_t threads, P... parameters) {
-  const fewstep_emu_kernel* kernel = fewstep_emu_find(name.c_str());
-  that(kernel, "no kernel %s", name.c_str());
-  that(fewstep_emu_parameter_count(kernel) == sizeof...(P), "%s takes %zu parameters", name.c_str(), fewstep_emu_parameter_count(kernel));
-  void* pointers[] = {const_cast<void*>(static_cast<const void*>(&parameters))..., nullptr};
-  const fewstep_emu_shape shape{{uint32_t(grid[0]), uint32_t(grid[1]), uint32_t(grid[2])}, {threads, 1, 1}, 0, 0};
-  check::expect(fewstep_emu_launch(kernel, &shape, pointers), FEWSTEP_EMU_OK, "");
-}
-
-std::vector<float> uniform(size_t n, uint32_t seed) {
-  std::mt19937 generator(seed);
-  std::uniform_real_distribution<float> distribution(-1, 1);
-  std::vector<float> values(n);
-  for (float& v : values) v = distribution(generator);
-  return values;
-}
-
-template <class F>
-void copy_encoded(Array<typename F::Bits>& to, const std::vector<float>& from) {
-  for (size_t i = 0; i < from.size(); i++) to[i] = F::encode(from[i]);
-}
-void copy_encoded(Array<float>& to, const std::vector<float>& from) { std::copy(from.begin(), from.end(), &to[0]); }
-
-template <class T>
-void poison(Array<T>& a) {
-  memset(a.data(), 0xff, a.size() * sizeof(T));
-}
 
 /// A result must be near the answer: sums in f32 err by about √terms roundings of a typical sum, of which 3 · 2⁻²⁴ · √terms of the
 /// largest answer is several times more; rounding the result errs by at most half a unit in its last place, and over many elements by
@@ -154,10 +106,7 @@ class Problem {
   }
 
  private:
-  static int padded(int channels) { return (channels + F::chunk - 1) / F::chunk * F::chunk; }
-  static std::string kernel(const std::string& what, const std::string& type, int tile) {
-    return "fewstep_" + what + "_" + type + "_" + std::to_string(tile) + "x" + std::to_string(tile);
-  }
+  static int padded(int channels) { return conv_launch::padded<F>(channels); }
   float* partial(int slices) {
     poison(partial_);
     return slices > 1 ? partial_.data() : nullptr;

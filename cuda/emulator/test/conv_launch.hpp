@@ -1,0 +1,81 @@
+// What the tests of the convolutions share: their shapes, types and launches.
+#ifndef FEWSTEP_TEST_CONV_LAUNCH_HPP
+#define FEWSTEP_TEST_CONV_LAUNCH_HPP
+#include <string.h>
+
+#include <algorithm>
+#include <array>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "check.hpp"
+#include "formats.hpp"
+
+namespace conv_launch {
+
+using check::Array;
+using check::that;
+
+// As in parts/conv_shape.cuh.
+struct Conv {
+  int images, in_h, in_w, in_c, out_h, out_w, out_c, kernel_h, kernel_w, stride, top, left;
+};
+
+struct Float : format::Float {
+  static constexpr int chunk = 4;
+  static uint32_t threads(int tile) { return uint32_t(tile * tile / 16); }
+};
+struct Half : format::Half {
+  static constexpr int chunk = 8;
+  static uint32_t threads(int) { return 128; }
+};
+struct Bf16 : format::Bf16 {
+  static constexpr int chunk = 8;
+  static uint32_t threads(int) { return 128; }
+};
+
+using Grid = std::array<int, 3>;
+inline int blocks(int n, int tile) { return (n + tile - 1) / tile; }
+
+template <class... P>
+inline void launch(const std::string& name, Grid grid, uint32_t threads, P... parameters) {
+  const fewstep_emu_kernel* kernel = fewstep_emu_find(name.c_str());
+  that(kernel, "no kernel %s", name.c_str());
+  that(fewstep_emu_parameter_count(kernel) == sizeof...(P), "%s takes %zu parameters", name.c_str(), fewstep_emu_parameter_count(kernel));
+  void* pointers[] = {const_cast<void*>(static_cast<const void*>(&parameters))..., nullptr};
+  const fewstep_emu_shape shape{{uint32_t(grid[0]), uint32_t(grid[1]), uint32_t(grid[2])}, {threads, 1, 1}, 0, 0};
+  check::expect(fewstep_emu_launch(kernel, &shape, pointers), FEWSTEP_EMU_OK, "");
+}
+
+inline std::vector<float> uniform(size_t n, uint32_t seed) {
+  std::mt19937 generator(seed);
+  std::uniform_real_distribution<float> distribution(-1, 1);
+  std::vector<float> values(n);
+  for (float& v : values) v = distribution(generator);
+  return values;
+}
+
+template <class F>
+void copy_encoded(Array<typename F::Bits>& to, const std::vector<float>& from) {
+  for (size_t i = 0; i < from.size(); i++) to[i] = F::encode(from[i]);
+}
+inline void copy_encoded(Array<float>& to, const std::vector<float>& from) { std::copy(from.begin(), from.end(), &to[0]); }
+
+template <class T>
+void poison(Array<T>& a) {
+  memset(a.data(), 0xff, a.size() * sizeof(T));
+}
+
+/// Channels that packed weights have for one tap.
+template <class F>
+int padded(int channels) {
+  return (channels + F::chunk - 1) / F::chunk * F::chunk;
+}
+
+inline std::string kernel(const std::string& what, const std::string& type, int tile) {
+  return "fewstep_" + what + "_" + type + "_" + std::to_string(tile) + "x" + std::to_string(tile);
+}
+
+}  // namespace conv_launch
+#endif
