@@ -69,7 +69,7 @@ static void sample(const fewstep_runtime *runtime, const fewstep_model *model, f
 }
 
 static int32_t note_loss(void *user, const fewstep_progress *p) {
-    if (p->phase == FEWSTEP_PHASE_TRAIN && p->done >= 1 && p->done <= TRAIN_STEPS) ((float *)user)[p->done - 1] = p->loss;
+    if (p->phase == FEWSTEP_PHASE_TRAIN) *(float *)user = p->loss;
     return 0;
 }
 
@@ -98,11 +98,12 @@ static fewstep_model *train(const fewstep_runtime *runtime, const fewstep_model 
     options.steps = STEPS;
     options.substeps = SUBSTEPS;
     options.cache_size = CACHE;
+    options.warmup_steps = 1;
     options.total_steps = 1000;
     fewstep_trainer *trainer;
     CHECK(fewstep_trainer_create(runtime, student, teacher, NULL, &options, &trainer));
     CHECK(fewstep_trainer_prepare(trainer, NULL, NULL, NULL));
-    for (int i = 0; i < TRAIN_STEPS; i++) CHECK(fewstep_trainer_train(trainer, 1, note_loss, losses, NULL));
+    for (int i = 0; i < TRAIN_STEPS; i++) CHECK(fewstep_trainer_train(trainer, 1, note_loss, &losses[i], NULL));
     fewstep_model *trained;
     CHECK(fewstep_trainer_snapshot(trainer, FEWSTEP_WEIGHTS_RAW, &trained));
     CHECK(fewstep_trainer_destroy(trainer));
