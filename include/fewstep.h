@@ -821,9 +821,10 @@ typedef struct {
    */
   int32_t decay;
   /**
-   * 0.
+   * FEWSTEP_PRECISION_*: what the networks compute in while training; f32 by default. Weights, statistics, losses and the update are f32 in any case; in f16
+   * the loss is scaled, and a step whose gradients overflow is done again at half the scale.
    */
-  uint32_t reserved;
+  int32_t precision;
 } fewstep_trainer_options;
 
 /**

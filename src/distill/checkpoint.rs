@@ -3,6 +3,7 @@
 //! A checkpoint is one safetensors file: weights, both moments and the moving average of every parameter, and a record of the run in its metadata.
 //! Draws depend on (seed, step) alone, so nothing else has a state; the trajectory cache is regenerated from the seed.
 
+use super::loss_scale::LossScale;
 use super::trainer::{STATES, Trainer};
 use crate::error::{Error, Result};
 use crate::io::safetensors::{self, TensorFile};
@@ -23,6 +24,7 @@ struct Record {
     steps_done: u64,
     student: String,
     run: BTreeMap<String, String>,
+    loss_scale: LossScale,
 }
 
 impl Trainer {
@@ -37,7 +39,13 @@ impl Trainer {
                 tensors.push((key, tensor));
             }
         }
-        let record = Record { version: VERSION, steps_done: self.steps_done, student: self.student.config.to_json(), run: self.run_record() };
+        let record = Record {
+            version: VERSION,
+            steps_done: self.steps_done,
+            student: self.student.config.to_json(),
+            run: self.run_record(),
+            loss_scale: self.loss_scale,
+        };
         let text = serde_json::to_string(&record).map_err(|e| Error::internal(e.to_string()))?;
         let entries: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         safetensors::save(path, &entries, &BTreeMap::from([(KEY.to_owned(), text)]))
@@ -62,6 +70,7 @@ impl Trainer {
             self.exec.write_storage(key, tensor.bytes())?;
         }
         self.steps_done = record.steps_done;
+        self.loss_scale = record.loss_scale;
         Ok(())
     }
 
@@ -103,6 +112,7 @@ impl Trainer {
             ("clip_norm", o.clip_norm.to_string()),
             ("ema_decay", o.ema_decay.to_string()),
             ("size", format!("{:?}", o.size)),
+            ("precision", format!("{:?}", o.precision)),
             ("scheduler", self.student.scheduler.to_json()),
         ];
         entries.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()

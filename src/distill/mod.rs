@@ -3,6 +3,7 @@
 pub mod cache;
 mod checkpoint;
 pub mod dataset;
+pub mod loss_scale;
 pub mod objective;
 pub mod student;
 pub mod trainer;

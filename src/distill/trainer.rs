@@ -2,6 +2,7 @@
 
 use super::cache::{CacheSpec, TrajectoryCache};
 use super::dataset::Dataset;
+use super::loss_scale::{LossScale, LossScaleInputs};
 use super::objective::{DataBatch, Objective, STUDENT, TEACHER, Term, TermContext, TrajectoryBatch};
 use crate::backend::{Backend, Executable, as_bytes};
 use crate::diffusion::philox::Purpose;
@@ -62,6 +63,10 @@ pub struct TrainerOptions {
     pub ema_decay: f64,
     /// [H, W]; the student's sample_size when `None`.
     pub size: Option<[usize; 2]>,
+    /// Type of the networks' activations and their gradients: f32, f16 or bf16. Parameters, statistics, losses and the update are f32 in any case.
+    pub precision: DType,
+    /// f16: what the loss is multiplied by at first, a power of two (see [`LossScale`]).
+    pub loss_scale: f32,
 }
 
 impl Default for TrainerOptions {
@@ -85,6 +90,8 @@ impl Default for TrainerOptions {
             clip_norm: 1.0,
             ema_decay: 0.995,
             size: None,
+            precision: DType::F32,
+            loss_scale: 65536.0,
         }
     }
 }
@@ -95,6 +102,12 @@ impl TrainerOptions {
         let fraction = |name: &str, v: f64| if (0.0..1.0).contains(&v) { Ok(()) } else { Err(Error::invalid(format!("{name} is {v}; it must be in [0, 1)"))) };
         if self.batch == 0 || self.batch > 1 << 20 {
             return Err(Error::invalid(format!("batch is {}; it must be in 1..=1048576", self.batch)));
+        }
+        if !matches!(self.precision, DType::F32 | DType::F16 | DType::Bf16) {
+            return Err(Error::invalid(format!("precision is {:?}; it must be F32, F16 or Bf16", self.precision)));
+        }
+        if !(self.loss_scale.is_normal() && self.loss_scale >= 1.0 && self.loss_scale.log2().fract() == 0.0) {
+            return Err(Error::invalid(format!("loss_scale is {}; it must be a power of two, 1 or more", self.loss_scale)));
         }
         if self.terms.is_empty() || self.terms.len() > 4 {
             return Err(Error::invalid(format!("a loss has 1 to 4 terms, found {}", self.terms.len())));
@@ -197,8 +210,10 @@ pub struct Update {
     pub norm: ValueId,
     /// Diffusers names of the parameters, in the order of `grads`.
     pub parameters: Vec<String>,
-    /// Gradients before clipping.
+    /// Gradients before clipping, of the scaled loss if it is scaled.
     pub grads: Vec<ValueId>,
+    /// Inputs that scale the loss; f16 only.
+    pub loss_scale: Option<LossScaleInputs>,
 }
 
 /// What the host reads: one value, so that a step on a GPU ends with one copy.
@@ -219,6 +234,8 @@ pub struct Trainer {
     pub(super) exec: Box<dyn Executable>,
     draws: DrawInputs,
     updates: UpdateInputs,
+    loss_scale_inputs: Option<LossScaleInputs>,
+    pub(super) loss_scale: LossScale,
     results: Results,
     pub(super) parameters: Vec<String>,
     cache: Option<TrajectoryCache>,
@@ -239,7 +256,8 @@ impl Trainer {
             grid::check_chain(&options.pairs)?;
         }
         let mut builder = Builder::new(student, teacher, dataset, &schedule, &options)?;
-        let (draws, updates, results, parameters) = builder.build()?;
+        let (draws, updates, results, update) = builder.build()?;
+        builder.graph.set_precision(options.precision)?;
         let exec = backend.compile(&builder.graph)?;
         let mut this = Self {
             student: student.clone(),
@@ -249,8 +267,10 @@ impl Trainer {
             exec,
             draws,
             updates,
+            loss_scale_inputs: update.loss_scale,
+            loss_scale: LossScale::new(options.loss_scale),
             results,
-            parameters,
+            parameters: update.parameters,
             cache: None,
             steps_done: 0,
             options,
@@ -294,7 +314,7 @@ impl Trainer {
         self.exec.prepare()
     }
 
-    /// One step. A loss or gradient that is not finite changes nothing and is a numeric error.
+    /// One step. A loss or gradient that is not finite changes nothing and is a numeric error; gradients of a scaled loss are first tried at smaller scales.
     pub fn step(&mut self) -> Result<StepReport> {
         if !self.is_prepared() {
             self.prepare(&mut |_, _| true)?;
@@ -303,8 +323,17 @@ impl Trainer {
         let n = self.steps_done;
         let decay = self.options.ema_decay.min(n as f64 / (n + 1) as f64) as f32;
         self.write_inputs(self.options.seed, n, rate, decay)?;
-        self.exec.run_all()?;
-        let report = self.report(self.results.all, rate)?;
+        let report = loop {
+            if let Some(inputs) = &self.loss_scale_inputs {
+                self.loss_scale.write(self.exec.as_mut(), inputs)?;
+            }
+            self.exec.run_all()?;
+            let report = self.report(self.results.all, rate)?;
+            let overflow = report.loss.is_finite() && !report.grad_norm.is_finite() && self.loss_scale_inputs.is_some();
+            if !(overflow && self.loss_scale.shrink()) {
+                break report;
+            }
+        };
         if !report.loss.is_finite() || !report.grad_norm.is_finite() {
             return Err(Error::numeric(format!(
                 "step {}: loss {} and gradient norm {}; the weights are those of step {n}",
@@ -313,6 +342,7 @@ impl Trainer {
                 report.grad_norm
             )));
         }
+        self.loss_scale.step();
         self.steps_done = n + 1;
         Ok(StepReport { step: n + 1, ..report })
     }
@@ -364,6 +394,11 @@ impl Trainer {
     /// Steps done so far.
     pub fn steps_done(&self) -> u64 {
         self.steps_done
+    }
+
+    /// What the loss is multiplied by before it is differentiated; `None` where it is not.
+    pub fn loss_scale(&self) -> Option<f32> {
+        self.loss_scale_inputs.map(|_| self.loss_scale.factor())
     }
 
     /// The plan, for its sizes.
@@ -470,7 +505,7 @@ impl<'a> Builder<'a> {
         Ok(Self { graph: Graph::new(), context, options, dataset, size })
     }
 
-    fn build(&mut self) -> Result<(DrawInputs, UpdateInputs, Results, Vec<String>)> {
+    fn build(&mut self) -> Result<(DrawInputs, UpdateInputs, Results, Update)> {
         let g = &mut self.graph;
         g.begin_segment("forward");
         let i64s = TensorType::new(DType::I64, &[1]);
@@ -493,7 +528,7 @@ impl<'a> Builder<'a> {
         let update = append_update(&mut self.graph, loss, self.context.student, self.options, &updates)?;
         let all = self.graph.push1(Concat.into(), &[losses, update.norm])?;
         self.graph.tap(all);
-        Ok((inputs, updates, Results { losses, all }, update.parameters))
+        Ok((inputs, updates, Results { losses, all }, update))
     }
 
     fn draw(&mut self, purpose: Purpose, bound: usize, term: usize, inputs: &DrawInputs) -> Result<ValueId> {
@@ -554,10 +589,15 @@ pub fn append_update(g: &mut Graph, loss: ValueId, student: &Model, options: &Tr
     let parameters: Vec<String> = student.weights.keys().cloned().collect();
     let values =
         parameters.iter().map(|name| g.state(format!("{STUDENT}{name}"), TensorType::f32(student.weights[name].shape()))).collect::<Result<Vec<_>>>()?;
-    let grads = gradients(g, loss, &values, &[])?;
+    let loss_scale = (options.precision == DType::F16).then(|| LossScaleInputs::declare(g)).transpose()?;
+    let scaled = loss_scale.map_or(Ok(loss), |s| g.mul(loss, s.factor))?;
+    let grads = gradients(g, scaled, &values, &[])?;
     g.begin_segment("update");
+    let unscaled = |g: &mut Graph, value| loss_scale.map_or(Ok(value), |s| g.mul(value, s.inverse));
     let norm = g.push1(GlobalNorm.into(), &grads)?;
+    let norm = unscaled(g, norm)?;
     let scale = g.push1(ClipScale { max_norm: options.clip_norm as f32 }.into(), &[norm, loss])?;
+    let scale = unscaled(g, scale)?;
     let mut operands = vec![inputs.rate, inputs.update, scale];
     for ((name, p), grad) in parameters.iter().zip(&values).zip(&grads) {
         let ty = g.value(*p).ty.clone();
@@ -571,5 +611,5 @@ pub fn append_update(g: &mut Graph, loss: ValueId, student: &Model, options: &Tr
         operands.extend([g.state(format!("{}{name}", STATES[3]), ty)?, *p]);
     }
     g.push(Ema { parameters: parameters.len() }.into(), &operands)?;
-    Ok(Update { norm, parameters, grads })
+    Ok(Update { norm, parameters, grads, loss_scale })
 }

@@ -3,6 +3,7 @@
 use super::boundary::choice;
 use super::model::{fewstep_step_pair, read_grid};
 use super::options::{self, Item, Options, size_field};
+use super::sampler_options::{FEWSTEP_PRECISION_F32, precision};
 use crate::diffusion::Weight;
 use crate::distill::{LearningRate, NormKind, Objective, Term, TrainerOptions};
 use crate::error::{Error, Result};
@@ -118,8 +119,9 @@ pub struct fewstep_trainer_options {
     pub width: u32,
     /// FEWSTEP_DECAY_*; the cosine by default.
     pub decay: i32,
-    /// 0.
-    pub reserved: u32,
+    /// FEWSTEP_PRECISION_*: what the networks compute in while training; f32 by default. Weights, statistics, losses and the update are f32 in any case; in f16
+    /// the loss is scaled, and a step whose gradients overflow is done again at half the scale.
+    pub precision: i32,
 }
 
 // SAFETY: repr(C), six 4-byte numbers.
@@ -161,7 +163,7 @@ unsafe impl Options for fewstep_trainer_options {
             height: 0,
             width: 0,
             decay: FEWSTEP_DECAY_COSINE,
-            reserved: 0,
+            precision: FEWSTEP_PRECISION_F32,
         }
     }
 }
@@ -241,9 +243,6 @@ pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model) -> 
     if let (true, Some(own)) = (pairs.is_empty(), &student.student) {
         pairs.clone_from(&own.pairs);
     }
-    if o.reserved != 0 {
-        return Err(Error::invalid("trainer options: reserved must be 0"));
-    }
     for (name, v) in [("learning_rate", o.learning_rate), ("eps", o.eps)] {
         if !v.is_finite() {
             return Err(Error::invalid(format!("{name} is {v}; it must be finite")));
@@ -274,5 +273,7 @@ pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model) -> 
         clip_norm: o.clip_norm,
         ema_decay: o.ema_decay,
         size,
+        precision: precision(o.precision)?,
+        ..TrainerOptions::default()
     })
 }

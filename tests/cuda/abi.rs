@@ -92,11 +92,12 @@ fn a_whole_run_is_one_copy_one_graph_and_one_read() {
 #[test]
 fn training_steps_are_those_of_the_cpu() {
     let api = Api::load();
-    let steps = |runtime: *mut fewstep_runtime, expected_calls: [u64; 7]| -> Vec<f32> {
+    let steps = |runtime: *mut fewstep_runtime, precision: i32, expected_calls: [u64; 7]| -> Vec<f32> {
         let student = api.model(runtime, 3);
         let term = term(FEWSTEP_OBJECTIVE_DENOISE, FEWSTEP_WEIGHT_SNR);
         let mut options = api.trainer_options(&term);
         options.batch = 4;
+        options.precision = precision;
         let mut trainer = null_mut();
         let data = api.dataset(runtime);
         // SAFETY: valid pointers throughout.
@@ -118,10 +119,13 @@ fn training_steps_are_those_of_the_cpu() {
             losses
         }
     };
-    let (found, expected) = (steps(gpu(&api), [1, 1, 1, 0, 0, 0, 0]), steps(api.runtime(1), [0; 7]));
-    // Five steps of AdamW, whose first ones magnify the rounding of small gradients.
-    for (a, b) in found.iter().zip(&expected) {
-        assert!((a - b).abs() <= 1e-3 * b.abs(), "{found:?}, expected {expected:?}");
+    let expected = steps(api.runtime(1), FEWSTEP_PRECISION_F32, [0; 7]);
+    // Five steps of AdamW, whose first ones magnify the rounding of small gradients; then roundings of 2^-11 and 2^-8 an operation.
+    for (precision, tolerance) in [(FEWSTEP_PRECISION_F32, 1e-3), (FEWSTEP_PRECISION_F16, 1e-2), (FEWSTEP_PRECISION_BF16, 5e-2)] {
+        let found = steps(gpu(&api), precision, [1, 1, 1, 0, 0, 0, 0]);
+        for (a, b) in found.iter().zip(&expected) {
+            assert!((a - b).abs() <= tolerance * b.abs(), "precision {precision}: {found:?}, expected {expected:?}");
+        }
     }
 }
 
