@@ -11,6 +11,8 @@ mod ffi_common;
 mod launches;
 #[path = "cuda/networks.rs"]
 mod networks;
+#[path = "cuda/training.rs"]
+mod training;
 
 use common::{Case, compare, load, read};
 use fewstep::backend::Backend;

@@ -150,6 +150,11 @@ fn bad_devices_get_a_sentence() {
         let options = fewstep_sampler_options { precision, ..api.sampler_options(2, 1) };
         // SAFETY: valid pointers.
         api.fails("precision", unsafe { (api.fewstep_sampler_create)(cpu, model, &options, &mut sampler) }, status, needle);
+        let term = term(FEWSTEP_OBJECTIVE_DENOISE, FEWSTEP_WEIGHT_SNR);
+        let options = fewstep_trainer_options { precision, ..api.trainer_options(&term) };
+        let (data, mut trainer) = (api.dataset(cpu), null_mut());
+        // SAFETY: valid pointers.
+        api.fails("precision of training", unsafe { (api.fewstep_trainer_create)(cpu, model, null(), data, &options, &mut trainer) }, status, needle);
     }
 }
 

@@ -1,0 +1,56 @@
+//! Training in half precision where its range does not suffice.
+
+use crate::ffi_common::{TINY, scratch};
+use crate::gpu;
+use fewstep::diffusion::Weight;
+use fewstep::distill::{Dataset, NormKind, Objective, Term, Trainer, TrainerOptions, WeightsKind};
+use fewstep::io::scheduler_config::SchedulerConfig;
+use fewstep::io::unet_config::UNetConfig;
+use fewstep::nn::Model;
+use fewstep::tensor::{DType, Tensor};
+use std::sync::Arc;
+
+/// So large that gradients in f16 overflow.
+const TOO_LARGE: f32 = (1u64 << 36) as f32;
+
+fn trainer(loss_scale: f32) -> Trainer {
+    let model = Model::create(UNetConfig::parse(TINY, "tiny").expect("a config"), SchedulerConfig::default(), 3).expect("a model");
+    let [h, w] = model.size().expect("a size");
+    let channels = model.config.in_channels;
+    let pixels: Vec<f32> = (0..16 * h * w * channels).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
+    let labels: Vec<i32> = (0..16).map(|i| i % model.classes().unwrap_or(1) as i32).collect();
+    let images = Tensor::from_slice(&[16, h, w, channels], &pixels).expect("a tensor");
+    let data = Dataset::new(images, Some(Tensor::from_slice(&[16], &labels).expect("a tensor"))).expect("a dataset");
+    let term = Term { objective: Objective::Denoise, weight: 1.0, step_weight: Weight::Snr, norm: NormKind::L2 };
+    let options = TrainerOptions { batch: 4, terms: vec![term], warmup_steps: 1, precision: DType::F16, loss_scale, ..TrainerOptions::default() };
+    Trainer::new(Arc::new(gpu()), &model, None, Some(&data), options).expect("a trainer")
+}
+
+#[test]
+fn an_overflow_halves_the_loss_scale_and_loses_no_step() {
+    let (mut found, mut expected) = (trainer(TOO_LARGE), trainer(1024.0));
+    for step in 1..=3 {
+        let (found, expected) = (found.step().expect("a step"), expected.step().expect("a step"));
+        assert_eq!((found.step, expected.step), (step, step));
+        // Another power of two rounds what is below f16's normal numbers elsewhere.
+        assert!((found.loss - expected.loss).abs() <= 1e-2 * expected.loss, "{found:?}, expected {expected:?}");
+        assert!((found.grad_norm - expected.grad_norm).abs() <= 1e-2 * expected.grad_norm, "{found:?}, expected {expected:?}");
+    }
+    let scale = found.loss_scale().expect("f16 has one");
+    assert!((1.0..TOO_LARGE).contains(&scale), "{scale}");
+    assert_eq!(expected.loss_scale(), Some(1024.0));
+    let weights = found.snapshot(WeightsKind::Raw).expect("weights").weights;
+    assert!(weights.values().all(|w| w.as_slice::<f32>().expect("floats").iter().all(|v| v.is_finite())));
+}
+
+#[test]
+fn a_checkpoint_keeps_the_loss_scale() {
+    let path = scratch("loss-scale").join("checkpoint.safetensors");
+    let mut first = trainer(TOO_LARGE);
+    first.step().expect("a step");
+    first.save(&path).expect("a file");
+    let mut second = trainer(TOO_LARGE);
+    second.resume(&path).expect("the file");
+    assert_eq!(second.loss_scale(), first.loss_scale());
+    assert_eq!(second.step().expect("a step"), first.step().expect("a step"), "resumed bit for bit");
+}
