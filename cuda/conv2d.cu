@@ -21,6 +21,7 @@
 #include "parts/conv_output.cuh"
 #include "parts/conv_product.cuh"
 #include "parts/conv_shape.cuh"
+#include "parts/last_block.cuh"
 #include "parts/quad.cuh"
 #include "parts/tile_product.cuh"
 

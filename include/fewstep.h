@@ -158,6 +158,21 @@
 #define FEWSTEP_LAYOUT_NHWC 2
 
 /**
+ * Everything in 32-bit floats.
+ */
+#define FEWSTEP_PRECISION_F32 0
+
+/**
+ * CUDA: activations and products in 16-bit IEEE floats with sums in f32. Twice the speed and half the memory of f32 and more where tensor cores multiply.
+ */
+#define FEWSTEP_PRECISION_F16 1
+
+/**
+ * CUDA, compute capability 8.0 or later: the same in bfloat16, which has the range of f32 and 8 bits of precision.
+ */
+#define FEWSTEP_PRECISION_BF16 2
+
+/**
  * Match the teacher's prediction at the same noisy image and timestep. Needs a teacher and a dataset.
  */
 #define FEWSTEP_OBJECTIVE_OUTPUT 1
@@ -236,21 +251,6 @@
  * The moving average of the weights; usually the better ones.
  */
 #define FEWSTEP_WEIGHTS_EMA 2
-
-/**
- * Everything in 32-bit floats.
- */
-#define FEWSTEP_PRECISION_F32 0
-
-/**
- * CUDA: activations and products in 16-bit IEEE floats with sums in f32. Twice the speed and half the memory of f32 and more where tensor cores multiply.
- */
-#define FEWSTEP_PRECISION_F16 1
-
-/**
- * CUDA, compute capability 8.0 or later: the same in bfloat16, which has the range of f32 and 8 bits of precision.
- */
-#define FEWSTEP_PRECISION_BF16 2
 
 /**
  * What the model says: a few-step student's own grid, or the sampler of its scheduler config (step for step as diffusers runs it).

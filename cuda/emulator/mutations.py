@@ -21,7 +21,7 @@ BUGS = [
     ("copy is not committed", "parts/pipeline.cuh", "    fs::copy_async_commit();\n    const", "    const", "conv2d", "f32, odd shapes"),
     ("fragments of b exchanged", "parts/tile_product.cuh", "{right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]}", "{right[j / 2][j % 2], right[j / 2][j % 2 + 2]}", "conv2d", "bf16, odd shapes"),
     ("first slice of split-K left out", "conv2d.cu", "for (int s = 0; s < slices; s++) sum.v[0]", "for (int s = 1; s < slices; s++) sum.v[0]", "conv2d", "f32, odd shapes"),
-    ("block counter is not cleared", "parts/conv_moments.cuh", "    if (arrived[0] == uint32_t(count)) *counter = 0;  // for the next launch\n", "", "conv2d", "f32, odd shapes"),
+    ("block counter is not cleared", "parts/last_block.cuh", "    if (arrived[0] == uint32_t(count)) *counter = 0;  // for the next launch\n", "", "conv2d", "f32, odd shapes"),
     ("rows past the last pixel are stored", "parts/conv_product.cuh", "if (m < pixels_of(w) && channel < columns)", "if (channel < columns)", "conv2d", "f32, odd shapes"),
     ("sums overwrite stages that are still read", "parts/conv_product.cuh", "  fs::sync_threads();\n  hand_out<P>", "  hand_out<P>", "conv2d", "f16, odd shapes"),
     ("padding is fetched instead of zeroed", "parts/chunk.cuh", "count > 0 ? 16 : 0", "16", "conv2d", "f32, odd shapes"),

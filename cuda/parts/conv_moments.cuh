@@ -2,22 +2,9 @@
 #pragma once
 #include "device/fewstep.cuh"
 #include "parts/conv_product.cuh"
+#include "parts/last_block.cuh"
 
 namespace {
-
-// True in the last of `count` blocks to come here: then it sees what the others have written. `counter` is zero before and after.
-FEWSTEP_DEVICE bool is_last(uint32_t* counter, int count) {
-  FEWSTEP_SHARED(uint32_t, arrived, 1);
-  fs::thread_fence();
-  fs::sync_threads();
-  if (fs::thread_index().x == 0) {
-    arrived[0] = fs::atomic_add(counter, 1) + 1;
-    if (arrived[0] == uint32_t(count)) *counter = 0;  // for the next launch
-  }
-  fs::sync_threads();
-  fs::thread_fence();
-  return arrived[0] == uint32_t(count);
-}
 
 // of      [N][channels][2]: mean and biased variance over an image's pixels; or null, if nobody asks
 // pieces  [N][pixels / rows of a tile][channels][2]: the same over a tile's rows; null if a tile has all pixels

@@ -4,10 +4,11 @@
 //! Draws depend on (seed, step) alone, so nothing else has a state; the trajectory cache is regenerated from the seed.
 
 use super::loss_scale::LossScale;
-use super::trainer::{STATES, Trainer};
+use super::trainer::Trainer;
+use super::training_graph::STATES;
 use crate::error::{Error, Result};
 use crate::io::safetensors::{self, TensorFile};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,7 +25,9 @@ struct Record {
     steps_done: u64,
     student: String,
     run: BTreeMap<String, String>,
-    loss_scale: LossScale,
+    /// Only where the loss is scaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    loss_scale: Option<LossScale>,
 }
 
 impl Trainer {
@@ -44,7 +47,7 @@ impl Trainer {
             steps_done: self.steps_done,
             student: self.student.config.to_json(),
             run: self.run_record(),
-            loss_scale: self.loss_scale,
+            loss_scale: self.loss_scale().map(|_| self.loss_scale),
         };
         let text = serde_json::to_string(&record).map_err(|e| Error::internal(e.to_string()))?;
         let entries: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
@@ -70,7 +73,9 @@ impl Trainer {
             self.exec.write_storage(key, tensor.bytes())?;
         }
         self.steps_done = record.steps_done;
-        self.loss_scale = record.loss_scale;
+        if let Some(scale) = record.loss_scale {
+            self.loss_scale = scale;
+        }
         Ok(())
     }
 
@@ -82,12 +87,12 @@ impl Trainer {
             return Err(Error::invalid("the checkpoint was made with another student architecture"));
         }
         let own = self.run_record();
-        match own.iter().find(|(key, value)| record.run.get(*key) != Some(value)) {
+        // An option that only one of them records is at its default in the other.
+        let shown = |run: &BTreeMap<String, String>, key: &str| run.get(key).map_or("the default", String::as_str).to_owned();
+        match own.keys().chain(record.run.keys()).find(|key| own.get(*key) != record.run.get(*key)) {
+            None if record.loss_scale.is_none() && self.loss_scale().is_some() => Err(Error::corrupt("the training record has no loss scale")),
             None => Ok(()),
-            Some((key, value)) => {
-                let saved = record.run.get(key).map_or("absent", String::as_str);
-                Err(Error::invalid(format!("option {key} is {value}; the checkpoint was made with {saved}")))
-            }
+            Some(key) => Err(Error::invalid(format!("option {key} is {}; the checkpoint was made with {}", shown(&own, key), shown(&record.run, key)))),
         }
     }
 
@@ -112,9 +117,10 @@ impl Trainer {
             ("clip_norm", o.clip_norm.to_string()),
             ("ema_decay", o.ema_decay.to_string()),
             ("size", format!("{:?}", o.size)),
-            ("precision", format!("{:?}", o.precision)),
             ("scheduler", self.student.scheduler.to_json()),
         ];
-        entries.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
+        // Options that came later are recorded where they are not at their default: runs saved before go on.
+        let precision = (o.precision != DType::F32).then(|| ("precision", format!("{:?}", o.precision)));
+        entries.into_iter().chain(precision).map(|(k, v)| (k.to_owned(), v)).collect()
     }
 }

@@ -7,6 +7,7 @@ pub mod loss_scale;
 pub mod objective;
 pub mod student;
 pub mod trainer;
+pub mod training_graph;
 
 pub use cache::TrajectoryCache;
 pub use dataset::Dataset;

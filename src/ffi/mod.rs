@@ -14,6 +14,7 @@ pub mod error;
 pub(crate) mod handle;
 pub mod model;
 pub(crate) mod options;
+pub mod precision;
 pub mod runtime;
 pub mod sampler;
 pub mod sampler_options;

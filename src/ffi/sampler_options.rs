@@ -3,19 +3,13 @@
 use super::boundary::{choice, flag};
 use super::model::{check_steps, fewstep_step_pair, read_grid};
 use super::options::{Item, Options, size_field};
+use super::precision::{FEWSTEP_PRECISION_F32, precision};
 use super::trainer_options::{check_extent, read_size};
 use crate::diffusion::{Algorithm, Clip, DdimConfig, DpmConfig, FinalSigma, PrevRule, SamplerConfig, SigmaSpread, SolverType, Spacing, Table};
 use crate::error::{Error, Result};
 use crate::nn::Model;
 use crate::tensor::DType;
 use std::ffi::c_void;
-
-/// Everything in 32-bit floats.
-pub const FEWSTEP_PRECISION_F32: i32 = 0;
-/// CUDA: activations and products in 16-bit IEEE floats with sums in f32. Twice the speed and half the memory of f32 and more where tensor cores multiply.
-pub const FEWSTEP_PRECISION_F16: i32 = 1;
-/// CUDA, compute capability 8.0 or later: the same in bfloat16, which has the range of f32 and 8 bits of precision.
-pub const FEWSTEP_PRECISION_BF16: i32 = 2;
 
 /// What the model says: a few-step student's own grid, or the sampler of its scheduler config (step for step as diffusers runs it).
 pub const FEWSTEP_SAMPLER_FROM_MODEL: i32 = 0;
@@ -265,11 +259,6 @@ impl Spec {
         let table = unsafe { table(o, model)? };
         Ok(Self { table, batch: o.batch as usize, size, precision: precision(o.precision)? })
     }
-}
-
-/// The element type that a FEWSTEP_PRECISION_* names.
-pub(super) fn precision(value: i32) -> Result<DType> {
-    choice(value, "precision", &[(FEWSTEP_PRECISION_F32, DType::F32), (FEWSTEP_PRECISION_F16, DType::F16), (FEWSTEP_PRECISION_BF16, DType::Bf16)])
 }
 
 /// # Safety

@@ -3,7 +3,7 @@
 use super::boundary::choice;
 use super::model::{fewstep_step_pair, read_grid};
 use super::options::{self, Item, Options, size_field};
-use super::sampler_options::{FEWSTEP_PRECISION_F32, precision};
+use super::precision::{FEWSTEP_PRECISION_F32, precision};
 use crate::diffusion::Weight;
 use crate::distill::{LearningRate, NormKind, Objective, Term, TrainerOptions};
 use crate::error::{Error, Result};

@@ -2,6 +2,7 @@
 
 use crate::ffi_common::*;
 use crate::launches::Log;
+use fewstep::ffi::precision::*;
 use fewstep::ffi::runtime::*;
 use fewstep::ffi::sampler_options::*;
 use fewstep::ffi::trainer::fewstep_step_report;

@@ -14,6 +14,10 @@ use std::sync::Arc;
 const TOO_LARGE: f32 = (1u64 << 36) as f32;
 
 fn trainer(loss_scale: f32) -> Trainer {
+    trainer_in(DType::F16, loss_scale)
+}
+
+fn trainer_in(precision: DType, loss_scale: f32) -> Trainer {
     let model = Model::create(UNetConfig::parse(TINY, "tiny").expect("a config"), SchedulerConfig::default(), 3).expect("a model");
     let [h, w] = model.size().expect("a size");
     let channels = model.config.in_channels;
@@ -22,7 +26,7 @@ fn trainer(loss_scale: f32) -> Trainer {
     let images = Tensor::from_slice(&[16, h, w, channels], &pixels).expect("a tensor");
     let data = Dataset::new(images, Some(Tensor::from_slice(&[16], &labels).expect("a tensor"))).expect("a dataset");
     let term = Term { objective: Objective::Denoise, weight: 1.0, step_weight: Weight::Snr, norm: NormKind::L2 };
-    let options = TrainerOptions { batch: 4, terms: vec![term], warmup_steps: 1, precision: DType::F16, loss_scale, ..TrainerOptions::default() };
+    let options = TrainerOptions { batch: 4, terms: vec![term], warmup_steps: 1, precision, loss_scale, ..TrainerOptions::default() };
     Trainer::new(Arc::new(gpu()), &model, None, Some(&data), options).expect("a trainer")
 }
 
@@ -53,4 +57,19 @@ fn a_checkpoint_keeps_the_loss_scale() {
     second.resume(&path).expect("the file");
     assert_eq!(second.loss_scale(), first.loss_scale());
     assert_eq!(second.step().expect("a step"), first.step().expect("a step"), "resumed bit for bit");
+}
+
+/// Either way round; only a run in half precision records it, so that what was saved before there was a choice goes on.
+#[test]
+fn a_checkpoint_of_another_precision_is_refused() {
+    let dir = scratch("other-precision");
+    for (from, to, needles) in [(DType::F16, DType::F32, ["is the default", "with F16"]), (DType::F32, DType::F16, ["is F16", "with the default"])] {
+        let path = dir.join(format!("{from:?}.safetensors"));
+        trainer_in(from, 1024.0).save(&path).expect("a file");
+        let bytes = std::fs::read(&path).expect("the file");
+        let text = String::from_utf8_lossy(&bytes);
+        assert_eq!(text.contains("loss_scale"), from == DType::F16);
+        let error = trainer_in(to, 1024.0).resume(&path).expect_err("another precision");
+        assert!(needles.iter().all(|n| error.message.contains(n)), "{error}");
+    }
 }

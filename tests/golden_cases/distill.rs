@@ -4,8 +4,9 @@ use crate::common::{Check, backend, close, fail, integers, read, text, to_nhwc, 
 use crate::trajectory::teacher_dir;
 use fewstep::backend::Executable;
 use fewstep::diffusion::{NoiseSchedule, Precision, Prediction, ScheduleConfig, Weight, trajectory};
+use fewstep::distill::TrainerOptions;
 use fewstep::distill::objective::{DataBatch, NormKind, Objective, STUDENT, TEACHER, Term, TermContext, TrajectoryBatch};
-use fewstep::distill::trainer::{TrainerOptions, Update, UpdateInputs, append_update};
+use fewstep::distill::training_graph::{Update, UpdateInputs, append_update};
 use fewstep::graph::{Graph, TensorType, ValueId};
 use fewstep::io::safetensors::TensorFile;
 use fewstep::nn::Model;

@@ -4,8 +4,12 @@ use crate::common::{Case, check, conv_cases, load, models, read};
 use fewstep::backend::cpu::CpuBackend;
 use fewstep::backend::{Backend, Executable};
 use fewstep::graph::ops::*;
+use fewstep::graph::passes::{ConvSite, Wishes};
+use fewstep::graph::reference::{evaluate, to_array};
 use fewstep::graph::{Op, OpDef, Plan, TensorType, ValueId};
+use fewstep::tensor::DType;
 use fewstep::{Result, Status};
+use std::collections::HashMap;
 
 fn plan_ops(plan: &Plan) -> Vec<&Op> {
     plan.order().iter().map(|n| &plan.graph().nodes()[n.0 as usize].op).collect()
@@ -420,6 +424,55 @@ fn sizes_that_overflow_are_refused() -> Result<()> {
     let mut plan = Plan::new(&case.graph, &|_, _, _: &[usize], _| None)?;
     let workspace = vec![0; plan.order().len()];
     assert_eq!(plan.lay_out(&workspace).expect_err("too large").status, Status::OutOfMemory);
+    Ok(())
+}
+
+/// A backend that takes whatever a pass offers.
+struct TakesAll;
+
+impl Wishes for TakesAll {
+    fn packed_len(&self, _: PackFor, _: ConvGeometry, _: &[usize], _: DType) -> Option<usize> {
+        None
+    }
+
+    fn merges_products(&self) -> bool {
+        true
+    }
+
+    fn gives_moments(&self, _: &ConvSite) -> bool {
+        true
+    }
+
+    fn normalises(&self, _: &ConvSite, _: usize) -> bool {
+        true
+    }
+}
+
+/// Both graphs in f64: the passes change the program, not its meaning.
+#[test]
+fn absorbed_norms_and_merged_products_mean_the_same() -> Result<()> {
+    for (cases, gone) in [(conv_cases::normalised(), true), (conv_cases::merged(), false)] {
+        for case in cases {
+            let plan = Plan::new(&case.graph, &TakesAll)?;
+            let ops = plan_ops(&plan);
+            if gone {
+                assert!(!ops.iter().any(|op| matches!(op, Op::GroupNorm(_))), "{}", case.name);
+            } else {
+                assert!(ops.iter().any(|op| matches!(op, Op::Conv2d(op) if !op.parts.is_empty())), "{}", case.name);
+            }
+            let mut given = HashMap::new();
+            for (id, tensor) in &case.given {
+                given.insert(plan.resolve(*id)?, to_array(tensor)?);
+            }
+            let (expected, found) = (case.reference()?, evaluate(plan.graph(), &given)?);
+            for (value, _) in &case.expect {
+                let (a, b) = (&expected[value], &found[&plan.resolve(*value)?]);
+                // f64 in another order of sums; variances of near-constant groups magnify it.
+                let far = a.iter().zip(b).map(|(a, b)| (a - b).abs() / (1.0 + a.abs())).fold(0.0, f64::max);
+                assert!(far < 1e-9, "{}: differs by {far}", case.name);
+            }
+        }
+    }
     Ok(())
 }
 

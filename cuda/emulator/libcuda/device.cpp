@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "driver.h"
 #include "state.hpp"
@@ -297,8 +298,8 @@ FEWSTEP_CUDA_EXPORT CUresult cuCtxSynchronize() {
   });
 }
 
-void fewstep_emu_set_multiprocessors(int count) {
+int fewstep_emu_set_multiprocessors(int count) {
   Driver& driver = Driver::instance();
   std::lock_guard lock(driver.mutex);
-  multiprocessors = count;
+  return std::exchange(multiprocessors, count);
 }

@@ -20,8 +20,8 @@ __attribute__((visibility("default"))) void fewstep_emu_log_reset(void);
  * may be in a call, and no handle from before may be used. */
 __attribute__((visibility("default"))) void fewstep_emu_reset(void);
 
-/* How many multiprocessors devices say they have from now on (8 at the start): a backend chooses its launches by that. */
-__attribute__((visibility("default"))) void fewstep_emu_set_multiprocessors(int count);
+/* How many multiprocessors devices say they have from now on (8 at the start): a backend chooses its launches by that. Returns how many they said before. */
+__attribute__((visibility("default"))) int fewstep_emu_set_multiprocessors(int count);
 
 #ifdef __cplusplus
 }

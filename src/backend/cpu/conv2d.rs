@@ -5,7 +5,7 @@ use super::kernels::conv_input_grad::Conv2dInputGrad as InputGrad;
 use super::kernels::conv_weight_grad::Conv2dWeightGrad as WeightGrad;
 use super::kernels::simd::Isa;
 use super::lower::{CpuKernel, Io};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::TensorType;
 use crate::graph::ops::{Conv2d, Conv2dInputGrad, Conv2dWeightGrad, ConvGeometry, PackConv, PackFor};
 
@@ -34,6 +34,9 @@ struct ForwardKernel {
 }
 
 pub(super) fn forward(op: &Conv2d, x: &TensorType, isa: Isa) -> Result<Box<dyn CpuKernel>> {
+    if op.norm.is_some() || op.moments || !op.parts.is_empty() {
+        return Err(Error::internal("a convolution with a norm, moments or parts, which the CPU backend does not wish for"));
+    }
     let kernel = Forward::new(&conv_shape(&op.geometry, &x.shape, op.out_channels), isa)?;
     Ok(Box::new(ForwardKernel { op: op.clone(), kernel }))
 }

@@ -75,7 +75,9 @@ pub(super) fn conv2d(op: &Conv2d, site: &Site) -> Result<Lowered> {
         (Arg::Null, sums)
     };
     let [rows, columns] = tiling.tiles([n * p * q, op.out_channels]);
-    let launch = results(launch, op).arg(tiling.partial()).arg(Arg::Counters(rows * columns + n * columns));
+    // A counter for each tile, whose slices' last block sums them; then one for each image and column of tiles.
+    let counters = if sums > 0 || workspace > sums { Arg::Counters(rows * columns + n * columns) } else { Arg::Null };
+    let launch = results(launch, op).arg(tiling.partial()).arg(counters);
     let launch = launch.arg(if op.moments { Arg::Output(1) } else { Arg::Null }).arg(pieces);
     let launch = launch.value(conv).int(tiling.slices)?.value(op.scale);
     let launch = match &op.norm {

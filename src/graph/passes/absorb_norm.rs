@@ -5,7 +5,7 @@ use super::{ConvSite, Rewrite, Wishes};
 use crate::error::Result;
 use crate::graph::ops::{Conv2d, ConvNorm, GroupNorm};
 use crate::graph::{Graph, Node, Op, Origin, ValueId};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// The most values that a normalised one is joined of.
 const MOST_SOURCES: usize = 2;
@@ -26,27 +26,27 @@ pub fn absorb_norms(old: &Graph, backend: &dyn Wishes) -> Result<Rewrite> {
             absorbed.insert(i, found);
         }
     }
-    let gone = |i: usize| absorbed.values().any(|a| a.norm == i);
-    let measured = |i: usize| absorbed.values().any(|a| a.sources.contains(&i));
+    let gone: HashSet<usize> = absorbed.values().map(|a| a.norm).collect();
+    let measured: HashSet<usize> = absorbed.values().flat_map(|a| &a.sources).copied().collect();
     let mut rewrite = Rewrite::start(old)?;
     let mut moments = HashMap::new();
     for (i, node) in old.nodes().iter().enumerate() {
         // What only views of the norm's result were for has no value to view any more.
-        if gone(i) || (node.is_view() && rewrite.map[node.inputs[0].0 as usize].is_none()) {
+        if gone.contains(&i) || (node.is_view() && rewrite.map[node.inputs[0].0 as usize].is_none()) {
             continue;
         }
         let Op::Conv2d(op) = &node.op else {
             rewrite.copy(old, node)?;
             continue;
         };
-        let mut op = Conv2d { moments: measured(i), ..op.clone() };
+        let mut op = Conv2d { moments: measured.contains(&i), ..op.clone() };
         let operands = match absorbed.get(&i) {
             Some(absorbed) => with_norm(&mut rewrite, old, node, &mut op, absorbed, &moments)?,
             None => rewrite.operands(node)?,
         };
         rewrite.emit(old, node, op.into(), &operands)?;
         if let Some(last) = rewrite.graph.nodes.last()
-            && measured(i)
+            && measured.contains(&i)
         {
             moments.insert(i, last.outputs[1]);
         }

@@ -1,0 +1,17 @@
+//! What networks compute in, in training and in sampling.
+
+use super::boundary::choice;
+use crate::error::Result;
+use crate::tensor::DType;
+
+/// Everything in 32-bit floats.
+pub const FEWSTEP_PRECISION_F32: i32 = 0;
+/// CUDA: activations and products in 16-bit IEEE floats with sums in f32. Twice the speed and half the memory of f32 and more where tensor cores multiply.
+pub const FEWSTEP_PRECISION_F16: i32 = 1;
+/// CUDA, compute capability 8.0 or later: the same in bfloat16, which has the range of f32 and 8 bits of precision.
+pub const FEWSTEP_PRECISION_BF16: i32 = 2;
+
+/// The element type that a FEWSTEP_PRECISION_* names.
+pub(super) fn precision(value: i32) -> Result<DType> {
+    choice(value, "precision", &[(FEWSTEP_PRECISION_F32, DType::F32), (FEWSTEP_PRECISION_F16, DType::F16), (FEWSTEP_PRECISION_BF16, DType::Bf16)])
+}
