@@ -5,13 +5,14 @@ LIB := target/release/libfewstep.so
 SONAME := target/release/libfewstep.so.0
 DEMO := target/demo
 PYTHON ?= python3
+NVCC ?= target/cuda-toolkit/bin/nvcc
 # What users build for beside this machine: the other instruction set, the other system.
 TARGETS ?= aarch64-unknown-linux-gnu x86_64-pc-windows-gnu
 SMOKE := target/smoke
 SMOKE_FLAGS := -std=c11 -g -Wall -Wextra -Wpedantic -Werror -Iinclude tests/c/smoke.c
 SMOKE_LINK := -Ltarget/release -lfewstep -Wl,-rpath,'$$ORIGIN/../release'
 
-.PHONY: all lib demo test test-cuda sanitize-cuda demo-emulated mutations golden lint check-targets sanitize bench bench-peers header cuda-toolkit clean
+.PHONY: all lib demo test test-cuda gpu-check sanitize-cuda demo-emulated mutations golden lint check-targets sanitize bench bench-peers header cuda-toolkit clean
 
 all: lib
 
@@ -44,7 +45,8 @@ test-cuda: cuda-toolkit
 
 # The op tables on the emulated GPU with the kernels under AddressSanitizer and UndefinedBehaviorSanitizer, whose libraries the test binary gets by
 # preloading, so that cargo builds as ever; and the emulator's own tests of kernels under those and under ThreadSanitizer. At several seeds.
-SUITE = $$(FEWSTEP_CUDA=require $(CARGO) test --release --test cuda --no-run 2>&1 | sed -n 's/.*(\(target.*\))$$/\1/p')
+TEST_PROGRAM = $$(FEWSTEP_CUDA=require $(CARGO) test --release --test $(1) --no-run 2>&1 | sed -n 's/.*(\(target.*\))$$/\1/p')
+SUITE = $(call TEST_PROGRAM,cuda)
 ASAN = $(foreach lib,asan ubsan,$(shell $(CXX) -print-file-name=lib$(lib).so))
 sanitize-cuda: cuda-toolkit
 	$(MAKE) -C cuda/emulator test libcuda SANITIZE=address
@@ -64,6 +66,12 @@ demo-emulated: cuda-toolkit
 mutations: cuda-toolkit
 	$(MAKE) -C cuda/emulator test libcuda
 	FEWSTEP_CUDA=require $(PYTHON) cuda/emulator/mutations.py . "$(SUITE)"
+
+# target/gpu-check: programs that check and time the library on a machine with a GPU and no Rust. benches/gpu/README.md tells how to run them there.
+gpu-check: cuda-toolkit
+	FEWSTEP_CUDA=require $(MAKE) lib
+	$(MAKE) -C cuda/emulator gpu-programs
+	benches/gpu/bundle $(NVCC) "$(call TEST_PROGRAM,cuda)" "$(call TEST_PROGRAM,golden)"
 
 golden:
 	$(CARGO) test --release --test golden

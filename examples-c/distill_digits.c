@@ -1,6 +1,6 @@
 /* Distils a 50-step digits teacher into a student of a sixth of its size that needs two steps.
  *
- * usage: distill_digits DATA_DIR OUT_DIR
+ * usage: distill_digits DATA_DIR OUT_DIR [cuda]
  *   DATA_DIR/digits_teacher/   a diffusers folder
  *   OUT_DIR/                   samples.png, noise.npy, labels.npy, teacher50.npy, teacher2.npy, student2.npy, student/, report.json
  *
@@ -10,6 +10,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 enum {
@@ -187,14 +188,16 @@ static void write_report(const char *file, const row *rows, int count, double tr
 }
 
 int main(int argc, char **argv) {
-    if (argc != 3) {
-        fprintf(stderr, "usage: %s DATA_DIR OUT_DIR\n", argv[0]);
+    const int on_gpu = argc == 4 && !strcmp(argv[3], "cuda");
+    if (argc != 3 && !on_gpu) {
+        fprintf(stderr, "usage: %s DATA_DIR OUT_DIR [cuda]\n", argv[0]);
         return 2;
     }
     const char *data = argv[1], *out = argv[2];
     printf("fewstep %s\n", fewstep_version_string());
     fewstep_runtime_options runtime_options;
     CHECK(fewstep_runtime_options_init(&runtime_options));
+    if (on_gpu) runtime_options.device = FEWSTEP_DEVICE_CUDA;
     fewstep_runtime *runtime;
     CHECK(fewstep_runtime_create(&runtime_options, &runtime));
     fewstep_model *teacher;

@@ -105,9 +105,10 @@ pub fn c(text: &str) -> CString {
     CString::new(text).expect("no NUL")
 }
 
-/// A fresh folder under the build's scratch space.
+/// A fresh folder under the build's scratch space, or $FEWSTEP_TEST_SCRATCH on a machine where this was not built.
 pub fn scratch(name: &str) -> PathBuf {
-    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+    let space = std::env::var_os("FEWSTEP_TEST_SCRATCH").unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into());
+    let dir = PathBuf::from(space).join(format!("{name}-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir_all(&dir).expect("scratch folder");
     dir

@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# Checks and times fewstep on this machine's first GPU; needs a driver, no Rust.  usage: run.sh [OUT_DIR [STAGE...]]
+#
+# Writes OUT_DIR/results.json anew after each stage, log.txt with all that was printed, bench.json, peers.json, profile.csv and samples.png.
+# Ends within 8 minutes: what has no time left is reported as failed.
+set -uo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+mkdir -p "${1:-results}"
+out=$(cd "${1:-results}" && pwd)
+stages=${*:2}
+cd "$here" || exit 1
+LIMIT=470 # seconds
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+export FEWSTEP_TEST_SCRATCH=$scratch FEWSTEP_GOLDEN_DEVICE=cuda
+rows=() failed=0
+: >"$out/log.txt"
+
+text() { printf '%s' "$1" | tr -d '"\\' | tr '\n\t' '  '; }
+gpu=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -1)
+
+write_results() {
+  local separator='' row
+  {
+    printf '{\n  "gpu": "%s",\n  "commit": "%s",\n  "date": "%s",\n  "seconds": %d,\n  "stages": [' "$(text "${gpu:-unknown}")" "$(<commit)" "$(date -u +%F)" $SECONDS
+    for row in "${rows[@]}"; do
+      printf '%s\n    %s' "$separator" "$row"
+      separator=,
+    done
+    printf '\n  ]'
+    for row in bench peers; do
+      if [[ -s $out/$row.json ]]; then
+        printf ',\n  "%s": ' $row
+        cat "$out/$row.json"
+      fi
+    done
+    printf '\n}\n'
+  } >"$scratch/results.json"
+  mv "$scratch/results.json" "$out/results.json"
+}
+
+# stage <name> <most seconds> <command...>: the last line that it prints is its summary.
+stage() {
+  local name=$1 most=$2 start=$SECONDS passed=true
+  shift 2
+  [[ -z $stages || " $stages " == *" $name "* ]] || return 0
+  local left=$((LIMIT - SECONDS))
+  ((most > left)) && most=$left
+  echo "== $name ==" >>"$out/log.txt"
+  if ((most < 1)); then
+    echo "no time left" >"$scratch/stage"
+    passed=false
+  else
+    timeout "$most" "$@" >"$scratch/stage" 2>&1 || passed=false
+  fi
+  cat "$scratch/stage" >>"$out/log.txt"
+  $passed || failed=1
+  local summary
+  summary=$(grep -v '^[[:space:]]*$' "$scratch/stage" | tail -1 | cut -c1-300)
+  rows+=("{\"name\": \"$name\", \"passed\": $passed, \"seconds\": $((SECONDS - start)), \"summary\": \"$(text "$summary")\"}")
+  printf '%-12s %s %4d s  %s\n' "$name" "$($passed && echo ok || echo FAILED)" $((SECONDS - start)) "$summary"
+  $passed || tail -n 30 "$scratch/stage"
+  write_results
+}
+
+instructions() {
+  FEWSTEP_GPU_KERNELS=kernels/fragments.fatbin bin/fragments && FEWSTEP_GPU_KERNELS=kernels/arithmetic.fatbin bin/arithmetic && echo "both programs passed"
+}
+
+demo() {
+  bin/distill_digits examples-c/data "$scratch" cuda && cp "$scratch/samples.png" "$out/"
+}
+
+peers() {
+  local python=(python3)
+  [[ -d wheels ]] && python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$scratch/site" wheels/*.whl
+  PYTHONUNBUFFERED=1 PYTHONPATH=$scratch/site:. "${python[@]}" peers.py "$out/peers.json"
+}
+
+# Durations of every kernel of an evaluation and of a training step, where Nsight Compute is installed.
+profile() {
+  local ncu of
+  ncu=$(command -v ncu) || { echo "no ncu"; return 1; }
+  for of in "once student_s 1 f16" "once student_s 256 f16" "once cifar_teacher 1 f16" "once cifar_teacher 256 f16" "step 64 bf16"; do
+    echo "# $of"
+    # shellcheck disable=SC2086
+    "$ncu" --clock-control none --cache-control none --graph-profiling node --csv --print-units base --page raw \
+      --metrics gpu__time_duration.sum,launch__grid_size,sm__throughput.avg.pct_of_peak_sustained_elapsed bin/bench $of 2>&1 |
+      python3 -c '
+import csv, sys
+rows = [r for r in csv.reader(l for l in sys.stdin if l.startswith("\"")) if len(r) > 10]
+if not rows: sys.exit("ncu printed no rows")
+names = rows[0]
+at = [names.index(n) for n in ("Kernel Name", "launch__grid_size", "gpu__time_duration.sum", "sm__throughput.avg.pct_of_peak_sustained_elapsed")]
+for r in rows[2:]: print(",".join(r[i].replace(",", "") for i in at))' || return 1
+  done >"$out/profile.csv"
+  wc -l "$out/profile.csv"
+}
+
+write_results
+stage instructions 30 instructions
+stage conformance 150 bin/cuda --test-threads=1
+stage golden 90 bin/golden --test-threads=1
+stage devices 60 bin/compare_devices examples-c/data
+stage demo 60 demo
+stage bench 150 bin/bench all "$out/bench.json"
+stage profile 90 profile
+stage peers 300 peers
+exit $failed
