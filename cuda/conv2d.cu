@@ -27,20 +27,25 @@
 
 namespace {
 
-// The block's tile of the result from the `slices` parts of it in `partial`, an element a thread at a time, neighbours in O; `tile` takes them too.
-template <class P, class T>
-FEWSTEP_DEVICE void sum_tile(const Epilogue<T>& epilogue, const Result<T>& result, const float* partial, float* tile, int pixels, int slices) {
-  const int first_pixel = int(fs::block_index().x) * P::kRows, first_channel = int(fs::block_index().y) * P::kColumns;
-  for (int at = int(fs::thread_index().x); at < P::kRows * P::kColumns; at += P::kThreads) {
-    const int row = at / P::kColumns, column = at % P::kColumns, pixel = first_pixel + row, channel = first_channel + column;
-    if (pixel >= pixels || channel >= epilogue.channels) continue;
-    const int element = pixel * epilogue.channels + channel;
-    Quad sum = {{0, 0, 0, 0}};
-    for (int s = 0; s < slices; s++) sum.v[0] += fs::load_l2(partial + (int64_t(s) * pixels * epilogue.channels + element));
-    finish(epilogue, sum, pixel, channel, 1);
-    tile[row * kTilePitch<P> + column] = sum.v[0];
-    *place_of(result, pixel, channel) = fs::from_float<T>(sum.v[0]);
+// Parts of a sum that a thread fetches before it adds them: one latency for all instead of one for each, which took longer than the product. Small tiles
+// are for few blocks and many slices, large ones need the registers for resident blocks.
+template <class P>
+constexpr int kAhead = P::kRows > 32 ? 4 : 8;
+
+// Elements whose parts lie `stride` floats apart in `partial`, added in the order of the slices: four, or the `count` that exist.
+template <int Ahead>
+FEWSTEP_DEVICE Quad sum_parts(const float* partial, int64_t stride, int slices, int count, bool whole) {
+  Quad sum = {{0, 0, 0, 0}};
+  for (int first = 0; first < slices; first += Ahead) {
+    Quad parts[Ahead] = {};
+    FEWSTEP_UNROLL
+    for (int s = 0; s < Ahead; s++) {
+      if (first + s < slices) parts[s] = load_l2_quad(partial + (first + s) * stride, count, whole);
+    }
+    FEWSTEP_UNROLL
+    for (int s = 0; s < Ahead; s++) add_quad(sum, parts[s]);
   }
+  return sum;
 }
 
 // What a convolution does with its sums.
@@ -53,19 +58,44 @@ struct Output {
   Moments moments;
 };
 
+// Stores the tile; returns the sums over this thread's share of it.
+template <class P, class T>
+FEWSTEP_DEVICE Quad finish_tile(const Output<T>& out, const Window& w, float* tile, int slices) {
+  const Epilogue<T>& e = out.epilogue;
+  const Column<T> column = column_of(e, out.result, Share<P>::channel());
+  const int image = int(fs::block_index().x) * P::kRows / e.pixels, end = (image + 1) * e.pixels;
+  const int64_t stride = int64_t(pixels_of(w)) * e.channels;
+  Quad total = {{0, 0, 0, 0}};
+  each_of_share<P>(tile, w, e.channels, [&](int pixel, float* place) {
+    Quad sums = load_whole(place);
+    if (out.partial) sums = sum_parts<kAhead<P>>(out.partial + (pixel * e.channels + column.channel), stride, slices, column.count, column.whole);
+    finish(e, column, sums, pixel, pixel < end ? image : pixel / e.pixels);
+    store_whole(place, sums);
+    add_quad(total, sums);
+  });
+  return total;
+}
+
+// This block's part of the sums to the scratch of its slice; true in the last block of those that share them.
+template <class P, class T>
+FEWSTEP_DEVICE bool share_tile(const Output<T>& out, const Window& w, float* tile, int slice, int slices) {
+  const int channels = out.epilogue.channels;
+  const Column<T> column = column_of(out.epilogue, out.result, Share<P>::channel());
+  float* scratch = slice_scratch(out.partial, slice, int64_t(pixels_of(w)) * channels);
+  each_of_share<P>(tile, w, channels,
+                   [&](int pixel, const float* place) { store_channels(column, scratch + (pixel * channels + column.channel), load_whole(place)); });
+  return is_last(out.counters + (fs::block_index().y * fs::grid_size().x + fs::block_index().x), slices);
+}
+
 template <class P, class T, class ChangeOf>
 FEWSTEP_DEVICE void conv2d(T* stages, const T* x, const T* weights, const Output<T>& out, const Conv& conv, int slices, ChangeOf change_of) {
-  const int pixels = conv.out_h * conv.out_w, slice = int(fs::block_index().z);
-  float* scratch = slice_scratch(out.partial, slice, conv.images * pixels * conv.out_c);
-  convolve<P>(
-    stages, x, weights, forward_window(conv), conv.out_c, slice, slices,
-    [&](int pixel, int channel, float* sums) { put(out.epilogue, out.result, scratch, pixel, channel, sums); }, change_of);
+  const int slice = int(fs::block_index().z);
+  const Window w = forward_window(conv);
+  convolve<P>(stages, x, weights, w, conv.out_c, slice, slices, change_of);
   float* tile = reinterpret_cast<float*>(stages);
-  if (out.partial) {
-    if (!is_last(out.counters + (fs::block_index().y * fs::grid_size().x + fs::block_index().x), slices)) return;
-    sum_tile<P>(out.epilogue, out.result, out.partial, tile, conv.images * pixels, slices);
-  }
-  if (out.moments.of) tile_moments<P>(tile, out.moments, out.counters + fs::grid_size().x * fs::grid_size().y, pixels, conv.out_c);
+  if (out.partial && !share_tile<P>(out, w, tile, slice, slices)) return;
+  const Quad total = finish_tile<P>(out, w, tile, slices);
+  if (out.moments.of) tile_moments<P>(tile, total, out.moments, out.counters + fs::grid_size().x * fs::grid_size().y, out.epilogue.pixels, conv.out_c);
 }
 
 template <class P, class T>
@@ -87,13 +117,14 @@ FEWSTEP_DEVICE void norm_conv2d(const T* x, const T* weights, const Output<T>& o
 
 }  // namespace
 
-#define FEWSTEP_CONV2D(suffix, P, T)                                                                                                                   \
-  FEWSTEP_KERNEL(P::kThreads, fewstep_conv2d_##suffix, const T* x, const T* weights, const float* bias, const T* addend, const T* residual, T* y,      \
-                 T* const* parts, const int* ends, float* partial, uint32_t* counters, float* moments, float* pieces, Conv conv, int slices,           \
-                 float scale) {                                                                                                                        \
-    const Epilogue<T> epilogue = {bias, addend, residual, scale, conv.out_c, conv.out_h * conv.out_w};                                                 \
-    plain_conv2d<P, T>(x, weights, {epilogue, {y, parts, ends, conv.out_c}, partial, counters, {moments, pieces}}, conv, slices);                      \
-  }                                                                                                                                                    \
+#define FEWSTEP_CONV2D(suffix, P, T)                                                                                                              \
+  FEWSTEP_KERNEL(P::kThreads, fewstep_conv2d_##suffix, const T* x, const T* weights, const float* bias, const T* addend, const T* residual, T* y, \
+                 T* const* parts, const int* ends, float* partial, uint32_t* counters, float* moments, float* pieces, Conv conv, int slices,      \
+                 float scale) {                                                                                                                   \
+    const Epilogue<T> epilogue = {bias, addend, residual, scale, conv.out_c, conv.out_h * conv.out_w};                                            \
+    plain_conv2d<P, T>(x, weights, {epilogue, {y, parts, ends, conv.out_c}, partial, counters, {moments, pieces}}, conv, slices);                 \
+  }
+#define FEWSTEP_NORM_CONV2D(suffix, P, T)                                                                                                              \
   FEWSTEP_KERNEL(P::kThreads, fewstep_norm_conv2d_##suffix, const T* x, const T* weights, const float* bias, const T* addend, const T* residual, T* y, \
                  T* const* parts, const int* ends, float* partial, uint32_t* counters, float* moments, float* pieces, Conv conv, int slices,           \
                  float scale, ConvNorm norm) {                                                                                                         \
@@ -103,10 +134,18 @@ FEWSTEP_DEVICE void norm_conv2d(const T* x, const T* weights, const Output<T>& o
 
 FEWSTEP_CONV2D(f32_64x64, FloatLarge, float)
 FEWSTEP_CONV2D(f32_32x32, FloatSmall, float)
+FEWSTEP_CONV2D(f16_128x64, HalfTall, fs::half)
 FEWSTEP_CONV2D(f16_64x64, HalfLarge, fs::half)
 FEWSTEP_CONV2D(f16_32x32, HalfSmall, fs::half)
+FEWSTEP_CONV2D(bf16_128x64, Bf16Tall, fs::bf16)
 FEWSTEP_CONV2D(bf16_64x64, Bf16Large, fs::bf16)
 FEWSTEP_CONV2D(bf16_32x32, Bf16Small, fs::bf16)
+FEWSTEP_NORM_CONV2D(f32_64x64, FloatLarge, float)
+FEWSTEP_NORM_CONV2D(f32_32x32, FloatSmall, float)
+FEWSTEP_NORM_CONV2D(f16_64x64, HalfLarge, fs::half)
+FEWSTEP_NORM_CONV2D(f16_32x32, HalfSmall, fs::half)
+FEWSTEP_NORM_CONV2D(bf16_64x64, Bf16Large, fs::bf16)
+FEWSTEP_NORM_CONV2D(bf16_32x32, Bf16Small, fs::bf16)
 
 // The gradients' sum over slices: y[n] from partial [slices][n], in the order of the slices.
 // Floor: bytes of partial, read once, over the bandwidth (of the L2, which has them from the launch before). One element a thread: the tensors that

@@ -23,9 +23,18 @@ FEWSTEP_DEVICE void conv2d_input_grad(const T* dy, const T* weights, T* dx, floa
   const Result<T> result = {dx, nullptr, nullptr, conv.in_c};
   float* scratch = slice_scratch(partial, slice, conv.images * pixels * conv.in_c);
   const Parity parity = parity_of(conv, int(fs::block_index().z) / slices);
-  convolve<P>(
-    stages, dy, weights + parity.taps_before * padded_channels<T>(conv.out_c) * conv.in_c, input_grad_window(conv, parity), conv.in_c, slice, slices,
-    [&](int pixel, int channel, float* sums) { put(epilogue, result, scratch, pixel, channel, sums); }, [](const RowCopies<P>&) { return Untouched{}; });
+  const Window w = input_grad_window(conv, parity);
+  convolve<P>(stages, dy, weights + parity.taps_before * padded_channels<T>(conv.out_c) * conv.in_c, w, conv.in_c, slice, slices,
+              [](const RowCopies<P>&) { return Untouched{}; });
+  const Column<T> column = column_of(epilogue, result, Share<P>::channel());
+  each_of_share<P>(reinterpret_cast<float*>(stages), w, conv.in_c, [&](int pixel, const float* place) {
+    Quad sums = load_whole(place);
+    if (scratch) {
+      store_channels(column, scratch + (pixel * conv.in_c + column.channel), sums);
+    } else {
+      finish(epilogue, column, sums, pixel, 0);
+    }
+  });
 }
 
 }  // namespace
@@ -37,7 +46,9 @@ FEWSTEP_DEVICE void conv2d_input_grad(const T* dy, const T* weights, T* dx, floa
 
 FEWSTEP_CONV2D_INPUT_GRAD(fewstep_conv2d_input_grad_f32_64x64, FloatLarge, float)
 FEWSTEP_CONV2D_INPUT_GRAD(fewstep_conv2d_input_grad_f32_32x32, FloatSmall, float)
+FEWSTEP_CONV2D_INPUT_GRAD(fewstep_conv2d_input_grad_f16_128x64, HalfTall, fs::half)
 FEWSTEP_CONV2D_INPUT_GRAD(fewstep_conv2d_input_grad_f16_64x64, HalfLarge, fs::half)
 FEWSTEP_CONV2D_INPUT_GRAD(fewstep_conv2d_input_grad_f16_32x32, HalfSmall, fs::half)
+FEWSTEP_CONV2D_INPUT_GRAD(fewstep_conv2d_input_grad_bf16_128x64, Bf16Tall, fs::bf16)
 FEWSTEP_CONV2D_INPUT_GRAD(fewstep_conv2d_input_grad_bf16_64x64, Bf16Large, fs::bf16)
 FEWSTEP_CONV2D_INPUT_GRAD(fewstep_conv2d_input_grad_bf16_32x32, Bf16Small, fs::bf16)

@@ -61,12 +61,21 @@ FEWSTEP_DEVICE void copy_stage(PixelCopies<P>& t, typename P::T* stage, const ty
     const int number = t.number + i * t.kPixelsPerPass;
     T* to = stage + (t.first_pixel() + i * t.kPixelsPerPass) * P::kPitch + t.first_channel();
     const bool there = number < pixels && t.out < c.out_c;
-    copy_chunk(to, there ? dy + (number * c.out_c + t.out) : dy, there ? c.out_c - t.out : 0, t.out_aligned);
+    const T* dy_from = there ? dy + (number * c.out_c + t.out) : dy;
+    if (t.out_aligned) {
+      copy_chunk(to, dy_from, there);
+    } else {
+      gather_chunk(to, dy_from, there ? c.out_c - t.out : 0);
+    }
 
     const int row = t.pixel[i].middle * c.stride + t.tap.high - c.top, column = t.pixel[i].low * c.stride + t.tap.middle - c.left;
     const bool inside = number < pixels && t.tap.high < c.kernel_h && uint32_t(row) < uint32_t(c.in_h) && uint32_t(column) < uint32_t(c.in_w);
     const T* from = inside ? x + (((t.pixel[i].high * c.in_h + row) * c.in_w + column) * c.in_c + t.tap.low) : x;
-    copy_chunk(to + P::kDepth * P::kPitch, from, inside ? c.in_c - t.tap.low : 0, t.in_aligned);
+    if (t.in_aligned) {
+      copy_chunk(to + P::kDepth * P::kPitch, from, inside && t.tap.low < c.in_c);
+    } else {
+      gather_chunk(to + P::kDepth * P::kPitch, from, inside ? c.in_c - t.tap.low : 0);
+    }
     t.pixel[i] = add(t.pixel[i], t.advance, c.out_h, c.out_w);
   }
   t.number += P::kDepth;

@@ -10,7 +10,7 @@
 namespace fs {
 
 /// Starts copying `bytes` (0 to 16) from global memory to 16 bytes of shared memory; the rest becomes zero. Both addresses are 16-byte
-/// aligned. With 0 bytes the source is not read, yet must be a valid address: halos and ragged edges pass the tensor's start.
+/// aligned. With 0 bytes the source is not read: in halos and ragged edges it may lie outside of the tensor.
 FEWSTEP_DEVICE void copy_async_16(void* shared, const void* global, uint32_t bytes = 16 FEWSTEP_AND_SITE) {
   if (FEWSTEP_SM(80)) {
     ptx::copy_async_16(shared, global, bytes FEWSTEP_AND_HERE);

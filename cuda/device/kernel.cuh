@@ -62,4 +62,8 @@ FEWSTEP_DEVICE uint32_t lane() { return ptx::thread_index().x & 31; }
 /// This thread's warp in its block. One-dimensional blocks only.
 FEWSTEP_DEVICE uint32_t warp() { return ptx::thread_index().x >> 5; }
 
+/// x, computed here and kept in a register. Without it a GPU compiler that is short of registers computes again in every turn of a loop what follows from
+/// the thread's index: in the convolutions' loop that was more than the multiplications.
+FEWSTEP_DEVICE int keep(int x) { return ptx::keep(x); }
+
 }  // namespace fs

@@ -16,8 +16,17 @@ FEWSTEP_PTX void block_sync() { __syncthreads(); }
 FEWSTEP_PTX void warp_sync(uint32_t lanes) { __syncwarp(lanes); }
 FEWSTEP_PTX void thread_fence() { __threadfence(); }
 FEWSTEP_PTX uint32_t atomic_add(uint32_t* p, uint32_t value) { return atomicAdd(p, value); }
+FEWSTEP_PTX uint32_t atomic_add_ordered(uint32_t* p, uint32_t value) {
+  uint32_t old;
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;" : "=r"(old) : "l"(__cvta_generic_to_global(p)), "r"(value) : "memory");
+  return old;
+}
 FEWSTEP_PTX uint32_t atomic_max(uint32_t* p, uint32_t value) { return atomicMax(p, value); }
 FEWSTEP_PTX void trap() { __trap(); }
+FEWSTEP_PTX int keep(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
 
 // ---- lanes of a warp
 FEWSTEP_PTX uint32_t shuffle_idx(uint32_t lanes, uint32_t value, uint32_t source) { return __shfl_sync(lanes, value, int(source)); }
@@ -33,6 +42,12 @@ FEWSTEP_PTX T* aligned(const void* p) {
   return static_cast<T*>(const_cast<void*>(p));
 }
 FEWSTEP_PTX float load_l2(const float* p) { return __ldcg(p); }
+/// The same of a structure of four 32-bit words.
+template <class T>
+FEWSTEP_PTX T load_l2(const T* p) {
+  const uint4 w = __ldcg(reinterpret_cast<const uint4*>(p));
+  return {w.x, w.y, w.z, w.w};
+}
 /// Shared memory's own address of a generic one, as the instructions below take it.
 FEWSTEP_PTX uint32_t shared_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
 FEWSTEP_PTX void copy_async_16(void* shared, const void* global, uint32_t bytes) {

@@ -31,5 +31,7 @@ FEWSTEP_DEVICE void store_4(void* p, uint32_t value FEWSTEP_AND_SITE) { *ptx::al
 /// A float from the second-level cache (ld.global.cg), which all blocks share: how a last block reads what the others wrote. A
 /// plain load may find a stale line in this multiprocessor's first-level cache.
 FEWSTEP_DEVICE float load_l2(const float* p) { return ptx::load_l2(p); }
+/// Sixteen bytes of it.
+FEWSTEP_DEVICE u32x4 load_l2_16(const void* p FEWSTEP_AND_SITE) { return ptx::load_l2(ptx::aligned<const u32x4>(p FEWSTEP_AND_HERE)); }
 
 }  // namespace fs

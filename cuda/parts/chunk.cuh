@@ -11,15 +11,16 @@ FEWSTEP_DEVICE uint32_t bits_of(float x) { return fs::bit_cast<uint32_t>(x); }
 FEWSTEP_DEVICE uint32_t bits_of(fs::half x) { return x.bits; }
 FEWSTEP_DEVICE uint32_t bits_of(fs::bf16 x) { return x.bits; }
 
-// Starts copying the first `count` elements of `source` to a chunk of shared memory; what it has more of becomes zero. `aligned` says that the source
-// is 16-byte aligned and that the count is 0 or at least a chunk: then the copy is asynchronous. Else the elements are fetched one by one, which is
-// as right and slower. With a count of 0 or less nothing is read, yet the address must be valid.
+// Starts copying a chunk to shared memory, or zeros if there is none; then nothing is read. Both addresses are multiples of 16.
 template <class T>
-FEWSTEP_DEVICE void copy_chunk(T* shared, const T* source, int count, bool aligned) {
-  if (aligned) {
-    fs::copy_async_16(shared, source, count > 0 ? 16 : 0);
-    return;
-  }
+FEWSTEP_DEVICE void copy_chunk(T* shared, const T* source, bool exists) {
+  fs::copy_async_16(shared, source, exists ? 16 : 0);
+}
+
+// The first `count` elements of `source`, at any address, to a chunk of shared memory; what it has more of becomes zero. With a count of 0 or less nothing is
+// read. Not asynchronous: for tensors whose channels are no whole chunks.
+template <class T>
+FEWSTEP_DEVICE void gather_chunk(T* shared, const T* source, int count) {
   constexpr int kPerWord = 4 / int(sizeof(T));
   uint32_t words[4] = {0, 0, 0, 0};
   FEWSTEP_UNROLL

@@ -95,13 +95,14 @@ FEWSTEP_DEVICE void begin(Normalise<P>& n) {
 template <class P>
 FEWSTEP_DEVICE void arrived(Normalise<P>& n, typename P::T* stage) {
   const RowCopies<P>& copies = n.copies;
-  typename P::T* chunk = stage + copies.first_row() * P::kPitch + copies.first_k();
+  typename P::T* chunk = stage + copies.place;
+  const uint32_t bits = bits_of(n.tap);
   FEWSTEP_UNROLL
   for (int i = 0; i < RowCopies<P>::kGathered; i++) {
-    if (!is_inside(copies, n.window, n.tap, i)) continue;
+    if (!is_inside(copies, bits, i)) continue;
     normalise_chunk(chunk + i * RowCopies<P>::kRowsPerPass * P::kPitch, n.scale + n.tap.low, n.shift + n.tap.low, n.norm.silu);
   }
-  n.tap = add(n.tap, copies.advance, n.window.taps_w, padded_channels<typename P::T>(n.window.in_c));
+  n.tap = next_tap(copies, n.window, n.tap);
 }
 
 }  // namespace

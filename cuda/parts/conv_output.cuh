@@ -25,12 +25,35 @@ struct Result {
   int channels;
 };
 
+// Four neighbouring channels of every pixel, of which at least the first exists: what is the same for all pixels.
 template <class T>
-FEWSTEP_DEVICE T* place_of(const Result<T>& r, int pixel, int channel) {
-  if (!r.parts) return r.y + (pixel * r.channels + channel);
+struct Column {
+  int channel, count;  // 1 to 4 of them exist
+  bool whole;          // all four, at addresses that are multiples of their size, in every tensor of this many channels
+  Quad bias;
+  T* to;      // its place in the result is to + pixel * pitch
+  int pitch;
+};
+
+template <class T>
+FEWSTEP_DEVICE Quad load_channels(const Column<T>& c, const T* x) {
+  return c.whole ? load_whole(x) : load_quad(x, c.count);
+}
+
+template <class T>
+FEWSTEP_DEVICE Column<T> column_of(const Epilogue<T>& e, const Result<T>& r, int channel) {
+  Column<T> c = {channel, fs::min(e.channels - channel, 4), e.channels % 4 == 0, {{0, 0, 0, 0}}, nullptr, e.channels};
+  if (c.count <= 0) return c;
+  if (e.bias) c.bias = load_quad(e.bias + channel, c.count);
+  if (!r.parts) {
+    c.to = r.y + channel;
+    return c;
+  }
   int i = 0, first = 0;
   while (channel >= r.ends[i]) first = r.ends[i++];
-  return r.parts[i] + (pixel * (r.ends[i] - first) + channel - first);
+  c.to = r.parts[i] + (channel - first);
+  c.pitch = r.ends[i] - first;
+  return c;
 }
 
 FEWSTEP_DEVICE void add_quad(Quad& sums, const Quad& more) {
@@ -38,29 +61,25 @@ FEWSTEP_DEVICE void add_quad(Quad& sums, const Quad& more) {
   for (int i = 0; i < 4; i++) sums.v[i] += more.v[i];
 }
 
-// For `count` (1 to 4) neighbouring channels of a pixel.
-template <class T>
-FEWSTEP_DEVICE void finish(const Epilogue<T>& e, Quad& sums, int pixel, int channel, int count) {
-  if (e.bias) add_quad(sums, load_quad(e.bias + channel, count));
-  if (e.addend) add_quad(sums, load_quad(e.addend + (pixel / e.pixels * e.channels + channel), count));
-  if (e.residual) add_quad(sums, load_quad(e.residual + (pixel * e.channels + channel), count));
-  FEWSTEP_UNROLL
-  for (int i = 0; i < 4; i++) sums.v[i] *= e.scale;
+// Stores four channels of a pixel.
+template <class C, class T>
+FEWSTEP_DEVICE void store_channels(const Column<C>& c, T* to, const Quad& quad) {
+  if (c.whole) {
+    store_whole(to, quad);
+  } else {
+    store_quad(to, quad, c.count);
+  }
 }
 
-// Takes the sums of four neighbouring channels of a pixel, of which at least the first exists: to the result, or to the scratch of this slice if there is
-// one. `sums`, in shared memory, becomes what went to the result.
+// Finishes the sums of a column at a pixel of `image` and stores them.
 template <class T>
-FEWSTEP_DEVICE void put(const Epilogue<T>& e, const Result<T>& result, float* partial, int pixel, int channel, float* sums) {
-  const int count = fs::min(e.channels - channel, 4);
-  Quad quad = load_whole(sums);
-  if (partial) {
-    store_quad(partial + (pixel * e.channels + channel), quad, count);
-    return;
-  }
-  finish(e, quad, pixel, channel, count);
-  store_whole(sums, quad);
-  store_quad(place_of(result, pixel, channel), quad, count);
+FEWSTEP_DEVICE void finish(const Epilogue<T>& e, const Column<T>& c, Quad& sums, int pixel, int image) {
+  add_quad(sums, c.bias);
+  if (e.addend) add_quad(sums, load_channels(c, e.addend + (image * e.channels + c.channel)));
+  if (e.residual) add_quad(sums, load_channels(c, e.residual + (pixel * e.channels + c.channel)));
+  FEWSTEP_UNROLL
+  for (int i = 0; i < 4; i++) sums.v[i] *= e.scale;
+  store_channels(c, c.to + pixel * c.pitch, sums);
 }
 
 // The scratch of a slice of `n` elements, or null if there is none.

@@ -7,14 +7,12 @@ namespace {
 // True in the last of `count` blocks to come here: then it sees what the others have written. `counter` is zero before and after.
 FEWSTEP_DEVICE bool is_last(uint32_t* counter, int count) {
   FEWSTEP_SHARED(uint32_t, arrived, 1);
-  fs::thread_fence();
   fs::sync_threads();
   if (fs::thread_index().x == 0) {
-    arrived[0] = fs::atomic_add(counter, 1) + 1;
+    arrived[0] = fs::atomic_add_ordered(counter, 1) + 1;
     if (arrived[0] == uint32_t(count)) *counter = 0;  // for the next launch
   }
   fs::sync_threads();
-  fs::thread_fence();
   return arrived[0] == uint32_t(count);
 }
 

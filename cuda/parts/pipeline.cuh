@@ -24,6 +24,7 @@ FEWSTEP_DEVICE void multiply_stages(typename P::Sum& sum, typename P::T* stages,
     fs::copy_async_commit();
   }
   begin(change);
+  const typename P::Lane lane = P::lane();
   int current = 0;
   for (int step = part.first; step < part.last; step++) {
     fs::copy_async_wait<kStages - 2>();
@@ -33,7 +34,7 @@ FEWSTEP_DEVICE void multiply_stages(typename P::Sum& sum, typename P::T* stages,
     if (step + kStages - 1 < part.last) copy(stages + free * kStage);
     fs::copy_async_commit();
     const typename P::T* stage = stages + current * kStage;
-    P::multiply(sum, stage, stage + kSecond);
+    P::multiply(sum, lane, stage, stage + kSecond);
     current = current == kStages - 1 ? 0 : current + 1;
   }
 }

@@ -70,6 +70,19 @@ FEWSTEP_DEVICE Quad load_whole(const T* x) {
   const fs::u32x2 w = fs::load_8(x);
   return {{fs::unpack_low<T>(w.x), fs::unpack_high<T>(w.x), fs::unpack_low<T>(w.y), fs::unpack_high<T>(w.y)}};
 }
+// What other blocks have written (fs::load_l2): `count` elements and zeros, or four at a whole address.
+FEWSTEP_DEVICE Quad load_l2_quad(const float* x, int count, bool whole) {
+  Quad q = {{0, 0, 0, 0}};
+  if (whole) {
+    const fs::u32x4 w = fs::load_l2_16(x);
+    return {{fs::bit_cast<float>(w.x), fs::bit_cast<float>(w.y), fs::bit_cast<float>(w.z), fs::bit_cast<float>(w.w)}};
+  }
+  FEWSTEP_UNROLL
+  for (int i = 0; i < 4; i++) {
+    if (i < count) q.v[i] = fs::load_l2(x + i);
+  }
+  return q;
+}
 FEWSTEP_DEVICE void store_whole(float* y, const Quad& q) {
   fs::store_16(y, {fs::bit_cast<uint32_t>(q.v[0]), fs::bit_cast<uint32_t>(q.v[1]), fs::bit_cast<uint32_t>(q.v[2]), fs::bit_cast<uint32_t>(q.v[3])});
 }

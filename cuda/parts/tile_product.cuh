@@ -1,7 +1,8 @@
 // Products of two tiles in shared memory, summed up in registers: plain multiplications for float, tensor cores for half and bf16.
 //
-// Rows... take operands a[row][k] and b[column][k], Columns... take a[k][row] and b[k][column]; kPitch is how far neighbouring rows of an operand lie
-// apart, 16 bytes more than they are long, so that the 16-byte accesses of eight neighbouring threads fall into different banks.
+// Rows... take operands a[row][k] and b[column][k], Columns... take a[k][row] and b[k][column]. kPitch is how far neighbouring rows of an operand lie
+// apart. The 16-byte accesses of eight neighbouring threads must fall into different banks: rows are 16 bytes longer than they need be, or, for the rows
+// of RowsTensor, place() permutes the four chunks of a row, which takes no memory.
 // each() calls f(row, column, values) with kRun values of neighbouring columns, for every element that this thread holds.
 #pragma once
 #include "device/fewstep.cuh"
@@ -22,15 +23,26 @@ struct RowsFloat {
     float v[4][4];
   };
 
-  FEWSTEP_DEVICE void multiply(Sum& sum, const float* a, const float* b) {
-    const int row = int(fs::thread_index().x) / (Columns / 4), column = int(fs::thread_index().x) % (Columns / 4);
+  // Where a chunk of a row lies.
+  FEWSTEP_DEVICE int place(int row, int chunk) { return row * kPitch + chunk * kChunk<float>; }
+
+  // Where this thread's first row and column lie.
+  struct Lane {
+    int row, column;
+  };
+  FEWSTEP_DEVICE Lane lane() {
+    return {fs::keep(int(fs::thread_index().x) / (Columns / 4) * kPitch), fs::keep(int(fs::thread_index().x) % (Columns / 4) * kPitch)};
+  }
+
+  FEWSTEP_DEVICE void multiply(Sum& sum, const Lane& lane, const float* a, const float* b) {
+    const float *row = a + lane.row, *column = b + lane.column;
     FEWSTEP_UNROLL
     for (int k = 0; k < kDepth; k += 4) {
       fs::u32x4 left[4], right[4];
       FEWSTEP_UNROLL
-      for (int i = 0; i < 4; i++) left[i] = fs::load_16(a + (row + i * (Rows / 4)) * kPitch + k);
+      for (int i = 0; i < 4; i++) left[i] = fs::load_16(row + i * (Rows / 4) * kPitch + k);
       FEWSTEP_UNROLL
-      for (int j = 0; j < 4; j++) right[j] = fs::load_16(b + (column + j * (Columns / 4)) * kPitch + k);
+      for (int j = 0; j < 4; j++) right[j] = fs::load_16(column + j * (Columns / 4) * kPitch + k);
       FEWSTEP_UNROLL
       for (int i = 0; i < 4; i++) {
         FEWSTEP_UNROLL
@@ -70,11 +82,17 @@ struct ColumnsFloat {
     float v[4][4];
   };
 
-  FEWSTEP_DEVICE void multiply(Sum& sum, const float* a, const float* b) {
-    const int row = int(fs::thread_index().x) / (Columns / 4) * 4, column = int(fs::thread_index().x) % (Columns / 4) * 4;
+  struct Lane {
+    int row, column;
+  };
+  FEWSTEP_DEVICE Lane lane() {
+    return {fs::keep(int(fs::thread_index().x) / (Columns / 4) * 4), fs::keep(int(fs::thread_index().x) % (Columns / 4) * 4)};
+  }
+
+  FEWSTEP_DEVICE void multiply(Sum& sum, const Lane& lane, const float* a, const float* b) {
     FEWSTEP_UNROLL
     for (int k = 0; k < kDepth; k++) {
-      const fs::u32x4 left = fs::load_16(a + k * kPitch + row), right = fs::load_16(b + k * kPitch + column);
+      const fs::u32x4 left = fs::load_16(a + k * kPitch + lane.row), right = fs::load_16(b + k * kPitch + lane.column);
       const uint32_t x[4] = {left.x, left.y, left.z, left.w}, y[4] = {right.x, right.y, right.z, right.w};
       FEWSTEP_UNROLL
       for (int i = 0; i < 4; i++) {
@@ -92,18 +110,18 @@ struct ColumnsFloat {
   }
 };
 
-// Four warps, two by two; each holds a quarter of the tile in fragments of 16 x 8.
-template <class Element, int Rows, int Columns>
+// Warps, Down by two; each holds its share of the tile in fragments of 16 x 8.
+template <class Element, int Rows, int Columns, int Down>
 struct Fragments {
   using T = Element;
-  static constexpr int kRows = Rows, kColumns = Columns, kDepth = 32, kThreads = 128, kRun = 2;
-  static constexpr int kAcross = Columns / 16, kDown = Rows / 32;  // fragments of a warp
-  static_assert(Rows % 32 == 0 && Columns % 32 == 0);
+  static constexpr int kRows = Rows, kColumns = Columns, kDepth = 32, kThreads = 64 * Down, kRun = 2;
+  static constexpr int kAcross = Columns / 16, kDown = Rows / (16 * Down);  // fragments of a warp
+  static_assert(Rows % (16 * Down) == 0 && Columns % 32 == 0);
   struct Sum {
     float v[kDown][kAcross][4];
   };
 
-  FEWSTEP_DEVICE int warp_row() { return int(fs::warp()) / 2 * (Rows / 2); }
+  FEWSTEP_DEVICE int warp_row() { return int(fs::warp()) / 2 * (Rows / Down); }
   FEWSTEP_DEVICE int warp_column() { return int(fs::warp()) % 2 * (Columns / 2); }
 
   // `right` holds two neighbouring fragments of b in each element.
@@ -135,37 +153,55 @@ struct Fragments {
   }
 };
 
-template <class Element, int Rows, int Columns>
-struct RowsTensor : Fragments<Element, Rows, Columns> {
-  using Base = Fragments<Element, Rows, Columns>;
-  static constexpr int kPitch = Base::kDepth + 8;
+template <class Element, int Rows, int Columns, int Down = 2>
+struct RowsTensor : Fragments<Element, Rows, Columns, Down> {
+  using Base = Fragments<Element, Rows, Columns, Down>;
+  static constexpr int kPitch = Base::kDepth;
 
-  FEWSTEP_DEVICE void multiply(typename Base::Sum& sum, const Element* a, const Element* b) {
+  // Where a chunk of a row lies. Two rows fill the 32 banks, so that eight neighbouring rows have each pattern of `row / 2 % 4` twice, in either half.
+  FEWSTEP_DEVICE int place(int row, int chunk) { return row * kPitch + (chunk ^ (row / 2 % 4)) * kChunk<Element>; }
+
+  // Where this lane's rows of the first fragments lie. Those of the others are multiples of 8 rows on and have the same pattern; the second half of a
+  // stage's depth is two chunks on, which in any pattern is one bit.
+  struct Lane {
+    int row, column;
+  };
+  FEWSTEP_DEVICE Lane lane() {
     const int lane = int(fs::lane());
-    const Element* row = a + (Base::warp_row() + lane % 16) * kPitch + lane / 16 * 8;
-    const Element* column = b + (Base::warp_column() + lane / 16 * 8 + lane % 8) * kPitch + lane / 8 % 2 * 8;
+    return {fs::keep(place(Base::warp_row() + lane % 16, lane / 16)), fs::keep(place(Base::warp_column() + lane / 16 * 8 + lane % 8, lane / 8 % 2))};
+  }
+
+  FEWSTEP_DEVICE void multiply(typename Base::Sum& sum, const Lane& lane, const Element* a, const Element* b) {
     FEWSTEP_UNROLL
     for (int k = 0; k < Base::kDepth; k += 16) {
+      const Element *row = a + (lane.row ^ k), *column = b + (lane.column ^ k);
       uint32_t left[Base::kDown][4], right[Base::kAcross / 2][4];
       FEWSTEP_UNROLL
-      for (int i = 0; i < Base::kDown; i++) fs::load_matrix<4>(left[i], row + i * 16 * kPitch + k);
+      for (int i = 0; i < Base::kDown; i++) fs::load_matrix<4>(left[i], row + i * 16 * kPitch);
       FEWSTEP_UNROLL
-      for (int j = 0; j < Base::kAcross / 2; j++) fs::load_matrix<4>(right[j], column + j * 16 * kPitch + k);
+      for (int j = 0; j < Base::kAcross / 2; j++) fs::load_matrix<4>(right[j], column + j * 16 * kPitch);
       Base::multiply(sum, left, right);
     }
   }
 };
 
 template <class Element, int Rows, int Columns>
-struct ColumnsTensor : Fragments<Element, Rows, Columns> {
-  using Base = Fragments<Element, Rows, Columns>;
+struct ColumnsTensor : Fragments<Element, Rows, Columns, 2> {
+  using Base = Fragments<Element, Rows, Columns, 2>;
   static constexpr int kPitch = Rows + 8;
   static_assert(Rows == Columns);
 
-  FEWSTEP_DEVICE void multiply(typename Base::Sum& sum, const Element* a, const Element* b) {
+  struct Lane {
+    int row, column;
+  };
+  FEWSTEP_DEVICE Lane lane() {
     const int lane = int(fs::lane());
-    const Element* row = a + (lane / 16 * 8 + lane % 8) * kPitch + Base::warp_row() + lane / 8 % 2 * 8;
-    const Element* column = b + lane % 16 * kPitch + Base::warp_column() + lane / 16 * 8;
+    return {fs::keep((lane / 16 * 8 + lane % 8) * kPitch + Base::warp_row() + lane / 8 % 2 * 8),
+            fs::keep(lane % 16 * kPitch + Base::warp_column() + lane / 16 * 8)};
+  }
+
+  FEWSTEP_DEVICE void multiply(typename Base::Sum& sum, const Lane& lane, const Element* a, const Element* b) {
+    const Element *row = a + lane.row, *column = b + lane.column;
     FEWSTEP_UNROLL
     for (int k = 0; k < Base::kDepth; k += 16) {
       uint32_t left[Base::kDown][4], right[Base::kAcross / 2][4];

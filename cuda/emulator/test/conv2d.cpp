@@ -92,17 +92,17 @@ class Problem {
     solve();
   }
 
-  static constexpr int most_slices = 3;
+  static constexpr int most_slices = 11;  // more than are added at a time
 
-  void run(const Settings& settings, int tile, int slices) {
+  void run(const Settings& settings, Tile tile, int slices) {
     settings.apply();
-    name_ = settings.name() + ", tile " + std::to_string(tile) + ", slices " + std::to_string(slices) + ", c " + std::to_string(s_.in_c) + ", o " +
+    name_ = settings.name() + ", tile " + std::to_string(tile.rows) + "x" + std::to_string(tile.columns) + ", slices " + std::to_string(slices) + ", c " + std::to_string(s_.in_c) + ", o " +
             std::to_string(s_.out_c) + ", kernel " + std::to_string(s_.kernel_h) + "x" + std::to_string(s_.kernel_w);
     pack();
     forward(tile, slices, true);
     forward(tile, slices, false);
     input_grad(tile, slices);
-    weight_grad(tile, slices);
+    if (tile.rows == tile.columns) weight_grad(tile, slices);
   }
 
  private:
@@ -122,7 +122,7 @@ class Problem {
     }
   }
 
-  void forward(int tile, int slices, bool full) {
+  void forward(Tile tile, int slices, bool full) {
     poison(y_);
     const float *bias = full ? bias_.data() : nullptr, scale = full ? 0.75f : 1.0f;
     const Bits* addend = full ? addend_.data() : nullptr;
@@ -131,27 +131,27 @@ class Problem {
     Bits* const* parts = nullptr;
     const int* ends = nullptr;
     float *moments = nullptr, *pieces = nullptr;
-    launch(kernel("conv2d", F::name, tile), {blocks(s_.images * pixels_, tile), blocks(s_.out_c, tile), slices}, F::threads(tile), x_.data(),
+    launch(kernel("conv2d", F::name, tile), {blocks(s_.images * pixels_, tile.rows), blocks(s_.out_c, tile.columns), slices}, F::threads(tile), x_.data(),
            forward_.data(), bias, addend, residual, y_.data(), parts, ends, scratch, counters_.data(), moments, pieces, s_, slices, scale);
     for (size_t i = 0; i < counters_.size(); i++) check::expect(int(counters_[i]), 0, "");
     compare<F>("y", name_, y_, full ? want_y_ : want_plain_, terms_);
   }
 
-  void input_grad(int tile, int slices) {
+  void input_grad(Tile tile, int slices) {
     poison(dx_);
     float* scratch = partial(slices);
     const int pixels = s_.images * blocks(s_.in_h, s_.stride) * blocks(s_.in_w, s_.stride);
-    launch(kernel("conv2d_input_grad", F::name, tile), {blocks(pixels, tile), blocks(s_.in_c, tile), s_.stride * s_.stride * slices}, F::threads(tile),
+    launch(kernel("conv2d_input_grad", F::name, tile), {blocks(pixels, tile.rows), blocks(s_.in_c, tile.columns), s_.stride * s_.stride * slices}, F::threads(tile),
            dy_.data(), backward_.data(), dx_.data(), scratch, s_, slices);
     if (scratch) sum(F::name, dx_, slices);
     compare<F>("dx", name_, dx_, want_dx_, s_.kernel_h * s_.kernel_w * s_.out_c);
   }
 
-  void weight_grad(int tile, int slices) {
+  void weight_grad(Tile tile, int slices) {
     poison(dw_);
     float* scratch = partial(slices);
     const int columns = s_.kernel_h * s_.kernel_w * padded(s_.in_c);
-    launch(kernel("conv2d_weight_grad", F::name, tile), {blocks(columns, tile), blocks(s_.out_c, tile), slices}, F::threads(tile), x_.data(),
+    launch(kernel("conv2d_weight_grad", F::name, tile), {blocks(columns, tile.columns), blocks(s_.out_c, tile.rows), slices}, F::threads(tile), x_.data(),
            dy_.data(), dw_.data(), scratch, s_, slices);
     if (scratch) sum("f32", dw_, slices);
     compare<Float>("dw", name_, dw_, want_dw_, s_.images * pixels_);
@@ -216,8 +216,8 @@ void everywhere(std::vector<int32_t> architectures) {
       for (const int32_t copies : modes) {
         for (const int32_t architecture : architectures) {
           const Settings settings{.seed = seed, .copies = copies, .architecture = architecture};
-          for (const int tile : {32, 64}) problem.run(settings, tile, 1);
-          problem.run(settings, 32, Problem<F>::most_slices);
+          for (const Tile tile : F::tiles) problem.run(settings, tile, 1);
+          problem.run(settings, small, Problem<F>::most_slices);
         }
       }
     }
@@ -231,7 +231,7 @@ void underrun() {
   for (const Conv& shape : shapes) {
     settings.apply();
     Problem<F> problem(shape);
-    for (const int tile : {32, 64}) problem.run(settings, tile, 2);
+    for (const Tile tile : F::tiles) problem.run(settings, tile, 2);
   }
 }
 

@@ -22,17 +22,26 @@ struct Conv {
   int images, in_h, in_w, in_c, out_h, out_w, out_c, kernel_h, kernel_w, stride, top, left;
 };
 
+/// Of a block.
+struct Tile {
+  int rows, columns;
+};
+constexpr Tile small = {32, 32}, large = {64, 64}, tall = {128, 64};
+
 struct Float : format::Float {
   static constexpr int chunk = 4;
-  static uint32_t threads(int tile) { return uint32_t(tile * tile / 16); }
+  static constexpr Tile tiles[] = {small, large};
+  static uint32_t threads(Tile tile) { return uint32_t(tile.rows * tile.columns / 16); }
 };
 struct Half : format::Half {
   static constexpr int chunk = 8;
-  static uint32_t threads(int) { return 128; }
+  static constexpr Tile tiles[] = {small, large, tall};
+  static uint32_t threads(Tile) { return 128; }
 };
 struct Bf16 : format::Bf16 {
   static constexpr int chunk = 8;
-  static uint32_t threads(int) { return 128; }
+  static constexpr Tile tiles[] = {small, large, tall};
+  static uint32_t threads(Tile) { return 128; }
 };
 
 using Grid = std::array<int, 3>;
@@ -73,8 +82,8 @@ int padded(int channels) {
   return (channels + F::chunk - 1) / F::chunk * F::chunk;
 }
 
-inline std::string kernel(const std::string& what, const std::string& type, int tile) {
-  return "fewstep_" + what + "_" + type + "_" + std::to_string(tile) + "x" + std::to_string(tile);
+inline std::string kernel(const std::string& what, const std::string& type, Tile tile) {
+  return "fewstep_" + what + "_" + type + "_" + std::to_string(tile.rows) + "x" + std::to_string(tile.columns);
 }
 
 }  // namespace conv_launch

@@ -74,10 +74,10 @@ class Problem {
     solve();
   }
 
-  void run(const Settings& settings, int tile, int slices) {
-    if (s_.h * s_.w % tile) return;
+  void run(const Settings& settings, Tile tile, int slices) {
+    if (s_.h * s_.w % tile.rows) return;
     settings.apply();
-    const std::string name = settings.name() + ", tile " + std::to_string(tile) + ", slices " + std::to_string(slices) + ", c " + std::to_string(c_);
+    const std::string name = settings.name() + ", tile " + std::to_string(tile.rows) + ", slices " + std::to_string(slices) + ", c " + std::to_string(c_);
     const int n = int(packed_.size()), pixels = s_.images * s_.h * s_.w;
     poison(y_), poison(partial_), poison(moments_), poison(pieces_);
     launch(std::string("fewstep_pack_conv_") + F::name, {blocks(n, 256), 1, 1}, 256, weights_.data(), packed_.data(), conv_, 0, n);
@@ -86,7 +86,7 @@ class Problem {
     const Bits *addend = nullptr, *residual = nullptr;
     Bits* const* parts = nullptr;
     const int* ends = nullptr;
-    launch(kernel("norm_conv2d", F::name, tile), {blocks(pixels, tile), blocks(s_.out, tile), slices}, F::threads(tile), x_.data(), packed_.data(), bias,
+    launch(kernel("norm_conv2d", F::name, tile), {blocks(pixels, tile.rows), blocks(s_.out, tile.columns), slices}, F::threads(tile), x_.data(), packed_.data(), bias,
            addend, residual, y_.data(), parts, ends, slices > 1 ? partial_.data() : nullptr, counters_.data(), moments_.data(), pieces_.data(), conv_,
            slices, 1.0f, norm);
     for (size_t i = 0; i < counters_.size(); i++) check::expect(int(counters_[i]), 0, "");
@@ -164,7 +164,7 @@ void everywhere(std::vector<int32_t> architectures) {
       for (const int32_t copies : {FEWSTEP_EMU_COPIES_LAZY, FEWSTEP_EMU_COPIES_EAGER}) {
         for (const int32_t architecture : architectures) {
           const Settings settings{.seed = seed, .copies = copies, .architecture = architecture};
-          for (const int tile : {32, 64}) problem.run(settings, tile, 1);
+          for (const Tile tile : {small, large}) problem.run(settings, tile, 1);
           problem.run(settings, 32, most_slices);
         }
       }

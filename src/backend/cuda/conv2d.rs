@@ -24,6 +24,10 @@ const WORTH_CUTTING: usize = 16;
 const SHORTEST_SLICE: usize = 4;
 /// Most slices: each is written and read once more.
 const MOST_SLICES: usize = 64;
+/// Rows of the largest tiles on tensor cores.
+const TALL: usize = 128;
+/// Most taps in a direction: the kernels have a bit for each and one more, as `taps_inside` in `cuda/parts/conv_product.cuh`.
+const MOST_TAPS: usize = 15;
 
 /// The most channels that a convolution normalises, as in `cuda/parts/conv_norm.cuh`.
 const NORM_CHANNELS: usize = 512;
@@ -63,14 +67,14 @@ pub(super) fn conv2d(op: &Conv2d, site: &Site) -> Result<Lowered> {
     let conv = Conv::of(x, [n, p, q, op.out_channels], op.geometry, dtype)?;
     need_packed(op.packed)?;
     let y = [n, p, q, op.out_channels];
-    let tiling = Tiling::of_conv(&ConvSite { op, x, y, dtype }, site.target);
+    let tiling = Tiling::of_conv(&ConvSite { op, x, y, dtype }, op.norm.is_some(), site.target);
     let kernel = if op.norm.is_some() { "norm_conv2d" } else { "conv2d" };
     let launch = tiling.launch(kernel, [n * p * q, op.out_channels], 1)?.input(0).input(1);
     let launch = launch.optional(op.bias_operand()).optional(op.addend_operand()).optional(op.residual_operand());
     // Scratch: the parts of the sums, then those of the moments.
     let sums = tiling.workspace(y.iter().product());
-    let (pieces, workspace) = if op.moments && tiling.tile < p * q {
-        (Arg::Scratch(sums), sums + n * (p * q / tiling.tile) * op.out_channels * 2 * size_of::<f32>())
+    let (pieces, workspace) = if op.moments && tiling.rows < p * q {
+        (Arg::Scratch(sums), sums + n * (p * q / tiling.rows) * op.out_channels * 2 * size_of::<f32>())
     } else {
         (Arg::Null, sums)
     };
@@ -119,16 +123,16 @@ impl Wishes for Target {
 
     /// A block's tile must lie in one image.
     fn gives_moments(&self, conv: &ConvSite) -> bool {
-        (conv.y[1] * conv.y[2]).is_multiple_of(Tiling::of_conv(conv, *self).tile)
+        (conv.y[1] * conv.y[2]).is_multiple_of(Tiling::of_conv(conv, conv.op.norm.is_some(), *self).rows)
     }
 
     /// Every tap and tile of columns normalises anew what a norm by itself would once.
     fn normalises(&self, conv: &ConvSite, groups: usize) -> bool {
         let ([n, _, _, c], [_, p, q, o]) = (conv.x, conv.y);
-        let tile = Tiling::of_conv(conv, *self).tile;
+        let tiling = Tiling::of_conv(conv, true, *self);
         let [r, s] = conv.op.geometry.kernel;
-        let work = [p, q, c, r, s, o.div_ceil(tile)].into_iter().fold(n, usize::saturating_mul);
-        let fits = c <= NORM_CHANNELS && c / groups <= NORM_GROUP && (p * q).is_multiple_of(tile);
+        let work = [p, q, c, r, s, o.div_ceil(tiling.columns)].into_iter().fold(n, usize::saturating_mul);
+        let fits = c <= NORM_CHANNELS && c / groups <= NORM_GROUP && (p * q).is_multiple_of(tiling.rows);
         fits && work <= WORTH_NORMALISING * self.multiprocessors as usize
     }
 }
@@ -143,7 +147,8 @@ pub(super) fn input_grad(op: &Conv2dInputGrad, site: &Site) -> Result<Lowered> {
     // The pixels and the taps of the largest parity.
     let pixels = n * h.div_ceil(stride) * w.div_ceil(stride);
     let taps = op.geometry.kernel.map(|k| k.div_ceil(stride));
-    let tiling = Tiling::of(pixels, c, stride * stride, taps[0] * taps[1] * y[3].next_multiple_of(chunk(dtype)), dtype, site.target);
+    let depth = taps[0] * taps[1] * y[3].next_multiple_of(chunk(dtype));
+    let tiling = Tiling::of(pixels, c, stride * stride, depth, dtype, site.target).or_tall(pixels, c, stride * stride, site.target);
     let first = tiling.launch("conv2d_input_grad", [pixels, c], stride * stride)?.input(0).input(1).output(0).arg(tiling.partial());
     with_sum(first.value(conv).int(tiling.slices)?, &tiling, site)
 }
@@ -184,8 +189,10 @@ fn dims(shape: &[usize]) -> Result<[usize; 4]> {
 /// How the result is cut into blocks and the sums into slices.
 #[derive(Debug, PartialEq)]
 struct Tiling {
-    /// Rows and columns of a block.
-    tile: usize,
+    /// Rows of a block.
+    rows: usize,
+    /// Columns of a block.
+    columns: usize,
     /// Blocks that share a sum.
     slices: usize,
     /// Of the activations.
@@ -204,30 +211,38 @@ impl Tiling {
         let steps = depth.div_ceil(DEPTH[usize::from(dtype != DType::F32)]);
         let wanted = (resident * multiprocessors / blocks(tile).max(1)).min(MOST_SLICES);
         let slices = if steps < WORTH_CUTTING { 1 } else { wanted.clamp(1, steps / SHORTEST_SLICE) };
-        Self { tile, slices, dtype }
+        Self { rows: tile, columns: tile, slices, dtype }
     }
 
-    /// For a convolution forward.
-    fn of_conv(conv: &ConvSite, target: Target) -> Self {
+    /// For a convolution forward, with or without a group norm in it. Moments need tiles that lie in one image.
+    fn of_conv(conv: &ConvSite, norm: bool, target: Target) -> Self {
         let [r, s] = conv.op.geometry.kernel;
         let [n, p, q, o] = conv.y;
-        Self::of(n * p * q, o, 1, r * s * conv.x[3].next_multiple_of(chunk(conv.dtype)), conv.dtype, target)
+        let tiling = Self::of(n * p * q, o, 1, r * s * conv.x[3].next_multiple_of(chunk(conv.dtype)), conv.dtype, target);
+        if norm || !(p * q).is_multiple_of(TALL) { tiling } else { tiling.or_tall(n * p * q, o, 1, target) }
+    }
+
+    /// With twice the rows where enough blocks remain: three operands in shared memory feed two products instead of four.
+    fn or_tall(self, rows: usize, columns: usize, parts: usize, target: Target) -> Self {
+        let blocks = rows.div_ceil(TALL) * columns.div_ceil(64) * parts;
+        let fits = self.dtype != DType::F32 && self.columns == 64 && self.slices == 1 && 2 * blocks >= 3 * target.multiprocessors as usize;
+        if fits { Self { rows: TALL, ..self } } else { self }
     }
 
     fn launch(&self, kernel: &str, [rows, columns]: [usize; 2], parts: usize) -> Result<Launch> {
-        let block = match (self.dtype, self.tile) {
+        let block = match (self.dtype, self.rows) {
             (DType::F32, 32) => 64,
             (DType::F32, _) => 256,
             _ => TENSOR_THREADS,
         };
-        let name = format!("fewstep_{kernel}_{}_{tile}x{tile}", suffix(self.dtype)?, tile = self.tile);
+        let name = format!("fewstep_{kernel}_{}_{}x{}", suffix(self.dtype)?, self.rows, self.columns);
         let [x, y] = self.tiles([rows, columns]);
         Launch::new(name, [x, y, parts * self.slices], block)
     }
 
     /// Blocks along the rows and along the columns.
-    fn tiles(&self, product: [usize; 2]) -> [usize; 2] {
-        product.map(|n| n.div_ceil(self.tile))
+    fn tiles(&self, [rows, columns]: [usize; 2]) -> [usize; 2] {
+        [rows.div_ceil(self.rows), columns.div_ceil(self.columns)]
     }
 
     /// Where the blocks put their sums if they share them.
@@ -260,7 +275,10 @@ impl Conv {
             shape[0].checked_mul(rows)?.checked_mul(columns)?.checked_mul(shape[3].max(1)).filter(|n| *n <= LIMIT)
         };
         let weights = packed_len(PackFor::Forward, geometry, &[y[3], x[3]], dtype).and(packed_len(PackFor::InputGrad, geometry, &[y[3], x[3]], dtype));
-        if reach(x).and(reach(y)).and(weights).is_none() || stride > LIMIT || kernel.iter().chain(&pad).any(|n| *n > LIMIT) {
+        if kernel.iter().any(|n| *n > MOST_TAPS) {
+            return Err(Error::unsupported(format!("a kernel of {}x{}; the CUDA backend has at most {MOST_TAPS}x{MOST_TAPS}", kernel[0], kernel[1])));
+        }
+        if reach(x).and(reach(y)).and(weights).is_none() || stride > LIMIT || pad.iter().any(|n| *n > LIMIT) {
             return Err(too_large());
         }
         let all = [x[0], x[1], x[2], x[3], y[1], y[2], y[3], kernel[0], kernel[1], stride, pad[0], pad[1]];
@@ -276,14 +294,21 @@ mod tests {
 
     #[test]
     fn tilings_fill_the_device() {
-        // 64 images of 32x32x64: 1024 large blocks.
-        assert_eq!(Tiling::of(65_536, 64, 1, 576, DType::F32, H200), Tiling { tile: 64, slices: 1, dtype: DType::F32 });
+        let tiles = |rows, columns, depth, dtype| {
+            let t = Tiling::of(rows, columns, 1, depth, dtype, H200).or_tall(rows, columns, 1, H200);
+            (t.rows, t.columns, t.slices)
+        };
+        // 64 images of 32x32x64: 1024 large blocks, or 512 tall ones.
+        assert_eq!(tiles(65_536, 64, 576, DType::F32), (64, 64, 1));
+        assert_eq!(tiles(65_536, 64, 576, DType::F16), (128, 64, 1));
+        // 16 images of 16x16x128: too few tall blocks.
+        assert_eq!(tiles(4096, 128, 1152, DType::F16), (64, 64, 2));
         // One image of 8x8x128: eight small blocks, whose 72 steps are cut.
-        assert_eq!(Tiling::of(64, 128, 1, 1152, DType::F32, H200), Tiling { tile: 32, slices: 18, dtype: DType::F32 });
+        assert_eq!(tiles(64, 128, 1152, DType::F32), (32, 32, 18));
         // A sum too short to cut.
-        assert_eq!(Tiling::of(1, 128, 1, 128, DType::F32, H200), Tiling { tile: 32, slices: 1, dtype: DType::F32 });
+        assert_eq!(tiles(1, 128, 128, DType::F32), (32, 32, 1));
         // The weights of conv_in: two blocks and 65536 pixels.
-        assert_eq!(Tiling::of(36, 64, 1, 65_536, DType::F32, H200), Tiling { tile: 32, slices: 64, dtype: DType::F32 });
+        assert_eq!(tiles(36, 64, 65_536, DType::F32), (32, 32, 64));
     }
 
     #[test]
