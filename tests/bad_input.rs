@@ -3,6 +3,7 @@
 mod ffi_common;
 
 use fewstep::ffi::dataset::*;
+use fewstep::ffi::device::*;
 use fewstep::ffi::model::*;
 use fewstep::ffi::runtime::*;
 use fewstep::ffi::sampler_options::*;
@@ -45,8 +46,11 @@ fn null_everywhere() {
         fewstep_cancel_token_reset(null()) => INVALID;
         fewstep_cancel_token_is_cancelled(null(), null_mut()) => INVALID;
         fewstep_cancel_token_destroy(null_mut()) => 0;
+        fewstep_device_count(0, null_mut()) => INVALID;
+        fewstep_device_get_info(0, 0, null_mut()) => INVALID;
         fewstep_runtime_options_init(null_mut()) => INVALID;
         fewstep_runtime_create(null(), null_mut()) => INVALID;
+        fewstep_runtime_get_info(null(), null_mut()) => INVALID;
         fewstep_runtime_destroy(null_mut()) => 0;
         fewstep_model_open(null(), null(), null_mut()) => INVALID;
         fewstep_model_open_buffer(null(), null(), 0, null_mut()) => INVALID;
@@ -493,12 +497,11 @@ fn tools() {
         let mut out = null_mut();
         let status = (f.api.fewstep_model_open)(f.runtime, not_utf8.as_ptr().cast(), &mut out);
         f.api.fails("not UTF-8", status, INVALID, "UTF-8");
-        let mut options: fewstep_runtime_options = std::mem::zeroed();
-        f.api.ok((f.api.fewstep_runtime_options_init)(&mut options));
-        options.device = FEWSTEP_DEVICE_CUDA;
+        let mut options = f.api.runtime_options(FEWSTEP_DEVICE_CUDA);
         let mut runtime = null_mut();
         options.device_index = 99;
-        f.api.fails("cuda", (f.api.fewstep_runtime_create)(&options, &mut runtime), NO_DEVICE, "");
+        let (status, sentence) = if cfg!(fewstep_cuda) { (NO_DEVICE, "") } else { (UNSUPPORTED, "built without CUDA kernels") };
+        f.api.fails("cuda", (f.api.fewstep_runtime_create)(&options, &mut runtime), status, sentence);
         options.cuda_stream = std::ptr::dangling_mut();
         f.api.fails("stream", (f.api.fewstep_runtime_create)(&options, &mut runtime), INVALID, "cuda_context");
         (options.cuda_stream, options.device_index) = (null_mut(), 0);
