@@ -127,6 +127,12 @@ fn training_steps_are_those_of_the_cpu() {
 }
 
 #[test]
+fn more_than_the_sampler_was_planned_for() {
+    let api = Api::load();
+    limits::check(&api, gpu(&api));
+}
+
+#[test]
 fn devices_are_described_before_they_are_opened() {
     let api = Api::load();
     let count = api.device_count(FEWSTEP_DEVICE_CUDA);

@@ -1,6 +1,8 @@
 //! The library as a plugin host sees it: opened at run time, used by the names of the header alone.
 #![allow(dead_code)] // each test binary uses its own part
 
+pub mod limits;
+
 use fewstep::ffi::callback::*;
 use fewstep::ffi::cancel::*;
 use fewstep::ffi::dataset::*;
