@@ -9,6 +9,8 @@ import sys
 import tempfile
 import time
 
+import header
+
 try:
     import numpy as np
     import openvino
@@ -19,7 +21,7 @@ except ImportError as e:
     sys.exit(f"bench-peers needs torch, diffusers, openvino, onnx and onnxscript: {e}")
 
 THREADS = 2
-lib = C.CDLL("target/release/libfewstep.so")
+lib = C.CDLL(str(header.LIBRARY))
 lib.fewstep_last_error.restype = C.c_char_p
 
 
@@ -28,25 +30,12 @@ def check(status):
         sys.exit(lib.fewstep_last_error().decode())
 
 
-def struct(name, fields):
-    """A ctypes struct of the header: 'u4' uint32, 'i4' int32, 'u8' uint64, 'z' size_t, 'p' pointer, 'f8' double, 'f4' float."""
-    kinds = {"u4": C.c_uint32, "i4": C.c_int32, "u8": C.c_uint64, "z": C.c_size_t, "p": C.c_void_p, "f8": C.c_double, "f4": C.c_float}
-    return type(name, (C.Structure,), {"_fields_": [(f.split(":")[0], kinds[f.split(":")[1]]) for f in fields.split()]})
+STRUCTS = header.structs()
 
 
-RuntimeOptions = struct("RuntimeOptions", "struct_size:u4 threads:u4 device:i4 device_index:i4 log:p log_user:p log_level:i4 reserved:u4")
-StudentOptions = struct("StudentOptions", "struct_size:u4 layers_per_block:u4 block_out_channels:p block_count:z time_embedding_dim:u4 norm_num_groups:u4 keep_attention:i4 prediction:i4 copy_weights:i4 steps:u4 seed:u8 pairs:p pair_count:z pair_stride:z")
-Term = struct("Term", "objective:i4 step_weight:i4 norm:i4 weight:f4 huber_delta:f4 reserved:u4")
-TrainerOptions = struct("TrainerOptions", "struct_size:u4 batch:u4 seed:u8 terms:p term_count:z term_stride:z pairs:p pair_count:z pair_stride:z steps:u4 substeps:u4 cache_size:u4 cache_batch:u4 learning_rate:f8 warmup_steps:u8 total_steps:u8 beta1:f8 beta2:f8 eps:f8 weight_decay:f8 clip_norm:f8 ema_decay:f8 height:u4 width:u4 decay:i4 reserved:u4")
-SamplerOptions = struct("SamplerOptions", "struct_size:u4 kind:i4 steps:u4 batch:u4 height:u4 width:u4 pairs:p pair_count:z pair_stride:z eta:f8 clip_range:f8 threshold_ratio:f8 threshold_max:f8 lambda_min_clipped:f8 clip:i4 spacing:i4 steps_offset:i4 diffusers_prev:i4 set_alpha_to_one:i4 use_clipped_model_output:i4 solver_order:u4 solver_type:i4 algorithm:i4 sigmas:i4 final_sigma:i4 lower_order_final:i4 euler_at_final:i4 reserved:u4")
-BeginOptions = struct("BeginOptions", "struct_size:u4 first_index:u4 seed:u8 indices:p index_count:z conditionings:p conditioning_count:z conditioning_stride:z noise:p noise_count:z")
-SamplerInfo = struct("SamplerInfo", "struct_size:u4 batch:u4 channels:u4 height:u4 width:u4 steps:u4 steps_done:u4 state:i4 arena_bytes:u8 peak_live_bytes:u8 prepared_bytes:u8")
-
-
-def options(kind, init):
-    o = kind()
-    check(init(C.byref(o)))
-    return o
+def options(name):
+    """Default options of the header's struct of this name."""
+    return header.defaults(STRUCTS[name], getattr(lib, f"{name}_init"), check)
 
 
 def interleaved(programs, rounds):
@@ -67,7 +56,7 @@ def report(title, medians, scale=1.0):
 
 torch.set_num_threads(THREADS)
 torch.manual_seed(0)
-runtime_options = options(RuntimeOptions, lib.fewstep_runtime_options_init)
+runtime_options = options("fewstep_runtime_options")
 runtime_options.threads = THREADS
 runtime = C.c_void_p()
 check(lib.fewstep_runtime_create(C.byref(runtime_options), C.byref(runtime)))
@@ -93,11 +82,11 @@ def evaluation():
             expected = net(x, t, return_dict=False)[0].numpy()
         compiled = openvino.Core().compile_model(onnx, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": THREADS})
         feed = {"x": x.numpy(), "t": t.numpy()}
-        o = options(SamplerOptions, lib.fewstep_sampler_options_init)
+        o = options("fewstep_sampler_options")
         o.kind, o.spacing, o.clip, o.set_alpha_to_one, o.steps, o.batch = 1, 2, 0, 1, 1, batch
         sampler = C.c_void_p()
         check(lib.fewstep_sampler_create(runtime, model, C.byref(o), C.byref(sampler)))
-        begin = options(BeginOptions, lib.fewstep_begin_options_init)
+        begin = options("fewstep_begin_options")
         noise = np.ascontiguousarray(x.numpy())
         begin.noise, begin.noise_count = noise.ctypes.data, noise.size
 
@@ -117,7 +106,7 @@ def evaluation():
                 net(x, t, return_dict=False)
 
         report(f"one evaluation of student_s, batch {batch}", interleaved({"fewstep": ours, "OpenVINO f32": lambda: compiled(feed), "PyTorch eager f32": eager}, 30 if batch == 1 else 12))
-        info = SamplerInfo(struct_size=C.sizeof(SamplerInfo))
+        info = STRUCTS["fewstep_sampler_info"](struct_size=C.sizeof(STRUCTS["fewstep_sampler_info"]))
         check(lib.fewstep_sampler_get_info(sampler, C.byref(info)))
         print(f"  arena {info.arena_bytes} bytes, largest live set {info.peak_live_bytes} ({info.arena_bytes / info.peak_live_bytes:.3f}), prepared {info.prepared_bytes}")
         check(lib.fewstep_sampler_destroy(sampler))
@@ -127,15 +116,15 @@ def training():
     """The demo's student, batch 64: gather, forward, backward, clip, AdamW, moving average."""
     teacher, student, trainer = C.c_void_p(), C.c_void_p(), C.c_void_p()
     check(lib.fewstep_model_open(runtime, b"examples-c/data/digits_teacher", C.byref(teacher)))
-    o = options(StudentOptions, lib.fewstep_student_options_init)
+    o = options("fewstep_student_options")
     channels = (C.c_uint32 * 2)(16, 32)
     o.block_out_channels, o.block_count, o.layers_per_block, o.keep_attention, o.prediction, o.steps = C.addressof(channels), 2, 1, 0, 3, 2
     check(lib.fewstep_model_derive_student(runtime, teacher, C.byref(o), C.byref(student)))
     folder = tempfile.mkdtemp()
     check(lib.fewstep_model_save(student, folder.encode()))
-    term = Term(2, 5, 2, 1.0, 0.0, 0)
-    to = options(TrainerOptions, lib.fewstep_trainer_options_init)
-    to.terms, to.term_count, to.term_stride, to.steps, to.substeps, to.cache_size = C.addressof(term), 1, C.sizeof(Term), 2, 1, 4096
+    term = STRUCTS["fewstep_term"](objective=2, step_weight=5, norm=2, weight=1.0)
+    to = options("fewstep_trainer_options")
+    to.terms, to.term_count, to.term_stride, to.steps, to.substeps, to.cache_size = C.addressof(term), 1, C.sizeof(term), 2, 1, 4096
     check(lib.fewstep_trainer_create(runtime, student, teacher, None, C.byref(to), C.byref(trainer)))
     check(lib.fewstep_trainer_prepare(trainer, None, None, None))
 

@@ -13,6 +13,8 @@
  *     fewstep_runtime_create -> fewstep_model_open (student) -> fewstep_sampler_create
  *       -> fewstep_sampler_begin -> fewstep_sampler_step ... -> fewstep_sampler_read
  *
+ * Before either, fewstep_device_count and fewstep_device_get_info tell what there is to compute on.
+ *
  * ERRORS. Nearly every function returns a fewstep_status; each function's comment lists its codes, and any function may return
  * FEWSTEP_STATUS_PANIC for a bug of the library. Outputs are written only on FEWSTEP_STATUS_OK. fewstep_last_error() has the details of the
  * calling thread's last failure: which argument, which file, which tensor. The library never ends the process, whatever it is given, and no
@@ -106,6 +108,11 @@
  * Compute on an NVIDIA GPU of compute capability 7.5 or later. No part of a plan falls back to the CPU.
  */
 #define FEWSTEP_DEVICE_CUDA 1
+
+/**
+ * Bytes of a device's name, the NUL at its end included.
+ */
+#define FEWSTEP_DEVICE_NAME_SIZE 256
 
 /**
  * Log nothing.
@@ -403,6 +410,56 @@ typedef struct fewstep_trainer fewstep_trainer;
 typedef int32_t fewstep_status;
 
 /**
+ * What a device is. Set struct_size before fewstep_device_get_info fills the rest.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * FEWSTEP_DEVICE_*.
+   */
+  int32_t device;
+  /**
+   * Its place among the devices of that kind: `device_index` of fewstep_runtime_options.
+   */
+  int32_t index;
+  /**
+   * 1 for a device that the library can compute on; 0 for a GPU that it has no code for: of a compute capability before 7.5, or left out of the build.
+   */
+  int32_t usable;
+  /**
+   * What it computes in: the bit 1 << FEWSTEP_PRECISION_* for each precision. 0 for a device that is not usable.
+   */
+  uint32_t precisions;
+  /**
+   * CUDA: compute capability, the number before the point. CPU: 0.
+   */
+  uint32_t capability_major;
+  /**
+   * CUDA: compute capability, the number after the point. CPU: 0.
+   */
+  uint32_t capability_minor;
+  /**
+   * CUDA: streaming multiprocessors. CPU: threads that run at once, which a runtime has by default.
+   */
+  uint32_t processors;
+  /**
+   * CUDA: bytes of the GPU's memory, in use or not. CPU: 0.
+   */
+  uint64_t memory_bytes;
+  /**
+   * CUDA: what identifies the GPU, also to Vulkan and Direct3D: `device_uuid` of fewstep_runtime_options. CPU: zeros.
+   */
+  uint8_t uuid[16];
+  /**
+   * The name that the driver or the processor gives, UTF-8, with a NUL at the end.
+   */
+  char name[FEWSTEP_DEVICE_NAME_SIZE];
+} fewstep_device_info;
+
+/**
  * Takes a line of log, UTF-8 without a line end, valid during the call. Called on the thread that made the call which has something to say, never on
  * a thread of the library. `level` is FEWSTEP_LOG_WARNING or FEWSTEP_LOG_INFO. Must return normally.
  */
@@ -458,6 +515,44 @@ typedef struct {
    */
   void *cuda_stream;
 } fewstep_runtime_options;
+
+/**
+ * What a runtime computes with. Set struct_size before fewstep_runtime_get_info fills the rest.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * FEWSTEP_DEVICE_*.
+   */
+  int32_t device;
+  /**
+   * Its place among the devices of that kind, however it was chosen; fewstep_device_get_info has more about it.
+   */
+  int32_t device_index;
+  /**
+   * CPU: threads that compute, the calling one included. CUDA: 0.
+   */
+  uint32_t threads;
+  /**
+   * As in fewstep_device_info.
+   */
+  uint32_t precisions;
+  /**
+   * 1 when the runtime uses a CUDA context of the program (`cuda_context` of fewstep_runtime_options), 0 otherwise.
+   */
+  int32_t foreign_context;
+  /**
+   * As in fewstep_device_info.
+   */
+  uint8_t device_uuid[16];
+  /**
+   * As in fewstep_device_info.
+   */
+  char device_name[FEWSTEP_DEVICE_NAME_SIZE];
+} fewstep_runtime_info;
 
 /**
  * One step of a few-step grid, in training timesteps.
@@ -536,7 +631,7 @@ typedef struct {
 } fewstep_student_options;
 
 /**
- * What a model is. Set struct_size before fewstep_model_info fills the rest.
+ * What a model is. Set struct_size before fewstep_model_get_info fills the rest.
  */
 typedef struct {
   /**
@@ -1350,6 +1445,29 @@ FEWSTEP_API fewstep_status fewstep_cancel_token_is_cancelled(const fewstep_cance
 FEWSTEP_API fewstep_status fewstep_cancel_token_destroy(fewstep_cancel_token *token);
 
 /**
+ * Writes to `*out` how many devices of a kind (FEWSTEP_DEVICE_*) there are, usable or not. That there are none is no error: for CUDA `*out` is 0 without a
+ * driver, with one that is too old, without a GPU, and in a library that was built without CUDA kernels. fewstep_device_get_info of device 0 then says which.
+ * Opens no device. The first call about CUDA loads the driver, which may take some tenths of a second; a library without CUDA kernels never does.
+ *
+ * Any thread may call. Returns OK, INVALID_ARGUMENT or OUT_OF_MEMORY (the driver did not start for lack of it).
+ */
+FEWSTEP_API
+fewstep_status fewstep_device_count(int32_t device,
+                                    uint32_t *out);
+
+/**
+ * Fills `*out`, whose struct_size the caller has set, with what the device `index` of a kind (FEWSTEP_DEVICE_*) is: 0 to fewstep_device_count - 1. There is
+ * one CPU device, 0. Opens no device: what fewstep_runtime_create may still find is a lack of memory, or that another process has a GPU for itself.
+ *
+ * Any thread may call. Returns OK, INVALID_ARGUMENT or, for CUDA, UNSUPPORTED (this library was built without CUDA kernels), NO_DEVICE (no driver, or no
+ * such GPU), DRIVER_TOO_OLD or OUT_OF_MEMORY; fewstep_last_error has the sentence.
+ */
+FEWSTEP_API
+fewstep_status fewstep_device_get_info(int32_t device,
+                                       int32_t index,
+                                       fewstep_device_info *out);
+
+/**
  * Writes the defaults to `*options`.
  *
  * Any thread may call. Returns OK or INVALID_ARGUMENT.
@@ -1360,12 +1478,19 @@ FEWSTEP_API fewstep_status fewstep_runtime_options_init(fewstep_runtime_options 
  * Creates a runtime and starts its compute threads. `options` may be NULL for the defaults.
  *
  * The caller owns `*out` and gives it to fewstep_runtime_destroy. Several runtimes may live in one process; they share nothing. Any thread may call.
- * Returns OK, INVALID_ARGUMENT, OUT_OF_MEMORY (the system refused a thread, the GPU a context), or, for CUDA, NO_DEVICE (no driver, no such GPU, or a
- * library built without kernels), DRIVER_TOO_OLD, UNSUPPORTED (a GPU before compute capability 7.5) or DEVICE_LOST.
+ * Returns OK, INVALID_ARGUMENT, OUT_OF_MEMORY (the system refused a thread, the GPU a context), or, for CUDA, UNSUPPORTED (this library was built without
+ * CUDA kernels, or has none for this GPU), NO_DEVICE (no driver, or no such GPU), DRIVER_TOO_OLD or DEVICE_LOST.
  */
 FEWSTEP_API
 fewstep_status fewstep_runtime_create(const fewstep_runtime_options *options,
                                       fewstep_runtime **out);
+
+/**
+ * Fills `*out`, whose struct_size the caller has set.
+ *
+ * Any thread may call, also while others use the runtime. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_runtime_get_info(const fewstep_runtime *runtime, fewstep_runtime_info *out);
 
 /**
  * Destroys a runtime. NULL is fine. Models, datasets, trainers and samplers made from it stay usable and keep its compute threads; the threads end,

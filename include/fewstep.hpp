@@ -234,6 +234,18 @@ void watched(std::shared_ptr<T> handle, F &progress, const CancelToken *cancel, 
 
 } // namespace detail
 
+/** How many devices of a kind there are, FEWSTEP_DEVICE_*, usable or not; 0 is no error. Throws Error. */
+inline std::uint32_t device_count(std::int32_t device) {
+    std::uint32_t count = 0;
+    check(fewstep_device_count(device, &count));
+    return count;
+}
+
+/** What a device is. Of one that is not there, the error says why. Throws Error. */
+inline fewstep_device_info device_info(std::int32_t device, std::int32_t index = 0) {
+    return detail::filled<fewstep_device_info>([=](auto *out) { return fewstep_device_get_info(device, index, out); });
+}
+
 /** Compute threads, device and log. */
 class Runtime : public detail::Owner<fewstep_runtime> {
   public:
@@ -243,6 +255,11 @@ class Runtime : public detail::Owner<fewstep_runtime> {
      * its line, for a log has nobody to tell. Throws Error.
      */
     explicit Runtime(const fewstep_runtime_options &options = runtime_options(), Log log = nullptr) : Owner(create(options, std::move(log))) {}
+
+    /** What the runtime computes with. Throws Error. */
+    fewstep_runtime_info info() const {
+        return detail::filled<fewstep_runtime_info>([&](auto *out) { return fewstep_runtime_get_info(handle().get(), out); });
+    }
 
   private:
     static std::shared_ptr<fewstep_runtime> create(fewstep_runtime_options options, Log log) {

@@ -3,6 +3,7 @@
 mod ffi_common;
 
 use fewstep::ffi::dataset::*;
+use fewstep::ffi::device::*;
 use fewstep::ffi::model::*;
 use fewstep::ffi::runtime::*;
 use fewstep::ffi::sampler_options::*;
@@ -45,8 +46,11 @@ fn null_everywhere() {
         fewstep_cancel_token_reset(null()) => INVALID;
         fewstep_cancel_token_is_cancelled(null(), null_mut()) => INVALID;
         fewstep_cancel_token_destroy(null_mut()) => 0;
+        fewstep_device_count(0, null_mut()) => INVALID;
+        fewstep_device_get_info(0, 0, null_mut()) => INVALID;
         fewstep_runtime_options_init(null_mut()) => INVALID;
         fewstep_runtime_create(null(), null_mut()) => INVALID;
+        fewstep_runtime_get_info(null(), null_mut()) => INVALID;
         fewstep_runtime_destroy(null_mut()) => 0;
         fewstep_model_open(null(), null(), null_mut()) => INVALID;
         fewstep_model_open_buffer(null(), null(), 0, null_mut()) => INVALID;
@@ -381,6 +385,12 @@ fn sampler_calls() {
 }
 
 #[test]
+fn more_than_the_sampler_was_planned_for() {
+    let f = Fixture::new();
+    ffi_common::limits::check(&f.api, f.runtime);
+}
+
+#[test]
 fn trainer_options() {
     let f = Fixture::new();
     let row = |name: &str, status: i32, names: &str, change: &dyn Fn(&mut fewstep_trainer_options, &mut fewstep_term)| {
@@ -392,13 +402,37 @@ fn trainer_options() {
     row("norm", INVALID, "norm", &|_, t| t.norm = 0);
     row("nan weight", INVALID, "weight", &|_, t| t.weight = f32::NAN);
     row("no terms", INVALID, "terms", &|o, _| o.term_count = 0);
+    row("too many steps", INVALID, "steps is 1001; at most 1000", &|o, _| o.steps = 1001);
+    row("too many substeps", INVALID, "1002 teacher steps; at most 1000", &|o, _| o.substeps = 501);
+    row("huge batch", INVALID, "batch is 4294967295; it must be in 1..=1048576", &|o, _| o.batch = u32::MAX);
+    row("large batch", INVALID, "batch is 1048577; it must be in 1..=1048576", &|o, _| o.batch = (1 << 20) + 1);
     row("batch", INVALID, "batch", &|o, _| o.batch = 0);
     row("rate", INVALID, "learning_rate", &|o, _| o.learning_rate = f64::NAN);
     row("beta", INVALID, "beta1", &|o, _| o.beta1 = 1.0);
     row("decay", INVALID, "decay", &|o, _| o.decay = 9);
     row("no cache", INVALID, "cache", &|o, _| o.cache_size = 0);
     row("huge cache", INVALID, "cache", &|o, _| o.cache_size = u32::MAX);
+    let pairs = vec![fewstep_step_pair { t: 999, t_next: -1 }; 1001];
+    row("too many pairs", INVALID, "count is 1001; at most 1000", &|o, _| {
+        (o.steps, o.pairs, o.pair_count, o.pair_stride) = (0, pairs.as_ptr(), pairs.len(), size_of::<fewstep_step_pair>())
+    });
     row("no data", INVALID, "dataset", &|_, t| (t.objective, t.step_weight) = (FEWSTEP_OBJECTIVE_DENOISE, FEWSTEP_WEIGHT_SNR));
+}
+
+/// A loss has four terms at most, whether or not the array is of a size that is read at all.
+#[test]
+fn too_many_terms() {
+    let f = Fixture::new();
+    let terms = vec![term(FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_WEIGHT_STATE); 65];
+    for (count, needle) in [(5, "1 to 4 terms, found 5"), (64, "1 to 4 terms, found 64"), (65, "count is 65; at most 64"), (usize::MAX, "at most 64")] {
+        let mut options = f.api.trainer_options(terms.as_ptr());
+        (options.steps, options.term_count) = (2, count);
+        let mut out = null_mut();
+        // SAFETY: valid pointers; counts beyond the array are refused before it is read.
+        let status = unsafe { (f.api.fewstep_trainer_create)(f.runtime, f.model, f.model, null(), &options, &mut out) };
+        f.api.fails("terms", status, INVALID, needle);
+        assert!(out.is_null());
+    }
 }
 
 #[test]
@@ -415,6 +449,7 @@ fn datasets() {
     row("overflow", SHAPE, "", &|o| (o.count, o.height, o.width) = (usize::MAX / 2, u32::MAX, u32::MAX));
     row("short data", SHAPE, "512", &|o| o.data_size = 100);
     row("labels", SHAPE, "label", &|o| o.label_count = 1);
+    row("more labels than images", SHAPE, "3", &|o| o.label_count = 3);
     let bad = [f32::NAN; 128];
     row("nan", NUMERIC, "finite", &|o| o.data = bad.as_ptr().cast());
     let open = |path: &str, name: &str| {
@@ -493,12 +528,11 @@ fn tools() {
         let mut out = null_mut();
         let status = (f.api.fewstep_model_open)(f.runtime, not_utf8.as_ptr().cast(), &mut out);
         f.api.fails("not UTF-8", status, INVALID, "UTF-8");
-        let mut options: fewstep_runtime_options = std::mem::zeroed();
-        f.api.ok((f.api.fewstep_runtime_options_init)(&mut options));
-        options.device = FEWSTEP_DEVICE_CUDA;
+        let mut options = f.api.runtime_options(FEWSTEP_DEVICE_CUDA);
         let mut runtime = null_mut();
         options.device_index = 99;
-        f.api.fails("cuda", (f.api.fewstep_runtime_create)(&options, &mut runtime), NO_DEVICE, "");
+        let (status, sentence) = if cfg!(fewstep_cuda) { (NO_DEVICE, "") } else { (UNSUPPORTED, "built without CUDA kernels") };
+        f.api.fails("cuda", (f.api.fewstep_runtime_create)(&options, &mut runtime), status, sentence);
         options.cuda_stream = std::ptr::dangling_mut();
         f.api.fails("stream", (f.api.fewstep_runtime_create)(&options, &mut runtime), INVALID, "cuda_context");
         (options.cuda_stream, options.device_index) = (null_mut(), 0);

@@ -10,6 +10,7 @@ pub(crate) mod boundary;
 pub mod callback;
 pub mod cancel;
 pub mod dataset;
+pub mod device;
 pub mod error;
 pub(crate) mod handle;
 pub mod model;

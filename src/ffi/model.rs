@@ -75,7 +75,7 @@ pub struct fewstep_student_options {
     pub pair_stride: usize,
 }
 
-/// What a model is. Set struct_size before fewstep_model_info fills the rest.
+/// What a model is. Set struct_size before fewstep_model_get_info fills the rest.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct fewstep_model_info {

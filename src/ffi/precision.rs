@@ -11,7 +11,14 @@ pub const FEWSTEP_PRECISION_F16: i32 = 1;
 /// CUDA, compute capability 8.0 or later: the same in bfloat16, which has the range of f32 and 8 bits of precision.
 pub const FEWSTEP_PRECISION_BF16: i32 = 2;
 
+const ALL: [(i32, DType); 3] = [(FEWSTEP_PRECISION_F32, DType::F32), (FEWSTEP_PRECISION_F16, DType::F16), (FEWSTEP_PRECISION_BF16, DType::Bf16)];
+
 /// The element type that a FEWSTEP_PRECISION_* names.
 pub(super) fn precision(value: i32) -> Result<DType> {
-    choice(value, "precision", &[(FEWSTEP_PRECISION_F32, DType::F32), (FEWSTEP_PRECISION_F16, DType::F16), (FEWSTEP_PRECISION_BF16, DType::Bf16)])
+    choice(value, "precision", &ALL)
+}
+
+/// The bits 1 << FEWSTEP_PRECISION_* of these element types.
+pub(super) fn precision_bits(types: &[DType]) -> u32 {
+    ALL.iter().filter(|(_, dtype)| types.contains(dtype)).fold(0, |bits, (value, _)| bits | 1 << value)
 }

@@ -1,20 +1,16 @@
 //! The runtime: compute threads, device and log of everything made from it.
 
 use super::boundary::{choice, ffi_boundary};
+use super::device::{FEWSTEP_DEVICE_CPU, FEWSTEP_DEVICE_NAME_SIZE, Kind, check_cpu, fewstep_device_info, gpu, kind};
 use super::error::fewstep_status;
-use super::handle::{self, Opaque, create};
-use super::options::{self, Options, size_field};
+use super::handle::{self, Opaque, create, share};
+use super::options::{self, Options, Report, check_report, size_field, write_report};
 use crate::backend::Backend;
-use crate::backend::cpu::CpuBackend;
+use crate::backend::cpu::{CpuBackend, processor};
 use crate::backend::cuda::{CudaBackend, Device, Foreign};
 use crate::error::{Error, Result};
 use std::ffi::{CString, c_char, c_void};
 use std::sync::Arc;
-
-/// Compute on the CPU.
-pub const FEWSTEP_DEVICE_CPU: i32 = 0;
-/// Compute on an NVIDIA GPU of compute capability 7.5 or later. No part of a plan falls back to the CPU.
-pub const FEWSTEP_DEVICE_CUDA: i32 = 1;
 
 /// Log nothing.
 pub const FEWSTEP_LOG_NONE: i32 = 0;
@@ -61,6 +57,49 @@ pub struct fewstep_runtime_options {
     pub cuda_stream: *mut c_void,
 }
 
+/// What a runtime computes with. Set struct_size before fewstep_runtime_get_info fills the rest.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct fewstep_runtime_info {
+    /// Bytes of this struct, set by the caller.
+    pub struct_size: u32,
+    /// FEWSTEP_DEVICE_*.
+    pub device: i32,
+    /// Its place among the devices of that kind, however it was chosen; fewstep_device_get_info has more about it.
+    pub device_index: i32,
+    /// CPU: threads that compute, the calling one included. CUDA: 0.
+    pub threads: u32,
+    /// As in fewstep_device_info.
+    pub precisions: u32,
+    /// 1 when the runtime uses a CUDA context of the program (`cuda_context` of fewstep_runtime_options), 0 otherwise.
+    pub foreign_context: i32,
+    /// As in fewstep_device_info.
+    pub device_uuid: [u8; 16],
+    /// As in fewstep_device_info.
+    pub device_name: [c_char; FEWSTEP_DEVICE_NAME_SIZE],
+}
+
+// SAFETY: repr(C), the fields leave no gap, numbers only.
+unsafe impl Report for fewstep_runtime_info {
+    const NAME: &'static str = "runtime info";
+    const FIRST_SIZE: usize = size_of::<Self>();
+}
+
+impl fewstep_runtime_info {
+    fn new(device: &fewstep_device_info) -> Self {
+        Self {
+            struct_size: size_field::<Self>(),
+            device: device.device,
+            device_index: device.index,
+            threads: 0,
+            precisions: device.precisions,
+            foreign_context: 0,
+            device_uuid: device.uuid,
+            device_name: device.name,
+        }
+    }
+}
+
 // SAFETY: repr(C), the fields leave no gap, numbers and pointers only (a NULL function is None).
 unsafe impl Options for fewstep_runtime_options {
     const NAME: &'static str = "runtime options";
@@ -86,6 +125,7 @@ unsafe impl Options for fewstep_runtime_options {
 pub(crate) struct Runtime {
     /// Where graphs are compiled.
     pub(crate) backend: Arc<dyn Backend>,
+    info: fewstep_runtime_info,
     log: fewstep_log_callback,
     log_user: *mut c_void,
     log_level: i32,
@@ -110,10 +150,12 @@ impl Runtime {
         if options.reserved != 0 {
             return Err(Error::invalid("runtime options: reserved must be 0"));
         }
-        let cuda = choice(options.device, "device", &[(FEWSTEP_DEVICE_CPU, false), (FEWSTEP_DEVICE_CUDA, true)])?;
-        // SAFETY: as promised by the caller.
-        let backend = if cuda { unsafe { cuda_backend(options)? } } else { cpu_backend(options)? };
-        Ok(Self { backend, log: options.log, log_user: options.log_user, log_level: options.log_level })
+        let (backend, info) = match kind(options.device)? {
+            Kind::Cpu => cpu_backend(options)?,
+            // SAFETY: as promised by the caller.
+            Kind::Cuda => unsafe { cuda_backend(options)? },
+        };
+        Ok(Self { backend, info, log: options.log, log_user: options.log_user, log_level: options.log_level })
     }
 
     /// Hands a line to the host, on the calling thread.
@@ -125,41 +167,54 @@ impl Runtime {
     }
 }
 
-fn cpu_backend(options: &fewstep_runtime_options) -> Result<Arc<dyn Backend>> {
-    if options.device_index != 0 {
-        return Err(Error::invalid(format!("device_index is {}; there is one CPU device, 0", options.device_index)));
-    }
+/// Where a runtime computes, and what it says of that.
+type Place = (Arc<dyn Backend>, fewstep_runtime_info);
+
+fn cpu_backend(options: &fewstep_runtime_options) -> Result<Place> {
+    check_cpu(options.device_index, "device_index")?;
     if !options.device_uuid.is_null() || !options.cuda_context.is_null() || !options.cuda_stream.is_null() {
         return Err(Error::invalid("device_uuid, cuda_context and cuda_stream are for FEWSTEP_DEVICE_CUDA; device is the CPU"));
     }
     let threads = match options.threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        0 => processor::threads(),
         n => n as usize,
     };
-    Ok(Arc::new(CpuBackend::new(threads)?))
+    let backend = CpuBackend::new(threads)?;
+    let threads = u32::try_from(backend.threads()).unwrap_or(u32::MAX);
+    Ok((Arc::new(backend), fewstep_runtime_info { threads, ..fewstep_runtime_info::new(&fewstep_device_info::cpu()) }))
 }
 
 /// # Safety
 /// As [`Runtime::new`].
-unsafe fn cuda_backend(options: &fewstep_runtime_options) -> Result<Arc<dyn Backend>> {
-    if !options.cuda_context.is_null() {
-        if !options.device_uuid.is_null() || options.device_index != 0 {
-            return Err(Error::invalid("cuda_context names the device; device_uuid must be NULL and device_index 0"));
-        }
-        // SAFETY: alive as promised by the caller.
-        return Ok(Arc::new(unsafe { CudaBackend::with_foreign(Foreign { context: options.cuda_context, stream: options.cuda_stream })? }));
+unsafe fn cuda_backend(options: &fewstep_runtime_options) -> Result<Place> {
+    let foreign = !options.cuda_context.is_null();
+    // SAFETY: as promised by the caller.
+    let backend = unsafe { if foreign { foreign_backend(options)? } else { CudaBackend::new(chosen_gpu(options)?)? } };
+    let info = fewstep_runtime_info::new(&fewstep_device_info::cuda(backend.device()));
+    Ok((Arc::new(backend), fewstep_runtime_info { foreign_context: i32::from(foreign), ..info }))
+}
+
+/// # Safety
+/// As [`Runtime::new`].
+unsafe fn foreign_backend(options: &fewstep_runtime_options) -> Result<CudaBackend> {
+    if !options.device_uuid.is_null() || options.device_index != 0 {
+        return Err(Error::invalid("cuda_context names the device; device_uuid must be NULL and device_index 0"));
     }
+    // SAFETY: alive as promised by the caller.
+    unsafe { CudaBackend::with_foreign(Foreign { context: options.cuda_context, stream: options.cuda_stream }) }
+}
+
+/// # Safety
+/// As [`Runtime::new`].
+unsafe fn chosen_gpu(options: &fewstep_runtime_options) -> Result<Device> {
     if !options.cuda_stream.is_null() {
         return Err(Error::invalid("cuda_stream is given without the cuda_context that it belongs to"));
     }
-    let device = if options.device_uuid.is_null() {
-        let index = usize::try_from(options.device_index).map_err(|_| Error::invalid(format!("device_index is {}", options.device_index)))?;
-        Device::at(index)?
-    } else {
-        // SAFETY: 16 bytes as promised by the caller; bytes need no alignment.
-        Device::with_uuid(unsafe { options.device_uuid.cast::<[u8; 16]>().read() })?
-    };
-    Ok(Arc::new(CudaBackend::new(device)?))
+    if options.device_uuid.is_null() {
+        return gpu(options.device_index, "device_index");
+    }
+    // SAFETY: 16 bytes as promised by the caller; bytes need no alignment.
+    Device::with_uuid(unsafe { options.device_uuid.cast::<[u8; 16]>().read() })
 }
 
 /// Writes the defaults to `*options`.
@@ -174,14 +229,28 @@ pub unsafe extern "C" fn fewstep_runtime_options_init(options: *mut fewstep_runt
 /// Creates a runtime and starts its compute threads. `options` may be NULL for the defaults.
 ///
 /// The caller owns `*out` and gives it to fewstep_runtime_destroy. Several runtimes may live in one process; they share nothing. Any thread may call.
-/// Returns OK, INVALID_ARGUMENT, OUT_OF_MEMORY (the system refused a thread, the GPU a context), or, for CUDA, NO_DEVICE (no driver, no such GPU, or a
-/// library built without kernels), DRIVER_TOO_OLD, UNSUPPORTED (a GPU before compute capability 7.5) or DEVICE_LOST.
+/// Returns OK, INVALID_ARGUMENT, OUT_OF_MEMORY (the system refused a thread, the GPU a context), or, for CUDA, UNSUPPORTED (this library was built without
+/// CUDA kernels, or has none for this GPU), NO_DEVICE (no driver, or no such GPU), DRIVER_TOO_OLD or DEVICE_LOST.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_runtime_create(options: *const fewstep_runtime_options, out: *mut *mut fewstep_runtime) -> fewstep_status {
     // SAFETY: both are NULL or valid by the header's contract.
     ffi_boundary(|| unsafe {
         let options = options::read(options)?;
         create(out, || Ok(Arc::new(Runtime::new(&options)?)))
+    })
+}
+
+/// Fills `*out`, whose struct_size the caller has set.
+///
+/// Any thread may call, also while others use the runtime. Returns OK or INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_runtime_get_info(runtime: *const fewstep_runtime, out: *mut fewstep_runtime_info) -> fewstep_status {
+    // SAFETY: both are NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let runtime = share(runtime)?;
+        let size = check_report(out)?;
+        write_report(out, size, runtime.info);
+        Ok(())
     })
 }
 

@@ -268,6 +268,34 @@ static void open_memory(const fewstep_runtime *runtime, const char *out) {
     free(weights);
 }
 
+/* Whatever devices this machine has: asking for them must not fail because there are none. */
+static void devices(const fewstep_runtime *runtime) {
+    fewstep_device_info *info = malloc(sizeof *info); /* on the heap: an overrun is seen */
+    uint32_t count = 0;
+    if (!info) exit(1);
+    info->struct_size = sizeof *info;
+    OK(fewstep_device_count(FEWSTEP_DEVICE_CPU, &count));
+    if (count != 1) exit(1);
+    for (int32_t device = FEWSTEP_DEVICE_CPU; device <= FEWSTEP_DEVICE_CUDA; device++) {
+        OK(fewstep_device_count(device, &count));
+        for (uint32_t i = 0; i < count; i++) {
+            OK(fewstep_device_get_info(device, (int32_t)i, info));
+            printf("device %d.%u: %s%s\n", (int)device, (unsigned)i, info->name, info->usable ? "" : " (not usable)");
+        }
+        if (fewstep_device_get_info(device, (int32_t)count, info) == FEWSTEP_STATUS_OK) exit(1);
+        printf("%s\n", fewstep_last_error());
+    }
+    FAILS(INVALID_ARGUMENT, fewstep_device_count(FEWSTEP_DEVICE_CPU, NULL));
+    FAILS(INVALID_ARGUMENT, fewstep_device_count(77, &count));
+    FAILS(INVALID_ARGUMENT, fewstep_device_get_info(FEWSTEP_DEVICE_CUDA, -1, info));
+    info->struct_size = 8;
+    FAILS(INVALID_ARGUMENT, fewstep_device_get_info(FEWSTEP_DEVICE_CPU, 0, info));
+    free(info);
+    fewstep_runtime_info of_runtime = {.struct_size = sizeof of_runtime};
+    OK(fewstep_runtime_get_info(runtime, &of_runtime));
+    if (of_runtime.threads != 2 || of_runtime.device != FEWSTEP_DEVICE_CPU) exit(1);
+}
+
 int main(int argc, char **argv) {
     if (argc != 3) {
         fprintf(stderr, "usage: %s DATA_DIR OUT_DIR\n", argv[0]);
@@ -285,6 +313,7 @@ int main(int argc, char **argv) {
     FAILS(INVALID_ARGUMENT, fewstep_runtime_create(&options, NULL));
     OK(fewstep_runtime_create(&options, &runtime));
     printf("fewstep %s (%u)\n", fewstep_version_string(), (unsigned)fewstep_version());
+    devices(runtime);
 
     fewstep_model *teacher = NULL;
     FAILS(NOT_FOUND, fewstep_model_open(runtime, path(out, "nothing"), &teacher));

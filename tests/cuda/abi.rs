@@ -2,6 +2,7 @@
 
 use crate::ffi_common::*;
 use crate::launches::Log;
+use fewstep::ffi::device::*;
 use fewstep::ffi::precision::*;
 use fewstep::ffi::runtime::*;
 use fewstep::ffi::sampler_options::*;
@@ -16,12 +17,7 @@ const OUT_OF_MEMORY: i32 = 8;
 const NO_DEVICE: i32 = 9;
 
 fn options(api: &Api) -> fewstep_runtime_options {
-    // SAFETY: plain data that init fills.
-    let mut options: fewstep_runtime_options = unsafe { std::mem::zeroed() };
-    // SAFETY: a valid pointer.
-    api.ok(unsafe { (api.fewstep_runtime_options_init)(&mut options) });
-    options.device = FEWSTEP_DEVICE_CUDA;
-    options
+    api.runtime_options(FEWSTEP_DEVICE_CUDA)
 }
 
 fn gpu(api: &Api) -> *mut fewstep_runtime {
@@ -131,6 +127,104 @@ fn training_steps_are_those_of_the_cpu() {
 }
 
 #[test]
+fn more_than_the_sampler_was_planned_for() {
+    let api = Api::load();
+    limits::check(&api, gpu(&api));
+}
+
+#[test]
+fn devices_are_described_before_they_are_opened() {
+    let api = Api::load();
+    let count = api.device_count(FEWSTEP_DEVICE_CUDA);
+    assert!(count >= 1);
+    for index in 0..count as i32 {
+        let info = api.device_info(FEWSTEP_DEVICE_CUDA, index);
+        let capability = 10 * info.capability_major + info.capability_minor;
+        assert_eq!((info.device, info.index, info.usable), (FEWSTEP_DEVICE_CUDA, index, i32::from(capability >= 75)));
+        assert!(info.memory_bytes > 1 << 28 && info.processors > 0 && info.uuid != [0; 16], "{info:?}");
+        if info.usable == 0 {
+            continue;
+        }
+        let bf16 = if capability >= 80 { 1 << FEWSTEP_PRECISION_BF16 } else { 0 };
+        assert_eq!(info.precisions, 1 << FEWSTEP_PRECISION_F32 | 1 << FEWSTEP_PRECISION_F16 | bf16);
+        let by_uuid = fewstep_runtime_options { device_uuid: info.uuid.as_ptr(), device_index: 77, ..options(&api) };
+        for options in [fewstep_runtime_options { device_index: index, ..options(&api) }, by_uuid] {
+            let mut runtime = null_mut();
+            // SAFETY: valid pointers.
+            api.ok(unsafe { (api.fewstep_runtime_create)(&options, &mut runtime) });
+            let made = api.runtime_info(runtime);
+            assert_eq!((made.device, made.device_index, made.threads, made.foreign_context), (FEWSTEP_DEVICE_CUDA, index, 0, 0));
+            assert_eq!((made.precisions, made.device_uuid, made.device_name), (info.precisions, info.uuid, info.name));
+            check_precisions(&api, runtime, info.precisions);
+            // SAFETY: created above.
+            api.ok(unsafe { (api.fewstep_runtime_destroy)(runtime) });
+        }
+    }
+    // SAFETY: plain data; a valid pointer.
+    unsafe {
+        let mut info: fewstep_device_info = std::mem::zeroed();
+        info.struct_size = size_of::<fewstep_device_info>() as u32;
+        let found = (api.fewstep_device_get_info)(FEWSTEP_DEVICE_CUDA, count as i32, &mut info);
+        api.fails("one too far", found, NO_DEVICE, &format!("CUDA device {count} does not exist; there are {count}"));
+        assert_eq!(info.processors, 0);
+    }
+}
+
+/// A sampler can be had in a precision where its bit says so, and nowhere else.
+fn check_precisions(api: &Api, runtime: *mut fewstep_runtime, bits: u32) {
+    let model = api.model(runtime, 3);
+    for precision in [FEWSTEP_PRECISION_F32, FEWSTEP_PRECISION_F16, FEWSTEP_PRECISION_BF16] {
+        let (options, mut sampler) = (fewstep_sampler_options { precision, ..api.sampler_options(1, 1) }, null_mut());
+        // SAFETY: valid pointers; destroyed once.
+        unsafe {
+            let status = (api.fewstep_sampler_create)(runtime, model, &options, &mut sampler);
+            assert_eq!(status, if bits & 1 << precision != 0 { 0 } else { UNSUPPORTED }, "precision {precision}: {}", api.last_error());
+            api.ok((api.fewstep_sampler_destroy)(sampler));
+        }
+    }
+    // SAFETY: made above.
+    api.ok(unsafe { (api.fewstep_model_destroy)(model) });
+}
+
+/// What the emulated driver says it has is read once a process, so other machines are other processes.
+const CHILD: &str = "FEWSTEP_TEST_EXPECTED_DEVICES";
+
+#[test]
+fn other_machines_are_described_too() {
+    if calls().is_none() {
+        return;
+    }
+    for (devices, architecture) in [(0, 80), (3, 80), (1, 75), (1, 120)] {
+        let child = std::process::Command::new(std::env::current_exe().expect("self"))
+            .args(["--exact", "abi::child_on_another_machine", "--nocapture"])
+            .envs([("FEWSTEP_EMU_DEVICES", format!("{devices}")), ("FEWSTEP_EMU_ARCHITECTURE", format!("{architecture}")), (CHILD, format!("{devices}"))])
+            .output()
+            .expect("child");
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        assert!(child.status.success(), "{devices} of sm_{architecture}:\n{}{}", text(&child.stdout), text(&child.stderr));
+    }
+}
+
+/// The child of the test above; without its variable there is nothing to do.
+#[test]
+fn child_on_another_machine() {
+    let Ok(expected) = std::env::var(CHILD) else { return };
+    let api = Api::load();
+    assert_eq!(api.device_count(FEWSTEP_DEVICE_CUDA).to_string(), expected);
+    if expected != "0" {
+        return devices_are_described_before_they_are_opened();
+    }
+    let mut runtime = null_mut();
+    // SAFETY: plain data; valid pointers.
+    unsafe {
+        let mut info: fewstep_device_info = std::mem::zeroed();
+        info.struct_size = size_of::<fewstep_device_info>() as u32;
+        api.fails("info", (api.fewstep_device_get_info)(FEWSTEP_DEVICE_CUDA, 0, &mut info), NO_DEVICE, "CUDA error 100");
+        api.fails("runtime", (api.fewstep_runtime_create)(&options(&api), &mut runtime), NO_DEVICE, "CUDA error 100");
+    }
+}
+
+#[test]
 fn bad_devices_get_a_sentence() {
     let api = Api::load();
     let mut runtime = null_mut();
@@ -201,6 +295,8 @@ fn a_foreign_context_and_stream_are_used_and_left_alone() {
         // SAFETY: valid pointers; the handles are used no more after they are destroyed.
         unsafe {
             api.ok((api.fewstep_runtime_create)(&options, &mut runtime));
+            let info = api.runtime_info(runtime);
+            assert_eq!((info.foreign_context, info.device_index, info.device_uuid), (1, 0, api.device_info(FEWSTEP_DEVICE_CUDA, 0).uuid));
             assert_eq!(api.sample(runtime, model, &sampling, 5, 0, i64::MAX), expected);
             (api.fewstep_runtime_destroy)(runtime);
         }

@@ -1,9 +1,12 @@
 //! The library as a plugin host sees it: opened at run time, used by the names of the header alone.
 #![allow(dead_code)] // each test binary uses its own part
 
+pub mod limits;
+
 use fewstep::ffi::callback::*;
 use fewstep::ffi::cancel::*;
 use fewstep::ffi::dataset::*;
+use fewstep::ffi::device::*;
 use fewstep::ffi::model::*;
 use fewstep::ffi::runtime::*;
 use fewstep::ffi::sampler::*;
@@ -45,8 +48,11 @@ api! {
     fewstep_cancel_token_reset(*const fewstep_cancel_token) -> i32;
     fewstep_cancel_token_is_cancelled(*const fewstep_cancel_token, *mut i32) -> i32;
     fewstep_cancel_token_destroy(*mut fewstep_cancel_token) -> i32;
+    fewstep_device_count(i32, *mut u32) -> i32;
+    fewstep_device_get_info(i32, i32, *mut fewstep_device_info) -> i32;
     fewstep_runtime_options_init(*mut fewstep_runtime_options) -> i32;
     fewstep_runtime_create(*const fewstep_runtime_options, *mut *mut fewstep_runtime) -> i32;
+    fewstep_runtime_get_info(*const fewstep_runtime, *mut fewstep_runtime_info) -> i32;
     fewstep_runtime_destroy(*mut fewstep_runtime) -> i32;
     fewstep_model_open(*const fewstep_runtime, *const c_char, *mut *mut fewstep_model) -> i32;
     fewstep_model_open_buffer(*const fewstep_runtime, *const c_void, usize, *mut *mut fewstep_model) -> i32;
@@ -119,6 +125,12 @@ pub fn text_of(p: *const c_char) -> String {
     unsafe { CStr::from_ptr(p) }.to_string_lossy().into_owned()
 }
 
+/// A device's name, which ends inside its array.
+pub fn name_of(name: &[c_char; FEWSTEP_DEVICE_NAME_SIZE]) -> String {
+    let bytes: Vec<u8> = name.iter().map(|c| *c as u8).collect();
+    CStr::from_bytes_until_nul(&bytes).expect("a NUL").to_str().expect("UTF-8").to_owned()
+}
+
 impl Api {
     pub fn last_error(&self) -> String {
         // SAFETY: no arguments.
@@ -137,15 +149,45 @@ impl Api {
         assert!(message.contains(needle), "{row}: '{message}' does not name '{needle}'");
     }
 
+    pub fn device_count(&self, device: i32) -> u32 {
+        let mut count = u32::MAX;
+        // SAFETY: a valid pointer.
+        self.ok(unsafe { (self.fewstep_device_count)(device, &mut count) });
+        count
+    }
+
+    pub fn device_info(&self, device: i32, index: i32) -> fewstep_device_info {
+        // SAFETY: plain data that the library fills.
+        let mut info: fewstep_device_info = unsafe { std::mem::zeroed() };
+        info.struct_size = size_of::<fewstep_device_info>() as u32;
+        // SAFETY: a valid pointer.
+        self.ok(unsafe { (self.fewstep_device_get_info)(device, index, &mut info) });
+        info
+    }
+
+    pub fn runtime_info(&self, runtime: *const fewstep_runtime) -> fewstep_runtime_info {
+        // SAFETY: plain data that the library fills.
+        let mut info: fewstep_runtime_info = unsafe { std::mem::zeroed() };
+        info.struct_size = size_of::<fewstep_runtime_info>() as u32;
+        // SAFETY: valid pointers.
+        self.ok(unsafe { (self.fewstep_runtime_get_info)(runtime, &mut info) });
+        info
+    }
+
+    pub fn runtime_options(&self, device: i32) -> fewstep_runtime_options {
+        // SAFETY: plain data that init fills.
+        let mut options: fewstep_runtime_options = unsafe { std::mem::zeroed() };
+        // SAFETY: a valid pointer.
+        self.ok(unsafe { (self.fewstep_runtime_options_init)(&mut options) });
+        options.device = device;
+        options
+    }
+
     pub fn runtime(&self, threads: u32) -> *mut fewstep_runtime {
         let mut out = null_mut();
+        let options = fewstep_runtime_options { threads, ..self.runtime_options(FEWSTEP_DEVICE_CPU) };
         // SAFETY: valid pointers.
-        unsafe {
-            let mut options: fewstep_runtime_options = std::mem::zeroed();
-            self.ok((self.fewstep_runtime_options_init)(&mut options));
-            options.threads = threads;
-            self.ok((self.fewstep_runtime_create)(&options, &mut out));
-        }
+        self.ok(unsafe { (self.fewstep_runtime_create)(&options, &mut out) });
         out
     }
 

@@ -11,6 +11,7 @@ pub mod kernels;
 mod lower;
 mod math;
 mod optimizer;
+pub mod processor;
 mod random;
 mod reduce;
 mod resample;

@@ -2,7 +2,10 @@
 //!
 //! cudarc's raw bindings are used, not its safe layer: that owns contexts and streams, and ours may belong to the caller.
 
+use super::lower::BF16_CAPABILITY;
+use super::manifest;
 use crate::error::{Error, Result, Status};
+use crate::tensor::DType;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 use std::fmt;
@@ -10,6 +13,9 @@ use std::sync::OnceLock;
 
 /// The oldest driver API that takes our kernels: they are compiled by CUDA 13.0, and a driver runs nothing of a later major version.
 const MIN_VERSION: i32 = 13_000;
+
+/// The first compute capability (times ten) that the kernels are written for.
+const MIN_CAPABILITY: u32 = 75;
 
 /// Turns a driver's answer into an error that says what was being done.
 pub(super) fn check<T>(answer: std::result::Result<T, DriverError>, doing: impl fmt::Display) -> Result<T> {
@@ -44,34 +50,50 @@ fn error(code: CUresult, doing: impl fmt::Display) -> Error {
     Error { status, message: format!("{doing}: {text} (CUDA error {})", code as u32) }
 }
 
-/// Loads and initialises the driver, once a process. Without one every call gives the same error, and nothing panics.
+/// Loads and initialises the driver, once a process. Without one every call gives the same error, and nothing panics. A library without kernels has no
+/// use for a driver and looks for none.
 pub(super) fn init() -> Result<()> {
     static DRIVER: OnceLock<Result<()>> = OnceLock::new();
-    DRIVER
-        .get_or_init(|| {
-            // SAFETY: only looks for the library. cudarc panics when a function is called without it, so this comes first.
-            if !unsafe { sys::is_culib_present() } {
-                return Err(no_device("no NVIDIA driver is installed (libcuda was not found)"));
-            }
-            let mut version = 0;
-            // SAFETY: a valid pointer; this function exists in every driver and may come before cuInit.
-            check(unsafe { sys::cuDriverGetVersion(&mut version) }.result(), "asking for the driver's version")?;
-            // Functions that an old driver lacks would panic in cudarc, so nothing else is asked of one.
-            if version < MIN_VERSION {
-                let shown = |v: i32| format!("{}.{}", v / 1000, v % 1000 / 10);
-                let message = format!("the NVIDIA driver supports CUDA {}, at least {} is needed", shown(version), shown(MIN_VERSION));
-                return Err(Error { status: Status::DriverTooOld, message });
-            }
-            check(result::init(), "initialising the NVIDIA driver")
-        })
-        .clone()
+    DRIVER.get_or_init(|| check_built().and_then(|()| start())).clone()
+}
+
+fn check_built() -> Result<()> {
+    match manifest::built() {
+        true => Ok(()),
+        false => Err(Error::unsupported("this libfewstep was built without CUDA kernels (FEWSTEP_CUDA=off, or no nvcc was found)")),
+    }
+}
+
+fn start() -> Result<()> {
+    // SAFETY: only looks for the library. cudarc panics when a function is called without it, so this comes first.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(no_device("no NVIDIA driver is installed (libcuda was not found)"));
+    }
+    let mut version = 0;
+    // SAFETY: a valid pointer; this function exists in every driver and may come before cuInit.
+    check(unsafe { sys::cuDriverGetVersion(&mut version) }.result(), "asking for the driver's version").map_err(no_start)?;
+    // Functions that an old driver lacks would panic in cudarc, so nothing else is asked of one.
+    if version < MIN_VERSION {
+        let shown = |v: i32| format!("{}.{}", v / 1000, v % 1000 / 10);
+        let message = format!("the NVIDIA driver supports CUDA {}, at least {} is needed", shown(version), shown(MIN_VERSION));
+        return Err(Error { status: Status::DriverTooOld, message });
+    }
+    check(result::init(), "initialising the NVIDIA driver").map_err(no_start)
+}
+
+/// A driver that does not start gives no device, whatever its reason (a kernel module that is not loaded, a device that is kept from a container).
+fn no_start(error: Error) -> Error {
+    match error.status {
+        Status::DriverTooOld | Status::OutOfMemory => error,
+        _ => no_device(error.message),
+    }
 }
 
 fn no_device(message: impl Into<String>) -> Error {
     Error { status: Status::NoDevice, message: message.into() }
 }
 
-/// One GPU.
+/// One GPU, not opened.
 #[derive(Clone, Debug)]
 pub struct Device {
     pub(super) raw: sys::CUdevice,
@@ -116,7 +138,27 @@ impl Device {
         Err(no_device(format!("no CUDA device has the UUID {hex}")))
     }
 
-    /// The GPU that the driver calls `raw`.
+    /// Refuses a GPU that this library has no kernels for.
+    pub fn check_usable(&self) -> Result<()> {
+        if manifest::runs_on(self.capability) {
+            return Ok(());
+        }
+        let (name, version) = (&self.name, format!("{}.{}", self.capability / 10, self.capability % 10));
+        Err(Error::unsupported(match self.capability {
+            ..MIN_CAPABILITY => format!("{name} has compute capability {version}; at least 7.5 is needed"),
+            _ => format!("{name} has compute capability {version}, which this libfewstep was not built for (FEWSTEP_CUDA_ARCHS)"),
+        }))
+    }
+
+    /// What it computes in, given that it is usable.
+    pub fn precisions(&self) -> &'static [DType] {
+        match self.capability {
+            ..BF16_CAPABILITY => &[DType::F32, DType::F16],
+            _ => &[DType::F32, DType::F16, DType::Bf16],
+        }
+    }
+
+    /// The GPU that the driver calls `raw`, usable or not.
     pub(super) fn of(raw: sys::CUdevice, ordinal: usize) -> Result<Self> {
         let doing = || format!("asking about CUDA device {ordinal}");
         // SAFETY: the device was given by the driver.
@@ -125,19 +167,20 @@ impl Device {
         let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
         let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         let name = check(result::device::get_name(raw), doing())?;
-        let capability = (10 * major + minor).max(0) as u32;
-        if capability < 75 {
-            return Err(Error::unsupported(format!("{name} has compute capability {major}.{minor}; at least 7.5 is needed")));
-        }
         Ok(Self {
             raw,
             ordinal,
             name,
             uuid: check(result::device::get_uuid(raw), doing())?.bytes.map(|b| b as u8),
-            capability,
+            capability: (10 * major + minor).max(0) as u32,
             // SAFETY: the device was given by the driver.
             memory: check(unsafe { result::device::total_mem(raw) }, doing())?,
             multiprocessors: multiprocessors.max(1) as u32,
         })
+    }
+    /// A GPU that is not there, for tests.
+    #[cfg(test)]
+    pub(crate) fn example(ordinal: usize, capability: u32) -> Self {
+        Self { raw: 0, ordinal, name: "example".into(), uuid: [7; 16], capability, memory: 1 << 30, multiprocessors: 8 }
     }
 }

@@ -7,7 +7,7 @@ use crate::graph::{Graph, Node, Op, OpDef, TensorType};
 use crate::tensor::DType;
 
 /// The first compute capability whose tensor cores multiply bf16 (PTX ISA, mma).
-const BF16_CAPABILITY: u32 = 80;
+pub(super) const BF16_CAPABILITY: u32 = 80;
 
 /// What launches are chosen for.
 #[derive(Clone, Copy, Debug)]

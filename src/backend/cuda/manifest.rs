@@ -59,6 +59,15 @@ pub(crate) fn built() -> bool {
     cfg!(fewstep_cuda)
 }
 
+/// The lowest compute capability times ten that runs the PTX (`PORTABLE` of build/image.rs).
+const PORTABLE: u32 = 80;
+
+/// Is there code for GPUs of this compute capability (times ten)? Machine code runs on its own major version, from its minor one on.
+pub(crate) fn runs_on(capability: u32) -> bool {
+    let machine = |code: &ArchInfo| code.arch / 10 == capability / 10 && code.arch <= capability;
+    KERNELS.first().is_some_and(|kernel| capability >= PORTABLE || kernel.archs.iter().any(machine))
+}
+
 /// The kernel of this name.
 pub(crate) fn find(name: &str) -> Option<&'static KernelInfo> {
     let index = KERNELS.binary_search_by(|kernel| kernel.name.cmp(name)).ok()?;
@@ -105,6 +114,16 @@ mod tests {
         let archs = |kernel: &KernelInfo| kernel.archs.iter().map(|arch| arch.arch).collect::<Vec<u32>>();
         assert!(KERNELS.windows(2).all(|pair| archs(&pair[0]) == archs(&pair[1])));
         assert!(KERNELS.iter().all(|kernel| kernel.archs.is_sorted_by_key(|arch| arch.arch) && kernel.params.len() == kernel.offsets.len()));
+    }
+
+    #[test]
+    fn runs_on_what_there_is_code_for() {
+        assert!(include_str!("../../../build/image.rs").contains(&format!("pub const PORTABLE: u32 = {PORTABLE};")));
+        for (capability, expected) in [(0, false), (61, false), (70, false), (80, true), (87, true), (103, true), (121, true)] {
+            assert_eq!(runs_on(capability), expected && built(), "{capability}");
+        }
+        let machine = KERNELS.first().is_some_and(|kernel| kernel.archs.iter().any(|code| code.arch == 75));
+        assert_eq!(runs_on(75), machine);
     }
 
     #[test]

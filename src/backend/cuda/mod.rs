@@ -28,7 +28,7 @@ pub use driver::Device;
 pub use exec::CudaExecutable;
 
 use super::{Backend, Executable};
-use crate::error::{Error, Result, Status};
+use crate::error::Result;
 use crate::graph::Graph;
 use context::Context;
 use exec::Shared;
@@ -42,7 +42,7 @@ pub struct CudaBackend {
 impl CudaBackend {
     /// The GPU's primary context and a stream of our own.
     pub fn new(device: Device) -> Result<Self> {
-        check_built(&device)?;
+        device.check_usable()?;
         Ok(Self { shared: Arc::new(Shared::new(Context::own(device)?)) })
     }
 
@@ -53,7 +53,7 @@ impl CudaBackend {
     pub unsafe fn with_foreign(foreign: Foreign) -> Result<Self> {
         // SAFETY: as promised by the caller.
         let context = unsafe { Context::foreign(foreign)? };
-        check_built(&context.device)?;
+        context.device.check_usable()?;
         Ok(Self { shared: Arc::new(Shared::new(context)) })
     }
 
@@ -67,12 +67,4 @@ impl Backend for CudaBackend {
     fn compile(&self, graph: &Graph) -> Result<Box<dyn Executable>> {
         Ok(Box::new(CudaExecutable::new(graph, &self.shared)?))
     }
-}
-
-fn check_built(device: &Device) -> Result<()> {
-    if manifest::built() {
-        return Ok(());
-    }
-    let message = format!("this libfewstep was built without CUDA kernels (no nvcc was found), so it cannot use {}", device.name);
-    Err(Error { status: Status::NoDevice, message })
 }

@@ -26,7 +26,12 @@ pub mod ffi {
         fn journal_lines(journal: &SharedPtr<Journal>) -> Vec<String>;
         fn journal_owners(journal: &SharedPtr<Journal>) -> usize;
 
+        fn device_count(device: i32) -> Result<u32>;
+        fn device_name(device: i32, index: i32) -> Result<String>;
+
         fn runtime(threads: u32) -> Result<UniquePtr<Runtime>>;
+        fn threads(runtime: &Runtime) -> Result<u32>;
+        fn runtime_device(runtime: &Runtime) -> Result<String>;
         fn logging_runtime(journal: &SharedPtr<Journal>, throws: bool) -> Result<UniquePtr<Runtime>>;
         fn assign_runtime(to: UniquePtr<Runtime>, from: UniquePtr<Runtime>) -> UniquePtr<Runtime>;
 

@@ -62,11 +62,19 @@ rust::Vec<rust::String> journal_lines(const std::shared_ptr<Journal> &journal) {
 
 std::size_t journal_owners(const std::shared_ptr<Journal> &journal) noexcept { return static_cast<std::size_t>(journal.use_count()); }
 
+std::uint32_t device_count(std::int32_t device) { return fewstep::device_count(device); }
+
+rust::String device_name(std::int32_t device, std::int32_t index) { return fewstep::device_info(device, index).name; }
+
 std::unique_ptr<Runtime> runtime(std::uint32_t threads) {
     fewstep_runtime_options options = fewstep::runtime_options();
     options.threads = threads;
     return on_heap<Runtime>(options);
 }
+
+std::uint32_t threads(const Runtime &runtime) { return runtime.info().threads; }
+
+rust::String runtime_device(const Runtime &runtime) { return runtime.info().device_name; }
 
 std::unique_ptr<Runtime> logging_runtime(const std::shared_ptr<Journal> &journal, bool throws) {
     fewstep_runtime_options options = fewstep::runtime_options();

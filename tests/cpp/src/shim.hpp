@@ -39,7 +39,12 @@ std::shared_ptr<Journal> journal();
 rust::Vec<rust::String> journal_lines(const std::shared_ptr<Journal> &journal);
 std::size_t journal_owners(const std::shared_ptr<Journal> &journal) noexcept;
 
+std::uint32_t device_count(std::int32_t device);
+rust::String device_name(std::int32_t device, std::int32_t index);
+
 std::unique_ptr<Runtime> runtime(std::uint32_t threads);
+std::uint32_t threads(const Runtime &runtime);
+rust::String runtime_device(const Runtime &runtime);
 std::unique_ptr<Runtime> logging_runtime(const std::shared_ptr<Journal> &journal, bool throws);
 std::unique_ptr<Runtime> assign_runtime(std::unique_ptr<Runtime> to, std::unique_ptr<Runtime> from);
 

@@ -169,6 +169,18 @@ fn callables_and_tokens_cancel() {
 }
 
 #[test]
+fn devices_and_runtimes_describe_themselves() {
+    const CPU: i32 = 0;
+    assert_eq!(device_count(CPU).expect("count"), 1);
+    let name = device_name(CPU, 0).expect("name");
+    assert!(!name.is_empty());
+    assert_fails(device_count(9), "INVALID_ARGUMENT", "device is 9");
+    assert_fails(device_name(CPU, 1), "INVALID_ARGUMENT", "index is 1");
+    let runtime = runtime(2).expect("runtime");
+    assert_eq!((threads(&runtime).expect("info"), runtime_device(&runtime).expect("info")), (2, name));
+}
+
+#[test]
 fn datasets_come_from_files_and_from_memory() {
     let runtime = runtime(1).expect("runtime");
     let digits = open_npz(&runtime, &data("digits8.npz")).expect("digits");

@@ -1,0 +1,44 @@
+//! What the processor is, for people who choose a device.
+
+/// Threads that run at once: what the process may use, not what the machine has.
+pub fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The name that the processor gives itself; the architecture where it gives none.
+pub fn name() -> String {
+    brand().unwrap_or_else(|| format!("{} processor", std::env::consts::ARCH))
+}
+
+/// Three leaves of 16 characters (AMD64 Architecture Programmer's Manual, volume 3, CPUID functions 8000_0002h to 8000_0004h; Intel's are the same).
+#[cfg(target_arch = "x86_64")]
+fn brand() -> Option<String> {
+    use std::arch::x86_64::__cpuid;
+    #[allow(unused_unsafe)] // safe in later versions of the compiler
+    // SAFETY: every x86-64 processor has the instruction; it answers leaves that it lacks with what means nothing, so the largest one is asked for first.
+    let leaf = |number| unsafe { __cpuid(number) };
+    if leaf(0x8000_0000).eax < 0x8000_0004 {
+        return None;
+    }
+    let registers = (0x8000_0002..=0x8000_0004).map(leaf).flat_map(|answer| [answer.eax, answer.ebx, answer.ecx, answer.edx]);
+    let bytes: Vec<u8> = registers.flat_map(u32::to_le_bytes).take_while(|byte| *byte != 0).collect();
+    let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+    (!text.is_empty()).then_some(text)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn brand() -> Option<String> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_name_of_one_line() {
+        let name = name();
+        assert!(!name.is_empty() && name.trim() == name && !name.contains(char::is_control), "{name:?}");
+        assert!(threads() >= 1);
+    }
+}

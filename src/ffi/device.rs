@@ -1,0 +1,208 @@
+//! Devices: how many there are and what they are, before a runtime is made on one.
+
+use super::boundary::{check_out, choice, ffi_boundary, put};
+use super::error::fewstep_status;
+use super::options::{Report, check_report, size_field, write_report};
+use super::precision::precision_bits;
+use crate::backend::cpu::processor;
+use crate::backend::cuda;
+use crate::error::{Error, Result, Status};
+use crate::tensor::DType;
+use std::ffi::c_char;
+
+/// Compute on the CPU.
+pub const FEWSTEP_DEVICE_CPU: i32 = 0;
+/// Compute on an NVIDIA GPU of compute capability 7.5 or later. No part of a plan falls back to the CPU.
+pub const FEWSTEP_DEVICE_CUDA: i32 = 1;
+
+/// Bytes of a device's name, the NUL at its end included.
+pub const FEWSTEP_DEVICE_NAME_SIZE: usize = 256;
+
+/// What a device is. Set struct_size before fewstep_device_get_info fills the rest.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct fewstep_device_info {
+    /// Bytes of this struct, set by the caller.
+    pub struct_size: u32,
+    /// FEWSTEP_DEVICE_*.
+    pub device: i32,
+    /// Its place among the devices of that kind: `device_index` of fewstep_runtime_options.
+    pub index: i32,
+    /// 1 for a device that the library can compute on; 0 for a GPU that it has no code for: of a compute capability before 7.5, or left out of the build.
+    pub usable: i32,
+    /// What it computes in: the bit 1 << FEWSTEP_PRECISION_* for each precision. 0 for a device that is not usable.
+    pub precisions: u32,
+    /// CUDA: compute capability, the number before the point. CPU: 0.
+    pub capability_major: u32,
+    /// CUDA: compute capability, the number after the point. CPU: 0.
+    pub capability_minor: u32,
+    /// CUDA: streaming multiprocessors. CPU: threads that run at once, which a runtime has by default.
+    pub processors: u32,
+    /// CUDA: bytes of the GPU's memory, in use or not. CPU: 0.
+    pub memory_bytes: u64,
+    /// CUDA: what identifies the GPU, also to Vulkan and Direct3D: `device_uuid` of fewstep_runtime_options. CPU: zeros.
+    pub uuid: [u8; 16],
+    /// The name that the driver or the processor gives, UTF-8, with a NUL at the end.
+    pub name: [c_char; FEWSTEP_DEVICE_NAME_SIZE],
+}
+
+// SAFETY: repr(C), the fields leave no gap, numbers only.
+unsafe impl Report for fewstep_device_info {
+    const NAME: &'static str = "device info";
+    const FIRST_SIZE: usize = size_of::<Self>();
+}
+
+/// The kinds of devices.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    Cpu,
+    Cuda,
+}
+
+/// The kind that a FEWSTEP_DEVICE_* names.
+pub(super) fn kind(device: i32) -> Result<Kind> {
+    choice(device, "device", &[(FEWSTEP_DEVICE_CPU, Kind::Cpu), (FEWSTEP_DEVICE_CUDA, Kind::Cuda)])
+}
+
+/// Refuses every index of a CPU device but the one that there is.
+pub(super) fn check_cpu(index: i32, name: &str) -> Result<()> {
+    match index {
+        0 => Ok(()),
+        _ => Err(Error::invalid(format!("{name} is {index}; there is one CPU device, 0"))),
+    }
+}
+
+/// The GPU of an index.
+pub(super) fn gpu(index: i32, name: &str) -> Result<cuda::Device> {
+    cuda::Device::at(usize::try_from(index).map_err(|_| Error::invalid(format!("{name} is {index}; it must be at least 0")))?)
+}
+
+impl fewstep_device_info {
+    /// The CPU.
+    pub(super) fn cpu() -> Self {
+        Self {
+            struct_size: size_field::<Self>(),
+            device: FEWSTEP_DEVICE_CPU,
+            index: 0,
+            usable: 1,
+            precisions: precision_bits(&[DType::F32]),
+            capability_major: 0,
+            capability_minor: 0,
+            processors: u32::try_from(processor::threads()).unwrap_or(u32::MAX),
+            memory_bytes: 0,
+            uuid: [0; 16],
+            name: name(&processor::name()),
+        }
+    }
+
+    /// A GPU.
+    pub(super) fn cuda(gpu: &cuda::Device) -> Self {
+        let usable = gpu.check_usable().is_ok();
+        Self {
+            struct_size: size_field::<Self>(),
+            device: FEWSTEP_DEVICE_CUDA,
+            index: i32::try_from(gpu.ordinal).unwrap_or(i32::MAX),
+            usable: i32::from(usable),
+            precisions: if usable { precision_bits(gpu.precisions()) } else { 0 },
+            capability_major: gpu.capability / 10,
+            capability_minor: gpu.capability % 10,
+            processors: gpu.multiprocessors,
+            memory_bytes: gpu.memory as u64,
+            uuid: gpu.uuid,
+            name: name(&gpu.name),
+        }
+    }
+}
+
+/// A name as C holds it; what does not fit is cut off between two characters.
+fn name(text: &str) -> [c_char; FEWSTEP_DEVICE_NAME_SIZE] {
+    let mut end = text.len().min(FEWSTEP_DEVICE_NAME_SIZE - 1);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut name = [0; FEWSTEP_DEVICE_NAME_SIZE];
+    name.iter_mut().zip(text[..end].bytes()).for_each(|(to, from)| *to = from as c_char);
+    name
+}
+
+fn count(device: i32) -> Result<u32> {
+    let found = match kind(device)? {
+        Kind::Cpu => return Ok(1),
+        Kind::Cuda => cuda::Device::count(),
+    };
+    match found {
+        Ok(count) => Ok(u32::try_from(count).unwrap_or(u32::MAX)),
+        Err(reason) if matches!(reason.status, Status::Unsupported | Status::NoDevice | Status::DriverTooOld) => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes to `*out` how many devices of a kind (FEWSTEP_DEVICE_*) there are, usable or not. That there are none is no error: for CUDA `*out` is 0 without a
+/// driver, with one that is too old, without a GPU, and in a library that was built without CUDA kernels. fewstep_device_get_info of device 0 then says which.
+/// Opens no device. The first call about CUDA loads the driver, which may take some tenths of a second; a library without CUDA kernels never does.
+///
+/// Any thread may call. Returns OK, INVALID_ARGUMENT or OUT_OF_MEMORY (the driver did not start for lack of it).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_device_count(device: i32, out: *mut u32) -> fewstep_status {
+    // SAFETY: `out` is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        check_out(out, "out")?;
+        put(out, count(device)?);
+        Ok(())
+    })
+}
+
+/// Fills `*out`, whose struct_size the caller has set, with what the device `index` of a kind (FEWSTEP_DEVICE_*) is: 0 to fewstep_device_count - 1. There is
+/// one CPU device, 0. Opens no device: what fewstep_runtime_create may still find is a lack of memory, or that another process has a GPU for itself.
+///
+/// Any thread may call. Returns OK, INVALID_ARGUMENT or, for CUDA, UNSUPPORTED (this library was built without CUDA kernels), NO_DEVICE (no driver, or no
+/// such GPU), DRIVER_TOO_OLD or OUT_OF_MEMORY; fewstep_last_error has the sentence.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_device_get_info(device: i32, index: i32, out: *mut fewstep_device_info) -> fewstep_status {
+    // SAFETY: `out` is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let size = check_report(out)?;
+        let info = match kind(device)? {
+            Kind::Cpu => check_cpu(index, "index").map(|()| fewstep_device_info::cpu())?,
+            Kind::Cuda => fewstep_device_info::cuda(&gpu(index, "index")?),
+        };
+        write_report(out, size, info);
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_end_with_a_nul_and_whole_characters() {
+        let text = |name: [c_char; FEWSTEP_DEVICE_NAME_SIZE]| {
+            let bytes: Vec<u8> = name.iter().map(|c| *c as u8).collect();
+            let end = bytes.iter().position(|b| *b == 0).expect("a NUL");
+            assert!(bytes[end..].iter().all(|b| *b == 0), "nothing is left behind the NUL");
+            String::from_utf8(bytes[..end].to_vec()).expect("UTF-8")
+        };
+        for (given, expected) in [
+            (String::new(), String::new()),
+            ("NVIDIA H200".into(), "NVIDIA H200".into()),
+            ("x".repeat(255), "x".repeat(255)),
+            ("x".repeat(300), "x".repeat(255)),
+            (format!("{}é", "x".repeat(254)), "x".repeat(254)),
+            ("名".repeat(100), "名".repeat(85)),
+        ] {
+            assert_eq!(text(name(&given)), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_not_usable_computes_in_nothing() {
+        for (capability, precisions) in [(61, 0), (75, 0b011), (80, 0b111), (90, 0b111), (120, 0b111)] {
+            let info = fewstep_device_info::cuda(&cuda::Device::example(3, capability));
+            let usable = cuda::manifest::runs_on(capability);
+            assert_eq!((info.usable, info.precisions), (i32::from(usable), if usable { precisions } else { 0 }), "{capability}");
+            assert_eq!((info.capability_major, info.capability_minor, info.index), (capability / 10, capability % 10, 3));
+        }
+        assert_eq!(fewstep_device_info::cpu().precisions, 0b001);
+    }
+}
