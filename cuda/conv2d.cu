@@ -2,11 +2,13 @@
 // Floor: 2 N P Q O R S C operations over the rate of the units (f32: 128 fused multiply-adds a clock and multiprocessor; half: 1024 on sm_80, 512 on
 // sm_75 and sm_86 to 89), or the bytes of x, w and y over the bandwidth, whichever is longer. A block reads its rows of x R S times, from the caches.
 //
-// Tiles: 64 pixels by 64 channels where the grid then fills the GPU; 32 by 32 for the small maps of a U-Net, of which a 64 by 64 grid has too few
-// blocks (8x8x128: two). Where those are still too few, `slices` blocks share a tile, each a fixed part of k, and the last of them to end adds the
-// parts in their order: no second launch, which would cost more than the addition, and the same bits in every run.
-// Shared memory: three stages of (rows + columns) x 80 bytes, 30720 bytes for 64 by 64, 15360 for 32 by 32: four floats or eight halves of padding
-// a row make the reads free of bank conflicts. At the end the sums pass through the same memory.
+// Tiles: 128 pixels by 64 channels (half and bf16) where that leaves enough blocks, else 64 by 64, else 32 by 32 for the small maps of a U-Net, of which a
+// 64 by 64 grid has too few blocks (8x8x128: two). Where those are still too few, `slices` blocks share a tile, each a fixed part of k, and the last of
+// them to end adds the parts in their order: no second launch, which would cost more than the addition, and the same bits in every run.
+// What bounds the large tiles on an H200 (benches/gpu/README.md) is the rate at which instructions start: for the 32 mma of a warp and stage there are
+// about 100 others, of which the copies are half; all that is the same for every stage is computed before the loop.
+// Shared memory: three stages of (rows + columns) x 64 bytes, 36864, 24576 and 12288 bytes; float has 80 bytes a row, 30720 and 15360. At the end the sums
+// pass through the same memory.
 //
 // The norm variants ("norm_") have a group norm before: its scales and shifts are 4 KiB more, and each chunk is changed once a tap and tile of columns,
 // which is worth a launch as long as the map is small (src/backend/cuda/conv2d.rs decides).
