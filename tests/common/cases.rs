@@ -23,8 +23,8 @@ pub const UNARY: &[UnaryKind] = &[
     UnaryKind::Clamp(-1.5, 0.5),
 ];
 
-/// One element, odd tails, and 40,000 elements: more than two chunks.
-const FLAT: &[&[usize]] = &[&[1], &[], &[3, 1], &[17], &[2, 3, 5, 7], &[40_000]];
+/// One element, odd tails, 40,000 elements: more than two chunks, and half a run of eight at the end.
+const FLAT: &[&[usize]] = &[&[1], &[], &[3, 1], &[17], &[2, 3, 5, 7], &[40_000], &[2052]];
 
 pub fn unary() -> Vec<Case> {
     let mut cases = vec![];
@@ -116,7 +116,8 @@ pub fn combine() -> Vec<Case> {
 
 pub fn resample() -> Vec<Case> {
     let mut cases = vec![];
-    for shape in [[1usize, 1, 1, 1], [2, 3, 5, 7], [1, 2, 2, 3], [3, 17, 16, 33]] {
+    // The last three: units of 16 bytes in every type, in f32 alone, and of four bytes in the narrow ones.
+    for shape in [[1usize, 1, 1, 1], [2, 3, 5, 7], [1, 2, 2, 3], [3, 17, 16, 33], [2, 5, 3, 24], [3, 4, 7, 12], [2, 3, 9, 6]] {
         let mut case = Case::new(format!("resample {shape:?}"));
         let x = case.input(&shape);
         let y = case.op(Upsample2x, &[x]);
@@ -131,9 +132,17 @@ pub fn resample() -> Vec<Case> {
 
 pub fn shapes() -> Vec<Case> {
     let mut cases = vec![];
-    for (lead, widths) in
-        [(&[1usize][..], &[1usize, 1][..]), (&[], &[3, 4]), (&[2, 3, 5], &[7, 1, 2]), (&[4, 33, 33], &[8, 16]), (&[2], &[1; 8]), (&[5], &[20_000, 3])]
-    {
+    for (lead, widths) in [
+        (&[1usize][..], &[1usize, 1][..]),
+        (&[], &[3, 4]),
+        (&[2, 3, 5], &[7, 1, 2]),
+        (&[4, 33, 33], &[8, 16]),
+        (&[2], &[1; 8]),
+        (&[5], &[20_000, 3]),
+        (&[3, 7], &[24, 8, 40]), // units of 16 bytes in every type
+        (&[2, 9], &[12, 4, 20]), // in f32 alone
+        (&[2, 9], &[6, 10, 2]),  // pairs of narrow ones
+    ] {
         let mut case = Case::new(format!("concat, slice, pad {lead:?} {widths:?}"));
         let with = |w: usize| [lead, &[w]].concat();
         let values: Vec<ValueId> = widths.iter().map(|w| case.input(&with(*w))).collect();
@@ -144,7 +153,11 @@ pub fn shapes() -> Vec<Case> {
             let part = case.op(Slice { start, len }, &[joined]);
             case.expect(part, 0.0);
         }
-        for (before, after) in [(0, 0), (1, 0), (0, 2), (3, 5)] {
+        if total > 16 {
+            let part = case.op(Slice { start: 8, len: total - 16 }, &[joined]);
+            case.expect(part, 0.0);
+        }
+        for (before, after) in [(0, 0), (1, 0), (0, 2), (3, 5), (8, 16), (4, 4)] {
             let padded = case.op(Pad { before, after }, &[values[0]]);
             case.expect(padded, 0.0);
         }
