@@ -1,8 +1,7 @@
 // Element-wise ops: unary functions and their gradients, affine maps, casts, broadcasting arithmetic.
-// Floor: bytes read and written over the bandwidth. A thread moves four elements, 16 bytes of float, so that 256 threads keep 8 KiB under way;
-// which function it is, is a parameter: all threads take the same branch, which costs nothing beside the memory.
+// Floor: bytes read and written over the bandwidth. A thread moves a run of 16 bytes of the narrower type: four floats, eight halves; which function it is, is a parameter: all threads take the same branch, which costs nothing beside the memory.
 #include "device/fewstep.cuh"
-#include "parts/quad.cuh"
+#include "parts/run.cuh"
 
 namespace {
 
@@ -61,10 +60,15 @@ FEWSTEP_DEVICE float combine(int arithmetic, float a, float b) {
   return arithmetic == kAdd ? a + b : arithmetic == kSub ? a - b : a * b;
 }
 
-// The first of this thread's elements; `count` is how many of the next four there are, at most 0 past the end.
+// Elements of a thread, as in src/backend/cuda/elementwise.rs: sixteen bytes of the narrower type.
+template <class A, class B>
+constexpr int kElements = kRun<A> > kRun<B> ? kRun<A> : kRun<B>;
+
+// The first of this thread's elements; `count` is how many of the next N there are, at most 0 past the end.
+template <int N>
 FEWSTEP_DEVICE int first_element(int n, int& count) {
-  const int64_t at = (int64_t(fs::block_index().x) * kThreads + fs::thread_index().x) * 4;
-  count = int(n - at < 4 ? n - at : 4);
+  const int64_t at = (int64_t(fs::block_index().x) * kThreads + fs::thread_index().x) * N;
+  count = int(n - at < N ? n - at : N);
   return int(at);
 }
 
@@ -78,26 +82,28 @@ struct Broadcast {
 // Applies f to each of this thread's elements of x.
 template <class From, class To, class F>
 FEWSTEP_DEVICE void map(const From* x, To* y, int n, F&& f) {
+  constexpr int N = kElements<From, To>;
   int count;
-  const int at = first_element(n, count);
+  const int at = first_element<N>(n, count);
   if (count <= 0) return;
-  Quad q = load_quad(x + at, count);
+  Run<N> q = load_run<N>(x + at, count);
   FEWSTEP_UNROLL
-  for (int i = 0; i < 4; i++) q.v[i] = f(q.v[i]);
-  store_quad(y + at, q, count);
+  for (int i = 0; i < N; i++) q.v[i] = f(q.v[i]);
+  store_run(y + at, q, count);
 }
 
 // The same for pairs of elements.
 template <class T, class F>
 FEWSTEP_DEVICE void map_pairs(const T* a, const T* b, T* y, int n, F&& f) {
+  constexpr int N = kRun<T>;
   int count;
-  const int at = first_element(n, count);
+  const int at = first_element<N>(n, count);
   if (count <= 0) return;
-  Quad q = load_quad(a + at, count);
-  const Quad r = load_quad(b + at, count);
+  Run<N> q = load_run<N>(a + at, count);
+  const Run<N> r = load_run<N>(b + at, count);
   FEWSTEP_UNROLL
-  for (int i = 0; i < 4; i++) q.v[i] = f(q.v[i], r.v[i]);
-  store_quad(y + at, q, count);
+  for (int i = 0; i < N; i++) q.v[i] = f(q.v[i], r.v[i]);
+  store_run(y + at, q, count);
 }
 
 template <class T>

@@ -1,10 +1,14 @@
-// Ops that move data without arithmetic, along the last axis; elements of two or four bytes. Floor: bytes read and written over the bandwidth. One thread an
-// element of the result, neighbours in the last axis.
+// Ops that move data without arithmetic, along the last axis. Floor: bytes read and written over the bandwidth.
+// What an element is does not matter: kernels move units of 2, 4 or 16 bytes, the widest that src/backend/cuda/shape.rs finds to divide every row. A thread
+// moves two units, both under way at once, neighbouring threads neighbouring units: 8 KiB a block of 16 bytes each.
 #include "device/fewstep.cuh"
+#include "parts/unit.cuh"
 
 namespace {
 
 constexpr int kThreads = 256;
+// Units of a thread, as in src/backend/cuda/shape.rs.
+constexpr int kUnits = 2;
 constexpr int kMostParts = 8;
 
 // The parts of a concatenation, and the last axis of each; none from the first width of 0 on.
@@ -14,49 +18,74 @@ struct Parts {
   int width[kMostParts];
 };
 
+// The unit at `column` of a row of all parts together.
 template <class T>
-FEWSTEP_DEVICE void concat(const Parts<T>& parts, T* y, int elements, int width) {
-  const int64_t at = int64_t(fs::block_index().x) * kThreads + fs::thread_index().x;
-  if (at >= elements) return;
-  const int row = int(at / width);
-  int column = int(at % width);
-  T value = 0;
+FEWSTEP_DEVICE T joined(const Parts<T>& parts, int row, int column) {
+  T value = {};
   bool found = false;
   // Unrolled, so that the parameters are not indexed at run time, which would copy them to local memory.
   FEWSTEP_UNROLL
   for (int i = 0; i < kMostParts; i++) {
     if (!found && column < parts.width[i]) {
-      value = parts.x[i][int64_t(row) * parts.width[i] + column];
+      value = load_unit(parts.x[i] + (int64_t(row) * parts.width[i] + column));
       found = true;
     }
     column -= parts.width[i];
   }
-  y[at] = value;
+  return value;
+}
+
+// y[at] = value(row, column) for this thread's units of y [., width]; all are fetched before the first is written.
+template <class T, class F>
+FEWSTEP_DEVICE void fill(T* y, int units, int width, F&& value) {
+  const int64_t first = int64_t(fs::block_index().x) * kThreads * kUnits + fs::thread_index().x;
+  T fetched[kUnits];
+  FEWSTEP_UNROLL
+  for (int i = 0; i < kUnits; i++) {
+    const int64_t at = first + i * kThreads;
+    // Below 2^31, so that one division of 32 bits is all.
+    const uint32_t row = uint32_t(at) / uint32_t(width);
+    if (at < units) fetched[i] = value(int(row), int(uint32_t(at) - row * uint32_t(width)));
+  }
+  FEWSTEP_UNROLL
+  for (int i = 0; i < kUnits; i++) {
+    const int64_t at = first + i * kThreads;
+    if (at < units) store_unit(y + at, fetched[i]);
+  }
 }
 
 template <class T>
-FEWSTEP_DEVICE void window(const T* x, T* y, int elements, int from, int to, int start) {
-  const int64_t at = int64_t(fs::block_index().x) * kThreads + fs::thread_index().x;
-  if (at >= elements) return;
-  const int column = int(at % to) + start;
-  y[at] = column >= 0 && column < from ? x[at / to * from + column] : T(0);
+FEWSTEP_DEVICE void concat(const Parts<T>& parts, T* y, int units, int width) {
+  fill(y, units, width, [&](int row, int column) { return joined(parts, row, column); });
+}
+
+template <class T>
+FEWSTEP_DEVICE void window(const T* x, T* y, int units, int from, int to, int start) {
+  fill(y, units, to, [&](int row, int column) {
+    column += start;
+    if (column < 0 || column >= from) return T{};
+    return load_unit(x + (int64_t(row) * from + column));
+  });
+}
+
+template <class T>
+FEWSTEP_DEVICE void copy(const T* x, T* y, int units) {
+  fill(y, units, units, [&](int, int at) { return load_unit(x + at); });
 }
 
 }  // namespace
 
-// concat: y[rows,width] = the parts [rows,width[i]] side by side; `elements` of y.
+// All sizes in units of `bits`.
+// concat: y[rows,width] = the parts [rows,width[i]] side by side; `units` of y.
 // window: y[rows,to] = x[rows,from] read from column `start` on, and 0 where x has no such column: a slice (start > 0) or a padding (start < 0).
-#define FEWSTEP_SHAPE(bits, T)                                                                                                       \
-  FEWSTEP_KERNEL(kThreads, fewstep_concat_##bits, Parts<T> parts, T* y, int elements, int width) { concat(parts, y, elements, width); } \
-  FEWSTEP_KERNEL(kThreads, fewstep_window_##bits, const T* x, T* y, int elements, int from, int to, int start) {                     \
-    window(x, y, elements, from, to, start);                                                                                         \
-  }
+// copy:   y[units] = x[units].
+#define FEWSTEP_SHAPE(bits, T)                                                                                                        \
+  FEWSTEP_KERNEL(kThreads, fewstep_concat_##bits, Parts<T> parts, T* y, int units, int width) { concat(parts, y, units, width); }     \
+  FEWSTEP_KERNEL(kThreads, fewstep_window_##bits, const T* x, T* y, int units, int from, int to, int start) {                         \
+    window(x, y, units, from, to, start);                                                                                             \
+  }                                                                                                                                   \
+  FEWSTEP_KERNEL(kThreads, fewstep_copy_##bits, const T* x, T* y, int units) { copy(x, y, units); }
 
 FEWSTEP_SHAPE(16, uint16_t)
 FEWSTEP_SHAPE(32, uint32_t)
-
-// y[n] = x[n].
-FEWSTEP_KERNEL(kThreads, fewstep_copy_32, const uint32_t* x, uint32_t* y, int elements) {
-  const int64_t at = int64_t(fs::block_index().x) * kThreads + fs::thread_index().x;
-  if (at < elements) y[at] = x[at];
-}
+FEWSTEP_SHAPE(128, fs::u32x4)

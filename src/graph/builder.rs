@@ -77,7 +77,7 @@ impl Graph {
 
     /// GroupNorm, optionally followed by SiLU.
     pub fn group_norm(&mut self, x: ValueId, gamma: ValueId, beta: ValueId, groups: usize, eps: f64, silu: bool) -> Result<ValueId> {
-        Ok(self.push(GroupNorm { groups, eps, silu }.into(), &[x, gamma, beta])?[0])
+        Ok(self.push(GroupNorm::new(groups, eps, silu).into(), &[x, gamma, beta])?[0])
     }
 
     /// x summed down to `shape` (1 where a dimension is summed): one node for each run of neighbouring dimensions, which is what kernels know.

@@ -23,8 +23,8 @@ pub const UNARY: &[UnaryKind] = &[
     UnaryKind::Clamp(-1.5, 0.5),
 ];
 
-/// One element, odd tails, and 40,000 elements: more than two chunks.
-const FLAT: &[&[usize]] = &[&[1], &[], &[3, 1], &[17], &[2, 3, 5, 7], &[40_000]];
+/// One element, odd tails, 40,000 elements: more than two chunks, and half a run of eight at the end.
+const FLAT: &[&[usize]] = &[&[1], &[], &[3, 1], &[17], &[2, 3, 5, 7], &[40_000], &[2052]];
 
 pub fn unary() -> Vec<Case> {
     let mut cases = vec![];
@@ -116,7 +116,8 @@ pub fn combine() -> Vec<Case> {
 
 pub fn resample() -> Vec<Case> {
     let mut cases = vec![];
-    for shape in [[1usize, 1, 1, 1], [2, 3, 5, 7], [1, 2, 2, 3], [3, 17, 16, 33]] {
+    // The last three: units of 16 bytes in every type, in f32 alone, and of four bytes in the narrow ones.
+    for shape in [[1usize, 1, 1, 1], [2, 3, 5, 7], [1, 2, 2, 3], [3, 17, 16, 33], [2, 5, 3, 24], [3, 4, 7, 12], [2, 3, 9, 6]] {
         let mut case = Case::new(format!("resample {shape:?}"));
         let x = case.input(&shape);
         let y = case.op(Upsample2x, &[x]);
@@ -131,9 +132,17 @@ pub fn resample() -> Vec<Case> {
 
 pub fn shapes() -> Vec<Case> {
     let mut cases = vec![];
-    for (lead, widths) in
-        [(&[1usize][..], &[1usize, 1][..]), (&[], &[3, 4]), (&[2, 3, 5], &[7, 1, 2]), (&[4, 33, 33], &[8, 16]), (&[2], &[1; 8]), (&[5], &[20_000, 3])]
-    {
+    for (lead, widths) in [
+        (&[1usize][..], &[1usize, 1][..]),
+        (&[], &[3, 4]),
+        (&[2, 3, 5], &[7, 1, 2]),
+        (&[4, 33, 33], &[8, 16]),
+        (&[2], &[1; 8]),
+        (&[5], &[20_000, 3]),
+        (&[3, 7], &[24, 8, 40]), // units of 16 bytes in every type
+        (&[2, 9], &[12, 4, 20]), // in f32 alone
+        (&[2, 9], &[6, 10, 2]),  // pairs of narrow ones
+    ] {
         let mut case = Case::new(format!("concat, slice, pad {lead:?} {widths:?}"));
         let with = |w: usize| [lead, &[w]].concat();
         let values: Vec<ValueId> = widths.iter().map(|w| case.input(&with(*w))).collect();
@@ -144,7 +153,11 @@ pub fn shapes() -> Vec<Case> {
             let part = case.op(Slice { start, len }, &[joined]);
             case.expect(part, 0.0);
         }
-        for (before, after) in [(0, 0), (1, 0), (0, 2), (3, 5)] {
+        if total > 16 {
+            let part = case.op(Slice { start: 8, len: total - 16 }, &[joined]);
+            case.expect(part, 0.0);
+        }
+        for (before, after) in [(0, 0), (1, 0), (0, 2), (3, 5), (8, 16), (4, 4)] {
             let padded = case.op(Pad { before, after }, &[values[0]]);
             case.expect(padded, 0.0);
         }
@@ -325,6 +338,8 @@ pub const NORMS: &[(&[usize], usize)] = &[
     (&[2, 300, 24], 8),
     (&[1, 48, 48, 35], 7),
     (&[4, 8, 8, 64], 32),
+    (&[2, 20, 20, 48], 4),  // whole runs in every type, a thread left over beside them
+    (&[1, 50, 50, 40], 10), // more positions than a block keeps
 ];
 
 /// Normalised numbers below 4 from statistics over up to 1e5 numbers: a few roundings of the centred input; gradients subtract two means.
@@ -339,7 +354,7 @@ pub fn group_norm() -> Vec<Case> {
                 let c = shape[shape.len() - 1];
                 let x = case.input_around(shape, 1.0, shift);
                 let (gamma, beta) = (case.state("gamma", &[c]), case.state("beta", &[c]));
-                let out = case.ops(GroupNorm { groups: *groups, eps: 1e-5, silu }, &[x, gamma, beta]);
+                let out = case.ops(GroupNorm::new(*groups, 1e-5, silu), &[x, gamma, beta]);
                 let dy = case.input(shape);
                 let grads = case.ops(GroupNormGrad { groups: *groups, silu }, &[x, gamma, beta, out[1], out[2], dy]);
                 for v in out.iter().chain(&grads) {
@@ -356,7 +371,7 @@ pub fn group_norm() -> Vec<Case> {
         let x = case.input(&[2, 5, 5, 12]);
         let (gamma, beta, dy) = (case.input(&[12]), case.input(&[12]), case.input(&[2, 5, 5, 12]));
         let (mean, rstd) = (case.input(&[2, 3]), case.input_around(&[2, 3], 0.1, 1.0));
-        let forward = case.ops(GroupNorm { groups: 3, eps: 1e-6, silu: true }, &[x, gamma, beta]);
+        let forward = case.ops(GroupNorm::new(3, 1e-6, true), &[x, gamma, beta]);
         let grads = case.ops(GroupNormGrad { groups: 3, silu: true }, &[x, gamma, beta, mean, rstd, dy]);
         let value = if only < 3 { forward[only] } else { grads[only - 3] };
         case.expect(value, 5.0 * SUM);

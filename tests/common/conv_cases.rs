@@ -135,6 +135,46 @@ pub fn normalised() -> Vec<Case> {
     cases
 }
 
+/// [N,H,W], channels of the values that are joined, groups, SiLU, whether the norm sees [N,T,C].
+type Measured = ([usize; 3], &'static [usize], usize, bool, bool);
+
+/// Maps of whole tiles, so that the CUDA backend hands the moments of the convolutions' results to the norm behind.
+pub const MEASURED: &[Measured] = &[
+    ([1, 8, 8], &[8], 4, true, false),
+    ([3, 4, 8], &[20], 5, false, false),      // no whole runs of halves
+    ([2, 16, 16], &[24, 40], 4, true, false), // a group has channels of both
+    ([2, 8, 16], &[64], 1, false, true),
+    ([2, 8, 8], &[520], 65, true, false), // two slabs
+    ([1, 8, 8], &[3, 4], 7, true, false),
+];
+
+/// convolutions -> concat -> group norm, whose results are all read.
+pub fn measured() -> Vec<Case> {
+    let mut cases = vec![];
+    for shape in MEASURED {
+        let &([n, h, w], joined, groups, silu, tokens) = shape;
+        let mut case = Case::new(format!("measured {shape:?}"));
+        let c: usize = joined.iter().sum();
+        let mut sources = vec![];
+        for (k, channels) in joined.iter().enumerate() {
+            let x = case.input(&[n, h, w, 5]);
+            let (weight, bias) = (case.state(&format!("w{k}"), &[*channels, 5, 3, 3]), case.state(&format!("b{k}"), &[*channels]));
+            sources.push(case.graph.conv2d(x, weight, Some(bias), 1, [1; 4]).expect("conv2d"));
+        }
+        let mut x = if sources.len() > 1 { case.op(Concat, &sources) } else { sources[0] };
+        if tokens {
+            x = case.graph.reshape(x, &[n, h * w, c]).expect("a view");
+        }
+        let (gamma, beta) = (case.state("gamma", &[c]), case.state("beta", &[c]));
+        let out = case.ops(GroupNorm::new(groups, 1e-5, silu), &[x, gamma, beta]);
+        for v in out {
+            case.expect(v, TOLERANCE);
+        }
+        cases.push(case);
+    }
+    cases
+}
+
 /// Linear layers of one value, which the CUDA backend makes one product of: with and without bias, more than one concatenation joins, in slices.
 pub fn merged() -> Vec<Case> {
     let mut cases = vec![];

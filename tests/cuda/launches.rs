@@ -94,6 +94,19 @@ fn norms_go_into_convolutions() {
     }
 }
 
+/// A norm with moments has one launch and reads its input once.
+#[test]
+fn norms_take_moments() {
+    if Log::open().is_none() {
+        return; // as above
+    }
+    for case in conv_cases::measured() {
+        let exe = gpu().compile(&case.graph).expect("a plan");
+        let helped = exe.plan().graph().nodes().iter().filter(|n| matches!(&n.op, Op::GroupNorm(op) if op.sources > 0)).count();
+        assert_eq!(helped, 1, "{}", case.name);
+    }
+}
+
 #[test]
 fn linear_layers_of_one_value_are_one_product() {
     for case in conv_cases::merged() {

@@ -65,12 +65,15 @@ fn convolutions() {
 
 #[test]
 fn norms_and_attention() {
-    let norm = |groups| GroupNorm { groups, eps: 1e-5, silu: false };
+    let norm = |groups| GroupNorm::new(groups, 1e-5, false);
     refused(norm(3), &["1,4,4,8", "8", "8"], &["3 groups", "[1, 4, 4, 8]"]);
     refused(norm(0), &["1,4,4,8", "8", "8"], &["[1, 4, 4, 8]"]);
     refused(norm(2), &["1,4,4,8", "7", "8"], &["[8]", "[7]"]);
     refused(norm(2), &["1,4,4,8", "8", "1,8"], &["[8]", "[1, 8]"]);
     refused(norm(1), &["8", "8", "8"], &["[8]"]);
+    let by_moments = |sources| GroupNorm { sources, ..norm(2) };
+    refused(by_moments(1), &["1,4,4,8", "8", "8", "1,6,2"], &["6 channels", "8"]);
+    refused(by_moments(2), &["1,4,4,8", "8", "8", "1,6,2", "2,2,2"], &["[1, 2, 2]", "[2, 2, 2]"]);
     let grad = GroupNormGrad { groups: 2, silu: false };
     refused(grad.clone(), &["1,4,4,8", "8", "8", "1,2", "1,2", "1,4,8"], &["[1, 4, 4, 8]", "[1, 4, 8]"]);
     refused(grad.clone(), &["1,4,4,8", "7", "8", "1,2", "1,2", "1,4,4,8"], &["[8]", "[7]"]);
@@ -148,8 +151,8 @@ fn wrong_types_are_refused() {
         (conv([1, 1], 2, false).into(), &["1,2,2,3", "i8:2,3,1,1"]),
         (conv([1, 1], 2, true).into(), &["1,2,2,3", "2,3,1,1", "f16:2"]),
         (Conv2dInputGrad { geometry: ConvGeometry::POINTWISE, input: vec![1, 2, 2, 3], packed: false }.into(), &["1,2,2,4", "i8:4,3,1,1"]),
-        (GroupNorm { groups: 1, eps: 1e-5, silu: false }.into(), &["i32:1,2,2,3", "3", "3"]),
-        (GroupNorm { groups: 1, eps: 1e-5, silu: false }.into(), &["1,2,2,3", "f16:3", "3"]),
+        (GroupNorm::new(1, 1e-5, false).into(), &["i32:1,2,2,3", "3", "3"]),
+        (GroupNorm::new(1, 1e-5, false).into(), &["1,2,2,3", "f16:3", "3"]),
         (GroupNormGrad { groups: 1, silu: false }.into(), &["1,2,2,3", "3", "3", "1,1", "f16:1,1", "1,2,2,3"]),
         (Attention { heads: 1, scale: 1.0 }.into(), &["1,2,3", "i8:1,2,3", "1,2,3"]),
         (AttentionGrad { heads: 1, scale: 1.0 }.into(), &["1,2,3", "1,2,3", "1,2,3", "1,2,3", "1,1,2", "i8:1,2,3"]),

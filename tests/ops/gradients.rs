@@ -256,7 +256,7 @@ fn gradients_through_side_results_are_refused() -> Result<()> {
             case.ops(Attention { heads: 2, scale: 1.0 }, &[x, x, x])
         } else {
             let (gamma, beta) = (case.state("gamma", &[4]), case.state("beta", &[4]));
-            case.ops(GroupNorm { groups: 2, eps: 1e-5, silu: false }, &[x, gamma, beta])
+            case.ops(GroupNorm::new(2, 1e-5, false), &[x, gamma, beta])
         };
         let (main, side) = (case.graph.mean(out[0])?, case.graph.mean(out[1])?);
         let loss = case.graph.add(main, side)?;

@@ -7,7 +7,7 @@ use super::elementwise::vectorised;
 use super::kernels::pool::Shared;
 use super::lower::{CpuKernel, Io};
 use super::math::sigmoid;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::TensorType;
 use crate::graph::ops::{GroupNorm, GroupNormGrad};
 
@@ -49,8 +49,11 @@ struct Forward {
     silu: bool,
 }
 
-pub(super) fn forward(op: &GroupNorm, x: &TensorType) -> Box<dyn CpuKernel> {
-    Box::new(Forward { extent: Extent::new(x, op.groups), eps: op.eps, silu: op.silu })
+pub(super) fn forward(op: &GroupNorm, x: &TensorType) -> Result<Box<dyn CpuKernel>> {
+    if op.sources > 0 {
+        return Err(Error::internal("a norm by moments, which the CPU backend does not wish for"));
+    }
+    Ok(Box::new(Forward { extent: Extent::new(x, op.groups), eps: op.eps, silu: op.silu }))
 }
 
 impl Forward {

@@ -103,7 +103,7 @@ pub(super) fn lower(graph: &Graph, node: &Node, target: Target) -> Result<Box<dy
         Op::Conv2dInputGrad(op) => conv2d::input_grad(op, ty(0), isa)?,
         Op::Conv2dWeightGrad(op) => conv2d::weight_grad(op, ty(0), ty(1), isa)?,
         Op::PackConv(op) => conv2d::pack(op, ty(0), isa)?,
-        Op::GroupNorm(op) => group_norm::forward(op, ty(0)),
+        Op::GroupNorm(op) => group_norm::forward(op, ty(0))?,
         Op::GroupNormGrad(op) => group_norm::grad(op, ty(0)),
         Op::Attention(op) => attention::forward(op, ty(0), target),
         Op::AttentionGrad(op) => attention::grad(op, ty(0), target),

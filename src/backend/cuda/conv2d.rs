@@ -1,6 +1,7 @@
 //! Convolutions, their gradients and their packed weights on `cuda/conv2d.cu`, `conv2d_input_grad.cu`, `conv2d_weight_grad.cu` and `pack_conv.cu`.
 //! f32 is multiplied by the ordinary cores, half and bf16 by the tensor cores with f32 sums.
 
+use super::group_norm;
 use super::launch::{Arg, Launch, Lowered, Param};
 use super::lower::{Site, Target, suffix};
 use crate::error::{Error, Result};
@@ -134,6 +135,10 @@ impl Wishes for Target {
         let work = [p, q, c, r, s, o.div_ceil(tiling.columns)].into_iter().fold(n, usize::saturating_mul);
         let fits = c <= NORM_CHANNELS && c / groups <= NORM_GROUP && (p * q).is_multiple_of(tiling.rows);
         fits && work <= WORTH_NORMALISING * self.multiprocessors as usize
+    }
+
+    fn norms_by_moments(&self, channels: usize, groups: usize) -> bool {
+        group_norm::takes_moments(channels, groups)
     }
 }
 

@@ -8,8 +8,13 @@ use crate::tensor::DType;
 
 /// Threads a block, as in the kernels.
 const THREADS: u32 = 256;
-/// Elements that a thread of most kernels takes.
-const PER_THREAD: usize = 4;
+/// Bytes of the narrower type that a thread of most kernels takes.
+const RUN_BYTES: usize = 16;
+
+/// Threads for `n` elements of a type.
+fn threads(n: usize, dtype: DType) -> usize {
+    n.div_ceil(RUN_BYTES / dtype.size())
+}
 
 /// The kernels' numbers of a function, with its two settings.
 fn function(kind: UnaryKind) -> (i32, f32, f32) {
@@ -36,19 +41,19 @@ fn arithmetic(kind: BinaryKind) -> i32 {
 
 pub(super) fn unary(kind: UnaryKind, site: &Site) -> Result<Lowered> {
     let (n, (number, a, b)) = (site.outputs[0].numel(), function(kind));
-    let launch = Launch::over(site.kernel("unary", 0)?, n.div_ceil(PER_THREAD), THREADS)?;
+    let launch = Launch::over(site.kernel("unary", 0)?, threads(n, site.inputs[0].dtype), THREADS)?;
     Ok(launch.input(0).output(0).int(n)?.value(number).value(a).value(b).into())
 }
 
 pub(super) fn unary_grad(kind: UnaryKind, site: &Site) -> Result<Lowered> {
     let (n, (number, a, b)) = (site.outputs[0].numel(), function(kind));
-    let launch = Launch::over(site.kernel("unary_grad", 0)?, n.div_ceil(PER_THREAD), THREADS)?;
+    let launch = Launch::over(site.kernel("unary_grad", 0)?, threads(n, site.inputs[0].dtype), THREADS)?;
     Ok(launch.input(0).input(1).output(0).int(n)?.value(number).value(a).value(b).into())
 }
 
 pub(super) fn affine(op: &Affine, site: &Site) -> Result<Lowered> {
     let n = site.outputs[0].numel();
-    let launch = Launch::over(site.kernel("affine", 0)?, n.div_ceil(PER_THREAD), THREADS)?;
+    let launch = Launch::over(site.kernel("affine", 0)?, threads(n, site.inputs[0].dtype), THREADS)?;
     Ok(launch.input(0).output(0).int(n)?.value(op.scale).value(op.shift).into())
 }
 
@@ -57,7 +62,10 @@ pub(super) fn cast(site: &Site) -> Result<Lowered> {
     let to = suffix(site.outputs[0].dtype)?;
     let launch = match site.inputs[0].dtype {
         DType::I32 => Launch::over(format!("fewstep_cast_i32_{to}"), n, THREADS)?,
-        from => Launch::over(format!("fewstep_cast_{}_{to}", suffix(from)?), n.div_ceil(PER_THREAD), THREADS)?,
+        from => {
+            let narrower = if from.size() < site.outputs[0].dtype.size() { from } else { site.outputs[0].dtype };
+            Launch::over(format!("fewstep_cast_{}_{to}", suffix(from)?), threads(n, narrower), THREADS)?
+        }
     };
     Ok(launch.input(0).output(0).int(n)?.into())
 }
@@ -65,7 +73,7 @@ pub(super) fn cast(site: &Site) -> Result<Lowered> {
 pub(super) fn binary(kind: BinaryKind, site: &Site) -> Result<Lowered> {
     let (n, number) = (site.outputs[0].numel(), arithmetic(kind));
     if site.inputs[0].shape == site.inputs[1].shape {
-        let launch = Launch::over(site.kernel("binary", 0)?, n.div_ceil(PER_THREAD), THREADS)?;
+        let launch = Launch::over(site.kernel("binary", 0)?, threads(n, site.inputs[0].dtype), THREADS)?;
         return Ok(launch.input(0).input(1).output(0).int(n)?.value(number).into());
     }
     let launch = Launch::over(site.kernel("binary_broadcast", 0)?, n, THREADS)?;

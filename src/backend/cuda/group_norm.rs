@@ -1,6 +1,6 @@
 //! Group normalisation on `cuda/group_norm.cu`.
 
-use super::launch::{Launch, Lowered, Param};
+use super::launch::{Arg, Launch, Lowered, Param};
 use super::lower::{Site, Target};
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
@@ -16,6 +16,20 @@ const SUM_CHANNELS: usize = 128;
 const PARAMETER_CHANNELS: usize = 32;
 /// The most groups of a slab, as in the kernels.
 const MAX_SLAB_GROUPS: usize = 32;
+/// Elements of a run that is not whole, as in the kernels.
+const RAGGED_RUN: usize = 4;
+/// Bytes of a whole run of neighbouring channels: what a thread moves at once.
+const RUN_BYTES: usize = 16;
+/// Rows of a slab that a thread keeps, as in the kernel: a slab that fits is read once.
+const KEPT: usize = 8;
+/// Channels of a slab of a norm by moments, as in the kernel.
+const MOMENT_CHANNELS: usize = 512;
+/// Rows that a thread of it takes at most: beyond, the block's scales are paid for.
+const MOMENT_ROWS: usize = 8;
+/// Its blocks that a multiprocessor has room for, as the kernel asks.
+const MOMENT_BLOCKS: usize = 3;
+/// The most channels of a group that each thread of it walks over on its own.
+const MOMENT_GROUP: usize = 64;
 /// A slab of at most so many elements is one block's work: a second launch costs more than its blocks would save.
 const ONE_BLOCK: usize = 16 << 10;
 /// The fewest elements that are worth a block.
@@ -37,13 +51,20 @@ struct Norm {
 unsafe impl Param for Norm {}
 
 /// A normalised activation, and how it is cut into blocks.
+#[derive(Clone)]
 struct Cut {
     n: usize,
     positions: usize,
     channels: usize,
     groups: usize,
+    /// Channels of a whole run.
+    run: usize,
     slab_groups: usize,
     splits: usize,
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// How many pieces the positions are cut into so that there are two blocks a multiprocessor, none of them empty or too small. Depends on the device, as the
@@ -62,17 +83,69 @@ impl Cut {
         if i32::try_from(positions * channels).is_err() {
             return Err(Error::unsupported(format!("{positions} positions of {channels} channels are too many for the CUDA backend")));
         }
-        let slab_groups = WIDE.div_ceil(channels / groups).min(groups).min(MAX_SLAB_GROUPS);
-        Ok(Self { n, positions, channels, groups, slab_groups, splits: 1 })
+        let mut cut = Self { n, positions, channels, groups, run: RUN_BYTES / x.dtype.size(), slab_groups: 1, splits: 1 };
+        cut.slab_groups = cut.slab(WIDE.div_ceil(channels / groups));
+        Ok(cut)
+    }
+
+    /// The fewest groups that make whole runs.
+    fn least(&self) -> usize {
+        self.run / gcd(self.run, self.group_channels())
+    }
+
+    /// About so many groups, as a slab can have.
+    fn slab(&self, groups: usize) -> usize {
+        groups.next_multiple_of(self.least()).min(self.groups).min(MAX_SLAB_GROUPS)
+    }
+
+    /// Half as wide; false where it would not be whole runs any more.
+    fn narrow(&mut self) -> bool {
+        let wide = self.slab_groups;
+        if wide > self.least() {
+            self.slab_groups = self.slab(wide.div_ceil(2));
+        }
+        self.slab_groups < wide
+    }
+
+    /// Slabs that a block keeps in its registers, as wide as that allows and as multiprocessors have blocks; none where a group is too large, or its channels
+    /// are no whole runs.
+    fn kept(x: &TensorType, groups: usize, target: Target) -> Result<Option<Self>> {
+        let mut cut = Self::new(x, groups)?;
+        cut.slab_groups = cut.slab(groups);
+        while !cut.is_kept() || cut.blocks() < 2 * target.multiprocessors as usize {
+            if !cut.narrow() {
+                break;
+            }
+        }
+        Ok(Some(cut).filter(Self::is_kept))
+    }
+
+    fn is_kept(&self) -> bool {
+        let lanes = self.slab_groups * self.group_channels() / self.run;
+        let whole = self.channels.is_multiple_of(self.run) && (self.slab_groups * self.group_channels()).is_multiple_of(self.run);
+        whole && lanes <= THREADS as usize && self.positions.div_ceil(THREADS as usize / lanes) <= KEPT
+    }
+
+    /// For a norm by moments: as many blocks as fit the device at once, or more where those would have much to do.
+    fn by_moments(x: &TensorType, groups: usize, target: Target) -> Result<Self> {
+        let mut cut = Self::new(x, groups)?;
+        // Runs are ragged where channels are no whole ones.
+        let run = if cut.channels.is_multiple_of(cut.run) { cut.run } else { RAGGED_RUN };
+        let rows = THREADS as usize / cut.channels.min(MOMENT_CHANNELS).div_ceil(run);
+        let steps = cut.positions.div_ceil(rows) * cut.n * cut.moment_slabs();
+        let own = (steps / (MOMENT_BLOCKS * target.multiprocessors as usize)).clamp(1, MOMENT_ROWS);
+        cut.splits = cut.positions.div_ceil(rows * own);
+        Ok(cut)
+    }
+
+    fn moment_slabs(&self) -> usize {
+        self.channels.div_ceil(MOMENT_CHANNELS)
     }
 
     /// For the forward pass: narrower slabs, then pieces of them, as long as multiprocessors have none.
     fn forward(x: &TensorType, groups: usize, target: Target) -> Result<Self> {
         let mut cut = Self::new(x, groups)?;
-        let least = 4usize.div_ceil(cut.group_channels()).min(cut.slab_groups);
-        while cut.slab_groups > least && cut.blocks() < target.multiprocessors as usize {
-            cut.slab_groups = cut.slab_groups.div_ceil(2).max(least);
-        }
+        while cut.blocks() < target.multiprocessors as usize && cut.narrow() {}
         let width = cut.slab_groups * cut.group_channels();
         if cut.positions * width > ONE_BLOCK {
             cut.splits = pieces(cut.blocks(), cut.positions, width, target);
@@ -112,18 +185,41 @@ impl Cut {
     }
 }
 
+/// Whether a norm takes the moments of its input's channels: each thread walks over a group of them.
+pub(super) fn takes_moments(channels: usize, groups: usize) -> bool {
+    channels / groups <= MOMENT_GROUP
+}
+
 pub(super) fn forward(op: &GroupNorm, site: &Site) -> Result<Lowered> {
-    let cut = Cut::forward(site.inputs[0], op.groups, site.target)?;
+    if op.sources > 0 {
+        return by_moments(op, site);
+    }
+    let kept = Cut::kept(site.inputs[0], op.groups, site.target)?;
+    let (name, cut) = match kept {
+        Some(cut) => ("group_norm_kept", cut),
+        None => ("group_norm", Cut::forward(site.inputs[0], op.groups, site.target)?),
+    };
     let (norm, eps) = (cut.norm(op.silu), op.eps as f32);
     let launch = |kernel| Launch::new(site.kernel(kernel, 0)?, [cut.blocks(), 1, 1], THREADS);
     if cut.splits == 1 {
-        let all = launch("group_norm")?.input(0).input(1).input(2).output(0).output(1).output(2);
+        let all = launch(name)?.input(0).input(1).input(2).output(0).output(1).output(2);
         return Ok(all.value(norm).value(eps).into());
     }
     let first = launch("group_norm_pieces")?.input(0).scratch(0).value(norm);
     let second = launch("group_norm_of_pieces")?.input(0).input(1).input(2).scratch(0).output(0).output(1).output(2);
     let workspace = cut.n * cut.groups * cut.splits * 2 * size_of::<f32>();
     Ok(Lowered { launches: vec![first, second.value(norm).value(eps)], workspace })
+}
+
+fn by_moments(op: &GroupNorm, site: &Site) -> Result<Lowered> {
+    if op.sources > 2 {
+        return Err(Error::unsupported(format!("moments of {} values; at most 2", op.sources)));
+    }
+    let cut = Cut::by_moments(site.inputs[0], op.groups, site.target)?;
+    let second = if op.sources == 2 { Arg::Input(4) } else { Arg::Null };
+    let launch = Launch::new(site.kernel("group_norm_of_moments", 0)?, [cut.n * cut.moment_slabs() * cut.splits, 1, 1], THREADS)?;
+    let launch = launch.input(0).input(1).input(2).input(3).arg(second).output(0).output(1).output(2);
+    Ok(launch.value(cut.norm(op.silu)).int(site.inputs[3].shape[1])?.value(op.eps as f32).into())
 }
 
 pub(super) fn grad(op: &GroupNormGrad, site: &Site) -> Result<Lowered> {
@@ -141,6 +237,7 @@ pub(super) fn grad(op: &GroupNormGrad, site: &Site) -> Result<Lowered> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::DType;
 
     const TARGET: Target = Target { capability: 80, multiprocessors: 100 };
 
@@ -156,6 +253,32 @@ mod tests {
         assert_eq!(cut(&[1, 64, 64, 64], 1), [1, 64, 64], "pieces of a grain each");
         assert_eq!(cut(&[1, 512, 512, 128], 32), [1, 7, 224], "two blocks a multiprocessor");
         assert_eq!(cut(&[2, 3], 1), [1, 1, 2], "no positions at all");
+    }
+
+    #[test]
+    fn slabs_are_whole_runs() {
+        let half = |shape: &[usize], groups| {
+            let x = TensorType::new(DType::F16, shape);
+            let kept = Cut::kept(&x, groups, TARGET).unwrap();
+            kept.map_or_else(|| Cut::forward(&x, groups, TARGET).unwrap().slab_groups, |kept| kept.slab_groups * 100)
+        };
+        assert_eq!(half(&[256, 32, 32, 64], 32), 800, "32 KiB: sectors of 32 bytes at 1024 positions");
+        assert_eq!(half(&[256, 8, 8, 128], 32), 1600, "two blocks a multiprocessor");
+        assert_eq!(half(&[1, 8, 8, 128], 32), 200, "never less than a run of channels");
+        assert_eq!(half(&[256, 64, 64, 64], 32), 16, "too many positions to keep");
+        assert_eq!(half(&[256, 64, 64, 96], 32), 16, "slabs of 48 channels: eleven groups would be 33");
+        assert_eq!(half(&[256, 8, 8, 100], 25), 8, "no whole runs");
+    }
+
+    #[test]
+    fn norms_by_moments_fill_the_gpu() {
+        let blocks = |shape: &[usize]| {
+            let cut = Cut::by_moments(&TensorType::new(DType::F16, shape), 32, TARGET).unwrap();
+            cut.n * cut.moment_slabs() * cut.splits
+        };
+        assert_eq!(blocks(&[1, 32, 32, 64]), 32, "a row a thread");
+        assert_eq!(blocks(&[256, 32, 32, 64]), 1024, "eight rows a thread");
+        assert_eq!(blocks(&[1, 8, 8, 1024]), 32, "two slabs");
     }
 
     #[test]

@@ -2,22 +2,26 @@
 
 use super::launch::{Launch, Lowered};
 use super::lower::Site;
+use super::shape::Unit;
 use crate::error::Result;
 
 const THREADS: u32 = 256;
+/// Bytes of the result that a thread of the pooling computes where channels allow.
+const RUN_BYTES: usize = 16;
 
 pub(super) fn upsample(site: &Site) -> Result<Lowered> {
-    // The kernel takes the operand's height and width.
-    resample("upsample2x", site, &site.inputs[0].shape)
+    let x = site.inputs[0];
+    let channels = x.shape[3] * x.dtype.size();
+    let unit = Unit::of([channels])?;
+    let units = unit.count(x.bytes());
+    let launch = Launch::over(unit.kernel("upsample2x"), units, THREADS)?.input(0).output(0).int(units)?;
+    Ok(launch.int(x.shape[2])?.int(unit.count(channels))?.into())
 }
 
 pub(super) fn avg_pool(site: &Site) -> Result<Lowered> {
-    // The kernel takes the result's height and width.
-    resample("avg_pool2x", site, &site.outputs[0].shape)
-}
-
-fn resample(kernel: &str, site: &Site, small: &[usize]) -> Result<Lowered> {
-    let n = site.outputs[0].numel();
-    let launch = Launch::over(site.kernel(kernel, 0)?, n, THREADS)?.input(0).output(0);
-    Ok(launch.int(n)?.int(small[1])?.int(small[2])?.int(small[3])?.into())
+    let y = site.outputs[0];
+    let most = RUN_BYTES / y.dtype.size();
+    let run = if y.shape[3].is_multiple_of(most) { most } else { 1 };
+    let launch = Launch::over(site.kernel("avg_pool2x", 0)?, y.numel() / run, THREADS)?.input(0).output(0);
+    Ok(launch.int(y.numel())?.int(y.shape[2])?.int(y.shape[3])?.int(run)?.into())
 }

@@ -7,6 +7,7 @@ use crate::graph::{GradCx, TensorType, ValueId};
 use crate::tensor::DType;
 
 use super::ReduceSum;
+use super::group_norm::{check_moments, group_moments};
 
 /// What fixes the index arithmetic of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -144,15 +145,12 @@ impl Conv2d {
     fn normalised(&self, norm: &ConvNorm, inputs: &[&Array]) -> Result<Array> {
         let at = self.norm_operand();
         let (gamma, beta) = (inputs[at], inputs[at + 1]);
-        let sources: Vec<_> = inputs[at + 2..].iter().map(|m| m.view()).collect();
-        let moments = ndarray::concatenate(ndarray::Axis(1), &sources).map_err(bug)?;
+        let moments = group_moments(&inputs[at + 2..], norm.groups)?;
         let [.., c] = dims(inputs[0]);
         let width = c / norm.groups;
         let mut x = inputs[0].clone();
         for ((i, _, _, ci), v) in x.view_mut().into_dimensionality::<ndarray::Ix4>().map_err(bug)?.indexed_iter_mut() {
-            let members = || ci / width * width..(ci / width + 1) * width;
-            let mean = members().map(|k| moments[[i, k, 0]]).sum::<f64>() / width as f64;
-            let variance = members().map(|k| moments[[i, k, 1]] + (moments[[i, k, 0]] - mean).powi(2)).sum::<f64>() / width as f64;
+            let (mean, variance) = (moments[[i, ci / width, 0]], moments[[i, ci / width, 1]]);
             let y = (*v - mean) / (variance + norm.eps).sqrt() * gamma[[ci]] + beta[[ci]];
             *v = if norm.silu { y / (1.0 + (-y).exp()) } else { y };
         }
@@ -167,16 +165,7 @@ impl Conv2d {
         floats(&inputs[at..])?;
         expect_shape("gamma", inputs[at], &[c])?;
         expect_shape("beta", inputs[at + 1], &[c])?;
-        let mut channels = 0usize;
-        for moments in &inputs[at + 2..] {
-            let own = *moments.shape.get(1).unwrap_or(&0);
-            expect_shape("moments", moments, &[n, own, 2])?;
-            channels = channels.saturating_add(own);
-        }
-        if channels != c {
-            return Err(Error::shape(format!("moments of {channels} channels for an input of {c}")));
-        }
-        Ok(())
+        check_moments(&inputs[at + 2..], [n, c])
     }
 
     /// Types of the results, y being what all products together are.

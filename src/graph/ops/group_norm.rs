@@ -6,7 +6,9 @@ use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 
 /// y = act(gamma * (x - mean) * rstd + beta), mean and biased variance over each (sample, group of channels).
-/// Operands: x [N,...,C] of any float type, gamma [C], beta [C]. Results: y like x, mean [N,G], rstd [N,G]; parameters and statistics are f32.
+/// Operands: x [N,...,C] of any float type, gamma [C], beta [C]; then, with `sources`, the moments of x's channels, from which mean and variance are taken
+/// instead of from x: [N,Ci,2], mean and biased variance of every channel of each value that x was joined of, C the sum of the Ci.
+/// Results: y like x, mean [N,G], rstd [N,G]; parameters and statistics are f32.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GroupNorm {
     /// Number of groups; divides C.
@@ -15,6 +17,43 @@ pub struct GroupNorm {
     pub eps: f64,
     /// Apply SiLU to the result.
     pub silu: bool,
+    /// How many values with moments x was joined of; 0 where the statistics are x's own to find. Set by the pass that absorbs norms.
+    pub sources: usize,
+}
+
+impl GroupNorm {
+    /// The plain norm, of x, gamma and beta.
+    pub fn new(groups: usize, eps: f64, silu: bool) -> Self {
+        Self { groups, eps, silu, sources: 0 }
+    }
+}
+
+/// Mean and biased variance [N,G,2] of the groups of a value, from the moments [N,Ci,2] of the channels of what it was joined of. All channels have as many
+/// positions: a group's mean is the mean of means, its variance the mean of variances plus the variance of means.
+pub(super) fn group_moments(moments: &[&Array], groups: usize) -> Result<Array> {
+    let views: Vec<_> = moments.iter().map(|m| m.view()).collect();
+    let all = ndarray::concatenate(ndarray::Axis(1), &views).map_err(super::conv2d::bug)?;
+    let width = all.shape()[1] / groups;
+    Ok(Array::from_shape_fn(vec![all.shape()[0], groups, 2], |at| {
+        let members = || at[1] * width..(at[1] + 1) * width;
+        let mean = members().map(|k| all[[at[0], k, 0]]).sum::<f64>() / width as f64;
+        let variance = || members().map(|k| all[[at[0], k, 1]] + (all[[at[0], k, 0]] - mean).powi(2)).sum::<f64>() / width as f64;
+        if at[2] == 0 { mean } else { variance() }
+    }))
+}
+
+/// Checks that these are the moments of `c` channels of `n` samples.
+pub(super) fn check_moments(moments: &[&TensorType], [n, c]: [usize; 2]) -> Result<()> {
+    let mut channels = 0usize;
+    for ty in moments {
+        let own = *ty.shape.get(1).unwrap_or(&0);
+        expect_shape("moments", ty, &[n, own, 2])?;
+        channels = channels.saturating_add(own);
+    }
+    if channels != c {
+        return Err(Error::shape(format!("moments of {channels} channels for an input of {c}")));
+    }
+    Ok(())
 }
 
 /// (samples, positions, channels) of a normalised activation.
@@ -41,12 +80,16 @@ impl OpDef for GroupNorm {
     }
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
-        arity(inputs, 3..=3)?;
+        let operands = self.sources.saturating_add(3);
+        arity(inputs, operands..=operands)?;
         activations(&inputs[..1])?;
         floats(&inputs[1..])?;
         let [n, _, c] = check(inputs[0], self.groups)?;
         expect_shape("gamma", inputs[1], &[c])?;
         expect_shape("beta", inputs[2], &[c])?;
+        if self.sources > 0 {
+            check_moments(&inputs[3..], [n, c])?;
+        }
         let stat = TensorType::f32(&[n, self.groups]);
         Ok(vec![inputs[0].clone(), stat.clone(), stat])
     }
@@ -56,13 +99,14 @@ impl OpDef for GroupNorm {
         let x = inputs[0].to_shape([n, t, c]).map_err(super::conv2d::bug)?;
         let cg = c / self.groups;
         let mut y = Array::zeros(vec![n, t, c]);
+        let given = if self.sources > 0 { Some(group_moments(&inputs[3..], self.groups)?) } else { None };
         let (mut means, mut rstds) = (Array::zeros(vec![n, self.groups]), Array::zeros(vec![n, self.groups]));
         for i in 0..n {
             for g in 0..self.groups {
                 let members = || (0..t).flat_map(move |p| (g * cg..(g + 1) * cg).map(move |ch| (p, ch)));
                 let count = (t * cg) as f64;
-                let mean = members().map(|(p, ch)| x[[i, p, ch]]).sum::<f64>() / count;
-                let var = members().map(|(p, ch)| (x[[i, p, ch]] - mean).powi(2)).sum::<f64>() / count;
+                let mean = given.as_ref().map_or_else(|| members().map(|(p, ch)| x[[i, p, ch]]).sum::<f64>() / count, |m| m[[i, g, 0]]);
+                let var = given.as_ref().map_or_else(|| members().map(|(p, ch)| (x[[i, p, ch]] - mean).powi(2)).sum::<f64>() / count, |m| m[[i, g, 1]]);
                 let rstd = 1.0 / (var + self.eps).sqrt();
                 for (p, ch) in members() {
                     let v = inputs[1][[ch]] * (x[[i, p, ch]] - mean) * rstd + inputs[2][[ch]];
@@ -77,6 +121,9 @@ impl OpDef for GroupNorm {
     }
 
     fn grad(&self, cx: &mut GradCx) -> Result<Vec<Option<ValueId>>> {
+        if self.sources > 0 {
+            return Err(Error::internal("differentiate before norms are absorbed"));
+        }
         cx.no_output_grad(1, "mean of a group norm")?;
         cx.no_output_grad(2, "deviation of a group norm")?;
         let dy = cx.output_grad(0)?;

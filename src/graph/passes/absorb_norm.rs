@@ -1,5 +1,6 @@
-//! Moves a group norm into the convolution that reads it: the convolutions before give the moments of their channels, the one behind normalises its input
-//! on the way in. The normalised activation is never written.
+//! Spares a group norm the sums over its input, where that is convolutions' results: those give the moments of their channels as they write them. With them
+//! the convolution behind normalises its input on the way in, and the normalised activation is never written; or, where it would not be worth the
+//! convolution's while or others read the norm too, the norm stays and only scales and shifts.
 
 use super::{ConvSite, Rewrite, Wishes};
 use crate::error::Result;
@@ -17,7 +18,8 @@ struct Absorbed {
     sources: Vec<usize>,
 }
 
-/// Rewrites conv2d (→ concat) → group_norm → conv2d where nothing else reads the norm's results and the backend takes it.
+/// Rewrites conv2d (→ concat) → group_norm → conv2d where nothing else reads the norm's results and the backend takes it, else conv2d (→ concat) →
+/// group_norm where the backend does.
 pub fn absorb_norms(old: &Graph, backend: &dyn Wishes) -> Result<Rewrite> {
     let uses = uses(old);
     let mut absorbed: HashMap<usize, Absorbed> = HashMap::new(); // by the reading convolution
@@ -27,12 +29,21 @@ pub fn absorb_norms(old: &Graph, backend: &dyn Wishes) -> Result<Rewrite> {
         }
     }
     let gone: HashSet<usize> = absorbed.values().map(|a| a.norm).collect();
-    let measured: HashSet<usize> = absorbed.values().flat_map(|a| &a.sources).copied().collect();
+    // By the norm.
+    let staying = |i: usize| Some((i, helped(old, &old.nodes()[i], backend).filter(|_| !gone.contains(&i))?));
+    let helped: HashMap<usize, Vec<usize>> = (0..old.nodes().len()).filter_map(staying).collect();
+    let measured: HashSet<usize> = absorbed.values().flat_map(|a| &a.sources).chain(helped.values().flatten()).copied().collect();
     let mut rewrite = Rewrite::start(old)?;
     let mut moments = HashMap::new();
     for (i, node) in old.nodes().iter().enumerate() {
         // What only views of the norm's result were for has no value to view any more.
         if gone.contains(&i) || (node.is_view() && rewrite.map[node.inputs[0].0 as usize].is_none()) {
+            continue;
+        }
+        if let (Op::GroupNorm(op), Some(sources)) = (&node.op, helped.get(&i)) {
+            let mut operands = rewrite.operands(node)?;
+            operands.extend(sources.iter().map(|s| moments[s]));
+            rewrite.emit(old, node, GroupNorm { sources: sources.len(), ..op.clone() }.into(), &operands)?;
             continue;
         }
         let Op::Conv2d(op) = &node.op else {
@@ -57,7 +68,7 @@ pub fn absorb_norms(old: &Graph, backend: &dyn Wishes) -> Result<Rewrite> {
 /// The convolution's operands with what was the norm's.
 fn with_norm(rewrite: &mut Rewrite, old: &Graph, node: &Node, op: &mut Conv2d, absorbed: &Absorbed, moments: &HashMap<usize, ValueId>) -> Result<Vec<ValueId>> {
     let norm = &old.nodes()[absorbed.norm];
-    let Op::GroupNorm(GroupNorm { groups, eps, silu }) = norm.op else { return rewrite.operands(node) };
+    let Op::GroupNorm(GroupNorm { groups, eps, silu, .. }) = norm.op else { return rewrite.operands(node) };
     op.norm = Some(ConvNorm { groups, eps, silu, sources: absorbed.sources.len() });
     let x = rewrite.get(norm.inputs[0])?;
     let start = rewrite.graph.nodes.len();
@@ -100,9 +111,23 @@ fn absorbable(graph: &Graph, uses: &[usize], node: &Node, backend: &dyn Wishes) 
     if site.op.norm.is_some() || !unread || !read_once(graph, uses, node.inputs[0]) || shape[0] != n || shape.last() != Some(&c) {
         return None;
     }
-    let sources = sources(graph, norm.inputs[0], n)?;
-    let given = sources.iter().all(|s| self::site(graph, &graph.nodes()[*s]).is_some_and(|site| backend.gives_moments(&site)));
-    (given && backend.normalises(&site, op.groups)).then_some(Absorbed { norm: norm_at, sources })
+    let sources = measurable(graph, norm.inputs[0], n, backend)?;
+    backend.normalises(&site, op.groups).then_some(Absorbed { norm: norm_at, sources })
+}
+
+/// The convolutions whose moments spare a norm its sums.
+fn helped(graph: &Graph, node: &Node, backend: &dyn Wishes) -> Option<Vec<usize>> {
+    let Op::GroupNorm(op) = &node.op else { return None };
+    let x = graph.shape(node.inputs[0]);
+    let wished = op.sources == 0 && backend.norms_by_moments(*x.last()?, op.groups);
+    if wished { measurable(graph, node.inputs[0], x[0], backend) } else { None }
+}
+
+/// The convolutions that a value of `n` samples comes from, if all can give their moments.
+fn measurable(graph: &Graph, value: ValueId, n: usize, backend: &dyn Wishes) -> Option<Vec<usize>> {
+    let sources = sources(graph, value, n)?;
+    let gives = |s: &usize| site(graph, &graph.nodes()[*s]).is_some_and(|site| backend.gives_moments(&site));
+    sources.iter().all(gives).then_some(sources)
 }
 
 /// Whether a value and all that it is a view of have one reader each.

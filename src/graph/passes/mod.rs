@@ -38,6 +38,11 @@ pub trait Wishes {
     fn normalises(&self, _conv: &ConvSite, _groups: usize) -> bool {
         false
     }
+
+    /// Whether a group norm of so many channels in so many groups shall take its statistics from the moments of its input's channels.
+    fn norms_by_moments(&self, _channels: usize, _groups: usize) -> bool {
+        false
+    }
 }
 
 impl<F: Fn(PackFor, ConvGeometry, &[usize], DType) -> Option<usize>> Wishes for F {
