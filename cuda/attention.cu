@@ -10,8 +10,6 @@
 
 namespace {
 
-FEWSTEP_DEVICE float minus_infinity() { return fs::bit_cast<float>(0xff800000u); }
-
 // What the online softmax knows of this thread's four rows.
 struct Rows {
   float max[4];
@@ -48,7 +46,7 @@ FEWSTEP_DEVICE void attend(const T* q, const T* k, const T* v, T* out, float* ls
   FEWSTEP_SHARED(float, queries, kChunkSize<W>);
   FEWSTEP_SHARED(float, keys, kChunkSize<W>);
   FEWSTEP_SHARED(float, weights, kWeightSize);
-  const Place p = place_of(h, 1);
+  const Place p = place_of<kTile>(h, 1);
   Rows rows;
   float sum[Chunks][4][4];
   FEWSTEP_UNROLL

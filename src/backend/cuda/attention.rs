@@ -26,7 +26,7 @@ struct Heads {
     scale: f32,
 }
 
-// SAFETY: four numbers of four bytes, as `Heads` in cuda/parts/attention.cuh.
+// SAFETY: four numbers of four bytes, as `Heads` in cuda/parts/heads.cuh.
 unsafe impl Param for Heads {}
 
 /// One block for each tile of each head of each sample.
