@@ -30,12 +30,15 @@ struct Tiling {
   using T = Element;
   static constexpr bool kSplit = Split;
   static constexpr int kWidth = Width;                                               // channels of a head at most
-  static constexpr int kKeys = Split ? 16 : Width > 64 ? 32 : 64;                    // scores cost a register for every two of them
+  static constexpr int kKeys = Split ? 16 : Width > 32 ? 32 : 64;                    // scores cost a register for every two of them
   static constexpr int kChannels = Split ? (Width > 64 ? 64 : Width) : (Width > 128 ? 128 : Width);
   static constexpr int kOut = Split ? kChannels : Width;                             // channels of the output that a block has
+  static constexpr int kTileStep = Split ? kWarps : 1;
   static constexpr int kTeam = Split ? 32 : kWarps * 32;                             // threads
   static constexpr int kQueries = Split ? kWarpQueries : kWarps * kWarpQueries;      // of a team, and of the block
   static constexpr int kPitch = kChannels + 8, kStage = kKeys * kPitch;
+  // On sm_75 copies are loads, whose results wait in registers; tall wide heads have none to spare. The host chooses split kernels there.
+  static constexpr bool kOnTuring = kOut <= 64;
   static constexpr uint32_t kStages = Split ? 5 : 4;
   static constexpr int kTeamRing = int(kStages) * kStage, kRing = (Split ? kWarps : 1) * kTeamRing;
   // Stages to a tile: of keys, of values; and stages of queries before the first tile.
@@ -50,13 +53,16 @@ struct Feed {
   using T = typename P::T;
   const T *q, *k, *v;
   T* ring;
-  int64_t start;  // of the head. A kernel's parameters need no registers, sums of them would
-  int tokens, width, pitch;
-  int first_query, first_value;  // token; channel of the output
-  int first_tile, tile_step;     // of keys
-  int stages;                    // in all
-  uint32_t next;                 // stage to copy next
+  const Place* place;  // in shared memory: read again for each stage, as registers are what wide heads lack
+  int tokens, width, stages;
+  uint32_t next;  // stage to copy next
 };
+
+// The first tile of keys of a team; the others are kTileStep apart.
+template <class P>
+FEWSTEP_DEVICE int first_tile() {
+  return P::kSplit ? int(fs::warp()) : 0;
+}
 
 template <class P>
 FEWSTEP_DEVICE void sync_team() {
@@ -77,21 +83,24 @@ FEWSTEP_DEVICE void copy_next(Feed<P>& feed) {
   if (next < feed.stages) {
     const int thread = int(fs::thread_index().x) % P::kTeam, own_row = thread / kChunks, own_channel = thread % kChunks * kChunk<T>;
     const T* source = feed.q;
-    int row = feed.first_query + own_channel / P::kQueryChannels * P::kKeys;
+    const int64_t start = feed.place->start;
+    const int pitch = feed.place->pitch;
+    int row = feed.place->tile * P::kQueries + own_channel / P::kQueryChannels * P::kKeys;
     int channel = next * P::kQueryChannels + own_channel % P::kQueryChannels;
     if (next >= P::kQueryStages) {
       const int tile = (next - P::kQueryStages) / P::kTileStages, at = (next - P::kQueryStages) % P::kTileStages;
       const bool keys = at < P::kKeyStages;
       source = keys ? feed.k : feed.v;
-      row = (feed.first_tile + tile * feed.tile_step) * P::kKeys;
-      channel = (keys ? at * P::kChannels : feed.first_value + (at - P::kKeyStages) * P::kChannels) + own_channel;
+      row = (first_tile<P>() + tile * P::kTileStep) * P::kKeys;
+      channel = (keys ? at : at - P::kKeyStages) * P::kChannels + own_channel;
+      if (P::kSplit && !keys) channel += feed.place->part * P::kOut;
     }
     row += own_row;
     T* to = feed.ring + feed.next % P::kStages * P::kStage + own_row * P::kPitch + own_channel;
     FEWSTEP_UNROLL
     for (int i = 0; i < P::kKeys; i += kRows) {
       const bool there = row + i < feed.tokens && channel < feed.width;
-      copy_chunk(to + i * P::kPitch, there ? source + (feed.start + (row + i) * feed.pitch + channel) : source, there ? kChunk<T> : 0, true);
+      copy_chunk(to + i * P::kPitch, source + (start + (there ? (row + i) * pitch + channel : 0)), there ? kChunk<T> : 0, true);
     }
   }
   fs::copy_async_commit();
@@ -220,40 +229,40 @@ FEWSTEP_DEVICE float lanes_sum(float x) {
 
 // Writes a warp's 16 rows of the output, by way of the ring: then neighbouring lanes store neighbouring chunks.
 template <class P>
-FEWSTEP_DEVICE void store_tall(Rows<P>& rows, typename P::T* ring, typename P::T* out, float* lse, const Feed<P>& feed) {
+FEWSTEP_DEVICE void store_tall(const Rows<P>& rows, typename P::T* ring, typename P::T* out, float* lse, const Heads& h, const Place& place) {
   using T = typename P::T;
   constexpr int kPitch = P::kOut + 8, kChunks = P::kOut / kChunk<T>;
   static_assert(kWarps * kWarpQueries * kPitch <= P::kRing);
-  const int lane = int(fs::lane()), row = lane / 4, column = lane % 4 * 2, first = feed.first_query + int(fs::warp()) * kWarpQueries;
-  T* own = ring + int(fs::warp()) * kWarpQueries * kPitch;
-  fs::sync_threads();
+  const int lane = int(fs::lane()), warp_row = int(fs::warp()) * kWarpQueries, first = place.tile * P::kQueries + warp_row;
+  T* own = ring + warp_row * kPitch;
   FEWSTEP_UNROLL
   for (int r = 0; r < 2; r++) {
+    const int row = lane / 4 + r * 8, column = lane % 4 * 2;
     const float total = lanes_sum(rows.sum[r]), inverse = fs::div_rn(1.0f, total);
-    const int token = first + row + r * 8;
-    if (column == 0 && token < feed.tokens) lse[token] = rows.max[r] + fs::log(total);
+    if (column == 0 && first + row < h.tokens) lse[place.row + first + row] = rows.max[r] + fs::log(total);
     FEWSTEP_UNROLL
-    for (int c = 0; c < P::kOut / 8; c++)
-      fs::store_4(own + (row + r * 8) * kPitch + c * 8 + column, fs::pack<T>(rows.out[c][2 * r] * inverse, rows.out[c][2 * r + 1] * inverse));
+    for (int c = 0; c < P::kOut / 8; c++) {
+      fs::store_4(own + row * kPitch + c * 8 + column, fs::pack<T>(rows.out[c][2 * r] * inverse, rows.out[c][2 * r + 1] * inverse));
+    }
   }
   fs::sync_warp();
   for (int at = lane; at < kWarpQueries * kChunks; at += 32) {
-    const int token = first + at / kChunks, channel = at % kChunks * kChunk<T>;
-    if (token < feed.tokens && channel < feed.width) fs::store_16(out + (token * feed.pitch + channel), fs::load_16(own + at / kChunks * kPitch + channel));
+    const int row = at / kChunks, channel = at % kChunks * kChunk<T>;
+    if (first + row >= h.tokens || channel >= h.width) continue;
+    fs::store_16(out + (place.start + (first + row) * place.pitch + channel), fs::load_16(own + row * kPitch + channel));
   }
 }
 
 // Merges what the warps have of the same 16 rows and writes it. A warp without keys has the maximum minus infinity and so no weight.
 template <class P>
-FEWSTEP_DEVICE void store_split(Rows<P>& rows, typename P::T* ring, typename P::T* out, float* lse, const Feed<P>& feed) {
+FEWSTEP_DEVICE void store_split(const Rows<P>& rows, typename P::T* ring, typename P::T* out, float* lse, const Heads& h, const Place& place) {
   using T = typename P::T;
   constexpr int kPitch = P::kOut + 4, kPart = kWarpQueries * kPitch, kChunks = P::kOut / 8;
   static_assert(kWarps * (kPart + 2 * kWarpQueries) * 4 <= P::kRing * int(sizeof(T)) && kWarpQueries * kChunks <= kWarps * 32);
   float* parts = reinterpret_cast<float*>(ring);
   float* maxima = parts + kWarps * kPart;
   float* sums = maxima + kWarps * kWarpQueries;
-  const int warp = int(fs::warp()), lane = int(fs::lane());
-  fs::sync_threads();
+  const int warp = int(fs::warp()), lane = int(fs::lane()), thread = int(fs::thread_index().x);
   FEWSTEP_UNROLL
   for (int r = 0; r < 2; r++) {
     const int row = lane / 4 + r * 8, column = lane % 4 * 2;
@@ -263,14 +272,14 @@ FEWSTEP_DEVICE void store_split(Rows<P>& rows, typename P::T* ring, typename P::
       sums[warp * kWarpQueries + row] = sum;
     }
     FEWSTEP_UNROLL
-    for (int c = 0; c < P::kOut / 8; c++)
-      fs::store_8(parts + warp * kPart + row * kPitch + c * 8 + column,
-                  {fs::bit_cast<uint32_t>(rows.out[c][2 * r]), fs::bit_cast<uint32_t>(rows.out[c][2 * r + 1])});
+    for (int c = 0; c < P::kOut / 8; c++) {
+      const uint32_t left = fs::bit_cast<uint32_t>(rows.out[c][2 * r]), right = fs::bit_cast<uint32_t>(rows.out[c][2 * r + 1]);
+      fs::store_8(parts + warp * kPart + row * kPitch + c * 8 + column, {left, right});
+    }
   }
   fs::sync_threads();
-  const int row = int(fs::thread_index().x) / kChunks, column = int(fs::thread_index().x) % kChunks * 8;
-  const int token = feed.first_query + row, channel = feed.first_value + column;
-  if (row >= kWarpQueries || token >= feed.tokens) return;
+  const int row = thread / kChunks, column = thread % kChunks * 8, token = place.tile * P::kQueries + row, channel = place.part * P::kOut + column;
+  if (row >= kWarpQueries || token >= h.tokens) return;
   float top = maxima[row], total = 0, sum[8] = {};
   FEWSTEP_UNROLL
   for (int w = 1; w < kWarps; w++) top = fs::max(top, maxima[w * kWarpQueries + row]);
@@ -285,40 +294,45 @@ FEWSTEP_DEVICE void store_split(Rows<P>& rows, typename P::T* ring, typename P::
       for (int j = 0; j < 4; j++) sum[i + j] = fs::fma(part.v[j], factor, sum[i + j]);
     }
   }
-  if (channel == 0) lse[token] = top + fs::log(total);
-  if (channel >= feed.width) return;
+  if (channel == 0) lse[place.row + token] = top + fs::log(total);
+  if (channel >= h.width) return;
   const float inverse = fs::div_rn(1.0f, total);
   uint32_t words[4];
   FEWSTEP_UNROLL
   for (int i = 0; i < 4; i++) words[i] = fs::pack<T>(sum[2 * i] * inverse, sum[2 * i + 1] * inverse);
-  fs::store_16(out + (token * feed.pitch + channel), {words[0], words[1], words[2], words[3]});
+  fs::store_16(out + (place.start + token * place.pitch + channel), {words[0], words[1], words[2], words[3]});
 }
 
 template <class P>
 FEWSTEP_DEVICE void attend(const typename P::T* q, const typename P::T* k, const typename P::T* v, typename P::T* out, float* lse, const Heads& h, int parts) {
   using T = typename P::T;
   FEWSTEP_SHARED(T, ring, P::kRing);
-  const Place place = place_of<P::kQueries>(h, parts);
-  const int tiles = (h.tokens + P::kKeys - 1) / P::kKeys, warp = int(fs::warp());
-  const int first_tile = P::kSplit ? warp : 0, tile_step = P::kSplit ? kWarps : 1;
-  const int stages = P::kQueryStages + fs::max(0, (tiles - first_tile + tile_step - 1) / tile_step) * P::kTileStages;
-  T* own = ring + (P::kSplit ? warp * P::kTeamRing : 0);
-  Feed<P> feed = {q, k, v, own, place.start, h.tokens, h.width, place.pitch, place.tile * P::kQueries, P::kSplit ? place.part * P::kOut : 0, first_tile, tile_step, stages, 0};
+  FEWSTEP_SHARED(Place, place, 1);
+  if (!P::kOnTuring && !FEWSTEP_SM(80)) {
+    fs::trap();
+    return;
+  }
+  if (fs::thread_index().x == 0) place[0] = place_of<P::kQueries>(h, parts);
+  fs::sync_threads();
+  const int tiles = fs::max(0, ((h.tokens + P::kKeys - 1) / P::kKeys - first_tile<P>() + P::kTileStep - 1) / P::kTileStep);
+  T* own = ring + (P::kSplit ? int(fs::warp()) * P::kTeamRing : 0);
+  Feed<P> feed = {q, k, v, own, place, h.tokens, h.width, P::kQueryStages + tiles * P::kTileStages, 0};
   begin(feed);
 
   uint32_t queries[P::kWidth / 16][4];
   take_queries<P>(queries, feed);
   Rows<P> rows = {{minus_infinity(), minus_infinity()}, {0, 0}, {}};
-  for (int count = h.tokens - first_tile * P::kKeys; count > 0; count -= tile_step * P::kKeys) {
+  for (int count = h.tokens - first_tile<P>() * P::kKeys; count > 0; count -= P::kTileStep * P::kKeys) {
     float scores[P::kKeys / 8][4] = {};
     add_scores<P>(scores, queries, feed);
     softmax<P>(scores, rows, h.scale, count);
     add_values<P>(rows, scores, feed);
   }
+  fs::sync_threads();
   if constexpr (P::kSplit) {
-    store_split<P>(rows, ring, out + place.start, lse + place.row, feed);
+    store_split<P>(rows, ring, out, lse, h, place[0]);
   } else {
-    store_tall<P>(rows, ring, out + place.start, lse + place.row, feed);
+    store_tall<P>(rows, ring, out, lse, h, place[0]);
   }
 }
 
