@@ -1,4 +1,5 @@
-// Self-attention: out = softmax(scale q k^T) v of every sample and head, and the rows' log-sum-exp.
+// Self-attention: out = softmax(scale q k^T) v of every sample and head, and the rows' log-sum-exp. In f32 arithmetic, for all heads of float and for those
+// of half and bf16 that attention_tensor.cu does not take.
 //
 // Floor: 4 N heads tokens^2 width operations at the f32 rate, 67 TFLOP/s on an H100: 1024 tokens of 64 channels are 0.27 GFLOP, 4 us; the 1 MiB moved is
 // 0.3 us. Shared memory feeds the multipliers: 8 loads of 16 bytes for 64 products in one half of the work, 6 for 32 in the other.
@@ -9,8 +10,6 @@
 #include "parts/attention.cuh"
 
 namespace {
-
-FEWSTEP_DEVICE float minus_infinity() { return fs::bit_cast<float>(0xff800000u); }
 
 // What the online softmax knows of this thread's four rows.
 struct Rows {
@@ -48,7 +47,7 @@ FEWSTEP_DEVICE void attend(const T* q, const T* k, const T* v, T* out, float* ls
   FEWSTEP_SHARED(float, queries, kChunkSize<W>);
   FEWSTEP_SHARED(float, keys, kChunkSize<W>);
   FEWSTEP_SHARED(float, weights, kWeightSize);
-  const Place p = place_of(h, 1);
+  const Place p = place_of<kTile>(h, 1);
   Rows rows;
   float sum[Chunks][4][4];
   FEWSTEP_UNROLL
@@ -106,14 +105,15 @@ FEWSTEP_DEVICE void attend(const T* q, const T* k, const T* v, T* out, float* ls
   FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_attention_##widest##_##suffix, const T* q, const T* k, const T* v, T* out, float* lse, Heads heads) { \
     attend<W, Chunks>(q, k, v, out, lse, heads);                                                                                                   \
   }
-#define FEWSTEP_ATTENTIONS(T, suffix)         \
-  FEWSTEP_ATTENTION(8, 8, 1, T, suffix)       \
-  FEWSTEP_ATTENTION(32, 32, 1, T, suffix)     \
-  FEWSTEP_ATTENTION(64, 64, 1, T, suffix)     \
-  FEWSTEP_ATTENTION(128, 64, 2, T, suffix)    \
-  FEWSTEP_ATTENTION(256, 64, 4, T, suffix)    \
-  FEWSTEP_ATTENTION(512, 64, 8, T, suffix)
 
-FEWSTEP_ATTENTIONS(float, f32)
-FEWSTEP_ATTENTIONS(fs::half, f16)
-FEWSTEP_ATTENTIONS(fs::bf16, bf16)
+FEWSTEP_ATTENTION(8, 8, 1, float, f32)
+FEWSTEP_ATTENTION(32, 32, 1, float, f32)
+FEWSTEP_ATTENTION(64, 64, 1, float, f32)
+FEWSTEP_ATTENTION(128, 64, 2, float, f32)
+FEWSTEP_ATTENTION(256, 64, 4, float, f32)
+FEWSTEP_ATTENTION(512, 64, 8, float, f32)
+// Rare: heads that attention_tensor.cu does not take.
+FEWSTEP_ATTENTION(64, 64, 1, fs::half, f16)
+FEWSTEP_ATTENTION(512, 64, 8, fs::half, f16)
+FEWSTEP_ATTENTION(64, 64, 1, fs::bf16, bf16)
+FEWSTEP_ATTENTION(512, 64, 8, fs::bf16, bf16)

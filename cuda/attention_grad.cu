@@ -85,7 +85,7 @@ FEWSTEP_DEVICE void query_grad(const Saved<T>& saved, T* dq, float* delta_out, c
   FEWSTEP_SHARED(float, rows, kChunkSize<W>);
   FEWSTEP_SHARED(float, columns, kChunkSize<W>);
   FEWSTEP_SHARED(float, weights, kWeightSize);
-  const Place p = place_of(h, parts);
+  const Place p = place_of<kTile>(h, parts);
   const int channel = p.part * W * Chunks;
   float delta[4], lse[4], sum[Chunks][4][4] = {};
   deltas(saved.out, saved.dout, h, p, delta);
@@ -116,7 +116,7 @@ FEWSTEP_DEVICE void key_grad(const Saved<T>& saved, const float* delta_in, T* dk
   FEWSTEP_SHARED(float, columns, kChunkSize<W>);
   FEWSTEP_SHARED(float, weights, kWeightSize);
   FEWSTEP_SHARED(float, slopes, kWeightSize);
-  const Place p = place_of(h, parts);
+  const Place p = place_of<kTile>(h, parts);
   const int channel = p.part * W * Chunks;
   float sum_k[Chunks][4][4] = {}, sum_v[Chunks][4][4] = {};
   for (int tile = 0; tile < p.tiles; tile++) {

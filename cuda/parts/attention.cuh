@@ -6,6 +6,7 @@
 // to four blocks share a multiprocessor and one computes while another waits for its tiles.
 #pragma once
 #include "device/fewstep.cuh"
+#include "parts/heads.cuh"
 #include "parts/quad.cuh"
 
 namespace {
@@ -16,36 +17,6 @@ constexpr int kWeightPitch = kTile + 4;
 constexpr int kWeightSize = kTile * kWeightPitch;
 template <int W>
 constexpr int kChunkSize = kTile * (W + 4);
-
-// q, k, v, out and their gradients are [N, tokens, heads * width]. src/backend/cuda/attention.rs has the same structure, and
-// refuses samples of 2^31 elements: places within a sample are int.
-struct Heads {
-  int tokens, heads, width;
-  float scale;
-};
-
-// The tile of one (sample, head) that a block has. Blocks count `parts`, then tiles, heads, samples: neighbours share keys and values in cache.
-struct Place {
-  int64_t start;  // the head's first element
-  int64_t row;    // its first element of lse
-  int pitch;      // elements from token to token
-  int tiles;
-  int tile, part;
-};
-
-FEWSTEP_DEVICE Place place_of(const Heads& h, int parts) {
-  Place p;
-  p.tiles = (h.tokens + kTile - 1) / kTile;
-  p.pitch = h.heads * h.width;
-  int block = int(fs::block_index().x);
-  p.part = block % parts;
-  block /= parts;
-  p.tile = block % p.tiles;
-  block /= p.tiles;
-  p.start = int64_t(block / h.heads) * h.tokens * p.pitch + int64_t(block % h.heads) * h.width;
-  p.row = int64_t(block) * h.tokens;
-  return p;
-}
 
 FEWSTEP_DEVICE int thread_row() { return int(fs::thread_index().x) / 16 * 4; }
 FEWSTEP_DEVICE int thread_column() { return int(fs::thread_index().x) % 16; }

@@ -392,6 +392,16 @@ pub const ATTENTIONS: &[[usize; 4]] = &[
     [1, 7, 1, 3],
     [1, 1100, 1, 5],
     [1, 600, 2, 16],
+    // Tensor cores take heads of 8, 16 ... 256 channels: padded ones, ragged tiles, few blocks and many.
+    [1, 7, 2, 8],
+    [1, 33, 3, 24],
+    [2, 100, 1, 40],
+    [6, 33, 4, 32],
+    [5, 65, 1, 96],
+    [1, 100, 1, 128],
+    [1, 33, 1, 160],
+    [1, 256, 1, 256],
+    [3, 70, 1, 256],
 ];
 
 /// Softmax averages of numbers below 1; the scores err by a few 2^-24 of their size, which the exponential passes on.

@@ -1,7 +1,9 @@
 // Self-attention, forward and backward, against double arithmetic: ragged tiles, every class of widths, several heads, all types.
 #include <math.h>
 
+#include <initializer_list>
 #include <random>
+#include <type_traits>
 
 #include "check.hpp"
 #include "formats.hpp"
@@ -28,14 +30,15 @@ using format::Half;
 struct Shape {
   int n, tokens, heads, width;
   float sharpness = 1;  // of the scores: large ones make the running maximum matter
+  bool rising = false;  // later keys are larger, so that the maximum grows to the end
 };
 
-/// The kernels' class of a head's width.
-int widest(int width, int limit) {
-  for (const int w : {8, 32, 64, 128, 256}) {
-    if (width <= w || w == limit) return w;
+/// The first of the classes that takes a head of this width, or the last.
+int widest(int width, std::initializer_list<int> classes) {
+  for (const int w : classes) {
+    if (width <= w) return w;
   }
-  return 512;
+  return *(classes.end() - 1);
 }
 
 /// One problem with its answers, to be run many times.
@@ -51,23 +54,44 @@ class Problem {
     for (auto* array : {&q_, &k_, &v_, &dout_}) {
       for (size_t i = 0; i < elements(); i++) (*array)[i] = Format::encode(normal(generator));
     }
+    for (size_t i = 0; s.rising && i < elements(); i++) {
+      const size_t row = size_t(s.heads) * size_t(s.width), token = i / row % size_t(s.tokens);
+      k_[i] = Format::encode(float(value(k_[i])) * float(token + 1) / float(s.tokens));
+    }
     solve();
   }
 
   void forward(const Settings& settings) {
     prepare(settings);
-    const std::string kernel = "fewstep_attention_" + std::to_string(widest(s_.width, 512)) + "_" + Format::name;
+    const int width = std::is_same_v<Format, Float> ? widest(s_.width, {8, 32, 64, 128, 256, 512}) : widest(s_.width, {64, 512});
+    const std::string kernel = "fewstep_attention_" + std::to_string(width) + "_" + Format::name;
     const int32_t error = check::launch(kernel.c_str(), blocks(), threads, 0, q_.data(), k_.data(), v_.data(), out_.data(), lse_.data(), heads_);
     check::expect(error, FEWSTEP_EMU_OK, "");
     compare(settings, "out", out_, want_out_, Format::tolerance);
     compare(settings, "lse", lse_, want_lse_, 1e-5);
   }
 
+  /// The same on tensor cores: blocks of 64 queries, or of 16 and at most 64 channels.
+  void forward_tensor(const Settings& settings) {
+    const int width = widest(s_.width, {32, 64, 128, 256});
+    for (const bool split : {false, true}) {
+      if (settings.architecture < 80 && (std::is_same_v<Format, Bf16> || (!split && width > 64))) continue;
+      prepare(settings);
+      const int parts = split ? (s_.width + 63) / 64 : 1, tile = split ? 16 : 64;
+      const uint32_t grid = uint32_t((s_.tokens + tile - 1) / tile * parts * s_.heads * s_.n);
+      const std::string kind = split ? "split" : "tall", kernel = "fewstep_attention_" + kind + "_" + std::to_string(width) + "_" + Format::name;
+      const int32_t error = check::launch(kernel.c_str(), grid, threads, 0, q_.data(), k_.data(), v_.data(), out_.data(), lse_.data(), heads_, parts);
+      check::expect(error, FEWSTEP_EMU_OK, "");
+      compare(settings, (kind + " out").c_str(), out_, want_out_, 2 * Format::tolerance);
+      compare(settings, (kind + " lse").c_str(), lse_, want_lse_, 1e-5);
+    }
+  }
+
   void backward(const Settings& settings) {
     prepare(settings);
     for (size_t i = 0; i < rows(); i++) lse_[i] = float(want_lse_[i]);
     for (size_t i = 0; i < elements(); i++) out_[i] = Format::encode(float(want_out_[i]));
-    const int width = widest(s_.width, 256), parts = (s_.width + width - 1) / width;
+    const int width = widest(s_.width, {8, 32, 64, 128, 256}), parts = (s_.width + width - 1) / width;
     const std::string suffix = std::to_string(width) + "_" + Format::name, query = "fewstep_attention_query_grad_" + suffix,
                       key = "fewstep_attention_key_grad_" + suffix;
     check::expect(check::launch(query.c_str(), blocks() * uint32_t(parts), threads, 0, q_.data(), k_.data(), v_.data(), out_.data(), lse_.data(),
@@ -151,17 +175,37 @@ constexpr Shape shapes[] = {
   {1, 40, 2, 100}, {1, 33, 1, 160}, {1, 7, 1, 256, 4}, {1, 33, 1, 512},   {1, 64, 2, 20},     {1, 35, 1, 301},
 };
 
+constexpr Shape tensor_shapes[] = {
+  {1, 1, 1, 8},        {2, 7, 2, 16},       {1, 33, 3, 24, 4},  {1, 64, 2, 32}, {1, 100, 1, 40, 8, true}, {1, 129, 2, 64, 4, true},
+  {1, 65, 1, 96, 2},   {1, 100, 1, 128, 8, true}, {1, 33, 1, 160, 4}, {2, 17, 1, 256}, {1, 200, 1, 256, 8, true},
+};
+
+/// Calls use(settings) for every seed and both times of copies.
+template <class Use>
+void with_settings(Use use) {
+  for (uint64_t seed = 0; seed < 3; seed++) {
+    for (const int32_t copies : {FEWSTEP_EMU_COPIES_LAZY, FEWSTEP_EMU_COPIES_EAGER}) {
+      use(Settings{.seed = seed, .copies = copies, .guard = int32_t(seed & 1), .architecture = seed ? 80 : 75});
+    }
+  }
+}
+
+template <class Format>
+void on_tensor_cores() {
+  for (const Shape& s : tensor_shapes) {
+    Problem<Format> problem(s);
+    with_settings([&](const Settings& settings) { problem.forward_tensor(settings); });
+  }
+}
+
 template <class Format>
 void everywhere() {
   for (const Shape& s : shapes) {
     Problem<Format> problem(s);
-    for (uint64_t seed = 0; seed < 3; seed++) {
-      for (const int32_t copies : {FEWSTEP_EMU_COPIES_LAZY, FEWSTEP_EMU_COPIES_EAGER}) {
-        const Settings settings{.seed = seed, .copies = copies, .guard = int32_t(seed & 1), .architecture = seed ? 80 : 75};
-        problem.forward(settings);
-        problem.backward(settings);
-      }
-    }
+    with_settings([&](const Settings& settings) {
+      problem.forward(settings);
+      problem.backward(settings);
+    });
   }
 }
 
@@ -170,5 +214,7 @@ void everywhere() {
 int main() {
   return check::run("attention", {{"f32, forward and backward, ragged shapes x seeds x lazy, eager", everywhere<Float>},
                                   {"f16", everywhere<Half>},
-                                  {"bf16", everywhere<Bf16>}});
+                                  {"bf16", everywhere<Bf16>},
+                                  {"f16 on tensor cores, tall and split blocks", on_tensor_cores<Half>},
+                                  {"bf16 on tensor cores", on_tensor_cores<Bf16>}});
 }
