@@ -100,7 +100,7 @@ FEWSTEP_DEVICE void copy_next(Feed<P>& feed) {
     FEWSTEP_UNROLL
     for (int i = 0; i < P::kKeys; i += kRows) {
       const bool there = row + i < feed.tokens && channel < feed.width;
-      copy_chunk(to + i * P::kPitch, source + (start + (there ? (row + i) * pitch + channel : 0)), there ? kChunk<T> : 0, true);
+      copy_chunk(to + i * P::kPitch, source + (start + (there ? (row + i) * pitch + channel : 0)), there);
     }
   }
   fs::copy_async_commit();
