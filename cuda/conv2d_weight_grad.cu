@@ -30,9 +30,10 @@ struct PixelCopies {
 
   Digits pixel[kPasses], advance;  // image, row, column
   int number;                      // of the first pass's pixel
-  int out;                         // this chunk's first output channel
-  Digits tap;                      // this chunk's row, column and first input channel
-  bool out_aligned, in_aligned;
+  int out, in;                     // this chunk's first output and input channel; no chunk: beyond the last
+  int row, column;                 // of the tap, over the first pixel
+  int place;                       // in a stage, of the first pass
+  bool aligned;                    // both tensors' channels are whole chunks
 
   FEWSTEP_DEVICE int first_pixel() { return int(fs::thread_index().x) / kChunksPerRow; }
   FEWSTEP_DEVICE int first_channel() { return int(fs::thread_index().x) % kChunksPerRow * kChunk<T>; }
@@ -45,10 +46,13 @@ FEWSTEP_DEVICE void begin_copies(PixelCopies<P>& t, const Conv& c, int first_row
   FEWSTEP_UNROLL
   for (int i = 0; i < t.kPasses; i++) t.pixel[i] = digits_of(t.number + i * t.kPixelsPerPass, c.out_h, c.out_w);
   t.advance = digits_of(P::kDepth, c.out_h, c.out_w);
+  const Digits tap = digits_of(first_column + t.first_channel(), c.kernel_w, padded_channels<T>(c.in_c));
   t.out = first_row + t.first_channel();
-  t.tap = digits_of(first_column + t.first_channel(), c.kernel_w, padded_channels<T>(c.in_c));
-  t.out_aligned = c.out_c % kChunk<T> == 0;
-  t.in_aligned = c.in_c % kChunk<T> == 0;
+  t.in = tap.high < c.kernel_h ? tap.low : c.in_c;
+  t.row = fs::keep(tap.high - c.top);
+  t.column = fs::keep(tap.middle - c.left);
+  t.place = fs::keep(t.first_pixel() * P::kPitch + t.first_channel());
+  t.aligned = c.out_c % kChunk<T> == 0 && c.in_c % kChunk<T> == 0;
 }
 
 // Starts this thread's copies of one stage and moves on to the next.
@@ -59,22 +63,16 @@ FEWSTEP_DEVICE void copy_stage(PixelCopies<P>& t, typename P::T* stage, const ty
   FEWSTEP_UNROLL
   for (int i = 0; i < t.kPasses; i++) {
     const int number = t.number + i * t.kPixelsPerPass;
-    T* to = stage + (t.first_pixel() + i * t.kPixelsPerPass) * P::kPitch + t.first_channel();
-    const bool there = number < pixels && t.out < c.out_c;
-    const T* dy_from = there ? dy + (number * c.out_c + t.out) : dy;
-    if (t.out_aligned) {
-      copy_chunk(to, dy_from, there);
+    T* to = stage + t.place + i * t.kPixelsPerPass * P::kPitch;
+    const int row = t.pixel[i].middle * c.stride + t.row, column = t.pixel[i].low * c.stride + t.column;
+    const bool inside = number < pixels && uint32_t(row) < uint32_t(c.in_h) && uint32_t(column) < uint32_t(c.in_w);
+    const T *from_dy = dy + (number * c.out_c + t.out), *from_x = x + (((t.pixel[i].high * c.in_h + row) * c.in_w + column) * c.in_c + t.in);
+    if (t.aligned) {
+      copy_chunk(to, from_dy, number < pixels && t.out < c.out_c);
+      copy_chunk(to + P::kDepth * P::kPitch, from_x, inside && t.in < c.in_c);
     } else {
-      gather_chunk(to, dy_from, there ? c.out_c - t.out : 0);
-    }
-
-    const int row = t.pixel[i].middle * c.stride + t.tap.high - c.top, column = t.pixel[i].low * c.stride + t.tap.middle - c.left;
-    const bool inside = number < pixels && t.tap.high < c.kernel_h && uint32_t(row) < uint32_t(c.in_h) && uint32_t(column) < uint32_t(c.in_w);
-    const T* from = inside ? x + (((t.pixel[i].high * c.in_h + row) * c.in_w + column) * c.in_c + t.tap.low) : x;
-    if (t.in_aligned) {
-      copy_chunk(to + P::kDepth * P::kPitch, from, inside && t.tap.low < c.in_c);
-    } else {
-      gather_chunk(to + P::kDepth * P::kPitch, from, inside ? c.in_c - t.tap.low : 0);
+      gather_chunk(to, from_dy, number < pixels ? c.out_c - t.out : 0);
+      gather_chunk(to + P::kDepth * P::kPitch, from_x, inside ? c.in_c - t.in : 0);
     }
     t.pixel[i] = add(t.pixel[i], t.advance, c.out_h, c.out_w);
   }

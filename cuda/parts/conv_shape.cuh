@@ -89,7 +89,9 @@ struct Slice {
 };
 
 FEWSTEP_DEVICE Slice slice_of(int steps, int index, int count) {
-  return {int(int64_t(steps) * index / count), int(int64_t(steps) * (index + 1) / count)};
+  const int each = steps / count, longer = steps % count;  // the first `longer` slices have a step more
+  const int first = index * each + fs::min(index, longer);
+  return {first, first + each + (index < longer)};
 }
 
 }  // namespace

@@ -23,6 +23,8 @@ const LIMIT: usize = i32::MAX as usize - (1 << 16);
 const WORTH_CUTTING: usize = 16;
 /// Fewest steps of a slice: two of them only fill the pipeline.
 const SHORTEST_SLICE: usize = 4;
+/// Steps of a slice that is long enough for what its block does before and after.
+const LONG_SLICE: usize = 16;
 /// Most slices: each is written and read once more.
 const MOST_SLICES: usize = 64;
 /// Rows of the largest tiles on tensor cores.
@@ -210,10 +212,11 @@ impl Tiling {
     fn of(rows: usize, columns: usize, parts: usize, depth: usize, dtype: DType, target: Target) -> Self {
         let multiprocessors = target.multiprocessors as usize;
         let blocks = |tile: usize| rows.div_ceil(tile) * columns.div_ceil(tile) * parts;
-        let large = rows > 32 && columns > 32 && blocks(64) >= multiprocessors;
-        // Eight warps in a large block, two in a small one: enough of either to hide the latency of shared memory.
-        let (tile, resident) = if large { (64, 2) } else { (32, 4) };
         let steps = depth.div_ceil(DEPTH[usize::from(dtype != DType::F32)]);
+        // Large blocks if they fill the device, or do so in long slices, as those of weights' gradients.
+        let filled = blocks(64) >= multiprocessors || blocks(64) * (steps / LONG_SLICE).min(MOST_SLICES) >= 2 * multiprocessors;
+        // Eight warps in a large block, two in a small one: enough of either to hide the latency of shared memory.
+        let (tile, resident) = if rows > 32 && columns > 32 && filled { (64, 2) } else { (32, 4) };
         let wanted = (resident * multiprocessors / blocks(tile).max(1)).min(MOST_SLICES);
         let slices = if steps < WORTH_CUTTING { 1 } else { wanted.clamp(1, steps / SHORTEST_SLICE) };
         Self { rows: tile, columns: tile, slices, dtype }
