@@ -1,4 +1,4 @@
-//! Group normalisation on `cuda/group_norm.cu`.
+//! Group normalisation on `cuda/group_norm.cu` and `cuda/group_norm_grad.cu`.
 
 use super::launch::{Arg, Launch, Lowered, Param};
 use super::lower::{Site, Target};
@@ -47,7 +47,7 @@ struct Norm {
     silu: i32,
 }
 
-// SAFETY: six i32, as `Norm` in cuda/group_norm.cu.
+// SAFETY: six i32, as `Norm` in cuda/parts/norm_slab.cuh.
 unsafe impl Param for Norm {}
 
 /// A normalised activation, and how it is cut into blocks.
