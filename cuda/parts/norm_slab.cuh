@@ -104,10 +104,11 @@ FEWSTEP_DEVICE Slab channel_slab_of(const Norm& norm, int widest) {
 // The sample's first element of this slab.
 FEWSTEP_DEVICE int64_t slab_start(const Slab& s, const Norm& norm) { return int64_t(s.sample) * norm.positions * norm.channels + s.channel; }
 
-// May all runs of the slab be moved whole? One answer for the block, so that loads need no test each. All tensors begin at multiples of 16 bytes.
+// May all runs of the slab be moved whole? One answer for the block, so that loads need no test each. All tensors begin at multiples of 16 bytes, and slabs at
+// multiples of their width, or of what is left of the channels.
 template <class T>
 FEWSTEP_DEVICE bool is_whole(const Slab& s, const Norm& norm) {
-  return norm.channels % kRun<T> == 0 && s.width % kRun<T> == 0 && s.channel % kRun<T> == 0;
+  return norm.channels % kRun<T> == 0 && s.width % kRun<T> == 0;
 }
 
 // f(i, group) for the N channels from `first` on and their groups; channels count from a group's start. Beyond the last group: that one.

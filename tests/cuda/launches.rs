@@ -39,10 +39,10 @@ impl Log {
     }
 }
 
-fn student_s(dtype: DType) -> Result<Graph> {
+fn student_s(batch: usize, dtype: DType) -> Result<Graph> {
     let config = UNetConfig::parse(STUDENT_S, "student_s")?;
     let mut graph = Graph::new();
-    let (x, t) = (graph.input("x", TensorType::f32(&[1, 32, 32, 3]))?, graph.input("t", TensorType::f32(&[1]))?);
+    let (x, t) = (graph.input("x", TensorType::f32(&[batch, 32, 32, 3]))?, graph.input("t", TensorType::f32(&[batch]))?);
     let out = UNet { config: &config, prefix: "" }.build(&mut graph, x, t, None)?;
     graph.tap(out);
     graph.set_precision(dtype)?;
@@ -58,7 +58,7 @@ const MULTIPROCESSORS: i32 = 132;
 #[test]
 fn student_s_takes_few_launches() {
     let Some(log) = Log::open() else { return };
-    let graph = student_s(DType::F16).expect("a graph");
+    let graph = student_s(1, DType::F16).expect("a graph");
     let before = log.set_multiprocessors(MULTIPROCESSORS);
     let gpu = gpu();
     log.set_multiprocessors(before);
@@ -105,6 +105,19 @@ fn norms_take_moments() {
         let helped = exe.plan().graph().nodes().iter().filter(|n| matches!(&n.op, Op::GroupNorm(op) if op.sources > 0)).count();
         assert_eq!(helped, 1, "{}", case.name);
     }
+}
+
+/// At a batch where no norm goes into a convolution, all read their input once.
+#[test]
+fn norms_of_a_large_batch_take_moments() {
+    let Some(log) = Log::open() else { return };
+    let before = log.set_multiprocessors(MULTIPROCESSORS);
+    let gpu = gpu();
+    log.set_multiprocessors(before);
+    let exe = gpu.compile(&student_s(128, DType::F16).expect("a graph")).expect("a plan");
+    let norms: Vec<_> = exe.plan().graph().nodes().iter().filter_map(|n| if let Op::GroupNorm(op) = &n.op { Some(op.sources) } else { None }).collect();
+    println!("sources of the norms: {norms:?}");
+    assert!(norms.len() > 20 && norms.iter().all(|sources| *sources > 0), "sources of the norms: {norms:?}");
 }
 
 #[test]

@@ -462,11 +462,8 @@ enum Change {
 /// Both graphs in f64: the passes change the program, not its meaning.
 #[test]
 fn absorbed_norms_and_merged_products_mean_the_same() -> Result<()> {
-    let tables = [
-        (conv_cases::normalised(), Change::NormsGo),
-        (conv_cases::measured(), Change::NormsTakeMoments),
-        (conv_cases::merged(), Change::ProductsMerge),
-    ];
+    let tables =
+        [(conv_cases::normalised(), Change::NormsGo), (conv_cases::measured(), Change::NormsTakeMoments), (conv_cases::merged(), Change::ProductsMerge)];
     for (cases, change) in tables {
         for case in cases {
             let plan = Plan::new(&case.graph, &TakesAll)?;

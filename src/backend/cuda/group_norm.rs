@@ -1,4 +1,4 @@
-//! Group normalisation on `cuda/group_norm.cu`.
+//! Group normalisation on `cuda/group_norm.cu` and `cuda/group_norm_grad.cu`.
 
 use super::launch::{Arg, Launch, Lowered, Param};
 use super::lower::{Site, Target};
@@ -47,7 +47,7 @@ struct Norm {
     silu: i32,
 }
 
-// SAFETY: six i32, as `Norm` in cuda/group_norm.cu.
+// SAFETY: six i32, as `Norm` in cuda/parts/norm_slab.cuh.
 unsafe impl Param for Norm {}
 
 /// A normalised activation, and how it is cut into blocks.
@@ -263,7 +263,8 @@ mod tests {
             kept.map_or_else(|| Cut::forward(&x, groups, TARGET).unwrap().slab_groups, |kept| kept.slab_groups * 100)
         };
         assert_eq!(half(&[256, 32, 32, 64], 32), 800, "32 KiB: sectors of 32 bytes at 1024 positions");
-        assert_eq!(half(&[256, 8, 8, 128], 32), 1600, "two blocks a multiprocessor");
+        assert_eq!(half(&[256, 8, 8, 128], 32), 3200, "a sample a block");
+        assert_eq!(half(&[64, 8, 8, 128], 32), 800, "two blocks a multiprocessor");
         assert_eq!(half(&[1, 8, 8, 128], 32), 200, "never less than a run of channels");
         assert_eq!(half(&[256, 64, 64, 64], 32), 16, "too many positions to keep");
         assert_eq!(half(&[256, 64, 64, 96], 32), 16, "slabs of 48 channels: eleven groups would be 33");
