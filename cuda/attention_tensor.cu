@@ -3,7 +3,8 @@
 //
 // Floor: 4 N heads tokens^2 width operations. A warp multiplies its 16 queries with every key that it reads from shared memory, 16 operations a byte, so
 // that 128 bytes a clock bound it to half the dense rate of an H100, 500 TFLOP/s: 256 samples of 256 tokens and one head of 256 channels are 17 GFLOP, 35 us,
-// and 134 MB, 40 us. One such sample alone is 0.07 GFLOP: there the floor is the 128 KiB of keys that a multiprocessor fetches, 1.5 us at 50 bytes a clock.
+// and 134 MB, 40 us. For one such sample the floor is what a block fetches, 160 KiB of keys and values and four times its 8 KiB of queries: 2 us at 50 bytes
+// a clock.
 // The running maximum and sum are those of Milakov & Gimelshein (2018) and Dao et al. (2022). A warp keeps the scores of its 16 queries in the accumulators
 // of the first product, whose layout is that of the second one's left operand: the weights go from one product to the other without leaving the registers.
 //
@@ -12,7 +13,7 @@
 // - Split: 16 queries; each warp walks every fourth tile of 16 keys on its own, without a barrier, and at the end the four sums are merged. Of the output a
 //   block has at most 64 channels; blocks that share queries compute the same scores. For small grids: four times as many blocks or more, a quarter of the
 //   steps each.
-// Queries, keys and values pass through one ring of stages, filled by asynchronous copies that run up to four stages ahead.
+// Queries, keys and values pass through one ring of stages, filled by asynchronous copies that run three or four stages ahead.
 #include "device/fewstep.cuh"
 #include "parts/chunk.cuh"
 #include "parts/heads.cuh"
@@ -30,7 +31,7 @@ struct Tiling {
   using T = Element;
   static constexpr bool kSplit = Split;
   static constexpr int kWidth = Width;                                               // channels of a head at most
-  static constexpr int kKeys = Split ? 16 : Width > 32 ? 32 : 64;                    // scores cost a register for every two of them
+  static constexpr int kKeys = Split ? 16 : Width > 32 ? 32 : 64;                    // every two cost a register
   static constexpr int kChannels = Split ? (Width > 64 ? 64 : Width) : (Width > 128 ? 128 : Width);
   static constexpr int kOut = Split ? kChannels : Width;                             // channels of the output that a block has
   static constexpr int kTileStep = Split ? kWarps : 1;
@@ -140,6 +141,7 @@ FEWSTEP_DEVICE void take_queries(uint32_t (&queries)[P::kWidth / 16][4], Feed<P>
 template <class P>
 FEWSTEP_DEVICE void add_scores(float (&scores)[P::kKeys / 8][4], const uint32_t (&queries)[P::kWidth / 16][4], Feed<P>& feed) {
   const int lane = int(fs::lane());
+  float others[P::kKeys / 8][4] = {};  // a warp alone with two fragments adds to four in turn: one product need not wait for the last
   FEWSTEP_UNROLL
   for (int s = 0; s < P::kKeyStages; s++) {
     const typename P::T* row = next_stage(feed) + (lane / 16 * 8 + lane % 8) * P::kPitch + lane / 8 % 2 * 8;
@@ -150,11 +152,14 @@ FEWSTEP_DEVICE void add_scores(float (&scores)[P::kKeys / 8][4], const uint32_t 
         uint32_t keys[4];
         fs::load_matrix<4>(keys, row + j * 16 * P::kPitch + c * 16);
         const uint32_t left[2] = {keys[0], keys[1]}, right[2] = {keys[2], keys[3]};
-        fs::mma<typename P::T>(scores[2 * j], queries[s * (P::kChannels / 16) + c], left);
-        fs::mma<typename P::T>(scores[2 * j + 1], queries[s * (P::kChannels / 16) + c], right);
+        auto& sums = P::kSplit && c % 2 ? others : scores;
+        fs::mma<typename P::T>(sums[2 * j], queries[s * (P::kChannels / 16) + c], left);
+        fs::mma<typename P::T>(sums[2 * j + 1], queries[s * (P::kChannels / 16) + c], right);
       }
     }
   }
+  FEWSTEP_UNROLL
+  for (int i = 0; P::kSplit && i < P::kKeys / 2; i++) scores[i / 4][i % 4] += others[i / 4][i % 4];
 }
 
 // What a lane knows of its two rows: the maximum and its own columns' sum of weights; and its part of the weighted sums of values.
@@ -340,7 +345,7 @@ FEWSTEP_DEVICE void attend(const typename P::T* q, const typename P::T* k, const
 
 // Blocks of 128 threads. q, k, v, out [N,tokens,heads*width], of heads of at most `widest` channels, a multiple of 8; lse [N,heads,tokens].
 // tall: ceil(tokens / 64) * heads * N blocks, parts 1. split: parts * ceil(tokens / 16) * heads * N blocks, parts = ceil(width / 64).
-// Shared memory: tall 20 KiB (32 channels), 36 KiB (64), 42.5 KiB (others); split 25 KiB (32), 45 KiB (others).
+// Shared memory: tall 20 KiB (32 channels), 18 KiB (64), 34 KiB (others); split 25 KiB (32), 45 KiB (others).
 #define FEWSTEP_ATTENTION(widest, resident, T, suffix)                                                                                                  \
   FEWSTEP_KERNEL_RESIDENT(kWarps * 32, resident, fewstep_attention_tall_##widest##_##suffix, const T* q, const T* k, const T* v, T* out, float* lse,    \
                           Heads heads, int parts) {                                                                                                     \
