@@ -118,7 +118,8 @@ class Executor {
   std::vector<char*> free_stacks_;
   std::vector<StaticArray> static_arrays_;
   Guarded dynamic_;
-  char barrier_edge_[2] = {}, block_edge_ = 0;
+  // Two for a block: with one, a thread that begins late would follow those that have ended, and the race detector would see no race between them.
+  char barrier_edge_[2] = {}, begin_edge_ = 0, end_edge_ = 0;
   sigjmp_buf on_fault_;
   const void* fault_address_ = nullptr;
   const char* fault_access_ = nullptr;

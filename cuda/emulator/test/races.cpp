@@ -14,6 +14,10 @@ int main(int count, char** arguments) {
     Array<float> x(1000), out(1);
     return check::launch(kernel.c_str(), 1, 256, 0, x.data(), out.data(), 1000u);
   }
+  if (kernel == "bug_no_barrier") {
+    Array<float> x(64), y(64);
+    return check::launch(kernel.c_str(), 1, 64, 0, x.data(), y.data());
+  }
   if (kernel == "test_last_block") {
     Array<float> x(1000), partial(9), out(1);
     Array<uint32_t> counter(1);
