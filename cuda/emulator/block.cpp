@@ -43,12 +43,16 @@ Executor::~Executor() {
   dynamic_.unmap();
 }
 
-void Executor::work(Launch& launch) {
+void Executor::work(Launch& launch, uint64_t index) {
   launch_ = &launch;
   executor = this;
   scheduler_.adopt_thread();
   const uint64_t count = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
-  for (uint64_t i; !launch.failed && (i = launch.next_block++) < count;) run(block_order(launch.config.seed, i, count));
+  for (uint64_t round = 0; !launch.failed; round++) {
+    const uint64_t i = Launch::fixed_shares ? round * launch.executors + index : launch.next_block++;
+    if (i >= count) break;
+    run(block_order(launch.config.seed, i, count));
+  }
   executor = nullptr;
   launch_ = nullptr;
 }

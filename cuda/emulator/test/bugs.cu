@@ -32,6 +32,11 @@ FEWSTEP_KERNEL(64, bug_no_barrier, const float* x, float* y) {
   y[fs::thread_index().x] = values[63 - fs::thread_index().x];
 }
 
+// Every block writes one element, of which the last to come stays.
+FEWSTEP_KERNEL(64, bug_overlapping_blocks, float* y) {
+  if (fs::thread_index().x == 0) y[0] = float(fs::block_index().x);
+}
+
 // y[i] = x[i + offset], one thread an element: the offset leads out of bounds
 FEWSTEP_KERNEL(64, bug_read, const float* x, float* y, int offset) { y[fs::thread_index().x] = x[int(fs::thread_index().x) + offset]; }
 FEWSTEP_KERNEL(64, bug_write, const float* x, float* y, int offset) { y[int(fs::thread_index().x) + offset] = x[fs::thread_index().x]; }
