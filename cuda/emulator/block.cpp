@@ -43,12 +43,16 @@ Executor::~Executor() {
   dynamic_.unmap();
 }
 
-void Executor::work(Launch& launch) {
+void Executor::work(Launch& launch, uint64_t index) {
   launch_ = &launch;
   executor = this;
   scheduler_.adopt_thread();
   const uint64_t count = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
-  for (uint64_t i; !launch.failed && (i = launch.next_block++) < count;) run(block_order(launch.config.seed, i, count));
+  for (uint64_t round = 0; !launch.failed; round++) {
+    const uint64_t i = Launch::fixed_shares ? round * launch.executors + index : launch.next_block++;
+    if (i >= count) break;
+    run(block_order(launch.config.seed, i, count));
+  }
   executor = nullptr;
   launch_ = nullptr;
 }
@@ -57,7 +61,7 @@ void Executor::work(Launch& launch) {
 
 void Executor::run(uint64_t block) {
   if (!begin_block(block)) return launch_->record(FEWSTEP_EMU_BAD_LAUNCH, ": the host has no memory for a block's threads");
-  race_release(&block_edge_);
+  race_release(&begin_edge_);
   if (!sigsetjmp(on_fault_, 0)) {
     run_fibers();
   } else {
@@ -66,7 +70,7 @@ void Executor::run(uint64_t block) {
   }
   current = nullptr;
   running_ = nullptr;
-  race_acquire(&block_edge_);
+  race_acquire(&end_edge_);
   end_block();
 }
 
@@ -201,9 +205,9 @@ void Executor::fiber_entry() {
   Context::entered();
   Executor& self = *executor;
   race_acquire(&self.launch_->race_edge);
-  race_acquire(&self.block_edge_);
+  race_acquire(&self.begin_edge_);
   self.launch_->kernel->call(self.launch_->parameters);
-  race_release(&self.block_edge_);
+  race_release(&self.end_edge_);
   self.finish();
 }
 

@@ -23,7 +23,14 @@ struct Launch {
   Index grid, block;
   uint32_t dynamic_shared, shared_limit;
   fewstep_emu_config config;
-  std::atomic<uint64_t> next_block{0};
+#if defined(FEWSTEP_EMU_TSAN)
+  // Every n-th block for a host thread: its blocks count as ordered, so neighbours must not be on one, whoever is faster.
+  static constexpr bool fixed_shares = true;
+#else
+  static constexpr bool fixed_shares = false;
+#endif
+  uint64_t executors = 1;
+  std::atomic<uint64_t> next_block{0};  // without fixed shares
   std::atomic<bool> failed{false};
   std::mutex mutex;
   int32_t error = FEWSTEP_EMU_OK;  // of the first failure, under the mutex
@@ -64,8 +71,9 @@ class Executor {
   Executor() = default;
   Executor(const Executor&) = delete;
   ~Executor();
-  /// Takes blocks of the launch until there are none, or one failed. Installs this executor for the calling thread meanwhile.
-  void work(Launch& launch);
+  /// Takes blocks of the launch until there are none, or one failed, as number `index` of its executors. Installs this executor for the calling thread
+  /// meanwhile.
+  void work(Launch& launch, uint64_t index);
 
   /// The one that the calling thread is working for; null outside work().
   static Executor* of_this_thread();
@@ -118,7 +126,8 @@ class Executor {
   std::vector<char*> free_stacks_;
   std::vector<StaticArray> static_arrays_;
   Guarded dynamic_;
-  char barrier_edge_[2] = {}, block_edge_ = 0;
+  // Two for a block: with one, a thread that begins late would follow those that have ended, and the race detector would see no race between them.
+  char barrier_edge_[2] = {}, begin_edge_ = 0, end_edge_ = 0;
   sigjmp_buf on_fault_;
   const void* fault_address_ = nullptr;
   const char* fault_access_ = nullptr;

@@ -117,13 +117,13 @@ std::string check(const KernelEntry& kernel, const fewstep_emu_shape& shape) {
 
 void run(Launch& launch, std::vector<std::unique_ptr<Executor>>& executors) {
   FaultRoute route;
-  const auto work = [&](Executor& executor) {
+  const auto work = [&](size_t i) {
     SignalStack stack;
-    executor.work(launch);
+    executors[i]->work(launch, i);
   };
   std::vector<std::thread> helpers;
-  for (size_t i = 1; i < executors.size(); i++) helpers.emplace_back([&work, &executors, i] { work(*executors[i]); });
-  work(*executors[0]);
+  for (size_t i = 1; i < executors.size(); i++) helpers.emplace_back(work, i);
+  work(0);
   for (std::thread& helper : helpers) helper.join();
 }
 
@@ -185,13 +185,15 @@ int32_t fewstep_emu_launch(const fewstep_emu_kernel* kernel, const fewstep_emu_s
 
   std::lock_guard lock(launch_mutex);
   const uint64_t blocks = uint64_t(shape->grid[0]) * shape->grid[1] * shape->grid[2];
-  const uint64_t threads = launch.config.threads > 0 ? uint64_t(launch.config.threads) : std::max(1u, std::thread::hardware_concurrency());
+  const uint64_t least = Launch::fixed_shares ? 2 : 1;
+  const uint64_t threads = launch.config.threads > 0 ? uint64_t(launch.config.threads) : std::max<uint64_t>(least, std::thread::hardware_concurrency());
   std::vector<std::unique_ptr<Executor>> executors;
   for (uint64_t i = 0; i < std::min(threads, blocks); i++) {
     if (idle().empty()) idle().push_back(std::make_unique<Executor>());
     executors.push_back(std::move(idle().back()));
     idle().pop_back();
   }
+  launch.executors = executors.size();
   race_release(&launch.race_edge);
   run(launch, executors);
   for (auto& executor : executors) idle().push_back(std::move(executor));

@@ -3,8 +3,9 @@
 
     mutations.py ROOT SUITE [NAME ...]
 
-ROOT: the repository, in which `make -C cuda/emulator test libcuda` has been run. SUITE: the built test binary of tests/cuda.rs. Names: these bugs alone,
-without writing anything; else all, and cuda/emulator/MUTATIONS.md anew. Exits with 1 if a bug survives.
+ROOT: the repository, in which `make -C cuda/emulator test libcuda` and `make -C cuda/emulator libcuda SANITIZE=thread` have been run. SUITE: the built
+test binary of tests/cuda.rs. Names: these bugs alone, without writing anything; else all, and cuda/emulator/MUTATIONS.md anew. Exits with 1 if a bug
+survives.
 """
 import os
 import pathlib
@@ -13,7 +14,8 @@ import shutil
 import subprocess
 import sys
 
-# What was planted, file, text, replacement, program, and the check that must fail. `suite` is tests/cuda.rs, all others are cuda/emulator/test.
+# What was planted, file, text, replacement, program, and the check that must fail. `suite` is tests/cuda.rs, `races` the same under ThreadSanitizer, which
+# must report a race; all others are cuda/emulator/test.
 BUGS = [
     ("halo reaches one row too far", "parts/conv_product.cuh", "fs::min(size - first, taps)", "fs::min(size - first + 1, taps)", "conv2d", "f32, odd shapes"),
     ("no barrier between copy and multiplication", "parts/pipeline.cuh", "    fs::sync_threads();\n", "", "conv2d", "f16, odd shapes"),
@@ -61,7 +63,32 @@ BUGS = [
     ("gather off by one element", "gather.cu", "rows)) * row + at % row];\n}\n\n// The same", "rows)) * row + (at + 1) % row];\n}\n\n// The same", "suite", "conformance::gather"),
 ]
 
+BARRIER = "fs::sync_threads();"
+# The op tables are tests named after files in cuda/, by their first word; these parts have other names.
+OPS = {"last": "conv", "pipeline": "conv"}
+# Barriers without which there is no race, and why.
+NEEDLESS = {
+    "no barrier 4 in combine.cu": "what it guards, `found`, is written again only after two more barriers, those around the next counting",
+    "no barrier 2 in reduce.cuh": "it lets a kernel use `partials` again at once; every kernel calls block_sum once, at its end",
+}
+
 TIME_LIMIT = 300
+
+
+def barriers(cuda):
+    """A bug for each barrier in the kernels: without it there must be a race."""
+    for path in sorted([*cuda.glob("*.cu"), *cuda.glob("parts/*.cuh")]):
+        source = path.read_text()
+        ends = [m.end() for m in re.finditer(re.escape(BARRIER), source)]
+        for number, end in enumerate(ends, 1):
+            start = end - len(BARRIER)
+            while source.count(source[start:end]) > 1:
+                start = source.rindex("\n", 0, start)
+            text, word = source[start:end], re.split("[_.]", path.name)[0]
+            what = f"no barrier {number} in {path.name}"
+            if what in NEEDLESS:
+                continue
+            yield what, str(path.relative_to(cuda)), text, text.removesuffix(BARRIER), "races", f"conformance::{OPS.get(word, word)}"
 
 
 def make(cuda, *targets):
@@ -70,6 +97,15 @@ def make(cuda, *targets):
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+
+
+def races(work, check, suite, manifest):
+    """The check with the first race that is reported in its tests."""
+    make(work / "cuda", "libcuda", "SANITIZE=thread")
+    command = [work / "cuda/emulator/test/suite_races", work / "target/emulator-thread", manifest, suite, check]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIME_LIMIT)
+    found = re.search(r"^SUMMARY: ThreadSanitizer: (data race .*)$", done.stdout, re.M)
+    return {check: found[1]} if found else {}
 
 
 def failures(work, program, suite, manifest):
@@ -102,10 +138,10 @@ def plant(work, bug):
     path.write_text(original.replace(text, replacement))
 
 
-def fresh(root, work):
+def fresh(root, work, built):
     """The copy as it was, objects included, so that only what a bug touches is built."""
     shutil.rmtree(work, ignore_errors=True)
-    for part in ("cuda", "target/emulator"):
+    for part in ("cuda", built):
         shutil.copytree(root / part, work / part)
 
 
@@ -113,13 +149,16 @@ def main():
     root, suite, names = pathlib.Path(sys.argv[1]).resolve(), sys.argv[2], sys.argv[3:]
     work = root / "target/mutations"
     manifest = root / "target/cuda/manifest.txt"
-    chosen = [bug for bug in BUGS if not names or bug[0] in names]
+    bugs = [*BUGS, *barriers(root / "cuda")]
+    if unknown := set(names) - {bug[0] for bug in bugs}:
+        sys.exit(f"no such bug: {unknown}")
+    chosen = [bug for bug in bugs if not names or bug[0] in names]
     rows, survivors = [], []
     for bug in chosen:
         what, file, _, _, program, check = bug
-        fresh(root, work)
+        fresh(root, work, "target/emulator-thread" if program == "races" else "target/emulator")
         plant(work, bug)
-        failed = failures(work, program, suite, manifest)
+        failed = races(work, check, suite, manifest) if program == "races" else failures(work, program, suite, manifest)
         caught = next((name for name in failed if name.startswith(check)), None)
         print(f"{'caught  ' if caught else 'SURVIVED'} {what}" + (f": {caught}" if caught else f"; failed instead: {list(failed)}"), flush=True)
         if not caught:

@@ -325,7 +325,7 @@ pub fn optimizer() -> Vec<Case> {
     cases
 }
 
-/// Shape and groups: one channel a group, one group, odd groups, one position, ranks 2 to 4, several chunks.
+/// Shape and groups: one channel a group, one group, odd groups, one position, ranks 2 to 4, several chunks, a group that is more than one GPU block's work.
 pub const NORMS: &[(&[usize], usize)] = &[
     (&[1, 1, 1, 4], 1),
     (&[3, 8], 2),
@@ -340,6 +340,7 @@ pub const NORMS: &[(&[usize], usize)] = &[
     (&[4, 8, 8, 64], 32),
     (&[2, 20, 20, 48], 4),  // whole runs in every type, a thread left over beside them
     (&[1, 50, 50, 40], 10), // more positions than a block keeps
+    (&[1, 61, 69, 9], 1),
 ];
 
 /// Normalised numbers below 4 from statistics over up to 1e5 numbers: a few roundings of the centred input; gradients subtract two means.

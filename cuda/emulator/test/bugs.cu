@@ -25,6 +25,18 @@ FEWSTEP_DEVICE void sum(const float* x, float* out, uint32_t n) {
 FEWSTEP_KERNEL(256, test_sum, const float* x, float* out, uint32_t n) { sum<false>(x, out, n); }
 FEWSTEP_KERNEL(256, bug_missing_barrier, const float* x, float* out, uint32_t n) { sum<true>(x, out, n); }
 
+// y is x reversed, by threads that wait for nothing: each has ended before the next begins, which orders nothing on a GPU.
+FEWSTEP_KERNEL(64, bug_no_barrier, const float* x, float* y) {
+  FEWSTEP_SHARED(float, values, 64);
+  values[fs::thread_index().x] = x[fs::thread_index().x];
+  y[fs::thread_index().x] = values[63 - fs::thread_index().x];
+}
+
+// Every block writes one element, of which the last to come stays.
+FEWSTEP_KERNEL(64, bug_overlapping_blocks, float* y) {
+  if (fs::thread_index().x == 0) y[0] = float(fs::block_index().x);
+}
+
 // y[i] = x[i + offset], one thread an element: the offset leads out of bounds
 FEWSTEP_KERNEL(64, bug_read, const float* x, float* y, int offset) { y[fs::thread_index().x] = x[int(fs::thread_index().x) + offset]; }
 FEWSTEP_KERNEL(64, bug_write, const float* x, float* y, int offset) { y[int(fs::thread_index().x) + offset] = x[fs::thread_index().x]; }

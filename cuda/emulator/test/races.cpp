@@ -14,6 +14,19 @@ int main(int count, char** arguments) {
     Array<float> x(1000), out(1);
     return check::launch(kernel.c_str(), 1, 256, 0, x.data(), out.data(), 1000u);
   }
+  if (kernel == "bug_no_barrier") {
+    Array<float> x(64), y(64);
+    return check::launch(kernel.c_str(), 1, 64, 0, x.data(), y.data());
+  }
+  if (kernel == "bug_overlapping_blocks") {
+    Array<float> y(1);
+    Array<float> x(1000), partial(9), out(1);
+    Array<uint32_t> counter(1);
+    counter[0] = 0;
+    // A host thread that finds its fibers made could have run all blocks before another begins.
+    for (int i = 0; i < 50; i++) check::launch("test_last_block", 9, 64, 0, x.data(), partial.data(), counter.data(), out.data(), 1000u);
+    return check::launch(kernel.c_str(), 2, 64, 0, y.data());
+  }
   if (kernel == "test_last_block") {
     Array<float> x(1000), partial(9), out(1);
     Array<uint32_t> counter(1);
