@@ -1,10 +1,11 @@
 """PyTorch on the GPU, the peer to beat: what bench.c times, timed alike (medians between two CUDA events).
 
-usage: python peers.py OUT.json      needs torch with CUDA, and diffusers
-OUT.json holds the rows that are done, whenever it is looked at. Modes: eager; "graph", eager in one CUDA graph; compile; compile with CUDA graphs."""
+usage: python peers.py OUT.json SECONDS      needs torch with CUDA, and diffusers
+OUT.json holds the rows that are done, whenever it is looked at; none is begun after so many seconds. Modes: eager; "graph", eager in one CUDA graph; compile; compile with CUDA graphs."""
 import json
 import statistics
 import sys
+import time
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,8 @@ from diffusers import UNet2DModel
 torch.backends.cudnn.benchmark = True
 torch.set_float32_matmul_precision("high")
 torch.manual_seed(0)
-DEVICE, STEPS = "cuda", 4
+DEVICE = "cuda"
+DEADLINE = time.monotonic() + float(sys.argv[2])
 betas = torch.linspace(1e-4, 0.02, 1000)
 alphas_cumprod = torch.cumprod(1 - betas, 0).tolist()
 GRID = [999, 749, 499, 249, -1]
@@ -38,6 +40,8 @@ def add(**row):
 
 def attempt(action, **row):
     """A row, or the reason why there is none."""
+    if time.monotonic() > DEADLINE:
+        return print("no time left for", row, flush=True)
     try:
         add(**row, **action())
     except Exception as e:  # one mode that fails must not cost the others
