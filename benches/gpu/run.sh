@@ -12,6 +12,8 @@ cd "$here" || exit 1
 LIMIT=${FEWSTEP_GPU_SECONDS:-470}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
+tar -xzf bin.tar.gz -C "$scratch" || exit 1
+bin=$scratch/bin
 export FEWSTEP_TEST_SCRATCH=$scratch FEWSTEP_GOLDEN_DEVICE=cuda
 rows=() failed=0
 : >"$out/log.txt"
@@ -64,11 +66,11 @@ stage() {
 }
 
 instructions() {
-  FEWSTEP_GPU_KERNELS=kernels/fragments.fatbin bin/fragments && FEWSTEP_GPU_KERNELS=kernels/arithmetic.fatbin bin/arithmetic && echo "both programs passed"
+  FEWSTEP_GPU_KERNELS=kernels/fragments.fatbin "$bin/fragments" && FEWSTEP_GPU_KERNELS=kernels/arithmetic.fatbin "$bin/arithmetic" && echo "both programs passed"
 }
 
 demo() {
-  bin/distill_digits examples-c/data "$scratch" cuda && cp "$scratch/samples.png" "$out/"
+  "$bin/distill_digits" examples-c/data "$scratch" cuda && cp "$scratch/samples.png" "$out/"
 }
 
 peers() {
@@ -84,7 +86,7 @@ profile() {
     echo "# $of"
     # shellcheck disable=SC2086
     "$ncu" --clock-control none --cache-control none --graph-profiling node --csv --print-units base --page raw \
-      --metrics gpu__time_duration.sum,launch__grid_size bin/bench $of 2>&1 |
+      --metrics gpu__time_duration.sum,launch__grid_size "$bin/bench" $of 2>&1 |
       python3 -c '
 import csv, sys
 rows = [r for r in csv.reader(l for l in sys.stdin if l.startswith("\"")) if len(r) > 10]
@@ -97,14 +99,14 @@ for r in rows[2:]: print(",".join(r[i].replace(",", "") for i in at))' || return
 }
 
 export -f instructions demo peers profile # for the shell that has the time limit
-export out scratch
+export out scratch bin
 write_results
 stage instructions 30 instructions
-stage conformance 150 bin/cuda --test-threads=1
-stage golden 90 bin/golden --test-threads=1
-stage devices 60 bin/compare_devices examples-c/data
+stage conformance 150 "$bin/cuda" --test-threads=1
+stage golden 90 "$bin/golden" --test-threads=1
+stage devices 60 "$bin/compare_devices" examples-c/data
 stage demo 60 demo
-stage bench 150 bin/bench all "$out/bench.json"
+stage bench 150 "$bin/bench" all "$out/bench.json"
 stage profile 90 profile
 # A row that is begun in time may take another minute to compile.
 export peers_seconds=$((LIMIT - SECONDS - 70))
