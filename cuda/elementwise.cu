@@ -1,5 +1,6 @@
 // Element-wise ops: unary functions and their gradients, affine maps, casts, broadcasting arithmetic.
-// Floor: bytes read and written over the bandwidth. A thread moves a run of 16 bytes of the narrower type: four floats, eight halves; which function it is, is a parameter: all threads take the same branch, which costs nothing beside the memory.
+// Floor: bytes read and written over the bandwidth. A thread moves a run of 16 bytes of the narrower type: four floats, eight halves; which function it is,
+// is a parameter: all threads take the same branch, which costs nothing beside the memory.
 #include "device/fewstep.cuh"
 #include "parts/run.cuh"
 

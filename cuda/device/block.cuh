@@ -8,15 +8,12 @@ namespace fs {
 /// at the same barrier; none may have left the kernel.
 FEWSTEP_DEVICE void sync_threads(FEWSTEP_SITE) { ptx::block_sync(FEWSTEP_HERE); }
 
-/// This thread's earlier writes are seen by every other thread of the device before its later ones (fence.acq_rel.gpu).
-FEWSTEP_DEVICE void thread_fence() { ptx::thread_fence(); }
-
-/// Adds to *p and returns what was there. Only on integers: their order does not change the result, a float's would.
+/// Adds to *p and returns what was there; orders nothing else. Only on integers: their order does not change the result, a float's would.
 FEWSTEP_DEVICE uint32_t atomic_add(uint32_t* p, uint32_t value) { return ptx::atomic_add(p, value); }
-/// The same, and a message from those who added before to those who add later (atom.acq_rel.gpu): what this thread has written, and what it has seen others
-/// write, its block before a barrier among them, is seen by whoever finds the sum, and by that one's block behind a barrier. That is a fence of one
-/// thread instead of all, which costs a tenth. A "last block" kernel (parts/last_block.cuh): write a partial result; sync_threads(); let one thread add 1 to a counter; the
-/// block that gets grid - 1 back sums the partial results, in their order, with load_l2(). No block may ever wait for another.
+/// The same, and a message from those who add before to those who add later (atom.acq_rel.gpu): what this thread has written, and what its block has before
+/// a barrier, is seen by whoever adds later, and by that one's block behind a barrier. So one thread orders the writes of all. A "last block" kernel
+/// (parts/last_block.cuh): write a partial result; sync_threads(); let one thread add 1 to a counter; the block that gets grid - 1 back sums the partial
+/// results, in their order, with load_l2(). No block may ever wait for another.
 FEWSTEP_DEVICE uint32_t atomic_add_ordered(uint32_t* p, uint32_t value) { return ptx::atomic_add_ordered(p, value); }
 /// Raises *p to at least `value` and returns what was there.
 FEWSTEP_DEVICE uint32_t atomic_max(uint32_t* p, uint32_t value) { return ptx::atomic_max(p, value); }

@@ -14,7 +14,6 @@ FEWSTEP_PTX Index grid_size() { return {gridDim.x, gridDim.y, gridDim.z}; }
 // ---- synchronisation
 FEWSTEP_PTX void block_sync() { __syncthreads(); }
 FEWSTEP_PTX void warp_sync(uint32_t lanes) { __syncwarp(lanes); }
-FEWSTEP_PTX void thread_fence() { __threadfence(); }
 FEWSTEP_PTX uint32_t atomic_add(uint32_t* p, uint32_t value) { return atomicAdd(p, value); }
 FEWSTEP_PTX uint32_t atomic_add_ordered(uint32_t* p, uint32_t value) {
   uint32_t old;

@@ -29,12 +29,14 @@ FEWSTEP_DEVICE void warp_sync(uint32_t lanes FEWSTEP_AND_SITE) {
   emulator::collective(lanes, nullptr, nullptr, emulator::Agreement::operation, fewstep_site);
 }
 FEWSTEP_DEVICE int keep(int x) { return x; }
-FEWSTEP_DEVICE void thread_fence() {}  // the atomics below order everything: a missing fence is not found
 FEWSTEP_DEVICE uint32_t atomic_add(uint32_t* p, uint32_t value) {
+  emulator::poll();
+  return __atomic_fetch_add(p, value, __ATOMIC_RELAXED);
+}
+FEWSTEP_DEVICE uint32_t atomic_add_ordered(uint32_t* p, uint32_t value) {
   emulator::poll();
   return __atomic_fetch_add(p, value, __ATOMIC_ACQ_REL);
 }
-FEWSTEP_DEVICE uint32_t atomic_add_ordered(uint32_t* p, uint32_t value) { return atomic_add(p, value); }
 FEWSTEP_DEVICE uint32_t atomic_max(uint32_t* p, uint32_t value) {
   emulator::poll();
   uint32_t seen = __atomic_load_n(p, __ATOMIC_ACQUIRE);

@@ -102,9 +102,13 @@ FEWSTEP_DEVICE void tile_moments(float* tile, const Quad& total, const Moments& 
   const int channel = Share<P>::channel(), count = fs::min(channels - channel, 4), tiles = pixels / P::kRows;
   const int image = int(fs::block_index().x) / tiles, piece = int(fs::block_index().x) % tiles;
   float* to = m.of + (image * channels + channel) * 2;
+  if (tiles == 1) {
+    if (Share<P>::part() == 0) store_moments(to, own, count);
+    return;
+  }
   float* pieces = m.pieces + (image * tiles * channels + channel) * 2;
-  if (Share<P>::part() == 0) store_moments(tiles == 1 ? to : pieces + piece * channels * 2, own, count);
-  if (tiles > 1 && is_last(counters + image * int(fs::grid_size().y) + int(fs::block_index().y), tiles)) {
+  if (Share<P>::part() == 0) store_moments(pieces + piece * channels * 2, own, count);
+  if (is_last(counters + image * int(fs::grid_size().y) + int(fs::block_index().y), tiles)) {
     merge_moments<P>(pieces, tiles, channels * 2, count, channels % 4 == 0, room, to);
   }
 }

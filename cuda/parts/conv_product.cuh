@@ -71,7 +71,7 @@ FEWSTEP_DEVICE void begin_copies(RowCopies<P>& t, const Window& w, const typenam
   t.columns = column < columns ? (columns - column + t.kRowsPerPass - 1) / t.kRowsPerPass : 0;
   t.channels = fs::keep(padded_channels<T>(w.in_c));
   t.k = first_step * P::kDepth + t.first_k();
-  t.weights = weights + (column * depth + t.k);
+  t.weights = weights + (fs::min(column, columns - 1) * depth + t.k);
   t.tap = digits_of(t.k, w.taps_w, t.channels);
   t.advance = digits_of(P::kDepth, w.taps_w, t.channels);
   t.place = fs::keep(P::place(t.first_row(), t.first_k() / kChunk<T>));

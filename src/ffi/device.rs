@@ -141,7 +141,7 @@ fn count(device: i32) -> Result<u32> {
 /// driver, with one that is too old, without a GPU, and in a library that was built without CUDA kernels. fewstep_device_get_info of device 0 then says which.
 /// Opens no device. The first call about CUDA loads the driver, which may take some tenths of a second; a library without CUDA kernels never does.
 ///
-/// Any thread may call. Returns OK, INVALID_ARGUMENT or OUT_OF_MEMORY (the driver did not start for lack of it).
+/// Any thread may call. Returns OK, INVALID_ARGUMENT, OUT_OF_MEMORY (the driver did not start for lack of it) or what else the driver answered.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_device_count(device: i32, out: *mut u32) -> fewstep_status {
     // SAFETY: `out` is NULL or valid by the header's contract.

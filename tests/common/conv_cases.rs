@@ -143,6 +143,7 @@ pub const MEASURED: &[Measured] = &[
     ([1, 8, 8], &[8], 4, true, false),
     ([3, 4, 8], &[20], 5, false, false),      // no whole runs of halves
     ([2, 16, 16], &[24, 40], 4, true, false), // a group has channels of both
+    ([6, 16, 16], &[64], 4, true, false),     // enough for tiles of 128 rows, two an image
     ([2, 8, 16], &[64], 1, false, true),
     ([2, 8, 8], &[520], 65, true, false), // two slabs
     ([1, 8, 8], &[3, 4], 7, true, false),

@@ -171,8 +171,7 @@ FEWSTEP_KERNEL(64, test_last_block, const float* x, float* partial, uint32_t* co
   value = block_sum<false>(value, red);
   if (thread == 0) {
     partial[block] = value;
-    fs::thread_fence();
-    last[0] = fs::atomic_add(counter, 1) == blocks - 1;
+    last[0] = fs::atomic_add_ordered(counter, 1) == blocks - 1;
   }
   fs::sync_threads();
   if (!last[0] || thread) return;

@@ -37,6 +37,8 @@ const Conv shapes[] = {
   conv({3, 2, 2, 24}, 8, {3, 3}, 1, {1, 1, 1, 1}),     // maps smaller than the kernel
   conv({1, 5, 11, 6}, 34, {1, 4}, 3, {2, 3, 0, 1}),    // padding beyond the kernel
   conv({1, 4, 5, 64}, 5, {5, 5}, 3, {2, 2, 2, 2}),
+  conv({1, 20, 2, 1}, 3, {15, 1}, 1, {7, 0, 7, 0}),    // as many taps as there are bits, and a few beyond the sum's end
+  conv({1, 2, 20, 1}, 3, {1, 15}, 1, {0, 7, 0, 7}),
 };
 
 /// A result must be near the answer: sums in f32 err by about √terms roundings of a typical sum, of which 3 · 2⁻²⁴ · √terms of the

@@ -165,7 +165,7 @@ void everywhere(std::vector<int32_t> architectures) {
         for (const int32_t architecture : architectures) {
           const Settings settings{.seed = seed, .copies = copies, .architecture = architecture};
           for (const Tile tile : {small, large}) problem.run(settings, tile, 1);
-          problem.run(settings, 32, most_slices);
+          problem.run(settings, small, most_slices);
         }
       }
     }

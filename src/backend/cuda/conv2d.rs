@@ -18,8 +18,8 @@ const TENSOR_THREADS: u32 = 128;
 /// Steps of the summed index that a block takes at a time on ordinary and on tensor cores.
 const DEPTH: [usize; 2] = [16, 32];
 /// No index of a kernel exceeds this; the rest of 31 bits is for tiles that reach beyond the last element.
-const LIMIT: usize = i32::MAX as usize - (1 << 16);
-/// A sum is cut from this many steps on: below, the second launch costs more than it saves.
+const LIMIT: usize = i32::MAX as usize - (1 << 20);
+/// A sum is cut from this many steps on: below, adding the parts costs more than it saves.
 const WORTH_CUTTING: usize = 16;
 /// Fewest steps of a slice: two of them only fill the pipeline.
 const SHORTEST_SLICE: usize = 4;
@@ -215,7 +215,7 @@ impl Tiling {
         let steps = depth.div_ceil(DEPTH[usize::from(dtype != DType::F32)]);
         // Large blocks if they fill the device, or do so in long slices, as those of weights' gradients.
         let filled = blocks(64) >= multiprocessors || blocks(64) * (steps / LONG_SLICE).min(MOST_SLICES) >= 2 * multiprocessors;
-        // Eight warps in a large block, two in a small one: enough of either to hide the latency of shared memory.
+        // Enough warps to hide the latency of shared memory.
         let (tile, resident) = if rows > 32 && columns > 32 && filled { (64, 2) } else { (32, 4) };
         let wanted = (resident * multiprocessors / blocks(tile).max(1)).min(MOST_SLICES);
         let slices = if steps < WORTH_CUTTING { 1 } else { wanted.clamp(1, steps / SHORTEST_SLICE) };
@@ -299,6 +299,7 @@ mod tests {
     use super::*;
 
     const H200: Target = Target { capability: 90, multiprocessors: 132 };
+    const EMULATED: Target = Target { capability: 80, multiprocessors: 8 };
 
     #[test]
     fn tilings_fill_the_device() {
@@ -309,6 +310,8 @@ mod tests {
         // 64 images of 32x32x64: 1024 large blocks, or 512 tall ones.
         assert_eq!(tiles(65_536, 64, 576, DType::F32), (64, 64, 1));
         assert_eq!(tiles(65_536, 64, 576, DType::F16), (128, 64, 1));
+        // The table of measured norms on the emulator's eight multiprocessors (tests/common/conv_cases.rs): tall.
+        assert_eq!(Tiling::of(6 * 256, 64, 1, 72, DType::F16, EMULATED).or_tall(6 * 256, 64, 1, EMULATED).rows, TALL);
         // 16 images of 16x16x128: too few tall blocks.
         assert_eq!(tiles(4096, 128, 1152, DType::F16), (64, 64, 2));
         // One image of 8x8x128: eight small blocks, whose 72 steps are cut.
@@ -324,6 +327,10 @@ mod tests {
         let geometry = ConvGeometry { kernel: [3, 3], stride: 1, pad: [1; 4] };
         assert!(Conv::of([1, 1024, 1024, 64], [1, 1024, 1024, 64], geometry, DType::F32).is_ok());
         assert!(Conv::of([32, 1024, 1024, 64], [32, 1024, 1024, 64], geometry, DType::F32).is_err());
+        for (kernel, fits) in [([15, 15], true), ([16, 1], false), ([1, 16], false)] {
+            let wide = ConvGeometry { kernel, ..geometry };
+            assert_eq!(Conv::of([1, 32, 32, 8], [1, 20, 20, 8], wide, DType::F16).is_ok(), fits, "{kernel:?}");
+        }
         let far = ConvGeometry { pad: [usize::MAX, 1, 1, 1], ..geometry };
         assert!(Conv::of([1, 8, 8, 8], [1, 8, 8, 8], far, DType::F32).is_err());
         assert_eq!(packed_len(PackFor::Forward, geometry, &[1 << 16, 1 << 16, 3, 3], DType::F32), None);

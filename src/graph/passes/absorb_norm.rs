@@ -145,7 +145,12 @@ fn read_once(graph: &Graph, uses: &[usize], mut value: ValueId) -> bool {
 fn sources(graph: &Graph, value: ValueId, n: usize) -> Option<Vec<usize>> {
     let (at, _) = origin(graph, value)?;
     let node = &graph.nodes()[at];
-    let parts = if matches!(node.op, Op::Concat(_)) { node.inputs.clone() } else { vec![value] };
+    let joined = matches!(node.op, Op::Concat(_));
+    // A view with other channels is of no use.
+    if joined && graph.shape(value).last() != graph.shape(node.outputs[0]).last() {
+        return None;
+    }
+    let parts = if joined { node.inputs.clone() } else { vec![value] };
     let conv = |part: &ValueId| {
         let (at, output) = origin(graph, *part)?;
         let y = graph.shape(graph.nodes()[at].outputs[0]);
