@@ -312,8 +312,10 @@ mod tests {
         assert_eq!(tiles(65_536, 64, 576, DType::F16), (128, 64, 1));
         // The table of measured norms on the emulator's eight multiprocessors (tests/common/conv_cases.rs): tall.
         assert_eq!(Tiling::of(6 * 256, 64, 1, 72, DType::F16, EMULATED).or_tall(6 * 256, 64, 1, EMULATED).rows, TALL);
-        // 16 images of 16x16x128: too few tall blocks.
-        assert_eq!(tiles(4096, 128, 1152, DType::F16), (64, 64, 2));
+        // 16 images of 16x16x256: too few tall blocks.
+        assert_eq!(tiles(4096, 256, 2304, DType::F16), (64, 64, 1));
+        // Weights' gradients of 64 images of 32x32x64: nine large blocks, each sum in long slices.
+        assert_eq!(tiles(576, 64, 65_536, DType::F16), (64, 64, 29));
         // One image of 8x8x128: eight small blocks, whose 72 steps are cut.
         assert_eq!(tiles(64, 128, 1152, DType::F32), (32, 32, 18));
         // A sum too short to cut.
