@@ -1449,7 +1449,7 @@ FEWSTEP_API fewstep_status fewstep_cancel_token_destroy(fewstep_cancel_token *to
  * driver, with one that is too old, without a GPU, and in a library that was built without CUDA kernels. fewstep_device_get_info of device 0 then says which.
  * Opens no device. The first call about CUDA loads the driver, which may take some tenths of a second; a library without CUDA kernels never does.
  *
- * Any thread may call. Returns OK, INVALID_ARGUMENT or OUT_OF_MEMORY (the driver did not start for lack of it).
+ * Any thread may call. Returns OK, INVALID_ARGUMENT, OUT_OF_MEMORY (the driver did not start for lack of it) or what else the driver answered.
  */
 FEWSTEP_API
 fewstep_status fewstep_device_count(int32_t device,

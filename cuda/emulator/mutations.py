@@ -32,7 +32,7 @@ BUGS = [
     ("first pixel of a parity negative", "parts/conv_shape.cuh", "  if (first < 0) first += stride;\n", "", "conv2d", "f32, odd shapes"),
     ("last pixels of the weight gradient left out", "conv2d_weight_grad.cu", "(pixels + P::kDepth - 1) / P::kDepth", "pixels / P::kDepth", "conv2d", "f32, odd shapes"),
     ("channels normalised before all scales are there", "parts/conv_norm.cuh", "n.scale, n.shift);\n  fs::sync_threads();", "n.scale, n.shift);", "conv_norm", "f16, shapes"),
-    ("padding is normalised too", "parts/conv_norm.cuh", "    if (!is_inside(copies, bits, i)) continue;\n", "", "conv_norm", "f16, shapes"),
+    ("padding is normalised too", "parts/conv_norm.cuh", "if (!is_inside(copies, bits, i)) continue;", "if (!bits) continue;", "conv_norm", "f16, shapes"),
     ("group ends where the first source ends", "parts/conv_norm.cuh", "channel - n.first_channels) * 2", "channel) * 2", "conv_norm", "f32, shapes"),
     ("variance of the means left out", "parts/conv_norm.cuh", "variance += fs::fma(m[0] - mean, m[0] - mean, m[1])", "variance += m[1]", "conv_norm", "f32, shapes"),
     ("pieces of another image merged", "parts/conv_moments.cuh", "(image * tiles * channels + channel) * 2", "(channel) * 2", "conv_norm", "f32, shapes"),
