@@ -5,8 +5,8 @@
 // Tiles: 128 pixels by 64 channels (half and bf16) where that leaves enough blocks, else 64 by 64, else 32 by 32 for the small maps of a U-Net, of which a
 // 64 by 64 grid has too few blocks (8x8x128: two). Where those are still too few, `slices` blocks share a tile, each a fixed part of k, and the last of
 // them to end adds the parts in their order: no second launch, which would cost more than the addition, and the same bits in every run.
-// What bounds the large tiles on an H200 (benches/gpu/README.md) is the rate at which instructions start: for the 32 mma of a warp and stage there are
-// about 100 others, of which the copies are half; all that is the same for every stage is computed before the loop.
+// For the 32 mma of a warp and stage there are about 100 other instructions, of which the copies are half: all that is the same for every stage is computed
+// before the loop. With 240 others an H200's issue slots were 54 % busy, its first-level and shared memory 65 %, its L2 57 %.
 // Shared memory: three stages of (rows + columns) x 64 bytes, 36864, 24576 and 12288 bytes; float has 80 bytes a row, 30720 and 15360. At the end the sums
 // pass through the same memory.
 //
