@@ -103,7 +103,7 @@ FEWSTEP_DEVICE void copy_async_16(void* shared, const void* global, uint32_t byt
   if (!emulator::is_shared(shared, 16)) {
     emulator::fail(FEWSTEP_EMU_WRONG_SPACE, fewstep_site, "cp.async to %p, which is not in the block's shared memory", shared);
   }
-  if (emulator::is_local(global) || emulator::is_shared(global, 1)) {
+  if (bytes && (emulator::is_local(global) || emulator::is_shared(global, 1))) {
     emulator::fail(FEWSTEP_EMU_WRONG_SPACE, fewstep_site, "cp.async from %p, which is not in global memory", global);
   }
   const emulator::Copy copy{shared, global, bytes};

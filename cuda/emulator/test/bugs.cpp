@@ -150,6 +150,7 @@ int main() {
     {"ldmatrix from global memory", [] { named_with_input("bug_ldmatrix_global", FEWSTEP_EMU_WRONG_SPACE, "ldmatrix row"); }},
     {"cp.async to global memory", [] { named_with_input("bug_copy_to_global", FEWSTEP_EMU_WRONG_SPACE, "cp.async to"); }},
     {"cp.async from shared memory", [] { named_with_input("bug_copy_from_shared", FEWSTEP_EMU_WRONG_SPACE, "cp.async from"); }},
+    {"cp.async of nothing from shared memory", [] { named_with_input("copy_nothing_from_shared", FEWSTEP_EMU_OK, ""); }},
     {"polling within a block goes on, for another block it is an error", waiting},
     {"last block sums, 1 and 4 host threads, seeds 0 to 4", last_block},
     {"impossible launches", shapes},
