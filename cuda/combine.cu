@@ -55,9 +55,8 @@ FEWSTEP_DEVICE uint32_t select(const float* x, int row, uint32_t rank, uint32_t*
       found[1] = rank - before;
     }
     fs::sync_threads();
-    prefix = found[0];
+    prefix = found[0];  // written again only after two more barriers
     rank = found[1];
-    fs::sync_threads();
   }
   return prefix;
 }

@@ -9,6 +9,7 @@
 // - pieces: few large slabs are cut along the positions; a first launch leaves mean and squares of every piece, the second merges them.
 // Sums run over x - pivot, the group's first element, so that a large common offset costs no digits, and in an order that the shape alone fixes.
 #include "device/fewstep.cuh"
+#include "parts/group_moments.cuh"
 #include "parts/norm_slab.cuh"
 
 namespace {
@@ -133,8 +134,6 @@ FEWSTEP_DEVICE void apply(const Rows& rows, T* y, const Slab& s, const Norm& nor
     });
   }
 }
-
-FEWSTEP_DEVICE float rstd_of(float variance, float eps) { return fs::div_rn(1.0f, fs::sqrt_rn(variance + eps)); }
 
 // What the forward pass is given besides x, and what it leaves besides y.
 struct Affine {
@@ -287,52 +286,19 @@ FEWSTEP_DEVICE void forward_of_pieces(const T* x, const Affine& affine, const fl
 
 // ---- of moments
 
-// Mean and biased variance over a sample's positions of the first `first_channels` channels [N][first_channels][2], and of the others
-// [N][C - first_channels][2] (null if there are none).
-struct ChannelMoments {
-  const float* first;
-  const float* second;
-  int first_channels;
-};
-
-struct Moments {
-  float mean, variance;
-};
-
-FEWSTEP_DEVICE Moments moments_of(const ChannelMoments& m, int channels, int sample, int channel) {
-  const int others = channels - m.first_channels, after = channel - m.first_channels;
-  const float* at = after < 0 ? m.first + (int64_t(sample) * m.first_channels + channel) * 2 : m.second + (int64_t(sample) * others + after) * 2;
-  const fs::u32x2 pair = fs::load_8(at);
-  return {fs::bit_cast<float>(pair.x), fs::bit_cast<float>(pair.y)};
-}
-
-// Those of a group. Its channels have as many positions each, so that its mean is the mean of means, and its variance the mean of variances plus the
-// variance of means; summed about the first channel's mean, so that a large common offset costs no digits.
-FEWSTEP_DEVICE Moments group_moments(const ChannelMoments& m, const Norm& norm, int sample, int group) {
-  const int width = norm.channels / norm.groups, begin = group * width;
-  const float pivot = moments_of(m, norm.channels, sample, begin).mean;
-  float sum = 0, variance = 0;
-  for (int c = begin + 1; c < begin + width; c++) sum += moments_of(m, norm.channels, sample, c).mean - pivot;
-  const float mean = pivot + sum / float(width);
-  for (int c = begin; c < begin + width; c++) {
-    const Moments own = moments_of(m, norm.channels, sample, c);
-    variance += fs::fma(own.mean - mean, own.mean - mean, own.variance);
-  }
-  return {mean, variance / float(width)};
-}
-
-// norm(x) = x scale[column] + shift[column] for the slab's channels, a channel a thread. Where mean is large against 1 / rstd, x scale and shift cancel: fma
-// multiplies x exactly, so what is lost is shift's own rounding, no more than 2^-24 |mean| scale, and x itself was rounded to 2^-24 |x| or worse.
+// norm(x) = x scale[column] + shift[column] for the slab's channels, a channel a thread.
 FEWSTEP_DEVICE void fill_scales(const ChannelMoments& m, const Affine& affine, const Slab& s, const Norm& norm, float* scale, float* shift,
                                 const Statistics& results) {
+  const ChannelMoments moments = of_sample(m, norm.channels, s.sample);
   for (int column = int(fs::thread_index().x); column < s.width; column += kThreads) {
-    const int channel = s.channel + column, group = channel / s.group_channels;
+    const int channel = s.channel + column, group = channel / s.group_channels, begin = group * s.group_channels;
     const float gamma = affine.gamma[channel], beta = affine.beta[channel];
-    const Moments own = group_moments(m, norm, s.sample, group);
+    const MeanVariance own = group_moments(moments, begin, s.group_channels);
     const float rstd = rstd_of(own.variance, affine.eps);
-    scale[column] = gamma * rstd;
-    shift[column] = fs::fma(-own.mean, gamma * rstd, beta);
-    if (s.split == 0 && channel == group * s.group_channels) {
+    const ScaleShift both = scale_shift(own.mean, rstd, gamma, beta);
+    scale[column] = both.scale;
+    shift[column] = both.shift;
+    if (s.split == 0 && channel == begin) {
       results.mean[s.sample * norm.groups + group] = own.mean;
       results.rstd[s.sample * norm.groups + group] = rstd;
     }

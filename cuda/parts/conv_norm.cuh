@@ -7,14 +7,14 @@
 #include "parts/conv_product.cuh"
 #include "parts/conv_shape.cuh"
 #include "parts/digits.cuh"
+#include "parts/group_moments.cuh"
 
 namespace {
 
 // The most channels, as in src/backend/cuda/conv2d.rs: 4 KiB of shared memory for their scales and shifts.
 constexpr int kNormChannels = 512;
 
-// gamma, beta [channels]; moments of the first `first_channels` channels [N][first_channels][2] and of the others [N][channels - first_channels][2]: mean and
-// variance of each channel. src/backend/cuda/conv2d.rs passes the same.
+// gamma, beta [channels]; first, second, first_channels: ChannelMoments. src/backend/cuda/conv2d.rs passes the same.
 struct ConvNorm {
   const float* gamma;
   const float* beta;
@@ -24,31 +24,18 @@ struct ConvNorm {
   float eps;
 };
 
-FEWSTEP_DEVICE const float* moments_of(const ConvNorm& n, int channels, int image, int channel) {
-  if (channel < n.first_channels) return n.first + (image * n.first_channels + channel) * 2;
-  return n.second + (image * (channels - n.first_channels) + channel - n.first_channels) * 2;
-}
-
-// norm(x) = x scale[channel] + shift[channel], for all channels of an image and zeros for what pads them; a channel a thread. All channels have as many
-// pixels, so that the group's mean is the mean of means, and its variance that of the variances plus the variance of the means.
-// Where mean is large against 1 / rstd, x scale and shift cancel: fma multiplies x exactly, so what is lost is shift's own rounding, no more than
-// 2^-24 |mean| scale; x itself was rounded to 2^-24 |x| or worse, and that error times scale is in the result in any case.
+// norm(x) = x scale[channel] + shift[channel], for all channels of an image and zeros for what pads them; a channel a thread.
 template <class T>
 FEWSTEP_DEVICE void fill_norm(const ConvNorm& n, int channels, int image, int threads, float* scale, float* shift) {
   const int width = channels / n.groups, padded = padded_channels<T>(channels);
+  const ChannelMoments moments = of_sample({n.first, n.second, n.first_channels}, channels, image);
   for (int c = int(fs::thread_index().x); c < padded; c += threads) {
     scale[c] = shift[c] = 0;
     if (c >= channels) continue;
-    const int begin = c / width * width;
-    float mean = 0, variance = 0;
-    for (int k = begin; k < begin + width; k++) mean += moments_of(n, channels, image, k)[0];
-    mean /= float(width);
-    for (int k = begin; k < begin + width; k++) {
-      const float* m = moments_of(n, channels, image, k);
-      variance += fs::fma(m[0] - mean, m[0] - mean, m[1]);
-    }
-    scale[c] = n.gamma[c] * fs::div_rn(1.0f, fs::sqrt_rn(variance / float(width) + n.eps));
-    shift[c] = fs::fma(-mean, scale[c], n.beta[c]);
+    const MeanVariance group = group_moments(moments, c / width * width, width);
+    const ScaleShift both = scale_shift(group.mean, rstd_of(group.variance, n.eps), n.gamma[c], n.beta[c]);
+    scale[c] = both.scale;
+    shift[c] = both.shift;
   }
 }
 

@@ -11,10 +11,8 @@ FEWSTEP_DEVICE float block_sum(float value, float* partials) {
   value = fs::warp_sum(value);
   if (fs::lane() == 0) partials[fs::warp()] = value;
   fs::sync_threads();
-  float sum = fs::lane() < warps ? partials[fs::lane()] : 0.0f;
-  sum = fs::warp_sum(sum);
-  fs::sync_threads();
-  return sum;
+  const float sum = fs::lane() < warps ? partials[fs::lane()] : 0.0f;
+  return fs::warp_sum(sum);
 }
 
 }  // namespace
