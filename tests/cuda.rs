@@ -89,5 +89,11 @@ fn run_table(cases: Vec<Case>) {
     for (dtype, tolerance) in NMSE {
         failures.extend(cases.iter().filter_map(|case| check_narrow(&backend, case, dtype, tolerance).err()));
     }
-    assert!(failures.is_empty(), "{} of {} cases failed:\n{}", failures.len(), cases.len(), failures[..failures.len().min(20)].join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} failures in {} cases, each in three precisions:\n{}",
+        failures.len(),
+        cases.len(),
+        failures[..failures.len().min(20)].join("\n")
+    );
 }

@@ -108,20 +108,25 @@ pub const NORMALISED: &[Normalised] = &[
     ([2, 8, 8], &[6, 10], 8, 4, 5, 1, [2; 4]),
 ];
 
+/// convolutions of inputs of five channels -> concat; the value and its channels.
+fn joined_convolutions(case: &mut Case, [n, h, w]: [usize; 3], joined: &[usize]) -> (ValueId, usize) {
+    let mut sources = vec![];
+    for (k, channels) in joined.iter().enumerate() {
+        let x = case.input(&[n, h, w, 5]);
+        let (weight, bias) = (case.state(&format!("w{k}"), &[*channels, 5, 3, 3]), case.state(&format!("b{k}"), &[*channels]));
+        sources.push(case.graph.conv2d(x, weight, Some(bias), 1, [1; 4]).expect("conv2d"));
+    }
+    let x = if sources.len() > 1 { case.op(Concat, &sources) } else { sources[0] };
+    (x, joined.iter().sum())
+}
+
 /// convolutions -> concat -> group norm -> convolution.
 pub fn normalised() -> Vec<Case> {
     let mut cases = vec![];
     for (i, shape) in NORMALISED.iter().enumerate() {
         let &([n, h, w], joined, groups, o, kernel, stride, pad) = shape;
         let mut case = Case::new(format!("normalised {shape:?}"));
-        let c: usize = joined.iter().sum();
-        let mut sources = vec![];
-        for (k, channels) in joined.iter().enumerate() {
-            let x = case.input(&[n, h, w, 5]);
-            let (weight, bias) = (case.state(&format!("w{k}"), &[*channels, 5, 3, 3]), case.state(&format!("b{k}"), &[*channels]));
-            sources.push(case.graph.conv2d(x, weight, Some(bias), 1, [1; 4]).expect("conv2d"));
-        }
-        let x = if sources.len() > 1 { case.op(Concat, &sources) } else { sources[0] };
+        let (x, c) = joined_convolutions(&mut case, [n, h, w], joined);
         let (gamma, beta) = (case.state("gamma", &[c]), case.state("beta", &[c]));
         let normed = case.graph.group_norm(x, gamma, beta, groups, 1e-5, i % 2 == 0).expect("a norm");
         let weight = case.state("w", &[o, c, kernel, kernel]);
@@ -155,14 +160,7 @@ pub fn measured() -> Vec<Case> {
     for shape in MEASURED {
         let &([n, h, w], joined, groups, silu, tokens) = shape;
         let mut case = Case::new(format!("measured {shape:?}"));
-        let c: usize = joined.iter().sum();
-        let mut sources = vec![];
-        for (k, channels) in joined.iter().enumerate() {
-            let x = case.input(&[n, h, w, 5]);
-            let (weight, bias) = (case.state(&format!("w{k}"), &[*channels, 5, 3, 3]), case.state(&format!("b{k}"), &[*channels]));
-            sources.push(case.graph.conv2d(x, weight, Some(bias), 1, [1; 4]).expect("conv2d"));
-        }
-        let mut x = if sources.len() > 1 { case.op(Concat, &sources) } else { sources[0] };
+        let (mut x, c) = joined_convolutions(&mut case, [n, h, w], joined);
         if tokens {
             x = case.graph.reshape(x, &[n, h * w, c]).expect("a view");
         }

@@ -8,7 +8,7 @@ macro_rules! op_tests {
             conv2d => $crate::common::conv_cases::forward,
             conv2d_fused => $crate::common::conv_cases::fused,
             conv2d_normalised => $crate::common::conv_cases::normalised,
-            conv2d_measured => $crate::common::conv_cases::measured,
+            group_norm_of_moments => $crate::common::conv_cases::measured,
             conv2d_merged => $crate::common::conv_cases::merged,
             conv2d_gradients => $crate::common::conv_cases::gradients,
             unary => $crate::common::cases::unary,
