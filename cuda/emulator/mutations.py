@@ -4,15 +4,17 @@
     mutations.py ROOT SUITE [NAME ...]
 
 ROOT: the repository, in which `make -C cuda/emulator test libcuda` and `make -C cuda/emulator libcuda SANITIZE=thread` have been run. SUITE: the built
-test binary of tests/cuda.rs. Names: these bugs alone, without writing anything; else all, and cuda/emulator/MUTATIONS.md anew. Exits with 1 if a bug
-survives.
+test binary of tests/cuda.rs. Names: these bugs alone, without writing anything; else all, and cuda/emulator/MUTATIONS.md anew. Exits with 1 if one is not
+caught.
 """
+import concurrent.futures
 import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 
 # What was planted, file, text, replacement, program, and the check that must fail. `suite` is tests/cuda.rs, `races` the same under ThreadSanitizer, which
 # must report a race; all others are cuda/emulator/test.
@@ -33,8 +35,7 @@ BUGS = [
     ("last pixels of the weight gradient left out", "conv2d_weight_grad.cu", "(pixels + P::kDepth - 1) / P::kDepth", "pixels / P::kDepth", "conv2d", "f32, odd shapes"),
     ("channels normalised before all scales are there", "parts/conv_norm.cuh", "n.scale, n.shift);\n  fs::sync_threads();", "n.scale, n.shift);", "conv_norm", "f16, shapes"),
     ("padding is normalised too", "parts/conv_norm.cuh", "if (!is_inside(copies, bits, i)) continue;", "if (!bits) continue;", "conv_norm", "f16, shapes"),
-    ("group ends where the first source ends", "parts/conv_norm.cuh", "channel - n.first_channels) * 2", "channel) * 2", "conv_norm", "f32, shapes"),
-    ("variance of the means left out", "parts/conv_norm.cuh", "variance += fs::fma(m[0] - mean, m[0] - mean, m[1])", "variance += m[1]", "conv_norm", "f32, shapes"),
+    ("variance of the means left out", "parts/group_moments.cuh", "variance += fs::fma(own.mean - mean, own.mean - mean, own.variance)", "variance += own.variance", "conv_norm", "f32, shapes"),
     ("pieces of another image merged", "parts/conv_moments.cuh", "(image * tiles * channels + channel) * 2", "(channel) * 2", "conv_norm", "f32, shapes"),
     ("a column's threads read sums that are not there yet", "parts/conv_moments.cuh", "x * 4, own);\n  fs::sync_threads();", "x * 4, own);", "conv_norm", "f32, shapes"),
     ("m16n8k8 pair of sm_75 multiplies the first half of b twice", "device/mma.cuh", "d, a[2], a[3], b[1] FEWSTEP", "d, a[2], a[3], b[0] FEWSTEP", "conv2d", "f16, odd shapes"),
@@ -42,7 +43,7 @@ BUGS = [
     ("no barrier before a group is summed", "group_norm.cu", "(own));\n  fs::sync_threads();\n", "(own));\n", "norm", "f32"),
     ("ragged end of a slab is summed too", "parts/norm_slab.cuh", "if (i < count) sum.v[i] += term.v[i];", "if (i <= count) sum.v[i] += term.v[i];", "norm", "f32"),
     ("gradient by the wrong group's mean", "group_norm_grad.cu", "rstd * rstd * s2[g]", "rstd * rstd * s2[s.groups - 1 - g]", "norm", "f32"),
-    ("channels of the second value counted from the first one's", "group_norm.cu", "int64_t(sample) * others + after", "int64_t(sample) * others + channel", "norm", "f32"),
+    ("channels of the second value counted from the first one's", "parts/group_moments.cuh", "sample.second + after * 2", "sample.second + channel * 2", "norm", "f32"),
     ("scales read before all are there", "group_norm.cu", "shifts, results);\n  fs::sync_threads();\n", "shifts, results);\n", "norm", "f16"),
     ("last kept row is not loaded", "group_norm.cu", "if (at < s.end && s.column < s.width) rows", "if (at < s.end - 1 && s.column < s.width) rows", "norm", "bf16"),
     ("runs of a ragged slab moved whole", "parts/norm_slab.cuh", "&& s.width % kRun<T> == 0", "&& s.width > 0", "norm", "f16"),
@@ -66,11 +67,6 @@ BUGS = [
 BARRIER = "fs::sync_threads();"
 # The op tables are tests named after files in cuda/, by their first word; these parts have other names.
 OPS = {"last": "conv", "pipeline": "conv"}
-# Barriers without which there is no race, and why.
-NEEDLESS = {
-    "no barrier 4 in combine.cu": "what it guards, `found`, is written again only after two more barriers, those around the next counting",
-    "no barrier 2 in reduce.cuh": "it lets a kernel use `partials` again at once; every kernel calls block_sum once, at its end",
-}
 
 TIME_LIMIT = 900
 
@@ -85,26 +81,35 @@ def barriers(cuda):
             while source.count(source[start:end]) > 1:
                 start = source.rindex("\n", 0, start)
             text, word = source[start:end], re.split("[_.]", path.name)[0]
-            what = f"no barrier {number} in {path.name}"
-            if what in NEEDLESS:
-                continue
-            yield what, str(path.relative_to(cuda)), text, text.removesuffix(BARRIER), "races", f"conformance::{OPS.get(word, word)}"
+            yield f"no barrier {number} in {path.name}", str(path.relative_to(cuda)), text, text.removesuffix(BARRIER), "races", f"conformance::{OPS.get(word, word)}"
+
+
+class Undecided(Exception):
+    """Neither caught nor survived: the bug does not compile, say."""
+
+
+def run(command, environment=os.environ):
+    """Runs a command to its end; returns it with what it printed."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, timeout=TIME_LIMIT)
+    except subprocess.TimeoutExpired:
+        raise Undecided(f"{command[0]} took longer than {TIME_LIMIT} s") from None
 
 
 def make(cuda, *targets):
-    """Builds in the copy; the compiler's words if it fails."""
-    command = ["make", "-s", "-j2", "-C", str(cuda / "emulator"), *targets]
-    done = subprocess.run(command, capture_output=True, text=True)
+    """Builds in the copy."""
+    done = run(["make", "-s", "-C", str(cuda / "emulator"), *targets])
     if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+        raise Undecided(f"make {' '.join(targets)} failed:\n{done.stderr[-3000:]}")
 
 
 def races(work, check, suite, manifest):
     """The check with the first race that is reported in its tests."""
     make(work / "cuda", "libcuda", "SANITIZE=thread")
-    command = [work / "cuda/emulator/test/suite_races", work / "target/emulator-thread", manifest, suite, check]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIME_LIMIT)
+    done = run([work / "cuda/emulator/test/suite_races", work / "target/emulator-thread", manifest, suite, check])
     found = re.search(r"^SUMMARY: ThreadSanitizer: (data race .*)$", done.stdout, re.M)
+    if bool(found) != (done.returncode != 0):
+        raise Undecided(f"the tests ended with {done.returncode}, yet the race found is {found and found[1]}\n{done.stdout[-3000:]}")
     return {check: found[1]} if found else {}
 
 
@@ -115,60 +120,72 @@ def failures(work, program, suite, manifest):
         make(work / "cuda", "libcuda")
         environment = os.environ | {"LD_LIBRARY_PATH": str(built), "FEWSTEP_EMU_MANIFEST": str(manifest)}
         command = [suite, "conformance", "--test-threads=1"]
-        pattern = r"^test (?P<name>\S+) \.\.\. FAILED"
+        pattern = r"^---- (?P<name>\S+) stdout ----\n\n.* panicked at .*\n(?:\d+ failures .*\n)?(?P<why>.*)$"
     else:
         binary = {"norm": "test_group_norm"}.get(program, f"test_{program}")
         make(work / "cuda", f"../../target/emulator/{binary}")
         environment, command = os.environ, [str(built / binary)]
         pattern = r"^\S+\s+(?P<name>.*?)\s+FAILED\s+[\d.]+ ms: (?P<why>.*)$"
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, timeout=TIME_LIMIT)
-    found = {m["name"]: m.groupdict().get("why", "") for m in re.finditer(pattern, done.stdout, re.M)}
+    done = run(command, environment)
+    found = {m["name"]: m["why"] for m in re.finditer(pattern, done.stdout, re.M)}
     if bool(found) != (done.returncode != 0):
-        sys.exit(f"{command[0]} ended with {done.returncode}, yet these failed: {list(found)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        raise Undecided(f"{command[0]} ended with {done.returncode}, yet these failed: {list(found)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return found
 
 
 def plant(work, bug):
-    """Writes one bug into the copy; returns how to take it out again."""
-    what, file, text, replacement, _, _ = bug
+    """Writes one bug into the copy."""
+    _, file, text, replacement, _, _ = bug
     path = work / "cuda" / file
     original = path.read_text()
     if original.count(text) != 1:
-        sys.exit(f"{what}: cuda/{file} has the text {original.count(text)} times, not once: {text!r}")
+        raise Undecided(f"cuda/{file} has the text {original.count(text)} times, not once: {text!r}")
     path.write_text(original.replace(text, replacement))
 
 
-def fresh(root, work, built):
-    """The copy as it was, objects included, so that only what a bug touches is built."""
-    shutil.rmtree(work, ignore_errors=True)
+def fresh(root, built):
+    """A copy as it was, objects included, so that only what a bug touches is built."""
+    (root / "target/mutations").mkdir(exist_ok=True)
+    work = pathlib.Path(tempfile.mkdtemp(dir=root / "target/mutations"))
     for part in ("cuda", built):
         shutil.copytree(root / part, work / part)
+    return work
+
+
+def judge(root, suite, bug):
+    """The bug's row for the table, or nothing if it is not seen to be caught; says which."""
+    what, file, _, _, program, check = bug
+    work = fresh(root, "target/emulator-thread" if program == "races" else "target/emulator")
+    manifest = root / "target/cuda/manifest.txt"
+    try:
+        plant(work, bug)
+        failed = races(work, check, suite, manifest) if program == "races" else failures(work, program, suite, manifest)
+    except Undecided as reason:
+        print(f"UNDECIDED {what}: {reason}", flush=True)
+        return None
+    finally:
+        shutil.rmtree(work)
+    caught = next((name for name in failed if name.startswith(check)), None)
+    if not caught:
+        print(f"SURVIVED  {what}; failed instead: {list(failed)}", flush=True)
+        return None
+    print(f"caught    {what}: {caught}", flush=True)
+    why = re.sub(r"0x[0-9a-f]{6,}", "0x…", failed[caught]).replace("|", "\\|")
+    return f"| {what} | `cuda/{file}` | {program}: {caught} | {why} |"
 
 
 def main():
     root, suite, names = pathlib.Path(sys.argv[1]).resolve(), sys.argv[2], sys.argv[3:]
-    work = root / "target/mutations"
-    manifest = root / "target/cuda/manifest.txt"
     bugs = [*BUGS, *barriers(root / "cuda")]
     if unknown := set(names) - {bug[0] for bug in bugs}:
         sys.exit(f"no such bug: {unknown}")
     chosen = [bug for bug in bugs if not names or bug[0] in names]
-    rows, survivors = [], []
-    for bug in chosen:
-        what, file, _, _, program, check = bug
-        fresh(root, work, "target/emulator-thread" if program == "races" else "target/emulator")
-        plant(work, bug)
-        failed = races(work, check, suite, manifest) if program == "races" else failures(work, program, suite, manifest)
-        caught = next((name for name in failed if name.startswith(check)), None)
-        print(f"{'caught  ' if caught else 'SURVIVED'} {what}" + (f": {caught}" if caught else f"; failed instead: {list(failed)}"), flush=True)
-        if not caught:
-            survivors.append(what)
-        else:
-            why = re.sub(r"0x[0-9a-f]{6,}", "0x…", failed[caught]).replace("|", "\\|")
-            rows.append(f"| {what} | `cuda/{file}` | {program}: {caught} | {why} |")
-    shutil.rmtree(work, ignore_errors=True)
-    if survivors:
-        sys.exit(f"{len(survivors)} of {len(chosen)} bugs survived: {survivors}")
+    shutil.rmtree(root / "target/mutations", ignore_errors=True)
+    # Most of the time a compiler works on a single file: one bug a processor.
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        rows = list(pool.map(lambda bug: judge(root, suite, bug), chosen))
+    if missing := [bug[0] for bug, row in zip(chosen, rows) if not row]:
+        sys.exit(f"{len(missing)} of {len(chosen)} bugs are not caught: {missing}")
     if not names:
         write_table(root / "cuda/emulator/MUTATIONS.md", rows)
 
