@@ -79,6 +79,7 @@ struct Room {
 template <class A, class Rows, class T>
 FEWSTEP_DEVICE void statistics(const Rows& rows, const T* slab, const Slab& s, const Norm& norm, const Room& room) {
   constexpr int N = A::kN;
+  if (s.groups > 1 && s.width > s.stride) fs::trap();  // a thread sums for one group
   const T* first = slab + s.begin * norm.channels;
   Run<N> sum = {}, squares = {};
   for (int column = s.column; column < s.width; column += s.stride) {

@@ -341,6 +341,9 @@ pub const NORMS: &[(&[usize], usize)] = &[
     (&[2, 20, 20, 48], 4),  // whole runs in every type, a thread left over beside them
     (&[1, 50, 50, 40], 10), // more positions than a block keeps
     (&[1, 61, 69, 9], 1),
+    (&[2, 3, 1036], 4), // groups that make whole runs together, but more of them than a block has threads
+    (&[1, 2, 1026], 2),
+    (&[1, 3, 2100], 1), // one group of more
 ];
 
 /// Normalised numbers below 4 from statistics over up to 1e5 numbers: a few roundings of the centred input; gradients subtract two means.

@@ -93,9 +93,16 @@ impl Cut {
         self.run / gcd(self.run, self.group_channels())
     }
 
-    /// About so many groups, as a slab can have.
+    /// About so many groups, as a slab can have. With several of them a row is one run a thread at most: a thread sums for one group.
     fn slab(&self, groups: usize) -> usize {
-        groups.next_multiple_of(self.least()).min(self.groups).min(MAX_SLAB_GROUPS)
+        let slab = groups.next_multiple_of(self.least()).min(self.groups).min(MAX_SLAB_GROUPS);
+        let run = if self.is_whole(slab) { self.run } else { RAGGED_RUN };
+        if slab * self.group_channels() <= THREADS as usize * run { slab } else { (THREADS as usize * RAGGED_RUN / self.group_channels()).max(1) }
+    }
+
+    /// Whether all runs of slabs of so many groups are whole.
+    fn is_whole(&self, slab_groups: usize) -> bool {
+        self.channels.is_multiple_of(self.run) && (slab_groups * self.group_channels()).is_multiple_of(self.run)
     }
 
     /// Half as wide; false where it would not be whole runs any more.
@@ -122,8 +129,7 @@ impl Cut {
 
     fn is_kept(&self) -> bool {
         let lanes = self.slab_groups * self.group_channels() / self.run;
-        let whole = self.channels.is_multiple_of(self.run) && (self.slab_groups * self.group_channels()).is_multiple_of(self.run);
-        whole && lanes <= THREADS as usize && self.positions.div_ceil(THREADS as usize / lanes) <= KEPT
+        self.is_whole(self.slab_groups) && lanes <= THREADS as usize && self.positions.div_ceil(THREADS as usize / lanes) <= KEPT
     }
 
     /// For a norm by moments: as many blocks as fit the device at once, or more where those would have much to do.
