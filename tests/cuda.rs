@@ -7,6 +7,8 @@ mod common;
 #[path = "cuda/conformance.rs"]
 mod conformance;
 mod ffi_common;
+#[path = "cuda/foreign.rs"]
+mod foreign;
 #[path = "cuda/launches.rs"]
 mod launches;
 #[path = "cuda/networks.rs"]

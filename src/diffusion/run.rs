@@ -3,7 +3,7 @@
 use super::philox::Purpose;
 use super::sampler::{Clip, Table};
 use crate::backend::{Backend, Executable, HostSlice, as_bytes};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Status};
 use crate::graph::ops::{Assign, Combine, DynamicThreshold, RandomNormal, UnaryKind};
 use crate::graph::{Graph, TensorType, ValueId};
 use crate::nn::{Model, UNet};
@@ -197,7 +197,7 @@ impl SamplingRun {
 
     /// Runs until the whole run or one more sampler step is done, or `budget` has passed; at least one op runs. Returns true when the run is done.
     pub fn step(&mut self, budget: Option<Duration>, whole: bool) -> Result<bool> {
-        let mut at = self.cursor.ok_or_else(|| Error::state("begin the run before stepping it"))?;
+        let mut at = self.cursor.ok_or_else(|| Error::state("the run was not begun; begin it before stepping it"))?;
         let start = Instant::now();
         let segments = self.exec.plan().segments();
         let end = segments.last().map_or(0, |s| s.end);
@@ -207,9 +207,14 @@ impl SamplingRun {
         }
         let Some(budget) = budget else {
             // In one call: a GPU then starts the whole of it as one graph.
-            self.exec.run(at..stop.max(at))?;
-            self.cursor = Some(stop.max(at));
-            return Ok(stop >= end);
+            let done = self.exec.run(at..stop.max(at));
+            // A run that failed half way cannot be gone on with; one that was refused can.
+            self.cursor = match &done {
+                Ok(()) => Some(stop.max(at)),
+                Err(e) if e.status == Status::State => Some(at),
+                Err(_) => None,
+            };
+            return done.map(|()| stop >= end);
         };
         while at < stop {
             self.exec.run(at..at + 1)?;
@@ -247,7 +252,7 @@ impl SamplingRun {
 
     /// The state x_t [N,H,W,C] as it is now: after the last complete step.
     pub fn read(&mut self) -> Result<HostSlice<'_, f32>> {
-        let at = self.cursor.ok_or_else(|| Error::state("begin the run before reading it"))?;
+        let at = self.cursor.ok_or_else(|| Error::state("the run was not begun; begin it before reading it"))?;
         self.draw(at)?;
         let x = self.exec.storage_bytes(X)?.of::<f32>()?;
         match x.iter().position(|v| !v.is_finite()) {

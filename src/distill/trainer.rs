@@ -97,7 +97,9 @@ impl Default for TrainerOptions {
 
 impl TrainerOptions {
     fn check(&self) -> Result<()> {
-        let positive = |name: &str, v: f64| if v > 0.0 { Ok(()) } else { Err(Error::invalid(format!("{name} is {v}; it must be above 0"))) };
+        // Optimizers compute in f32: there too a number must be what was meant.
+        let positive = |name: &str, v: f64| if v as f32 > 0.0 { Ok(()) } else { Err(Error::invalid(format!("{name} is {v}; it must be above 0 in f32"))) };
+        let finite = |name: &str, v: f64| if (v as f32).is_finite() { Ok(()) } else { Err(Error::invalid(format!("{name} is {v}; it must be finite in f32"))) };
         let fraction = |name: &str, v: f64| if (0.0..1.0).contains(&v) { Ok(()) } else { Err(Error::invalid(format!("{name} is {v}; it must be in [0, 1)"))) };
         if self.batch == 0 || self.batch > 1 << 20 {
             return Err(Error::invalid(format!("batch is {}; it must be in 1..=1048576", self.batch)));
@@ -117,7 +119,11 @@ impl TrainerOptions {
         for (name, v) in [("beta1", self.beta1), ("beta2", self.beta2), ("ema_decay", self.ema_decay)] {
             fraction(name, v)?;
         }
-        if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
+        for (name, v) in [("learning_rate", self.learning_rate), ("eps", self.eps), ("weight_decay", self.weight_decay)] {
+            finite(name, v)?;
+        }
+        finite("learning_rate times weight_decay", self.learning_rate * self.weight_decay)?;
+        if self.weight_decay < 0.0 {
             return Err(Error::invalid(format!("weight_decay is {}; it must be 0 or more", self.weight_decay)));
         }
         if self.terms.iter().any(|t| !t.weight.is_finite()) {
@@ -197,8 +203,7 @@ impl Trainer {
         check_networks(student, teacher, dataset, &options)?;
         let schedule = student.scheduler.noise_schedule()?;
         if options.terms.iter().any(|t| t.objective.needs_cache()) {
-            grid::check_pairs(schedule.len(), &options.pairs)?;
-            grid::check_chain(&options.pairs)?;
+            grid::check(schedule.len(), &options.pairs)?;
         }
         let TrainingGraph { graph, draws, updates, results, update } = TrainingGraph::new(student, teacher, dataset, &schedule, &options)?;
         let exec = backend.compile(&graph)?;
@@ -253,8 +258,9 @@ impl Trainer {
         if let Some(labels) = &cache.labels {
             self.exec.bind("cache.labels", labels.clone())?;
         }
+        self.exec.prepare()?;
         self.cache = Some(cache);
-        self.exec.prepare()
+        Ok(())
     }
 
     /// One step. A loss or gradient that is not finite changes nothing and is a numeric error; gradients of a scaled loss are first tried at smaller scales.
@@ -329,7 +335,7 @@ impl Trainer {
             model.weights.insert(name.clone(), Arc::new(Tensor::from_slice(&shape, &data)?));
         }
         if !self.options.pairs.is_empty() {
-            model.student = Some(StudentInfo { version: 1, pairs: self.options.pairs.clone(), teacher_substeps: self.options.substeps });
+            model.student = Some(StudentInfo { version: StudentInfo::VERSION, pairs: self.options.pairs.clone(), teacher_substeps: self.options.substeps });
         }
         Ok(model)
     }

@@ -8,7 +8,6 @@ use fewstep::ffi::runtime::*;
 use fewstep::ffi::sampler_options::*;
 use fewstep::ffi::trainer::fewstep_step_report;
 use fewstep::ffi::trainer_options::*;
-use std::ffi::c_void;
 use std::ptr::{null, null_mut};
 
 const INVALID: i32 = 1;
@@ -16,11 +15,11 @@ const UNSUPPORTED: i32 = 3;
 const OUT_OF_MEMORY: i32 = 8;
 const NO_DEVICE: i32 = 9;
 
-fn options(api: &Api) -> fewstep_runtime_options {
+pub fn options(api: &Api) -> fewstep_runtime_options {
     api.runtime_options(FEWSTEP_DEVICE_CUDA)
 }
 
-fn gpu(api: &Api) -> *mut fewstep_runtime {
+pub fn gpu(api: &Api) -> *mut fewstep_runtime {
     let mut runtime = null_mut();
     // SAFETY: valid pointers.
     api.ok(unsafe { (api.fewstep_runtime_create)(&options(api), &mut runtime) });
@@ -75,13 +74,20 @@ fn a_whole_run_is_one_copy_one_graph_and_one_read() {
     // SAFETY: valid pointers throughout.
     unsafe {
         api.ok((api.fewstep_sampler_create)(cuda, model, &api.sampler_options(4, 2), &mut sampler));
-        let before = calls().expect("counters");
-        api.begin(sampler, 1, 0, &[3, 4]);
-        api.ok((api.fewstep_sampler_run)(sampler, None, null_mut(), null()));
-        let mut out = [0f32; 2 * 64];
-        api.ok((api.fewstep_sampler_read)(sampler, out.as_mut_ptr(), out.len()));
-        let made: Vec<u64> = calls().expect("counters").iter().zip(before).map(|(a, b)| a - b).collect();
-        assert_eq!(made, [1, 1, 1, 0, 0, 0, 0], "{CALLS:?}");
+        for stepped in [false, true] {
+            let before = calls().expect("counters");
+            api.begin(sampler, 1, 0, &[3, 4]);
+            let mut done = 0;
+            api.ok(match stepped {
+                false => (api.fewstep_sampler_run)(sampler, None, null_mut(), null()),
+                true => (api.fewstep_sampler_step)(sampler, i64::MAX, &mut done),
+            });
+            assert_eq!(done != 0, stepped);
+            let mut out = [0f32; 2 * 64];
+            api.ok((api.fewstep_sampler_read)(sampler, out.as_mut_ptr(), out.len()));
+            let made: Vec<u64> = calls().expect("counters").iter().zip(before).map(|(a, b)| a - b).collect();
+            assert_eq!(made, [1, 1, 1, 0, 0, 0, 0], "stepped {stepped}: {CALLS:?}");
+        }
         api.ok((api.fewstep_sampler_destroy)(sampler));
     }
 }
@@ -251,59 +257,6 @@ fn bad_devices_get_a_sentence() {
         // SAFETY: valid pointers.
         api.fails("precision of training", unsafe { (api.fewstep_trainer_create)(cpu, model, null(), data, &options, &mut trainer) }, status, needle);
     }
-}
-
-/// A host's own context and stream, as an engine would have them.
-struct Foreign {
-    driver: libloading::Library,
-    context: *mut c_void,
-    stream: *mut c_void,
-}
-
-impl Foreign {
-    fn new() -> Self {
-        // SAFETY: the library is loaded already; the functions are declared as in cuda.h.
-        unsafe {
-            let driver = libloading::Library::new("libcuda.so.1").expect("the driver");
-            let (mut context, mut stream) = (null_mut(), null_mut());
-            let create = driver.get::<unsafe extern "C" fn(*mut *mut c_void, u32, i32) -> i32>(b"cuCtxCreate_v2\0").expect("a function");
-            assert_eq!(create(&mut context, 0, 0), 0);
-            let create = driver.get::<unsafe extern "C" fn(*mut *mut c_void, u32) -> i32>(b"cuStreamCreate\0").expect("a function");
-            assert_eq!(create(&mut stream, 1), 0);
-            Self { driver, context, stream }
-        }
-    }
-
-    /// The result of a driver function of one handle.
-    fn call(&self, name: &std::ffi::CStr, handle: *mut c_void) -> i32 {
-        // SAFETY: `name` takes one handle of this kind, which lives.
-        unsafe { self.driver.get::<unsafe extern "C" fn(*mut c_void) -> i32>(name.to_bytes_with_nul()).expect("a function")(handle) }
-    }
-}
-
-#[test]
-fn a_foreign_context_and_stream_are_used_and_left_alone() {
-    let api = Api::load();
-    let own = gpu(&api);
-    let model = api.model(own, 3);
-    let sampling = api.sampler_options(3, 2);
-    let expected = api.sample(own, model, &sampling, 5, 0, i64::MAX);
-    let foreign = Foreign::new();
-    for cuda_stream in [null_mut(), foreign.stream] {
-        let mut runtime = null_mut();
-        let options = fewstep_runtime_options { cuda_context: foreign.context, cuda_stream, ..options(&api) };
-        // SAFETY: valid pointers; the handles are used no more after they are destroyed.
-        unsafe {
-            api.ok((api.fewstep_runtime_create)(&options, &mut runtime));
-            let info = api.runtime_info(runtime);
-            assert_eq!((info.foreign_context, info.device_index, info.device_uuid), (1, 0, api.device_info(FEWSTEP_DEVICE_CUDA, 0).uuid));
-            assert_eq!(api.sample(runtime, model, &sampling, 5, 0, i64::MAX), expected);
-            (api.fewstep_runtime_destroy)(runtime);
-        }
-    }
-    assert_eq!(foreign.call(c"cuStreamSynchronize", foreign.stream), 0);
-    assert_eq!(foreign.call(c"cuStreamDestroy_v2", foreign.stream), 0);
-    assert_eq!(foreign.call(c"cuCtxDestroy_v2", foreign.context), 0);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 // Stream capture, and graphs that replay what was captured.
 #include <algorithm>
+#include <utility>
 
 #include "state.hpp"
 
@@ -40,8 +41,9 @@ FEWSTEP_CUDA_EXPORT CUresult cuStreamBeginCapture_v2(void* handle, int mode) {
     if (&stream == &d.context().null_stream) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     if (mode < CU_STREAM_CAPTURE_MODE_GLOBAL || mode > CU_STREAM_CAPTURE_MODE_RELAXED) return CUDA_ERROR_INVALID_VALUE;
     if (stream.capture) return CUDA_ERROR_ILLEGAL_STATE;
+    const bool by_relaxed = capture_mode() == CU_STREAM_CAPTURE_MODE_RELAXED;
     stream.capture = d.captures.add(
-        std::make_unique<Capture>(Capture{&stream, CUstreamCaptureMode(mode), std::this_thread::get_id(), false, {}}));
+        std::make_unique<Capture>(Capture{&stream, CUstreamCaptureMode(mode), std::this_thread::get_id(), by_relaxed, false, {}}));
     stream.capture_tails.clear();
     return CUDA_SUCCESS;
   });
@@ -66,6 +68,13 @@ FEWSTEP_CUDA_EXPORT CUresult cuStreamEndCapture(void* handle, void** result) {
     }
     d.end_capture(*capture);
     return outcome;
+  });
+}
+FEWSTEP_CUDA_EXPORT CUresult cuThreadExchangeStreamCaptureMode(int* mode) {
+  return Driver::call("cuThreadExchangeStreamCaptureMode", Needs::nothing, [&](Driver&) {
+    if (*mode < CU_STREAM_CAPTURE_MODE_GLOBAL || *mode > CU_STREAM_CAPTURE_MODE_RELAXED) return CUDA_ERROR_INVALID_VALUE;
+    *mode = std::exchange(capture_mode(), CUstreamCaptureMode(*mode));
+    return CUDA_SUCCESS;
   });
 }
 FEWSTEP_CUDA_EXPORT CUresult cuStreamIsCapturing(void* handle, int* status) {

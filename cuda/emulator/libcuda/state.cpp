@@ -151,10 +151,19 @@ CUresult Driver::enqueue(Stream& stream, std::function<CUresult()> run, Ticket* 
 
 // ---- capture
 
-bool Driver::captures_here(const Capture& capture) const {
-  if (capture.mode == CU_STREAM_CAPTURE_MODE_GLOBAL) return true;
-  return capture.mode == CU_STREAM_CAPTURE_MODE_THREAD_LOCAL && capture.thread == std::this_thread::get_id();
+CUstreamCaptureMode& capture_mode() {
+  thread_local CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
+  return mode;
 }
+
+namespace {
+bool is_own(const Capture& capture) { return capture.thread == std::this_thread::get_id(); }
+// Whether the calling thread's mode lets it make unsafe calls during the capture.
+bool is_tolerated(const Capture& capture) {
+  if (is_own(capture)) return capture_mode() == CU_STREAM_CAPTURE_MODE_RELAXED && !capture.by_relaxed;
+  return capture_mode() != CU_STREAM_CAPTURE_MODE_GLOBAL;
+}
+}  // namespace
 
 CUresult Driver::invalidate(Capture& capture, CUresult result) {
   capture.invalid = true;
@@ -164,14 +173,17 @@ CUresult Driver::invalidate(Capture& capture, CUresult result) {
 CUresult Driver::refuse_in_capture() {
   CUresult result = CUDA_SUCCESS;
   for (const auto& [handle, capture] : captures) {
-    if (captures_here(*capture)) result = invalidate(*capture, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+    const bool prohibits = is_own(*capture) ? capture->mode != CU_STREAM_CAPTURE_MODE_RELAXED : capture->mode == CU_STREAM_CAPTURE_MODE_GLOBAL;
+    if (prohibits && !is_tolerated(*capture)) result = invalidate(*capture, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
   }
   return result;
 }
 
 CUresult Driver::refuse_in_any_capture() {
   CUresult result = CUDA_SUCCESS;
-  for (const auto& [handle, capture] : captures) result = invalidate(*capture, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+  for (const auto& [handle, capture] : captures) {
+    if (!is_tolerated(*capture)) result = invalidate(*capture, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+  }
   return result;
 }
 

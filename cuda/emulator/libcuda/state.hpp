@@ -54,6 +54,7 @@ struct Capture {
   Stream* origin;
   CUstreamCaptureMode mode;
   std::thread::id thread;
+  bool by_relaxed;  // its thread had left the mode that prohibits unsafe calls
   bool invalid = false;
   Graph graph;
 };
@@ -111,6 +112,9 @@ class Table {
   std::map<const void*, std::unique_ptr<T>> objects_;
 };
 
+/// The calling thread's, cuThreadExchangeStreamCaptureMode.
+CUstreamCaptureMode& capture_mode();
+
 /// What a call needs before its own checks.
 enum class Needs { nothing, initialised, context };
 
@@ -139,12 +143,12 @@ struct Driver {
   CUresult enqueue(Stream& stream, std::function<CUresult()> run, Ticket* ticket = nullptr);
   std::vector<Ticket> predecessors(Stream& stream);
 
-  /// For calls that CUDA prohibits during a capture: fails and invalidates it. CUDA_SUCCESS if none is affected.
+  /// For calls that CUDA prohibits during a capture: fails and invalidates it. CUDA_SUCCESS if none is affected. A thread in relaxed mode may make them;
+  /// stricter than CUDA, not during a capture that it began in that mode.
   CUresult refuse_in_capture();
   /// The same whatever the capture's mode: for what cannot be captured safely at all.
   CUresult refuse_in_any_capture();
   CUresult invalidate(Capture& capture, CUresult result);
-  bool captures_here(const Capture& capture) const;
   /// Lets go of the streams and events that know the capture, and removes it.
   void end_capture(Capture& capture);
 

@@ -265,6 +265,60 @@ void refusals() {
   expect(CUDA_ERROR_STREAM_CAPTURE_UNJOINED, "cuStreamEndCapture", a, &graph);
 }
 
+/// Whether an allocation in this mode breaks a capture; `other`: one of another thread.
+void capture_mode_case(int capture, int mode, bool other, bool breaks) {
+  Session s;
+  void* stream = s.stream();
+  ok("cuStreamBeginCapture_v2", stream, capture);
+  int result = -1;
+  const auto allocate = [&] {
+    ok("cuCtxPushCurrent_v2", s.context);
+    int before = mode;
+    ok("cuThreadExchangeStreamCaptureMode", &before);
+    that(before == CU_STREAM_CAPTURE_MODE_GLOBAL, "a thread begins in mode %d", before);
+    CUdeviceptr p = 0;
+    result = cu("cuMemAlloc_v2", &p, size_t(64));
+    if (p) ok("cuMemFree_v2", p);
+    ok("cuThreadExchangeStreamCaptureMode", &before);
+    that(before == mode, "the mode was %d", before);
+    void* popped = nullptr;
+    ok("cuCtxPopCurrent_v2", &popped);
+  };
+  if (other) {
+    std::thread(allocate).join();
+  } else {
+    allocate();
+  }
+  that((result != CUDA_SUCCESS) == breaks, "capture %d, thread's mode %d, other thread %d: %d", capture, mode, other, result);
+  void* graph = nullptr;
+  expect(breaks ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED : CUDA_SUCCESS, "cuStreamEndCapture", stream, &graph);
+  if (graph) ok("cuGraphDestroy", graph);
+}
+
+void capture_modes() {
+  constexpr int global = CU_STREAM_CAPTURE_MODE_GLOBAL, local = CU_STREAM_CAPTURE_MODE_THREAD_LOCAL, relaxed = CU_STREAM_CAPTURE_MODE_RELAXED;
+  for (const int capture : {global, local}) {
+    capture_mode_case(capture, global, false, true);
+    capture_mode_case(capture, local, false, true);
+    capture_mode_case(capture, relaxed, false, false);
+    capture_mode_case(capture, global, true, true);
+    capture_mode_case(capture, local, true, false);
+    capture_mode_case(capture, relaxed, true, false);
+  }
+  Session s;
+  int mode = 3;
+  expect(CUDA_ERROR_INVALID_VALUE, "cuThreadExchangeStreamCaptureMode", &mode);
+  mode = relaxed;
+  ok("cuThreadExchangeStreamCaptureMode", &mode);
+  void *stream = s.stream(), *graph = nullptr;
+  ok("cuStreamBeginCapture_v2", stream, local);
+  CUdeviceptr p = 0;
+  expect(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "cuMemAlloc_v2", &p, size_t(64));  // stricter than CUDA
+  expect(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, "cuStreamEndCapture", stream, &graph);
+  mode = global;
+  ok("cuThreadExchangeStreamCaptureMode", &mode);
+}
+
 void sticky() {
   Session s;
   void *fault = s.function("driver_fault"), *stream = s.stream();
@@ -388,6 +442,7 @@ int main() {
     {"event queries and times", events},
     {"capture over two streams, replay three times, seeds 0 to 3", [] { for (uint64_t seed = 0; seed < 4; seed++) capture(seed); }},
     {"what a capture refuses, and ends by", refusals},
+    {"what a capture lets other threads and modes do", capture_modes},
     {"a fault loses the context until reset", sticky},
     {"memory limit, bounds, double free, leaks", memory},
     {"manifest: kernels, images, architectures, parameters", manifest},

@@ -180,12 +180,14 @@ impl Executable for CpuExecutable {
 
     fn prepare(&mut self) -> Result<()> {
         self.link()?;
-        self.run(0..self.plan.prepared())
+        let done = self.run(0..self.plan.prepared());
+        self.linked = done.is_ok(); // half prepared is not prepared
+        done
     }
 
     fn run(&mut self, range: Range<usize>) -> Result<()> {
         if !self.linked {
-            return Err(Error::state("storages were bound after the plan was prepared"));
+            return Err(Error::state("the plan is not prepared, or no longer since storages were bound"));
         }
         if range.end > self.plan.order().len() {
             return Err(Error::invalid(format!("nodes {range:?} of a plan of {}", self.plan.order().len())));

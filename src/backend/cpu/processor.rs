@@ -1,8 +1,10 @@
 //! What the processor is, for people who choose a device.
 
-/// Threads that run at once: what the process may use, not what the machine has.
+use super::kernels::pool::MAX_THREADS;
+
+/// Threads that run at once: what the process may use, not what the machine has, and no more than a pool takes.
 pub fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS)
 }
 
 /// The name that the processor gives itself; the architecture where it gives none.

@@ -31,11 +31,38 @@ unsafe impl Send for Context {}
 unsafe impl Sync for Context {}
 
 /// The context is current on this thread while this lives; then what was current before is so again.
-pub(super) struct Entered<'a>(&'a Context);
+pub(super) struct Entered<'a> {
+    context: &'a Context,
+    _relaxed: Relaxed,
+}
+
+/// While this lives, this thread may allocate and free although some thread of the program, perhaps this one, captures a stream of its own: neither is then
+/// refused, nor ends that capture (CUDA driver API, cuThreadExchangeStreamCaptureMode).
+struct Relaxed(sys::CUstreamCaptureMode);
+
+impl Relaxed {
+    fn new() -> Result<Self> {
+        let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: a valid pointer, which receives the mode until now.
+        check(unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode) }.result(), "changing the thread's capture mode")?;
+        Ok(Self(mode))
+    }
+}
+
+impl Drop for Relaxed {
+    fn drop(&mut self) {
+        // SAFETY: as above. An error has nobody to hear it.
+        let _ = unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut self.0) };
+    }
+}
+
+/// `CU_STREAM_PER_THREAD`: another stream on every thread, so that calls of two threads would not be in order.
+const STREAM_PER_THREAD: usize = 2;
 
 impl Context {
     /// The device's primary context, shared with the rest of the process, and a stream of our own in it.
     pub fn own(device: Device) -> Result<Arc<Self>> {
+        let _relaxed = Relaxed::new()?;
         // SAFETY: the device was given by the driver.
         let raw = check(unsafe { result::primary_ctx::retain(device.raw) }, format!("opening a context on {}", device.name))?;
         let mut this = Self { device, raw, stream: std::ptr::null_mut(), owned: true };
@@ -56,13 +83,25 @@ impl Context {
         if foreign.context.is_null() {
             return Err(Error::invalid("the CUDA context is NULL"));
         }
+        if foreign.stream as usize == STREAM_PER_THREAD {
+            return Err(Error::invalid("cuda_stream is CU_STREAM_PER_THREAD, which is another stream on every thread; make one with cuStreamCreate"));
+        }
         let raw: sys::CUcontext = foreign.context.cast();
-        let mut device = 0;
+        let (mut device, mut home) = (0, std::ptr::null_mut());
         // SAFETY: the context is alive by the caller's promise.
         check(unsafe { sys::cuCtxPushCurrent_v2(raw) }.result(), "entering the caller's CUDA context")?;
-        // SAFETY: valid pointers; the context that was pushed is popped again, whatever the first call answers.
-        let (found, popped) = unsafe { (sys::cuCtxGetDevice(&mut device).result(), sys::cuCtxPopCurrent_v2(&mut std::ptr::null_mut()).result()) };
+        // SAFETY: valid pointers, a live stream; the context that was pushed is popped again, whatever the other calls answer.
+        let (found, belongs, popped) = unsafe {
+            (
+                sys::cuCtxGetDevice(&mut device).result(),
+                sys::cuStreamGetCtx(foreign.stream.cast(), &mut home).result(),
+                sys::cuCtxPopCurrent_v2(&mut std::ptr::null_mut()).result(),
+            )
+        };
         check(found.and(popped), "asking the caller's CUDA context for its device")?;
+        if belongs.is_err() || home != raw {
+            return Err(Error::invalid("cuda_stream is not a stream of cuda_context"));
+        }
         let ordinal = usize::try_from(device).map_err(|_| Error::internal("a negative CUDA device"))?;
         Ok(Arc::new(Self { device: Device::of(device, ordinal)?, raw, stream: foreign.stream.cast(), owned: false }))
     }
@@ -71,20 +110,41 @@ impl Context {
     pub fn enter(&self) -> Result<Entered<'_>> {
         // SAFETY: the context is alive: ours by reference count, the caller's by promise.
         check(unsafe { sys::cuCtxPushCurrent_v2(self.raw) }.result(), "entering the CUDA context")?;
-        Ok(Entered(self))
+        match Relaxed::new() {
+            Ok(relaxed) => Ok(Entered { context: self, _relaxed: relaxed }),
+            Err(e) => {
+                pop();
+                Err(e)
+            }
+        }
+    }
+
+    /// The same for giving the stream work: refused while the caller captures it, for what we do must happen now, and once.
+    pub fn enter_to_work(&self) -> Result<Entered<'_>> {
+        let entered = self.enter()?;
+        if !self.owned {
+            let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+            // SAFETY: a valid pointer; the stream is alive and belongs to the current context.
+            let asked = unsafe { sys::cuStreamIsCapturing(self.stream, &mut status) };
+            check(asked.result(), "asking whether the caller's stream is being captured")?;
+            if status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
+                return Err(Error::state("the CUDA stream that the runtime was given is being captured; end the capture first"));
+            }
+        }
+        Ok(entered)
     }
 }
 
 impl Entered<'_> {
     /// The stream that all work goes to.
     pub fn stream(&self) -> sys::CUstream {
-        self.0.stream
+        self.context.stream
     }
 
     /// Waits until the stream has done everything; an error of a kernel comes out here.
     pub fn synchronize(&self) -> Result<()> {
         // SAFETY: the stream is alive and belongs to the current context.
-        check(unsafe { result::stream::synchronize(self.stream()) }, format!("computing on {}", self.0.device.name))
+        check(unsafe { result::stream::synchronize(self.stream()) }, format!("computing on {}", self.context.device.name))
     }
 
     /// Free bytes of device memory.
@@ -95,9 +155,14 @@ impl Entered<'_> {
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        // SAFETY: pops what `enter` pushed on this thread. An error has nobody to hear it.
-        let _ = unsafe { sys::cuCtxPopCurrent_v2(&mut std::ptr::null_mut()) };
+        pop();
     }
+}
+
+/// Takes back what `enter` pushed on this thread. An error has nobody to hear it.
+fn pop() {
+    // SAFETY: a valid pointer.
+    let _ = unsafe { sys::cuCtxPopCurrent_v2(&mut std::ptr::null_mut()) };
 }
 
 impl Drop for Context {

@@ -27,9 +27,11 @@ fn error(code: CUresult, doing: impl fmt::Display) -> Error {
     use CUresult::*;
     let status = match code {
         CUDA_ERROR_OUT_OF_MEMORY => Status::OutOfMemory,
-        CUDA_ERROR_NO_DEVICE | CUDA_ERROR_INVALID_DEVICE | CUDA_ERROR_STUB_LIBRARY => Status::NoDevice,
+        CUDA_ERROR_NO_DEVICE | CUDA_ERROR_INVALID_DEVICE | CUDA_ERROR_STUB_LIBRARY | CUDA_ERROR_DEVICE_UNAVAILABLE => Status::NoDevice,
         CUDA_ERROR_SYSTEM_DRIVER_MISMATCH | CUDA_ERROR_UNSUPPORTED_PTX_VERSION | CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE => Status::DriverTooOld,
-        CUDA_ERROR_NO_BINARY_FOR_GPU | CUDA_ERROR_NOT_SUPPORTED => Status::Unsupported,
+        CUDA_ERROR_NO_BINARY_FOR_GPU | CUDA_ERROR_NOT_SUPPORTED | CUDA_ERROR_JIT_COMPILER_NOT_FOUND | CUDA_ERROR_JIT_COMPILATION_DISABLED => {
+            Status::Unsupported
+        }
         CUDA_ERROR_ILLEGAL_ADDRESS
         | CUDA_ERROR_ILLEGAL_INSTRUCTION
         | CUDA_ERROR_MISALIGNED_ADDRESS
@@ -40,9 +42,18 @@ fn error(code: CUresult, doing: impl fmt::Display) -> Error {
         | CUDA_ERROR_LAUNCH_TIMEOUT
         | CUDA_ERROR_ASSERT
         | CUDA_ERROR_ECC_UNCORRECTABLE
-        | CUDA_ERROR_DEVICE_UNAVAILABLE
+        | CUDA_ERROR_NVLINK_UNCORRECTABLE
+        | CUDA_ERROR_CONTAINED
+        | CUDA_ERROR_MPS_CLIENT_TERMINATED
+        | CUDA_ERROR_MPS_RPC_FAILURE
+        | CUDA_ERROR_UNKNOWN
         | CUDA_ERROR_CONTEXT_IS_DESTROYED => Status::DeviceLost,
-        CUDA_ERROR_DEINITIALIZED => Status::State,
+        // The last: a child of `fork`, which cannot use the parent's driver.
+        CUDA_ERROR_DEINITIALIZED | CUDA_ERROR_NOT_INITIALIZED => Status::State,
+        // The program captures a stream, and what was called cannot be part of that.
+        CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED | CUDA_ERROR_STREAM_CAPTURE_INVALIDATED | CUDA_ERROR_STREAM_CAPTURE_IMPLICIT => Status::State,
+        // Contexts and streams are ours, and right, or the caller's.
+        CUDA_ERROR_INVALID_CONTEXT | CUDA_ERROR_INVALID_HANDLE => Status::InvalidArgument,
         _ => Status::Panic,
     };
     let known = DriverError(code);

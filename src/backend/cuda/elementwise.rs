@@ -76,9 +76,9 @@ pub(super) fn binary(kind: BinaryKind, site: &Site) -> Result<Lowered> {
         let launch = Launch::over(site.kernel("binary", 0)?, threads(n, site.inputs[0].dtype), THREADS)?;
         return Ok(launch.input(0).input(1).output(0).int(n)?.value(number).into());
     }
-    let launch = Launch::over(site.kernel("binary_broadcast", 0)?, n, THREADS)?;
+    let launch = Launch::over(site.kernel("binary_broadcast", 0)?, n, THREADS)?.input(0).input(1).output(0).int(n)?;
     let places = Broadcast::of(&site.inputs[0].shape, &site.inputs[1].shape, &site.outputs[0].shape)?;
-    Ok(launch.input(0).input(1).output(0).int(n)?.value(number).value(places).into())
+    Ok(launch.value(number).value(places).into())
 }
 
 /// A result's dimensions and the operands' strides under them, as the kernel takes them.
@@ -110,7 +110,7 @@ impl Broadcast {
         let mut next = [1i32; 2];
         for (d, (size, repeated)) in dims.iter().rev().enumerate() {
             let d = 3 - d;
-            this.shape[d] = *size as i32; // fits: the whole result does, as the launch has checked
+            this.shape[d] = *size as i32; // fits: the whole result does, which the caller has seen to
             for k in 0..2 {
                 if !repeated[k] {
                     this.strides[k][d] = next[k];

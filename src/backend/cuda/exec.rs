@@ -1,6 +1,6 @@
 //! The CUDA executable: launches with their addresses in place, and the graphs captured of them.
 
-use super::context::Context;
+use super::context::{Context, Entered};
 use super::graph::{CaptureStream, Captured};
 use super::kernels::Kernels;
 use super::launch::{Arg, Lowered, Ready};
@@ -206,10 +206,9 @@ impl CudaExecutable {
     }
 
     /// Starts the copy of the inputs if they have changed.
-    fn upload_inputs(&mut self) -> Result<()> {
+    fn upload_inputs(&mut self, entered: &Entered) -> Result<()> {
         if self.changed {
-            let entered = self.shared.context.enter()?;
-            self.inputs.upload(&entered, &self.persistent)?;
+            self.inputs.upload(entered, &self.persistent)?;
             (self.changed, self.copying) = (false, true);
         }
         Ok(())
@@ -308,9 +307,13 @@ impl Executable for CudaExecutable {
     }
 
     fn prepare(&mut self) -> Result<()> {
-        self.link()?;
-        self.run(0..self.plan.prepared())?;
-        self.capture_graphs()
+        let done = self.link().and_then(|()| self.run(0..self.plan.prepared())).and_then(|()| self.capture_graphs());
+        if done.is_err() {
+            // Half prepared is not prepared.
+            self.graphs.clear();
+            self.ready.clear();
+        }
+        done
     }
 
     fn is_asynchronous(&self) -> bool {
@@ -326,10 +329,12 @@ impl Executable for CudaExecutable {
             return Err(Error::invalid(format!("nodes {range:?} of a plan of {}", self.plan.order().len())));
         }
         if self.ready.len() != self.plan.order().len() {
-            return Err(Error::state("storages were bound after the plan was prepared"));
+            return Err(Error::state("the plan is not prepared, or no longer since storages were bound"));
         }
-        self.upload_inputs()?;
-        let entered = self.shared.context.enter()?;
+        // Another owner than `self`, so that the launches below can be changed while this lives.
+        let context = self.shared.context.clone();
+        let entered = context.enter_to_work()?;
+        self.upload_inputs(&entered)?;
         let mut at = range.start;
         while at < range.end {
             // The longest graph that begins here, so that a run that was stopped somewhere goes on by whole segments.

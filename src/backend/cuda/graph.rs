@@ -15,6 +15,16 @@ pub(super) struct Captured {
 // SAFETY: used by one thread at a time, as its executable is; the driver does not tie it to a thread.
 unsafe impl Send for Captured {}
 
+/// What was captured; not needed once it is instantiated.
+struct Graph(sys::CUgraph);
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: made by `end_capture`, destroyed once. An error has nobody to hear it.
+        let _ = unsafe { result::graph::destroy(self.0) };
+    }
+}
+
 /// A stream that is only captured, never run: the caller's may be the default stream, which cannot be.
 pub(super) struct CaptureStream {
     context: Arc<Context>,
@@ -41,15 +51,10 @@ impl CaptureStream {
         check(unsafe { result::stream::begin_capture(self.raw, mode) }, "starting to capture a graph")?;
         let enqueued = enqueue(&entered, self.raw);
         // Ends in any case, so that the stream is usable again. SAFETY: begun above.
-        let graph = unsafe { result::stream::end_capture(self.raw) };
-        enqueued?;
-        let graph = check(graph, "capturing a graph")?;
-        // SAFETY: a whole graph, which is not needed once it is instantiated.
-        let exec = unsafe {
-            let exec = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
-            let _ = result::graph::destroy(graph);
-            check(exec, "instantiating a graph")?
-        };
+        let graph = check(unsafe { result::stream::end_capture(self.raw) }, "capturing a graph");
+        let graph = enqueued.and(graph.map(Graph))?;
+        // SAFETY: a whole graph.
+        let exec = check(unsafe { result::graph::instantiate(graph.0, sys::CUgraphInstantiate_flags(0)) }, "instantiating a graph")?;
         let captured = Captured { context: self.context.clone(), exec };
         // SAFETY: both are alive. Uploading now keeps the first launch as short as the others.
         check(unsafe { result::graph::upload(exec, entered.stream()) }, "uploading a graph")?;

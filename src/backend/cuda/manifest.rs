@@ -1,5 +1,5 @@
 //! The kernels that the build compiled. What is here was read from the compiled images (build/kernels.rs), not from their sources.
-#![allow(dead_code)] // until there is a driver layer to launch them
+#![allow(dead_code)] // what a kernel needs is read by tests alone
 
 /// One source file of `cuda/`, compiled.
 pub(crate) struct Module {

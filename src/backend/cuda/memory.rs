@@ -21,7 +21,7 @@ impl DeviceBuffer {
         if len == 0 {
             return Ok(this);
         }
-        let entered = context.enter()?;
+        let entered = context.enter_to_work()?;
         let free = entered.free_memory()?;
         let doing = || format!("{what}: allocating {len} bytes on {} ({free} are free)", context.device.name);
         if len > free {
@@ -46,7 +46,7 @@ impl DeviceBuffer {
 
     /// Overwrites bytes from `at` on. Done with `bytes` when it returns; ordered with the stream's other work.
     pub fn write(&mut self, at: usize, bytes: &[u8]) -> Result<()> {
-        let entered = self.context.enter()?;
+        let entered = self.context.enter_to_work()?;
         let to = self.at(at, bytes.len())?;
         // SAFETY: inside the buffer; the wait below keeps `bytes` alive until the copy is done.
         check(unsafe { result::memcpy_htod_async(to, bytes, entered.stream()) }, "copying to the device")?;
@@ -55,7 +55,7 @@ impl DeviceBuffer {
 
     /// Reads bytes from `at` on, after everything that the stream has to do.
     pub fn read(&self, at: usize, bytes: &mut [u8]) -> Result<()> {
-        let entered = self.context.enter()?;
+        let entered = self.context.enter_to_work()?;
         let from = self.at(at, bytes.len())?;
         // SAFETY: inside the buffer; the wait below keeps `bytes` borrowed until the copy is done.
         check(unsafe { result::memcpy_dtoh_async(bytes, from, entered.stream()) }, "copying from the device")?;

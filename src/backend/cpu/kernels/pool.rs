@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// How long an idle worker spins before it parks: longer than the gap between two kernels of one evaluation, short enough to cost nothing.
 const SPIN: Duration = Duration::from_micros(40);
 /// Most threads a pool can have; the worker count must fit the low half of the state word and slots size scratch.
-const MAX_THREADS: usize = 1024;
+pub const MAX_THREADS: usize = 1024;
 /// Set in the state word while workers may still join the current job.
 const OPEN: u64 = 1 << 31;
 /// The bits of the state word that count the workers inside the current job.
@@ -60,7 +60,7 @@ impl ThreadPool {
     /// A pool in which `threads` threads compute: the calling one and `threads - 1` workers. An error when the system refuses a thread.
     pub fn new(threads: usize) -> Result<Self> {
         if threads == 0 || threads > MAX_THREADS {
-            return Err(Error::invalid(format!("thread count {threads} is not in 1..={MAX_THREADS}")));
+            return Err(Error::invalid(format!("threads is {threads}; it must be 1 to {MAX_THREADS}")));
         }
         let control = Arc::new(Control {
             state: AtomicU64::new(0),
