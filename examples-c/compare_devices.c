@@ -33,7 +33,7 @@ typedef struct {
 
 static fewstep_runtime *open_device(int32_t device) {
     fewstep_runtime_options options;
-    CHECK(fewstep_runtime_options_init(&options));
+    CHECK(fewstep_runtime_options_init(&options, sizeof options));
     options.device = device;
     fewstep_runtime *runtime;
     fewstep_status status = fewstep_runtime_create(&options, &runtime);
@@ -44,7 +44,7 @@ static fewstep_runtime *open_device(int32_t device) {
 
 static void sample(const fewstep_runtime *runtime, const fewstep_model *model, float *images, size_t pixels) {
     fewstep_sampler_options options;
-    CHECK(fewstep_sampler_options_init(&options));
+    CHECK(fewstep_sampler_options_init(&options, sizeof options));
     options.kind = FEWSTEP_SAMPLER_DDIM;
     options.spacing = FEWSTEP_SPACING_TRAILING;
     options.clip = FEWSTEP_CLIP_NONE;
@@ -57,7 +57,7 @@ static void sample(const fewstep_runtime *runtime, const fewstep_model *model, f
     for (int i = 0; i < SAMPLES; i++) labels[i] = i % 10;
     fewstep_conditioning classes = {FEWSTEP_CONDITIONING_CLASS_LABELS, 0, labels, SAMPLES};
     fewstep_begin_options begin;
-    CHECK(fewstep_begin_options_init(&begin));
+    CHECK(fewstep_begin_options_init(&begin, sizeof begin));
     begin.seed = 7;
     begin.conditionings = &classes;
     begin.conditioning_count = 1;
@@ -77,7 +77,7 @@ static int32_t note_loss(void *user, const fewstep_progress *p) {
 static fewstep_model *train(const fewstep_runtime *runtime, const fewstep_model *teacher, float *losses) {
     static const uint32_t channels[] = {16, 32};
     fewstep_student_options smaller;
-    CHECK(fewstep_student_options_init(&smaller));
+    CHECK(fewstep_student_options_init(&smaller, sizeof smaller));
     smaller.block_out_channels = channels;
     smaller.block_count = 2;
     smaller.layers_per_block = 1;
@@ -89,7 +89,7 @@ static fewstep_model *train(const fewstep_runtime *runtime, const fewstep_model 
     CHECK(fewstep_model_derive_student(runtime, teacher, &smaller, &student));
     fewstep_term term = {.objective = FEWSTEP_OBJECTIVE_TEACHER_FORCED, .step_weight = FEWSTEP_WEIGHT_STATE, .norm = FEWSTEP_NORM_L2, .weight = 1};
     fewstep_trainer_options options;
-    CHECK(fewstep_trainer_options_init(&options));
+    CHECK(fewstep_trainer_options_init(&options, sizeof options));
     options.seed = 1;
     options.batch = BATCH;
     options.terms = &term;

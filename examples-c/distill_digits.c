@@ -72,7 +72,7 @@ static void sample_row(const fewstep_runtime *runtime, row *r, const int32_t *la
     r->bytes = info.weight_bytes;
 
     fewstep_sampler_options options;
-    CHECK(fewstep_sampler_options_init(&options));
+    CHECK(fewstep_sampler_options_init(&options, sizeof options));
     options.kind = FEWSTEP_SAMPLER_DDIM;
     options.spacing = FEWSTEP_SPACING_TRAILING;
     options.clip = FEWSTEP_CLIP_NONE;
@@ -87,7 +87,7 @@ static void sample_row(const fewstep_runtime *runtime, row *r, const int32_t *la
     for (uint32_t first = 0; first < HELD_OUT; first += BATCH) {
         fewstep_conditioning classes = {FEWSTEP_CONDITIONING_CLASS_LABELS, 0, labels + first, BATCH};
         fewstep_begin_options begin;
-        CHECK(fewstep_begin_options_init(&begin));
+        CHECK(fewstep_begin_options_init(&begin, sizeof begin));
         begin.seed = EVALUATION_SEED;
         begin.first_index = first;
         begin.conditionings = &classes;
@@ -117,7 +117,7 @@ static const char *path(const char *dir, const char *name) {
 static fewstep_model *distil(const fewstep_runtime *runtime, const fewstep_model *teacher) {
     static const uint32_t channels[] = {16, 32};
     fewstep_student_options smaller;
-    CHECK(fewstep_student_options_init(&smaller));
+    CHECK(fewstep_student_options_init(&smaller, sizeof smaller));
     smaller.block_out_channels = channels;
     smaller.block_count = 2;
     smaller.layers_per_block = 1;
@@ -130,7 +130,7 @@ static fewstep_model *distil(const fewstep_runtime *runtime, const fewstep_model
 
     fewstep_term term = {.objective = FEWSTEP_OBJECTIVE_TEACHER_FORCED, .step_weight = FEWSTEP_WEIGHT_STATE, .norm = FEWSTEP_NORM_L2, .weight = 1};
     fewstep_trainer_options options;
-    CHECK(fewstep_trainer_options_init(&options));
+    CHECK(fewstep_trainer_options_init(&options, sizeof options));
     options.seed = 1;
     options.terms = &term;
     options.term_count = 1;
@@ -196,7 +196,7 @@ int main(int argc, char **argv) {
     const char *data = argv[1], *out = argv[2];
     printf("fewstep %s\n", fewstep_version_string());
     fewstep_runtime_options runtime_options;
-    CHECK(fewstep_runtime_options_init(&runtime_options));
+    CHECK(fewstep_runtime_options_init(&runtime_options, sizeof runtime_options));
     if (on_gpu) runtime_options.device = FEWSTEP_DEVICE_CUDA;
     fewstep_runtime *runtime;
     CHECK(fewstep_runtime_create(&runtime_options, &runtime));

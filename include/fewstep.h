@@ -17,8 +17,9 @@
  *
  * ERRORS. Nearly every function returns a fewstep_status; each function's comment lists its codes, and any function may return
  * FEWSTEP_STATUS_PANIC for a bug of the library. Outputs are written only on FEWSTEP_STATUS_OK. fewstep_last_error() has the details of the
- * calling thread's last failure: which argument, which file, which tensor. The library never ends the process, whatever it is given, and no
- * exception leaves it.
+ * calling thread's last failure: which argument, which file, which tensor. Bad input never ends the process, and no exception leaves the
+ * library. Memory for tensors that is not there is FEWSTEP_STATUS_OUT_OF_MEMORY; only where the system has none even for a few bytes, Rust ends
+ * the process, as it does everywhere.
  *
  * On a CUDA device any function that computes may also return FEWSTEP_STATUS_OUT_OF_MEMORY, when the device's memory does not suffice, and
  * FEWSTEP_STATUS_DEVICE_LOST, after which the runtime and all that was made from it can only be destroyed.
@@ -31,9 +32,10 @@
  * handle there is one call at a time, and a second one meanwhile, also from the first one's own callback, returns FEWSTEP_STATUS_STATE. No call may
  * run while the handle is destroyed. Callbacks run on the thread that made the call, never on a thread of the library.
  *
- * STRUCTS. A struct with struct_size may grow in later versions. Options are filled by their `_init` function and then changed; wherever a pointer
- * to options is NULL, the defaults are meant. Set struct_size to sizeof of a struct that the library fills. Arrays of structs have a count and a
- * stride in bytes.
+ * STRUCTS. A struct with struct_size may grow in later versions, at its end. Options are filled by their `_init` function, which is told their size,
+ * and then changed; wherever a pointer to options is NULL, the defaults are meant. Set struct_size to sizeof of a struct that the library fills: fields
+ * that an older library does not know stay as they are. Arrays of structs that may grow have a count and a stride in bytes; with a count of 0 the
+ * pointer is not read.
  *
  * STRINGS are UTF-8 and end with a NUL. IMAGES are 32-bit floats [N,C,H,W], nominally in [-1, 1].
  *
@@ -85,7 +87,7 @@
 #define FEWSTEP_ABI_VERSION 0
 
 /**
- * Progress of fewstep_trainer_prepare: `done` of `total` teacher evaluations.
+ * Progress of fewstep_trainer_prepare, also where fewstep_trainer_train begins with it: `done` of `total` teacher evaluations.
  */
 #define FEWSTEP_PHASE_PREPARE 1
 
@@ -474,7 +476,7 @@ typedef struct {
    */
   uint32_t struct_size;
   /**
-   * Threads that compute, the calling one included; 0 (the default) for one a core. Results do not depend on it.
+   * Threads that compute, the calling one included, at most 1024; 0 (the default) for one a core. Results do not depend on it.
    */
   uint32_t threads;
   /**
@@ -482,7 +484,7 @@ typedef struct {
    */
   int32_t device;
   /**
-   * Which device of that kind, in the NVIDIA driver's order; 0 by default. Not read where `device_uuid` or `cuda_context` says which.
+   * Which device of that kind, in the NVIDIA driver's order; 0 by default. Not read where `device_uuid` says which; must be 0 with `cuda_context`.
    */
   int32_t device_index;
   /**
@@ -512,6 +514,8 @@ typedef struct {
   void *cuda_context;
   /**
    * CUDA: a CUstream of `cuda_context` that takes all work; NULL (the default) for the context's default stream. Ours when there is no `cuda_context`.
+   * While it is being captured every function that would give it work returns FEWSTEP_STATUS_STATE; other streams may be captured meanwhile.
+   * CU_STREAM_PER_THREAD is refused.
    */
   void *cuda_stream;
 } fewstep_runtime_options;
@@ -1037,7 +1041,7 @@ typedef struct {
 
 /**
  * How a model is sampled. Fill it with fewstep_sampler_options_init, then change fields. With FEWSTEP_SAMPLER_FROM_MODEL and no pairs, only steps, eta,
- * batch, height and width are read.
+ * batch, height, width and precision are read.
  */
 typedef struct {
   /**
@@ -1049,7 +1053,7 @@ typedef struct {
    */
   int32_t kind;
   /**
-   * Number of steps; 0 (the default) for a few-step student's own number. Other models need it.
+   * Number of steps. 0 (the default) for the number of pairs, or with FEWSTEP_SAMPLER_FROM_MODEL for a few-step student's own.
    */
   uint32_t steps;
   /**
@@ -1065,7 +1069,8 @@ typedef struct {
    */
   uint32_t width;
   /**
-   * An explicit grid, sampled with DDIM; NULL by default. Replaces steps, spacing, steps_offset and diffusers_prev.
+   * An explicit grid, sampled with DDIM; NULL by default. With it spacing, steps_offset, diffusers_prev, set_alpha_to_one and use_clipped_model_output
+   * are not read, and steps is 0 or the number of pairs.
    */
   const fewstep_step_pair *pairs;
   /**
@@ -1468,11 +1473,11 @@ fewstep_status fewstep_device_get_info(int32_t device,
                                        fewstep_device_info *out);
 
 /**
- * Writes the defaults to `*options`.
+ * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
  *
  * Any thread may call. Returns OK or INVALID_ARGUMENT.
  */
-FEWSTEP_API fewstep_status fewstep_runtime_options_init(fewstep_runtime_options *options);
+FEWSTEP_API fewstep_status fewstep_runtime_options_init(fewstep_runtime_options *options, size_t struct_size);
 
 /**
  * Creates a runtime and starts its compute threads. `options` may be NULL for the defaults.
@@ -1522,8 +1527,9 @@ fewstep_status fewstep_model_open(const fewstep_runtime *runtime,
 FEWSTEP_API fewstep_status fewstep_model_open_buffer(const fewstep_runtime *runtime, const void *data, size_t size, fewstep_model **out);
 
 /**
- * The same from the files of a diffusers folder in memory: the texts of `config.json` and `scheduler_config.json` (NULL for diffusers' defaults) and the bytes of the safetensors file.
- * Everything is copied.
+ * The same from the files of a diffusers folder in memory: the texts of `config.json` and `scheduler_config.json` (NULL for diffusers' defaults) and the
+ * bytes of the safetensors file. Everything is copied. A few-step student's grid is in none of them: open a student with fewstep_model_open_buffer, from
+ * the bytes of a file of fewstep_model_save_file.
  *
  * Ownership, threads and codes as fewstep_model_open.
  */
@@ -1549,11 +1555,11 @@ fewstep_status fewstep_model_create(const fewstep_runtime *runtime,
                                     fewstep_model **out);
 
 /**
- * Writes the defaults to `*options`.
+ * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
  *
  * Any thread may call. Returns OK or INVALID_ARGUMENT.
  */
-FEWSTEP_API fewstep_status fewstep_student_options_init(fewstep_student_options *options);
+FEWSTEP_API fewstep_status fewstep_student_options_init(fewstep_student_options *options, size_t struct_size);
 
 /**
  * Makes an initial student of a teacher: a smaller architecture, random or copied weights, and the grid that it will be trained for. `options` may be
@@ -1616,11 +1622,11 @@ fewstep_status fewstep_model_pairs(const fewstep_model *model,
 FEWSTEP_API fewstep_status fewstep_model_destroy(fewstep_model *model);
 
 /**
- * Writes the defaults to `*options`.
+ * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
  *
  * Any thread may call. Returns OK or INVALID_ARGUMENT.
  */
-FEWSTEP_API fewstep_status fewstep_dataset_options_init(fewstep_dataset_options *options);
+FEWSTEP_API fewstep_status fewstep_dataset_options_init(fewstep_dataset_options *options, size_t struct_size);
 
 /**
  * Makes a dataset from the host's arrays, which are copied.
@@ -1634,7 +1640,8 @@ fewstep_status fewstep_dataset_create(const fewstep_runtime *runtime,
                                       fewstep_dataset **out);
 
 /**
- * Reads a dataset from a NumPy `.npz` archive: images [M,H,W] (one channel) or [M,H,W,C] of any number type, and integer labels [M] where `labels_name`
+ * Reads a dataset from a NumPy `.npz` archive: images [M,H,W] (one channel) or [M,H,W,C] of type float32, float16, int32,
+ * int64, uint8 or int8, and integer labels [M] where `labels_name`
  * is not NULL. Value in the model's space = value in the file * scale + shift; 1/127.5 and -1 map bytes to [-1, 1].
  *
  * Ownership and threads as fewstep_dataset_create.
@@ -1664,11 +1671,11 @@ FEWSTEP_API fewstep_status fewstep_dataset_get_info(const fewstep_dataset *datas
 FEWSTEP_API fewstep_status fewstep_dataset_destroy(fewstep_dataset *dataset);
 
 /**
- * Writes the defaults to `*options`.
+ * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
  *
  * Any thread may call. Returns OK or INVALID_ARGUMENT.
  */
-FEWSTEP_API fewstep_status fewstep_trainer_options_init(fewstep_trainer_options *options);
+FEWSTEP_API fewstep_status fewstep_trainer_options_init(fewstep_trainer_options *options, size_t struct_size);
 
 /**
  * Plans a training run and takes all the memory of its steps; the trajectory cache comes with fewstep_trainer_prepare. The student's weights are
@@ -1708,8 +1715,8 @@ fewstep_status fewstep_trainer_step(fewstep_trainer *trainer,
                                     fewstep_step_report *report);
 
 /**
- * Prepares if that is still to be done, then runs `steps` training steps and calls `progress` after each. `progress` and `cancel` may be NULL. After
- * CANCELLED the steps that were done count, and training can go on with any function.
+ * Prepares if that is still to be done, with reports of FEWSTEP_PHASE_PREPARE, then runs `steps` training steps and calls `progress` after each. `progress`
+ * and `cancel` may be NULL. After CANCELLED the steps that were done count, and training can go on with any function.
  *
  * One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED, NUMERIC, OUT_OF_MEMORY or STATE.
  */
@@ -1721,7 +1728,8 @@ fewstep_status fewstep_trainer_train(fewstep_trainer *trainer,
                                      const fewstep_cancel_token *cancel);
 
 /**
- * The loss of the present weights on a batch drawn with another seed; changes nothing. Fills `*report`, whose struct_size the caller has set.
+ * The loss of the present weights on a batch drawn with another seed. Prepares if that is still to be done (which takes as long as it does there), and
+ * changes nothing else. Fills `*report`, whose struct_size the caller has set.
  *
  * One thread at a time. Returns OK, INVALID_ARGUMENT, NUMERIC, OUT_OF_MEMORY or STATE.
  */
@@ -1775,18 +1783,18 @@ FEWSTEP_API
 fewstep_status fewstep_trainer_destroy(fewstep_trainer *trainer);
 
 /**
- * Writes the defaults to `*options`.
+ * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
  *
  * Any thread may call. Returns OK or INVALID_ARGUMENT.
  */
-FEWSTEP_API fewstep_status fewstep_sampler_options_init(fewstep_sampler_options *options);
+FEWSTEP_API fewstep_status fewstep_sampler_options_init(fewstep_sampler_options *options, size_t struct_size);
 
 /**
- * Writes the defaults to `*options`.
+ * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
  *
  * Any thread may call. Returns OK or INVALID_ARGUMENT.
  */
-FEWSTEP_API fewstep_status fewstep_begin_options_init(fewstep_begin_options *options);
+FEWSTEP_API fewstep_status fewstep_begin_options_init(fewstep_begin_options *options, size_t struct_size);
 
 /**
  * Plans a sampling run of a model and takes all of its memory: beginning and stepping a run allocate almost nothing. `options` may be NULL for the
@@ -1813,9 +1821,9 @@ fewstep_status fewstep_sampler_begin(fewstep_sampler *sampler,
 
 /**
  * Goes on with the run for about `budget_us` microseconds, at least one operation; it may stop in the middle of a network evaluation, and any split into
- * calls gives the same bytes. On a GPU the operations of a budget are started one by one and waited for; without a budget a whole step, or the whole
- * run, is one graph, and the call may return before it is computed: reading waits. A negative budget goes to the end of the present sampler step; INT64_MAX to the end of the run. Writes 1 to `*done`
- * when the run is done (then a further call does nothing), 0 otherwise.
+ * calls gives the same bytes. Without a budget it goes on to the end of the present sampler step (any negative number) or of the run (INT64_MAX): on a
+ * GPU that is one graph, and the call may return before it is computed: reading waits. The operations of a budget are started one by one there, and waited
+ * for. Writes 1 to `*done` when the run is done (then a further call does nothing), 0 otherwise.
  *
  * One thread at a time. Returns OK, INVALID_ARGUMENT, STATE (not begun) or OUT_OF_MEMORY.
  */
@@ -1825,8 +1833,8 @@ fewstep_status fewstep_sampler_step(fewstep_sampler *sampler,
                                     int32_t *done);
 
 /**
- * Goes on to the end of the run and calls `progress` after each sampler step. `progress` and `cancel` may be NULL. After CANCELLED the run can go on
- * with any function, or be begun again.
+ * Goes on to the end of the run and calls `progress` after each sampler step. `progress` and `cancel` may be NULL: without both the whole run is one
+ * graph on a GPU, and the call may return before it is computed: reading waits. After CANCELLED the run can go on with any function, or be begun again.
  *
  * One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED, STATE (not begun) or OUT_OF_MEMORY.
  */

@@ -111,9 +111,9 @@ std::shared_ptr<T> child(std::shared_ptr<fewstep_runtime> runtime, Make make) {
 
 // A struct of options as its C function fills it.
 template <class Options>
-Options defaults(fewstep_status (*init)(Options *)) {
+Options defaults(fewstep_status (*init)(Options *, std::size_t)) {
     Options options{};
-    check(init(&options));
+    check(init(&options, sizeof options));
     return options;
 }
 
@@ -226,6 +226,8 @@ namespace detail {
 template <class T, class F, class Call>
 void watched(std::shared_ptr<T> handle, F &progress, const CancelToken *cancel, Call call) {
     const auto token = cancel ? cancel->handle() : nullptr;
+    // Where nobody watches the library need not stop at every step.
+    if constexpr (std::is_same_v<std::decay_t<F>, NoProgress>) return check(call(handle.get(), nullptr, nullptr, token.get()));
     Relay<F> relay{progress, nullptr};
     const fewstep_status status = call(handle.get(), &Relay<F>::report, static_cast<void *>(&relay), token.get());
     if (relay.thrown) std::rethrow_exception(relay.thrown);

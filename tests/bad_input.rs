@@ -48,7 +48,7 @@ fn null_everywhere() {
         fewstep_cancel_token_destroy(null_mut()) => 0;
         fewstep_device_count(0, null_mut()) => INVALID;
         fewstep_device_get_info(0, 0, null_mut()) => INVALID;
-        fewstep_runtime_options_init(null_mut()) => INVALID;
+        fewstep_runtime_options_init(null_mut(), 0) => INVALID;
         fewstep_runtime_create(null(), null_mut()) => INVALID;
         fewstep_runtime_get_info(null(), null_mut()) => INVALID;
         fewstep_runtime_destroy(null_mut()) => 0;
@@ -56,19 +56,19 @@ fn null_everywhere() {
         fewstep_model_open_buffer(null(), null(), 0, null_mut()) => INVALID;
         fewstep_model_open_memory(null(), null(), null(), null(), 0, null_mut()) => INVALID;
         fewstep_model_create(null(), null(), null(), 0, null_mut()) => INVALID;
-        fewstep_student_options_init(null_mut()) => INVALID;
+        fewstep_student_options_init(null_mut(), 0) => INVALID;
         fewstep_model_derive_student(null(), null(), null(), null_mut()) => INVALID;
         fewstep_model_save(null(), null()) => INVALID;
         fewstep_model_save_file(null(), null()) => INVALID;
         fewstep_model_get_info(null(), null_mut()) => INVALID;
         fewstep_model_pairs(null(), null_mut(), 0, null_mut()) => INVALID;
         fewstep_model_destroy(null_mut()) => 0;
-        fewstep_dataset_options_init(null_mut()) => INVALID;
+        fewstep_dataset_options_init(null_mut(), 0) => INVALID;
         fewstep_dataset_create(null(), null(), null_mut()) => INVALID;
         fewstep_dataset_open_npz(null(), null(), null(), null(), 0.0, 0.0, null_mut()) => INVALID;
         fewstep_dataset_get_info(null(), null_mut()) => INVALID;
         fewstep_dataset_destroy(null_mut()) => 0;
-        fewstep_trainer_options_init(null_mut()) => INVALID;
+        fewstep_trainer_options_init(null_mut(), 0) => INVALID;
         fewstep_trainer_create(null(), null(), null(), null(), null(), null_mut()) => INVALID;
         fewstep_trainer_prepare(null_mut(), None, null_mut(), null()) => INVALID;
         fewstep_trainer_step(null_mut(), null_mut()) => INVALID;
@@ -79,8 +79,8 @@ fn null_everywhere() {
         fewstep_trainer_resume(null_mut(), null()) => INVALID;
         fewstep_trainer_get_info(null_mut(), null_mut()) => INVALID;
         fewstep_trainer_destroy(null_mut()) => 0;
-        fewstep_sampler_options_init(null_mut()) => INVALID;
-        fewstep_begin_options_init(null_mut()) => INVALID;
+        fewstep_sampler_options_init(null_mut(), 0) => INVALID;
+        fewstep_begin_options_init(null_mut(), 0) => INVALID;
         fewstep_sampler_create(null(), null(), null(), null_mut()) => INVALID;
         fewstep_sampler_begin(null_mut(), null()) => INVALID;
         fewstep_sampler_step(null_mut(), 0, null_mut()) => INVALID;
@@ -176,7 +176,7 @@ impl Fixture {
         // SAFETY: plain data that init fills.
         let mut o: fewstep_dataset_options = unsafe { std::mem::zeroed() };
         // SAFETY: a valid pointer.
-        self.api.ok(unsafe { (self.api.fewstep_dataset_options_init)(&mut o) });
+        self.api.ok(unsafe { (self.api.fewstep_dataset_options_init)(&mut o, size_of_val(&o)) });
         (o.dtype, o.layout, o.channels, o.height, o.width, o.count) = (FEWSTEP_DTYPE_F32, FEWSTEP_LAYOUT_NCHW, 1, 8, 8, 2);
         (o.data, o.data_size, o.labels, o.label_count) = (pixels.as_ptr().cast(), size_of_val(&pixels), labels.as_ptr(), 2);
         change(&mut o);
@@ -354,7 +354,7 @@ fn sampler_calls() {
         f.api.fails("step first", (f.api.fewstep_sampler_step)(sampler, -1, &mut done), STATE, "begin");
         f.api.fails("read first", (f.api.fewstep_sampler_read)(sampler, out.as_mut_ptr(), 64), STATE, "begin");
         let mut begin: fewstep_begin_options = std::mem::zeroed();
-        f.api.ok((f.api.fewstep_begin_options_init)(&mut begin));
+        f.api.ok((f.api.fewstep_begin_options_init)(&mut begin, size_of_val(&begin)));
         f.api.fails("no labels", (f.api.fewstep_sampler_begin)(sampler, &begin), INVALID, "labels");
         for (row, labels, status, names) in
             [("label 10", vec![10i32], INVALID, "10"), ("label -1", vec![-1], INVALID, "-1"), ("two labels", vec![1, 2], SHAPE, "labels")]
@@ -408,6 +408,9 @@ fn trainer_options() {
     row("large batch", INVALID, "batch is 1048577; it must be in 1..=1048576", &|o, _| o.batch = (1 << 20) + 1);
     row("batch", INVALID, "batch", &|o, _| o.batch = 0);
     row("rate", INVALID, "learning_rate", &|o, _| o.learning_rate = f64::NAN);
+    row("rate beyond f32", INVALID, "learning_rate", &|o, _| o.learning_rate = 1e300);
+    row("eps below f32", INVALID, "eps", &|o, _| o.eps = 1e-300);
+    row("decay beyond f32", INVALID, "weight_decay", &|o, _| (o.learning_rate, o.weight_decay) = (1e30, 1e30));
     row("beta", INVALID, "beta1", &|o, _| o.beta1 = 1.0);
     row("decay", INVALID, "decay", &|o, _| o.decay = 9);
     row("no cache", INVALID, "cache", &|o, _| o.cache_size = 0);

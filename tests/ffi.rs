@@ -4,7 +4,7 @@ mod ffi_common;
 
 use fewstep::ffi::callback::*;
 use fewstep::ffi::model::*;
-
+use fewstep::ffi::runtime::fewstep_runtime_options;
 use fewstep::ffi::sampler_options::*;
 use fewstep::ffi::trainer::*;
 use fewstep::ffi::trainer_options::*;
@@ -183,6 +183,35 @@ fn struct_sizes_follow_the_rules() {
     }
 }
 
+/// A caller with an older header gets no byte more than it has room for, one with a newer header zeros in what this version does not know.
+#[test]
+fn defaults_fill_what_the_caller_has() {
+    let _alone = alone();
+    let api = Api::load();
+    const KNOWN: usize = size_of::<fewstep_runtime_options>();
+    const FIRST: usize = std::mem::offset_of!(fewstep_runtime_options, device_uuid);
+    for size in [FIRST, KNOWN, KNOWN + 16] {
+        let mut room = [0xAAu8; KNOWN + 32];
+        // SAFETY: `room` has `size` bytes.
+        api.ok(unsafe { (api.fewstep_runtime_options_init)(room.as_mut_ptr().cast(), size) });
+        assert_eq!(room[..4], (size as u32).to_ne_bytes(), "struct_size");
+        assert!(room[KNOWN.min(size)..size].iter().all(|b| *b == 0), "{size}: a later version's fields");
+        assert!(room[size..].iter().all(|b| *b == 0xAA), "{size}: written past the caller's struct");
+        let mut runtime = null_mut();
+        // SAFETY: the struct has the size that it says.
+        unsafe {
+            api.ok((api.fewstep_runtime_create)(room.as_ptr().cast(), &mut runtime));
+            api.ok((api.fewstep_runtime_destroy)(runtime));
+        }
+    }
+    let mut options = api.runtime_options(0);
+    for size in [0, FIRST - 1, 4097, usize::MAX] {
+        // SAFETY: refused before anything is written.
+        let status = unsafe { (api.fewstep_runtime_options_init)(&mut options, size) };
+        api.fails("a size", status, 1, "struct_size");
+    }
+}
+
 #[test]
 fn one_model_serves_samplers_on_many_threads() {
     let _alone = alone();
@@ -231,7 +260,7 @@ fn the_one_call_sample_equals_the_stepwise_one_and_models_round_trip() {
         let labels = [0i32];
         let classes = fewstep_conditioning { kind: FEWSTEP_CONDITIONING_CLASS_LABELS, reserved: 0, data: labels.as_ptr().cast(), count: 1 };
         let mut begin: fewstep_begin_options = std::mem::zeroed();
-        api.ok((api.fewstep_begin_options_init)(&mut begin));
+        api.ok((api.fewstep_begin_options_init)(&mut begin, size_of_val(&begin)));
         (begin.seed, begin.conditionings, begin.conditioning_count, begin.conditioning_stride) = (1, &classes, 1, size_of::<fewstep_conditioning>());
         let mut out = vec![0f32; expected.len()];
         api.ok((api.fewstep_sample)(runtime, model, &options, &begin, out.as_mut_ptr(), out.len()));
@@ -254,7 +283,7 @@ fn a_grid_of_its_own_needs_the_one_file_form() {
     // SAFETY: valid pointers throughout.
     unsafe {
         let mut options: fewstep_student_options = std::mem::zeroed();
-        api.ok((api.fewstep_student_options_init)(&mut options));
+        api.ok((api.fewstep_student_options_init)(&mut options, size_of_val(&options)));
         (options.pairs, options.pair_count) = (pairs.as_ptr(), pairs.len());
         let mut student = null_mut();
         api.ok((api.fewstep_model_derive_student)(runtime, teacher, &options, &mut student));

@@ -20,7 +20,7 @@ fn student(api: &Api, runtime: *const fewstep_runtime, teacher: *const fewstep_m
     // SAFETY: valid pointers throughout.
     unsafe {
         let mut options: fewstep_student_options = std::mem::zeroed();
-        api.ok((api.fewstep_student_options_init)(&mut options));
+        api.ok((api.fewstep_student_options_init)(&mut options, size_of_val(&options)));
         (options.block_out_channels, options.block_count, options.layers_per_block) = (channels.as_ptr(), 2, 1);
         (options.keep_attention, options.prediction, options.steps, options.seed) = (0, FEWSTEP_PREDICTION_V, 2, 1);
         api.ok((api.fewstep_model_derive_student)(runtime, teacher, &options, &mut out));

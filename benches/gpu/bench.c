@@ -72,7 +72,7 @@ static void open_driver(void) {
 
 static fewstep_runtime *open_runtime(void) {
     fewstep_runtime_options options;
-    CHECK(fewstep_runtime_options_init(&options));
+    CHECK(fewstep_runtime_options_init(&options, sizeof options));
     options.device = FEWSTEP_DEVICE_CUDA;
     options.cuda_context = context;
     options.cuda_stream = stream;
@@ -127,7 +127,7 @@ typedef struct {
 
 static sampling open_sampling(const fewstep_runtime *runtime, const fewstep_model *model, uint32_t batch, uint32_t steps, int32_t precision) {
     fewstep_sampler_options options;
-    CHECK(fewstep_sampler_options_init(&options));
+    CHECK(fewstep_sampler_options_init(&options, sizeof options));
     options.kind = FEWSTEP_SAMPLER_DDIM;
     options.steps = steps;
     options.batch = batch;
@@ -171,7 +171,7 @@ static fewstep_trainer *open_trainer(const fewstep_runtime *runtime, uint32_t ba
     static float pixels[DATA * 3 * 32 * 32];
     for (size_t i = 0; i < sizeof pixels / sizeof *pixels; i++) pixels[i] = (float)(i * 2654435761u % 2001) / 1000 - 1;
     fewstep_dataset_options data;
-    CHECK(fewstep_dataset_options_init(&data));
+    CHECK(fewstep_dataset_options_init(&data, sizeof data));
     data.data = pixels;
     data.data_size = sizeof pixels;
     data.dtype = FEWSTEP_DTYPE_F32;
@@ -186,7 +186,7 @@ static fewstep_trainer *open_trainer(const fewstep_runtime *runtime, uint32_t ba
     fewstep_model *teacher = create_model(runtime, cifar_teacher), *student = create_model(runtime, student_s);
     fewstep_term term = {.objective = FEWSTEP_OBJECTIVE_OUTPUT, .step_weight = FEWSTEP_WEIGHT_CONST, .norm = FEWSTEP_NORM_L2, .weight = 1};
     fewstep_trainer_options options;
-    CHECK(fewstep_trainer_options_init(&options));
+    CHECK(fewstep_trainer_options_init(&options, sizeof options));
     options.batch = batch;
     options.terms = &term;
     options.term_count = 1;

@@ -113,7 +113,7 @@ pub(super) fn table(schedule: &NoiseSchedule, prediction: Prediction, config: &D
     let highest = (0..count).map(|i| order_of(i, count, config)).max().unwrap_or(1);
     if config.algorithm == Algorithm::SdeDpmSolver && highest == 3 {
         // Short runs never get to order 3, and diffusers accepts those.
-        return Err(Error::unsupported("solver_order is 3, which algorithm_type sde-dpmsolver does not have; use 1 or 2"));
+        return Err(Error::unsupported("solver_order is 3, which the algorithm sde-dpmsolver does not have; use 1 or 2"));
     }
     let steps = (0..count).map(|i| step(&grid, i, prediction, config)).collect::<Result<Vec<_>>>()?;
     Ok(Table { steps, clip: config.clip, history: highest - 1, kept: config.algorithm.kept() })
@@ -127,10 +127,14 @@ fn check(config: &DpmConfig) -> Result<()> {
     let name = config.algorithm.name();
     if config.algorithm.kept() == Kept::Noise {
         if config.final_sigmas == FinalSigma::Zero {
-            return Err(Error::invalid(format!("final_sigmas_type is zero, which algorithm_type {name} cannot reach; use sigma_min")));
+            return Err(Error::invalid(format!(
+                "the final sigma (diffusers: final_sigmas_type) is zero, which the algorithm {name} cannot reach; use the smallest of the schedule (sigma_min)"
+            )));
         }
         if config.clip != Clip::None {
-            return Err(Error::unsupported(format!("thresholding is true, which algorithm_type {name} does not support; use {name}++")));
+            return Err(Error::unsupported(format!(
+                "clipping (diffusers: thresholding) is asked for, which the algorithm {name} does not support; use {name}++"
+            )));
         }
     }
     Ok(())

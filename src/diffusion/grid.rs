@@ -100,6 +100,18 @@ pub fn check_chain(pairs: &[(i64, i64)]) -> Result<()> {
     Ok(())
 }
 
+/// The longest grid: more steps than that nobody takes, and each is part of the plan.
+pub const MAX_PAIRS: usize = 1000;
+
+/// An error unless the list is one sampling run of at most [`MAX_PAIRS`] steps.
+pub fn check(train: usize, pairs: &[(i64, i64)]) -> Result<()> {
+    if pairs.len() > MAX_PAIRS {
+        return Err(Error::invalid(format!("the list has {} timestep pairs; at most {MAX_PAIRS}", pairs.len())));
+    }
+    check_pairs(train, pairs)?;
+    check_chain(pairs)
+}
+
 fn check_steps(train: usize, steps: usize) -> Result<()> {
     if train == 0 || steps == 0 || steps > train {
         return Err(Error::invalid(format!("the number of sampler steps is {steps}; it must be between 1 and num_train_timesteps, {train}")));

@@ -174,11 +174,15 @@ impl Clip {
     /// An error unless the numbers make sense.
     pub fn check(self) -> Result<()> {
         match self {
-            Clip::Range(r) if !(r > 0.0 && r.is_finite()) => Err(Error::invalid(format!("clip_sample_range is {r}; it must be above 0"))),
-            Clip::Dynamic { ratio, .. } if !(0.0..=1.0).contains(&ratio) => {
-                Err(Error::invalid(format!("dynamic_thresholding_ratio is {ratio}; it must be between 0 and 1")))
+            Clip::Range(r) if !(r > 0.0 && r.is_finite()) => {
+                Err(Error::invalid(format!("clip_range (diffusers: clip_sample_range) is {r}; it must be above 0")))
             }
-            Clip::Dynamic { max, .. } if !(max > 0.0 && max.is_finite()) => Err(Error::invalid(format!("sample_max_value is {max}; it must be above 0"))),
+            Clip::Dynamic { ratio, .. } if !(0.0..=1.0).contains(&ratio) => {
+                Err(Error::invalid(format!("threshold_ratio (diffusers: dynamic_thresholding_ratio) is {ratio}; it must be between 0 and 1")))
+            }
+            Clip::Dynamic { max, .. } if !(max > 0.0 && max.is_finite()) => {
+                Err(Error::invalid(format!("threshold_max (diffusers: sample_max_value) is {max}; it must be above 0")))
+            }
             _ => Ok(()),
         }
     }
@@ -284,9 +288,9 @@ mod tests {
         assert!(of(-1.0, Clip::None).contains("eta is -1"));
         assert!(of(f64::NAN, Clip::None).contains("eta is NaN"));
         assert!(of(3.0, Clip::None).contains("eta is 3"));
-        assert!(of(0.0, Clip::Range(0.0)).contains("clip_sample_range is 0"));
-        assert!(of(0.0, Clip::Dynamic { ratio: 1.5, max: 1.0 }).contains("dynamic_thresholding_ratio is 1.5"));
-        assert!(of(0.0, Clip::Dynamic { ratio: 0.5, max: f64::NAN }).contains("sample_max_value is NaN"));
+        assert!(of(0.0, Clip::Range(0.0)).contains("clip_sample_range) is 0"));
+        assert!(of(0.0, Clip::Dynamic { ratio: 1.5, max: 1.0 }).contains("dynamic_thresholding_ratio) is 1.5"));
+        assert!(of(0.0, Clip::Dynamic { ratio: 0.5, max: f64::NAN }).contains("sample_max_value) is NaN"));
     }
 
     #[test]

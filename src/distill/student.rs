@@ -53,7 +53,7 @@ pub fn derive(teacher: &Model, options: &StudentOptions) -> Result<Model> {
         copy_weights(&mut student, teacher);
     }
     if !options.pairs.is_empty() {
-        student.student = Some(StudentInfo { version: 1, pairs: options.pairs.clone(), teacher_substeps: 0 });
+        student.student = Some(StudentInfo { version: StudentInfo::VERSION, pairs: options.pairs.clone(), teacher_substeps: 0 });
     }
     Ok(student)
 }

@@ -6,7 +6,7 @@ use super::options::size_field;
 use crate::error::{Error, Result};
 use std::ffi::c_void;
 
-/// Progress of fewstep_trainer_prepare: `done` of `total` teacher evaluations.
+/// Progress of fewstep_trainer_prepare, also where fewstep_trainer_train begins with it: `done` of `total` teacher evaluations.
 pub const FEWSTEP_PHASE_PREPARE: i32 = 1;
 /// Progress of fewstep_trainer_train: `done` of `total` steps of this call.
 pub const FEWSTEP_PHASE_TRAIN: i32 = 2;

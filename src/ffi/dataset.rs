@@ -239,13 +239,13 @@ fn labels_from(array: &Tensor) -> Result<Tensor> {
     Ok(labels)
 }
 
-/// Writes the defaults to `*options`.
+/// Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
 ///
 /// Any thread may call. Returns OK or INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn fewstep_dataset_options_init(options: *mut fewstep_dataset_options) -> fewstep_status {
+pub unsafe extern "C" fn fewstep_dataset_options_init(options: *mut fewstep_dataset_options, struct_size: usize) -> fewstep_status {
     // SAFETY: `options` is NULL or valid by the header's contract.
-    ffi_boundary(|| unsafe { options::init(options) })
+    ffi_boundary(|| unsafe { options::init(options, struct_size) })
 }
 
 /// Makes a dataset from the host's arrays, which are copied.
@@ -266,7 +266,8 @@ pub unsafe extern "C" fn fewstep_dataset_create(
     })
 }
 
-/// Reads a dataset from a NumPy `.npz` archive: images [M,H,W] (one channel) or [M,H,W,C] of any number type, and integer labels [M] where `labels_name`
+/// Reads a dataset from a NumPy `.npz` archive: images [M,H,W] (one channel) or [M,H,W,C] of type float32, float16, int32,
+/// int64, uint8 or int8, and integer labels [M] where `labels_name`
 /// is not NULL. Value in the model's space = value in the file * scale + shift; 1/127.5 and -1 map bytes to [-1, 1].
 ///
 /// Ownership and threads as fewstep_dataset_create.

@@ -54,10 +54,18 @@ thread_local! {
     static LAST_ERROR: RefCell<Option<CString>> = const { RefCell::new(None) };
 }
 
+/// A message as C gets it, on one line: control characters, which come from names and keys in files, are written as escapes.
+pub(crate) fn one_line(message: &str) -> CString {
+    let mut text = String::with_capacity(message.len());
+    for c in message.chars() {
+        if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
+    }
+    CString::new(text).unwrap_or_default()
+}
+
 /// Makes `message` this thread's last error.
 pub(crate) fn set_last_error(message: &str) {
-    let bytes: Vec<u8> = message.bytes().map(|b| if b == 0 { b'?' } else { b }).collect();
-    let text = CString::new(bytes).unwrap_or_default();
+    let text = one_line(message);
     // `try_with`: a thread that is being torn down has no message any more, and that is fine.
     let _ = LAST_ERROR.try_with(|last| {
         if let Ok(mut last) = last.try_borrow_mut() {
@@ -153,6 +161,13 @@ mod tests {
             assert!(name.eq_ignore_ascii_case(&format!("{status:?}")), "{name}");
         }
         assert_eq!(status_name(16), c"UNKNOWN");
+    }
+
+    #[test]
+    fn messages_are_one_line() {
+        for (message, line) in [("a\nERROR forged", c"a\\nERROR forged"), ("nul \0 tab \t", c"nul \\u{0} tab \\t"), ("Größe", c"Größe")] {
+            assert_eq!(one_line(message).as_c_str(), line);
+        }
     }
 
     #[test]

@@ -23,9 +23,6 @@ pub const FEWSTEP_PREDICTION_V: i32 = 3;
 pub(super) const PREDICTIONS: [(i32, Prediction); 3] =
     [(FEWSTEP_PREDICTION_EPSILON, Prediction::Epsilon), (FEWSTEP_PREDICTION_SAMPLE, Prediction::Sample), (FEWSTEP_PREDICTION_V, Prediction::VPrediction)];
 
-/// The most pairs of one grid.
-pub(super) const MAX_PAIRS: usize = 1000;
-
 /// Architecture, weights, and how they are meant to be sampled. Immutable: any number of trainers and samplers may use one model, on many threads.
 pub struct fewstep_model {
     _private: [u8; 0],
@@ -190,14 +187,13 @@ impl ModelHandle {
 /// `pairs` is NULL or an array as its count and stride say.
 pub(super) unsafe fn read_grid(train: usize, steps: u32, pairs: *const fewstep_step_pair, count: usize, stride: usize) -> Result<Vec<(i64, i64)>> {
     // SAFETY: as promised by the caller.
-    let explicit = unsafe { options::array(pairs, count, stride, MAX_PAIRS)? };
+    let explicit = unsafe { options::array(pairs, count, stride, grid::MAX_PAIRS)? };
     if !explicit.is_empty() {
         let list: Vec<(i64, i64)> = explicit.iter().map(|p| (i64::from(p.t), i64::from(p.t_next))).collect();
         if steps != 0 && steps as usize != list.len() {
             return Err(Error::invalid(format!("steps is {steps} but pairs has {} elements; set steps to 0", list.len())));
         }
-        grid::check_pairs(train, &list)?;
-        grid::check_chain(&list)?;
+        grid::check(train, &list)?;
         return Ok(list);
     }
     check_steps(steps)?;
@@ -206,8 +202,8 @@ pub(super) unsafe fn read_grid(train: usize, steps: u32, pairs: *const fewstep_s
 
 /// Refuses runs that are too long to be one plan.
 pub(super) fn check_steps(steps: u32) -> Result<()> {
-    if steps as usize > MAX_PAIRS {
-        return Err(Error::invalid(format!("steps is {steps}; at most {MAX_PAIRS}")));
+    if steps as usize > grid::MAX_PAIRS {
+        return Err(Error::invalid(format!("steps is {steps}; at most {}", grid::MAX_PAIRS)));
     }
     Ok(())
 }
@@ -276,8 +272,9 @@ pub unsafe extern "C" fn fewstep_model_open_buffer(
     })
 }
 
-/// The same from the files of a diffusers folder in memory: the texts of `config.json` and `scheduler_config.json` (NULL for diffusers' defaults) and the bytes of the safetensors file.
-/// Everything is copied.
+/// The same from the files of a diffusers folder in memory: the texts of `config.json` and `scheduler_config.json` (NULL for diffusers' defaults) and the
+/// bytes of the safetensors file. Everything is copied. A few-step student's grid is in none of them: open a student with fewstep_model_open_buffer, from
+/// the bytes of a file of fewstep_model_save_file.
 ///
 /// Ownership, threads and codes as fewstep_model_open.
 #[unsafe(no_mangle)]
@@ -327,13 +324,13 @@ pub unsafe extern "C" fn fewstep_model_create(
     })
 }
 
-/// Writes the defaults to `*options`.
+/// Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
 ///
 /// Any thread may call. Returns OK or INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn fewstep_student_options_init(options: *mut fewstep_student_options) -> fewstep_status {
+pub unsafe extern "C" fn fewstep_student_options_init(options: *mut fewstep_student_options, struct_size: usize) -> fewstep_status {
     // SAFETY: `options` is NULL or valid by the header's contract.
-    ffi_boundary(|| unsafe { options::init(options) })
+    ffi_boundary(|| unsafe { options::init(options, struct_size) })
 }
 
 /// Makes an initial student of a teacher: a smaller architecture, random or copied weights, and the grid that it will be trained for. `options` may be

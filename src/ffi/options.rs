@@ -42,16 +42,22 @@ pub(crate) unsafe trait Report: Copy {
     const FIRST_SIZE: usize;
 }
 
-/// Writes a struct's defaults: every `_init` function.
+/// Writes a struct's defaults into the caller's `size` bytes, `struct_size` included: every `_init` function. Bytes unknown to this library become zero.
 ///
 /// # Safety
-/// `out` is NULL or valid for writing.
-pub(crate) unsafe fn init<T: Options>(out: *mut T) -> Result<()> {
+/// `out` is NULL or valid for writing `size` bytes.
+pub(crate) unsafe fn init<T: Options>(out: *mut T, size: usize) -> Result<()> {
     if out.is_null() {
         return Err(null(T::NAME));
     }
-    // SAFETY: valid for writing as promised by the caller.
-    unsafe { out.write_unaligned(T::defaults()) };
+    check_size(T::NAME, "struct_size", size, T::FIRST_SIZE)?;
+    let (defaults, known) = (T::defaults(), size.min(size_of::<T>()));
+    // SAFETY: both have `known` bytes, `out` has `size`, which is no less and holds the u32 that T begins with.
+    unsafe {
+        std::ptr::copy_nonoverlapping((&raw const defaults).cast::<u8>(), out.cast::<u8>(), known);
+        out.cast::<u8>().add(known).write_bytes(0, size - known);
+        out.cast::<u32>().write_unaligned(size as u32);
+    }
     Ok(())
 }
 

@@ -2,14 +2,14 @@
 
 use super::boundary::{choice, ffi_boundary};
 use super::device::{FEWSTEP_DEVICE_CPU, FEWSTEP_DEVICE_NAME_SIZE, Kind, check_cpu, fewstep_device_info, gpu, kind};
-use super::error::fewstep_status;
+use super::error::{fewstep_status, one_line};
 use super::handle::{self, Opaque, create, share};
 use super::options::{self, Options, Report, check_report, size_field, write_report};
 use crate::backend::Backend;
 use crate::backend::cpu::{CpuBackend, processor};
 use crate::backend::cuda::{CudaBackend, Device, Foreign};
 use crate::error::{Error, Result};
-use std::ffi::{CString, c_char, c_void};
+use std::ffi::{c_char, c_void};
 use std::sync::Arc;
 
 /// Log nothing.
@@ -34,11 +34,11 @@ pub struct fewstep_runtime {
 pub struct fewstep_runtime_options {
     /// Bytes of this struct.
     pub struct_size: u32,
-    /// Threads that compute, the calling one included; 0 (the default) for one a core. Results do not depend on it.
+    /// Threads that compute, the calling one included, at most 1024; 0 (the default) for one a core. Results do not depend on it.
     pub threads: u32,
     /// FEWSTEP_DEVICE_*; the CPU by default.
     pub device: i32,
-    /// Which device of that kind, in the NVIDIA driver's order; 0 by default. Not read where `device_uuid` or `cuda_context` says which.
+    /// Which device of that kind, in the NVIDIA driver's order; 0 by default. Not read where `device_uuid` says which; must be 0 with `cuda_context`.
     pub device_index: i32,
     /// Takes the log; NULL (the default) for none.
     pub log: fewstep_log_callback,
@@ -54,6 +54,8 @@ pub struct fewstep_runtime_options {
     /// made from the runtime is destroyed, and is never destroyed by the library.
     pub cuda_context: *mut c_void,
     /// CUDA: a CUstream of `cuda_context` that takes all work; NULL (the default) for the context's default stream. Ours when there is no `cuda_context`.
+    /// While it is being captured every function that would give it work returns FEWSTEP_STATUS_STATE; other streams may be captured meanwhile.
+    /// CU_STREAM_PER_THREAD is refused.
     pub cuda_stream: *mut c_void,
 }
 
@@ -161,7 +163,7 @@ impl Runtime {
     /// Hands a line to the host, on the calling thread.
     pub(crate) fn log(&self, level: i32, message: &str) {
         let Some(log) = self.log.filter(|_| level <= self.log_level) else { return };
-        let text = CString::new(message.replace('\0', "?")).unwrap_or_default();
+        let text = one_line(message);
         // SAFETY: the host promised a function that may be called with its `log_user` while anything of this runtime lives.
         unsafe { log(self.log_user, level, text.as_ptr()) }
     }
@@ -217,13 +219,13 @@ unsafe fn chosen_gpu(options: &fewstep_runtime_options) -> Result<Device> {
     Device::with_uuid(unsafe { options.device_uuid.cast::<[u8; 16]>().read() })
 }
 
-/// Writes the defaults to `*options`.
+/// Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
 ///
 /// Any thread may call. Returns OK or INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn fewstep_runtime_options_init(options: *mut fewstep_runtime_options) -> fewstep_status {
+pub unsafe extern "C" fn fewstep_runtime_options_init(options: *mut fewstep_runtime_options, struct_size: usize) -> fewstep_status {
     // SAFETY: `options` is NULL or valid by the header's contract.
-    ffi_boundary(|| unsafe { options::init(options) })
+    ffi_boundary(|| unsafe { options::init(options, struct_size) })
 }
 
 /// Creates a runtime and starts its compute threads. `options` may be NULL for the defaults.

@@ -244,22 +244,22 @@ unsafe fn output<'a>(out: *mut f32, capacity: usize, need: usize) -> Result<&'a 
     unsafe { slice_mut(out, need, "out") }
 }
 
-/// Writes the defaults to `*options`.
+/// Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
 ///
 /// Any thread may call. Returns OK or INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn fewstep_sampler_options_init(options: *mut fewstep_sampler_options) -> fewstep_status {
+pub unsafe extern "C" fn fewstep_sampler_options_init(options: *mut fewstep_sampler_options, struct_size: usize) -> fewstep_status {
     // SAFETY: `options` is NULL or valid by the header's contract.
-    ffi_boundary(|| unsafe { options::init(options) })
+    ffi_boundary(|| unsafe { options::init(options, struct_size) })
 }
 
-/// Writes the defaults to `*options`.
+/// Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
 ///
 /// Any thread may call. Returns OK or INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn fewstep_begin_options_init(options: *mut fewstep_begin_options) -> fewstep_status {
+pub unsafe extern "C" fn fewstep_begin_options_init(options: *mut fewstep_begin_options, struct_size: usize) -> fewstep_status {
     // SAFETY: `options` is NULL or valid by the header's contract.
-    ffi_boundary(|| unsafe { options::init(options) })
+    ffi_boundary(|| unsafe { options::init(options, struct_size) })
 }
 
 /// Plans a sampling run of a model and takes all of its memory: beginning and stepping a run allocate almost nothing. `options` may be NULL for the
@@ -296,9 +296,9 @@ pub unsafe extern "C" fn fewstep_sampler_begin(sampler: *mut fewstep_sampler, op
 }
 
 /// Goes on with the run for about `budget_us` microseconds, at least one operation; it may stop in the middle of a network evaluation, and any split into
-/// calls gives the same bytes. On a GPU the operations of a budget are started one by one and waited for; without a budget a whole step, or the whole
-/// run, is one graph, and the call may return before it is computed: reading waits. A negative budget goes to the end of the present sampler step; INT64_MAX to the end of the run. Writes 1 to `*done`
-/// when the run is done (then a further call does nothing), 0 otherwise.
+/// calls gives the same bytes. Without a budget it goes on to the end of the present sampler step (any negative number) or of the run (INT64_MAX): on a
+/// GPU that is one graph, and the call may return before it is computed: reading waits. The operations of a budget are started one by one there, and waited
+/// for. Writes 1 to `*done` when the run is done (then a further call does nothing), 0 otherwise.
 ///
 /// One thread at a time. Returns OK, INVALID_ARGUMENT, STATE (not begun) or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
@@ -307,15 +307,15 @@ pub unsafe extern "C" fn fewstep_sampler_step(sampler: *mut fewstep_sampler, bud
     ffi_boundary(|| unsafe {
         let mut sampler = exclusive(sampler)?;
         check_out(done, "done")?;
-        let budget = u64::try_from(budget_us).ok().map(Duration::from_micros);
-        let finished = sampler.run.step(budget, budget.is_some())?;
+        let budget = u64::try_from(budget_us).ok().filter(|_| budget_us != i64::MAX).map(Duration::from_micros);
+        let finished = sampler.run.step(budget, budget_us >= 0)?;
         put(done, i32::from(finished));
         Ok(())
     })
 }
 
-/// Goes on to the end of the run and calls `progress` after each sampler step. `progress` and `cancel` may be NULL. After CANCELLED the run can go on
-/// with any function, or be begun again.
+/// Goes on to the end of the run and calls `progress` after each sampler step. `progress` and `cancel` may be NULL: without both the whole run is one
+/// graph on a GPU, and the call may return before it is computed: reading waits. After CANCELLED the run can go on with any function, or be begun again.
 ///
 /// One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED, STATE (not begun) or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]

@@ -66,7 +66,7 @@ pub const FEWSTEP_FINAL_SIGMA_MIN: i32 = 2;
 pub const FEWSTEP_CONDITIONING_CLASS_LABELS: i32 = 1;
 
 /// How a model is sampled. Fill it with fewstep_sampler_options_init, then change fields. With FEWSTEP_SAMPLER_FROM_MODEL and no pairs, only steps, eta,
-/// batch, height and width are read.
+/// batch, height, width and precision are read.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct fewstep_sampler_options {
@@ -74,7 +74,7 @@ pub struct fewstep_sampler_options {
     pub struct_size: u32,
     /// FEWSTEP_SAMPLER_*; what the model says by default.
     pub kind: i32,
-    /// Number of steps; 0 (the default) for a few-step student's own number. Other models need it.
+    /// Number of steps. 0 (the default) for the number of pairs, or with FEWSTEP_SAMPLER_FROM_MODEL for a few-step student's own.
     pub steps: u32,
     /// Images side by side; 1 by default.
     pub batch: u32,
@@ -82,7 +82,8 @@ pub struct fewstep_sampler_options {
     pub height: u32,
     /// Width of the images; 0 (the default) for the model's.
     pub width: u32,
-    /// An explicit grid, sampled with DDIM; NULL by default. Replaces steps, spacing, steps_offset and diffusers_prev.
+    /// An explicit grid, sampled with DDIM; NULL by default. With it spacing, steps_offset, diffusers_prev, set_alpha_to_one and use_clipped_model_output
+    /// are not read, and steps is 0 or the number of pairs.
     pub pairs: *const fewstep_step_pair,
     /// Elements of pairs, at most 1000.
     pub pair_count: usize,
@@ -289,7 +290,7 @@ unsafe fn table(o: &fewstep_sampler_options, model: &Model) -> Result<Table> {
         _ => SamplerConfig::DpmSolverPp(dpm(o)?),
     };
     if o.steps == 0 {
-        return Err(Error::invalid("steps is 0 and the model is not a few-step student; give the number of steps"));
+        return Err(Error::invalid("steps is 0: give the number of steps, pairs, or a few-step student with FEWSTEP_SAMPLER_FROM_MODEL"));
     }
     Table::build(&schedule, prediction, &config, o.steps as usize)
 }

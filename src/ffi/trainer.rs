@@ -152,13 +152,13 @@ impl fewstep_step_report {
     }
 }
 
-/// Writes the defaults to `*options`.
+/// Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
 ///
 /// Any thread may call. Returns OK or INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn fewstep_trainer_options_init(options: *mut fewstep_trainer_options) -> fewstep_status {
+pub unsafe extern "C" fn fewstep_trainer_options_init(options: *mut fewstep_trainer_options, struct_size: usize) -> fewstep_status {
     // SAFETY: `options` is NULL or valid by the header's contract.
-    ffi_boundary(|| unsafe { options::init(options) })
+    ffi_boundary(|| unsafe { options::init(options, struct_size) })
 }
 
 /// Plans a training run and takes all the memory of its steps; the trajectory cache comes with fewstep_trainer_prepare. The student's weights are
@@ -224,8 +224,8 @@ pub unsafe extern "C" fn fewstep_trainer_step(trainer: *mut fewstep_trainer, rep
     })
 }
 
-/// Prepares if that is still to be done, then runs `steps` training steps and calls `progress` after each. `progress` and `cancel` may be NULL. After
-/// CANCELLED the steps that were done count, and training can go on with any function.
+/// Prepares if that is still to be done, with reports of FEWSTEP_PHASE_PREPARE, then runs `steps` training steps and calls `progress` after each. `progress`
+/// and `cancel` may be NULL. After CANCELLED the steps that were done count, and training can go on with any function.
 ///
 /// One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED, NUMERIC, OUT_OF_MEMORY or STATE.
 #[unsafe(no_mangle)]
@@ -243,7 +243,8 @@ pub unsafe extern "C" fn fewstep_trainer_train(
     })
 }
 
-/// The loss of the present weights on a batch drawn with another seed; changes nothing. Fills `*report`, whose struct_size the caller has set.
+/// The loss of the present weights on a batch drawn with another seed. Prepares if that is still to be done (which takes as long as it does there), and
+/// changes nothing else. Fills `*report`, whose struct_size the caller has set.
 ///
 /// One thread at a time. Returns OK, INVALID_ARGUMENT, NUMERIC, OUT_OF_MEMORY or STATE.
 #[unsafe(no_mangle)]

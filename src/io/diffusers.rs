@@ -94,8 +94,8 @@ pub struct ModelFiles {
     pub tensors: TensorFile,
     /// The scheduler that came with it.
     pub scheduler: Option<SchedulerConfig>,
-    /// Our own metadata, as [`save_model`] wrote it.
-    pub fewstep: Option<Value>,
+    /// Our own metadata, as [`save_model`] wrote it, and what it is called in messages.
+    pub fewstep: Option<(Value, String)>,
 }
 
 impl ModelFiles {
@@ -127,7 +127,7 @@ impl ModelFiles {
     pub(super) fn parse(texts: &ModelTexts, mut tensors: TensorFile) -> Result<Self> {
         let config = UNetConfig::parse(texts.config.0, &texts.config.1)?;
         let scheduler = texts.scheduler.as_ref().map(|(text, name)| SchedulerConfig::parse(text, name)).transpose()?;
-        let fewstep = texts.fewstep.as_ref().map(|(text, name)| json::parse(text, name)).transpose()?;
+        let fewstep = texts.fewstep.as_ref().map(|(text, name)| Ok((json::parse(text, name)?, name.clone()))).transpose()?;
         tensors.normalise_names()?;
         Ok(Self { config, tensors, scheduler, fewstep })
     }
@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(model.config, UNetConfig::default());
         assert_eq!(model.tensors.names().collect::<Vec<_>>(), ["conv_in.bias", "mid_block.attentions.0.to_q.bias"]);
         assert_eq!(model.scheduler, scheduler.then(SchedulerConfig::default));
-        assert_eq!(model.fewstep.as_ref().unwrap()["pairs"][1][1], -1);
+        assert_eq!(model.fewstep.as_ref().unwrap().0["pairs"][1][1], -1);
     }
 
     #[test]

@@ -85,7 +85,7 @@ mod tests {
         for model in [ModelFiles::open_file(&path).unwrap(), ModelFiles::from_file_bytes(&bytes, "memory").unwrap()] {
             assert_eq!(model.config, UNetConfig::default());
             assert_eq!(model.scheduler, Some(SchedulerConfig::default()));
-            assert_eq!(model.fewstep.unwrap()["pairs"][0][1], 300);
+            assert_eq!(model.fewstep.unwrap().0["pairs"][0][1], 300);
             assert_eq!(model.tensors.names().collect::<Vec<_>>(), ["conv_in.bias"]);
         }
     }

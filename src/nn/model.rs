@@ -1,6 +1,7 @@
 //! A model: architecture, weights and how it is meant to be sampled. Immutable and shared; a trainer copies what it changes.
 
 use super::unet;
+use crate::diffusion::grid;
 use crate::diffusion::philox::{self, Purpose};
 use crate::error::{Error, Result};
 use crate::io::diffusers::{self, ModelFiles};
@@ -21,6 +22,22 @@ pub struct StudentInfo {
     pub pairs: Vec<(i64, i64)>,
     /// Teacher DDIM steps for each pair, which is what the student imitates.
     pub teacher_substeps: usize,
+}
+
+impl StudentInfo {
+    /// What this library writes, and all that it reads.
+    pub const VERSION: u32 = 1;
+
+    /// Reads the record of a model with `train` timesteps. Errors begin with `name`.
+    fn read(value: serde_json::Value, name: &str, train: usize) -> Result<Self> {
+        let version = &value["version"];
+        if version.is_u64() && *version != Self::VERSION {
+            return Err(Error::version(format!("{name}: version {version}; this library reads version {}", Self::VERSION)));
+        }
+        let info: Self = serde_json::from_value(value).map_err(|e| Error::corrupt(format!("{name}: {e}")))?;
+        grid::check(train, &info.pairs).map_err(|e| Error::corrupt(format!("{name}: {}", e.message)))?;
+        Ok(info)
+    }
 }
 
 /// Architecture, weights, sampling settings.
@@ -64,11 +81,8 @@ impl Model {
         let mut warnings = config.warnings.clone();
         warnings.extend(files.scheduler.iter().flat_map(|s| s.warnings.clone()));
         warnings.extend(files.tensors.names().filter(|n| !weights.contains_key(*n)).map(|n| format!("tensor '{n}' is not part of the model and was ignored")));
-        let student = match files.fewstep {
-            None => None,
-            Some(value) => Some(serde_json::from_value(value).map_err(|e| Error::corrupt(format!("fewstep.json: {e}")))?),
-        };
         let scheduler = files.scheduler.unwrap_or_else(|| SchedulerConfig::for_class(SchedulerClass::Ddim));
+        let student = files.fewstep.map(|(value, name)| StudentInfo::read(value, &name, scheduler.num_train_timesteps)).transpose()?;
         Ok(Self { config, scheduler, weights, student, warnings })
     }
 
@@ -106,7 +120,7 @@ impl Model {
     /// diffusers can only express grids that its timestep spacing produces; anything else would be sampled wrongly there.
     fn check_expressible(&self) -> Result<()> {
         let Some(info) = &self.student else { return Ok(()) };
-        let expected = crate::diffusion::grid::trailing_pairs(self.scheduler.num_train_timesteps, info.pairs.len())?;
+        let expected = grid::trailing_pairs(self.scheduler.num_train_timesteps, info.pairs.len())?;
         if info.pairs == expected {
             return Ok(());
         }
@@ -159,4 +173,34 @@ fn initial(name: &str, shape: &[usize], shapes: &BTreeMap<&str, &[usize]>, seed:
         }
     }
     Ok(tensor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::StudentInfo;
+    use crate::error::Status;
+    use serde_json::json;
+
+    #[test]
+    fn a_student_s_record_is_checked_when_it_is_read() {
+        let good = json!({"version": 1, "pairs": [[999, 300], [300, -1]], "teacher_substeps": 4, "later": true});
+        assert_eq!(StudentInfo::read(good, "fewstep.json", 1000).unwrap().pairs, [(999, 300), (300, -1)]);
+        let long: Vec<_> = (0..1001).rev().map(|t| json!([t, t - 1])).collect();
+        for (pairs, train, complaint) in [
+            (json!([]), 1000, "empty"),
+            (json!([[1000, -1]]), 1000, "between 0 and 999"),
+            (json!([[1u64 << 40, -1]]), 1000, "1099511627776"),
+            (json!([[9, 9]]), 1000, "from timestep 9 to 9"),
+            (json!([[9, 5], [4, -1]]), 1000, "starts at 4"),
+            (json!(long), 1001, "at most 1000"),
+            (json!([[9]]), 1000, "2"),
+            (json!(7), 1000, "7"),
+        ] {
+            let error = StudentInfo::read(json!({"version": 1, "pairs": pairs, "teacher_substeps": 4}), "m/fewstep.json", train).unwrap_err();
+            assert_eq!(error.status, Status::CorruptFile, "{error}");
+            assert!(error.message.starts_with("m/fewstep.json: ") && error.message.contains(complaint), "{error}");
+        }
+        let error = StudentInfo::read(json!({"version": 2, "grid": "another form"}), "m/fewstep.json", 1000).unwrap_err();
+        assert_eq!(error.status, Status::VersionMismatch, "{error}");
+    }
 }

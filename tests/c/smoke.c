@@ -60,7 +60,7 @@ static int32_t count(void *user, const fewstep_progress *progress) {
 
 static fewstep_model *derive(const fewstep_runtime *runtime, const fewstep_model *teacher) {
     fewstep_student_options options;
-    OK(fewstep_student_options_init(&options));
+    OK(fewstep_student_options_init(&options, sizeof options));
     uint32_t *channels = malloc(2 * sizeof *channels); /* on the heap: a read beyond it is seen */
     if (!channels) exit(1);
     channels[0] = 16, channels[1] = 32;
@@ -104,7 +104,7 @@ static fewstep_dataset *data(const fewstep_runtime *runtime, const char *folder)
     for (int i = 0; i < COUNT * IMAGE; i++) pixels[i] = (uint8_t)(i * 7);
     for (int i = 0; i < COUNT; i++) labels[i] = i;
     fewstep_dataset_options options;
-    OK(fewstep_dataset_options_init(&options));
+    OK(fewstep_dataset_options_init(&options, sizeof options));
     options.dtype = FEWSTEP_DTYPE_U8;
     options.layout = FEWSTEP_LAYOUT_NCHW;
     options.channels = 1;
@@ -133,7 +133,7 @@ static fewstep_model *train(const fewstep_runtime *runtime, const fewstep_model 
         {.objective = FEWSTEP_OBJECTIVE_OUTPUT, .step_weight = FEWSTEP_WEIGHT_V, .norm = FEWSTEP_NORM_L1, .weight = 0.5f},
     };
     fewstep_trainer_options options;
-    OK(fewstep_trainer_options_init(&options));
+    OK(fewstep_trainer_options_init(&options, sizeof options));
     options.terms = terms;
     options.term_count = sizeof terms / sizeof terms[0];
     options.term_stride = sizeof terms[0];
@@ -184,7 +184,7 @@ static fewstep_model *train(const fewstep_runtime *runtime, const fewstep_model 
 
 static void sample(const fewstep_runtime *runtime, const fewstep_model *model, uint32_t steps, const char *out) {
     fewstep_sampler_options options;
-    OK(fewstep_sampler_options_init(&options));
+    OK(fewstep_sampler_options_init(&options, sizeof options));
     options.steps = steps;
     options.batch = BATCH;
     fewstep_sampler *sampler = NULL;
@@ -199,7 +199,7 @@ static void sample(const fewstep_runtime *runtime, const fewstep_model *model, u
     for (int i = 0; i < BATCH; i++) labels[i] = i;
     fewstep_conditioning classes = {FEWSTEP_CONDITIONING_CLASS_LABELS, 0, labels, BATCH};
     fewstep_begin_options begin;
-    OK(fewstep_begin_options_init(&begin));
+    OK(fewstep_begin_options_init(&begin, sizeof begin));
     begin.seed = 7;
     FAILS(INVALID_ARGUMENT, fewstep_sampler_begin(sampler, &begin)); /* the labels are missing */
     begin.conditionings = &classes;
@@ -304,7 +304,7 @@ int main(int argc, char **argv) {
     const char *out = argv[2];
     size_t logged = 0;
     fewstep_runtime_options options;
-    OK(fewstep_runtime_options_init(&options));
+    OK(fewstep_runtime_options_init(&options, sizeof options));
     options.threads = 2;
     options.log = log_line;
     options.log_user = &logged;

@@ -60,7 +60,7 @@ impl Given {
         // SAFETY: plain data that init fills; valid pointers. The count beyond memory has no array behind it: it is refused before one is looked at.
         unsafe {
             let mut o: fewstep_begin_options = std::mem::zeroed();
-            api.ok((api.fewstep_begin_options_init)(&mut o));
+            api.ok((api.fewstep_begin_options_init)(&mut o, size_of_val(&o)));
             (o.seed, o.first_index) = (11, row.first);
             (o.conditionings, o.conditioning_count, o.conditioning_stride) = (&classes, 1, size_of::<fewstep_conditioning>());
             (o.indices, o.index_count) = (self.indices.as_ptr(), row.indices);

@@ -50,7 +50,7 @@ api! {
     fewstep_cancel_token_destroy(*mut fewstep_cancel_token) -> i32;
     fewstep_device_count(i32, *mut u32) -> i32;
     fewstep_device_get_info(i32, i32, *mut fewstep_device_info) -> i32;
-    fewstep_runtime_options_init(*mut fewstep_runtime_options) -> i32;
+    fewstep_runtime_options_init(*mut fewstep_runtime_options, usize) -> i32;
     fewstep_runtime_create(*const fewstep_runtime_options, *mut *mut fewstep_runtime) -> i32;
     fewstep_runtime_get_info(*const fewstep_runtime, *mut fewstep_runtime_info) -> i32;
     fewstep_runtime_destroy(*mut fewstep_runtime) -> i32;
@@ -58,19 +58,19 @@ api! {
     fewstep_model_open_buffer(*const fewstep_runtime, *const c_void, usize, *mut *mut fewstep_model) -> i32;
     fewstep_model_open_memory(*const fewstep_runtime, *const c_char, *const c_char, *const c_void, usize, *mut *mut fewstep_model) -> i32;
     fewstep_model_create(*const fewstep_runtime, *const c_char, *const c_char, u64, *mut *mut fewstep_model) -> i32;
-    fewstep_student_options_init(*mut fewstep_student_options) -> i32;
+    fewstep_student_options_init(*mut fewstep_student_options, usize) -> i32;
     fewstep_model_derive_student(*const fewstep_runtime, *const fewstep_model, *const fewstep_student_options, *mut *mut fewstep_model) -> i32;
     fewstep_model_save_file(*const fewstep_model, *const c_char) -> i32;
     fewstep_model_save(*const fewstep_model, *const c_char) -> i32;
     fewstep_model_get_info(*const fewstep_model, *mut fewstep_model_info) -> i32;
     fewstep_model_pairs(*const fewstep_model, *mut fewstep_step_pair, usize, *mut usize) -> i32;
     fewstep_model_destroy(*mut fewstep_model) -> i32;
-    fewstep_dataset_options_init(*mut fewstep_dataset_options) -> i32;
+    fewstep_dataset_options_init(*mut fewstep_dataset_options, usize) -> i32;
     fewstep_dataset_create(*const fewstep_runtime, *const fewstep_dataset_options, *mut *mut fewstep_dataset) -> i32;
     fewstep_dataset_open_npz(*const fewstep_runtime, *const c_char, *const c_char, *const c_char, f32, f32, *mut *mut fewstep_dataset) -> i32;
     fewstep_dataset_get_info(*const fewstep_dataset, *mut fewstep_dataset_info) -> i32;
     fewstep_dataset_destroy(*mut fewstep_dataset) -> i32;
-    fewstep_trainer_options_init(*mut fewstep_trainer_options) -> i32;
+    fewstep_trainer_options_init(*mut fewstep_trainer_options, usize) -> i32;
     fewstep_trainer_create(*const fewstep_runtime, *const fewstep_model, *const fewstep_model, *const fewstep_dataset, *const fewstep_trainer_options, *mut *mut fewstep_trainer) -> i32;
     fewstep_trainer_prepare(*mut fewstep_trainer, fewstep_progress_callback, *mut c_void, *const fewstep_cancel_token) -> i32;
     fewstep_trainer_step(*mut fewstep_trainer, *mut fewstep_step_report) -> i32;
@@ -81,8 +81,8 @@ api! {
     fewstep_trainer_resume(*mut fewstep_trainer, *const c_char) -> i32;
     fewstep_trainer_get_info(*mut fewstep_trainer, *mut fewstep_trainer_info) -> i32;
     fewstep_trainer_destroy(*mut fewstep_trainer) -> i32;
-    fewstep_sampler_options_init(*mut fewstep_sampler_options) -> i32;
-    fewstep_begin_options_init(*mut fewstep_begin_options) -> i32;
+    fewstep_sampler_options_init(*mut fewstep_sampler_options, usize) -> i32;
+    fewstep_begin_options_init(*mut fewstep_begin_options, usize) -> i32;
     fewstep_sampler_create(*const fewstep_runtime, *const fewstep_model, *const fewstep_sampler_options, *mut *mut fewstep_sampler) -> i32;
     fewstep_sampler_begin(*mut fewstep_sampler, *const fewstep_begin_options) -> i32;
     fewstep_sampler_step(*mut fewstep_sampler, i64, *mut i32) -> i32;
@@ -178,7 +178,7 @@ impl Api {
         // SAFETY: plain data that init fills.
         let mut options: fewstep_runtime_options = unsafe { std::mem::zeroed() };
         // SAFETY: a valid pointer.
-        self.ok(unsafe { (self.fewstep_runtime_options_init)(&mut options) });
+        self.ok(unsafe { (self.fewstep_runtime_options_init)(&mut options, size_of_val(&options)) });
         options.device = device;
         options
     }
@@ -218,7 +218,7 @@ impl Api {
         // SAFETY: plain data that init fills.
         let mut options: fewstep_trainer_options = unsafe { std::mem::zeroed() };
         // SAFETY: a valid pointer.
-        self.ok(unsafe { (self.fewstep_trainer_options_init)(&mut options) });
+        self.ok(unsafe { (self.fewstep_trainer_options_init)(&mut options, size_of_val(&options)) });
         (options.terms, options.term_count, options.term_stride) = (term, 1, size_of::<fewstep_term>());
         options
     }
@@ -227,7 +227,7 @@ impl Api {
         // SAFETY: plain data that init fills.
         let mut options: fewstep_sampler_options = unsafe { std::mem::zeroed() };
         // SAFETY: a valid pointer.
-        self.ok(unsafe { (self.fewstep_sampler_options_init)(&mut options) });
+        self.ok(unsafe { (self.fewstep_sampler_options_init)(&mut options, size_of_val(&options)) });
         options.kind = FEWSTEP_SAMPLER_DDIM;
         (options.spacing, options.clip, options.set_alpha_to_one) = (FEWSTEP_SPACING_TRAILING, FEWSTEP_CLIP_NONE, 1);
         (options.steps, options.batch) = (steps, batch);
@@ -269,7 +269,7 @@ impl Api {
         unsafe {
             let classes = fewstep_conditioning { kind: FEWSTEP_CONDITIONING_CLASS_LABELS, reserved: 0, data: labels.as_ptr().cast(), count: labels.len() };
             let mut begin: fewstep_begin_options = std::mem::zeroed();
-            self.ok((self.fewstep_begin_options_init)(&mut begin));
+            self.ok((self.fewstep_begin_options_init)(&mut begin, size_of_val(&begin)));
             (begin.seed, begin.first_index) = (seed, first);
             (begin.conditionings, begin.conditioning_count, begin.conditioning_stride) = (&classes, 1, size_of::<fewstep_conditioning>());
             self.ok((self.fewstep_sampler_begin)(sampler, &begin));
