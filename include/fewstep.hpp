@@ -224,14 +224,16 @@ namespace detail {
 // Runs a blocking C function with a progress callable; what the callable threw goes on from here. Touches nothing but its arguments, so that the
 // callable may destroy the object whose handle this is.
 template <class T, class F, class Call>
-void watched(std::shared_ptr<T> handle, F &progress, const CancelToken *cancel, Call call) {
+void watched(std::shared_ptr<T> handle, [[maybe_unused]] F &progress, const CancelToken *cancel, Call call) {
     const auto token = cancel ? cancel->handle() : nullptr;
-    // Where nobody watches the library need not stop at every step.
-    if constexpr (std::is_same_v<std::decay_t<F>, NoProgress>) return check(call(handle.get(), nullptr, nullptr, token.get()));
-    Relay<F> relay{progress, nullptr};
-    const fewstep_status status = call(handle.get(), &Relay<F>::report, static_cast<void *>(&relay), token.get());
-    if (relay.thrown) std::rethrow_exception(relay.thrown);
-    check(status);
+    if constexpr (std::is_same_v<std::remove_cv_t<F>, NoProgress>) {
+        check(call(handle.get(), nullptr, nullptr, token.get())); // where nobody watches the library need not stop at every step
+    } else {
+        Relay<F> relay{progress, nullptr};
+        const fewstep_status status = call(handle.get(), &Relay<F>::report, static_cast<void *>(&relay), token.get());
+        if (relay.thrown) std::rethrow_exception(relay.thrown);
+        check(status);
+    }
 }
 
 } // namespace detail
@@ -451,7 +453,10 @@ class Sampler : public detail::Owner<fewstep_sampler> {
         begin(options);
     }
 
-    /** Goes on for about `budget`, and to the end of the present sampler step when that is negative. Whether the run is done. Throws Error. */
+    /**
+     * Goes on for about `budget`; to the end of the present sampler step when that is negative, to the end of the run with microseconds::max().
+     * Whether the run is done. Throws Error.
+     */
     bool step(std::chrono::microseconds budget) {
         std::int32_t done = 0;
         check(fewstep_sampler_step(handle().get(), static_cast<std::int64_t>(budget.count()), &done));

@@ -44,6 +44,9 @@ pub trait Executable: Send {
     /// Runs the nodes of [`Plan::order`] in `range`. Stopping anywhere and going on later gives the same bytes as one run.
     fn run(&mut self, range: Range<usize>) -> Result<()>;
 
+    /// An error where [`Executable::run`] would be refused before anything is done: not prepared, say. Any other error of it may come half way.
+    fn check_ready(&self) -> Result<()>;
+
     /// True where [`Executable::run`] only starts the work, so that few long runs are better than many short ones.
     fn is_asynchronous(&self) -> bool {
         false

@@ -3,7 +3,7 @@
 use super::philox::Purpose;
 use super::sampler::{Clip, Table};
 use crate::backend::{Backend, Executable, HostSlice, as_bytes};
-use crate::error::{Error, Result, Status};
+use crate::error::{Error, Result};
 use crate::graph::ops::{Assign, Combine, DynamicThreshold, RandomNormal, UnaryKind};
 use crate::graph::{Graph, TensorType, ValueId};
 use crate::nn::{Model, UNet};
@@ -207,14 +207,11 @@ impl SamplingRun {
         }
         let Some(budget) = budget else {
             // In one call: a GPU then starts the whole of it as one graph.
-            let done = self.exec.run(at..stop.max(at));
-            // A run that failed half way cannot be gone on with; one that was refused can.
-            self.cursor = match &done {
-                Ok(()) => Some(stop.max(at)),
-                Err(e) if e.status == Status::State => Some(at),
-                Err(_) => None,
-            };
-            return done.map(|()| stop >= end);
+            self.exec.check_ready()?;
+            self.cursor = None; // what fails half way cannot be gone on with
+            self.exec.run(at..stop.max(at))?;
+            self.cursor = Some(stop.max(at));
+            return Ok(stop >= end);
         };
         while at < stop {
             self.exec.run(at..at + 1)?;

@@ -123,8 +123,8 @@ impl TrainerOptions {
             finite(name, v)?;
         }
         finite("learning_rate times weight_decay", self.learning_rate * self.weight_decay)?;
-        if self.weight_decay < 0.0 {
-            return Err(Error::invalid(format!("weight_decay is {}; it must be 0 or more", self.weight_decay)));
+        if self.weight_decay != 0.0 {
+            positive("weight_decay", self.weight_decay)?;
         }
         if self.terms.iter().any(|t| !t.weight.is_finite()) {
             return Err(Error::invalid("a term's weight is not finite"));

@@ -54,8 +54,9 @@ pub struct fewstep_runtime_options {
     /// made from the runtime is destroyed, and is never destroyed by the library.
     pub cuda_context: *mut c_void,
     /// CUDA: a CUstream of `cuda_context` that takes all work; NULL (the default) for the context's default stream. Ours when there is no `cuda_context`.
-    /// While it is being captured every function that would give it work returns FEWSTEP_STATUS_STATE; other streams may be captured meanwhile.
-    /// CU_STREAM_PER_THREAD is refused.
+    /// While it is being captured every function that would give it work returns FEWSTEP_STATUS_STATE, and nothing made from the runtime may be
+    /// destroyed: that waits for the stream, which ends the capture. Other streams may be captured meanwhile; with the default stream, which CUDA orders
+    /// among all others, only non-blocking ones. CU_STREAM_PER_THREAD is refused.
     pub cuda_stream: *mut c_void,
 }
 

@@ -296,9 +296,10 @@ pub unsafe extern "C" fn fewstep_sampler_begin(sampler: *mut fewstep_sampler, op
 }
 
 /// Goes on with the run for about `budget_us` microseconds, at least one operation; it may stop in the middle of a network evaluation, and any split into
-/// calls gives the same bytes. Without a budget it goes on to the end of the present sampler step (any negative number) or of the run (INT64_MAX): on a
-/// GPU that is one graph, and the call may return before it is computed: reading waits. The operations of a budget are started one by one there, and waited
-/// for. Writes 1 to `*done` when the run is done (then a further call does nothing), 0 otherwise.
+/// calls gives the same bytes. Without a budget it goes on to the end of the present sampler step (any negative number) or of the run (INT64_MAX). A GPU
+/// then gets as few graphs as there can be (one for a whole run from noise of the library's own, else one a step), and the call may return before they are
+/// computed: reading waits. The operations of a budget are started one by one there, and waited for. Writes 1 to `*done` when the run is done (then a
+/// further call does nothing), 0 otherwise. After an error, except STATE and INVALID_ARGUMENT, the run must be begun again.
 ///
 /// One thread at a time. Returns OK, INVALID_ARGUMENT, STATE (not begun) or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
@@ -314,8 +315,8 @@ pub unsafe extern "C" fn fewstep_sampler_step(sampler: *mut fewstep_sampler, bud
     })
 }
 
-/// Goes on to the end of the run and calls `progress` after each sampler step. `progress` and `cancel` may be NULL: without both the whole run is one
-/// graph on a GPU, and the call may return before it is computed: reading waits. After CANCELLED the run can go on with any function, or be begun again.
+/// Goes on to the end of the run and calls `progress` after each sampler step. `progress` and `cancel` may be NULL: without both it is
+/// fewstep_sampler_step with INT64_MAX, which on a GPU may return before it is computed. After CANCELLED the run can go on with any function, or be begun again.
 ///
 /// One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED, STATE (not begun) or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]

@@ -33,13 +33,13 @@ impl Foreign {
         }
     }
 
-    /// Another stream of the context, which is current on this thread.
-    fn another_stream(&self) -> *mut c_void {
+    /// Another stream of the context, which is current on this thread. Flags 1: it does not take turns with the default stream.
+    fn another_stream(&self, flags: u32) -> *mut c_void {
         let mut stream = null_mut();
         // SAFETY: a valid pointer; the function is declared as in cuda.h.
         let create = unsafe { self.driver.get::<unsafe extern "C" fn(*mut *mut c_void, u32) -> i32>(b"cuStreamCreate\0").expect("a function") };
         // SAFETY: as above.
-        assert_eq!(unsafe { create(&mut stream, 1) }, 0);
+        assert_eq!(unsafe { create(&mut stream, flags) }, 0);
         stream
     }
 
@@ -106,7 +106,7 @@ fn a_foreign_context_and_stream_are_used_and_left_alone() {
 fn a_host_may_capture_another_stream() {
     let api = Api::load();
     let foreign = Foreign::new();
-    let (captured, runtime) = (foreign.another_stream(), foreign.runtime(&api, foreign.stream));
+    let (captured, runtime) = (foreign.another_stream(1), foreign.runtime(&api, foreign.stream));
     let model = api.model(runtime, 3);
     let sampling = api.sampler_options(3, 2);
     let expected = api.sample(runtime, model, &sampling, 5, 0, i64::MAX);
@@ -121,6 +121,32 @@ fn a_host_may_capture_another_stream() {
     }
     // SAFETY: used no more.
     unsafe {
+        api.ok((api.fewstep_model_destroy)(model));
+        api.ok((api.fewstep_runtime_destroy)(runtime));
+    }
+}
+
+/// The default stream would have to wait for the blocking streams of its context: CUDA lets nothing happen on it while one of those is captured.
+#[test]
+fn the_default_stream_is_refused_while_a_blocking_one_is_captured() {
+    let api = Api::load();
+    let foreign = Foreign::new();
+    let (blocking, runtime) = (foreign.another_stream(0), foreign.runtime(&api, null_mut()));
+    let model = api.model(runtime, 3);
+    let expected = api.sample(runtime, model, &api.sampler_options(3, 2), 5, 0, i64::MAX);
+    let (mut sampler, mut done) = (null_mut(), 0);
+    let mut found = vec![0f32; expected.len()];
+    // SAFETY: valid pointers throughout.
+    unsafe {
+        api.ok((api.fewstep_sampler_create)(runtime, model, &api.sampler_options(3, 2), &mut sampler));
+        api.begin(sampler, 5, 0, &[0, 1]);
+        foreign.begin_capture(blocking, THREAD_LOCAL);
+        api.fails("step", (api.fewstep_sampler_step)(sampler, i64::MAX, &mut done), STATE, "captur");
+        foreign.end_capture(blocking);
+        api.ok((api.fewstep_sampler_step)(sampler, i64::MAX, &mut done));
+        api.ok((api.fewstep_sampler_read)(sampler, found.as_mut_ptr(), found.len()));
+        assert_eq!(found, expected);
+        api.ok((api.fewstep_sampler_destroy)(sampler));
         api.ok((api.fewstep_model_destroy)(model));
         api.ok((api.fewstep_runtime_destroy)(runtime));
     }
@@ -146,10 +172,19 @@ fn a_captured_stream_is_refused() {
         for budget in [i64::MAX, -1, 0] {
             api.fails("step", (api.fewstep_sampler_step)(sampler, budget, &mut done), STATE, "being captured");
         }
+        assert_eq!(done, 0);
         api.fails("read", (api.fewstep_sampler_read)(sampler, found.as_mut_ptr(), found.len()), STATE, "being captured");
         let mut another = null_mut();
         api.fails("create", (api.fewstep_sampler_create)(runtime, model, &sampling, &mut another), STATE, "being captured");
         foreign.end_capture(foreign.stream);
+        api.ok((api.fewstep_sampler_step)(sampler, i64::MAX, &mut done));
+        api.ok((api.fewstep_sampler_read)(sampler, found.as_mut_ptr(), found.len()));
+        assert_eq!(found, expected);
+        // The inputs of that run may still be on their way when the next one's come.
+        foreign.begin_capture(foreign.stream, THREAD_LOCAL);
+        api.fails("begin", api.try_begin(sampler, 6, 0, &[0, 1]), STATE, "being captured");
+        foreign.end_capture(foreign.stream);
+        api.begin(sampler, 5, 0, &[0, 1]);
         api.ok((api.fewstep_sampler_step)(sampler, i64::MAX, &mut done));
         api.ok((api.fewstep_sampler_read)(sampler, found.as_mut_ptr(), found.len()));
         assert_eq!(found, expected);

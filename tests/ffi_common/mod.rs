@@ -265,6 +265,10 @@ impl Api {
     }
 
     pub fn begin(&self, sampler: *mut fewstep_sampler, seed: u64, first: u32, labels: &[i32]) {
+        self.ok(self.try_begin(sampler, seed, first, labels));
+    }
+
+    pub fn try_begin(&self, sampler: *mut fewstep_sampler, seed: u64, first: u32, labels: &[i32]) -> i32 {
         // SAFETY: valid pointers throughout.
         unsafe {
             let classes = fewstep_conditioning { kind: FEWSTEP_CONDITIONING_CLASS_LABELS, reserved: 0, data: labels.as_ptr().cast(), count: labels.len() };
@@ -272,7 +276,7 @@ impl Api {
             self.ok((self.fewstep_begin_options_init)(&mut begin, size_of_val(&begin)));
             (begin.seed, begin.first_index) = (seed, first);
             (begin.conditionings, begin.conditioning_count, begin.conditioning_stride) = (&classes, 1, size_of::<fewstep_conditioning>());
-            self.ok((self.fewstep_sampler_begin)(sampler, &begin));
+            (self.fewstep_sampler_begin)(sampler, &begin)
         }
     }
 }

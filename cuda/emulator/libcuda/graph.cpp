@@ -78,7 +78,8 @@ FEWSTEP_CUDA_EXPORT CUresult cuThreadExchangeStreamCaptureMode(int* mode) {
   });
 }
 FEWSTEP_CUDA_EXPORT CUresult cuStreamIsCapturing(void* handle, int* status) {
-  return on_stream("cuStreamIsCapturing", handle, [&](Driver&, Stream& stream) {
+  return on_stream("cuStreamIsCapturing", handle, [&](Driver& d, Stream& stream) {
+    if (&stream == &d.context().null_stream && d.capture_beside_null(d.context())) return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;  // which goes on
     *status = !stream.capture          ? CU_STREAM_CAPTURE_STATUS_NONE
               : stream.capture->invalid ? CU_STREAM_CAPTURE_STATUS_INVALIDATED
                                         : CU_STREAM_CAPTURE_STATUS_ACTIVE;

@@ -138,11 +138,7 @@ CUresult Driver::enqueue(Stream& stream, std::function<CUresult()> run, Ticket* 
     return CUDA_SUCCESS;
   }
   if (&stream == &stream.context->null_stream) {
-    for (const auto& [handle, other] : streams) {  // the null stream would wait for a stream that is not running
-      if (other->context == stream.context && other->blocking && other->capture) {
-        return invalidate(*other->capture, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
-      }
-    }
+    if (Capture* beside = capture_beside_null(*stream.context)) return invalidate(*beside, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
   }
   stream.tail = queue.submit(stream.context, std::move(run), predecessors(stream));
   if (ticket) *ticket = stream.tail;
@@ -164,6 +160,13 @@ bool is_tolerated(const Capture& capture) {
   return capture_mode() != CU_STREAM_CAPTURE_MODE_GLOBAL;
 }
 }  // namespace
+
+Capture* Driver::capture_beside_null(const Context& context) {
+  for (const auto& [handle, other] : streams) {
+    if (other->context == &context && other->blocking && other->capture) return other->capture;
+  }
+  return nullptr;
+}
 
 CUresult Driver::invalidate(Capture& capture, CUresult result) {
   capture.invalid = true;

@@ -149,6 +149,8 @@ struct Driver {
   /// The same whatever the capture's mode: for what cannot be captured safely at all.
   CUresult refuse_in_any_capture();
   CUresult invalidate(Capture& capture, CUresult result);
+  /// The capture of a stream that takes turns with the null stream of this context, which would have to wait for it; or null.
+  Capture* capture_beside_null(const Context& context);
   /// Lets go of the streams and events that know the capture, and removes it.
   void end_capture(Capture& capture);
 

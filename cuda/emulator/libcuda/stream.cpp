@@ -38,6 +38,9 @@ FEWSTEP_CUDA_EXPORT CUresult cuStreamSynchronize(void* handle) {
   return on_stream("cuStreamSynchronize", handle, [](Driver& d, Stream& stream) {
     d.counters.synchronisations++;
     if (stream.capture) return d.invalidate(*stream.capture, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+    if (&stream == &d.context().null_stream) {
+      if (Capture* beside = d.capture_beside_null(d.context())) return d.invalidate(*beside, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
+    }
     if (const CUresult refused = d.refuse_in_capture()) return refused;
     for (const Ticket& ticket : d.predecessors(stream)) d.queue.run_until(ticket);
     return d.outcome();

@@ -306,6 +306,13 @@ void capture_modes() {
     capture_mode_case(capture, relaxed, true, false);
   }
   Session s;
+  void *blocking = nullptr, *whole = nullptr;
+  ok("cuStreamCreate", &blocking, unsigned(CU_STREAM_DEFAULT));
+  ok("cuStreamBeginCapture_v2", blocking, local);
+  int status = -1;
+  expect(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, "cuStreamIsCapturing", static_cast<void*>(nullptr), &status);
+  ok("cuStreamEndCapture", blocking, &whole);
+  ok("cuGraphDestroy", whole);
   int mode = 3;
   expect(CUDA_ERROR_INVALID_VALUE, "cuThreadExchangeStreamCaptureMode", &mode);
   mode = relaxed;

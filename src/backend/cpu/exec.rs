@@ -185,10 +185,12 @@ impl Executable for CpuExecutable {
         done
     }
 
+    fn check_ready(&self) -> Result<()> {
+        if self.linked { Ok(()) } else { Err(Error::state("the plan is not prepared, or no longer since storages were bound")) }
+    }
+
     fn run(&mut self, range: Range<usize>) -> Result<()> {
-        if !self.linked {
-            return Err(Error::state("the plan is not prepared, or no longer since storages were bound"));
-        }
+        self.check_ready()?;
         if range.end > self.plan.order().len() {
             return Err(Error::invalid(format!("nodes {range:?} of a plan of {}", self.plan.order().len())));
         }

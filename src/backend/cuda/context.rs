@@ -99,9 +99,11 @@ impl Context {
             )
         };
         check(found.and(popped), "asking the caller's CUDA context for its device")?;
-        if belongs.is_err() || home != raw {
+        let of_another = matches!(&belongs, Err(e) if e.0 == sys::CUresult::CUDA_ERROR_INVALID_HANDLE || e.0 == sys::CUresult::CUDA_ERROR_INVALID_CONTEXT);
+        if of_another || (belongs.is_ok() && home != raw) {
             return Err(Error::invalid("cuda_stream is not a stream of cuda_context"));
         }
+        check(belongs, "asking the caller's CUDA stream for its context")?;
         let ordinal = usize::try_from(device).map_err(|_| Error::internal("a negative CUDA device"))?;
         Ok(Arc::new(Self { device: Device::of(device, ordinal)?, raw, stream: foreign.stream.cast(), owned: false }))
     }
@@ -170,6 +172,7 @@ impl Drop for Context {
         if !self.owned {
             return;
         }
+        let _relaxed = Relaxed::new();
         if let Ok(entered) = self.enter()
             && !self.stream.is_null()
         {

@@ -205,6 +205,13 @@ impl CudaExecutable {
         Ok(HostBytes::Copied(bytes))
     }
 
+    fn check_prepared(&self) -> Result<()> {
+        if self.ready.len() == self.plan.order().len() {
+            return Ok(());
+        }
+        Err(Error::state("the plan is not prepared, or no longer since storages were bound"))
+    }
+
     /// Starts the copy of the inputs if they have changed.
     fn upload_inputs(&mut self, entered: &Entered) -> Result<()> {
         if self.changed {
@@ -281,8 +288,9 @@ impl Executable for CudaExecutable {
 
     fn write_bytes(&mut self, input: ValueId, bytes: &[u8]) -> Result<()> {
         let at = self.plan.input_offset(input, bytes.len())?;
-        if std::mem::take(&mut self.copying) {
-            self.shared.context.enter()?.synchronize()?;
+        if self.copying {
+            self.shared.context.enter_to_work()?.synchronize()?;
+            self.copying = false;
         }
         self.inputs.bytes_mut()[at..at + bytes.len()].copy_from_slice(bytes);
         self.changed = true;
@@ -320,6 +328,11 @@ impl Executable for CudaExecutable {
         true
     }
 
+    fn check_ready(&self) -> Result<()> {
+        self.check_prepared()?;
+        self.shared.context.enter_to_work().map(drop)
+    }
+
     fn synchronize(&mut self) -> Result<()> {
         self.shared.context.enter()?.synchronize()
     }
@@ -328,9 +341,7 @@ impl Executable for CudaExecutable {
         if range.end > self.plan.order().len() {
             return Err(Error::invalid(format!("nodes {range:?} of a plan of {}", self.plan.order().len())));
         }
-        if self.ready.len() != self.plan.order().len() {
-            return Err(Error::state("the plan is not prepared, or no longer since storages were bound"));
-        }
+        self.check_prepared()?;
         // Another owner than `self`, so that the launches below can be changed while this lives.
         let context = self.shared.context.clone();
         let entered = context.enter_to_work()?;

@@ -44,7 +44,7 @@ impl CaptureStream {
 
     /// Captures what `enqueue` puts on the stream.
     pub fn capture(&self, enqueue: impl FnOnce(&Entered, sys::CUstream) -> Result<()>) -> Result<Captured> {
-        let entered = self.context.enter()?;
+        let entered = self.context.enter_to_work()?;
         // Thread-local: other threads of the program may do what they like meanwhile.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: our own stream, on which nothing is captured yet.

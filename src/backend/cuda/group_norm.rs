@@ -95,9 +95,13 @@ impl Cut {
 
     /// About so many groups, as a slab can have. With several of them a row is one run a thread at most: a thread sums for one group.
     fn slab(&self, groups: usize) -> usize {
-        let slab = groups.next_multiple_of(self.least()).min(self.groups).min(MAX_SLAB_GROUPS);
-        let run = if self.is_whole(slab) { self.run } else { RAGGED_RUN };
-        if slab * self.group_channels() <= THREADS as usize * run { slab } else { (THREADS as usize * RAGGED_RUN / self.group_channels()).max(1) }
+        let (least, width) = (self.least(), |slab| slab * self.group_channels());
+        let fits = |slab| width(slab) <= THREADS as usize * if self.is_whole(slab) { self.run } else { RAGGED_RUN };
+        let mut slab = groups.next_multiple_of(least).min(self.groups).min(MAX_SLAB_GROUPS);
+        while slab > least && !fits(slab) {
+            slab = slab.div_ceil(2).next_multiple_of(least);
+        }
+        if fits(slab) { slab } else { (THREADS as usize * RAGGED_RUN / width(1)).max(1) }
     }
 
     /// Whether all runs of slabs of so many groups are whole.
@@ -275,6 +279,34 @@ mod tests {
         assert_eq!(half(&[256, 64, 64, 64], 32), 16, "too many positions to keep");
         assert_eq!(half(&[256, 64, 64, 96], 32), 16, "slabs of 48 channels: eleven groups would be 33");
         assert_eq!(half(&[256, 8, 8, 100], 25), 8, "no whole runs");
+    }
+
+    /// What the kernels' sums rely on: with several groups in a slab, a row is one run a thread at most.
+    #[test]
+    fn slabs_of_several_groups_fit_a_block() {
+        let check = |cut: &Cut, groups: usize, what: &str| {
+            for slab in [cut.slab_groups, groups % cut.slab_groups].into_iter().filter(|slab| *slab > 1) {
+                let (width, run) = (slab * cut.group_channels(), if cut.is_whole(cut.slab_groups) && cut.is_whole(slab) { cut.run } else { RAGGED_RUN });
+                assert!(width.div_ceil(run) <= THREADS as usize, "{what}: {slab} of {groups} groups, C {}, runs of {run}", cut.channels);
+            }
+        };
+        for dtype in [DType::F32, DType::F16] {
+            for groups in [1, 2, 3, 4, 5, 7, 8, 12, 16, 25, 32, 33, 64] {
+                for width in (1..300).chain([511, 512, 513, 514, 1000, 1024, 1025, 1032, 2048, 2050]) {
+                    let x = TensorType::new(dtype, &[1, 8, groups * width]);
+                    let mut cut = Cut::new(&x, groups).unwrap();
+                    check(&cut, groups, "new");
+                    while cut.narrow() {
+                        check(&cut, groups, "narrowed");
+                    }
+                    if let Some(cut) = Cut::kept(&x, groups, TARGET).unwrap() {
+                        check(&cut, groups, "kept");
+                    }
+                }
+            }
+        }
+        let kept = Cut::kept(&TensorType::new(DType::F16, &[256, 8, 2064]), 4, TARGET).unwrap();
+        assert_eq!(kept.map(|cut| cut.slab_groups), Some(2), "half as wide before runs are ragged");
     }
 
     #[test]
