@@ -316,7 +316,8 @@ pub unsafe extern "C" fn fewstep_sampler_step(sampler: *mut fewstep_sampler, bud
 }
 
 /// Goes on to the end of the run and calls `progress` after each sampler step. `progress` and `cancel` may be NULL: without both it is
-/// fewstep_sampler_step with INT64_MAX, which on a GPU may return before it is computed. After CANCELLED the run can go on with any function, or be begun again.
+/// fewstep_sampler_step with INT64_MAX, which on a GPU may return before it is computed. After CANCELLED the run can go on with any function, or be begun
+/// again.
 ///
 /// One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED, STATE (not begun) or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]

@@ -24,12 +24,11 @@ impl Foreign {
         // SAFETY: the library is loaded already; the functions are declared as in cuda.h.
         unsafe {
             let driver = libloading::Library::new("libcuda.so.1").expect("the driver");
-            let (mut context, mut stream) = (null_mut(), null_mut());
+            let mut context = null_mut();
             let create = driver.get::<unsafe extern "C" fn(*mut *mut c_void, u32, i32) -> i32>(b"cuCtxCreate_v2\0").expect("a function");
             assert_eq!(create(&mut context, 0, 0), 0);
-            let create = driver.get::<unsafe extern "C" fn(*mut *mut c_void, u32) -> i32>(b"cuStreamCreate\0").expect("a function");
-            assert_eq!(create(&mut stream, 1), 0);
-            Self { driver, context, stream }
+            let this = Self { driver, context, stream: null_mut() };
+            Self { stream: this.another_stream(1), ..this }
         }
     }
 
