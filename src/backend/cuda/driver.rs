@@ -64,32 +64,54 @@ fn error(code: CUresult, doing: impl fmt::Display) -> Error {
 /// Loads and initialises the driver, once a process. Without one every call gives the same error, and nothing panics. A library without kernels has no
 /// use for a driver and looks for none.
 pub(super) fn init() -> Result<()> {
-    static DRIVER: OnceLock<Result<()>> = OnceLock::new();
-    DRIVER.get_or_init(|| check_built().and_then(|()| start())).clone()
-}
-
-fn check_built() -> Result<()> {
+    static DRIVER: OnceLock<Start> = OnceLock::new();
     match manifest::built() {
-        true => Ok(()),
+        true => DRIVER.get_or_init(start).result(),
         false => Err(Error::unsupported("this libfewstep was built without CUDA kernels (FEWSTEP_CUDA=off, or no nvcc was found)")),
     }
 }
 
-fn start() -> Result<()> {
+/// How the driver started. Kept without memory of the heap, which a library that is unloaded would not give back.
+#[derive(Clone, Copy)]
+enum Start {
+    Done,
+    NoLibrary,
+    NoVersion(CUresult),
+    TooOld(i32),
+    Refused(CUresult),
+}
+
+fn start() -> Start {
     // SAFETY: only looks for the library. cudarc panics when a function is called without it, so this comes first.
     if !unsafe { sys::is_culib_present() } {
-        return Err(no_device("no NVIDIA driver is installed (libcuda was not found)"));
+        return Start::NoLibrary;
     }
     let mut version = 0;
     // SAFETY: a valid pointer; this function exists in every driver and may come before cuInit.
-    check(unsafe { sys::cuDriverGetVersion(&mut version) }.result(), "asking for the driver's version").map_err(no_start)?;
+    if let Err(e) = unsafe { sys::cuDriverGetVersion(&mut version) }.result() {
+        return Start::NoVersion(e.0);
+    }
     // Functions that an old driver lacks would panic in cudarc, so nothing else is asked of one.
     if version < MIN_VERSION {
-        let shown = |v: i32| format!("{}.{}", v / 1000, v % 1000 / 10);
-        let message = format!("the NVIDIA driver supports CUDA {}, at least {} is needed", shown(version), shown(MIN_VERSION));
-        return Err(Error { status: Status::DriverTooOld, message });
+        return Start::TooOld(version);
     }
-    check(result::init(), "initialising the NVIDIA driver").map_err(no_start)
+    result::init().map_or_else(|e| Start::Refused(e.0), |()| Start::Done)
+}
+
+impl Start {
+    fn result(self) -> Result<()> {
+        match self {
+            Start::Done => Ok(()),
+            Start::NoLibrary => Err(no_device("no NVIDIA driver is installed (libcuda was not found)")),
+            Start::NoVersion(code) => Err(no_start(error(code, "asking for the driver's version"))),
+            Start::TooOld(version) => {
+                let shown = |v: i32| format!("{}.{}", v / 1000, v % 1000 / 10);
+                let message = format!("the NVIDIA driver supports CUDA {}, at least {} is needed", shown(version), shown(MIN_VERSION));
+                Err(Error { status: Status::DriverTooOld, message })
+            }
+            Start::Refused(code) => Err(no_start(error(code, "initialising the NVIDIA driver"))),
+        }
+    }
 }
 
 /// A driver that does not start gives no device, whatever its reason (a kernel module that is not loaded, a device that is kept from a container).
