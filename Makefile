@@ -104,8 +104,8 @@ sanitize: lib
 	$(CC) $(SMOKE_FLAGS) -o $(SMOKE)/smoke $(SMOKE_LINK)
 	valgrind --quiet --error-exitcode=1 --leak-check=full --errors-for-leak-kinds=all $(SMOKE)/smoke examples-c/data $(SMOKE)
 
-# The thread pool, the border to C and what goes over it, under Miri; needs `rustup component add --toolchain nightly miri rust-src`. A folder of its own, not to
-# build everything anew afterwards. Skipped: what asks the processor for its name, in assembly.
+# The thread pool, the border to C and what goes over it, under Miri; needs `rustup component add --toolchain nightly miri rust-src`. In a folder of its
+# own, so that nothing else is built anew afterwards. Skipped: what asks the processor for its name, in assembly.
 miri:
 	FEWSTEP_CUDA=off MIRIFLAGS=-Zmiri-disable-isolation CARGO_TARGET_DIR=target/miri $(CARGO) +nightly miri test --lib -- kernels::pool ffi:: nn::model tensor::tests --skip ffi::device
 

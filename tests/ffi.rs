@@ -218,18 +218,7 @@ fn one_model_serves_samplers_on_many_threads() {
     let api = Api::load();
     let runtime = api.runtime(2);
     let model = api.model(runtime, 9);
-    let expected = api.sample(runtime, model, &api.sampler_options(2, 2), 5, 0, -1);
-    let (r, m, api_ref) = (runtime as usize, model as usize, &api);
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                for _ in 0..5 {
-                    let images = api_ref.sample(r as *const _, m as *const _, &api_ref.sampler_options(2, 2), 5, 0, -1);
-                    assert!(images == expected);
-                }
-            });
-        }
-    });
+    api.sample_side_by_side(runtime, model);
     // SAFETY: each handle is destroyed once.
     unsafe {
         api.ok((api.fewstep_model_destroy)(model));

@@ -6,7 +6,7 @@ mod host;
 
 pub use host::{HostBytes, HostSlice};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{Graph, Plan, ValueId};
 use crate::tensor::{Element, Tensor};
 use std::ops::Range;
@@ -62,6 +62,11 @@ pub trait Executable: Send {
         let range = self.plan().prepared()..self.plan().order().len();
         self.run(range)
     }
+}
+
+/// The error of running a plan that is not prepared.
+pub(crate) fn unprepared() -> Error {
+    Error::state("the plan is not prepared, or no longer since storages were bound")
 }
 
 /// The bytes of a slice of numbers.

@@ -8,6 +8,7 @@ use crate::graph::ops::{Assign, Combine, DynamicThreshold, RandomNormal, UnaryKi
 use crate::graph::{Graph, TensorType, ValueId};
 use crate::nn::{Model, UNet};
 use crate::tensor::{DType, Tensor, try_vec};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// The state that holds x_t [N,H,W,C] between steps.
@@ -189,10 +190,18 @@ impl SamplingRun {
     fn draw(&mut self, at: usize) -> Result<usize> {
         let init = self.exec.plan().segments()[0].clone();
         if at < init.end {
-            self.exec.run(at..init.end)?;
-            self.cursor = Some(init.end);
+            self.go(at..init.end)?;
         }
         Ok(at.max(init.end))
+    }
+
+    /// Runs nodes of the plan, the next ones. What is refused before anything is done can be tried again; what fails half way must be begun again.
+    fn go(&mut self, nodes: Range<usize>) -> Result<()> {
+        self.exec.check_ready()?;
+        self.cursor = None;
+        self.exec.run(nodes.clone())?;
+        self.cursor = Some(nodes.end);
+        Ok(())
     }
 
     /// Runs until the whole run or one more sampler step is done, or `budget` has passed; at least one op runs. Returns true when the run is done.
@@ -207,17 +216,13 @@ impl SamplingRun {
         }
         let Some(budget) = budget else {
             // In one call: a GPU then starts the whole of it as one graph.
-            self.exec.check_ready()?;
-            self.cursor = None; // what fails half way cannot be gone on with
-            self.exec.run(at..stop.max(at))?;
-            self.cursor = Some(stop.max(at));
+            self.go(at..stop.max(at))?;
             return Ok(stop >= end);
         };
         while at < stop {
-            self.exec.run(at..at + 1)?;
+            self.go(at..at + 1)?;
             self.exec.synchronize()?;
             at += 1;
-            self.cursor = Some(at);
             if start.elapsed() >= budget {
                 break;
             }

@@ -266,9 +266,8 @@ pub unsafe extern "C" fn fewstep_dataset_create(
     })
 }
 
-/// Reads a dataset from a NumPy `.npz` archive: images [M,H,W] (one channel) or [M,H,W,C] of type float32, float16, int32,
-/// int64, uint8 or int8, and integer labels [M] where `labels_name`
-/// is not NULL. Value in the model's space = value in the file * scale + shift; 1/127.5 and -1 map bytes to [-1, 1].
+/// Reads a dataset from a NumPy `.npz` archive: images [M,H,W] (one channel) or [M,H,W,C] of type float32, float16, int32, int64, uint8 or int8, and
+/// integer labels [M] where `labels_name` is not NULL. Value in the model's space = value in the file * scale + shift; 1/127.5 and -1 map bytes to [-1, 1].
 ///
 /// Ownership and threads as fewstep_dataset_create.
 /// Returns OK, INVALID_ARGUMENT, NOT_FOUND (the file, or an array in it), IO, CORRUPT_FILE, SHAPE, UNSUPPORTED, NUMERIC or OUT_OF_MEMORY.

@@ -264,6 +264,22 @@ impl Api {
         }
     }
 
+    /// Threads make, run and destroy samplers of one model at the same time: each gets the images that one thread gets alone.
+    pub fn sample_side_by_side(&self, runtime: *const fewstep_runtime, model: *const fewstep_model) {
+        let sample = |runtime, model| self.sample(runtime, model, &self.sampler_options(2, 2), 5, 0, -1);
+        let expected = sample(runtime, model);
+        let (runtime, model) = (runtime as usize, model as usize);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..5 {
+                        assert!(sample(runtime as *const _, model as *const _) == expected);
+                    }
+                });
+            }
+        });
+    }
+
     pub fn begin(&self, sampler: *mut fewstep_sampler, seed: u64, first: u32, labels: &[i32]) {
         self.ok(self.try_begin(sampler, seed, first, labels));
     }

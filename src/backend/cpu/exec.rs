@@ -2,7 +2,7 @@
 
 use super::lower::{Io, Slot, Target, lower, packed_len};
 use super::{Isa, ThreadPool};
-use crate::backend::{Backend, Executable, HostBytes};
+use crate::backend::{Backend, Executable, HostBytes, unprepared};
 use crate::error::{Error, Result};
 use crate::graph::plan::Location;
 use crate::graph::{Graph, Op, OpDef, Origin, Plan, ValueId};
@@ -186,7 +186,7 @@ impl Executable for CpuExecutable {
     }
 
     fn check_ready(&self) -> Result<()> {
-        if self.linked { Ok(()) } else { Err(Error::state("the plan is not prepared, or no longer since storages were bound")) }
+        if self.linked { Ok(()) } else { Err(unprepared()) }
     }
 
     fn run(&mut self, range: Range<usize>) -> Result<()> {

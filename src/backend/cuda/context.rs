@@ -1,7 +1,7 @@
 //! The context and the stream that everything of one backend uses: our own (the device's primary context), or the caller's, which we never destroy.
 
 use super::driver::{Device, check};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Status};
 use cudarc::driver::result;
 use cudarc::driver::sys;
 use std::ffi::c_void;
@@ -30,10 +30,31 @@ unsafe impl Send for Context {}
 // SAFETY: as above.
 unsafe impl Sync for Context {}
 
-/// The context is current on this thread while this lives; then what was current before is so again.
+/// The context is current on this thread while this lives; then what was current before is so again. Fields are dropped in order.
 pub(super) struct Entered<'a> {
     context: &'a Context,
     _relaxed: Relaxed,
+    _current: Current,
+}
+
+/// A context that is current on this thread while this lives.
+struct Current;
+
+impl Current {
+    /// # Safety
+    /// `raw` is alive.
+    unsafe fn push(raw: sys::CUcontext) -> Result<Self> {
+        // SAFETY: as promised by the caller.
+        check(unsafe { sys::cuCtxPushCurrent_v2(raw) }.result(), "entering the CUDA context")?;
+        Ok(Self)
+    }
+}
+
+impl Drop for Current {
+    fn drop(&mut self) {
+        // SAFETY: takes back what `push` pushed on this thread. An error has nobody to hear it.
+        let _ = unsafe { sys::cuCtxPopCurrent_v2(&mut std::ptr::null_mut()) };
+    }
 }
 
 /// While this lives, this thread may allocate and free although some thread of the program, perhaps this one, captures a stream of its own: neither is then
@@ -87,23 +108,18 @@ impl Context {
             return Err(Error::invalid("cuda_stream is CU_STREAM_PER_THREAD, which is another stream on every thread; make one with cuStreamCreate"));
         }
         let raw: sys::CUcontext = foreign.context.cast();
-        let (mut device, mut home) = (0, std::ptr::null_mut());
         // SAFETY: the context is alive by the caller's promise.
-        check(unsafe { sys::cuCtxPushCurrent_v2(raw) }.result(), "entering the caller's CUDA context")?;
-        // SAFETY: valid pointers, a live stream; the context that was pushed is popped again, whatever the other calls answer.
-        let (found, belongs, popped) = unsafe {
-            (
-                sys::cuCtxGetDevice(&mut device).result(),
-                sys::cuStreamGetCtx(foreign.stream.cast(), &mut home).result(),
-                sys::cuCtxPopCurrent_v2(&mut std::ptr::null_mut()).result(),
-            )
-        };
-        check(found.and(popped), "asking the caller's CUDA context for its device")?;
-        let of_another = matches!(&belongs, Err(e) if e.0 == sys::CUresult::CUDA_ERROR_INVALID_HANDLE || e.0 == sys::CUresult::CUDA_ERROR_INVALID_CONTEXT);
-        if of_another || (belongs.is_ok() && home != raw) {
-            return Err(Error::invalid("cuda_stream is not a stream of cuda_context"));
+        let _current = unsafe { Current::push(raw)? };
+        let (mut device, mut home) = (0, std::ptr::null_mut());
+        // SAFETY: a valid pointer.
+        check(unsafe { sys::cuCtxGetDevice(&mut device) }.result(), "asking the caller's CUDA context for its device")?;
+        let not_its_own = || Error::invalid("cuda_stream is not a stream of cuda_context");
+        // SAFETY: a valid pointer; the stream is alive by the caller's promise.
+        check(unsafe { sys::cuStreamGetCtx(foreign.stream.cast(), &mut home) }.result(), "asking the caller's CUDA stream for its context")
+            .map_err(|e| if e.status == Status::InvalidArgument { not_its_own() } else { e })?;
+        if home != raw {
+            return Err(not_its_own());
         }
-        check(belongs, "asking the caller's CUDA stream for its context")?;
         let ordinal = usize::try_from(device).map_err(|_| Error::internal("a negative CUDA device"))?;
         Ok(Arc::new(Self { device: Device::of(device, ordinal)?, raw, stream: foreign.stream.cast(), owned: false }))
     }
@@ -111,14 +127,8 @@ impl Context {
     /// Makes the context current on this thread.
     pub fn enter(&self) -> Result<Entered<'_>> {
         // SAFETY: the context is alive: ours by reference count, the caller's by promise.
-        check(unsafe { sys::cuCtxPushCurrent_v2(self.raw) }.result(), "entering the CUDA context")?;
-        match Relaxed::new() {
-            Ok(relaxed) => Ok(Entered { context: self, _relaxed: relaxed }),
-            Err(e) => {
-                pop();
-                Err(e)
-            }
-        }
+        let current = unsafe { Current::push(self.raw)? };
+        Ok(Entered { context: self, _relaxed: Relaxed::new()?, _current: current })
     }
 
     /// The same for giving the stream work: refused while the caller captures it, for what we do must happen now, and once.
@@ -153,18 +163,6 @@ impl Entered<'_> {
     pub fn free_memory(&self) -> Result<usize> {
         Ok(check(result::mem_get_info(), "asking for free device memory")?.0)
     }
-}
-
-impl Drop for Entered<'_> {
-    fn drop(&mut self) {
-        pop();
-    }
-}
-
-/// Takes back what `enter` pushed on this thread. An error has nobody to hear it.
-fn pop() {
-    // SAFETY: a valid pointer.
-    let _ = unsafe { sys::cuCtxPopCurrent_v2(&mut std::ptr::null_mut()) };
 }
 
 impl Drop for Context {

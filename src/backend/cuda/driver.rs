@@ -52,7 +52,7 @@ fn error(code: CUresult, doing: impl fmt::Display) -> Error {
         CUDA_ERROR_DEINITIALIZED | CUDA_ERROR_NOT_INITIALIZED => Status::State,
         // The program captures a stream, and what was called cannot be part of that.
         CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED | CUDA_ERROR_STREAM_CAPTURE_INVALIDATED | CUDA_ERROR_STREAM_CAPTURE_IMPLICIT => Status::State,
-        // Contexts and streams are ours, and right, or the caller's.
+        // Of our own making they are right: the caller's context or stream is meant.
         CUDA_ERROR_INVALID_CONTEXT | CUDA_ERROR_INVALID_HANDLE => Status::InvalidArgument,
         _ => Status::Panic,
     };

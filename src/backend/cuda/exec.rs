@@ -6,7 +6,7 @@ use super::kernels::Kernels;
 use super::launch::{Arg, Lowered, Ready};
 use super::lower::{Target, lower};
 use super::memory::{DeviceBuffer, PinnedBuffer};
-use crate::backend::{Executable, HostBytes};
+use crate::backend::{Executable, HostBytes, unprepared};
 use crate::error::{Error, Result};
 use crate::graph::plan::Location;
 use crate::graph::{Graph, Node, OpDef, Origin, Plan, ValueId};
@@ -206,10 +206,7 @@ impl CudaExecutable {
     }
 
     fn check_prepared(&self) -> Result<()> {
-        if self.ready.len() == self.plan.order().len() {
-            return Ok(());
-        }
-        Err(Error::state("the plan is not prepared, or no longer since storages were bound"))
+        if self.ready.len() == self.plan.order().len() { Ok(()) } else { Err(unprepared()) }
     }
 
     /// Starts the copy of the inputs if they have changed.
@@ -334,7 +331,7 @@ impl Executable for CudaExecutable {
     }
 
     fn synchronize(&mut self) -> Result<()> {
-        self.shared.context.enter()?.synchronize()
+        self.shared.context.enter_to_work()?.synchronize()
     }
 
     fn run(&mut self, range: Range<usize>) -> Result<()> {
