@@ -12,7 +12,7 @@ SMOKE := target/smoke
 SMOKE_FLAGS := -std=c11 -g -Wall -Wextra -Wpedantic -Werror -Iinclude tests/c/smoke.c
 SMOKE_LINK := -Ltarget/release -lfewstep -Wl,-rpath,'$$ORIGIN/../release'
 
-.PHONY: all lib demo test test-cuda gpu-check sanitize-cuda sanitize-cuda-address sanitize-cuda-thread demo-emulated mutations golden lint check-targets sanitize miri bench bench-peers header cuda-toolkit clean
+.PHONY: all lib demo test test-cuda gpu-check sanitize-cuda sanitize-cuda-address sanitize-cuda-thread demo-emulated mutations field-cases golden lint check-targets sanitize miri bench bench-peers header cuda-toolkit clean
 
 all: lib
 
@@ -79,6 +79,10 @@ gpu-check: cuda-toolkit
 	FEWSTEP_CUDA=require $(MAKE) lib
 	$(MAKE) -C cuda/emulator gpu-programs
 	benches/gpu/bundle $(NVCC) "$(call TEST_PROGRAM,cuda)" "$(call TEST_PROGRAM,golden)"
+
+# What failed in the field: programs against the header that exit non-zero while a fault is there (tests/field).
+field-cases: lib
+	tests/field/run
 
 golden:
 	$(CARGO) test --release --test golden
