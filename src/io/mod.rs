@@ -10,6 +10,7 @@ pub mod image;
 mod json;
 pub mod model_file;
 pub mod npy;
+mod png;
 pub mod safetensors;
 pub mod scheduler_config;
 pub mod unet_config;
