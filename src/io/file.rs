@@ -5,6 +5,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
+/// The largest text file that is read: no config or index comes near it, and parsers' allocations cannot all fail gracefully.
+pub const MAX_TEXT: u64 = 16 << 20;
 /// How many leftover temporary names are tried before giving up.
 const TEMP_ATTEMPTS: u32 = 1000;
 
@@ -30,8 +32,12 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The text of a file, which must be UTF-8.
+/// The text of a file, which must be UTF-8 and of at most [`MAX_TEXT`] bytes; the size is looked at before anything is read.
 pub fn read_text(path: &Path) -> Result<String> {
+    let (_, len) = open(path)?;
+    if len > MAX_TEXT {
+        return Err(Error::corrupt(format!("{}: {len} bytes, a text has at most {MAX_TEXT}", path.display())));
+    }
     String::from_utf8(read(path)?).map_err(|e| Error::corrupt(format!("{}: not UTF-8 at byte {}", path.display(), e.utf8_error().valid_up_to())))
 }
 
@@ -194,6 +200,18 @@ mod tests {
             assert_eq!(result.unwrap_err().status, status, "case {i}");
         }
         assert_eq!(names(&dir), ["folder", "plain"]);
+    }
+
+    #[test]
+    fn a_text_is_refused_by_its_size_before_it_is_read() {
+        let dir = TestDir::new("file-large");
+        // Sparse: 4 GB that nobody has written. Reading them would take seconds and their memory.
+        File::create(dir.join("t")).unwrap().set_len(4 << 30).unwrap();
+        let error = read_text(&dir.join("t")).unwrap_err();
+        assert_eq!(error.status, Status::CorruptFile);
+        assert!(error.message.contains("4294967296 bytes"), "{error}");
+        File::create(dir.join("t")).unwrap().set_len(MAX_TEXT).unwrap();
+        assert_eq!(read_text(&dir.join("t")).unwrap().len() as u64, MAX_TEXT);
     }
 
     #[test]
