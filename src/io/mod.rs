@@ -12,6 +12,8 @@ pub mod model_file;
 pub mod npy;
 pub mod safetensors;
 pub mod scheduler_config;
+mod target;
+mod temporary;
 pub mod unet_config;
 
 pub use diffusers::{ModelFiles, ModelPaths, save_model};
