@@ -37,9 +37,14 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
 
 /// The text of a file, which must be UTF-8 and of at most [`MAX_TEXT`] bytes; the size is looked at before anything is read.
 pub fn read_text(path: &Path) -> Result<String> {
+    read_text_of(path, MAX_TEXT)
+}
+
+/// [`read_text`] with another limit.
+pub(super) fn read_text_of(path: &Path, most: u64) -> Result<String> {
     let (_, len) = open(path)?;
-    if len > MAX_TEXT {
-        return Err(Error::corrupt(format!("{}: {len} bytes, a text has at most {MAX_TEXT}", path.display())));
+    if len > most {
+        return Err(Error::corrupt(format!("{}: {len} bytes, a text has at most {most}", path.display())));
     }
     String::from_utf8(read(path)?).map_err(|e| Error::corrupt(format!("{}: not UTF-8 at byte {}", path.display(), e.utf8_error().valid_up_to())))
 }
