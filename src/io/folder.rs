@@ -189,6 +189,13 @@ impl FolderSave {
 
     /// Commits the save and puts the files into their places.
     pub fn commit(mut self) -> Result<()> {
+        let journal = self.write_journal()?;
+        let unfinished = "saved, and opens as the new model, but could not be put into place whole; the next save or opening of the folder goes on";
+        journal.finish(&self.root).map_err(|e| e.context(unfinished))
+    }
+
+    /// Makes the new files count.
+    fn write_journal(&mut self) -> Result<Journal> {
         let names = self.parts.iter().map(|(part, ..)| part.to_string()).collect();
         let journal = Journal { version: VERSION, save: self.save.clone(), parts: names, remove: std::mem::take(&mut self.remove) };
         let text = serde_json::to_vec(&journal).map_err(|e| Error::internal(format!("{JOURNAL}: {e}")))?;
@@ -197,8 +204,7 @@ impl FolderSave {
         let (_, new, target) = self.parts.last().ok_or_else(|| Error::internal("the journal was not written"))?;
         fs::rename(new, target.path()).map_err(|e| Error::from_io(target.path(), &e))?;
         self.committed = true;
-        let unfinished = "saved, and opens as the new model, but could not be put into place whole; the next save or opening of the folder goes on";
-        journal.finish(&self.root).map_err(|e| e.context(unfinished))
+        Ok(journal)
     }
 }
 

@@ -95,7 +95,7 @@ fn is_shard(name: &str) -> bool {
 
 /// Whether a name is that of a plain model's shard or index, which would stay beside the weights that a save writes and be taken for them by diffusers.
 pub(super) fn is_shard_or_index(name: &str) -> bool {
-    let shard = name.strip_prefix(STEM).is_some_and(|rest| rest.starts_with('-')) && is_shard(name) && name.ends_with(".safetensors");
+    let shard = name.strip_prefix(STEM).is_some_and(|rest| rest.starts_with('-')) && is_shard(name) && name.matches('.').count() == 1;
     !name.contains(['/', '\\']) && (shard || name == format!("{STEM}.safetensors.index.json"))
 }
 
