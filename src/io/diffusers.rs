@@ -7,7 +7,7 @@ use crate::io::json::{self, Named, to_text};
 use crate::io::layout::ModelPaths;
 use crate::io::record::{self, CONFIG, INDEX, Parts, RECORD, SCHEDULER, UNET, WEIGHTS};
 use crate::io::scheduler_config::SchedulerClass;
-use crate::io::{DIFFUSERS_VERSION, SchedulerConfig, TensorFile, UNetConfig, file, safetensors, weights};
+use crate::io::{DIFFUSERS_VERSION, SchedulerConfig, TensorFile, UNetConfig, safetensors, weights};
 use crate::tensor::Tensor;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -56,7 +56,7 @@ impl ModelFiles {
 
     /// Reads a model's files; true when its record names them, so that they are known to belong together.
     fn load(paths: &ModelPaths) -> Result<(Self, bool)> {
-        let read = |path: &PathBuf| Ok((file::read_text(path)?, path.display().to_string()));
+        let read = |path: &PathBuf| Ok((json::read_text(path)?, path.display().to_string()));
         let (config, scheduler, record) =
             (read(&paths.config)?, paths.scheduler.as_ref().map(read).transpose()?, paths.record.as_ref().map(read).transpose()?);
         let parts = record.as_ref().map(|(text, name)| Parts::read(&json::parse(text, name)?, name)).transpose()?.flatten();
@@ -67,7 +67,7 @@ impl ModelFiles {
                 _ => return Err(parts.missing(SCHEDULER)),
             }
             if let Some(path) = paths.index.as_ref().filter(|_| parts.names(INDEX)) {
-                parts.check(INDEX, path, &sha256(file::read_text(path)?.as_bytes()))?;
+                parts.check(INDEX, path, &sha256(json::read_text(path)?.as_bytes()))?;
             }
         }
         // The small files first: a wrong config should not cost the reading of the weights.

@@ -10,6 +10,7 @@
 
 use super::file::{self, sync_folder};
 use super::hashing::Hashing;
+use super::json;
 use super::record::{PARTS, RECORD, UNET};
 use super::target::Target;
 use super::temporary::abandoned;
@@ -49,12 +50,12 @@ impl Journal {
     /// The journal of a folder, if it has one.
     pub fn read(root: &Path) -> Result<Option<Self>> {
         let path = root.join(JOURNAL);
-        let text = match file::read_text_of(&path, MAX_JOURNAL) {
+        let text = match file::read_text(&path, MAX_JOURNAL) {
             Err(e) if e.status == Status::NotFound => return Ok(None),
             text => text?,
         };
         let corrupt = |what: String| Error::corrupt(format!("{}: a damaged record of an unfinished save: {what}; save again, or delete it", path.display()));
-        let journal: Self = serde_json::from_str(&text).map_err(|e| corrupt(e.to_string()))?;
+        let journal: Self = json::parse_record(&text, "its text").map_err(|e| corrupt(e.message))?;
         if journal.version != VERSION {
             return Err(Error::version(format!("{}: version {}; this library reads version {VERSION}", path.display(), journal.version)));
         }
@@ -121,7 +122,7 @@ pub(super) struct FolderState {
 
 impl FolderState {
     pub fn of(root: &Path) -> Self {
-        let [journal, record] = [JOURNAL, RECORD].map(|name| file::read_text(&root.join(name)).ok());
+        let [journal, record] = [JOURNAL, RECORD].map(|name| json::read_text(&root.join(name)).ok());
         Self { journal, record }
     }
 

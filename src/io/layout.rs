@@ -3,7 +3,7 @@
 use super::folder::{self, Journal};
 use super::record::{self, UNET};
 use super::target::folder_of;
-use super::{file, json, weights};
+use super::{json, weights};
 use crate::error::{Error, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -173,7 +173,7 @@ fn find_scheduler(unet: &Path, root: &Path, notes: &mut Vec<String>) -> Option<P
 /// The models right below a folder: a run's only checkpoint, a network under another name, the snapshot of a hub's cache.
 fn models_below(folder: &Path) -> Vec<PathBuf> {
     let snapshots = folder.join("snapshots");
-    if let Some(main) = file::read_text(&folder.join("refs").join("main")).ok().map(|text| text.trim().to_string()) {
+    if let Some(main) = json::read_text(&folder.join("refs").join("main")).ok().map(|text| text.trim().to_string()) {
         let snapshot = snapshots.join(&main);
         if !main.is_empty() && !main.contains(['/', '\\', '.']) && holds_model(&snapshot) {
             return vec![snapshot];
@@ -192,7 +192,7 @@ fn holds_model(folder: &Path) -> bool {
 
 /// Whether a configuration is that of a U-Net, and not of an encoder or another part of a pipeline.
 fn is_network(config: &Path) -> bool {
-    let Ok(text) = file::read_text(config) else { return false };
+    let Ok(text) = json::read_text(config) else { return false };
     let Ok(value) = json::parse(&text, CONFIG) else { return false };
     match value.get("_class_name") {
         Some(class) => class.as_str().is_some_and(|class| class.starts_with("UNet")),

@@ -10,7 +10,8 @@ mod font;
 mod foreign;
 mod hashing;
 pub mod image;
-mod json;
+pub(crate) mod json;
+mod json_reader;
 mod layout;
 pub mod model_file;
 pub mod npy;
@@ -21,6 +22,7 @@ mod target;
 mod temporary;
 pub mod unet_config;
 mod weights;
+pub mod zip;
 
 pub use diffusers::{ModelFiles, save_model};
 pub use image::{GridRow, ImageShape, save_grid, save_png};

@@ -1,7 +1,6 @@
 //! Which file of a folder has the weights: diffusers' names, with their variants, in one file or in shards.
 
 use super::TensorFile;
-use super::file;
 use super::json;
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
@@ -123,7 +122,7 @@ pub(super) fn is_index(path: &Path) -> bool {
 fn read_shards(index: &Path) -> Result<TensorFile> {
     let file = index.display().to_string();
     let corrupt = |what: String| Error::corrupt(format!("{file}: {what}"));
-    let value = json::parse(&file::read_text(index)?, &file)?;
+    let value = json::parse(&json::read_text(index)?, &file)?;
     let map = value.get("weight_map").and_then(|map| map.as_object()).ok_or_else(|| corrupt("has no object \"weight_map\"".into()))?;
     let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (tensor, shard) in map {
