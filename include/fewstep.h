@@ -39,7 +39,18 @@
  *
  * STRINGS are UTF-8 and end with a NUL. IMAGES are 32-bit floats [N,C,H,W], nominally in [-1, 1].
  *
- * DETERMINISM. The same calls with the same seeds give the same bytes, whatever the number of threads; on CUDA, on GPUs of the same model.
+ * DETERMINISM. The same calls with the same seeds give the same bytes, whatever the number of threads and the caller's floating-point environment; on
+ * CUDA, on GPUs of the same model.
+ *
+ * SIGNALS, STACKS, FLOATING POINT. Threads of the library take no signals, so handlers of the program run on the program's threads; only those that an
+ * instruction of the thread itself raises (SIGSEGV and the like) are not blocked there. Their stacks have a size of the library's choice. A call takes less
+ * than 64 KiB of its caller's stack, callbacks not counted. It computes in the default floating-point environment (rounding to nearest, subnormals kept,
+ * nothing traps) and leaves the caller's as it was, exception flags included; callbacks run in the caller's.
+ *
+ * FORKS. A child of fork() has the memory of its parent but none of its threads. On the CPU it may go on with all handles that it inherited: calls then
+ * compute on the calling thread alone, with the same bytes, and destroying waits for nobody. A handle that another thread was using when the parent forked
+ * stays in use in the child for ever: FEWSTEP_STATUS_STATE. CUDA cannot be used in the child of a process that has used it: handles on a CUDA device can
+ * be destroyed there, and whatever else needs the device returns FEWSTEP_STATUS_STATE; fork before, or start the child by exec.
  */
 
 
@@ -1641,8 +1652,12 @@ fewstep_status fewstep_dataset_create(const fewstep_runtime *runtime,
                                       fewstep_dataset **out);
 
 /**
- * Reads a dataset from a NumPy `.npz` archive: images [M,H,W] (one channel) or [M,H,W,C] of type float32, float16, int32, int64, uint8 or int8, and
- * integer labels [M] where `labels_name` is not NULL. Value in the model's space = value in the file * scale + shift; 1/127.5 and -1 map bytes to [-1, 1].
+ * Reads a dataset from a NumPy `.npz` archive (numpy.savez, savez_compressed): images [M,H,W] (one channel) or [M,H,W,C] of floats of 16 to 64 bits,
+ * integers of 8 to 64 bits or bools in either byte order, and labels [M] or [M,1] of any integer type where `labels_name` is not NULL. Values become
+ * float32 first; value in the model's space = value in the file * scale + shift; 1/127.5 and -1 map bytes to [-1, 1].
+ *
+ * What an archive says is checked against its own length before there is memory for it. A deflated array of more than 16 MiB that would unpack to more
+ * than 512 times what it takes in the file is UNSUPPORTED: it was made to cost, or should be saved uncompressed.
  *
  * Ownership and threads as fewstep_dataset_create.
  * Returns OK, INVALID_ARGUMENT, NOT_FOUND (the file, or an array in it), IO, CORRUPT_FILE, SHAPE, UNSUPPORTED, NUMERIC or OUT_OF_MEMORY.
