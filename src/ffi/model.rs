@@ -356,8 +356,7 @@ pub unsafe extern "C" fn fewstep_model_derive_student(
 /// appears whole or not at all. `path` is UTF-8.
 ///
 /// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a grid that diffusers cannot express: use
-/// fewstep_model_save_file), IO,
-/// NOT_FOUND or OUT_OF_MEMORY.
+/// fewstep_model_save_file), NUMERIC (a weight that is not finite, which could not be opened again; nothing is written), IO, NOT_FOUND or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_model_save(model: *const fewstep_model, path: *const c_char) -> fewstep_status {
     // SAFETY: both are NULL or valid by the header's contract.
@@ -370,7 +369,8 @@ pub unsafe extern "C" fn fewstep_model_save(model: *const fewstep_model, path: *
 /// Saves a model as one file, whatever its grid: safetensors with the configs in its metadata, which fewstep_model_open and fewstep_model_open_buffer
 /// read back. It appears whole or not at all. `path` is UTF-8.
 ///
-/// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY.
+/// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, NUMERIC (a weight that is not finite, which could not be opened
+/// again; nothing is written), IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_model_save_file(model: *const fewstep_model, path: *const c_char) -> fewstep_status {
     // SAFETY: both are NULL or valid by the header's contract.
