@@ -10,6 +10,7 @@ use super::training_graph::STATES;
 use crate::diffusion::Clip;
 use crate::error::{Error, Result, Status};
 use crate::graph::ops::ClipScale;
+use crate::io::json;
 use crate::io::safetensors::{self, TensorFile};
 use crate::io::scheduler_config::SchedulerConfig;
 use crate::tensor::{DType, Tensor};
@@ -121,7 +122,7 @@ impl Trainer {
         let mut file = TensorFile::open(path)?;
         let shown = path.display();
         let text = file.metadata().get(KEY).ok_or_else(|| Error::corrupt(format!("{shown}: not a training checkpoint (no {KEY} in its metadata)")))?;
-        let record: Record = serde_json::from_str(text).map_err(|e| Error::corrupt(format!("{shown}: damaged training record: {e}")))?;
+        let record: Record = json::parse_record(text, "damaged training record").map_err(|e| e.context(&shown))?;
         let loss_scale = self.check_record(&record, changes).map_err(|e| e.context(&shown))?;
         let states = self.read_states(&mut file)?;
         let bounds = self.bounds_of(&states)?;
