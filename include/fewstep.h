@@ -30,7 +30,10 @@
  *
  * THREADS. A handle may be used from any thread. Functions that take a `const` handle may run at the same time on many threads; with any other
  * handle there is one call at a time, and a second one meanwhile, also from the first one's own callback, returns FEWSTEP_STATUS_STATE. No call may
- * run while the handle is destroyed. Callbacks run on the thread that made the call, never on a thread of the library.
+ * run while the handle is destroyed. Callbacks run on the thread that made the call, never on a thread of the library. A thread must not be
+ * cancelled (pthread_cancel) in a function of the library: nothing unwinds through it, so the system ends the process. Use a cancel token. The
+ * library must not be unloaded (dlclose) before the threads that had an error from it have ended: their messages are taken down with them, by its
+ * code (glibc keeps it mapped until then by itself).
  *
  * STRUCTS. A struct with struct_size may grow in later versions, at its end. Options are filled by their `_init` function, which is told their size,
  * and then changed; wherever a pointer to options is NULL, the defaults are meant. Set struct_size to sizeof of a struct that the library fills: fields
@@ -39,18 +42,14 @@
  *
  * STRINGS are UTF-8 and end with a NUL. IMAGES are 32-bit floats [N,C,H,W], nominally in [-1, 1].
  *
- * DETERMINISM. The same calls with the same seeds give the same bytes, whatever the number of threads and the caller's floating-point environment; on
- * CUDA, on GPUs of the same model.
+ * FILES. A file that is written appears whole or not at all: it is written beside its place under a temporary name (`.fewstep-*`), flushed to
+ * the disk, and renamed. Links are followed: the link stays, and the file behind it is replaced or made. A replaced file's mode is kept, and its
+ * owner and group where that is permitted; new files are as the umask says. What is no regular file (pipe, device, socket, folder) is refused
+ * with FEWSTEP_STATUS_IO and never touched. What dead processes have left in the same folder under such temporary names is removed.
+ * FEWSTEP_STATUS_IO leaves the old file as it was, but for one case, which the sentence names: the file was replaced, and then its folder could
+ * not be flushed. The new file is there, only a crash of the machine can bring back the old one; saving again makes sure.
  *
- * SIGNALS, STACKS, FLOATING POINT. Threads of the library take no signals, so handlers of the program run on the program's threads; only those that an
- * instruction of the thread itself raises (SIGSEGV and the like) are not blocked there. Their stacks have a size of the library's choice. A call takes less
- * than 64 KiB of its caller's stack, callbacks not counted. It computes in the default floating-point environment (rounding to nearest, subnormals kept,
- * nothing traps) and leaves the caller's as it was, exception flags included; callbacks run in the caller's.
- *
- * FORKS. A child of fork() has the memory of its parent but none of its threads. On the CPU it may go on with all handles that it inherited: calls then
- * compute on the calling thread alone, with the same bytes, and destroying waits for nobody. A handle that another thread was using when the parent forked
- * stays in use in the child for ever: FEWSTEP_STATUS_STATE. CUDA cannot be used in the child of a process that has used it: handles on a CUDA device can
- * be destroyed there, and whatever else needs the device returns FEWSTEP_STATUS_STATE; fork before, or start the child by exec.
+ * DETERMINISM. The same calls with the same seeds give the same bytes, whatever the number of threads; on CUDA, on GPUs of the same model.
  */
 
 
@@ -263,6 +262,11 @@
 #define FEWSTEP_DECAY_COSINE 2
 
 /**
+ * trajectory_clip: clamp or threshold as the scheduler config of the teacher says, so that it runs as its own sampler runs it.
+ */
+#define FEWSTEP_CLIP_FROM_TEACHER 3
+
+/**
  * The weights as trained.
  */
 #define FEWSTEP_WEIGHTS_RAW 1
@@ -271,6 +275,47 @@
  * The moving average of the weights; usually the better ones.
  */
 #define FEWSTEP_WEIGHTS_EMA 2
+
+/**
+ * Resume with other learning_rate, warmup_steps, total_steps or decay. Both schedules count from the run's first step: the next step has the learning rate
+ * that the new schedule gives after the steps that are done, which is 0 if its cosine has ended by then (a warning in the log says so).
+ */
+#define FEWSTEP_RESUME_SCHEDULE 1
+
+/**
+ * Resume with another batch.
+ */
+#define FEWSTEP_RESUME_BATCH 2
+
+/**
+ * Resume with other beta1, beta2, eps, weight_decay, clip_norm or ema_decay. The moments and the moving average go on from what they are.
+ */
+#define FEWSTEP_RESUME_OPTIMIZER 4
+
+/**
+ * Resume with other terms.
+ */
+#define FEWSTEP_RESUME_LOSS 8
+
+/**
+ * Resume with other teacher trajectories: pairs or steps, substeps, cache_size, height and width, trajectory_clip and its fields.
+ */
+#define FEWSTEP_RESUME_TRAJECTORIES 16
+
+/**
+ * Resume with another seed.
+ */
+#define FEWSTEP_RESUME_SEED 32
+
+/**
+ * Resume with another precision. A loss scale that the checkpoint does not have begins anew.
+ */
+#define FEWSTEP_RESUME_PRECISION 64
+
+/**
+ * Resume with whatever the trainer was created with.
+ */
+#define FEWSTEP_RESUME_ANY 127
 
 /**
  * What the model says: a few-step student's own grid, or the sampler of its scheduler config (step for step as diffusers runs it).
@@ -936,6 +981,30 @@ typedef struct {
    * the loss is scaled, and a step whose gradients overflow is done again at half the scale.
    */
   int32_t precision;
+  /**
+   * What is done to the image that the teacher predicts in each step of its trajectories: FEWSTEP_CLIP_FROM_TEACHER (the default), or FEWSTEP_CLIP_NONE,
+   * FEWSTEP_CLIP_RANGE or FEWSTEP_CLIP_DYNAMIC with the fields below. TEACHER_FORCED and ON_POLICY match the states that come of it. Nothing else clips: not
+   * the student's own steps in ON_POLICY, since a few-step student is sampled without; nor the prediction that OUTPUT matches, which is the network's.
+   * A teacher that needs it shows at timesteps that are nearly pure noise, where an error of its noise is a thousand times that of its image: without it
+   * its states can leave the range of images for good. States that are far out of range are a warning in the runtime's log, once for the trajectories.
+   */
+  int32_t trajectory_clip;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * FEWSTEP_CLIP_RANGE: 1 by default.
+   */
+  double clip_range;
+  /**
+   * FEWSTEP_CLIP_DYNAMIC: quantile; 0.995 by default.
+   */
+  double threshold_ratio;
+  /**
+   * FEWSTEP_CLIP_DYNAMIC: upper bound; 1 by default.
+   */
+  double threshold_max;
 } fewstep_trainer_options;
 
 /**
@@ -1519,17 +1588,42 @@ FEWSTEP_API
 fewstep_status fewstep_runtime_destroy(fewstep_runtime *runtime);
 
 /**
- * Opens a diffusers model folder, a pipeline's (with `unet/` and `scheduler/`) or a flat one, or a file of fewstep_model_save_file. `path` is UTF-8.
- * Oddities, such as unknown keys of a config, go to the runtime's log.
+ * Opens a model: a diffusers folder or a file of fewstep_model_save_file. `path` is UTF-8.
  *
- * The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call.
- * Returns OK, INVALID_ARGUMENT, NOT_FOUND (no such file or tensor), IO, CORRUPT_FILE, SHAPE (a tensor of the wrong shape), UNSUPPORTED (another model
- * class or option), VERSION_MISMATCH (a file of a later fewstep), NUMERIC (weights that are not finite) or OUT_OF_MEMORY.
+ * The folder may be a pipeline's (with `unet/` and `scheduler/`), a flat one, that of a network alone (`unet`, `unet_ema`), a hub cache's, or one with a
+ * single model below it; any file of a model stands for the model. Weights are safetensors of f32, f16, bf16 or f64, in one file or in shards with their
+ * index. Where there is no plain file, a variant is taken: `ema`, `fp16`, `bf16`, `non_ema`, or else the only safetensors file; fewstep_model_open_variant
+ * names one. Names may begin with `module.` or `_orig_mod.`. A network without a scheduler_config.json takes that of the folders above it.
+ *
+ * What was chosen, found elsewhere than expected or assumed (DDIM's defaults where no scheduler is found) and oddities, such as unknown keys of a config,
+ * go to the runtime's log as warnings, each with the names of the files.
+ *
+ * A folder that fewstep_model_save wrote names its files by their SHA-256 in `fewstep.json`. One with a file that is another is refused, CORRUPT_FILE: it
+ * would be a mixture of two models. Where the change was meant, delete `fewstep.json`, or only its "parts" to keep a student's grid. Folders without such
+ * hashes open as they are. A save that was killed after its commit is finished if the folder can be written to; if not, the new model is read all the same.
+ *
+ * The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call, also while the folder is saved into: what
+ * opens is the model before or after.
+ * Returns OK, INVALID_ARGUMENT, NOT_FOUND (no such file or tensor), IO, CORRUPT_FILE (also a Git LFS pointer), SHAPE (a tensor of the wrong shape),
+ * UNSUPPORTED (another model class or option, pickled weights), VERSION_MISMATCH (a file of a later fewstep), NUMERIC (weights that are not finite) or
+ * OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_model_open(const fewstep_runtime *runtime,
                                   const char *path,
                                   fewstep_model **out);
+
+/**
+ * Opens a model folder with the weights of one variant: `diffusion_pytorch_model.fp16.safetensors` is "fp16", in one file or in shards. "" is the plain
+ * file and nothing else; NULL leaves the choice to fewstep_model_open. `path` is a folder.
+ *
+ * Ownership, threads and codes as fewstep_model_open; NOT_FOUND where the folder has no such variant (the sentence names those that it has).
+ */
+FEWSTEP_API
+fewstep_status fewstep_model_open_variant(const fewstep_runtime *runtime,
+                                          const char *path,
+                                          const char *variant,
+                                          fewstep_model **out);
 
 /**
  * The same from the bytes of a file of fewstep_model_save_file, which are copied: for models that ship inside another file.
@@ -1586,12 +1680,18 @@ fewstep_status fewstep_model_derive_student(const fewstep_runtime *runtime,
                                             fewstep_model **out);
 
 /**
- * Saves a model as a diffusers folder that `DDIMPipeline.from_pretrained` opens and fewstep_model_open reads back. The folder is created; each file
- * appears whole or not at all. `path` is UTF-8.
+ * Saves a model as a diffusers folder that `DDIMPipeline.from_pretrained` opens and fewstep_model_open reads back. The folder is created. `path` is UTF-8.
+ *
+ * The folder is saved as a whole: if the call fails, or the process or the machine dies meanwhile, it holds the model that was there before or the new one,
+ * never a mixture. Other files in it stay, but for the shards of an older model. Links among its files are followed, modes are kept; a file of the
+ * model's whose place is taken by something else, such as a pipe or a folder, is refused with IO. Two savers of one folder wait for each other, for at
+ * most a minute (not on file systems without locks: there a mixture is possible, and refused when it is opened). The old and the new model lie side
+ * by side for a moment: the disk needs room for both.
  *
  * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a grid that diffusers cannot express: use
- * fewstep_model_save_file), IO,
- * NOT_FOUND or OUT_OF_MEMORY.
+ * fewstep_model_save_file), NUMERIC (a weight that is not finite, which could not be opened again; nothing is written), IO, NOT_FOUND, VERSION_MISMATCH
+ * (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether the new model is already the one that opens (it could not
+ * be put into place whole, and the next save or opening goes on) or the old one still is.
  */
 FEWSTEP_API
 fewstep_status fewstep_model_save(const fewstep_model *model,
@@ -1601,7 +1701,9 @@ fewstep_status fewstep_model_save(const fewstep_model *model,
  * Saves a model as one file, whatever its grid: safetensors with the configs in its metadata, which fewstep_model_open and fewstep_model_open_buffer
  * read back. It appears whole or not at all. `path` is UTF-8.
  *
- * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY.
+ * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, NUMERIC (a weight that is not finite, which could not be opened
+ * again; nothing is written), IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY; what holds for all files that are written, and what IO means, is at the top
+ * of this header.
  */
 FEWSTEP_API
 fewstep_status fewstep_model_save_file(const fewstep_model *model,
@@ -1721,7 +1823,8 @@ fewstep_status fewstep_trainer_prepare(fewstep_trainer *trainer,
 
 /**
  * One training step; the first one prepares when fewstep_trainer_prepare was not called. Fills `*report` (may be NULL), whose struct_size the caller has
- * set. A step whose loss or gradient is not finite changes nothing and is NUMERIC.
+ * set. A step changes nothing and is NUMERIC when its loss, its gradient or a weight that it would leave is not finite, or its gradient, clipped, has a norm
+ * above 9.2e18: the weights are finite at any time.
  *
  * One thread at a time. Returns OK, INVALID_ARGUMENT, NUMERIC, OUT_OF_MEMORY or STATE.
  */
@@ -1757,7 +1860,7 @@ fewstep_status fewstep_trainer_evaluate(fewstep_trainer *trainer,
  * A new model with the present weights, also in the middle of training; it does not change when training goes on. `weights` is FEWSTEP_WEIGHTS_*.
  *
  * The caller owns `*out` and gives it to fewstep_model_destroy. One thread at a time for the trainer.
- * Returns OK, INVALID_ARGUMENT, OUT_OF_MEMORY or STATE.
+ * Returns OK, INVALID_ARGUMENT, NUMERIC (a weight that is not finite), OUT_OF_MEMORY or STATE.
  */
 FEWSTEP_API
 fewstep_status fewstep_trainer_snapshot(fewstep_trainer *trainer,
@@ -1765,22 +1868,39 @@ fewstep_status fewstep_trainer_snapshot(fewstep_trainer *trainer,
                                         fewstep_model **out);
 
 /**
- * Saves the whole state of training as one safetensors file, which appears whole or not at all. `path` is UTF-8.
+ * Saves the whole state of training as one safetensors file, which appears whole or not at all. `path` is UTF-8. What could not be resumed is NUMERIC and
+ * leaves the file that is there.
  *
- * One thread at a time. Returns OK, INVALID_ARGUMENT, IO, NOT_FOUND (no such folder), OUT_OF_MEMORY or STATE.
+ * One thread at a time. Returns OK, INVALID_ARGUMENT, NUMERIC, IO, NOT_FOUND (no such folder), OUT_OF_MEMORY or STATE.
  */
-FEWSTEP_API fewstep_status fewstep_trainer_save(fewstep_trainer *trainer, const char *path);
+FEWSTEP_API
+fewstep_status fewstep_trainer_save(fewstep_trainer *trainer,
+                                    const char *path);
 
 /**
  * Continues where fewstep_trainer_save stopped: the next steps are those that the saved run would have done, to the bit. The trainer must have been
- * created with the same student architecture and options; nothing changes on an error.
+ * created with the same student architecture and options, and with the same teacher and dataset, which a checkpoint does not hold; nothing changes on an
+ * error. fewstep_trainer_resume_with resumes with other options.
  *
- * One thread at a time. Returns OK, INVALID_ARGUMENT (another student or option), NOT_FOUND, IO, CORRUPT_FILE, VERSION_MISMATCH, SHAPE, NUMERIC,
- * OUT_OF_MEMORY or STATE.
+ * One thread at a time. Returns OK, INVALID_ARGUMENT (another student or option), NOT_FOUND, IO, CORRUPT_FILE (damaged, or a state that no training
+ * leaves: numbers that are not finite, second moments below 0, more than 2^53 steps), VERSION_MISMATCH, UNSUPPORTED, OUT_OF_MEMORY or STATE.
  */
 FEWSTEP_API
 fewstep_status fewstep_trainer_resume(fewstep_trainer *trainer,
                                       const char *path);
+
+/**
+ * Continues where fewstep_trainer_save stopped, with other options: `changes` says which may differ from the saved run's, as a sum of FEWSTEP_RESUME_*; 0 is
+ * fewstep_trainer_resume. The options are those that the trainer was created with. Weights, both of AdamW's moments, the moving average and the number
+ * of steps done are the checkpoint's. The student's architecture, noise schedule and prediction type must agree always. The trainer's own checkpoints
+ * have the new options.
+ *
+ * One thread at a time. Returns as fewstep_trainer_resume does.
+ */
+FEWSTEP_API
+fewstep_status fewstep_trainer_resume_with(fewstep_trainer *trainer,
+                                           const char *path,
+                                           uint32_t changes);
 
 /**
  * Fills `*out`, whose struct_size the caller has set.

@@ -178,6 +178,11 @@ impl Tensor {
         self.shape.iter().product()
     }
 
+    /// The first element of an f32 tensor that is NaN or infinite, and where it is.
+    pub fn non_finite(&self) -> Result<Option<(usize, f32)>> {
+        Ok(self.as_slice::<f32>()?.iter().copied().enumerate().find(|(_, v)| !v.is_finite()))
+    }
+
     /// The raw bytes, little-endian elements.
     pub fn bytes(&self) -> &[u8] {
         self.data.bytes()

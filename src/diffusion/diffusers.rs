@@ -65,16 +65,20 @@ impl SchedulerConfig {
         }
     }
 
-    fn ddim(&self) -> DdimConfig {
-        let clip = match self.thresholding() {
+    /// What is done to predicted data in every step, whatever the class: what a class does not have is off.
+    pub fn clip(&self) -> Clip {
+        match self.thresholding() {
             Clip::None if self.clip_sample => Clip::Range(self.clip_sample_range),
             other => other,
-        };
+        }
+    }
+
+    fn ddim(&self) -> DdimConfig {
         DdimConfig {
             spacing: self.spacing(),
             steps_offset: self.steps_offset as i64,
             eta: 0.0,
-            clip,
+            clip: self.clip(),
             set_alpha_to_one: self.set_alpha_to_one,
             prev_rule: PrevRule::Diffusers,
             use_clipped_model_output: false,

@@ -6,9 +6,9 @@ use crate::diffusion::philox::{self, Purpose};
 use crate::error::{Error, Result};
 use crate::io::diffusers::{self, ModelFiles};
 use crate::io::json::describe;
-use crate::io::{model_file, record};
 use crate::io::scheduler_config::{SchedulerClass, SchedulerConfig};
 use crate::io::unet_config::{ClassEmbedding, UNetConfig};
+use crate::io::{model_file, record};
 use crate::tensor::{Tensor, checked_numel};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -126,13 +126,25 @@ impl Model {
 
     /// Writes a diffusers folder that `DDIMPipeline.from_pretrained` opens. It is saved as a whole: a model that was there stays, or this one is there.
     pub fn save(&self, path: &Path) -> Result<()> {
+        self.check_finite()?;
         self.check_expressible()?;
         diffusers::save_model(path, &self.config, &self.tensors(), &self.scheduler, self.metadata()?.as_ref())
     }
 
     /// Writes the model as one file, whatever its grid. It appears whole or not at all.
     pub fn save_file(&self, path: &Path) -> Result<()> {
+        self.check_finite()?;
         model_file::save_model_file(path, &self.config, &self.tensors(), &self.scheduler, self.metadata()?.as_ref())
+    }
+
+    /// An error that names the first weight that is not finite: such a model cannot be opened again, so it is not written over one that can.
+    pub fn check_finite(&self) -> Result<()> {
+        for (name, tensor) in &self.weights {
+            if let Some((i, value)) = tensor.non_finite()? {
+                return Err(Error::numeric(format!("the model's tensor \"{name}\": element {i} is {value}, expected a finite number")));
+            }
+        }
+        Ok(())
     }
 
     fn tensors(&self) -> Vec<(&str, &Tensor)> {
