@@ -1,6 +1,7 @@
 //! Configuration files as Python writes them: JSON with `Infinity` and `NaN`, missing keys, keys of other versions.
 
 use crate::error::{Error, Result};
+use crate::io::file::MAX_TEXT;
 use crate::io::json_reader::Reader;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -44,20 +45,20 @@ pub(crate) use named_enum;
 /// Strings that stand for the numbers which JSON lacks, in what [`parse`] gives.
 const NON_FINITE: [(&str, f64); 3] = [("-Infinity", f64::NEG_INFINITY), ("Infinity", f64::INFINITY), ("NaN", f64::NAN)];
 
-/// Bytes that a text has at most. The largest are schedulers with a beta for each of 100,000 timesteps, 30 bytes a line.
-pub(crate) const MAX_TEXT: usize = 4 << 20;
 /// Values in a text, of whatever kind. They take 32 bytes each.
 const MAX_VALUES: usize = 1 << 19;
 /// Keys in a text, which take up to 1 KiB each, in small pieces. An index of a model in several files has one for each tensor.
 const MAX_KEYS: usize = 20_000;
 /// Bytes of a key.
 const MAX_KEY: usize = 1024;
+/// Items of a list, where they are not one for each timestep.
+pub(crate) const MAX_LIST: usize = 1024;
 /// Unknown keys that are named one by one.
 const SHOWN_KEYS: usize = 50;
 
 /// Parses JSON in Python's dialect. Bare `Infinity`, `-Infinity` and `NaN` come out as strings of that name.
-pub(crate) fn parse(text: &str, file: &str) -> Result<Value> {
-    if text.len() > MAX_TEXT {
+pub fn parse(text: &str, file: &str) -> Result<Value> {
+    if text.len() as u64 > MAX_TEXT {
         return Err(Error::corrupt(format!("{file}: {} bytes; at most {MAX_TEXT} are read as JSON", text.len())));
     }
     let mut builder = Builder { reader: Reader::new(text, 0), values: MAX_VALUES, keys: MAX_KEYS };
@@ -228,9 +229,21 @@ impl Fields {
     pub fn sizes(&mut self, key: &str, default: &[usize], range: RangeInclusive<usize>) -> Result<Vec<usize>> {
         match self.take(key) {
             None => Ok(default.to_vec()),
-            Some(Value::Array(items)) => items.iter().map(|item| self.to_size(key, item, range.clone())).collect(),
+            Some(Value::Array(items)) => self.list(key, &items, MAX_LIST, |item| self.to_size(key, item, range.clone())),
             Some(other) => Err(self.invalid(key, "a list of whole numbers", &other)),
         }
+    }
+
+    /// What `read` makes of the items of a list, of which there are at most `max`.
+    pub fn list<T>(&self, key: &str, items: &[Value], max: usize, read: impl Fn(&Value) -> Result<T>) -> Result<Vec<T>> {
+        let n = items.len();
+        if n > max {
+            return Err(Error::invalid(format!("{}: {key}: expected a list of at most {max} items, found {n}", self.file)));
+        }
+        let mut out = Vec::new();
+        out.try_reserve_exact(n).map_err(|_| Error::out_of_memory(format!("{}: {key}: could not allocate {n} items", self.file)))?;
+        items.iter().try_for_each(|item| read(item).map(|value| out.push(value)))?;
+        Ok(out)
     }
 
     /// Reads one value as a whole number within a range.
@@ -357,8 +370,19 @@ mod tests {
 
     #[test]
     fn bad_json_is_corrupt() {
-        for text in ["", "{", "[1]", "nul", "{\"a\": xNaN}", "{\"a\\", "\"\\", "{\"a\": 1e999}", "{\"a\":1} x", &"[".repeat(100_000), &" ".repeat(MAX_TEXT + 1)]
-        {
+        for text in [
+            "",
+            "{",
+            "[1]",
+            "nul",
+            "{\"a\": xNaN}",
+            "{\"a\\",
+            "\"\\",
+            "{\"a\": 1e999}",
+            "{\"a\":1} x",
+            &"[".repeat(100_000),
+            &" ".repeat(MAX_TEXT as usize + 1),
+        ] {
             let error = Fields::parse(text, "c.json").map(drop).unwrap_err();
             assert_eq!(error.status, Status::CorruptFile, "{text:.20}");
             assert!(error.message.starts_with("c.json"), "{error}");
@@ -373,7 +397,7 @@ mod tests {
             ("keys", keys(MAX_KEYS + 1), "keys"),
             ("keys in many objects", format!("[{}0]", "{\"a\":0},".repeat(MAX_KEYS + 1)), "keys"),
             ("a key", format!("{{\"{}\":0}}", "k".repeat(MAX_KEY + 1)), "1025 bytes"),
-            ("bytes", format!("[\"{}\"]", "x".repeat(MAX_TEXT)), "4194304"),
+            ("bytes", format!("[\"{}\"]", "x".repeat(MAX_TEXT as usize)), "4194304"),
         ];
         for (what, text, words) in rows {
             let error = parse(&text, "c.json").map(drop).unwrap_err();

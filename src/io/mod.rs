@@ -7,7 +7,7 @@ pub mod diffusers;
 pub mod file;
 mod font;
 pub mod image;
-pub(crate) mod json;
+pub mod json;
 mod json_reader;
 pub mod model_file;
 pub mod npy;
