@@ -1,7 +1,6 @@
 //! Configuration files as Python writes them: JSON with `Infinity` and `NaN`, missing keys, keys of other versions.
 
 use crate::error::{Error, Result};
-use crate::io::file::MAX_TEXT;
 use crate::io::json_reader::Reader;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -45,6 +44,8 @@ pub(crate) use named_enum;
 /// Strings that stand for the numbers which JSON lacks, in what [`parse`] gives.
 const NON_FINITE: [(&str, f64); 3] = [("-Infinity", f64::NEG_INFINITY), ("Infinity", f64::INFINITY), ("NaN", f64::NAN)];
 
+/// Bytes that a text has at most. The largest are schedulers with a beta for each of 100,000 timesteps, 30 bytes a line.
+pub(crate) const MAX_TEXT: usize = 4 << 20;
 /// Values in a text, of whatever kind. They take 32 bytes each.
 const MAX_VALUES: usize = 1 << 19;
 /// Keys in a text, which take up to 1 KiB each, in small pieces. An index of a model in several files has one for each tensor.
@@ -58,7 +59,7 @@ const SHOWN_KEYS: usize = 50;
 
 /// Parses JSON in Python's dialect. Bare `Infinity`, `-Infinity` and `NaN` come out as strings of that name.
 pub fn parse(text: &str, file: &str) -> Result<Value> {
-    if text.len() as u64 > MAX_TEXT {
+    if text.len() > MAX_TEXT {
         return Err(Error::corrupt(format!("{file}: {} bytes; at most {MAX_TEXT} are read as JSON", text.len())));
     }
     let mut builder = Builder { reader: Reader::new(text, 0), values: MAX_VALUES, keys: MAX_KEYS };
@@ -370,19 +371,8 @@ mod tests {
 
     #[test]
     fn bad_json_is_corrupt() {
-        for text in [
-            "",
-            "{",
-            "[1]",
-            "nul",
-            "{\"a\": xNaN}",
-            "{\"a\\",
-            "\"\\",
-            "{\"a\": 1e999}",
-            "{\"a\":1} x",
-            &"[".repeat(100_000),
-            &" ".repeat(MAX_TEXT as usize + 1),
-        ] {
+        for text in ["", "{", "[1]", "nul", "{\"a\": xNaN}", "{\"a\\", "\"\\", "{\"a\": 1e999}", "{\"a\":1} x", &"[".repeat(100_000), &" ".repeat(MAX_TEXT + 1)]
+        {
             let error = Fields::parse(text, "c.json").map(drop).unwrap_err();
             assert_eq!(error.status, Status::CorruptFile, "{text:.20}");
             assert!(error.message.starts_with("c.json"), "{error}");
@@ -397,7 +387,7 @@ mod tests {
             ("keys", keys(MAX_KEYS + 1), "keys"),
             ("keys in many objects", format!("[{}0]", "{\"a\":0},".repeat(MAX_KEYS + 1)), "keys"),
             ("a key", format!("{{\"{}\":0}}", "k".repeat(MAX_KEY + 1)), "1025 bytes"),
-            ("bytes", format!("[\"{}\"]", "x".repeat(MAX_TEXT as usize)), "4194304"),
+            ("bytes", format!("[\"{}\"]", "x".repeat(MAX_TEXT)), "4194304"),
         ];
         for (what, text, words) in rows {
             let error = parse(&text, "c.json").map(drop).unwrap_err();
