@@ -93,7 +93,7 @@ fuzz-planted:
 	fuzz/run --planted
 # The small corpus in the tree, anew.
 fuzz-corpus:
-	FEWSTEP_CUDA=off $(CARGO) run --release --manifest-path fuzz/Cargo.toml --target-dir target/fuzz/plain --bin corpus -- fuzz/corpus
+	fuzz/run --corpus
 
 golden:
 	$(CARGO) test --release --test golden

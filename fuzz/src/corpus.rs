@@ -1,4 +1,6 @@
-//! Writes the small corpus that lies in the tree: fuzz/corpus/TARGET/NAME, by the library's own writers and by others'. `corpus FOLDER`.
+//! Writes the small corpus that lies in the tree: fuzz/corpus/TARGET/NAME, by the library's own writers and by others'. `fuzz/run --corpus`.
+
+use libfuzzer_sys as _; // its library has what the coverage flags ask for
 
 use fewstep::io::safetensors;
 use fewstep::tensor::{DType, Tensor};

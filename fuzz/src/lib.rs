@@ -26,6 +26,10 @@ impl Meter {
         if live <= LIMIT.load(Relaxed) && !chosen {
             return true;
         }
+        if chosen {
+            // Whoever could not live without it prints how it came there, which takes memory.
+            LIMIT.store(usize::MAX, Relaxed);
+        }
         LIVE.fetch_sub(size, Relaxed);
         false
     }
@@ -76,16 +80,18 @@ pub struct Cost {
     pub base: usize,
     /// Bytes of memory for each of the input's.
     pub factor: usize,
+    /// Whether large allocations fail at times.
+    pub failing: bool,
 }
 
-/// Tries an input: more memory than `cost` allows is a finding, and so is an allocation above 4 KiB that cannot fail. One input in four has such an
-/// allocation fail, the input's own hash says which.
+/// Tries an input: more memory than `cost` allows is a finding, and so is an allocation above 4 KiB that cannot fail, where
+/// such are made to: for one input in four, the input's own hash says which.
 pub fn within(cost: &Cost, data: &[u8], run: impl FnOnce()) {
     let hash = data.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
     let limit = cost.base + cost.factor * data.len();
     let before = LIVE.load(Relaxed);
     PEAK.store(before, Relaxed);
-    FAIL_IN.store(if hash.is_multiple_of(4) { (hash >> 8 & 7) as i64 } else { -1 }, Relaxed);
+    FAIL_IN.store(if cost.failing && hash.is_multiple_of(4) { (hash >> 8 & 7) as i64 } else { -1 }, Relaxed);
     LIMIT.store(before + limit, Relaxed);
     run();
     LIMIT.store(usize::MAX, Relaxed);

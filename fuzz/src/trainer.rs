@@ -3,8 +3,8 @@
 use crate::files;
 use fewstep::ffi::model::{fewstep_model, fewstep_model_open_buffer};
 use fewstep::ffi::runtime::{fewstep_runtime, fewstep_runtime_create, fewstep_runtime_options_init};
-use fewstep::ffi::trainer::{fewstep_trainer, fewstep_trainer_create, fewstep_trainer_resume, fewstep_trainer_save};
-use fewstep::ffi::trainer_options::{FEWSTEP_NORM_L2, FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_WEIGHT_STATE, fewstep_term, fewstep_trainer_options_init};
+use fewstep::ffi::trainer::{fewstep_trainer, fewstep_trainer_create, fewstep_trainer_options_init, fewstep_trainer_resume, fewstep_trainer_save};
+use fewstep::ffi::trainer_options::{FEWSTEP_NORM_L2, FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_WEIGHT_STATE, fewstep_term};
 use std::ffi::CString;
 use std::mem::{MaybeUninit, zeroed};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

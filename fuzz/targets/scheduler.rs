@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let mut found = None;
-    within(&Cost { base: 64 << 10, factor: 128 }, data, || found = check(SchedulerConfig::parse(text, "fuzz")));
+    within(&Cost { base: 64 << 10, factor: 128, failing: true }, data, || found = check(SchedulerConfig::parse(text, "fuzz")));
     let Some(config) = found else { return };
     let written = config.to_json();
     assert_eq!(SchedulerConfig::parse(&written, "written").expect("what was written").to_json(), written);
