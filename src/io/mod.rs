@@ -15,6 +15,7 @@ mod json_reader;
 mod layout;
 pub mod model_file;
 pub mod npy;
+mod png;
 pub mod record;
 pub mod safetensors;
 pub mod scheduler_config;
