@@ -69,6 +69,8 @@ pub fn parse(text: &str, file: &str) -> Result<Value> {
     if text.len() > MAX_TEXT {
         return Err(Error::corrupt(format!("{file}: {} bytes; at most {MAX_TEXT} are read as JSON", text.len())));
     }
+    // Some editors put a byte order mark first.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut builder = Builder { reader: Reader::new(text, 0), values: MAX_VALUES, keys: MAX_KEYS };
     builder.value().and_then(|value| builder.reader.end().map(|()| value)).map_err(|e| e.context(file))
 }
@@ -363,6 +365,11 @@ mod tests {
         assert!(f.float("f", 0.0).unwrap().is_nan());
         assert_eq!(f.opt_text("d", None).unwrap().unwrap(), "Infinity \" NaN");
         assert_eq!(f.opt_text("e", None).unwrap().unwrap(), "ä\\");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_passed_over() {
+        assert_eq!(parse("\u{feff}{\"a\": 1}\r\n", "t").unwrap()["a"], 1);
     }
 
     #[test]
