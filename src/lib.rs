@@ -5,6 +5,7 @@
 //! Users link the C ABI of `include/fewstep.h`; the Rust modules are public for tests and benchmarks only.
 
 pub mod backend;
+pub mod cancel;
 pub mod diffusion;
 pub mod distill;
 pub mod error;
@@ -13,6 +14,7 @@ pub mod graph;
 pub mod io;
 pub mod memory;
 pub mod nn;
+mod process;
 pub mod tensor;
 
 pub use error::{Error, Result, Status};

@@ -9,6 +9,7 @@ use crate::backend::Backend;
 use crate::backend::cpu::{CpuBackend, processor};
 use crate::backend::cuda::{CudaBackend, Device, Foreign};
 use crate::error::{Error, Result};
+use crate::process::fp_environment::as_caller;
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
 
@@ -167,7 +168,7 @@ impl Runtime {
         let mut text = [0u8; MESSAGE_SIZE];
         write_line(message, &mut text);
         // SAFETY: the host promised a function that may be called with its `log_user` while anything of this runtime lives.
-        unsafe { log(self.log_user, level, text.as_ptr().cast()) }
+        as_caller(|| unsafe { log(self.log_user, level, text.as_ptr().cast()) })
     }
 }
 

@@ -102,7 +102,7 @@ impl ModelFiles {
     /// Reads a model from a pipeline's folder, a flat folder, or the `unet` folder of a pipeline.
     pub fn open(folder: &Path) -> Result<Self> {
         let paths = ModelPaths::find(folder)?;
-        let read = |path: &PathBuf| Ok((file::read_text(path)?, path.display().to_string()));
+        let read = |path: &PathBuf| Ok((file::read_text(path, json::MAX_TEXT as u64)?, path.display().to_string()));
         let (config, scheduler, fewstep) =
             (read(&paths.config)?, paths.scheduler.as_ref().map(read).transpose()?, paths.fewstep.as_ref().map(read).transpose()?);
         // The small files first: a wrong config should not cost the reading of the weights.

@@ -21,7 +21,15 @@ pub fn open(path: &Path) -> Result<(File, u64)> {
 
 /// The bytes of a file.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
+    read_at_most(path, u64::MAX)
+}
+
+/// The bytes of a file; one of more than `max` bytes is refused before it is read.
+fn read_at_most(path: &Path, max: u64) -> Result<Vec<u8>> {
     let (file, len) = open(path)?;
+    if len > max {
+        return Err(Error::corrupt(format!("{}: {len} bytes; a text of at most {max} is expected here", path.display())));
+    }
     let oom = || Error::out_of_memory(format!("{}: could not allocate {len} bytes", path.display()));
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(usize::try_from(len).map_err(|_| oom())?).map_err(|_| oom())?;
@@ -30,9 +38,9 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The text of a file, which must be UTF-8.
-pub fn read_text(path: &Path) -> Result<String> {
-    String::from_utf8(read(path)?).map_err(|e| Error::corrupt(format!("{}: not UTF-8 at byte {}", path.display(), e.utf8_error().valid_up_to())))
+/// The text of a file, which must be UTF-8 and have at most `max` bytes.
+pub fn read_text(path: &Path, max: u64) -> Result<String> {
+    String::from_utf8(read_at_most(path, max)?).map_err(|e| Error::corrupt(format!("{}: not UTF-8 at byte {}", path.display(), e.utf8_error().valid_up_to())))
 }
 
 /// Writes a file through `write`, so that `path` holds the old bytes or all of the new ones, never a part.
@@ -200,8 +208,18 @@ mod tests {
     fn text_must_be_utf8() {
         let dir = TestDir::new("file-utf8");
         write_bytes_atomic(&dir.join("t"), b"ab\xff").unwrap();
-        let error = read_text(&dir.join("t")).unwrap_err();
+        let error = read_text(&dir.join("t"), 3).unwrap_err();
         assert_eq!(error.status, Status::CorruptFile);
         assert!(error.message.contains("byte 2"), "{error}");
+    }
+
+    #[test]
+    fn long_texts_are_refused_by_their_size() {
+        let dir = TestDir::new("file-long");
+        // Sparse: reading it would take all memory.
+        File::create(dir.join("t")).unwrap().set_len(1 << 40).unwrap();
+        let error = read_text(&dir.join("t"), 100).unwrap_err();
+        assert_eq!(error.status, Status::CorruptFile);
+        assert!(error.message.contains("1099511627776 bytes") && error.message.contains("at most 100"), "{error}");
     }
 }

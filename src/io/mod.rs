@@ -7,12 +7,14 @@ pub mod diffusers;
 pub mod file;
 mod font;
 pub mod image;
-mod json;
+pub(crate) mod json;
+mod json_reader;
 pub mod model_file;
 pub mod npy;
 pub mod safetensors;
 pub mod scheduler_config;
 pub mod unet_config;
+pub mod zip;
 
 pub use diffusers::{ModelFiles, ModelPaths, save_model};
 pub use image::{GridRow, ImageShape, save_grid, save_png};

@@ -29,8 +29,8 @@ impl ModelFiles {
         Self::from_tensor_file(TensorFile::from_bytes(bytes, name)?)
     }
 
-    fn from_tensor_file(tensors: TensorFile) -> Result<Self> {
-        let (file, metadata) = (tensors.file().to_string(), tensors.metadata().clone());
+    fn from_tensor_file(mut tensors: TensorFile) -> Result<Self> {
+        let (file, metadata) = (tensors.file().to_string(), tensors.take_metadata());
         match metadata.get(FORMAT).map(String::as_str) {
             Some(VERSION) => {}
             Some(other) => {

@@ -5,6 +5,7 @@ use crate::diffusion::grid;
 use crate::diffusion::philox::{self, Purpose};
 use crate::error::{Error, Result};
 use crate::io::diffusers::{self, ModelFiles};
+use crate::io::json::describe;
 use crate::io::model_file;
 use crate::io::scheduler_config::{SchedulerClass, SchedulerConfig};
 use crate::io::unet_config::{ClassEmbedding, UNetConfig};
@@ -14,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// What a few-step student was trained for. Written as `fewstep.json` beside the diffusers files; diffusers ignores it.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct StudentInfo {
     /// Version of this record.
     pub version: u32,
@@ -25,6 +26,23 @@ pub struct StudentInfo {
 }
 
 impl StudentInfo {
+    /// The fields of a record; its grid is as long as the file likes.
+    fn from_value(value: &serde_json::Value) -> Result<Self> {
+        let wrong = |key: &str, expected: &str, found: &_| Error::corrupt(format!("{key}: expected {expected}, found {}", describe(found)));
+        let number = |key: &str| value[key].as_u64().ok_or_else(|| wrong(key, "a whole number", &value[key]));
+        let too_large = |_| Error::corrupt("version or teacher_substeps is too large");
+        let version = u32::try_from(number("version")?).map_err(too_large)?;
+        let teacher_substeps = usize::try_from(number("teacher_substeps")?).map_err(too_large)?;
+        let list = value["pairs"].as_array().ok_or_else(|| wrong("pairs", "a list of pairs", &value["pairs"]))?;
+        let mut pairs = Vec::new();
+        pairs.try_reserve_exact(list.len()).map_err(|_| Error::out_of_memory(format!("could not allocate {} pairs", list.len())))?;
+        for (i, pair) in list.iter().enumerate() {
+            let numbers = pair.as_array().and_then(|p| if let [t, next] = &p[..] { Some((t.as_i64()?, next.as_i64()?)) } else { None });
+            pairs.push(numbers.ok_or_else(|| wrong(&format!("pairs[{i}]"), "2 timesteps", pair))?);
+        }
+        Ok(Self { version, pairs, teacher_substeps })
+    }
+
     /// What this library writes, and all that it reads.
     pub const VERSION: u32 = 1;
 
@@ -34,7 +52,7 @@ impl StudentInfo {
         if version.is_u64() && *version != Self::VERSION {
             return Err(Error::version(format!("{name}: version {version}; this library reads version {}", Self::VERSION)));
         }
-        let info: Self = serde_json::from_value(value).map_err(|e| Error::corrupt(format!("{name}: {e}")))?;
+        let info = Self::from_value(&value).map_err(|e| e.context(name))?;
         grid::check(train, &info.pairs).map_err(|e| Error::corrupt(format!("{name}: {}", e.message)))?;
         Ok(info)
     }
