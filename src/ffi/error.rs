@@ -204,7 +204,7 @@ mod tests {
             ("0123456789", 11, "0123456789"),
             ("0123456789abcdef", 14, "0123 ... cdef"),
             ("0123456789abcdef", 15, "0123 ... cdef"),
-            ("ßßßßßßßßß", 16, "ßß ... ßß"), // whole characters
+            ("ßßßßßßßßß", 16, "ßß ... ßß"),                // whole characters
             ("\n\n\n\n\n\n\n\n", 14, "\\n\\n ... \\n\\n"), // whole escapes
             ("aaa\nbbbbbbbb\nccc", 14, "aaa ... ccc"),
         ] {

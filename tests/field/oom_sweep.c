@@ -252,7 +252,7 @@ static struct total {
 static int limit_reported;
 
 static void say_where(const struct failalloc_report *report) {
-    if (limit_reported++ >= 12) return;
+    if (limit_reported++ >= 12 && !getenv("OOM_WHERE")) return (void)fputc('\n', stderr);
     for (int i = 0; i < report->frame_count; i++) {
         Dl_info info;
         if (dladdr(report->frames[i], &info) && info.dli_fname && strstr(info.dli_fname, "libfewstep"))

@@ -7,14 +7,13 @@
 use crate::cancel::Stop;
 use crate::error::{Error, Result};
 use crate::process::fork::Process;
-use crate::process::thread;
+use crate::process::thread::{Bed, Worker};
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 /// How long an idle worker spins before it parks: longer than the gap between two kernels of one evaluation, short enough to cost nothing.
@@ -95,8 +94,7 @@ pub struct ThreadPool {
 
 struct Workers {
     control: Arc<Control>,
-    joins: Vec<JoinHandle<()>>,
-    handles: Vec<Thread>,
+    threads: Vec<Worker>,
     caller: Mutex<()>,
     /// Where the threads are: a child of this process has none of them.
     home: Process,
@@ -133,7 +131,7 @@ impl ThreadPool {
     /// with the chunks of `split(chunks, threads, slot)`, in order.
     pub fn run_slots(&self, chunks: usize, task: &(dyn Fn(usize, usize) + Sync)) -> Result<()> {
         let (workers, stop) = (&*self.workers, self.stop.as_ref());
-        if workers.joins.is_empty() || chunks <= 1 || chunks > MAX_CHUNKS || !workers.home.is_this() {
+        if workers.threads.is_empty() || chunks <= 1 || chunks > MAX_CHUNKS || !workers.home.is_this() {
             return run_inline(chunks, task, stop);
         }
         // A poisoned lock cannot be seen: nothing that unwinds runs under it. Busy means nested or concurrent use.
@@ -170,13 +168,10 @@ impl Workers {
             message: Mutex::new(None),
             parked: (1..threads).map(|_| AtomicBool::new(false)).collect(),
         });
-        let mut workers = Self { control, joins: Vec::new(), handles: Vec::new(), caller: Mutex::new(()), home: Process::current()? };
+        let mut workers = Self { control, threads: Vec::new(), caller: Mutex::new(()), home: Process::current()? };
         for index in 0..threads - 1 {
             let control = Arc::clone(&workers.control);
-            let worker = thread::start(format!("fewstep-{}", index + 1), move || control.work(index))
-                .map_err(|e| Error::out_of_memory(format!("could not start compute thread {}: {e}", index + 1)))?;
-            workers.handles.push(worker.thread().clone());
-            workers.joins.push(worker);
+            workers.threads.push(Worker::start(format!("fewstep-{}", index + 1), move |bed| control.work(index, bed))?);
         }
         Ok(workers)
     }
@@ -192,9 +187,9 @@ impl Workers {
         control.state.store((epoch << 32) | OPEN, Ordering::Release);
         // Pairs with the fence in `idle`: either the worker sees the new job before it parks or we see its flag.
         fence(Ordering::SeqCst);
-        for (flag, handle) in control.parked.iter().zip(&self.handles) {
+        for (flag, worker) in control.parked.iter().zip(&self.threads) {
             if flag.load(Ordering::Relaxed) {
-                handle.unpark();
+                worker.wake();
             }
         }
         control.chunks(job, 0);
@@ -218,17 +213,12 @@ impl Drop for Workers {
     fn drop(&mut self) {
         if !self.home.is_this() {
             // A forked child: there is nobody to wait for, and the system knows no thread by these names any more.
-            self.joins.drain(..).for_each(std::mem::forget);
+            self.threads.drain(..).for_each(Worker::forget);
             return;
         }
         self.control.end.store(true, Ordering::SeqCst);
-        for handle in &self.handles {
-            handle.unpark();
-        }
-        for worker in self.joins.drain(..) {
-            // A worker cannot panic: it catches what its chunks throw.
-            let _ = worker.join();
-        }
+        self.threads.iter().for_each(Worker::wake);
+        self.threads.drain(..).for_each(Worker::join);
     }
 }
 
@@ -260,9 +250,9 @@ impl Control {
         self.left.iter().for_each(|left| left.set(0..0));
     }
 
-    fn work(&self, index: usize) {
+    fn work(&self, index: usize, bed: &Bed) {
         let mut seen = 0u64;
-        while let Some(state) = self.idle(index, seen) {
+        while let Some(state) = self.idle(index, seen, bed) {
             if self.state.compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
                 continue; // another worker joined first, or the job closed
             }
@@ -276,7 +266,7 @@ impl Control {
     }
 
     /// Waits for an open job with another epoch than `seen` and returns its state word; `None` when the pool stops.
-    fn idle(&self, index: usize, seen: u64) -> Option<u64> {
+    fn idle(&self, index: usize, seen: u64, bed: &Bed) -> Option<u64> {
         let fresh = |state: u64| state & OPEN != 0 && state >> 32 != seen;
         let mut since = Instant::now();
         loop {
@@ -294,7 +284,7 @@ impl Control {
                 self.parked[index].store(true, Ordering::Relaxed);
                 fence(Ordering::SeqCst);
                 if !fresh(self.state.load(Ordering::Acquire)) && !self.end.load(Ordering::SeqCst) {
-                    std::thread::park();
+                    bed.sleep();
                 }
                 self.parked[index].store(false, Ordering::Relaxed);
                 since = Instant::now();
