@@ -1,12 +1,14 @@
 //! Configuration files as Python writes them: JSON with `Infinity` and `NaN`, missing keys, keys of other versions.
 
 use crate::error::{Error, Result};
+use crate::io::file;
 use crate::io::json_reader::Reader;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::io;
 use std::ops::RangeInclusive;
+use std::path::Path;
 
 /// An enum whose values have names in configuration files.
 pub trait Named: Copy + PartialEq + 'static {
@@ -54,6 +56,11 @@ const MAX_KEYS: usize = 20_000;
 const MAX_KEY: usize = 1024;
 /// Unknown keys that are named one by one.
 const SHOWN_KEYS: usize = 50;
+
+/// The text of a file that is to be parsed, if it is no larger than one can be.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    file::read_text(path, MAX_TEXT as u64)
+}
 
 /// Parses JSON in Python's dialect. Bare `Infinity`, `-Infinity` and `NaN` come out as strings of that name.
 pub(crate) fn parse(text: &str, file: &str) -> Result<Value> {

@@ -4,8 +4,9 @@
 //! has no name in most of its errors, and gives views into a second copy of the file. Here each tensor is read straight into its own memory.
 
 use crate::error::{Error, Result};
-use crate::io::file;
+use crate::io::hashing::Hashing;
 use crate::io::json_reader::Reader;
+use crate::io::{file, foreign};
 use crate::tensor::{DType, Tensor, checked_numel, try_vec};
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde::Deserialize;
@@ -44,6 +45,28 @@ impl TensorFile {
         // Not buffered: the header and each tensor are read as wholes.
         let (handle, len) = file::open(path)?;
         Self::load(handle, len, &path.display().to_string())
+    }
+
+    /// Reads a file and takes its SHA-256 on the way.
+    pub(super) fn open_hashed(path: &Path) -> Result<(Self, String)> {
+        let (handle, len) = file::open(path)?;
+        let mut reader = Hashing::new(handle);
+        let tensors = Self::load(&mut reader, len, &path.display().to_string())?;
+        Ok((tensors, reader.digest()))
+    }
+
+    /// No tensors yet, to [`TensorFile::absorb`] those of several files.
+    pub(super) fn empty(file: &str) -> Self {
+        Self { file: file.to_string(), tensors: BTreeMap::new(), metadata: BTreeMap::new() }
+    }
+
+    /// Takes another file's tensors, none of which may be here already.
+    pub(super) fn absorb(&mut self, other: Self) -> Result<()> {
+        if let Some(name) = other.tensors.keys().find(|name| self.tensors.contains_key(*name)) {
+            return Err(Error::corrupt(format!("{}: tensor \"{name}\" is in {} and in another shard", self.file, other.file)));
+        }
+        self.tensors.extend(other.tensors);
+        Ok(())
     }
 
     /// Reads a file that lies in memory; `file` is its name in errors.
@@ -140,8 +163,25 @@ impl TensorFile {
         Ok(())
     }
 
+    /// Takes off what wrappers put before the names: `_orig_mod` of torch.compile, which may wrap any layer, and `module` of DataParallel, which wraps
+    /// the whole model. No layer of a model has such a name.
+    pub fn strip_wrappers(&mut self) -> Result<()> {
+        let wrapped: Vec<String> = self.tensors.keys().filter(|n| unwrapped(n) != **n).cloned().collect();
+        for name in wrapped {
+            let new = unwrapped(&name);
+            if self.tensors.contains_key(&new) {
+                return Err(Error::corrupt(format!("{}: has both \"{name}\" and \"{new}\"", self.file)));
+            }
+            if let Some(tensor) = self.tensors.remove(&name) {
+                self.tensors.insert(new, tensor);
+            }
+        }
+        Ok(())
+    }
+
     fn missing(&self, name: &str) -> Error {
-        Error::not_found(format!("{}: no tensor \"{name}\" among its {}", self.file, self.tensors.len()))
+        let first = self.tensors.keys().next().map_or_else(String::new, |first| format!(", of which the first is \"{first}\""));
+        Error::not_found(format!("{}: no tensor \"{name}\" among its {}{first}", self.file, self.tensors.len()))
     }
 
     fn check_shape(&self, name: &str, tensor: &Tensor, expected: &[usize]) -> Result<()> {
@@ -188,6 +228,14 @@ fn is_attention(name: &str) -> bool {
     name.starts_with("attentions.") || name.contains(".attentions.")
 }
 
+/// A tensor's name without what wrappers add.
+fn unwrapped(name: &str) -> String {
+    let mut parts: Vec<&str> = name.split('.').filter(|part| *part != "_orig_mod").collect();
+    let wrappers = parts.iter().take_while(|part| **part == "module").count();
+    parts.drain(..wrappers);
+    parts.join(".")
+}
+
 /// The present name of an attention tensor.
 fn present_name(name: &str) -> String {
     const RENAMED: [(&str, &str); 4] = [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")];
@@ -222,6 +270,9 @@ fn read_header(reader: &mut impl Read, len: u64, file: &str) -> Result<Vec<u8>> 
     let header_len = u64::from_le_bytes(prefix);
     let room = (len - PREFIX).min(MAX_HEADER);
     if header_len > room {
+        if let Some(error) = foreign::recognise(&prefix, reader, file) {
+            return Err(error);
+        }
         let detail = format!("the length at byte 0 says {header_len} bytes of header, at most {room} are possible");
         return Err(Error::corrupt(format!("{file}: truncated or not a safetensors file: {detail}")));
     }
@@ -426,8 +477,13 @@ fn read_error(error: &io::Error) -> Error {
 
 /// Saves tensors atomically. The same tensors give the same bytes in whatever order they come.
 pub fn save(path: &Path, tensors: &[(&str, &Tensor)], metadata: &BTreeMap<String, String>) -> Result<()> {
+    file::write_atomic(path, writer(tensors, metadata)?)
+}
+
+/// What writes a file's bytes, once everything about them is known to be right.
+pub(super) fn writer<'a>(tensors: &[(&str, &'a Tensor)], metadata: &BTreeMap<String, String>) -> Result<impl FnOnce(&mut dyn Write) -> io::Result<()> + use<'a>> {
     let (header, order) = build_header(tensors, metadata)?;
-    file::write_atomic(path, |w| write_parts(w, &header, &order))
+    Ok(move |w: &mut dyn Write| write_parts(w, &header, &order))
 }
 
 /// The bytes that [`save`] would write.

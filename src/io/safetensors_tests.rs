@@ -241,3 +241,20 @@ fn old_attention_names_become_present_ones() {
     let both = serialize(&[(&old, &bias), (&new, &bias)], &BTreeMap::new()).unwrap();
     assert_eq!(TensorFile::from_bytes(&both, "m").unwrap().normalise_names().unwrap_err().status, Status::CorruptFile);
 }
+
+#[test]
+fn names_lose_what_wrappers_put_before_them() {
+    let tensor = Tensor::from_slice(&[1], &[0f32]).unwrap();
+    let stripped = |names: &[&str]| {
+        let tensors: Vec<_> = names.iter().map(|name| (*name, &tensor)).collect();
+        let mut file = TensorFile::from_bytes(&serialize(&tensors, &BTreeMap::new()).unwrap(), "m").unwrap();
+        file.strip_wrappers().map(|()| file.names().map(str::to_string).collect::<Vec<_>>())
+    };
+    for name in ["a.b", "_orig_mod.a.b", "module.a.b", "module._orig_mod.a.b", "_orig_mod.module.a.b", "module.module.a.b", "a._orig_mod.b"] {
+        assert_eq!(stripped(&[name]).unwrap(), ["a.b"], "{name}");
+    }
+    assert_eq!(stripped(&["a.module.b", "my_module.c", "model.d"]).unwrap(), ["a.module.b", "model.d", "my_module.c"]);
+    let error = stripped(&["a.b", "module.a.b"]).unwrap_err();
+    assert_eq!(error.status, Status::CorruptFile);
+    assert!(error.message.contains("\"module.a.b\" and \"a.b\""), "{error}");
+}

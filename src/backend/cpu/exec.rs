@@ -13,19 +13,19 @@ use std::sync::Arc;
 /// The CPU as a device: an instruction set and the worker threads of one runtime.
 #[derive(Clone)]
 pub struct CpuBackend {
-    pool: ThreadPool,
+    pool: Arc<ThreadPool>,
     isa: Isa,
 }
 
 impl CpuBackend {
     /// `threads` compute threads, the calling one included, and the best instruction set of this machine.
     pub fn new(threads: usize) -> Result<Self> {
-        Ok(Self { pool: ThreadPool::new(threads)?, isa: Isa::detect() })
+        Ok(Self { pool: Arc::new(ThreadPool::new(threads)?), isa: Isa::detect() })
     }
 
     /// The same with a given instruction set, for tests.
     pub fn with_isa(threads: usize, isa: Isa) -> Result<Self> {
-        Ok(Self { pool: ThreadPool::new(threads)?, isa })
+        Ok(Self { pool: Arc::new(ThreadPool::new(threads)?), isa })
     }
 
     /// Number of compute threads.

@@ -4,8 +4,8 @@
 //! own cache; once its range is done it takes what others have left, from the end, where the owner comes last. Nothing a chunk computes may depend on the
 //! thread it runs on, so the output bytes are the same for every number of threads.
 
-use crate::cancel::Stop;
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::process::fork::Process;
 use crate::process::thread::{Bed, Worker};
 use std::any::Any;
@@ -28,13 +28,6 @@ const OPEN: u64 = 1 << 31;
 const ACTIVE: u64 = OPEN - 1;
 
 type Task<'a> = &'a (dyn Fn(usize, usize) + Sync);
-
-/// What the workers of one `run` share. Written only while no worker is inside a job.
-#[derive(Clone, Copy)]
-struct Job {
-    task: Task<'static>,
-    stop: Option<&'static Stop>,
-}
 
 /// What is left of the chunks that a thread owns, `first << 32 | end`; on lines of its own, since processors fetch two at a time.
 #[derive(Default)]
@@ -69,34 +62,26 @@ struct Control {
     state: AtomicU64,
     /// By slot.
     left: Vec<Left>,
-    job: UnsafeCell<Option<Job>>,
-    /// The pool ends.
-    end: AtomicBool,
+    /// What the current `run` does with a chunk. Written only while no worker is inside a job.
+    job: UnsafeCell<Option<Task<'static>>>,
+    stop: AtomicBool,
     panicked: AtomicBool,
-    /// Chunks were left out because of the job's stop flag.
-    stopped: AtomicBool,
     message: Mutex<Option<String>>,
     parked: Vec<AtomicBool>,
 }
 
-// SAFETY: `job` is written by the thread that holds `Workers::caller`, only while the state is closed with no active worker, and read
+// SAFETY: `job` is written by the thread that holds `ThreadPool::caller`, only while the state is closed with no active worker, and read
 // only by workers that joined an open job; the state word's release and acquire order the two.
 unsafe impl Sync for Control {}
 // SAFETY: as above; everything else is atomics and mutexes.
 unsafe impl Send for Control {}
 
-/// Threads that run the chunks of one kernel at a time. Clones share them; dropping the last one joins them.
-#[derive(Clone)]
+/// Threads that run the chunks of one kernel at a time. Dropping the pool joins them.
 pub struct ThreadPool {
-    workers: Arc<Workers>,
-    stop: Option<Stop>,
-}
-
-struct Workers {
     control: Arc<Control>,
-    threads: Vec<Worker>,
+    workers: Vec<Worker>,
     caller: Mutex<()>,
-    /// Where the threads are: a child of this process has none of them.
+    /// Where the workers are: a child of this process has none of them.
     home: Process,
 }
 
@@ -106,21 +91,31 @@ impl ThreadPool {
         if threads == 0 || threads > MAX_THREADS {
             return Err(Error::invalid(format!("threads is {threads}; it must be 1 to {MAX_THREADS}")));
         }
-        Ok(Self { workers: Arc::new(Workers::start(threads)?), stop: None })
+        let mut left = memory::with_capacity(threads, "ranges of chunks")?;
+        left.resize_with(threads, Left::default);
+        let control = Arc::new(Control {
+            state: AtomicU64::new(0),
+            left,
+            job: UnsafeCell::new(None),
+            stop: AtomicBool::new(false),
+            panicked: AtomicBool::new(false),
+            message: Mutex::new(None),
+            parked: (1..threads).map(|_| AtomicBool::new(false)).collect(),
+        });
+        let mut pool = Self { control, workers: Vec::new(), caller: Mutex::new(()), home: Process::current()? };
+        for index in 0..threads - 1 {
+            let control = Arc::clone(&pool.control);
+            pool.workers.push(Worker::start(format!("fewstep-{}", index + 1), move |bed| control.work(index, bed))?);
+        }
+        Ok(pool)
     }
 
     /// Number of threads that compute, the calling one included.
     pub fn threads(&self) -> usize {
-        self.workers.control.left.len()
+        self.control.left.len()
     }
 
-    /// Has the runs of this clone end early once `stop` is set; with `None`, as at first, none does.
-    pub fn set_stop(&mut self, stop: Option<Stop>) {
-        self.stop = stop;
-    }
-
-    /// Calls `task(chunk)` once for every chunk in `0..chunks` and returns when all are done. A panic in a chunk becomes an error; so does a stop flag that was
-    /// set while chunks were left, which are not run then.
+    /// Calls `task(chunk)` once for every chunk in `0..chunks` and returns when all are done. A panic in a chunk becomes an error.
     ///
     /// Called from inside a chunk, while another thread runs on this pool, or in a forked child, all chunks run on the calling thread.
     pub fn run(&self, chunks: usize, task: &(dyn Fn(usize) + Sync)) -> Result<()> {
@@ -130,69 +125,31 @@ impl ThreadPool {
     /// As [`run`](Self::run), with `task(slot, chunk)`: no two chunks run at once with the same `slot < threads()`, so a slot can own scratch. A slot begins
     /// with the chunks of `split(chunks, threads, slot)`, in order.
     pub fn run_slots(&self, chunks: usize, task: &(dyn Fn(usize, usize) + Sync)) -> Result<()> {
-        let (workers, stop) = (&*self.workers, self.stop.as_ref());
-        if workers.threads.is_empty() || chunks <= 1 || chunks > MAX_CHUNKS || !workers.home.is_this() {
-            return run_inline(chunks, task, stop);
+        if self.workers.is_empty() || chunks <= 1 || chunks > MAX_CHUNKS || !self.home.is_this() {
+            return run_inline(chunks, task);
         }
         // A poisoned lock cannot be seen: nothing that unwinds runs under it. Busy means nested or concurrent use.
-        let Ok(_guard) = workers.caller.try_lock() else {
-            return run_inline(chunks, task, stop);
+        let Ok(_guard) = self.caller.try_lock() else {
+            return run_inline(chunks, task);
         };
-        // SAFETY: only the lifetimes change. Both are used only by workers active in this job, and `share` waits for all of them before it returns, also
-        // when a chunk panics.
-        let job = unsafe {
-            Job { task: std::mem::transmute::<Task<'_>, Task<'static>>(task), stop: std::mem::transmute::<Option<&Stop>, Option<&'static Stop>>(stop) }
-        };
-        workers.share(chunks, job)
-    }
-}
-
-impl std::fmt::Debug for ThreadPool {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "ThreadPool({} threads)", self.threads())
-    }
-}
-
-impl Workers {
-    fn start(threads: usize) -> Result<Self> {
-        let mut left = Vec::new();
-        left.try_reserve_exact(threads).map_err(|_| Error::out_of_memory(format!("ranges of chunks of {threads} threads")))?;
-        left.resize_with(threads, Left::default);
-        let control = Arc::new(Control {
-            state: AtomicU64::new(0),
-            left,
-            job: UnsafeCell::new(None),
-            end: AtomicBool::new(false),
-            panicked: AtomicBool::new(false),
-            stopped: AtomicBool::new(false),
-            message: Mutex::new(None),
-            parked: (1..threads).map(|_| AtomicBool::new(false)).collect(),
-        });
-        let mut workers = Self { control, threads: Vec::new(), caller: Mutex::new(()), home: Process::current()? };
-        for index in 0..threads - 1 {
-            let control = Arc::clone(&workers.control);
-            workers.threads.push(Worker::start(format!("fewstep-{}", index + 1), move |bed| control.work(index, bed))?);
-        }
-        Ok(workers)
-    }
-
-    /// Runs a job on all threads. The caller holds the lock; nothing of the job is used once this returns.
-    fn share(&self, chunks: usize, job: Job) -> Result<()> {
         let control = &*self.control;
+        // SAFETY: only the lifetime changes. The task is called only by workers active in this job, and all of them are waited for before this function
+        // returns, also when a chunk panics.
+        let task: Task<'static> = unsafe { std::mem::transmute::<Task<'_>, Task<'static>>(task) };
         // SAFETY: the lock is held and the previous job ended closed with no active worker, so nobody reads `job` now.
-        unsafe { *control.job.get() = Some(job) };
-        let threads = control.left.len();
+        unsafe { *control.job.get() = Some(task) };
+        let threads = self.threads();
         control.left.iter().enumerate().for_each(|(slot, left)| left.set(split(chunks, threads, slot)));
         let epoch = (control.state.load(Ordering::Relaxed) >> 32).wrapping_add(1);
         control.state.store((epoch << 32) | OPEN, Ordering::Release);
         // Pairs with the fence in `idle`: either the worker sees the new job before it parks or we see its flag.
         fence(Ordering::SeqCst);
-        for (flag, worker) in control.parked.iter().zip(&self.threads) {
+        for (flag, worker) in control.parked.iter().zip(&self.workers) {
             if flag.load(Ordering::Relaxed) {
                 worker.wake();
             }
         }
-        control.chunks(job, 0);
+        control.chunks(task, 0);
         control.state.fetch_and(!OPEN, Ordering::AcqRel);
         let mut spins = 0u32;
         while control.state.load(Ordering::Acquire) & ACTIVE != 0 {
@@ -200,25 +157,30 @@ impl Workers {
             // On an oversubscribed machine the worker we wait for may need this very core.
             if spins > 2000 { std::thread::yield_now() } else { std::hint::spin_loop() }
         }
-        let stopped = control.stopped.swap(false, Ordering::AcqRel);
         if control.panicked.swap(false, Ordering::AcqRel) {
             let message = control.message.lock().unwrap_or_else(PoisonError::into_inner).take();
             return Err(Error::internal(message.unwrap_or_else(|| "a compute chunk panicked".into())));
         }
-        if stopped { Err(Stop::cancelled()) } else { Ok(()) }
+        Ok(())
     }
 }
 
-impl Drop for Workers {
+impl Drop for ThreadPool {
     fn drop(&mut self) {
         if !self.home.is_this() {
             // A forked child: there is nobody to wait for, and the system knows no thread by these names any more.
-            self.threads.drain(..).for_each(Worker::forget);
+            self.workers.drain(..).for_each(Worker::forget);
             return;
         }
-        self.control.end.store(true, Ordering::SeqCst);
-        self.threads.iter().for_each(Worker::wake);
-        self.threads.drain(..).for_each(Worker::join);
+        self.control.stop.store(true, Ordering::SeqCst);
+        self.workers.iter().for_each(Worker::wake);
+        self.workers.drain(..).for_each(Worker::join);
+    }
+}
+
+impl std::fmt::Debug for ThreadPool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ThreadPool({} threads)", self.threads())
     }
 }
 
@@ -230,24 +192,15 @@ impl Control {
         own.take_first().or_else(|| after.iter().chain(before).find_map(Left::take_last))
     }
 
-    /// Takes chunks until none is left. Never unwinds.
-    fn chunks(&self, job: Job, slot: usize) {
+    /// Runs chunks until none is left. Never unwinds.
+    fn chunks(&self, task: Task<'_>, slot: usize) {
         while let Some(chunk) = self.take(slot) {
-            if job.stop.is_some_and(Stop::is_set) {
-                self.stopped.store(true, Ordering::Release);
-                return self.skip_rest();
-            }
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| (job.task)(slot, chunk))) {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(slot, chunk))) {
                 *self.message.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic_text(chunk, &*payload));
                 self.panicked.store(true, Ordering::Release);
-                self.skip_rest();
+                self.left.iter().for_each(|left| left.set(0..0)); // the result is lost: skip the rest
             }
         }
-    }
-
-    /// The result is lost: nobody takes another chunk.
-    fn skip_rest(&self) {
-        self.left.iter().for_each(|left| left.set(0..0));
     }
 
     fn work(&self, index: usize, bed: &Bed) {
@@ -258,8 +211,8 @@ impl Control {
             }
             seen = state >> 32;
             // SAFETY: this worker is counted active in an open job, so the caller does not write `job` before the count drops again.
-            if let Some(job) = unsafe { *self.job.get() } {
-                self.chunks(job, index + 1);
+            if let Some(task) = unsafe { *self.job.get() } {
+                self.chunks(task, index + 1);
             }
             self.state.fetch_sub(1, Ordering::AcqRel);
         }
@@ -277,13 +230,13 @@ impl Control {
                 }
                 std::hint::spin_loop();
             }
-            if self.end.load(Ordering::Relaxed) {
+            if self.stop.load(Ordering::Relaxed) {
                 return None;
             }
             if since.elapsed() > SPIN {
                 self.parked[index].store(true, Ordering::Relaxed);
                 fence(Ordering::SeqCst);
-                if !fresh(self.state.load(Ordering::Acquire)) && !self.end.load(Ordering::SeqCst) {
+                if !fresh(self.state.load(Ordering::Acquire)) && !self.stop.load(Ordering::SeqCst) {
                     bed.sleep();
                 }
                 self.parked[index].store(false, Ordering::Relaxed);
@@ -298,17 +251,15 @@ fn panic_text(chunk: usize, payload: &(dyn Any + Send)) -> String {
     format!("compute chunk {chunk} panicked: {text}")
 }
 
-fn run_inline(chunks: usize, task: Task<'_>, stop: Option<&Stop>) -> Result<()> {
+fn run_inline(chunks: usize, task: Task<'_>) -> Result<()> {
     let mut at = 0;
-    let all = || -> Result<()> {
+    catch_unwind(AssertUnwindSafe(|| {
         while at < chunks {
-            stop.map_or(Ok(()), Stop::check)?;
             task(0, at);
             at += 1;
         }
-        Ok(())
-    };
-    catch_unwind(AssertUnwindSafe(all)).unwrap_or_else(|payload| Err(Error::internal(panic_text(at, &*payload))))
+    }))
+    .map_err(|payload| Error::internal(panic_text(at, &*payload)))
 }
 
 /// A mutable slice that chunks write in disjoint parts.
@@ -375,7 +326,6 @@ pub fn split(total: usize, parts: usize, index: usize) -> std::ops::Range<usize>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Status;
     use std::sync::atomic::AtomicUsize;
 
     #[test]
@@ -481,40 +431,12 @@ mod tests {
                 } else {
                     // The slow one must have begun, or others would take all it has.
                     if chunk == split(chunks, threads, slot).start {
-                        wait_until(|| pool.workers.control.left[slow].0.load(Ordering::Acquire) >> 32 > own.start as u64);
+                        wait_until(|| pool.control.left[slow].0.load(Ordering::Acquire) >> 32 > own.start as u64);
                     }
                     done.fetch_add(1, Ordering::AcqRel);
                 }
             })?;
             assert!(by.iter().enumerate().all(|(chunk, &slot)| (slot == slow) == (chunk == own.start)), "{threads} threads, {slow} is slow: {by:?}");
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn a_stop_flag_skips_the_chunks_that_are_left() -> Result<()> {
-        for threads in [1, 3] {
-            let plain = ThreadPool::new(threads)?;
-            let (stop, mut pool) = (Stop::new(), plain.clone());
-            pool.set_stop(Some(stop.clone()));
-            let ran = AtomicUsize::new(0);
-            let stopped = pool.run(1000, &|_| match ran.fetch_add(1, Ordering::AcqRel) {
-                0..4 => (),
-                4 => stop.set(),
-                _ => wait_until(|| stop.is_set()),
-            });
-            assert!(stopped.is_err_and(|e| e.status == Status::Cancelled), "{threads}");
-            let after = ran.load(Ordering::Acquire);
-            assert!((5..5 + threads).contains(&after), "{threads} threads ran {after} chunks");
-            let count = |_| {
-                ran.fetch_add(1, Ordering::AcqRel);
-            };
-            assert!(pool.run(1, &count).is_err() && ran.load(Ordering::Acquire) == after, "{threads}: a flag that is set stops at once");
-            plain.run(10, &count)?; // whoever has no flag is not stopped
-            stop.clear();
-            pool.run(10, &count)?;
-            assert_eq!(ran.load(Ordering::Acquire), after + 20);
-            pool.run(1, &|_| stop.set())?; // during the last chunk it comes too late: all is done
         }
         Ok(())
     }
