@@ -131,6 +131,16 @@ pub fn try_vec<T: Clone + Default>(len: usize, what: &str) -> Result<Vec<T>> {
     Ok(v)
 }
 
+/// The items as a vector, whose memory for `len` of them is taken at once and may be refused. The first error ends it.
+pub fn try_collect<T>(len: usize, what: &str, items: impl Iterator<Item = Result<T>>) -> Result<Vec<T>> {
+    let mut v = Vec::new();
+    v.try_reserve_exact(len).map_err(|_| Error::out_of_memory(format!("{what}: could not allocate {len} elements of {} bytes", size_of::<T>())))?;
+    for item in items.take(len) {
+        v.push(item?);
+    }
+    Ok(v)
+}
+
 /// An owned, contiguous, row-major host tensor.
 #[derive(Debug)]
 pub struct Tensor {

@@ -11,6 +11,7 @@ mod json;
 pub mod model_file;
 pub mod npy;
 pub mod safetensors;
+mod scheduler_class;
 pub mod scheduler_config;
 pub mod unet_config;
 
