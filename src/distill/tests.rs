@@ -153,7 +153,7 @@ fn schedulers_agree_by_what_training_reads() -> Result<()> {
     for (scheduler, agrees) in [
         (SchedulerConfig { set_alpha_to_one: !own.set_alpha_to_one, steps_offset: 1, clip_sample: false, ..own.clone() }, true),
         (SchedulerConfig { beta_end: 0.03, ..own.clone() }, false),
-        (own.for_student(Prediction::VPrediction), false),
+        (own.for_student(Prediction::VPrediction)?, false),
     ] {
         let student = Model { scheduler, ..model()? };
         let teacher = Model { scheduler: SchedulerConfig { clip_sample: own.clip_sample, ..student.scheduler.clone() }, ..student.clone() };

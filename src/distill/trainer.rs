@@ -467,7 +467,7 @@ fn check_networks(student: &Model, teacher: Option<&Model>, dataset: Option<&Dat
                 return Err(Error::shape(format!("{name}: the student has {s}, the teacher {t}")));
             }
         }
-        if student.scheduler.noise_schedule()? != teacher.scheduler.noise_schedule()? {
+        if !student.scheduler.noise_schedule()?.agrees_with(&teacher.scheduler.noise_schedule()?) {
             return Err(Error::invalid("student and teacher have different noise schedules"));
         }
     }
