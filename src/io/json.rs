@@ -209,20 +209,22 @@ impl Fields {
     /// The keys that nobody took, to be written back, and a sentence for each that is not in `known`. Keys with an underscore are diffusers' own notes. What is
     /// past `limit` bytes of text in all is not kept, which is a sentence too.
     pub fn rest(self, known: &[&str], limit: usize) -> (Map<String, Value>, Vec<String>) {
-        let unknown = |k: &&String| !k.starts_with('_') && !known.contains(&k.as_str());
-        let named = self.map.keys().filter(unknown).take(SHOWN_KEYS).map(|k| format!("{}: unknown key \"{k}\" is ignored", self.file));
-        let more = self.map.keys().filter(unknown).count().saturating_sub(SHOWN_KEYS);
-        let mut warnings: Vec<String> = named.chain((more > 0).then(|| format!("{}: {more} more unknown keys are ignored", self.file))).collect();
-        let (mut kept, mut size) = (Map::new(), 0usize);
+        let unknown = || self.map.keys().filter(|k| !k.starts_with('_') && !known.contains(&k.as_str()));
+        let mut warnings: Vec<String> = unknown().take(SHOWN_KEYS).map(|k| format!("{}: unknown key \"{k}\" is ignored", self.file)).collect();
+        let more = unknown().count().saturating_sub(SHOWN_KEYS);
+        warnings.extend((more > 0).then(|| format!("{}: {more} more unknown keys are ignored", self.file)));
+        let (mut kept, mut left, mut lost) = (Map::new(), Count(limit), 0);
         for (key, value) in self.map {
-            let bytes = key.len().saturating_add(value.to_string().len());
-            if size.saturating_add(bytes) > limit {
-                warnings.push(format!("{}: the value of \"{key}\" is too large to be kept: saving the model loses it", self.file));
-                continue;
+            let before = left.0;
+            if serde_json::to_writer(&mut left, &value).is_ok() && left.0 >= key.len() {
+                left.0 -= key.len();
+                kept.insert(key, value);
+            } else {
+                (left.0, lost) = (before, lost + 1);
             }
-            size += bytes;
-            kept.insert(key, value);
         }
+        let large = || format!("{}: {lost} unknown keys are too large to be kept (more than {limit} bytes): saving the model loses them", self.file);
+        warnings.extend((lost > 0).then(large));
         (kept, warnings)
     }
 
@@ -360,6 +362,20 @@ fn shorten(text: &str) -> Cow<'_, str> {
     Cow::Owned(format!("{}…", &text[..end]))
 }
 
+/// Bytes that may still be written, to nowhere.
+struct Count(usize);
+
+impl io::Write for Count {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 = self.0.checked_sub(bytes.len()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Takes so many bytes and refuses more.
 struct Beginning(Vec<u8>);
 
@@ -444,7 +460,8 @@ mod tests {
         assert!(f.invalid("b", "numbers", &list).message.len() < 200);
         let error = f.choice("a", crate::io::unet_config::Activation::Relu).unwrap_err();
         assert!(error.message.len() < 300 && error.message.contains("xxx…"), "{error}");
-        let (_, warnings) = f.rest(&[], usize::MAX);
+        let (kept, warnings) = f.rest(&[], 4 << 20);
+        assert_eq!(kept.len(), 100);
         assert_eq!((warnings.len(), warnings[50].as_str()), (51, "t: 50 more unknown keys are ignored"));
     }
 
