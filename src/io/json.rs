@@ -54,6 +54,8 @@ const MAX_VALUES: usize = 1 << 19;
 const MAX_KEYS: usize = 20_000;
 /// Bytes of a key.
 const MAX_KEY: usize = 1024;
+/// Items of a list, where they are not one for each timestep.
+pub(crate) const MAX_LIST: usize = 1024;
 /// Unknown keys that are named one by one.
 const SHOWN_KEYS: usize = 50;
 
@@ -63,10 +65,12 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
 }
 
 /// Parses JSON in Python's dialect. Bare `Infinity`, `-Infinity` and `NaN` come out as strings of that name.
-pub(crate) fn parse(text: &str, file: &str) -> Result<Value> {
+pub fn parse(text: &str, file: &str) -> Result<Value> {
     if text.len() > MAX_TEXT {
         return Err(Error::corrupt(format!("{file}: {} bytes; at most {MAX_TEXT} are read as JSON", text.len())));
     }
+    // Some editors put a byte order mark first.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut builder = Builder { reader: Reader::new(text, 0), values: MAX_VALUES, keys: MAX_KEYS };
     builder.value().and_then(|value| builder.reader.end().map(|()| value)).map_err(|e| e.context(file))
 }
@@ -235,9 +239,21 @@ impl Fields {
     pub fn sizes(&mut self, key: &str, default: &[usize], range: RangeInclusive<usize>) -> Result<Vec<usize>> {
         match self.take(key) {
             None => Ok(default.to_vec()),
-            Some(Value::Array(items)) => items.iter().map(|item| self.to_size(key, item, range.clone())).collect(),
+            Some(Value::Array(items)) => self.list(key, &items, MAX_LIST, |item| self.to_size(key, item, range.clone())),
             Some(other) => Err(self.invalid(key, "a list of whole numbers", &other)),
         }
+    }
+
+    /// What `read` makes of the items of a list, of which there are at most `max`.
+    pub fn list<T>(&self, key: &str, items: &[Value], max: usize, read: impl Fn(&Value) -> Result<T>) -> Result<Vec<T>> {
+        let n = items.len();
+        if n > max {
+            return Err(Error::invalid(format!("{}: {key}: expected a list of at most {max} items, found {n}", self.file)));
+        }
+        let mut out = Vec::new();
+        out.try_reserve_exact(n).map_err(|_| Error::out_of_memory(format!("{}: {key}: could not allocate {n} items", self.file)))?;
+        items.iter().try_for_each(|item| read(item).map(|value| out.push(value)))?;
+        Ok(out)
     }
 
     /// Reads one value as a whole number within a range.
@@ -349,6 +365,11 @@ mod tests {
         assert!(f.float("f", 0.0).unwrap().is_nan());
         assert_eq!(f.opt_text("d", None).unwrap().unwrap(), "Infinity \" NaN");
         assert_eq!(f.opt_text("e", None).unwrap().unwrap(), "ä\\");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_passed_over() {
+        assert_eq!(parse("\u{feff}{\"a\": 1}\r\n", "t").unwrap()["a"], 1);
     }
 
     #[test]

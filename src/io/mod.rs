@@ -10,7 +10,7 @@ mod font;
 mod foreign;
 mod hashing;
 pub mod image;
-pub(crate) mod json;
+pub mod json;
 mod json_reader;
 mod layout;
 pub mod model_file;

@@ -433,7 +433,9 @@ impl SchedulerConfig {
 fn read_betas(f: &mut Fields) -> Result<Option<Vec<f64>>> {
     match f.take("trained_betas") {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::Array(items)) => items.iter().map(|v| v.as_f64().ok_or_else(|| f.invalid("trained_betas", "numbers", v))).collect::<Result<_>>().map(Some),
+        Some(Value::Array(items)) => {
+            f.list("trained_betas", &items, MAX_TIMESTEPS, |v| v.as_f64().ok_or_else(|| f.invalid("trained_betas", "numbers", v))).map(Some)
+        }
         Some(other) => Err(f.invalid("trained_betas", "a list of numbers or null", &other)),
     }
 }

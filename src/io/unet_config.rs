@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::io::DIFFUSERS_VERSION;
-use crate::io::json::{Fields, Named, describe, float, named_enum, number, to_text};
+use crate::io::json::{Fields, MAX_LIST, Named, describe, float, named_enum, number, to_text};
 use serde_json::{Map, Value, json};
 
 named_enum! {
@@ -372,7 +372,7 @@ fn read_blocks<E: Named>(f: &mut Fields, key: &str, default: Vec<E>) -> Result<V
         // Very old files wrote "UNetResDownBlock2D".
         f.to_choice(key, name.strip_prefix("UNetRes").unwrap_or(name))
     };
-    list.iter().map(read).collect()
+    f.list(key, list, MAX_LIST, read)
 }
 
 /// Diffusers looks the name up in small letters.

@@ -15,6 +15,8 @@ use std::ops::Range;
 /// The end of central directory record without its comment, which has at most 65,535 bytes.
 const END: usize = 22;
 const END64: usize = 56;
+/// The ZIP64 record may be longer by data that nobody writes.
+const MAX_END64: u64 = 1 << 16;
 const LOCATOR: usize = 20;
 const CENTRAL: usize = 46;
 const LOCAL: usize = 30;
@@ -228,7 +230,7 @@ fn find_end64(reader: &mut impl Source, end: u64) -> Result<Option<(Place, u64)>
     }
     read_at(reader, at, &mut record)?;
     // The size that the record gives itself counts from behind that number.
-    let room = locator_at - at - 12;
+    let room = (locator_at - at - 12).min(MAX_END64);
     if !record.starts_with(b"PK\x06\x06") || u64_at(&record, 4) > room || u64_at(&record, 4) < (END64 - 12) as u64 {
         return Err(Error::corrupt(format!("archive: no ZIP64 record at byte {at}")));
     }
