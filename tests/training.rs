@@ -229,7 +229,8 @@ fn resumes_with_other_options_when_asked_to() {
     run.train(3).save(&file);
     let path = c(&file.to_string_lossy());
     let term = term(FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_WEIGHT_STATE);
-    let changed: [(&str, u32, &dyn Fn(&mut fewstep_trainer_options)); 7] = [
+    type Change<'a> = &'a dyn Fn(&mut fewstep_trainer_options);
+    let changed: [(&str, u32, Change); 7] = [
         ("total_steps", FEWSTEP_RESUME_SCHEDULE, &|o| o.total_steps = 1200),
         ("warmup_steps", FEWSTEP_RESUME_SCHEDULE, &|o| o.warmup_steps = 30),
         ("batch", FEWSTEP_RESUME_BATCH, &|o| o.batch = 8),
