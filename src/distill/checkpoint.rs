@@ -9,6 +9,7 @@ use super::training_graph::STATES;
 use crate::error::{Error, Result};
 use crate::io::json;
 use crate::io::safetensors::{self, TensorFile};
+use crate::memory;
 use crate::tensor::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -34,7 +35,7 @@ struct Record {
 impl Trainer {
     /// Writes the whole state of training. The file appears whole or not at all; a failure leaves an older one as it was.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let mut tensors = vec![];
+        let mut tensors = memory::with_capacity(STATES.len() * self.parameters.len(), "list of tensors")?;
         for name in &self.parameters {
             for prefix in STATES {
                 let key = format!("{prefix}{name}");
@@ -51,7 +52,7 @@ impl Trainer {
             loss_scale: self.loss_scale().map(|_| self.loss_scale),
         };
         let text = serde_json::to_string(&record).map_err(|e| Error::internal(e.to_string()))?;
-        let entries: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        let entries = memory::collect(tensors.iter().map(|(name, tensor): &(String, Tensor)| (name.as_str(), tensor)), "list of tensors")?;
         safetensors::save(path, &entries, &BTreeMap::from([(KEY.to_owned(), text)]))
     }
 
@@ -62,7 +63,7 @@ impl Trainer {
         let text = file.metadata().get(KEY).ok_or_else(|| Error::corrupt(format!("{shown}: not a training checkpoint (no {KEY} in its metadata)")))?;
         let record: Record = json::parse_record(text, "damaged training record").map_err(|e| e.context(&shown))?;
         self.check_record(&record).map_err(|e| e.context(shown))?;
-        let mut loaded = vec![];
+        let mut loaded = memory::with_capacity(STATES.len() * self.parameters.len(), "list of tensors")?;
         for name in &self.parameters {
             for prefix in STATES {
                 let key = format!("{prefix}{name}");
