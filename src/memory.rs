@@ -335,6 +335,13 @@ pub fn push<T>(vec: &mut Vec<T>, value: T, what: &str) -> Result<()> {
     Ok(())
 }
 
+/// Appends a copy of a slice.
+pub fn append<T: Clone>(vec: &mut Vec<T>, slice: &[T], what: &str) -> Result<()> {
+    reserve(vec, slice.len(), what)?;
+    vec.extend_from_slice(slice);
+    Ok(())
+}
+
 /// Appends what an iterator yields.
 pub fn extend<T>(vec: &mut Vec<T>, values: impl IntoIterator<Item = T>, what: &str) -> Result<()> {
     let mut values = values.into_iter();
@@ -365,6 +372,12 @@ pub fn copy<T: Clone>(slice: &[T], what: &str) -> Result<Vec<T>> {
     let mut vec = with_capacity(slice.len(), what)?;
     vec.extend_from_slice(slice);
     Ok(vec)
+}
+
+/// A text with room for exactly `capacity` bytes.
+pub fn text_with_capacity(capacity: usize, what: &str) -> Result<String> {
+    // No bytes are UTF-8.
+    Ok(String::from_utf8(with_capacity(capacity, what)?).unwrap_or_default())
 }
 
 /// Inserts into a map, whose table may have to grow.

@@ -13,6 +13,7 @@ use crate::graph::ops::ClipScale;
 use crate::io::json;
 use crate::io::safetensors::{self, TensorFile};
 use crate::io::scheduler_config::SchedulerConfig;
+use crate::memory;
 use crate::tensor::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -111,7 +112,7 @@ impl Trainer {
             loss_scale: self.loss_scale().map(|_| self.loss_scale),
         };
         let text = serde_json::to_string(&record).map_err(|e| Error::internal(e.to_string()))?;
-        let entries: Vec<_> = states.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        let entries = memory::collect(states.iter().map(|(name, tensor)| (name.as_str(), tensor)), "list of tensors")?;
         safetensors::save(path, &entries, &BTreeMap::from([(KEY.to_owned(), text)]))
     }
 

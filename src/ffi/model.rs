@@ -9,6 +9,7 @@ use crate::diffusion::{Prediction, grid, trailing_pairs};
 use crate::distill::{StudentOptions, derive};
 use crate::error::{Error, Result};
 use crate::io::{SchedulerConfig, UNetConfig};
+use crate::memory;
 use crate::nn::Model;
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
@@ -189,7 +190,7 @@ pub(super) unsafe fn read_grid(train: usize, steps: u32, pairs: *const fewstep_s
     // SAFETY: as promised by the caller.
     let explicit = unsafe { options::array(pairs, count, stride, grid::MAX_PAIRS)? };
     if !explicit.is_empty() {
-        let list: Vec<(i64, i64)> = explicit.iter().map(|p| (i64::from(p.t), i64::from(p.t_next))).collect();
+        let list = memory::collect(explicit.iter().map(|p| (i64::from(p.t), i64::from(p.t_next))), "pairs")?;
         if steps != 0 && steps as usize != list.len() {
             return Err(Error::invalid(format!("steps is {steps} but pairs has {} elements; set steps to 0", list.len())));
         }

@@ -5,6 +5,7 @@
 //! APPNOTE.TXT 6.3.10 of PKWARE; the names below are its own.
 
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::tensor::try_vec;
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::inflate_flags::{TINFL_FLAG_HAS_MORE_INPUT, TINFL_FLAG_IGNORE_ADLER32};
@@ -240,9 +241,8 @@ fn find_end64(reader: &mut impl Source, end: u64) -> Result<Option<(Place, u64)>
 
 /// The entries of a directory that begins at byte `base`, in the order of their names.
 fn parse_directory(directory: &[u8], count: u64, base: u64) -> Result<Vec<Entry>> {
-    let mut entries = Vec::new();
     // Fits: count headers fit the directory.
-    entries.try_reserve_exact(count as usize).map_err(|_| Error::out_of_memory(format!("archive: could not allocate {count} entries")))?;
+    let mut entries = memory::with_capacity(count as usize, "archive: entries")?;
     let mut at = 0;
     for n in 0..count {
         let cut = |what: &str| Error::corrupt(format!("archive: directory entry {n} at byte {}: {what}", base + at as u64));
@@ -353,8 +353,7 @@ struct Inflater {
 
 impl Inflater {
     fn new() -> Result<Self> {
-        let mut state = Vec::new();
-        state.try_reserve_exact(1).map_err(|_| Error::out_of_memory("archive: could not allocate a decompressor"))?;
+        let mut state = memory::with_capacity(1, "archive: a decompressor")?;
         state.push(DecompressorOxide::new());
         let (window, input) = (try_vec(WINDOW, "archive: a window")?, try_vec(INPUT, "archive: a buffer")?);
         Ok(Self { state, window, ready: 0..0, input, unread: 0..0, done: false })

@@ -2,8 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
-use crate::graph::op::{Alias, OpDef, arity, expect_dtype, expect_shape, floats};
+use crate::graph::op::{Alias, OpDef, Updated, arity, expect_dtype, expect_shape, floats};
 use crate::graph::reference::Array;
+use crate::memory;
 use crate::tensor::DType;
 
 fn scalar(inputs: &[&TensorType], what: &str, i: usize) -> Result<()> {
@@ -107,8 +108,8 @@ impl OpDef for AdamW {
             scalar(inputs, what, i)?;
         }
         expect_dtype(inputs[1], DType::I64)?;
-        floats(&[&inputs[..1], &inputs[2..]].concat())?;
-        let mut out = vec![];
+        floats(&inputs[..1]).and_then(|()| floats(&inputs[2..]))?;
+        let mut out = memory::with_capacity(3 * self.parameters, "optimizer")?;
         for p in inputs[Self::HEAD..].chunks_exact(4) {
             for other in &p[1..] {
                 expect_shape("moment or gradient", other, &p[0].shape)?;
@@ -138,7 +139,7 @@ impl OpDef for AdamW {
     }
 
     fn alias(&self) -> Alias {
-        Alias::Updates((0..self.parameters).flat_map(|p| (0..3).map(move |k| (Self::HEAD + 4 * p + k, 3 * p + k))).collect())
+        Alias::Updates(Updated { head: Self::HEAD, groups: self.parameters, group: 4, updated: 3 })
     }
 }
 
@@ -168,7 +169,7 @@ impl OpDef for Ema {
         for pair in inputs[Self::HEAD..].chunks_exact(2) {
             expect_shape("parameter", pair[1], &pair[0].shape)?;
         }
-        Ok(inputs[Self::HEAD..].chunks_exact(2).map(|p| p[0].clone()).collect())
+        memory::collect(inputs[Self::HEAD..].chunks_exact(2).map(|p| p[0].clone()), "moving average")
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
@@ -178,7 +179,7 @@ impl OpDef for Ema {
     }
 
     fn alias(&self) -> Alias {
-        Alias::Updates((0..self.parameters).map(|p| (Self::HEAD + 2 * p, p)).collect())
+        Alias::Updates(Updated { head: Self::HEAD, groups: self.parameters, group: 2, updated: 1 })
     }
 }
 
@@ -205,6 +206,6 @@ impl OpDef for Assign {
     }
 
     fn alias(&self) -> Alias {
-        Alias::Updates(vec![(0, 0)])
+        Alias::Updates(Updated { head: 0, groups: 1, group: 2, updated: 1 })
     }
 }
