@@ -134,7 +134,7 @@ impl Trainer {
 
     /// The states of a checkpoint, which training can have written.
     fn read_states(&self, file: &mut TensorFile) -> Result<Vec<(String, Tensor)>> {
-        let mut states = vec![];
+        let mut states = memory::with_capacity(STATES.len() * self.parameters.len(), "list of tensors")?;
         for name in &self.parameters {
             for prefix in STATES {
                 let key = format!("{prefix}{name}");

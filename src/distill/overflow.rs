@@ -8,6 +8,7 @@ use super::trainer::{Trainer, TrainerOptions};
 use super::training_graph::STATES;
 use crate::error::{Error, Result};
 use crate::graph::ops::ClipScale;
+use crate::memory;
 use crate::tensor::Tensor;
 
 /// Weights below this are finite after the roundings of the update and of the average, which takes the difference of two of them.
@@ -88,7 +89,7 @@ impl Trainer {
 
     /// Every state of training by its name in a checkpoint.
     pub(super) fn states(&self) -> Result<Vec<(String, Tensor)>> {
-        let mut states = vec![];
+        let mut states = memory::with_capacity(STATES.len() * self.parameters.len(), "list of tensors")?;
         for name in &self.parameters {
             for prefix in STATES {
                 let key = format!("{prefix}{name}");

@@ -120,7 +120,9 @@ impl Model {
         let parameters = unet::parameters(&config)?;
         // One by one: collecting sorts them first, in memory that cannot be refused.
         let mut shapes: BTreeMap<&str, &[usize]> = BTreeMap::new();
-        parameters.iter().for_each(|(n, s)| drop(shapes.insert(n, s)));
+        for (n, s) in &parameters {
+            shapes.insert(n, s);
+        }
         for (i, (name, shape)) in parameters.iter().enumerate() {
             memory::check()?;
             weights.insert(name.clone(), Arc::new(initial(name, shape, &shapes, seed, i as u32)?));
