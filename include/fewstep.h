@@ -272,7 +272,11 @@
 #define FEWSTEP_WEIGHTS_EMA 2
 
 /**
- * What the model says: a few-step student's own grid, or the sampler of its scheduler config (step for step as diffusers runs it).
+ * What the model says: a few-step student's own grid, or the sampler of its scheduler config, step for step as diffusers runs it. Known are DDIM, DPM-Solver++,
+ * Euler, Euler ancestral, DDPM, PNDM, LCM and UniPC (orders 1 to 3), each with its class's options; DDIMParallel and DDPMParallel are their plain ones. Every
+ * other class with betas opens too, and so can be a teacher, but to sample it by this kind is UNSUPPORTED: choose one of the other kinds. Euler's images are
+ * x_0 + sigma noise until its last step: it starts from unit noise times the first sigma, also where noise is given. PNDM evaluates the network once more than
+ * it has steps, nine times more with its Runge-Kutta steps; each is a step of the sampler.
  */
 #define FEWSTEP_SAMPLER_FROM_MODEL 0
 
@@ -1051,8 +1055,8 @@ typedef struct {
 } fewstep_trainer_info;
 
 /**
- * How a model is sampled. Fill it with fewstep_sampler_options_init, then change fields. With FEWSTEP_SAMPLER_FROM_MODEL and no pairs, only steps, eta,
- * batch, height, width and precision are read.
+ * How a model is sampled. Fill it with fewstep_sampler_options_init, then change fields. With FEWSTEP_SAMPLER_FROM_MODEL and no pairs, only steps, batch,
+ * height, width and precision are read, and eta where the model's scheduler is DDIM or the grid a few-step student's.
  */
 typedef struct {
   /**
@@ -1064,7 +1068,7 @@ typedef struct {
    */
   int32_t kind;
   /**
-   * Number of steps. 0 (the default) for the number of pairs, or with FEWSTEP_SAMPLER_FROM_MODEL for a few-step student's own.
+   * Number of steps, as diffusers counts them. 0 (the default) for the number of pairs, or with FEWSTEP_SAMPLER_FROM_MODEL for a few-step student's own.
    */
   uint32_t steps;
   /**
@@ -1231,7 +1235,7 @@ typedef struct {
    */
   size_t conditioning_stride;
   /**
-   * Initial noise [N,C,H,W] that replaces the drawn one; NULL by default.
+   * Initial noise [N,C,H,W] that replaces the drawn one, unit normal whatever the sampler; NULL by default.
    */
   const float *noise;
   /**

@@ -1,10 +1,14 @@
 //! From a graph to something a backend can run: passes, what runs once and what runs always, and one arena laid out by liveness.
 
 use super::passes::{Wishes, absorb_norms, chain, eliminate_dead, fuse, merge_products, pack, precision};
-use super::{Alias, Graph, NodeId, OpDef, Origin, StorageId, ValueId};
+use super::{Alias, Graph, Node, NodeId, OpDef, Origin, StorageId, Value, ValueId};
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::tensor::{ALIGN, Tensor};
 use std::ops::Range;
+
+/// What a plan's tables are called where there is no memory for them.
+const WHAT: &str = "plan";
 
 /// Where a value's bytes are while the plan runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,17 +53,17 @@ impl Plan {
         let merged = merge_products(&fused.graph, backend)?;
         let absorbed = absorb_norms(&merged.graph, backend)?;
         let packed = pack(&absorbed.graph, backend)?;
-        let map = [&typed.map, &fused.map, &merged.map, &absorbed.map, &packed.map].into_iter().fold(live.map, |map, next| chain(&map, next));
+        let map = [&typed.map, &fused.map, &merged.map, &absorbed.map, &packed.map].into_iter().try_fold(live.map, |map, next| chain(&map, next))?;
         let graph = packed.graph;
         graph.verify()?;
-        let hoisted = hoistable(&graph);
+        let hoisted = hoistable(&graph)?;
         let all = || (0..graph.nodes().len()).filter(|n| !graph.nodes()[*n].is_view()).map(|n| NodeId(n as u32));
-        let mut order: Vec<NodeId> = all().filter(|n| hoisted[n.0 as usize]).collect();
+        let mut order = memory::collect(all().filter(|n| hoisted[n.0 as usize]), WHAT)?;
         let prepared = order.len();
-        order.extend(all().filter(|n| !hoisted[n.0 as usize]));
-        let segments = segment_ranges(&graph, &order, prepared);
-        let workspace = vec![0; order.len()];
-        let frozen = graph.frozen_storages();
+        memory::extend(&mut order, all().filter(|n| !hoisted[n.0 as usize]), WHAT)?;
+        let segments = segment_ranges(&graph, &order, prepared)?;
+        let workspace = memory::filled(0, order.len(), WHAT)?;
+        let frozen = graph.frozen_storages()?;
         Ok(Self {
             graph,
             map,
@@ -78,10 +82,10 @@ impl Plan {
 
     /// Gives every value its place. `workspace[i]` is the scratch of the i-th node of the order, in bytes.
     pub fn lay_out(&mut self, workspace: &[usize]) -> Result<()> {
-        let roots = self.graph.roots();
+        let roots = self.graph.roots()?;
         let end = self.order.len();
-        let mut first = vec![usize::MAX; self.graph.values().len()];
-        let mut last = vec![0usize; self.graph.values().len()];
+        let mut first = memory::filled(usize::MAX, self.graph.values().len(), WHAT)?;
+        let mut last = memory::filled(0usize, self.graph.values().len(), WHAT)?;
         for (i, id) in self.order.iter().enumerate() {
             let node = &self.graph.nodes()[id.0 as usize];
             for v in &node.outputs {
@@ -97,7 +101,7 @@ impl Plan {
         for v in self.graph.outputs() {
             last[roots[v.0 as usize].0 as usize] = end;
         }
-        self.locations = vec![Location::Unused; self.graph.values().len()];
+        self.locations = memory::filled(Location::Unused, self.graph.values().len(), WHAT)?;
         let mut blocks = vec![];
         let mut persistent = 0usize;
         // The inputs come first and together: a device gets them in one copy.
@@ -117,13 +121,13 @@ impl Plan {
                 (Origin::Node { .. }, _) if first[i] < self.prepared && last[i] >= self.prepared => persist(&mut persistent, bytes)?,
                 // What nobody reads (the gradient of a frozen parameter) still has memory while its node runs, so that kernels need not ask.
                 _ => {
-                    blocks.push(Block { owner: Owner::Value(i), bytes, first: first[i], last: last[i] });
+                    memory::push(&mut blocks, Block { owner: Owner::Value(i), bytes, first: first[i], last: last[i] }, WHAT)?;
                     Location::Unused
                 }
             };
         }
         for (i, bytes) in workspace.iter().enumerate().filter(|(_, b)| **b > 0) {
-            blocks.push(Block { owner: Owner::Workspace(i), bytes: aligned(*bytes)?, first: i, last: i });
+            memory::push(&mut blocks, Block { owner: Owner::Workspace(i), bytes: aligned(*bytes)?, first: i, last: i }, WHAT)?;
         }
         self.persistent_bytes = persistent;
         self.place(blocks)?;
@@ -242,7 +246,7 @@ impl Plan {
     /// Greedy by size: the largest block first, each at the lowest offset that is free for its whole life (Pisarchyk & Lee 2020, "offset calculation").
     fn place(&mut self, mut blocks: Vec<Block>) -> Result<()> {
         self.peak_live_bytes = peak(&blocks, self.order.len())?;
-        blocks.sort_by_key(|b| (std::cmp::Reverse(b.bytes), b.first));
+        blocks.sort_unstable_by_key(|b| (std::cmp::Reverse(b.bytes), b.first, b.owner));
         let mut placed: Vec<(usize, Block)> = vec![]; // by offset
         for block in blocks {
             let mut offset = 0usize;
@@ -260,6 +264,7 @@ impl Plan {
             }
             self.arena_bytes = self.arena_bytes.max(offset.checked_add(block.bytes).ok_or_else(too_large)?);
             let index = placed.partition_point(|(at, _)| *at <= offset);
+            memory::reserve(&mut placed, 1, WHAT)?;
             placed.insert(index, (offset, block));
         }
         Ok(())
@@ -268,7 +273,7 @@ impl Plan {
 
 /// The largest sum of bytes that are needed at one time, `end` being the time after the last node.
 fn peak(blocks: &[Block], end: usize) -> Result<usize> {
-    let (mut born, mut freed) = (vec![0usize; end + 1], vec![0usize; end + 1]);
+    let (mut born, mut freed) = (memory::filled(0usize, end + 1, WHAT)?, memory::filled(0usize, end + 1, WHAT)?);
     for b in blocks {
         born[b.first] = born[b.first].checked_add(b.bytes).ok_or_else(too_large)?;
         freed[b.last] = freed[b.last].checked_add(b.bytes).ok_or_else(too_large)?;
@@ -282,7 +287,7 @@ fn peak(blocks: &[Block], end: usize) -> Result<usize> {
     Ok(peak)
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Owner {
     Value(usize),
     Workspace(usize),
@@ -312,31 +317,25 @@ fn aligned(bytes: usize) -> Result<usize> {
 }
 
 /// Nodes that depend on constants and on storages that nobody overwrites: the same in every run.
-fn hoistable(graph: &Graph) -> Vec<bool> {
-    let frozen = graph.frozen_storages();
-    let mut fixed: Vec<bool> = graph
-        .values()
-        .iter()
-        .map(|v| match (&v.origin, v.storage) {
-            (Origin::Const(_), _) => true,
-            (Origin::State, Some(s)) => frozen[s.0 as usize],
-            _ => false,
-        })
-        .collect();
-    graph
-        .nodes()
-        .iter()
-        .map(|node| {
-            let once = !matches!(node.op.alias(), Alias::Updates(_)) && node.inputs.iter().all(|i| fixed[i.0 as usize]);
-            node.outputs.iter().for_each(|o| fixed[o.0 as usize] = once);
-            once
-        })
-        .collect()
+fn hoistable(graph: &Graph) -> Result<Vec<bool>> {
+    let frozen = graph.frozen_storages()?;
+    let given = |v: &Value| match (&v.origin, v.storage) {
+        (Origin::Const(_), _) => true,
+        (Origin::State, Some(s)) => frozen[s.0 as usize],
+        _ => false,
+    };
+    let mut fixed = memory::collect(graph.values().iter().map(given), WHAT)?;
+    let once = |node: &Node| {
+        let once = !matches!(node.op.alias(), Alias::Updates(_)) && node.inputs.iter().all(|i| fixed[i.0 as usize]);
+        node.outputs.iter().for_each(|o| fixed[o.0 as usize] = once);
+        once
+    };
+    memory::collect(graph.nodes().iter().map(once), WHAT)
 }
 
 /// Consecutive ranges of the running part of the order, one a segment.
-fn segment_ranges(graph: &Graph, order: &[NodeId], prepared: usize) -> Vec<Range<usize>> {
-    let mut ranges = vec![];
+fn segment_ranges(graph: &Graph, order: &[NodeId], prepared: usize) -> Result<Vec<Range<usize>>> {
+    let mut ranges = memory::with_capacity(graph.segments().len(), WHAT)?;
     let mut at = prepared;
     for segment in 0..graph.segments().len() {
         let start = at;
@@ -345,5 +344,5 @@ fn segment_ranges(graph: &Graph, order: &[NodeId], prepared: usize) -> Vec<Range
         }
         ranges.push(start..at);
     }
-    ranges
+    Ok(ranges)
 }

@@ -9,6 +9,7 @@ use crate::io::json::describe;
 use crate::io::scheduler_config::{SchedulerClass, SchedulerConfig};
 use crate::io::unet_config::{ClassEmbedding, UNetConfig};
 use crate::io::{model_file, record};
+use crate::memory;
 use crate::tensor::{Tensor, checked_numel};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -34,8 +35,7 @@ impl StudentInfo {
         let version = u32::try_from(number("version")?).map_err(too_large)?;
         let teacher_substeps = usize::try_from(number("teacher_substeps")?).map_err(too_large)?;
         let list = value["pairs"].as_array().ok_or_else(|| wrong("pairs", "a list of pairs", &value["pairs"]))?;
-        let mut pairs = Vec::new();
-        pairs.try_reserve_exact(list.len()).map_err(|_| Error::out_of_memory(format!("could not allocate {} pairs", list.len())))?;
+        let mut pairs = memory::with_capacity(list.len(), "pairs")?;
         for (i, pair) in list.iter().enumerate() {
             let numbers = pair.as_array().and_then(|p| if let [t, next] = &p[..] { Some((t.as_i64()?, next.as_i64()?)) } else { None });
             pairs.push(numbers.ok_or_else(|| wrong(&format!("pairs[{i}]"), "2 timesteps", pair))?);
@@ -102,6 +102,7 @@ impl Model {
         config.validate()?;
         let mut weights = BTreeMap::new();
         for (name, shape) in unet::parameters(&config)? {
+            memory::check()?;
             weights.insert(name.clone(), Arc::new(files.tensors.take_f32(&name, &shape)?));
         }
         let mut warnings = [files.notes, config.warnings.clone()].concat();
@@ -117,8 +118,13 @@ impl Model {
         config.validate()?;
         let mut weights = BTreeMap::new();
         let parameters = unet::parameters(&config)?;
-        let shapes: BTreeMap<&str, &[usize]> = parameters.iter().map(|(n, s)| (n.as_str(), s.as_slice())).collect();
+        // One by one: collecting sorts them first, in memory that cannot be refused.
+        let mut shapes: BTreeMap<&str, &[usize]> = BTreeMap::new();
+        for (n, s) in &parameters {
+            shapes.insert(n, s);
+        }
         for (i, (name, shape)) in parameters.iter().enumerate() {
+            memory::check()?;
             weights.insert(name.clone(), Arc::new(initial(name, shape, &shapes, seed, i as u32)?));
         }
         Ok(Self { config, scheduler, weights, student: None, warnings: vec![] })
@@ -126,17 +132,29 @@ impl Model {
 
     /// Writes a diffusers folder that `DDIMPipeline.from_pretrained` opens. It is saved as a whole: a model that was there stays, or this one is there.
     pub fn save(&self, path: &Path) -> Result<()> {
+        self.check_finite()?;
         self.check_expressible()?;
-        diffusers::save_model(path, &self.config, &self.tensors(), &self.scheduler, self.metadata()?.as_ref())
+        diffusers::save_model(path, &self.config, &self.tensors()?, &self.scheduler, self.metadata()?.as_ref())
     }
 
     /// Writes the model as one file, whatever its grid. It appears whole or not at all.
     pub fn save_file(&self, path: &Path) -> Result<()> {
-        model_file::save_model_file(path, &self.config, &self.tensors(), &self.scheduler, self.metadata()?.as_ref())
+        self.check_finite()?;
+        model_file::save_model_file(path, &self.config, &self.tensors()?, &self.scheduler, self.metadata()?.as_ref())
     }
 
-    fn tensors(&self) -> Vec<(&str, &Tensor)> {
-        self.weights.iter().map(|(n, t)| (n.as_str(), t.as_ref())).collect()
+    /// An error that names the first weight that is not finite: such a model cannot be opened again, so it is not written over one that can.
+    pub fn check_finite(&self) -> Result<()> {
+        for (name, tensor) in &self.weights {
+            if let Some((i, value)) = tensor.non_finite()? {
+                return Err(Error::numeric(format!("the model's tensor \"{name}\": element {i} is {value}, expected a finite number")));
+            }
+        }
+        Ok(())
+    }
+
+    fn tensors(&self) -> Result<Vec<(&str, &Tensor)>> {
+        memory::collect(self.weights.iter().map(|(n, t)| (n.as_str(), t.as_ref())), "list of tensors")
     }
 
     fn metadata(&self) -> Result<Option<serde_json::Value>> {

@@ -1,11 +1,12 @@
 //! The CPU executable: a kernel a node, a pointer table, one arena.
 
-use super::lower::{Io, Slot, Target, lower, packed_len};
+use super::lower::{CpuKernel, Io, Slot, Target, lower, packed_len};
 use super::{Isa, ThreadPool};
 use crate::backend::{Backend, Executable, HostBytes, unprepared};
 use crate::error::{Error, Result};
 use crate::graph::plan::Location;
 use crate::graph::{Graph, Op, OpDef, Origin, Plan, ValueId};
+use crate::memory;
 use crate::tensor::{Buffer, Tensor};
 use std::ops::Range;
 use std::sync::Arc;
@@ -40,6 +41,9 @@ impl Backend for CpuBackend {
     }
 }
 
+/// What an executable's tables are called where there is no memory for them.
+const WHAT: &str = "compiled graph";
+
 /// What holds a storage's bytes.
 enum Held {
     /// Nothing yet.
@@ -54,7 +58,7 @@ enum Held {
 pub struct CpuExecutable {
     plan: Plan,
     backend: CpuBackend,
-    kernels: Vec<Box<dyn super::lower::CpuKernel>>,
+    kernels: Vec<Box<dyn CpuKernel>>,
     storages: Vec<Held>,
     arena: Buffer,
     persistent: Buffer,
@@ -67,32 +71,35 @@ impl CpuExecutable {
     fn new(graph: &Graph, backend: &CpuBackend) -> Result<Self> {
         let mut plan = Plan::new(graph, &|purpose, geometry, weight: &[usize], _| packed_len(purpose, geometry, weight, backend.isa))?;
         let target = Target { isa: backend.isa, threads: backend.threads() };
-        let mut kernels = Vec::with_capacity(plan.order().len());
+        let mut kernels = memory::with_capacity(plan.order().len(), WHAT)?;
         for id in plan.order() {
+            memory::check()?;
             let node = &plan.graph().nodes()[id.0 as usize];
             kernels.push(lower(plan.graph(), node, target).map_err(|e| e.context(node.op.name()))?);
         }
-        let workspace: Vec<usize> = kernels.iter().map(|k| k.workspace()).collect();
+        let workspace = memory::collect(kernels.iter().map(|k: &Box<dyn CpuKernel>| k.workspace()), WHAT)?;
         plan.lay_out(&workspace)?;
         let frozen = plan.frozen();
-        let mut storages = vec![];
+        let mut storages = memory::with_capacity(frozen.len(), WHAT)?;
         for (storage, frozen) in plan.graph().storages().iter().zip(frozen) {
             storages.push(if *frozen { Held::Unbound } else { Held::Owned(Buffer::zeroed(storage.ty.bytes(), &storage.name)?) });
         }
         let arena = Buffer::zeroed(plan.arena_bytes(), "arena")?;
         let persistent = Buffer::zeroed(plan.persistent_bytes(), "inputs and prepared values")?;
         let mut this = Self { plan, backend: backend.clone(), kernels, storages, arena, persistent, slots: vec![], linked: false };
-        this.reserve_slots(&workspace);
+        this.reserve_slots(&workspace)?;
         Ok(this)
     }
 
-    fn reserve_slots(&mut self, workspace: &[usize]) {
+    fn reserve_slots(&mut self, workspace: &[usize]) -> Result<()> {
+        memory::reserve(&mut self.slots, workspace.len(), WHAT)?;
         for (i, id) in self.plan.order().iter().enumerate() {
             let node = &self.plan.graph().nodes()[id.0 as usize];
-            let mut slots: Vec<Slot> = node.inputs.iter().chain(&node.outputs).map(|v| Slot::empty(self.plan.graph().value(*v).ty.numel())).collect();
-            slots.push(Slot::empty(workspace[i]));
-            self.slots.push(slots);
+            memory::check()?;
+            let values = node.inputs.iter().chain(&node.outputs).map(|v| Slot::empty(self.plan.graph().value(*v).ty.numel()));
+            self.slots.push(memory::collect(values.chain([Slot::empty(workspace[i])]), WHAT)?);
         }
+        Ok(())
     }
 
     /// Fills the pointer table; allocates nothing.

@@ -1,10 +1,11 @@
 //! Linear layers that read one value (an attention's q, k and v; the time projections of all blocks) become one product with several results: small
 //! products are launches and little else.
 
-use super::{Rewrite, Wishes};
+use super::{Rewrite, WHAT, Wishes};
 use crate::error::Result;
 use crate::graph::ops::{Concat, Conv2d, ConvGeometry};
 use crate::graph::{Graph, Node, Op, Origin, ValueId};
+use crate::memory;
 use std::collections::HashMap;
 
 /// The most products of one.
@@ -15,11 +16,11 @@ const MOST_JOINED: usize = 8;
 /// Merges the linear layers whose weights never change (joined weights are made once), if the backend wishes it.
 pub fn merge_products(old: &Graph, backend: &dyn Wishes) -> Result<Rewrite> {
     let mut rewrite = Rewrite::start(old)?;
-    let groups = if backend.merges_products() { groups(old) } else { vec![] };
+    let groups = if backend.merges_products() { groups(old)? } else { vec![] };
     let mut group_of = HashMap::new();
     for group in &groups {
         for (place, member) in group.iter().enumerate() {
-            group_of.insert(*member, (place, group));
+            memory::insert(&mut group_of, *member, (place, group), WHAT)?;
         }
     }
     for (i, node) in old.nodes().iter().enumerate() {
@@ -34,8 +35,8 @@ pub fn merge_products(old: &Graph, backend: &dyn Wishes) -> Result<Rewrite> {
 }
 
 /// Nodes that can be one, two or more together.
-fn groups(old: &Graph) -> Vec<Vec<usize>> {
-    let (roots, frozen) = (old.roots(), old.frozen_storages());
+fn groups(old: &Graph) -> Result<Vec<Vec<usize>>> {
+    let (roots, frozen) = (old.roots()?, old.frozen_storages()?);
     let root = |v: ValueId| roots[v.0 as usize];
     let fixed = |v: ValueId| old.value(root(v)).storage.is_some_and(|s| frozen[s.0 as usize]) && matches!(old.value(root(v)).origin, Origin::State);
     let mut groups: Vec<Vec<usize>> = vec![];
@@ -51,13 +52,13 @@ fn groups(old: &Graph) -> Vec<Vec<usize>> {
         match open.get(&key) {
             Some(at) if groups[*at].len() < MOST => groups[*at].push(i),
             _ => {
-                open.insert(key, groups.len());
-                groups.push(vec![i]);
+                memory::insert(&mut open, key, groups.len(), WHAT)?;
+                memory::push(&mut groups, vec![i], WHAT)?;
             }
         }
     }
     groups.retain(|group| group.len() > 1);
-    groups
+    Ok(groups)
 }
 
 /// Kernels hand out four channels at a time, all to one result.
@@ -67,7 +68,7 @@ fn is_linear(op: &Conv2d) -> bool {
 
 fn emit(rewrite: &mut Rewrite, old: &Graph, members: &[&Node]) -> Result<()> {
     let Op::Conv2d(first) = &members[0].op else { return Ok(()) };
-    let (roots, start) = (old.roots(), rewrite.graph.nodes.len());
+    let (roots, start) = (old.roots()?, rewrite.graph.nodes.len());
     let parts: Vec<usize> = members.iter().map(|m| old.shape(m.outputs[0])[3]).collect();
     let out_channels = parts.iter().sum();
     let in_channels = old.shape(members[0].inputs[0])[3];

@@ -17,6 +17,7 @@ pub use precision::precision;
 use super::{Graph, Node, Origin, ValueId};
 use crate::error::{Error, Result};
 use crate::graph::ops::{Conv2d, ConvGeometry, PackFor};
+use crate::memory;
 use crate::tensor::DType;
 
 /// What a backend asks of the passes. Every wish but the first is by default not made.
@@ -63,6 +64,9 @@ pub struct ConvSite<'a> {
     pub dtype: DType,
 }
 
+/// What a pass's tables are called where there is no memory for them.
+const WHAT: &str = "graph pass";
+
 /// A program being copied, and where each old value went.
 pub struct Rewrite {
     /// The new program.
@@ -74,8 +78,8 @@ pub struct Rewrite {
 impl Rewrite {
     /// Starts a copy: inputs, states, constants and segments, but no node yet.
     fn start(old: &Graph) -> Result<Self> {
-        let mut this = Self { graph: Graph::new(), map: vec![None; old.values().len()] };
-        this.graph.segments.clone_from(&old.segments);
+        let mut this = Self { graph: Graph::new(), map: memory::filled(None, old.values().len(), WHAT)? };
+        this.graph.segments = memory::copy(&old.segments, WHAT)?;
         for (i, value) in old.values().iter().enumerate() {
             let new = match &value.origin {
                 Origin::Node { .. } => continue,
@@ -94,7 +98,7 @@ impl Rewrite {
     }
 
     fn operands(&self, node: &Node) -> Result<Vec<ValueId>> {
-        node.inputs.iter().map(|i| self.get(*i)).collect()
+        memory::try_collect(node.inputs.iter().map(|i| self.get(*i)), WHAT)
     }
 
     /// Appends a copy of an old node, with its names.
@@ -127,6 +131,6 @@ impl Rewrite {
 }
 
 /// Composes two value maps.
-pub fn chain(first: &[Option<ValueId>], second: &[Option<ValueId>]) -> Vec<Option<ValueId>> {
-    first.iter().map(|v| v.and_then(|v| second[v.0 as usize])).collect()
+pub fn chain(first: &[Option<ValueId>], second: &[Option<ValueId>]) -> Result<Vec<Option<ValueId>>> {
+    memory::collect(first.iter().map(|v| v.and_then(|v| second[v.0 as usize])), WHAT)
 }
