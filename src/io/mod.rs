@@ -42,13 +42,16 @@ pub const DIFFUSERS_VERSION: &str = "0.42.1";
 #[cfg(test)]
 pub(crate) mod test_util {
     use std::path::{Path, PathBuf};
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// A folder of its own for one test, removed when the test is over.
     pub struct TestDir(PathBuf);
 
     impl TestDir {
         pub fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("fewstep-io-{}-{name}", std::process::id()));
+            static MADE: AtomicUsize = AtomicUsize::new(0);
+            let number = MADE.fetch_add(1, Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("fewstep-io-{}-{number}-{name}", std::process::id()));
             std::fs::create_dir_all(&path).unwrap();
             Self(path)
         }
