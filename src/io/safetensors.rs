@@ -481,7 +481,10 @@ pub fn save(path: &Path, tensors: &[(&str, &Tensor)], metadata: &BTreeMap<String
 }
 
 /// What writes a file's bytes, once everything about them is known to be right.
-pub(super) fn writer<'a>(tensors: &[(&str, &'a Tensor)], metadata: &BTreeMap<String, String>) -> Result<impl FnOnce(&mut dyn Write) -> io::Result<()> + use<'a>> {
+pub(super) fn writer<'a>(
+    tensors: &[(&str, &'a Tensor)],
+    metadata: &BTreeMap<String, String>,
+) -> Result<impl FnOnce(&mut dyn Write) -> io::Result<()> + use<'a>> {
     let (header, order) = build_header(tensors, metadata)?;
     Ok(move |w: &mut dyn Write| write_parts(w, &header, &order))
 }
