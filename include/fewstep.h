@@ -262,6 +262,11 @@
 #define FEWSTEP_DECAY_COSINE 2
 
 /**
+ * trajectory_clip: clamp or threshold as the scheduler config of the teacher says, so that it runs as its own sampler runs it.
+ */
+#define FEWSTEP_CLIP_FROM_TEACHER 3
+
+/**
  * The weights as trained.
  */
 #define FEWSTEP_WEIGHTS_RAW 1
@@ -270,6 +275,47 @@
  * The moving average of the weights; usually the better ones.
  */
 #define FEWSTEP_WEIGHTS_EMA 2
+
+/**
+ * Resume with other learning_rate, warmup_steps, total_steps or decay. Both schedules count from the run's first step: the next step has the learning rate
+ * that the new schedule gives after the steps that are done, which is 0 if its cosine has ended by then (a warning in the log says so).
+ */
+#define FEWSTEP_RESUME_SCHEDULE 1
+
+/**
+ * Resume with another batch.
+ */
+#define FEWSTEP_RESUME_BATCH 2
+
+/**
+ * Resume with other beta1, beta2, eps, weight_decay, clip_norm or ema_decay. The moments and the moving average go on from what they are.
+ */
+#define FEWSTEP_RESUME_OPTIMIZER 4
+
+/**
+ * Resume with other terms.
+ */
+#define FEWSTEP_RESUME_LOSS 8
+
+/**
+ * Resume with other teacher trajectories: pairs or steps, substeps, cache_size, height and width, trajectory_clip and its fields.
+ */
+#define FEWSTEP_RESUME_TRAJECTORIES 16
+
+/**
+ * Resume with another seed.
+ */
+#define FEWSTEP_RESUME_SEED 32
+
+/**
+ * Resume with another precision. A loss scale that the checkpoint does not have begins anew.
+ */
+#define FEWSTEP_RESUME_PRECISION 64
+
+/**
+ * Resume with whatever the trainer was created with.
+ */
+#define FEWSTEP_RESUME_ANY 127
 
 /**
  * What the model says: a few-step student's own grid, or the sampler of its scheduler config (step for step as diffusers runs it).
@@ -935,6 +981,30 @@ typedef struct {
    * the loss is scaled, and a step whose gradients overflow is done again at half the scale.
    */
   int32_t precision;
+  /**
+   * What is done to the image that the teacher predicts in each step of its trajectories: FEWSTEP_CLIP_FROM_TEACHER (the default), or FEWSTEP_CLIP_NONE,
+   * FEWSTEP_CLIP_RANGE or FEWSTEP_CLIP_DYNAMIC with the fields below. TEACHER_FORCED and ON_POLICY match the states that come of it. Nothing else clips: not
+   * the student's own steps in ON_POLICY, since a few-step student is sampled without; nor the prediction that OUTPUT matches, which is the network's.
+   * A teacher that needs it shows at timesteps that are nearly pure noise, where an error of its noise is a thousand times that of its image: without it
+   * its states can leave the range of images for good. States that are far out of range are a warning in the runtime's log, once for the trajectories.
+   */
+  int32_t trajectory_clip;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * FEWSTEP_CLIP_RANGE: 1 by default.
+   */
+  double clip_range;
+  /**
+   * FEWSTEP_CLIP_DYNAMIC: quantile; 0.995 by default.
+   */
+  double threshold_ratio;
+  /**
+   * FEWSTEP_CLIP_DYNAMIC: upper bound; 1 by default.
+   */
+  double threshold_max;
 } fewstep_trainer_options;
 
 /**
@@ -1619,8 +1689,9 @@ fewstep_status fewstep_model_derive_student(const fewstep_runtime *runtime,
  * by side for a moment: the disk needs room for both.
  *
  * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a grid that diffusers cannot express: use
- * fewstep_model_save_file), IO, NOT_FOUND, VERSION_MISMATCH (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether
- * the new model is already the one that opens (it could not be put into place whole, and the next save or opening goes on) or the old one still is.
+ * fewstep_model_save_file), NUMERIC (a weight that is not finite, which could not be opened again; nothing is written), IO, NOT_FOUND, VERSION_MISMATCH
+ * (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether the new model is already the one that opens (it could not
+ * be put into place whole, and the next save or opening goes on) or the old one still is.
  */
 FEWSTEP_API
 fewstep_status fewstep_model_save(const fewstep_model *model,
@@ -1630,8 +1701,9 @@ fewstep_status fewstep_model_save(const fewstep_model *model,
  * Saves a model as one file, whatever its grid: safetensors with the configs in its metadata, which fewstep_model_open and fewstep_model_open_buffer
  * read back. It appears whole or not at all. `path` is UTF-8.
  *
- * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY; what holds for all
- * files that are written, and what IO means, is at the top of this header.
+ * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, NUMERIC (a weight that is not finite, which could not be opened
+ * again; nothing is written), IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY; what holds for all files that are written, and what IO means, is at the top
+ * of this header.
  */
 FEWSTEP_API
 fewstep_status fewstep_model_save_file(const fewstep_model *model,
@@ -1751,7 +1823,8 @@ fewstep_status fewstep_trainer_prepare(fewstep_trainer *trainer,
 
 /**
  * One training step; the first one prepares when fewstep_trainer_prepare was not called. Fills `*report` (may be NULL), whose struct_size the caller has
- * set. A step whose loss or gradient is not finite changes nothing and is NUMERIC.
+ * set. A step changes nothing and is NUMERIC when its loss, its gradient or a weight that it would leave is not finite, or its gradient, clipped, has a norm
+ * above 9.2e18: the weights are finite at any time.
  *
  * One thread at a time. Returns OK, INVALID_ARGUMENT, NUMERIC, OUT_OF_MEMORY or STATE.
  */
@@ -1787,7 +1860,7 @@ fewstep_status fewstep_trainer_evaluate(fewstep_trainer *trainer,
  * A new model with the present weights, also in the middle of training; it does not change when training goes on. `weights` is FEWSTEP_WEIGHTS_*.
  *
  * The caller owns `*out` and gives it to fewstep_model_destroy. One thread at a time for the trainer.
- * Returns OK, INVALID_ARGUMENT, OUT_OF_MEMORY or STATE.
+ * Returns OK, INVALID_ARGUMENT, NUMERIC (a weight that is not finite), OUT_OF_MEMORY or STATE.
  */
 FEWSTEP_API
 fewstep_status fewstep_trainer_snapshot(fewstep_trainer *trainer,
@@ -1795,22 +1868,39 @@ fewstep_status fewstep_trainer_snapshot(fewstep_trainer *trainer,
                                         fewstep_model **out);
 
 /**
- * Saves the whole state of training as one safetensors file, which appears whole or not at all. `path` is UTF-8.
+ * Saves the whole state of training as one safetensors file, which appears whole or not at all. `path` is UTF-8. What could not be resumed is NUMERIC and
+ * leaves the file that is there.
  *
- * One thread at a time. Returns OK, INVALID_ARGUMENT, IO, NOT_FOUND (no such folder), OUT_OF_MEMORY or STATE.
+ * One thread at a time. Returns OK, INVALID_ARGUMENT, NUMERIC, IO, NOT_FOUND (no such folder), OUT_OF_MEMORY or STATE.
  */
-FEWSTEP_API fewstep_status fewstep_trainer_save(fewstep_trainer *trainer, const char *path);
+FEWSTEP_API
+fewstep_status fewstep_trainer_save(fewstep_trainer *trainer,
+                                    const char *path);
 
 /**
  * Continues where fewstep_trainer_save stopped: the next steps are those that the saved run would have done, to the bit. The trainer must have been
- * created with the same student architecture and options; nothing changes on an error.
+ * created with the same student architecture and options, and with the same teacher and dataset, which a checkpoint does not hold; nothing changes on an
+ * error. fewstep_trainer_resume_with resumes with other options.
  *
- * One thread at a time. Returns OK, INVALID_ARGUMENT (another student or option), NOT_FOUND, IO, CORRUPT_FILE, VERSION_MISMATCH, SHAPE, NUMERIC,
- * OUT_OF_MEMORY or STATE.
+ * One thread at a time. Returns OK, INVALID_ARGUMENT (another student or option), NOT_FOUND, IO, CORRUPT_FILE (damaged, or a state that no training
+ * leaves: numbers that are not finite, second moments below 0, more than 2^53 steps), VERSION_MISMATCH, UNSUPPORTED, OUT_OF_MEMORY or STATE.
  */
 FEWSTEP_API
 fewstep_status fewstep_trainer_resume(fewstep_trainer *trainer,
                                       const char *path);
+
+/**
+ * Continues where fewstep_trainer_save stopped, with other options: `changes` says which may differ from the saved run's, as a sum of FEWSTEP_RESUME_*; 0 is
+ * fewstep_trainer_resume. The options are those that the trainer was created with. Weights, both of AdamW's moments, the moving average and the number
+ * of steps done are the checkpoint's. The student's architecture, noise schedule and prediction type must agree always. The trainer's own checkpoints
+ * have the new options.
+ *
+ * One thread at a time. Returns as fewstep_trainer_resume does.
+ */
+FEWSTEP_API
+fewstep_status fewstep_trainer_resume_with(fewstep_trainer *trainer,
+                                           const char *path,
+                                           uint32_t changes);
 
 /**
  * Fills `*out`, whose struct_size the caller has set.

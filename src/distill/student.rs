@@ -47,7 +47,7 @@ impl Default for StudentOptions {
 /// An initial student of a teacher.
 pub fn derive(teacher: &Model, options: &StudentOptions) -> Result<Model> {
     let config = derive_config(&teacher.config, options)?;
-    let scheduler = teacher.scheduler.for_student(options.prediction);
+    let scheduler = teacher.scheduler.for_student(options.prediction)?;
     let mut student = Model::create(config, scheduler, options.seed)?;
     if options.copy_weights {
         copy_weights(&mut student, teacher);
@@ -59,7 +59,7 @@ pub fn derive(teacher: &Model, options: &StudentOptions) -> Result<Model> {
 }
 
 fn derive_config(teacher: &UNetConfig, options: &StudentOptions) -> Result<UNetConfig> {
-    let mut config = teacher.clone();
+    let mut config = UNetConfig { other: Default::default(), ..teacher.clone() };
     if let Some(channels) = &options.block_out_channels {
         if channels.is_empty() || channels.len() > teacher.block_out_channels.len() {
             return Err(Error::invalid(format!(

@@ -197,7 +197,7 @@ pub fn append_update(g: &mut Graph, loss: ValueId, student: &Model, options: &Tr
     let unscaled = |g: &mut Graph, value| loss_scale.map_or(Ok(value), |s| g.mul(value, s.inverse));
     let norm = g.push1(GlobalNorm.into(), &grads)?;
     let norm = unscaled(g, norm)?;
-    let scale = g.push1(ClipScale { max_norm: options.clip_norm as f32 }.into(), &[norm, loss])?;
+    let scale = g.push1(ClipScale::new(options.clip_norm).into(), &[norm, loss])?;
     let scale = unscaled(g, scale)?;
     let mut operands = vec![inputs.rate, inputs.update, scale];
     for ((name, p), grad) in parameters.iter().zip(&values).zip(&grads) {

@@ -393,8 +393,9 @@ pub unsafe extern "C" fn fewstep_model_derive_student(
 /// by side for a moment: the disk needs room for both.
 ///
 /// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a grid that diffusers cannot express: use
-/// fewstep_model_save_file), IO, NOT_FOUND, VERSION_MISMATCH (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether
-/// the new model is already the one that opens (it could not be put into place whole, and the next save or opening goes on) or the old one still is.
+/// fewstep_model_save_file), NUMERIC (a weight that is not finite, which could not be opened again; nothing is written), IO, NOT_FOUND, VERSION_MISMATCH
+/// (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether the new model is already the one that opens (it could not
+/// be put into place whole, and the next save or opening goes on) or the old one still is.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_model_save(model: *const fewstep_model, path: *const c_char) -> fewstep_status {
     // SAFETY: both are NULL or valid by the header's contract.
@@ -407,8 +408,9 @@ pub unsafe extern "C" fn fewstep_model_save(model: *const fewstep_model, path: *
 /// Saves a model as one file, whatever its grid: safetensors with the configs in its metadata, which fewstep_model_open and fewstep_model_open_buffer
 /// read back. It appears whole or not at all. `path` is UTF-8.
 ///
-/// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY; what holds for all
-/// files that are written, and what IO means, is at the top of this header.
+/// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, NUMERIC (a weight that is not finite, which could not be opened
+/// again; nothing is written), IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY; what holds for all files that are written, and what IO means, is at the top
+/// of this header.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_model_save_file(model: *const fewstep_model, path: *const c_char) -> fewstep_status {
     // SAFETY: both are NULL or valid by the header's contract.

@@ -18,6 +18,7 @@ pub use op::{Alias, Op, OpDef};
 pub use plan::Plan;
 
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::tensor::{DType, Tensor, checked_numel};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -276,6 +277,7 @@ impl Graph {
 
     /// Appends a node and returns its outputs. Shapes are checked here; the error names the op and its operands, and leaves the graph as it was.
     pub fn push(&mut self, op: Op, inputs: &[ValueId]) -> Result<Vec<ValueId>> {
+        memory::check()?;
         let types = {
             let operands: Vec<&TensorType> = inputs.iter().map(|i| &self.value(*i).ty).collect();
             let types = op.infer(&operands).and_then(|types| types.iter().try_for_each(check_type).map(|()| types));

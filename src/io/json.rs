@@ -69,6 +69,8 @@ pub fn parse(text: &str, file: &str) -> Result<Value> {
     if text.len() > MAX_TEXT {
         return Err(Error::corrupt(format!("{file}: {} bytes; at most {MAX_TEXT} are read as JSON", text.len())));
     }
+    // Some editors put a byte order mark first.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut builder = Builder { reader: Reader::new(text, 0), values: MAX_VALUES, keys: MAX_KEYS };
     builder.value().and_then(|value| builder.reader.end().map(|()| value)).map_err(|e| e.context(file))
 }
@@ -193,12 +195,35 @@ impl Fields {
         self.map.remove(key)
     }
 
-    /// One sentence for every key nobody took. Keys with an underscore are diffusers' own notes.
-    pub fn warnings(&self) -> Vec<String> {
-        let unknown = || self.map.keys().filter(|k| !k.starts_with('_'));
-        let named = unknown().take(SHOWN_KEYS).map(|k| format!("{}: unknown key \"{k}\" is ignored", self.file));
-        let more = unknown().count().saturating_sub(SHOWN_KEYS);
-        named.chain((more > 0).then(|| format!("{}: {more} more unknown keys are ignored", self.file))).collect()
+    /// A key's value, which stays.
+    pub fn peek(&self, key: &str) -> Option<&Value> {
+        self.map.get(key)
+    }
+
+    /// Takes a key if it has this value, numbers compared as such.
+    pub fn take_equal(&mut self, key: &str, value: &Value) -> Option<Value> {
+        let same = |found: &Value| found == value || found.as_f64().is_some_and(|f| Some(f) == value.as_f64());
+        if self.map.get(key).is_some_and(same) { self.take(key) } else { None }
+    }
+
+    /// The keys that nobody took, to be written back, and a sentence for each that is not in `known`. Keys with an underscore are diffusers' own notes. What is
+    /// past `limit` bytes of text in all is not kept, which is a sentence too.
+    pub fn rest(self, known: &[&str], limit: usize) -> (Map<String, Value>, Vec<String>) {
+        let unknown = |k: &&String| !k.starts_with('_') && !known.contains(&k.as_str());
+        let named = self.map.keys().filter(unknown).take(SHOWN_KEYS).map(|k| format!("{}: unknown key \"{k}\" is ignored", self.file));
+        let more = self.map.keys().filter(unknown).count().saturating_sub(SHOWN_KEYS);
+        let mut warnings: Vec<String> = named.chain((more > 0).then(|| format!("{}: {more} more unknown keys are ignored", self.file))).collect();
+        let (mut kept, mut size) = (Map::new(), 0usize);
+        for (key, value) in self.map {
+            let bytes = key.len().saturating_add(value.to_string().len());
+            if size.saturating_add(bytes) > limit {
+                warnings.push(format!("{}: the value of \"{key}\" is too large to be kept: saving the model loses it", self.file));
+                continue;
+            }
+            size += bytes;
+            kept.insert(key, value);
+        }
+        (kept, warnings)
     }
 
     /// The error of a key whose value cannot be meant.
@@ -366,6 +391,11 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_order_mark_is_passed_over() {
+        assert_eq!(parse("\u{feff}{\"a\": 1}\r\n", "t").unwrap()["a"], 1);
+    }
+
+    #[test]
     fn infinity_is_written_bare_and_read_back() {
         let mut map = Map::new();
         map.insert("b".into(), float(f64::NEG_INFINITY));
@@ -414,7 +444,7 @@ mod tests {
         assert!(f.invalid("b", "numbers", &list).message.len() < 200);
         let error = f.choice("a", crate::io::unet_config::Activation::Relu).unwrap_err();
         assert!(error.message.len() < 300 && error.message.contains("xxx…"), "{error}");
-        let warnings = f.warnings();
+        let (_, warnings) = f.rest(&[], usize::MAX);
         assert_eq!((warnings.len(), warnings[50].as_str()), (51, "t: 50 more unknown keys are ignored"));
     }
 

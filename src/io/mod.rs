@@ -18,6 +18,7 @@ pub mod npy;
 mod png;
 pub mod record;
 pub mod safetensors;
+mod scheduler_class;
 pub mod scheduler_config;
 mod target;
 mod temporary;

@@ -50,17 +50,17 @@ impl CpuKernel for Norm {
     }
 }
 
-struct Clip(f32);
+struct Clip(ClipScale);
 
 pub(super) fn clip_scale(op: &ClipScale) -> Box<dyn CpuKernel> {
-    Box::new(Clip(op.max_norm))
+    Box::new(Clip(op.clone()))
 }
 
 impl CpuKernel for Clip {
     fn run(&self, io: &Io) -> Result<()> {
         let (norm, loss) = (io.input::<f32>(0)[0], io.input::<f32>(1));
-        let finite = norm.is_finite() && loss.iter().all(|l| l.is_finite());
-        io.output::<f32>(0)[0] = if finite { (self.0 / (norm + 1e-6)).min(1.0) } else { f32::NAN };
+        let usable = self.0.accepts(norm) && loss.iter().all(|l| l.is_finite());
+        io.output::<f32>(0)[0] = if usable { (self.0.max_norm / (norm + 1e-6)).min(1.0) } else { f32::NAN };
         Ok(())
     }
 }

@@ -31,12 +31,27 @@ impl OpDef for GlobalNorm {
     }
 }
 
-/// The factor on the gradients: min(1, max_norm / (norm + 1e-6)) as torch's `clip_grad_norm_`, or NaN when the norm or the loss is not finite,
-/// which tells [`AdamW`] and [`Ema`] to leave everything as it is. Operands: norm [1], loss [1].
+/// The factor on the gradients: min(1, max_norm / (norm + 1e-6)) as torch's `clip_grad_norm_`, or NaN when the norm or the loss is not finite, or the
+/// clipped norm above [`ClipScale::LARGEST`], which tells [`AdamW`] and [`Ema`] to leave everything as it is. Operands: norm [1], loss [1].
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClipScale {
     /// Largest allowed norm; infinity for no clipping.
     pub max_norm: f32,
+}
+
+impl ClipScale {
+    /// 2^63: the most that is left of a norm. AdamW's second moment, a mean of squares, then stays below 2^127 and its first one below 2^64.
+    pub const LARGEST: f32 = (1u64 << 63) as f32;
+
+    /// The op that clips to `max_norm`.
+    pub fn new(max_norm: f64) -> Self {
+        Self { max_norm: max_norm as f32 }
+    }
+
+    /// Whether gradients of this norm may be used.
+    pub fn accepts(&self, norm: f32) -> bool {
+        norm.is_finite() && norm.min(self.max_norm) <= Self::LARGEST
+    }
 }
 
 impl OpDef for ClipScale {
@@ -53,8 +68,8 @@ impl OpDef for ClipScale {
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
         let norm = inputs[0].sum();
-        let finite = norm.is_finite() && inputs[1].sum().is_finite();
-        let scale = if finite { (f64::from(self.max_norm) / (norm + 1e-6)).min(1.0) } else { f64::NAN };
+        let usable = self.accepts(norm as f32) && inputs[1].sum().is_finite();
+        let scale = if usable { (f64::from(self.max_norm) / (norm + 1e-6)).min(1.0) } else { f64::NAN };
         Ok(vec![Array::from_elem(vec![1], scale)])
     }
 }
