@@ -1,8 +1,8 @@
 //! What the library calls: progress, and the mediation between callbacks, cancel tokens and loops.
 
-use super::cancel::{Token, fewstep_cancel_token};
-use super::handle::{Shared, share_optional};
+use super::cancel::{Cancel, fewstep_cancel_token};
 use super::options::size_field;
+use crate::cancel::Stop;
 use crate::error::{Error, Result};
 use std::ffi::c_void;
 
@@ -51,7 +51,7 @@ impl fewstep_progress {
 pub(crate) struct Watch<'a> {
     callback: fewstep_progress_callback,
     user: *mut c_void,
-    token: Option<Shared<'a, Token>>,
+    token: Cancel<'a>,
 }
 
 impl Watch<'_> {
@@ -59,20 +59,22 @@ impl Watch<'_> {
     /// The callback may be called with `user`; `token` is NULL or came from this library.
     pub(crate) unsafe fn new(callback: fewstep_progress_callback, user: *mut c_void, token: *const fewstep_cancel_token) -> Result<Self> {
         // SAFETY: as promised by the caller.
-        Ok(Self { callback, user, token: unsafe { share_optional(token)? } })
+        Ok(Self { callback, user, token: unsafe { Cancel::new(token)? } })
     }
 
     /// True where nobody watches: no callback and no token.
     pub(crate) fn is_idle(&self) -> bool {
-        self.callback.is_none() && self.token.is_none()
+        self.callback.is_none() && self.stop().is_never()
     }
 
     /// A cancelled error when the token says so.
     pub(crate) fn check(&self) -> Result<()> {
-        match &self.token {
-            Some(token) if token.is_cancelled() => Err(Error::cancelled("cancelled by the cancel token")),
-            _ => Ok(()),
-        }
+        self.stop().check()
+    }
+
+    /// What long work looks at between two reports.
+    pub(crate) fn stop(&self) -> Stop<'_> {
+        self.token.stop()
     }
 
     /// Reports, and a cancelled error when the callback says so.

@@ -2,7 +2,9 @@
 
 use super::boundary::{check_out, ffi_boundary, put};
 use super::error::fewstep_status;
-use super::handle::{self, Opaque, create, share};
+use super::handle::{self, Opaque, Shared, create, share, share_optional};
+use crate::cancel::Stop;
+use crate::error::Result;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A flag that stops blocking calls from any thread. It stays set until it is reset, so that a cancel that comes before the call is not lost.
@@ -15,8 +17,25 @@ pub(crate) struct Token(AtomicBool);
 
 impl Token {
     /// Whether someone asked to stop.
-    pub(crate) fn is_cancelled(&self) -> bool {
+    fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Acquire)
+    }
+}
+
+/// The token of a call, kept from being destroyed while the call lasts; or none.
+pub(crate) struct Cancel<'a>(Option<Shared<'a, Token>>);
+
+impl Cancel<'_> {
+    /// # Safety
+    /// `token` is NULL or came from this library.
+    pub(crate) unsafe fn new(token: *const fewstep_cancel_token) -> Result<Self> {
+        // SAFETY: as promised by the caller.
+        Ok(Self(unsafe { share_optional(token)? }))
+    }
+
+    /// What long work looks at.
+    pub(crate) fn stop(&self) -> Stop<'_> {
+        self.0.as_ref().map_or(Stop::NEVER, |token| Stop::on(&token.0))
     }
 }
 

@@ -2,13 +2,14 @@
 
 use super::boundary::{check_out, ffi_boundary, null, product, put, slice, slice_mut, to_nchw, to_nhwc};
 use super::callback::{FEWSTEP_PHASE_SAMPLE, Watch, fewstep_progress, fewstep_progress_callback};
-use super::cancel::fewstep_cancel_token;
+use super::cancel::{Cancel, fewstep_cancel_token};
 use super::error::fewstep_status;
 use super::handle::{self, Opaque, create, exclusive, share};
 use super::model::fewstep_model;
 use super::options::{self, Report, check_report, size_field, write_report};
 use super::runtime::{Runtime, fewstep_runtime};
 use super::sampler_options::{FEWSTEP_CONDITIONING_CLASS_LABELS, Spec, fewstep_begin_options, fewstep_conditioning, fewstep_sampler_options};
+use crate::cancel::Stop;
 use crate::diffusion::Purpose;
 use crate::diffusion::philox::fill_normal;
 use crate::diffusion::run::{RunSpec, SamplingRun};
@@ -16,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::nn::Model;
 use crate::tensor::try_vec;
 use std::ffi::c_void;
+use std::mem::offset_of;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,12 +55,21 @@ pub struct fewstep_sampler_info {
     pub peak_live_bytes: u64,
     /// Bytes of inputs and of values computed once, such as packed weights.
     pub prepared_bytes: u64,
+    /// Bytes of the run's state.
+    pub state_bytes: u64,
+    /// Bytes of the constants of the sampler's steps.
+    pub constant_bytes: u64,
+    /// Bytes of the plan: its operations, and the tables of their kernels.
+    pub program_bytes: u64,
+    /// All the memory that the sampler holds, on the host and on a GPU: arena, prepared, state, constant and program bytes together. The model's weights,
+    /// which all its samplers share, are not in it.
+    pub total_bytes: u64,
 }
 
 // SAFETY: repr(C), numbers only, no gap.
 unsafe impl Report for fewstep_sampler_info {
     const NAME: &'static str = "sampler info";
-    const FIRST_SIZE: usize = size_of::<Self>();
+    const FIRST_SIZE: usize = offset_of!(Self, state_bytes);
 }
 
 /// What a sampler handle owns.
@@ -77,11 +88,11 @@ impl Opaque for fewstep_sampler {
 impl SamplerHandle {
     /// # Safety
     /// The pointers in `options` are NULL or arrays as their counts and strides say.
-    unsafe fn new(runtime: Arc<Runtime>, model: &Model, options: &fewstep_sampler_options) -> Result<Self> {
+    unsafe fn new(runtime: Arc<Runtime>, model: &Model, options: &fewstep_sampler_options, stop: Stop) -> Result<Self> {
         // SAFETY: as promised by the caller.
         let spec = unsafe { Spec::new(options, model)? };
         let run = RunSpec { table: &spec.table, batch: spec.batch, size: spec.size, purpose: Purpose::Evaluation, precision: spec.precision };
-        let run = SamplingRun::new(runtime.backend.as_ref(), model, &run)?;
+        let run = SamplingRun::new_until(runtime.backend.as_ref(), model, &run, stop)?;
         Ok(Self { _runtime: runtime, run })
     }
 
@@ -116,7 +127,7 @@ impl SamplerHandle {
         to_nhwc(noise, self.image(), "noise")
     }
 
-    /// In small pieces, so that a cancel is seen soon, and reports after each sampler step; all at once where nobody watches.
+    /// Step by step, with a report after each, and a cancel seen within; all at once where nobody watches.
     fn run_all(&mut self, watch: &Watch) -> Result<()> {
         if watch.is_idle() {
             return self.run.step(None, true).map(|_| ());
@@ -125,7 +136,7 @@ impl SamplerHandle {
         let mut reported = self.steps_done()?;
         loop {
             watch.check()?;
-            let done = self.run.advance()?;
+            let done = self.run.advance(watch.stop())?;
             let now = self.steps_done()?;
             if now != reported {
                 reported = now;
@@ -149,7 +160,7 @@ impl SamplerHandle {
 
     fn info(&self) -> fewstep_sampler_info {
         let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let ([batch, h, w, c], plan) = (self.run.shape(), self.run.plan());
+        let ([batch, h, w, c], plan, memory) = (self.run.shape(), self.run.plan(), self.run.memory());
         fewstep_sampler_info {
             struct_size: size_field::<fewstep_sampler_info>(),
             batch: narrow(batch),
@@ -163,9 +174,13 @@ impl SamplerHandle {
                 Some(_) if self.run.is_done() => 2,
                 Some(_) => 1,
             },
-            arena_bytes: plan.arena_bytes() as u64,
+            arena_bytes: memory.arena as u64,
             peak_live_bytes: plan.peak_live_bytes() as u64,
-            prepared_bytes: plan.persistent_bytes() as u64,
+            prepared_bytes: memory.persistent as u64,
+            state_bytes: memory.states as u64,
+            constant_bytes: memory.constants as u64,
+            program_bytes: memory.program as u64,
+            total_bytes: memory.total() as u64,
         }
     }
 }
@@ -278,7 +293,8 @@ pub unsafe extern "C" fn fewstep_sampler_create(
     ffi_boundary(|| unsafe {
         let (runtime, model) = (share(runtime)?, share(model)?);
         let options = options::read(options)?;
-        create(out, || SamplerHandle::new(runtime.clone(), &model.model, &options))
+        let cancel = Cancel::new(options.cancel).map_err(|e| e.context("cancel"))?;
+        create(out, || SamplerHandle::new(runtime.clone(), &model.model, &options, cancel.stop()))
     })
 }
 
@@ -409,10 +425,15 @@ pub unsafe extern "C" fn fewstep_sample(
         let (runtime, model) = (share(runtime)?, share(model)?);
         let (options, begin) = (options::read(options)?, options::read(begin)?);
         check_out(out, "out")?;
-        let mut sampler = SamplerHandle::new(runtime.clone(), &model.model, &options)?;
+        let cancel = Cancel::new(options.cancel).map_err(|e| e.context("cancel"))?;
+        let mut sampler = SamplerHandle::new(runtime.clone(), &model.model, &options, cancel.stop())?;
         let out = output(out, capacity, sampler.numel())?;
         sampler.begin(&begin)?;
-        while !sampler.run.step(None, true)? {}
+        if cancel.stop().is_never() {
+            sampler.run.step(None, true)?;
+        } else {
+            while !sampler.run.advance(cancel.stop())? {}
+        }
         sampler.read(out)
     })
 }

@@ -2,7 +2,7 @@
 
 use super::boundary::{choice, ffi_boundary, path};
 use super::callback::{FEWSTEP_PHASE_PREPARE, FEWSTEP_PHASE_TRAIN, Watch, fewstep_progress, fewstep_progress_callback};
-use super::cancel::fewstep_cancel_token;
+use super::cancel::{Cancel, fewstep_cancel_token};
 use super::dataset::fewstep_dataset;
 use super::error::fewstep_status;
 use super::handle::{self, Opaque, create, exclusive, share, share_optional};
@@ -13,6 +13,7 @@ use super::trainer_options::{fewstep_trainer_options, translate};
 use crate::distill::{StepReport, Trainer, WeightsKind};
 use crate::error::{Error, Result};
 use std::ffi::{c_char, c_void};
+use std::mem::offset_of;
 use std::sync::Arc;
 
 /// The weights as trained.
@@ -63,6 +64,17 @@ pub struct fewstep_trainer_info {
     pub batch: u32,
     /// Steps of the student's grid; 0 without one.
     pub pair_count: u32,
+    /// Bytes of the student's weights as they are trained, of AdamW's moments and of the moving average.
+    pub state_bytes: u64,
+    /// Bytes of the constants of a step.
+    pub constant_bytes: u64,
+    /// Bytes of the plan: its operations, and the tables of their kernels.
+    pub program_bytes: u64,
+    /// Bytes of the cache of teacher trajectories; 0 before it is made, and where no term needs one.
+    pub cache_bytes: u64,
+    /// All the memory that the trainer holds, on the host and on a GPU: arena, prepared, state, constant, program and cache bytes together. The weights of
+    /// the models that it was made from and the dataset, which are shared, are not in it.
+    pub total_bytes: u64,
 }
 
 // SAFETY: repr(C), numbers only, no gap.
@@ -74,7 +86,7 @@ unsafe impl Report for fewstep_step_report {
 // SAFETY: repr(C), numbers only, no gap.
 unsafe impl Report for fewstep_trainer_info {
     const NAME: &'static str = "trainer info";
-    const FIRST_SIZE: usize = size_of::<Self>();
+    const FIRST_SIZE: usize = offset_of!(Self, state_bytes);
 }
 
 /// What a trainer handle owns.
@@ -96,11 +108,14 @@ impl TrainerHandle {
         }
         watch.check()?;
         let mut stopped = Ok(());
-        let result = self.trainer.prepare(&mut |done, total| {
-            let progress = fewstep_progress::new(FEWSTEP_PHASE_PREPARE, done as u64, total as u64);
-            stopped = watch.check().and_then(|()| watch.report(&progress));
-            stopped.is_ok()
-        });
+        let result = self.trainer.prepare(
+            &mut |done, total| {
+                let progress = fewstep_progress::new(FEWSTEP_PHASE_PREPARE, done as u64, total as u64);
+                stopped = watch.check().and_then(|()| watch.report(&progress));
+                stopped.is_ok()
+            },
+            watch.stop(),
+        );
         // The watch's own words say who stopped it.
         stopped?;
         result?;
@@ -111,8 +126,7 @@ impl TrainerHandle {
     fn train(&mut self, steps: u64, watch: &Watch) -> Result<()> {
         self.prepare(watch)?;
         for done in 1..=steps {
-            watch.check()?;
-            let report = self.trainer.step()?;
+            let report = self.trainer.step_until(watch.stop())?;
             let progress = fewstep_progress {
                 loss: report.loss,
                 grad_norm: report.grad_norm,
@@ -125,16 +139,21 @@ impl TrainerHandle {
     }
 
     fn info(&self) -> fewstep_trainer_info {
-        let (plan, options) = (self.trainer.plan(), self.trainer.options());
+        let (plan, options, memory, cache) = (self.trainer.plan(), self.trainer.options(), self.trainer.memory(), self.trainer.cache_bytes());
         fewstep_trainer_info {
             struct_size: size_field::<fewstep_trainer_info>(),
             prepared: i32::from(self.trainer.is_prepared()),
             steps_done: self.trainer.steps_done(),
-            arena_bytes: plan.arena_bytes() as u64,
+            arena_bytes: memory.arena as u64,
             peak_live_bytes: plan.peak_live_bytes() as u64,
-            prepared_bytes: plan.persistent_bytes() as u64,
+            prepared_bytes: memory.persistent as u64,
             batch: u32::try_from(options.batch).unwrap_or(u32::MAX),
             pair_count: u32::try_from(options.pairs.len()).unwrap_or(u32::MAX),
+            state_bytes: memory.states as u64,
+            constant_bytes: memory.constants as u64,
+            program_bytes: memory.program as u64,
+            cache_bytes: cache as u64,
+            total_bytes: (memory.total() + cache) as u64,
         }
     }
 }
@@ -179,10 +198,12 @@ pub unsafe extern "C" fn fewstep_trainer_create(
     ffi_boundary(|| unsafe {
         let (runtime, student) = (share(runtime)?, share(student).map_err(|e| e.context("student"))?);
         let (teacher, dataset) = (share_optional(teacher).map_err(|e| e.context("teacher"))?, share_optional(dataset)?);
-        let options = translate(&options::read(options)?, &student.model)?;
+        let options = options::read(options)?;
+        let cancel = Cancel::new(options.cancel).map_err(|e| e.context("cancel"))?;
+        let options = translate(&options, &student.model)?;
         create(out, || {
             let (teacher, dataset) = (teacher.as_ref().map(|t| t.model.as_ref()), dataset.as_ref().map(|d| &d.dataset));
-            let trainer = Trainer::new(runtime.backend.clone(), &student.model, teacher, dataset, options)?;
+            let trainer = Trainer::new_until(runtime.backend.clone(), &student.model, teacher, dataset, options, cancel.stop())?;
             Ok(TrainerHandle { runtime: runtime.clone(), trainer })
         })
     })

@@ -1,6 +1,7 @@
 //! What fixes a training run, as C gives it, and its translation.
 
 use super::boundary::choice;
+use super::cancel::fewstep_cancel_token;
 use super::model::{fewstep_step_pair, read_grid};
 use super::options::{self, Item, Options, size_field};
 use super::precision::{FEWSTEP_PRECISION_F32, precision};
@@ -8,6 +9,7 @@ use crate::diffusion::Weight;
 use crate::distill::{LearningRate, NormKind, Objective, Term, TrainerOptions};
 use crate::error::{Error, Result};
 use crate::nn::Model;
+use std::mem::offset_of;
 
 /// Match the teacher's prediction at the same noisy image and timestep. Needs a teacher and a dataset.
 pub const FEWSTEP_OBJECTIVE_OUTPUT: i32 = 1;
@@ -122,6 +124,8 @@ pub struct fewstep_trainer_options {
     /// FEWSTEP_PRECISION_*: what the networks compute in while training; f32 by default. Weights, statistics, losses and the update are f32 in any case; in f16
     /// the loss is scaled, and a step whose gradients overflow is done again at half the scale.
     pub precision: i32,
+    /// Stops fewstep_trainer_create with CANCELLED; only read during that call. NULL (the default) for none.
+    pub cancel: *const fewstep_cancel_token,
 }
 
 // SAFETY: repr(C), six 4-byte numbers.
@@ -133,7 +137,7 @@ unsafe impl Item for fewstep_term {
 // SAFETY: repr(C), the fields leave no gap, numbers and pointers only.
 unsafe impl Options for fewstep_trainer_options {
     const NAME: &'static str = "trainer options";
-    const FIRST_SIZE: usize = size_of::<Self>();
+    const FIRST_SIZE: usize = offset_of!(Self, cancel);
     fn defaults() -> Self {
         let d = TrainerOptions::default();
         let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -164,6 +168,7 @@ unsafe impl Options for fewstep_trainer_options {
             width: 0,
             decay: FEWSTEP_DECAY_COSINE,
             precision: FEWSTEP_PRECISION_F32,
+            cancel: std::ptr::null(),
         }
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod autodiff;
 mod builder;
+pub mod layout;
 pub mod op;
 pub mod ops;
 pub mod passes;
@@ -19,7 +20,7 @@ pub use plan::Plan;
 
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, checked_numel};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// A value's place in [`Graph::values`].
@@ -81,6 +82,8 @@ pub enum Origin {
     State,
     /// A table known when the graph is built.
     Const(Arc<Tensor>),
+    /// One number in every element, f32. It has no memory before the plan's is taken: its size is the caller's to choose.
+    Fill(f32),
 }
 
 /// One value of the program.
@@ -129,6 +132,11 @@ impl Node {
     }
 }
 
+/// What an allocation of so many bytes takes: allocators keep a word with each, and hand out multiples of two.
+pub(crate) fn heap(bytes: usize) -> usize {
+    if bytes == 0 { 0 } else { (bytes + size_of::<usize>()).next_multiple_of(2 * size_of::<usize>()).max(4 * size_of::<usize>()) }
+}
+
 fn check_type(ty: &TensorType) -> Result<()> {
     checked_numel(&ty.shape)?;
     if ty.shape.contains(&0) {
@@ -143,6 +151,8 @@ pub struct Graph {
     values: Vec<Value>,
     nodes: Vec<Node>,
     storages: Vec<Storage>,
+    /// Storages by name.
+    named: HashMap<String, StorageId>,
     segments: Vec<String>,
     outputs: Vec<ValueId>,
     precision: DType,
@@ -150,7 +160,7 @@ pub struct Graph {
 
 impl Default for Graph {
     fn default() -> Self {
-        Self { values: vec![], nodes: vec![], storages: vec![], segments: vec!["main".into()], outputs: vec![], precision: DType::F32 }
+        Self { values: vec![], nodes: vec![], storages: vec![], named: HashMap::new(), segments: vec!["main".into()], outputs: vec![], precision: DType::F32 }
     }
 }
 
@@ -187,7 +197,7 @@ impl Graph {
 
     /// The storage called `name`.
     pub fn storage(&self, name: &str) -> Option<StorageId> {
-        self.storages.iter().position(|s| s.name == name).map(|i| StorageId(i as u32))
+        self.named.get(name).copied()
     }
 
     /// Names of the segments, in order of execution.
@@ -264,6 +274,7 @@ impl Graph {
         }
         let storage = StorageId(self.storages.len() as u32);
         let first = self.push_value(name.clone(), ty.clone(), Origin::State, Some(storage))?;
+        self.named.insert(name.clone(), storage);
         self.storages.push(Storage { name, ty, first, current: first });
         Ok(first)
     }
@@ -272,6 +283,11 @@ impl Graph {
     pub fn constant(&mut self, name: impl Into<String>, tensor: Tensor) -> Result<ValueId> {
         let ty = TensorType::new(tensor.dtype(), tensor.shape());
         self.push_value(name.into(), ty, Origin::Const(Arc::new(tensor)), None)
+    }
+
+    /// A constant of one repeated number.
+    pub fn constant_fill(&mut self, name: impl Into<String>, shape: &[usize], value: f32) -> Result<ValueId> {
+        self.push_value(name.into(), TensorType::f32(shape), Origin::Fill(value), None)
     }
 
     /// Appends a node and returns its outputs. Shapes are checked here; the error names the op and its operands, and leaves the graph as it was.
@@ -351,6 +367,19 @@ impl Graph {
     /// Storages that no node overwrites; what depends on them alone can be computed once.
     pub fn frozen_storages(&self) -> Vec<bool> {
         self.storages.iter().map(|s| s.first == s.current).collect()
+    }
+
+    /// Bytes of the constant tables.
+    pub fn constant_bytes(&self) -> usize {
+        let bytes = |v: &Value| if let Origin::Const(tensor) = &v.origin { heap(tensor.bytes().len()) } else { 0 };
+        self.values.iter().map(bytes).sum()
+    }
+
+    /// Bytes of the program itself: values, nodes and their names.
+    pub fn program_bytes(&self) -> usize {
+        let value = |v: &Value| size_of::<Value>() + heap(v.name.capacity()) + heap(8 * v.ty.shape.capacity());
+        let node = |n: &Node| size_of::<Node>() + heap(4 * n.inputs.capacity()) + heap(4 * n.outputs.capacity());
+        self.values.iter().map(value).sum::<usize>() + self.nodes.iter().map(node).sum::<usize>()
     }
 
     /// For each output of a node to be appended, the storage that it is the next version of.

@@ -3,6 +3,7 @@
 use crate::common::{Case, check, conv_cases, load, models, read};
 use fewstep::backend::cpu::CpuBackend;
 use fewstep::backend::{Backend, Executable};
+use fewstep::cancel::Stop;
 use fewstep::graph::ops::*;
 use fewstep::graph::passes::{ConvSite, Wishes};
 use fewstep::graph::reference::{evaluate, to_array};
@@ -41,9 +42,9 @@ fn the_arena_is_near_the_lower_bound() -> Result<()> {
     cases.extend([models::u_shape(true)?, models::training(true)?, models::sampling(4, true)?]);
     for case in cases {
         // No kernels needed: an invented workspace stands for theirs.
-        let mut plan = Plan::new(&case.graph, &|_, _, w: &[usize], _| Some(w.iter().product()))?;
+        let mut plan = Plan::new(&case.graph, &|_, _, w: &[usize], _| Some(w.iter().product()), Stop::NEVER)?;
         let workspace: Vec<usize> = (0..plan.order().len()).map(|i| if i % 3 == 0 { 5000 * (i % 5) } else { 0 }).collect();
-        plan.lay_out(&workspace)?;
+        plan.lay_out(&workspace, Stop::NEVER)?;
         let (arena, peak) = (plan.arena_bytes(), plan.peak_live_bytes());
         assert!(arena >= peak && arena * 10 <= peak * 11, "{}: arena {arena}, peak {peak}", case.name);
     }
@@ -421,9 +422,9 @@ fn sizes_that_overflow_are_refused() -> Result<()> {
         ends.push(case.graph.unary(UnaryKind::Silu, x)?);
     }
     ends.iter().for_each(|e| case.graph.tap(*e));
-    let mut plan = Plan::new(&case.graph, &|_, _, _: &[usize], _| None)?;
+    let mut plan = Plan::new(&case.graph, &|_, _, _: &[usize], _| None, Stop::NEVER)?;
     let workspace = vec![0; plan.order().len()];
-    assert_eq!(plan.lay_out(&workspace).expect_err("too large").status, Status::OutOfMemory);
+    assert_eq!(plan.lay_out(&workspace, Stop::NEVER).expect_err("too large").status, Status::OutOfMemory);
     Ok(())
 }
 
@@ -466,7 +467,7 @@ fn absorbed_norms_and_merged_products_mean_the_same() -> Result<()> {
         [(conv_cases::normalised(), Change::NormsGo), (conv_cases::measured(), Change::NormsTakeMoments), (conv_cases::merged(), Change::ProductsMerge)];
     for (cases, change) in tables {
         for case in cases {
-            let plan = Plan::new(&case.graph, &TakesAll)?;
+            let plan = Plan::new(&case.graph, &TakesAll, Stop::NEVER)?;
             let ops = plan_ops(&plan);
             let changed = match change {
                 Change::NormsGo => !ops.iter().any(|op| matches!(op, Op::GroupNorm(_))),
@@ -498,10 +499,10 @@ fn planning_is_fast() -> Result<()> {
     let case = models::sampling(60, true)?;
     assert!(case.graph.nodes().len() >= 8000, "{} nodes", case.graph.nodes().len());
     let start = std::time::Instant::now();
-    let mut plan = Plan::new(&case.graph, &|_, _, w: &[usize], _| Some(w.iter().product()))?;
+    let mut plan = Plan::new(&case.graph, &|_, _, w: &[usize], _| Some(w.iter().product()), Stop::NEVER)?;
     let middle = std::time::Instant::now();
     let workspace = vec![4096; plan.order().len()];
-    plan.lay_out(&workspace)?;
+    plan.lay_out(&workspace, Stop::NEVER)?;
     let seconds = start.elapsed().as_secs_f64();
     println!("build {:?}, passes {:?}, layout {:?}", start - build, middle - start, middle.elapsed());
     assert!(seconds < 1.0, "planning {} nodes took {seconds} s", case.graph.nodes().len());
@@ -513,10 +514,10 @@ fn planning_is_fast() -> Result<()> {
     let norm = case.op(GlobalNorm, &grads);
     case.graph.tap(norm);
     let start = std::time::Instant::now();
-    let mut plan = Plan::new(&case.graph, &|_, _, w: &[usize], _| Some(w.iter().product()))?;
+    let mut plan = Plan::new(&case.graph, &|_, _, w: &[usize], _| Some(w.iter().product()), Stop::NEVER)?;
     let workspace = vec![4096; plan.order().len()];
     let middle = std::time::Instant::now();
-    plan.lay_out(&workspace)?;
+    plan.lay_out(&workspace, Stop::NEVER)?;
     let seconds = start.elapsed().as_secs_f64();
     println!("{} nodes: passes {:?}, layout {:?}", case.graph.nodes().len(), middle - start, middle.elapsed());
     assert!(seconds < 1.0, "planning {} nodes took {seconds} s", case.graph.nodes().len());

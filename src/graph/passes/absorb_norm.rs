@@ -3,6 +3,7 @@
 //! convolution's while or others read the norm too, the norm stays and only scales and shifts.
 
 use super::{ConvSite, Rewrite, Wishes};
+use crate::cancel::Stop;
 use crate::error::Result;
 use crate::graph::ops::{Conv2d, ConvNorm, GroupNorm};
 use crate::graph::{Graph, Node, Op, Origin, ValueId};
@@ -20,7 +21,7 @@ struct Absorbed {
 
 /// Rewrites conv2d (→ concat) → group_norm → conv2d where nothing else reads the norm's results and the backend takes it, else conv2d (→ concat) →
 /// group_norm where the backend does.
-pub fn absorb_norms(old: &Graph, backend: &dyn Wishes) -> Result<Rewrite> {
+pub fn absorb_norms<'s>(old: &Graph, backend: &dyn Wishes, stop: Stop<'s>) -> Result<Option<Rewrite<'s>>> {
     let uses = uses(old);
     let mut absorbed: HashMap<usize, Absorbed> = HashMap::new(); // by the reading convolution
     for (i, node) in old.nodes().iter().enumerate() {
@@ -33,7 +34,10 @@ pub fn absorb_norms(old: &Graph, backend: &dyn Wishes) -> Result<Rewrite> {
     let staying = |i: usize| Some((i, helped(old, &old.nodes()[i], backend).filter(|_| !gone.contains(&i))?));
     let helped: HashMap<usize, Vec<usize>> = (0..old.nodes().len()).filter_map(staying).collect();
     let measured: HashSet<usize> = absorbed.values().flat_map(|a| &a.sources).chain(helped.values().flatten()).copied().collect();
-    let mut rewrite = Rewrite::start(old)?;
+    if absorbed.is_empty() && helped.is_empty() {
+        return Ok(None);
+    }
+    let mut rewrite = Rewrite::start(old, stop)?;
     let mut moments = HashMap::new();
     for (i, node) in old.nodes().iter().enumerate() {
         // What only views of the norm's result were for has no value to view any more.
@@ -62,7 +66,7 @@ pub fn absorb_norms(old: &Graph, backend: &dyn Wishes) -> Result<Rewrite> {
             moments.insert(i, last.outputs[1]);
         }
     }
-    rewrite.finish(old)
+    rewrite.finish(old).map(Some)
 }
 
 /// The convolution's operands with what was the norm's.

@@ -1,11 +1,12 @@
 //! Drops nodes whose results nobody reads.
 
 use super::Rewrite;
+use crate::cancel::Stop;
 use crate::error::Result;
 use crate::graph::{Alias, Graph, OpDef};
 
 /// Keeps state updates, taps and what they depend on.
-pub fn eliminate_dead(old: &Graph) -> Result<Rewrite> {
+pub fn eliminate_dead<'s>(old: &Graph, stop: Stop<'s>) -> Result<Rewrite<'s>> {
     let mut live = vec![false; old.values().len()];
     for out in old.outputs() {
         live[out.0 as usize] = true;
@@ -18,7 +19,7 @@ pub fn eliminate_dead(old: &Graph) -> Result<Rewrite> {
             node.inputs.iter().for_each(|v| live[v.0 as usize] = true);
         }
     }
-    let mut rewrite = Rewrite::start(old)?;
+    let mut rewrite = Rewrite::start(old, stop)?;
     for (node, _) in old.nodes().iter().zip(&keep).filter(|(_, keep)| **keep) {
         rewrite.copy(old, node)?;
     }

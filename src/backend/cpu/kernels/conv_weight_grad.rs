@@ -5,8 +5,9 @@
 //! whose partial sums stand in scratch and are added in a fixed order.
 
 use super::conv::ConvShape;
-use super::pool::{Shared, ThreadPool, split};
+use super::pool::{Shared, split};
 use super::simd::{Isa, Kernel, Simd};
+use super::workers::Workers;
 use crate::error::{Error, Result};
 use crate::tensor::try_vec;
 use std::mem::MaybeUninit;
@@ -107,6 +108,11 @@ impl Conv2dWeightGrad {
         Ok(Self { shape: s, isa, images, pixels, x_image, images_each, pairs, taps, parts, row_tiles, row_parts, panels })
     }
 
+    /// Bytes of the tables.
+    pub fn table_bytes(&self) -> usize {
+        size_of_val(&*self.pairs) + size_of_val(&*self.taps)
+    }
+
     /// The shape of the forward convolution.
     pub fn shape(&self) -> &ConvShape {
         &self.shape
@@ -121,7 +127,7 @@ impl Conv2dWeightGrad {
     /// `dw [c_out, c_in, r, s]` and, when given, `db [c_out]` from `x [n, h, w, c_in]` and `dy [n, p, q, c_out]`. Both are overwritten,
     /// or added to when `accumulate` is set.
     #[allow(clippy::too_many_arguments)] // operands, results and the three things every kernel takes
-    pub fn run(&self, x: &[f32], dy: &[f32], dw: &mut [f32], db: Option<&mut [f32]>, accumulate: bool, scratch: &mut [f32], pool: &ThreadPool) -> Result<()> {
+    pub fn run(&self, x: &[f32], dy: &[f32], dw: &mut [f32], db: Option<&mut [f32]>, accumulate: bool, scratch: &mut [f32], pool: Workers) -> Result<()> {
         let s = &self.shape;
         let [nx, nw, ny] = s.check()?;
         let sizes = [(x.len(), nx, "x"), (dy.len(), ny, "dy"), (dw.len(), nw, "dw"), (db.as_ref().map_or(s.c_out, |b| b.len()), s.c_out, "db")];
@@ -378,7 +384,7 @@ mod tests {
             for isa in Isa::all() {
                 let grad = Conv2dWeightGrad::new(&s, isa)?;
                 let mut bytes: Option<Vec<u32>> = None;
-                for pool in &pools {
+                for pool in pools.iter().map(Workers::from) {
                     let (mut dw, mut db) = (vec![f32::NAN; nw], vec![f32::NAN; s.c_out]);
                     let mut scratch = vec![f32::NAN; grad.workspace()];
                     grad.run(&x, &dy, &mut dw, Some(&mut db), false, &mut scratch, pool)?;

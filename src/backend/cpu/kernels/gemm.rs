@@ -7,8 +7,9 @@
 //! Pixels with the same set of valid taps form a class, and a tile never mixes classes. On small maps this skips the halo work (31 % of a
 //! 3x3 convolution on 4x4 maps); where the classes would be too small to fill tiles, all pixels form one class and read zeros instead.
 
-use super::pool::{Shared, ThreadPool, split};
+use super::pool::{Shared, split};
 use super::simd::{Isa, Kernel, Simd};
+use super::workers::Workers;
 use crate::error::{Error, Result};
 use crate::tensor::{Buffer, try_vec};
 
@@ -129,6 +130,7 @@ fn classes(layout: &Layout, keys: &[(u64, u32)], lookup: &impl Fn(usize, usize) 
                 class.taps.push(tap as u32);
             }
         }
+        class.table.shrink_to_fit();
         out.push(class);
     }
     Ok(out)
@@ -176,12 +178,18 @@ impl Gemm {
         Ok(Self { layout, classes: best, chunks, zeros })
     }
 
+    /// Bytes of the tables.
+    pub fn table_bytes(&self) -> usize {
+        let classes = self.classes.iter().map(|c| 4 * (c.taps.len() + c.table.capacity() + c.pixels.len()));
+        classes.sum::<usize>() + self.chunks.capacity() * size_of::<Chunk>() + self.zeros.len()
+    }
+
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
     /// Computes `out`. `a` is `[images][a_image]`, `packed` has `packed_len` elements, `out` is `[images * c_rows][n]`.
-    pub fn run(&self, a: &[f32], packed: &[f32], epilogue: &Epilogue, out: &mut [f32], pool: &ThreadPool) -> Result<()> {
+    pub fn run(&self, a: &[f32], packed: &[f32], epilogue: &Epilogue, out: &mut [f32], pool: Workers) -> Result<()> {
         let l = &self.layout;
         let rows = l.images * l.c_rows;
         let need = |what: &str, found: usize, expected: usize| {
@@ -424,7 +432,7 @@ pub(crate) struct Source {
 const PACK_CHANNELS: usize = 16;
 
 /// Packs `n` columns for `isa`. `packed` is `[panels][taps][channels][NR]`.
-pub(crate) fn pack(isa: Isa, n: usize, source: Source, weights: &[f32], packed: &mut [f32], pool: &ThreadPool) -> Result<()> {
+pub(crate) fn pack(isa: Isa, n: usize, source: Source, weights: &[f32], packed: &mut [f32], pool: Workers) -> Result<()> {
     let Source { taps, channels, .. } = source;
     let (w, nr) = (isa.width(), 2 * isa.width());
     let (panels, blocks) = (n.div_ceil(nr), channels.div_ceil(PACK_CHANNELS));
