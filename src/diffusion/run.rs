@@ -193,7 +193,7 @@ impl SamplingRun {
             if let Some(i) = x.iter().position(|v| !v.is_finite()) {
                 return Err(Error::numeric(format!("the initial state has a non-finite value at element {i}")));
             }
-            self.exec.run(init.clone())?;
+            self.exec.check_ready()?;
             self.exec.write_storage(X, as_bytes(x))?;
         }
         self.cursor = Some(if x_t.is_some() { init.end } else { init.start });
@@ -234,20 +234,25 @@ impl SamplingRun {
 
     /// Runs until the whole run or one more sampler step is done, or `budget` has passed; at least one op runs. Returns true when the run is done.
     pub fn step(&mut self, budget: Option<Duration>, whole: bool) -> Result<bool> {
+        self.step_until(budget, whole, Stop::NEVER)
+    }
+
+    /// The same; a cancelled error where `stop` is set before, after which the run can go on with any function.
+    pub fn step_until(&mut self, budget: Option<Duration>, whole: bool, stop: Stop) -> Result<bool> {
         let mut at = self.cursor.ok_or_else(|| Error::state("the run was not begun; begin it before stepping it"))?;
         let start = Instant::now();
         let end = self.exec.plan().segments().last().map_or(0, |s| s.end);
-        let stop = if whole { end } else { self.step_end(at) };
+        let last = if whole { end } else { self.step_end(at) };
         if !whole {
-            at = self.draw(at, Stop::NEVER)?; // the graphs of a GPU are segments, or all of them
+            at = self.draw(at, stop)?; // the graphs of a GPU are segments, or all of them
         }
         let Some(budget) = budget else {
             // In one call: a GPU then starts the whole of it as one graph.
-            self.go(at..stop.max(at), Stop::NEVER)?;
-            return Ok(stop >= end);
+            self.go(at..last.max(at), stop)?;
+            return Ok(last >= end);
         };
-        while at < stop {
-            self.go(at..at + 1, Stop::NEVER)?;
+        while at < last {
+            self.go(at..at + 1, stop)?;
             self.exec.synchronize()?;
             at += 1;
             if start.elapsed() >= budget {

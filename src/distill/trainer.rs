@@ -329,15 +329,22 @@ impl Trainer {
         self.exec.run(update..end)
     }
 
-    /// The loss of the present weights on a batch of other draws; changes nothing.
-    pub fn evaluate(&mut self, seed: u64) -> Result<StepReport> {
+    /// The loss of the present weights on a batch of other draws; changes nothing. A cancelled error where `stop` is set before it is known.
+    pub fn evaluate_until(&mut self, seed: u64, stop: Stop) -> Result<StepReport> {
         if !self.is_prepared() {
-            self.prepare(&mut |_, _| true, Stop::NEVER)?;
+            self.prepare(&mut |_, _| true, stop)?;
         }
         self.write_inputs(seed, self.steps_done, 0.0, 1.0)?;
         let forward = self.exec.plan().segments()[0].clone();
-        self.exec.run(forward)?;
+        if self.exec.run_until(forward.clone(), stop)? < forward.end {
+            return Err(cancelled());
+        }
         self.report(self.results.losses, 0.0)
+    }
+
+    /// The same, to the end.
+    pub fn evaluate(&mut self, seed: u64) -> Result<StepReport> {
+        self.evaluate_until(seed, Stop::NEVER)
     }
 
     fn write_inputs(&mut self, seed: u64, n: u64, rate: f32, decay: f32) -> Result<()> {

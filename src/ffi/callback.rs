@@ -2,6 +2,7 @@
 
 use super::cancel::{Cancel, fewstep_cancel_token};
 use super::options::size_field;
+use super::runtime::Runtime;
 use crate::cancel::Stop;
 use crate::error::{Error, Result};
 use std::ffi::c_void;
@@ -64,17 +65,12 @@ impl Watch<'_> {
 
     /// True where nobody watches: no callback and no token.
     pub(crate) fn is_idle(&self) -> bool {
-        self.callback.is_none() && self.stop().is_never()
+        self.callback.is_none() && self.token.is_none()
     }
 
-    /// A cancelled error when the token says so.
-    pub(crate) fn check(&self) -> Result<()> {
-        self.stop().check()
-    }
-
-    /// What long work looks at between two reports.
-    pub(crate) fn stop(&self) -> Stop<'_> {
-        self.token.stop()
+    /// What long work of a runtime looks at between two reports.
+    pub(crate) fn stop<'a>(&'a self, runtime: &'a Runtime) -> Stop<'a> {
+        self.token.stop(runtime)
     }
 
     /// Reports, and a cancelled error when the callback says so.

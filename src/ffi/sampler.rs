@@ -75,7 +75,7 @@ unsafe impl Report for fewstep_sampler_info {
 /// What a sampler handle owns.
 pub(crate) struct SamplerHandle {
     /// Kept alive, as every child does.
-    _runtime: Arc<Runtime>,
+    runtime: Arc<Runtime>,
     run: SamplingRun,
 }
 
@@ -93,7 +93,7 @@ impl SamplerHandle {
         let spec = unsafe { Spec::new(options, model)? };
         let run = RunSpec { table: &spec.table, batch: spec.batch, size: spec.size, purpose: Purpose::Evaluation, precision: spec.precision };
         let run = SamplingRun::new_until(runtime.backend.as_ref(), model, &run, stop)?;
-        Ok(Self { _runtime: runtime, run })
+        Ok(Self { runtime, run })
     }
 
     fn image(&self) -> [usize; 3] {
@@ -127,16 +127,17 @@ impl SamplerHandle {
         to_nhwc(noise, self.image(), "noise")
     }
 
-    /// Step by step, with a report after each, and a cancel seen within; all at once where nobody watches.
+    /// Step by step, with a report after each; all at once where nobody watches. A cancel is seen in the middle of a step.
     fn run_all(&mut self, watch: &Watch) -> Result<()> {
+        let runtime = self.runtime.clone();
+        let stop = watch.stop(&runtime);
         if watch.is_idle() {
-            return self.run.step(None, true).map(|_| ());
+            return self.run.step_until(None, true, stop).map(|_| ());
         }
         let steps = self.run.steps() as u64;
         let mut reported = self.steps_done()?;
         loop {
-            watch.check()?;
-            let done = self.run.advance(watch.stop())?;
+            let done = self.run.advance(stop)?;
             let now = self.steps_done()?;
             if now != reported {
                 reported = now;
@@ -277,11 +278,11 @@ pub unsafe extern "C" fn fewstep_begin_options_init(options: *mut fewstep_begin_
     ffi_boundary(|| unsafe { options::init(options, struct_size) })
 }
 
-/// Plans a sampling run of a model and takes all of its memory: beginning and stepping a run allocate almost nothing. `options` may be NULL for the
-/// defaults. The weights are shared.
+/// Plans a sampling run of a model and takes all of its memory: beginning and stepping a run allocate almost nothing. It takes time in proportion to the
+/// steps; `cancel` of the options stops it. `options` may be NULL for the defaults. The weights are shared.
 ///
 /// The caller owns `*out` and gives it to fewstep_sampler_destroy; it keeps what it needs of runtime and model alive. Any thread may call.
-/// Returns OK, INVALID_ARGUMENT, SHAPE (a size that the model cannot take), UNSUPPORTED, NUMERIC or OUT_OF_MEMORY.
+/// Returns OK, INVALID_ARGUMENT, SHAPE (a size that the model cannot take), UNSUPPORTED, CANCELLED, NUMERIC or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_sampler_create(
     runtime: *const fewstep_runtime,
@@ -293,8 +294,8 @@ pub unsafe extern "C" fn fewstep_sampler_create(
     ffi_boundary(|| unsafe {
         let (runtime, model) = (share(runtime)?, share(model)?);
         let options = options::read(options)?;
-        let cancel = Cancel::new(options.cancel).map_err(|e| e.context("cancel"))?;
-        create(out, || SamplerHandle::new(runtime.clone(), &model.model, &options, cancel.stop()))
+        let cancel = Cancel::new(options.cancel)?;
+        create(out, || SamplerHandle::new(runtime.clone(), &model.model, &options, cancel.stop(&runtime)))
     })
 }
 
@@ -315,9 +316,9 @@ pub unsafe extern "C" fn fewstep_sampler_begin(sampler: *mut fewstep_sampler, op
 /// calls gives the same bytes. Without a budget it goes on to the end of the present sampler step (any negative number) or of the run (INT64_MAX). A GPU
 /// then gets as few graphs as there can be (one for a whole run from noise of the library's own, else one a step), and the call may return before they are
 /// computed: reading waits. The operations of a budget are started one by one there, and waited for. Writes 1 to `*done` when the run is done (then a
-/// further call does nothing), 0 otherwise. After an error, except STATE and INVALID_ARGUMENT, the run must be begun again.
+/// further call does nothing), 0 otherwise. After an error, except STATE, INVALID_ARGUMENT and CANCELLED, the run must be begun again.
 ///
-/// One thread at a time. Returns OK, INVALID_ARGUMENT, STATE (not begun) or OUT_OF_MEMORY.
+/// One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED (by the runtime's token), STATE (not begun) or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_sampler_step(sampler: *mut fewstep_sampler, budget_us: i64, done: *mut i32) -> fewstep_status {
     // SAFETY: both are NULL or valid by the header's contract.
@@ -325,13 +326,14 @@ pub unsafe extern "C" fn fewstep_sampler_step(sampler: *mut fewstep_sampler, bud
         let mut sampler = exclusive(sampler)?;
         check_out(done, "done")?;
         let budget = u64::try_from(budget_us).ok().filter(|_| budget_us != i64::MAX).map(Duration::from_micros);
-        let finished = sampler.run.step(budget, budget_us >= 0)?;
+        let runtime = sampler.runtime.clone();
+        let finished = sampler.run.step_until(budget, budget_us >= 0, runtime.stop())?;
         put(done, i32::from(finished));
         Ok(())
     })
 }
 
-/// Goes on to the end of the run and calls `progress` after each sampler step. `progress` and `cancel` may be NULL: without both it is
+/// Goes on to the end of the run and calls `progress` after each sampler step; `cancel` is seen in the middle of one. Both may be NULL: without both it is
 /// fewstep_sampler_step with INT64_MAX, which on a GPU may return before it is computed. After CANCELLED the run can go on with any function, or be begun
 /// again.
 ///
@@ -407,8 +409,8 @@ pub unsafe extern "C" fn fewstep_sampler_get_info(sampler: *mut fewstep_sampler,
     })
 }
 
-/// All in one call, for programs that do not sample again: creates a sampler, begins, runs and reads it, and destroys it. `options` and `begin` may be
-/// NULL for the defaults; `out` receives [N,C,H,W] and has room for `capacity` elements.
+/// All in one call, for programs that do not sample again: creates a sampler, begins, runs and reads it, and destroys it. `cancel` of the options stops any
+/// of it. `options` and `begin` may be NULL for the defaults; `out` receives [N,C,H,W] and has room for `capacity` elements.
 ///
 /// Any thread may call. Returns what the single functions return.
 #[unsafe(no_mangle)]
@@ -425,15 +427,12 @@ pub unsafe extern "C" fn fewstep_sample(
         let (runtime, model) = (share(runtime)?, share(model)?);
         let (options, begin) = (options::read(options)?, options::read(begin)?);
         check_out(out, "out")?;
-        let cancel = Cancel::new(options.cancel).map_err(|e| e.context("cancel"))?;
-        let mut sampler = SamplerHandle::new(runtime.clone(), &model.model, &options, cancel.stop())?;
+        let cancel = Cancel::new(options.cancel)?;
+        let mut sampler = SamplerHandle::new(runtime.clone(), &model.model, &options, cancel.stop(&runtime))?;
         let out = output(out, capacity, sampler.numel())?;
         sampler.begin(&begin)?;
-        if cancel.stop().is_never() {
-            sampler.run.step(None, true)?;
-        } else {
-            while !sampler.run.advance(cancel.stop())? {}
-        }
+        let stop = cancel.stop(&runtime);
+        while !if cancel.is_none() { sampler.run.step_until(None, true, stop)? } else { sampler.run.advance(stop)? } {}
         sampler.read(out)
     })
 }

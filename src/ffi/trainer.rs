@@ -106,18 +106,16 @@ impl TrainerHandle {
         if self.trainer.is_prepared() {
             return Ok(());
         }
-        watch.check()?;
-        let mut stopped = Ok(());
-        let result = self.trainer.prepare(
-            &mut |done, total| {
-                let progress = fewstep_progress::new(FEWSTEP_PHASE_PREPARE, done as u64, total as u64);
-                stopped = watch.check().and_then(|()| watch.report(&progress));
-                stopped.is_ok()
-            },
-            watch.stop(),
-        );
-        // The watch's own words say who stopped it.
-        stopped?;
+        let stop = watch.stop(&self.runtime);
+        stop.check()?;
+        let mut answered = Ok(());
+        let mut report = |done: usize, total: usize| {
+            answered = watch.report(&fewstep_progress::new(FEWSTEP_PHASE_PREPARE, done as u64, total as u64));
+            answered.is_ok()
+        };
+        let result = self.trainer.prepare(&mut report, stop);
+        // The callback's own words say who stopped it.
+        answered?;
         result?;
         self.runtime.log(FEWSTEP_LOG_INFO, "the trajectory cache is complete");
         Ok(())
@@ -125,8 +123,9 @@ impl TrainerHandle {
 
     fn train(&mut self, steps: u64, watch: &Watch) -> Result<()> {
         self.prepare(watch)?;
+        let stop = watch.stop(&self.runtime);
         for done in 1..=steps {
-            let report = self.trainer.step_until(watch.stop())?;
+            let report = self.trainer.step_until(stop)?;
             let progress = fewstep_progress {
                 loss: report.loss,
                 grad_norm: report.grad_norm,
@@ -181,10 +180,10 @@ pub unsafe extern "C" fn fewstep_trainer_options_init(options: *mut fewstep_trai
 }
 
 /// Plans a training run and takes all the memory of its steps; the trajectory cache comes with fewstep_trainer_prepare. The student's weights are
-/// copied, teacher and dataset are shared. `teacher` and `dataset` may be NULL where no term needs them.
+/// copied, teacher and dataset are shared. `teacher` and `dataset` may be NULL where no term needs them. `cancel` of the options stops it.
 ///
 /// The caller owns `*out` and gives it to fewstep_trainer_destroy; it keeps what it needs of the other handles alive. Any thread may call.
-/// Returns OK, INVALID_ARGUMENT, SHAPE (networks or data that do not fit together), UNSUPPORTED, NUMERIC or OUT_OF_MEMORY.
+/// Returns OK, INVALID_ARGUMENT, SHAPE (networks or data that do not fit together), UNSUPPORTED, CANCELLED, NUMERIC or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_trainer_create(
     runtime: *const fewstep_runtime,
@@ -199,18 +198,18 @@ pub unsafe extern "C" fn fewstep_trainer_create(
         let (runtime, student) = (share(runtime)?, share(student).map_err(|e| e.context("student"))?);
         let (teacher, dataset) = (share_optional(teacher).map_err(|e| e.context("teacher"))?, share_optional(dataset)?);
         let options = options::read(options)?;
-        let cancel = Cancel::new(options.cancel).map_err(|e| e.context("cancel"))?;
+        let cancel = Cancel::new(options.cancel)?;
         let options = translate(&options, &student.model)?;
         create(out, || {
             let (teacher, dataset) = (teacher.as_ref().map(|t| t.model.as_ref()), dataset.as_ref().map(|d| &d.dataset));
-            let trainer = Trainer::new_until(runtime.backend.clone(), &student.model, teacher, dataset, options, cancel.stop())?;
+            let trainer = Trainer::new_until(runtime.backend.clone(), &student.model, teacher, dataset, options, cancel.stop(&runtime))?;
             Ok(TrainerHandle { runtime: runtime.clone(), trainer })
         })
     })
 }
 
 /// Computes what the steps read: the cache of teacher trajectories. Nothing happens when there is none to make or it is made. `progress` and `cancel`
-/// may be NULL. After CANCELLED a later call starts again.
+/// may be NULL; `cancel` is seen in the middle of an evaluation of the teacher. After CANCELLED a later call starts again.
 ///
 /// One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED, NUMERIC, OUT_OF_MEMORY or STATE.
 #[unsafe(no_mangle)]
@@ -230,14 +229,15 @@ pub unsafe extern "C" fn fewstep_trainer_prepare(
 /// One training step; the first one prepares when fewstep_trainer_prepare was not called. Fills `*report` (may be NULL), whose struct_size the caller has
 /// set. A step whose loss or gradient is not finite changes nothing and is NUMERIC.
 ///
-/// One thread at a time. Returns OK, INVALID_ARGUMENT, NUMERIC, OUT_OF_MEMORY or STATE.
+/// One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED (by the runtime's token; nothing has changed), NUMERIC, OUT_OF_MEMORY or STATE.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_trainer_step(trainer: *mut fewstep_trainer, report: *mut fewstep_step_report) -> fewstep_status {
     // SAFETY: both are NULL or valid by the header's contract.
     ffi_boundary(|| unsafe {
         let mut trainer = exclusive(trainer)?;
         let size = if report.is_null() { None } else { Some(check_report(report)?) };
-        let done = trainer.trainer.step()?;
+        let TrainerHandle { runtime, trainer } = &mut *trainer;
+        let done = trainer.step_until(runtime.stop())?;
         if let Some(size) = size {
             write_report(report, size, fewstep_step_report::new(&done));
         }
@@ -246,7 +246,8 @@ pub unsafe extern "C" fn fewstep_trainer_step(trainer: *mut fewstep_trainer, rep
 }
 
 /// Prepares if that is still to be done, with reports of FEWSTEP_PHASE_PREPARE, then runs `steps` training steps and calls `progress` after each. `progress`
-/// and `cancel` may be NULL. After CANCELLED the steps that were done count, and training can go on with any function.
+/// and `cancel` may be NULL; `cancel` is seen in the middle of a step, which then has changed nothing. After CANCELLED the steps that were done count, and
+/// training can go on with any function.
 ///
 /// One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED, NUMERIC, OUT_OF_MEMORY or STATE.
 #[unsafe(no_mangle)]
@@ -267,14 +268,15 @@ pub unsafe extern "C" fn fewstep_trainer_train(
 /// The loss of the present weights on a batch drawn with another seed. Prepares if that is still to be done (which takes as long as it does there), and
 /// changes nothing else. Fills `*report`, whose struct_size the caller has set.
 ///
-/// One thread at a time. Returns OK, INVALID_ARGUMENT, NUMERIC, OUT_OF_MEMORY or STATE.
+/// One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED (by the runtime's token), NUMERIC, OUT_OF_MEMORY or STATE.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_trainer_evaluate(trainer: *mut fewstep_trainer, seed: u64, report: *mut fewstep_step_report) -> fewstep_status {
     // SAFETY: both are NULL or valid by the header's contract.
     ffi_boundary(|| unsafe {
         let mut trainer = exclusive(trainer)?;
         let size = check_report(report)?;
-        let found = trainer.trainer.evaluate(seed)?;
+        let TrainerHandle { runtime, trainer } = &mut *trainer;
+        let found = trainer.evaluate_until(seed, runtime.stop())?;
         if !found.loss.is_finite() {
             return Err(Error::numeric(format!("the loss is {}", found.loss)));
         }

@@ -179,6 +179,6 @@ mod tests {
     fn it_stops() {
         let flag = std::sync::atomic::AtomicBool::new(true);
         let block = Block { bytes: 64, first: 0, last: 0 };
-        assert_eq!(lay_out(&[block], 1, Stop::on(&flag)).expect_err("stopped").status, crate::Status::Cancelled);
+        assert_eq!(lay_out(&[block], 1, Stop::from(&flag)).expect_err("stopped").status, crate::Status::Cancelled);
     }
 }

@@ -28,6 +28,8 @@ const CACHED: usize = 256 << 10;
 const CHUNKS: usize = 48;
 /// Multiply-adds of one chunk at least (about 10 us of one AVX-512 core).
 const CHUNK_MACS: usize = 1 << 20;
+/// Multiply-adds of one chunk at most, if that leaves it a row (about 10 ms of one AVX-512 core): a caller who wants to stop waits for one.
+const LONG_MACS: usize = 1 << 29;
 /// Columns of dY and rows of scratch that one chunk of the final sums takes.
 const FINAL_COLUMNS: usize = 16;
 
@@ -102,9 +104,11 @@ impl Conv2dWeightGrad {
         // Rows and panels of dW are cut first, for that costs only a copy of dY's block per cut; the pixel sum only as far as still needed.
         let units = s.r * s.s * row_tiles;
         let unit_macs = (images * pixels * isa.tile_rows() * 2 * isa.width()).max(1);
-        let row_parts = units.div_ceil((CHUNK_MACS / unit_macs).max(if images * x_image > CACHED { 4 * ROW_UNITS } else { ROW_UNITS })).max(1);
-        let wanted = CHUNKS.div_ceil(panels * row_parts);
+        let units_each = (CHUNK_MACS / unit_macs).max(if images * x_image > CACHED { 4 * ROW_UNITS } else { ROW_UNITS });
+        let wanted = CHUNKS.div_ceil(panels * units.div_ceil(units_each).max(1));
         let parts = wanted.clamp(1, MAX_PARTS).min(images * pixels / PART_PIXELS).clamp(1, images);
+        // The parts decide how numbers are added, so they are the same however many rows a chunk has.
+        let row_parts = units.div_ceil(units_each.min((LONG_MACS / (unit_macs / parts).max(1)).max(1))).max(1);
         Ok(Self { shape: s, isa, images, pixels, x_image, images_each, pairs, taps, parts, row_tiles, row_parts, panels })
     }
 

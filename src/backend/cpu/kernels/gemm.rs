@@ -23,8 +23,12 @@ const OUTSIDE: u32 = u32::MAX;
 const PANEL_BYTES: usize = 128 << 10;
 /// Multiply-adds of one chunk at least (about 10 us of one AVX-512 core): an atomic and a dispatch are then below 1 %.
 const CHUNK_MACS: usize = 1 << 20;
-/// No more chunks than this per product: enough to balance 32 threads.
+/// No more chunks than this per product, enough to balance 32 threads, unless each would then be long.
 const MAX_CHUNKS: usize = 128;
+/// Multiply-adds of one chunk at most (about 3 ms of one AVX-512 core): a caller who wants to stop waits for one. Products beyond all measure have longer ones.
+const LONG_MACS: usize = 1 << 27;
+/// No more chunks than this in any case.
+const MOST_CHUNKS: usize = 1 << 16;
 
 /// What is added to and multiplied into a product before it is stored: `(product + bias + addend + residual) * scale`.
 #[derive(Clone, Copy, Debug)]
@@ -213,7 +217,7 @@ fn chunks(layout: &Layout, classes: &[Class]) -> Vec<Chunk> {
     let tile_macs = |class: &Class| (class.taps.len() * layout.channels * mr * layout.panel()).max(1);
     let tiles = |class: &Class| (class.pixels.len() * layout.images).div_ceil(mr);
     let total: usize = classes.iter().map(|c| tile_macs(c).saturating_mul(tiles(c)).saturating_mul(panels)).fold(0, usize::saturating_add);
-    let target = (total / MAX_CHUNKS).max(CHUNK_MACS.min(total / 8)).max(1);
+    let target = (total / MAX_CHUNKS).min(LONG_MACS.max(total / MOST_CHUNKS)).max(CHUNK_MACS.min(total / 8)).max(1);
     let mut out = Vec::new();
     for (index, class) in classes.iter().enumerate() {
         let rows = class.pixels.len() * layout.images;

@@ -63,7 +63,7 @@ mod tests {
         for threads in [1, 3] {
             let pool = ThreadPool::new(threads)?;
             let (flag, done) = (AtomicBool::new(false), AtomicUsize::new(0));
-            let workers = Workers::new(&pool, Stop::on(&flag));
+            let workers = Workers::new(&pool, Stop::from(&flag));
             let task = |chunk: usize| {
                 done.fetch_add(1, Ordering::Relaxed);
                 flag.store(chunk == 5 || flag.load(Ordering::Relaxed), Ordering::Release);
