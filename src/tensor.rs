@@ -178,6 +178,11 @@ impl Tensor {
         self.shape.iter().product()
     }
 
+    /// Bytes of memory that it takes, its own among them.
+    pub fn host_bytes(&self) -> usize {
+        size_of::<Self>() + size_of_val(&*self.shape) + self.data.len().max(1).next_multiple_of(ALIGN)
+    }
+
     /// The raw bytes, little-endian elements.
     pub fn bytes(&self) -> &[u8] {
         self.data.bytes()

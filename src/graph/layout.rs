@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 
 /// Nodes of a span. Blocks are compared with those alone that live in a span that they live in too, so that the work grows with the program's length
 /// and not with its square.
-const SPAN: usize = 64;
+const SPAN: usize = 32;
 
 /// Bytes that are needed from one node of the order to another, both included.
 #[derive(Clone, Copy, Debug)]

@@ -170,6 +170,17 @@ impl Graph {
         Self::default()
     }
 
+    /// An empty program with room for as much as another one has.
+    pub(crate) fn with_room_of(other: &Graph) -> Self {
+        Self { values: Vec::with_capacity(other.values.len()), nodes: Vec::with_capacity(other.nodes.len()), ..Self::default() }
+    }
+
+    /// Gives back the room that it has for more.
+    pub(crate) fn shrink(&mut self) {
+        self.values.shrink_to_fit();
+        self.nodes.shrink_to_fit();
+    }
+
     /// All values.
     pub fn values(&self) -> &[Value] {
         &self.values
@@ -371,15 +382,22 @@ impl Graph {
 
     /// Bytes of the constant tables.
     pub fn constant_bytes(&self) -> usize {
-        let bytes = |v: &Value| if let Origin::Const(tensor) = &v.origin { heap(tensor.bytes().len()) } else { 0 };
+        let bytes = |v: &Value| if let Origin::Const(tensor) = &v.origin { tensor.host_bytes() } else { 0 };
         self.values.iter().map(bytes).sum()
     }
 
     /// Bytes of the program itself: values, nodes and their names.
     pub fn program_bytes(&self) -> usize {
-        let value = |v: &Value| size_of::<Value>() + heap(v.name.capacity()) + heap(8 * v.ty.shape.capacity());
-        let node = |n: &Node| size_of::<Node>() + heap(4 * n.inputs.capacity()) + heap(4 * n.outputs.capacity());
-        self.values.iter().map(value).sum::<usize>() + self.nodes.iter().map(node).sum::<usize>()
+        let value = |v: &Value| heap(v.name.capacity()) + heap(8 * v.ty.shape.capacity());
+        let op = |op: &Op| match op {
+            Op::Reshape(op) => heap(8 * op.shape.capacity()),
+            Op::ReduceSum(op) => heap(8 * op.shape.capacity()),
+            Op::Conv2d(op) => heap(8 * op.parts.capacity()),
+            _ => 0,
+        };
+        let node = |n: &Node| op(&n.op) + heap(4 * n.inputs.capacity()) + heap(4 * n.outputs.capacity());
+        let lists = self.values.capacity() * size_of::<Value>() + self.nodes.capacity() * size_of::<Node>();
+        lists + self.values.iter().map(value).sum::<usize>() + self.nodes.iter().map(node).sum::<usize>()
     }
 
     /// For each output of a node to be appended, the storage that it is the next version of.

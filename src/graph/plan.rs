@@ -53,7 +53,8 @@ impl Plan {
             .then(|g, stop| merge_products(g, backend, stop))?
             .then(|g, stop| absorb_norms(g, backend, stop))?
             .then(|g, stop| pack(g, backend, stop))?;
-        let (graph, map) = (done.graph, done.map);
+        let (mut graph, map) = (done.graph, done.map);
+        graph.shrink();
         graph.verify()?;
         let hoisted = hoistable(&graph);
         let all = || (0..graph.nodes().len()).filter(|n| !graph.nodes()[*n].is_view()).map(|n| NodeId(n as u32));

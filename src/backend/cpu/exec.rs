@@ -149,9 +149,11 @@ impl CpuExecutable {
     }
 
     fn reserve_slots(&mut self, workspace: &[usize]) {
+        self.slots.reserve_exact(self.plan.order().len());
         for (i, id) in self.plan.order().iter().enumerate() {
             let node = &self.plan.graph().nodes()[id.0 as usize];
-            let mut slots: Vec<Slot> = node.inputs.iter().chain(&node.outputs).map(|v| Slot::empty(self.plan.graph().value(*v).ty.numel())).collect();
+            let mut slots: Vec<Slot> = Vec::with_capacity(node.inputs.len() + node.outputs.len() + 1);
+            slots.extend(node.inputs.iter().chain(&node.outputs).map(|v| Slot::empty(self.plan.graph().value(*v).ty.numel())));
             slots.push(Slot::empty(workspace[i]));
             self.slots.push(slots);
         }
@@ -248,7 +250,7 @@ impl Executable for CpuExecutable {
             persistent: self.persistent.len(),
             states: self.storages.iter().map(owned).sum(),
             constants: self.plan.graph().constant_bytes(),
-            program: self.plan.program_bytes() + self.table_bytes + size_of_val(&*self.kernels) + slots,
+            program: self.plan.program_bytes() + self.table_bytes + size_of_val(&*self.kernels) + size_of_val(&*self.updates) + slots,
         }
     }
 

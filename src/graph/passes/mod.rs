@@ -76,7 +76,7 @@ pub struct Rewrite<'s> {
 impl<'s> Rewrite<'s> {
     /// Starts a copy: inputs, states, constants and segments, but no node yet.
     fn start(old: &Graph, stop: Stop<'s>) -> Result<Self> {
-        let mut this = Self { graph: Graph::new(), map: vec![None; old.values().len()], stop };
+        let mut this = Self { graph: Graph::with_room_of(old), map: vec![None; old.values().len()], stop };
         this.graph.segments.clone_from(&old.segments);
         for (i, value) in old.values().iter().enumerate() {
             stop.check()?;
