@@ -292,6 +292,11 @@ class Model : public detail::Owner<fewstep_model> {
         return make(runtime, [&](auto *at, auto **out) { return fewstep_model_open(at, detail::text(path), out); });
     }
 
+    /** Opens the weights of one variant, such as "fp16", from a diffusers folder; "" is the plain file. Throws Error. */
+    static Model open_variant(const Runtime &runtime, const std::string &path, const std::string &variant) {
+        return make(runtime, [&](auto *at, auto **out) { return fewstep_model_open_variant(at, detail::text(path), detail::text(variant), out); });
+    }
+
     /** The same from the bytes of a file of `save_file`, which are copied. Throws Error. */
     static Model open_buffer(const Runtime &runtime, const void *data, std::size_t size) {
         return make(runtime, [&](auto *at, auto **out) { return fewstep_model_open_buffer(at, data, size, out); });

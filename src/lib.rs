@@ -13,6 +13,7 @@ pub mod ffi;
 pub mod graph;
 pub mod io;
 pub mod nn;
+mod process;
 pub mod tensor;
 
 pub use error::{Error, Result, Status};

@@ -53,6 +53,7 @@ fn null_everywhere() {
         fewstep_runtime_get_info(null(), null_mut()) => INVALID;
         fewstep_runtime_destroy(null_mut()) => 0;
         fewstep_model_open(null(), null(), null_mut()) => INVALID;
+        fewstep_model_open_variant(null(), null(), null(), null_mut()) => INVALID;
         fewstep_model_open_buffer(null(), null(), 0, null_mut()) => INVALID;
         fewstep_model_open_memory(null(), null(), null(), null(), 0, null_mut()) => INVALID;
         fewstep_model_create(null(), null(), null(), 0, null_mut()) => INVALID;

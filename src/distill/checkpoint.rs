@@ -7,6 +7,7 @@ use super::loss_scale::LossScale;
 use super::trainer::Trainer;
 use super::training_graph::STATES;
 use crate::error::{Error, Result};
+use crate::io::json;
 use crate::io::safetensors::{self, TensorFile};
 use crate::tensor::{DType, Tensor};
 use serde::{Deserialize, Serialize};
@@ -59,7 +60,7 @@ impl Trainer {
         let file = TensorFile::open(path)?;
         let shown = path.display();
         let text = file.metadata().get(KEY).ok_or_else(|| Error::corrupt(format!("{shown}: not a training checkpoint (no {KEY} in its metadata)")))?;
-        let record: Record = serde_json::from_str(text).map_err(|e| Error::corrupt(format!("{shown}: damaged training record: {e}")))?;
+        let record: Record = json::parse_record(text, "damaged training record").map_err(|e| e.context(&shown))?;
         self.check_record(&record).map_err(|e| e.context(shown))?;
         let mut loaded = vec![];
         for name in &self.parameters {

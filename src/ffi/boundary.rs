@@ -2,14 +2,17 @@
 
 use super::error::{fewstep_status, set_last_error};
 use crate::error::{Error, Result, Status};
+use crate::process::fp_environment;
 use crate::tensor::try_vec;
 use std::any::Any;
 use std::ffi::{CStr, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-/// Runs the body of an extern function. Errors and panics become a status and this thread's last error.
+/// Runs the body of an extern function in the default floating-point environment. Errors and panics become a status and this thread's last error.
 pub(crate) fn ffi_boundary(body: impl FnOnce() -> Result<()>) -> fewstep_status {
+    // Dropped last, so that messages are made in the default environment too.
+    let _environment = fp_environment::Default::enter();
     // What a panic left half done stays behind: a handle in exclusive use is poisoned by its guard.
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => Status::Ok as fewstep_status,

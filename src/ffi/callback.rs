@@ -5,6 +5,7 @@ use super::options::size_field;
 use super::runtime::Runtime;
 use crate::cancel::Stop;
 use crate::error::{Error, Result};
+use crate::process::fp_environment::as_caller;
 use std::ffi::c_void;
 
 /// Progress of fewstep_trainer_prepare, also where fewstep_trainer_train begins with it: `done` of `total` teacher evaluations.
@@ -77,7 +78,7 @@ impl Watch<'_> {
     pub(crate) fn report(&self, progress: &fewstep_progress) -> Result<()> {
         let Some(callback) = self.callback else { return Ok(()) };
         // SAFETY: the host promised a function that may be called with its `user`, on this thread.
-        match unsafe { callback(self.user, progress) } {
+        match as_caller(|| unsafe { callback(self.user, progress) }) {
             0 => Ok(()),
             answer => Err(Error::cancelled(format!("cancelled by the progress callback, which returned {answer}"))),
         }

@@ -7,7 +7,7 @@ use super::options::{self, Options, Report, check_report, size_field, write_repo
 use super::runtime::{Runtime, fewstep_runtime};
 use crate::distill::Dataset;
 use crate::error::{Error, Result};
-use crate::io::NpzFile;
+use crate::io::npy::{NpyArray, NpzFile};
 use crate::tensor::{DType, Tensor};
 use std::ffi::{c_char, c_void};
 use std::path::Path;
@@ -203,40 +203,23 @@ unsafe fn from_options(o: &fewstep_dataset_options) -> Result<Dataset> {
 fn from_npz(path: &Path, images: &str, labels: Option<&str>, scale: f32, shift: f32) -> Result<Dataset> {
     check_affine(scale, shift)?;
     let mut file = NpzFile::open(path)?;
-    let named = |name: &str, e: Error| e.context(format!("{}: array \"{name}\"", path.display()));
-    let array = file.get(images)?;
+    let array = file.array(images)?;
     let shape = match *array.shape() {
         [m, h, w] => [m, h, w, 1],
         [m, h, w, c] => [m, h, w, c],
-        _ => return Err(named(images, Error::shape(format!("expected [M,H,W] or [M,H,W,C], found {:?}", array.shape())))),
+        _ => return Err(array.named(Error::shape(format!("expected [M,H,W] or [M,H,W,C], found {:?}", array.shape())))),
     };
-    let tensor = match array.dtype() {
-        DType::U8 => convert(array.as_slice::<u8>()?, shape, false, |v| f32::from(v) * scale + shift)?,
-        DType::F32 => convert(array.as_slice::<f32>()?, shape, false, |v| v * scale + shift)?,
-        _ => convert(&array.to_f32_vec()?, shape, false, |v| v * scale + shift)?,
-    };
-    let labels = labels.map(|name| labels_from(&file.get(name)?).map_err(|e| named(name, e))).transpose()?;
+    let tensor = array.into_f32(&shape, |v| v * scale + shift)?;
+    let labels = labels.map(|name| labels_from(file.array(name)?)).transpose()?;
     Dataset::new(tensor, labels).map_err(|e| e.context(path.display()))
 }
 
-fn labels_from(array: &Tensor) -> Result<Tensor> {
-    if array.shape().len() != 1 {
-        return Err(Error::shape(format!("labels must be [M], found {:?}", array.shape())));
+/// Labels [M] or, as columns of tables are, [M,1].
+fn labels_from(array: NpyArray) -> Result<Tensor> {
+    match *array.shape() {
+        [m] | [m, 1] => array.into_i32(&[m]),
+        _ => Err(array.named(Error::shape(format!("labels must be [M] or [M,1], found {:?}", array.shape())))),
     }
-    let mut labels = Tensor::zeros(DType::I32, array.shape())?;
-    let out = labels.as_mut_slice::<i32>()?;
-    match array.dtype() {
-        DType::I32 => out.copy_from_slice(array.as_slice::<i32>()?),
-        DType::U8 => out.iter_mut().zip(array.as_slice::<u8>()?).for_each(|(o, v)| *o = i32::from(*v)),
-        DType::I8 => out.iter_mut().zip(array.as_slice::<i8>()?).for_each(|(o, v)| *o = i32::from(*v)),
-        DType::I64 => {
-            for (o, v) in out.iter_mut().zip(array.as_slice::<i64>()?) {
-                *o = i32::try_from(*v).map_err(|_| Error::invalid(format!("label {v} is too large")))?;
-            }
-        }
-        other => return Err(Error::invalid(format!("labels must be integers, found {other:?}"))),
-    }
-    Ok(labels)
 }
 
 /// Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
@@ -266,8 +249,12 @@ pub unsafe extern "C" fn fewstep_dataset_create(
     })
 }
 
-/// Reads a dataset from a NumPy `.npz` archive: images [M,H,W] (one channel) or [M,H,W,C] of type float32, float16, int32, int64, uint8 or int8, and
-/// integer labels [M] where `labels_name` is not NULL. Value in the model's space = value in the file * scale + shift; 1/127.5 and -1 map bytes to [-1, 1].
+/// Reads a dataset from a NumPy `.npz` archive (numpy.savez, savez_compressed): images [M,H,W] (one channel) or [M,H,W,C] of floats of 16 to 64 bits,
+/// integers of 8 to 64 bits or bools in either byte order, and labels [M] or [M,1] of any integer type where `labels_name` is not NULL. Values become
+/// float32 first; value in the model's space = value in the file * scale + shift; 1/127.5 and -1 map bytes to [-1, 1].
+///
+/// What an archive says is checked against its own length before there is memory for it. A deflated array of more than 16 MiB that would unpack to more
+/// than 512 times what it takes in the file is UNSUPPORTED: it was made to cost, or should be saved uncompressed.
 ///
 /// Ownership and threads as fewstep_dataset_create.
 /// Returns OK, INVALID_ARGUMENT, NOT_FOUND (the file, or an array in it), IO, CORRUPT_FILE, SHAPE, UNSUPPORTED, NUMERIC or OUT_OF_MEMORY.

@@ -239,12 +239,25 @@ unsafe fn student_options(options: &fewstep_student_options, train: usize) -> Re
     })
 }
 
-/// Opens a diffusers model folder, a pipeline's (with `unet/` and `scheduler/`) or a flat one, or a file of fewstep_model_save_file. `path` is UTF-8.
-/// Oddities, such as unknown keys of a config, go to the runtime's log.
+/// Opens a model: a diffusers folder or a file of fewstep_model_save_file. `path` is UTF-8.
 ///
-/// The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call.
-/// Returns OK, INVALID_ARGUMENT, NOT_FOUND (no such file or tensor), IO, CORRUPT_FILE, SHAPE (a tensor of the wrong shape), UNSUPPORTED (another model
-/// class or option), VERSION_MISMATCH (a file of a later fewstep), NUMERIC (weights that are not finite) or OUT_OF_MEMORY.
+/// The folder may be a pipeline's (with `unet/` and `scheduler/`), a flat one, that of a network alone (`unet`, `unet_ema`), a hub cache's, or one with a
+/// single model below it; any file of a model stands for the model. Weights are safetensors of f32, f16, bf16 or f64, in one file or in shards with their
+/// index. Where there is no plain file, a variant is taken: `ema`, `fp16`, `bf16`, `non_ema`, or else the only safetensors file; fewstep_model_open_variant
+/// names one. Names may begin with `module.` or `_orig_mod.`. A network without a scheduler_config.json takes that of the folders above it.
+///
+/// What was chosen, found elsewhere than expected or assumed (DDIM's defaults where no scheduler is found) and oddities, such as unknown keys of a config,
+/// go to the runtime's log as warnings, each with the names of the files.
+///
+/// A folder that fewstep_model_save wrote names its files by their SHA-256 in `fewstep.json`. One with a file that is another is refused, CORRUPT_FILE: it
+/// would be a mixture of two models. Where the change was meant, delete `fewstep.json`, or only its "parts" to keep a student's grid. Folders without such
+/// hashes open as they are. A save that was killed after its commit is finished if the folder can be written to; if not, the new model is read all the same.
+///
+/// The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call, also while the folder is saved into: what
+/// opens is the model before or after.
+/// Returns OK, INVALID_ARGUMENT, NOT_FOUND (no such file or tensor), IO, CORRUPT_FILE (also a Git LFS pointer), SHAPE (a tensor of the wrong shape),
+/// UNSUPPORTED (another model class or option, pickled weights), VERSION_MISMATCH (a file of a later fewstep), NUMERIC (weights that are not finite) or
+/// OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_model_open(runtime: *const fewstep_runtime, path: *const c_char, out: *mut *mut fewstep_model) -> fewstep_status {
     // SAFETY: every pointer is NULL or valid by the header's contract.
@@ -252,6 +265,25 @@ pub unsafe extern "C" fn fewstep_model_open(runtime: *const fewstep_runtime, pat
         let runtime = share(runtime)?;
         let path = self::path(path, "path")?;
         create(out, || Ok(ModelHandle::new(runtime.clone(), Model::open(path)?)))
+    })
+}
+
+/// Opens a model folder with the weights of one variant: `diffusion_pytorch_model.fp16.safetensors` is "fp16", in one file or in shards. "" is the plain
+/// file and nothing else; NULL leaves the choice to fewstep_model_open. `path` is a folder.
+///
+/// Ownership, threads and codes as fewstep_model_open; NOT_FOUND where the folder has no such variant (the sentence names those that it has).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_model_open_variant(
+    runtime: *const fewstep_runtime,
+    path: *const c_char,
+    variant: *const c_char,
+    out: *mut *mut fewstep_model,
+) -> fewstep_status {
+    // SAFETY: every pointer is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let runtime = share(runtime)?;
+        let (path, variant) = (self::path(path, "path")?, optional_text(variant, "variant")?);
+        create(out, || Ok(ModelHandle::new(runtime.clone(), variant.map_or_else(|| Model::open(path), |v| Model::open_variant(path, v))?)))
     })
 }
 
@@ -359,12 +391,17 @@ pub unsafe extern "C" fn fewstep_model_derive_student(
     })
 }
 
-/// Saves a model as a diffusers folder that `DDIMPipeline.from_pretrained` opens and fewstep_model_open reads back. The folder is created; each file
-/// appears whole or not at all. `path` is UTF-8.
+/// Saves a model as a diffusers folder that `DDIMPipeline.from_pretrained` opens and fewstep_model_open reads back. The folder is created. `path` is UTF-8.
+///
+/// The folder is saved as a whole: if the call fails, or the process or the machine dies meanwhile, it holds the model that was there before or the new one,
+/// never a mixture. Other files in it stay, but for the shards of an older model. Links among its files are followed, modes are kept; a file of the
+/// model's whose place is taken by something else, such as a pipe or a folder, is refused with IO. Two savers of one folder wait for each other, for at
+/// most a minute (not on file systems without locks: there a mixture is possible, and refused when it is opened). The old and the new model lie side
+/// by side for a moment: the disk needs room for both.
 ///
 /// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a grid that diffusers cannot express: use
-/// fewstep_model_save_file), IO,
-/// NOT_FOUND or OUT_OF_MEMORY.
+/// fewstep_model_save_file), IO, NOT_FOUND, VERSION_MISMATCH (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether
+/// the new model is already the one that opens (it could not be put into place whole, and the next save or opening goes on) or the old one still is.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_model_save(model: *const fewstep_model, path: *const c_char) -> fewstep_status {
     // SAFETY: both are NULL or valid by the header's contract.
@@ -377,7 +414,8 @@ pub unsafe extern "C" fn fewstep_model_save(model: *const fewstep_model, path: *
 /// Saves a model as one file, whatever its grid: safetensors with the configs in its metadata, which fewstep_model_open and fewstep_model_open_buffer
 /// read back. It appears whole or not at all. `path` is UTF-8.
 ///
-/// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY.
+/// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY; what holds for all
+/// files that are written, and what IO means, is at the top of this header.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_model_save_file(model: *const fewstep_model, path: *const c_char) -> fewstep_status {
     // SAFETY: both are NULL or valid by the header's contract.

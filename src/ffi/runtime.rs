@@ -10,6 +10,7 @@ use crate::backend::Backend;
 use crate::backend::cpu::{CpuBackend, processor};
 use crate::backend::cuda::{CudaBackend, Device, Foreign};
 use crate::error::{Error, Result};
+use crate::process::fp_environment::as_caller;
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -176,7 +177,7 @@ impl Runtime {
         let Some(log) = self.log.filter(|_| level <= self.log_level) else { return };
         let text = one_line(message);
         // SAFETY: the host promised a function that may be called with its `log_user` while anything of this runtime lives.
-        unsafe { log(self.log_user, level, text.as_ptr()) }
+        as_caller(|| unsafe { log(self.log_user, level, text.as_ptr()) })
     }
 }
 

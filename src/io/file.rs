@@ -1,27 +1,38 @@
 //! Whole files: read with a fallible allocation, written so that a crash leaves either the old file or the new one.
 
 use crate::error::{Error, Result};
-use std::fs::{File, OpenOptions};
+use crate::io::target::Target;
+use crate::io::temporary::TempFile;
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
-
-/// How many leftover temporary names are tried before giving up.
-const TEMP_ATTEMPTS: u32 = 1000;
+use std::path::Path;
 
 /// Opens a regular file for reading and gives its length too.
 pub fn open(path: &Path) -> Result<(File, u64)> {
-    // The kind is asked before opening: opening a pipe would wait for a writer that may never come.
-    let metadata = std::fs::metadata(path).map_err(|e| Error::from_io(path, &e))?;
-    if !metadata.is_file() {
-        return Err(Error::io(format!("{}: not a regular file", path.display())));
-    }
-    let file = File::open(path).map_err(|e| Error::from_io(path, &e))?;
-    Ok((file, metadata.len()))
+    let named = |e: io::Error| Error::from_io(path, &e);
+    let regular = |metadata: Metadata| if metadata.is_file() { Ok(metadata.len()) } else { Err(Error::io(format!("{}: not a regular file", path.display()))) };
+    // The kind is asked before opening: opening a pipe would wait for a writer that may never come, opening a device may do something.
+    regular(std::fs::metadata(path).map_err(named)?)?;
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
+    let file = options.open(path).map_err(named)?;
+    let len = regular(file.metadata().map_err(named)?)?;
+    Ok((file, len))
 }
 
 /// The bytes of a file.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
+    read_at_most(path, u64::MAX)
+}
+
+/// The bytes of a file; one of more than `max` bytes is refused before it is read.
+fn read_at_most(path: &Path, max: u64) -> Result<Vec<u8>> {
     let (file, len) = open(path)?;
+    if len > max {
+        return Err(Error::corrupt(format!("{}: {len} bytes; a text of at most {max} is expected here", path.display())));
+    }
     let oom = || Error::out_of_memory(format!("{}: could not allocate {len} bytes", path.display()));
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(usize::try_from(len).map_err(|_| oom())?).map_err(|_| oom())?;
@@ -30,28 +41,31 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The text of a file, which must be UTF-8.
-pub fn read_text(path: &Path) -> Result<String> {
-    String::from_utf8(read(path)?).map_err(|e| Error::corrupt(format!("{}: not UTF-8 at byte {}", path.display(), e.utf8_error().valid_up_to())))
+/// The text of a file, which must be UTF-8 and have at most `max` bytes.
+pub fn read_text(path: &Path, max: u64) -> Result<String> {
+    String::from_utf8(read_at_most(path, max)?).map_err(|e| Error::corrupt(format!("{}: not UTF-8 at byte {}", path.display(), e.utf8_error().valid_up_to())))
 }
 
 /// Writes a file through `write`, so that `path` holds the old bytes or all of the new ones, never a part.
 ///
-/// The bytes go to a temporary file in the same folder (renaming is atomic only within a file system), are flushed to the disk, and take the name
-/// in one step. On any failure the temporary file is removed.
+/// Links are followed, a replaced file's mode is kept, and only regular files are replaced ([`Target`]). The bytes go to a temporary file in the
+/// same folder, are flushed to the disk, and take the name in one step. On any failure the temporary file is removed.
 pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-    let (Some(_), folder) = (path.file_name(), folder_of(path)) else {
-        return Err(Error::invalid(format!("{:?}: not a file name", path.display().to_string())));
-    };
     let named = |e: io::Error| Error::from_io(path, &e);
-    let (temp, file) = TempFile::create(folder).map_err(|e| named(e).context("could not write"))?;
+    let target = Target::resolve(path)?;
+    let temp = TempFile::create(&target).map_err(|e| named(e).context("could not write"))?;
+    fill(temp.file(), &target, write).map_err(named)?;
+    temp.rename_to(target.path()).map_err(named)?;
+    sync_folder(target.folder()).map_err(|e| named(e).context("was replaced, but its folder could not be flushed to the disk"))
+}
+
+/// Writes through a buffer, gives the file the mode of what it will replace, and flushes it to the disk.
+pub(super) fn fill(file: &File, target: &Target, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let mut writer = BufWriter::new(file);
-    write(&mut writer).map_err(named)?;
-    let file = writer.into_inner().map_err(|e| named(e.into_error()))?;
-    file.sync_all().map_err(named)?;
-    drop(file);
-    temp.rename_to(path).map_err(named)?;
-    sync_folder(folder).map_err(named)
+    write(&mut writer)?;
+    writer.into_inner().map_err(|e| e.into_error())?;
+    target.keep_mode(file)?;
+    file.sync_all()
 }
 
 /// [`write_atomic`] for bytes that lie in memory.
@@ -64,14 +78,9 @@ pub fn create_folder(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).map_err(|e| Error::from_io(path, &e))
 }
 
-/// The folder that a path lies in; a bare name lies in the current one.
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
 /// Makes a rename durable. File systems that cannot flush a folder say so; the file itself is safe by then.
 #[cfg(unix)]
-fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     match File::open(folder).and_then(|f| f.sync_all()) {
         Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) => Ok(()),
         result => result,
@@ -79,44 +88,8 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 }
 
 #[cfg(not(unix))]
-fn sync_folder(_folder: &Path) -> io::Result<()> {
+pub(super) fn sync_folder(_folder: &Path) -> io::Result<()> {
     Ok(())
-}
-
-/// A temporary file that disappears unless it is renamed, also when the writer panics.
-struct TempFile {
-    path: PathBuf,
-    renamed: bool,
-}
-
-impl TempFile {
-    fn create(folder: &Path) -> io::Result<(Self, File)> {
-        let mut last = None;
-        for n in 0..TEMP_ATTEMPTS {
-            // Short and without the target's name, which may already be as long as a name can be.
-            let path = folder.join(format!(".fewstep-{}-{n}.tmp", std::process::id()));
-            match OpenOptions::new().write(true).create_new(true).open(&path) {
-                Ok(file) => return Ok((Self { path, renamed: false }, file)),
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => last = Some(e),
-                Err(e) => return Err(e),
-            }
-        }
-        Err(last.unwrap_or_else(|| io::Error::other("no temporary name is free")))
-    }
-
-    fn rename_to(mut self, path: &Path) -> io::Result<()> {
-        std::fs::rename(&self.path, path)?;
-        self.renamed = true;
-        Ok(())
-    }
-}
-
-impl Drop for TempFile {
-    fn drop(&mut self) {
-        if !self.renamed {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -167,14 +140,6 @@ mod tests {
     }
 
     #[test]
-    fn leftover_temporary_names_are_skipped() {
-        let dir = TestDir::new("file-leftover");
-        std::fs::write(dir.join(&format!(".fewstep-{}-0.tmp", std::process::id())), b"crash").unwrap();
-        write_bytes_atomic(&dir.join("a.bin"), b"x").unwrap();
-        assert_eq!(read(&dir.join("a.bin")).unwrap(), b"x");
-    }
-
-    #[test]
     fn bad_paths_have_their_status() {
         let dir = TestDir::new("file-bad");
         let plain = dir.join("plain");
@@ -200,8 +165,18 @@ mod tests {
     fn text_must_be_utf8() {
         let dir = TestDir::new("file-utf8");
         write_bytes_atomic(&dir.join("t"), b"ab\xff").unwrap();
-        let error = read_text(&dir.join("t")).unwrap_err();
+        let error = read_text(&dir.join("t"), 3).unwrap_err();
         assert_eq!(error.status, Status::CorruptFile);
         assert!(error.message.contains("byte 2"), "{error}");
+    }
+
+    #[test]
+    fn long_texts_are_refused_by_their_size() {
+        let dir = TestDir::new("file-long");
+        // Sparse: reading it would take all memory.
+        File::create(dir.join("t")).unwrap().set_len(1 << 40).unwrap();
+        let error = read_text(&dir.join("t"), 100).unwrap_err();
+        assert_eq!(error.status, Status::CorruptFile);
+        assert!(error.message.contains("1099511627776 bytes") && error.message.contains("at most 100"), "{error}");
     }
 }

@@ -3,8 +3,8 @@
 use crate::error::{Error, Result};
 use crate::io::file;
 use crate::io::font::{ADVANCE, GLYPH_HEIGHT, GLYPH_WIDTH, dot};
+use crate::io::png;
 use crate::tensor::try_vec;
-use std::io::{self, Write};
 use std::path::Path;
 
 /// Dots of empty space around cells and labels.
@@ -23,23 +23,14 @@ pub fn save_png(path: &Path, width: usize, height: usize, channels: usize, bytes
         return Err(named(Error::shape(format!("{shape} needs {} bytes, found {}", shape.numel()?, bytes.len()))));
     }
     // Fits: numel() refuses sides beyond MAX_SIDE.
-    file::write_atomic(path, |w| encode(w, width as u32, height as u32, color, bytes))
+    file::write_atomic(path, |w| png::write(w, [width as u32, height as u32], color, bytes))
 }
 
-fn encode(w: &mut dyn Write, width: u32, height: u32, color: png::ColorType, bytes: &[u8]) -> io::Result<()> {
-    let mut encoder = png::Encoder::new(w, width, height);
-    encoder.set_color(color);
-    encoder.set_depth(png::BitDepth::Eight);
-    let mut writer = encoder.write_header()?;
-    writer.write_image_data(bytes)?;
-    Ok(writer.finish()?)
-}
-
-fn color_type(channels: usize) -> Result<png::ColorType> {
+fn color_type(channels: usize) -> Result<png::Color> {
     match channels {
-        1 => Ok(png::ColorType::Grayscale),
-        3 => Ok(png::ColorType::Rgb),
-        4 => Ok(png::ColorType::Rgba),
+        1 => Ok(png::Color::Grey),
+        3 => Ok(png::Color::Rgb),
+        4 => Ok(png::Color::Rgba),
         n => Err(Error::invalid(format!("a picture has 1, 3 or 4 channels, found {n}"))),
     }
 }
@@ -230,8 +221,8 @@ mod tests {
     use crate::Status;
     use crate::io::test_util::TestDir;
 
-    fn decode(path: &Path) -> (u32, u32, png::ColorType, Vec<u8>) {
-        let mut reader = png::Decoder::new(io::BufReader::new(std::fs::File::open(path).unwrap())).read_info().unwrap();
+    fn decode(path: &Path) -> (u32, u32, ::png::ColorType, Vec<u8>) {
+        let mut reader = ::png::Decoder::new(std::io::BufReader::new(std::fs::File::open(path).unwrap())).read_info().unwrap();
         let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
         let info = reader.next_frame(&mut bytes).unwrap();
         (info.width, info.height, info.color_type, bytes)
@@ -240,7 +231,7 @@ mod tests {
     #[test]
     fn png_round_trip() {
         let dir = TestDir::new("png");
-        for (channels, color) in [(1, png::ColorType::Grayscale), (3, png::ColorType::Rgb), (4, png::ColorType::Rgba)] {
+        for (channels, color) in [(1, ::png::ColorType::Grayscale), (3, ::png::ColorType::Rgb), (4, ::png::ColorType::Rgba)] {
             let bytes: Vec<u8> = (0..6 * channels as u8).map(|i| i * 10).collect();
             save_png(&dir.join("a.png"), 3, 2, channels, &bytes).unwrap();
             assert_eq!(decode(&dir.join("a.png")), (3, 2, color, bytes));
@@ -308,7 +299,7 @@ mod tests {
         let rows: Vec<_> = labels.iter().zip(&images).map(|(label, images)| GridRow { label, images }).collect();
         save_grid(&dir.join("grid.png"), &rows, shape, 5).unwrap();
         let (width, height, color, bytes) = decode(&dir.join("grid.png"));
-        assert_eq!((color, bytes.len()), (png::ColorType::Rgb, (width * height * 3) as usize));
+        assert_eq!((color, bytes.len()), (::png::ColorType::Rgb, (width * height * 3) as usize));
         // FEWSTEP_TEST_PICTURE=/tmp/grid.png keeps the picture for a look.
         if let Some(keep) = std::env::var_os("FEWSTEP_TEST_PICTURE") {
             std::fs::copy(dir.join("grid.png"), keep).unwrap();

@@ -1,8 +1,14 @@
 //! Configuration files as Python writes them: JSON with `Infinity` and `NaN`, missing keys, keys of other versions.
 
 use crate::error::{Error, Result};
+use crate::io::file;
+use crate::io::json_reader::Reader;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
+use std::io;
 use std::ops::RangeInclusive;
+use std::path::Path;
 
 /// An enum whose values have names in configuration files.
 pub trait Named: Copy + PartialEq + 'static {
@@ -37,47 +43,96 @@ macro_rules! named_enum {
 }
 pub(crate) use named_enum;
 
-/// Strings that stand for the numbers which JSON lacks, once [`parse`] has quoted them.
+/// Strings that stand for the numbers which JSON lacks, in what [`parse`] gives.
 const NON_FINITE: [(&str, f64); 3] = [("-Infinity", f64::NEG_INFINITY), ("Infinity", f64::INFINITY), ("NaN", f64::NAN)];
 
-/// No config comes near this. The parser's allocations cannot fail gracefully, so what it is given must be small.
-const MAX_TEXT: usize = 16 << 20;
+/// Bytes that a text has at most. The largest are schedulers with a beta for each of 100,000 timesteps, 30 bytes a line.
+pub(crate) const MAX_TEXT: usize = 4 << 20;
+/// Values in a text, of whatever kind. They take 32 bytes each.
+const MAX_VALUES: usize = 1 << 19;
+/// Keys in a text, which take up to 1 KiB each, in small pieces. An index of a model in several files has one for each tensor.
+const MAX_KEYS: usize = 20_000;
+/// Bytes of a key.
+const MAX_KEY: usize = 1024;
+/// Unknown keys that are named one by one.
+const SHOWN_KEYS: usize = 50;
+
+/// The text of a file that is to be parsed, if it is no larger than one can be.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    file::read_text(path, MAX_TEXT as u64)
+}
 
 /// Parses JSON in Python's dialect. Bare `Infinity`, `-Infinity` and `NaN` come out as strings of that name.
 pub(crate) fn parse(text: &str, file: &str) -> Result<Value> {
     if text.len() > MAX_TEXT {
-        return Err(Error::corrupt(format!("{file}: {} bytes, a config has at most {MAX_TEXT}", text.len())));
+        return Err(Error::corrupt(format!("{file}: {} bytes; at most {MAX_TEXT} are read as JSON", text.len())));
     }
-    let quoted = quote_non_finite(text);
-    serde_json::from_str(&quoted).map_err(|e| Error::corrupt(format!("{file}: not valid JSON: {e}")))
+    let mut builder = Builder { reader: Reader::new(text, 0), values: MAX_VALUES, keys: MAX_KEYS };
+    builder.value().and_then(|value| builder.reader.end().map(|()| value)).map_err(|e| e.context(file))
 }
 
-/// Puts quotes around the bare non-finite words outside string literals.
-fn quote_non_finite(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 16);
-    let (mut rest, mut in_string) = (text, false);
-    while let Some(c) = rest.chars().next() {
-        let word = NON_FINITE.iter().map(|(word, _)| *word).find(|word| !in_string && rest.starts_with(word));
-        let taken = match (word, c) {
-            (Some(word), _) => {
-                out.extend(["\"", word, "\""]);
-                word.len()
+/// [`parse`] into a record of known fields.
+pub(crate) fn parse_record<T: DeserializeOwned>(text: &str, file: &str) -> Result<T> {
+    serde_json::from_value(parse(text, file)?).map_err(|e| Error::corrupt(format!("{file}: {e}")))
+}
+
+/// Makes a tree of a text, within limits that bound its memory; lists and texts in it are allocated fallibly.
+struct Builder<'a> {
+    reader: Reader<'a>,
+    /// How many more there may be.
+    values: usize,
+    keys: usize,
+}
+
+impl Builder<'_> {
+    fn value(&mut self) -> Result<Value> {
+        self.values = self.values.checked_sub(1).ok_or_else(|| self.reader.refused(&format!("more than {MAX_VALUES} values")))?;
+        match self.reader.peek() {
+            Some(b'{') => self.object(),
+            Some(b'[') => self.array(),
+            Some(b'"') => {
+                let text = self.reader.string()?;
+                self.reader.owned(text).map(Value::String)
             }
-            // A backslash takes its next character along, so an escaped quote does not end the string.
-            (None, '\\') if in_string => {
-                let len = 1 + rest[1..].chars().next().map_or(0, char::len_utf8);
-                out.push_str(&rest[..len]);
-                len
-            }
-            (None, c) => {
-                in_string ^= c == '"';
-                out.push(c);
-                c.len_utf8()
-            }
-        };
-        rest = &rest[taken..];
+            _ => self.scalar(),
+        }
     }
-    out
+
+    fn object(&mut self) -> Result<Value> {
+        let mut map = Map::new();
+        self.reader.open('{')?;
+        while let Some(key) = self.reader.next_key(map.is_empty())? {
+            self.keys = self.keys.checked_sub(1).ok_or_else(|| self.reader.refused(&format!("more than {MAX_KEYS} keys")))?;
+            if key.len() > MAX_KEY {
+                return Err(self.reader.refused(&format!("a key of {} bytes, at most {MAX_KEY} are possible", key.len())));
+            }
+            let key = self.reader.owned(key)?;
+            let value = self.value()?;
+            map.insert(key, value);
+        }
+        Ok(Value::Object(map))
+    }
+
+    fn array(&mut self) -> Result<Value> {
+        let mut items = Vec::new();
+        self.reader.open('[')?;
+        while self.reader.next_item(items.is_empty())? {
+            let item = self.value()?;
+            self.reader.push(&mut items, item)?;
+        }
+        Ok(Value::Array(items))
+    }
+
+    fn scalar(&mut self) -> Result<Value> {
+        const WORDS: [(&str, Value); 3] = [("null", Value::Null), ("true", Value::Bool(true)), ("false", Value::Bool(false))];
+        if let Some((_, value)) = WORDS.into_iter().find(|(word, _)| self.reader.word(word)) {
+            return Ok(value);
+        }
+        match NON_FINITE.iter().find(|(word, _)| self.reader.word(word)) {
+            Some((word, _)) => Ok(Value::from(*word)),
+            None => self.reader.number().map(Value::Number),
+        }
+    }
 }
 
 /// Writes a config as diffusers does: sorted keys, two spaces, a final newline, bare `Infinity`.
@@ -133,12 +188,15 @@ impl Fields {
 
     /// Takes a key; `None` when it is missing, which is not the same as null.
     pub fn take(&mut self, key: &str) -> Option<Value> {
-        self.map.shift_remove(key)
+        self.map.remove(key)
     }
 
     /// One sentence for every key nobody took. Keys with an underscore are diffusers' own notes.
     pub fn warnings(&self) -> Vec<String> {
-        self.map.keys().filter(|k| !k.starts_with('_')).map(|k| format!("{}: unknown key \"{k}\" is ignored", self.file)).collect()
+        let unknown = || self.map.keys().filter(|k| !k.starts_with('_'));
+        let named = unknown().take(SHOWN_KEYS).map(|k| format!("{}: unknown key \"{k}\" is ignored", self.file));
+        let more = unknown().count().saturating_sub(SHOWN_KEYS);
+        named.chain((more > 0).then(|| format!("{}: {more} more unknown keys are ignored", self.file))).collect()
     }
 
     /// The error of a key whose value cannot be meant.
@@ -238,20 +296,44 @@ impl Fields {
     pub fn to_choice<E: Named>(&self, key: &str, name: &str) -> Result<E> {
         E::from_name(name).ok_or_else(|| {
             let known = E::NAMES.iter().map(|(n, _)| *n).collect::<Vec<_>>().join(", ");
-            Error::unsupported(format!("{}: {key} \"{name}\" is not supported; supported: {known}", self.file))
+            Error::unsupported(format!("{}: {key} \"{}\" is not supported; supported: {known}", self.file, shorten(name)))
         })
     }
 }
 
 /// A value in few words, for messages.
-fn describe(value: &Value) -> String {
-    let mut text = value.to_string();
-    if text.len() > 60 {
-        let end = (0..=60).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
-        text.truncate(end);
-        text.push('…');
+pub(crate) fn describe(value: &Value) -> String {
+    // A config's value may be as long as its text: no more of it is written than is shown.
+    let mut out = Beginning(Vec::with_capacity(2 * SHOWN));
+    let _ = serde_json::to_writer(&mut out, value);
+    shorten(&String::from_utf8_lossy(&out.0)).into_owned()
+}
+
+/// Bytes of a value that messages show.
+const SHOWN: usize = 60;
+
+/// The beginning of a text that may be long.
+fn shorten(text: &str) -> Cow<'_, str> {
+    if text.len() <= SHOWN {
+        return Cow::Borrowed(text);
     }
-    text
+    let end = (0..=SHOWN).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+    Cow::Owned(format!("{}…", &text[..end]))
+}
+
+/// Takes so many bytes and refuses more.
+struct Beginning(Vec<u8>);
+
+impl io::Write for Beginning {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = bytes.len().min(self.0.capacity() - self.0.len());
+        self.0.extend_from_slice(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -288,6 +370,38 @@ mod tests {
             assert_eq!(error.status, Status::CorruptFile, "{text:.20}");
             assert!(error.message.starts_with("c.json"), "{error}");
         }
+    }
+
+    #[test]
+    fn texts_beyond_the_limits_are_refused() {
+        let keys = |n: usize| format!("{{{}\"k\":1}}", (1..n).map(|i| format!("\"{i}\":0,")).collect::<String>());
+        let rows = [
+            ("values", format!("[{}0]", "0,".repeat(MAX_VALUES)), "values"),
+            ("keys", keys(MAX_KEYS + 1), "keys"),
+            ("keys in many objects", format!("[{}0]", "{\"a\":0},".repeat(MAX_KEYS + 1)), "keys"),
+            ("a key", format!("{{\"{}\":0}}", "k".repeat(MAX_KEY + 1)), "1025 bytes"),
+            ("bytes", format!("[\"{}\"]", "x".repeat(MAX_TEXT)), "4194304"),
+        ];
+        for (what, text, words) in rows {
+            let error = parse(&text, "c.json").map(drop).unwrap_err();
+            assert!(error.status == Status::CorruptFile && error.message.contains(words), "{what}: {error}");
+        }
+        assert!(parse(&keys(MAX_KEYS), "c").is_ok() && parse(&format!("[{}0]", "0,".repeat(MAX_VALUES - 2)), "c").is_ok());
+    }
+
+    #[test]
+    fn messages_stay_short() {
+        let mut f = Fields::parse(
+            &format!("{{\"a\":\"{0}\",\"b\":[{0:?}],{1}\"z\":0}}", "x".repeat(1 << 20), (0..99).map(|i| format!("\"k{i}\":0,")).collect::<String>()),
+            "t",
+        )
+        .unwrap();
+        let list = f.take("b").unwrap();
+        assert!(f.invalid("b", "numbers", &list).message.len() < 200);
+        let error = f.choice("a", crate::io::unet_config::Activation::Relu).unwrap_err();
+        assert!(error.message.len() < 300 && error.message.contains("xxx…"), "{error}");
+        let warnings = f.warnings();
+        assert_eq!((warnings.len(), warnings[50].as_str()), (51, "t: 50 more unknown keys are ignored"));
     }
 
     #[test]

@@ -5,18 +5,30 @@
 
 pub mod diffusers;
 pub mod file;
+mod folder;
 mod font;
+mod foreign;
+mod hashing;
 pub mod image;
-mod json;
+pub(crate) mod json;
+mod json_reader;
+mod layout;
 pub mod model_file;
 pub mod npy;
+mod png;
+pub mod record;
 pub mod safetensors;
 pub mod scheduler_config;
+mod target;
+mod temporary;
 pub mod unet_config;
+mod weights;
+pub mod zip;
 
-pub use diffusers::{ModelFiles, ModelPaths, save_model};
+pub use diffusers::{ModelFiles, save_model};
 pub use image::{GridRow, ImageShape, save_grid, save_png};
 pub use json::Named;
+pub use layout::ModelPaths;
 pub use model_file::save_model_file;
 pub use npy::{NpzFile, save_npy};
 pub use safetensors::TensorFile;

@@ -19,9 +19,18 @@ const SCHEDULER: &str = "scheduler_config.json";
 const FEWSTEP: &str = "fewstep.json";
 
 impl ModelFiles {
-    /// Reads a file that [`save_model_file`] wrote.
+    /// Reads a file that [`save_model_file`] wrote; or the model of a folder that a file of weights belongs to.
     pub fn open_file(path: &Path) -> Result<Self> {
-        Self::from_tensor_file(TensorFile::open(path)?)
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.ends_with(".json") {
+            return Self::open(path, None);
+        }
+        let tensors = TensorFile::open(path)?;
+        if !tensors.metadata().contains_key(FORMAT) && path.with_file_name(CONFIG).is_file() && name.ends_with(".safetensors") {
+            drop(tensors);
+            return Self::open(path, None);
+        }
+        Self::from_tensor_file(tensors)
     }
 
     /// Reads such a file from memory; `name` is its name in errors.
@@ -29,8 +38,8 @@ impl ModelFiles {
         Self::from_tensor_file(TensorFile::from_bytes(bytes, name)?)
     }
 
-    fn from_tensor_file(tensors: TensorFile) -> Result<Self> {
-        let (file, metadata) = (tensors.file().to_string(), tensors.metadata().clone());
+    fn from_tensor_file(mut tensors: TensorFile) -> Result<Self> {
+        let (file, metadata) = (tensors.file().to_string(), tensors.take_metadata());
         match metadata.get(FORMAT).map(String::as_str) {
             Some(VERSION) => {}
             Some(other) => {

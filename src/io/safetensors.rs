@@ -4,35 +4,69 @@
 //! has no name in most of its errors, and gives views into a second copy of the file. Here each tensor is read straight into its own memory.
 
 use crate::error::{Error, Result};
-use crate::io::file;
+use crate::io::hashing::Hashing;
+use crate::io::json_reader::Reader;
+use crate::io::{file, foreign};
 use crate::tensor::{DType, Tensor, checked_numel, try_vec};
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde::de::IntoDeserializer;
+use serde::de::value::StrDeserializer;
 use std::collections::BTreeMap;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 /// The header's key that holds texts instead of a tensor.
 const METADATA: &str = "__metadata__";
 /// Bytes of the length before the header.
 const PREFIX: u64 = 8;
-/// No real header comes near this. A JSON parser's allocations cannot fail gracefully, so what it is given must be small; the format allows 100 MB.
+/// No real header comes near this: it takes a hundred bytes a tensor. The format allows 100 MB.
 const MAX_HEADER: u64 = 16 << 20;
+/// The largest models have some thousands.
+const MAX_TENSORS: usize = 1 << 17;
+/// Bytes of a tensor's name, and of a key of the metadata.
+const MAX_NAME: usize = 1024;
+/// What a NumPy array or a PyTorch tensor has at most.
+const MAX_RANK: usize = 64;
+/// Texts beside the tensors.
+const MAX_METADATA: usize = 1024;
 
 /// The tensors of a safetensors file, each in its own memory.
 #[derive(Debug)]
 pub struct TensorFile {
     file: String,
     tensors: BTreeMap<String, Tensor>,
-    metadata: BTreeMap<String, String>,
+    metadata: Metadata,
 }
 
 impl TensorFile {
     /// Reads a file. F64 tensors become F32; other types stay as they are.
     pub fn open(path: &Path) -> Result<Self> {
+        // Not buffered: the header and each tensor are read as wholes.
         let (handle, len) = file::open(path)?;
-        Self::load(BufReader::with_capacity(1 << 16, handle), len, &path.display().to_string())
+        Self::load(handle, len, &path.display().to_string())
+    }
+
+    /// Reads a file and takes its SHA-256 on the way.
+    pub(super) fn open_hashed(path: &Path) -> Result<(Self, String)> {
+        let (handle, len) = file::open(path)?;
+        let mut reader = Hashing::new(handle);
+        let tensors = Self::load(&mut reader, len, &path.display().to_string())?;
+        Ok((tensors, reader.digest()))
+    }
+
+    /// No tensors yet, to [`TensorFile::absorb`] those of several files.
+    pub(super) fn empty(file: &str) -> Self {
+        Self { file: file.to_string(), tensors: BTreeMap::new(), metadata: BTreeMap::new() }
+    }
+
+    /// Takes another file's tensors, none of which may be here already.
+    pub(super) fn absorb(&mut self, other: Self) -> Result<()> {
+        if let Some(name) = other.tensors.keys().find(|name| self.tensors.contains_key(*name)) {
+            return Err(Error::corrupt(format!("{}: tensor \"{name}\" is in {} and in another shard", self.file, other.file)));
+        }
+        self.tensors.extend(other.tensors);
+        Ok(())
     }
 
     /// Reads a file that lies in memory; `file` is its name in errors.
@@ -78,6 +112,11 @@ impl TensorFile {
         &self.metadata
     }
 
+    /// Those texts, which the file then has no more.
+    pub fn take_metadata(&mut self) -> BTreeMap<String, String> {
+        std::mem::take(&mut self.metadata)
+    }
+
     /// True when the file has this tensor.
     pub fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
@@ -108,7 +147,9 @@ impl TensorFile {
     /// `query`, `key`, `value`, `proj_attn` become `to_q`, `to_k`, `to_v`, `to_out.0`; weights stored as 1x1 convolutions lose their extra
     /// dimensions. Only tensors inside an `attentions` list are touched.
     pub fn normalise_names(&mut self) -> Result<()> {
-        let old: Vec<String> = self.tensors.keys().filter(|n| is_attention(n)).cloned().collect();
+        let mut old = vec![];
+        old.try_reserve_exact(self.tensors.len()).map_err(|_| Error::out_of_memory(format!("{}: could not allocate its names", self.file)))?;
+        old.extend(self.tensors.keys().filter(|n| is_attention(n)).cloned());
         for name in old {
             let new = present_name(&name);
             if new != name && self.tensors.contains_key(&new) {
@@ -122,8 +163,25 @@ impl TensorFile {
         Ok(())
     }
 
+    /// Takes off what wrappers put before the names: `_orig_mod` of torch.compile, which may wrap any layer, and `module` of DataParallel, which wraps
+    /// the whole model. No layer of a model has such a name.
+    pub fn strip_wrappers(&mut self) -> Result<()> {
+        let wrapped: Vec<String> = self.tensors.keys().filter(|n| unwrapped(n) != **n).cloned().collect();
+        for name in wrapped {
+            let new = unwrapped(&name);
+            if self.tensors.contains_key(&new) {
+                return Err(Error::corrupt(format!("{}: has both \"{name}\" and \"{new}\"", self.file)));
+            }
+            if let Some(tensor) = self.tensors.remove(&name) {
+                self.tensors.insert(new, tensor);
+            }
+        }
+        Ok(())
+    }
+
     fn missing(&self, name: &str) -> Error {
-        Error::not_found(format!("{}: no tensor \"{name}\" among its {}", self.file, self.tensors.len()))
+        let first = self.tensors.keys().next().map_or_else(String::new, |first| format!(", of which the first is \"{first}\""));
+        Error::not_found(format!("{}: no tensor \"{name}\" among its {}{first}", self.file, self.tensors.len()))
     }
 
     fn check_shape(&self, name: &str, tensor: &Tensor, expected: &[usize]) -> Result<()> {
@@ -170,6 +228,14 @@ fn is_attention(name: &str) -> bool {
     name.starts_with("attentions.") || name.contains(".attentions.")
 }
 
+/// A tensor's name without what wrappers add.
+fn unwrapped(name: &str) -> String {
+    let mut parts: Vec<&str> = name.split('.').filter(|part| *part != "_orig_mod").collect();
+    let wrappers = parts.iter().take_while(|part| **part == "module").count();
+    parts.drain(..wrappers);
+    parts.join(".")
+}
+
 /// The present name of an attention tensor.
 fn present_name(name: &str) -> String {
     const RENAMED: [(&str, &str); 4] = [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")];
@@ -204,6 +270,9 @@ fn read_header(reader: &mut impl Read, len: u64, file: &str) -> Result<Vec<u8>> 
     let header_len = u64::from_le_bytes(prefix);
     let room = (len - PREFIX).min(MAX_HEADER);
     if header_len > room {
+        if let Some(error) = foreign::recognise(&prefix, reader, file) {
+            return Err(error);
+        }
         let detail = format!("the length at byte 0 says {header_len} bytes of header, at most {room} are possible");
         return Err(Error::corrupt(format!("{file}: truncated or not a safetensors file: {detail}")));
     }
@@ -214,37 +283,111 @@ fn read_header(reader: &mut impl Read, len: u64, file: &str) -> Result<Vec<u8>> 
 }
 
 type Infos = Vec<(String, TensorInfo)>;
+type Metadata = BTreeMap<String, String>;
 
 /// Parses the header; tensors come in the order of their bytes, which they cover without gap or overlap.
-fn parse_header(header: &[u8], data_len: u64, file: &str) -> Result<(Infos, BTreeMap<String, String>)> {
-    let json: Value = serde_json::from_slice(header).map_err(|e| {
-        // The header is one line of JSON as a rule, so the column is the offset.
-        let at = if e.line() == 1 { format!(" at byte {}", PREFIX + e.column() as u64) } else { String::new() };
-        Error::corrupt(format!("{file}: header is not valid JSON{at}: {e}"))
+fn parse_header(header: &[u8], data_len: u64, file: &str) -> Result<(Infos, Metadata)> {
+    let text = std::str::from_utf8(header).map_err(|e| {
+        let at = PREFIX + e.valid_up_to() as u64;
+        Error::corrupt(format!("{file}: header is not valid JSON: not UTF-8 at byte {at}"))
     })?;
-    let Value::Object(mut entries) = json else {
-        return Err(Error::corrupt(format!("{file}: header at byte {PREFIX} is not a JSON object")));
-    };
-    let metadata = match entries.shift_remove(METADATA) {
-        None | Some(Value::Null) => BTreeMap::new(),
-        Some(value) => BTreeMap::deserialize(value).map_err(|e| Error::corrupt(format!("{file}: {METADATA}: {e}")))?,
-    };
-    let mut infos = entries.into_iter().map(|(name, entry)| parse_info(name, entry, file)).collect::<Result<Infos>>()?;
-    infos.sort_by_key(|(_, info)| info.data_offsets);
+    let (mut infos, metadata) = parse_entries(text).map_err(|e| e.context(file))?;
+    infos.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    if let Some(two) = infos.windows(2).find(|two| two[0].0 == two[1].0) {
+        return Err(Error::corrupt(format!("{file}: the header has tensor \"{}\" twice", two[0].0)));
+    }
+    infos.sort_unstable_by_key(|(_, info)| info.data_offsets);
     check_offsets(&infos, data_len, PREFIX + header.len() as u64, file)?;
     Ok((infos, metadata))
 }
 
-/// One tensor's entry of the header.
-fn parse_info(name: String, entry: Value, file: &str) -> Result<(String, TensorInfo)> {
-    let dtype = entry.get("dtype").cloned().unwrap_or(Value::Null);
-    let unsupported = || Error::unsupported(format!("{file}: tensor \"{name}\" has dtype {dtype}; supported: F32, F16, BF16, F64, I8, U8, I32, I64"));
-    if dtype.is_string() && Dtype::deserialize(&dtype).is_err() {
-        return Err(unsupported());
+/// The tensors as the header has them, and the metadata.
+fn parse_entries(text: &str) -> Result<(Infos, Metadata)> {
+    let mut reader = Reader::new(text, PREFIX);
+    if reader.peek() != Some(b'{') {
+        return Err(Error::corrupt(format!("header at byte {PREFIX} is not a JSON object")));
     }
-    let info = TensorInfo::deserialize(entry).map_err(|e| Error::corrupt(format!("{file}: tensor \"{name}\": {e}")))?;
-    host_dtype(info.dtype).ok_or_else(unsupported)?;
-    Ok((name, info))
+    let (mut infos, mut metadata, mut first) = (Infos::new(), None, true);
+    reader.open('{')?;
+    while let Some(key) = reader.next_key(first)? {
+        first = false;
+        if key == METADATA {
+            let found = parse_metadata(&mut reader).map_err(|e| e.context(METADATA))?;
+            if metadata.replace(found).is_some() {
+                return Err(reader.refused("a second __metadata__"));
+            }
+            continue;
+        }
+        if key.len() > MAX_NAME || infos.len() == MAX_TENSORS {
+            return Err(reader.refused(&format!("a name of {} bytes, tensor {}; at most {MAX_NAME}, and {MAX_TENSORS} tensors", key.len(), infos.len())));
+        }
+        let name = reader.owned(key)?;
+        let info = parse_info(&mut reader).map_err(|e| e.context(format!("tensor \"{name}\"")))?;
+        reader.push(&mut infos, (name, info))?;
+    }
+    reader.end()?;
+    Ok((infos, metadata.unwrap_or_default()))
+}
+
+/// Texts by name, or null.
+fn parse_metadata(reader: &mut Reader) -> Result<Metadata> {
+    let mut metadata = Metadata::new();
+    if reader.word("null") {
+        return Ok(metadata);
+    }
+    reader.open('{')?;
+    while let Some(key) = reader.next_key(metadata.is_empty())? {
+        if key.len() > MAX_NAME || metadata.len() == MAX_METADATA {
+            return Err(reader.refused(&format!("a key of {} bytes, text {}; at most {MAX_NAME}, and {MAX_METADATA} texts", key.len(), metadata.len())));
+        }
+        let text = reader.string()?;
+        let (key, text) = (reader.owned(key)?, reader.owned(text)?);
+        metadata.insert(key, text);
+    }
+    Ok(metadata)
+}
+
+/// One tensor's entry of the header; keys that later versions of the format may add are passed over.
+fn parse_info(reader: &mut Reader) -> Result<TensorInfo> {
+    let (mut dtype, mut shape, mut data_offsets, mut first) = (None, None, None, true);
+    reader.open('{')?;
+    while let Some(key) = reader.next_key(first)? {
+        first = false;
+        match &*key {
+            "dtype" => dtype = Some(parse_dtype(reader)?),
+            "shape" => shape = Some(parse_sizes(reader)?),
+            "data_offsets" => data_offsets = Some(parse_sizes(reader)?),
+            _ => reader.skip()?,
+        }
+    }
+    let missing = |key: &str| reader.refused(&format!("the entry has no \"{key}\""));
+    let (dtype, shape) = (dtype.ok_or_else(|| missing("dtype"))?, shape.ok_or_else(|| missing("shape"))?);
+    match data_offsets.ok_or_else(|| missing("data_offsets"))?[..] {
+        [start, end] => Ok(TensorInfo { dtype, shape, data_offsets: (start, end) }),
+        ref other => Err(reader.refused(&format!("{} data_offsets, expected a first byte and the one after the last", other.len()))),
+    }
+}
+
+/// A type that this library has in memory.
+fn parse_dtype(reader: &mut Reader) -> Result<Dtype> {
+    let name = reader.string()?;
+    let deserializer: StrDeserializer<serde::de::value::Error> = (*name).into_deserializer();
+    let known = Dtype::deserialize(deserializer).ok().filter(|dtype| host_dtype(*dtype).is_some());
+    let shown = || name.chars().take(40).collect::<String>();
+    known.ok_or_else(|| Error::unsupported(format!("dtype {:?} is not supported; supported: F32, F16, BF16, F64, I8, U8, I32, I64", shown())))
+}
+
+fn parse_sizes(reader: &mut Reader) -> Result<Vec<usize>> {
+    let mut sizes = Vec::new();
+    reader.open('[')?;
+    while reader.next_item(sizes.is_empty())? {
+        if sizes.len() == MAX_RANK {
+            return Err(reader.refused(&format!("more than {MAX_RANK} dimensions")));
+        }
+        let size = reader.size()?;
+        reader.push(&mut sizes, size)?;
+    }
+    Ok(sizes)
 }
 
 /// Checks that every tensor has the bytes that its shape needs, and that all together are the file's data.
@@ -334,8 +477,13 @@ fn read_error(error: &io::Error) -> Error {
 
 /// Saves tensors atomically. The same tensors give the same bytes in whatever order they come.
 pub fn save(path: &Path, tensors: &[(&str, &Tensor)], metadata: &BTreeMap<String, String>) -> Result<()> {
+    file::write_atomic(path, writer(tensors, metadata)?)
+}
+
+/// What writes a file's bytes, once everything about them is known to be right.
+pub(super) fn writer<'a>(tensors: &[(&str, &'a Tensor)], metadata: &BTreeMap<String, String>) -> Result<impl FnOnce(&mut dyn Write) -> io::Result<()> + use<'a>> {
     let (header, order) = build_header(tensors, metadata)?;
-    file::write_atomic(path, |w| write_parts(w, &header, &order))
+    Ok(move |w: &mut dyn Write| write_parts(w, &header, &order))
 }
 
 /// The bytes that [`save`] would write.
@@ -356,26 +504,80 @@ fn write_parts(w: &mut dyn Write, header: &[u8], order: &[&Tensor]) -> io::Resul
 }
 
 /// The header and the order of the data: wide types first, so that every tensor is aligned, then by name, as the Python library does.
-fn build_header<'a>(tensors: &[(&str, &'a Tensor)], metadata: &BTreeMap<String, String>) -> Result<(Vec<u8>, Vec<&'a Tensor>)> {
-    let mut sorted = tensors.to_vec();
-    sorted.sort_by_key(|(name, t)| (std::cmp::Reverse(file_dtype(t.dtype())), *name));
-    let mut entries = Map::new();
-    if !metadata.is_empty() {
-        entries.insert(METADATA.into(), json!(metadata));
+fn build_header<'a>(tensors: &[(&str, &'a Tensor)], metadata: &Metadata) -> Result<(Vec<u8>, Vec<&'a Tensor>)> {
+    let failed = |e: io::Error| match e.kind() {
+        io::ErrorKind::OutOfMemory => Error::out_of_memory("safetensors: could not allocate the header"),
+        _ => Error::internal(format!("safetensors header: {e}")),
+    };
+    let mut sorted = try_collect(tensors.iter().copied())?;
+    sorted.sort_unstable_by_key(|(name, t)| (std::cmp::Reverse(file_dtype(t.dtype())), *name));
+    check_names(&sorted)?;
+    let mut header = Fallible(Vec::new());
+    write_header(&mut header, &sorted, metadata).map_err(failed)?;
+    // Readers that map the file want aligned data; the format allows trailing spaces for that.
+    let padding = header.0.len().next_multiple_of(8) - header.0.len();
+    header.write_all(&b"       "[..padding]).map_err(failed)?;
+    Ok((header.0, try_collect(sorted.into_iter().map(|(_, t)| t))?))
+}
+
+/// Names that the format keeps for itself, and names that occur twice.
+fn check_names(tensors: &[(&str, &Tensor)]) -> Result<()> {
+    let mut names: Vec<&str> = try_collect(tensors.iter().map(|(name, _)| *name))?;
+    names.sort_unstable();
+    let twice = names.windows(2).find(|two| two[0] == two[1]).map(|two| two[0]);
+    match twice.or(names.contains(&METADATA).then_some(METADATA)) {
+        Some(name) => Err(Error::invalid(format!("safetensors: the tensor name \"{name}\" is reserved or occurs twice"))),
+        None => Ok(()),
     }
-    let mut at = 0usize;
-    for (name, tensor) in &sorted {
-        let end = at.checked_add(tensor.bytes().len()).ok_or_else(|| Error::shape("safetensors: the tensors are too large together"))?;
-        let entry = json!({"dtype": file_dtype(tensor.dtype()), "shape": tensor.shape(), "data_offsets": [at, end]});
-        if *name == METADATA || entries.insert(name.to_string(), entry).is_some() {
-            return Err(Error::invalid(format!("safetensors: the tensor name \"{name}\" is reserved or occurs twice")));
-        }
+}
+
+/// The JSON of the header, compact, tensors in the order of their data.
+fn write_header(w: &mut impl Write, tensors: &[(&str, &Tensor)], metadata: &Metadata) -> io::Result<()> {
+    w.write_all(b"{")?;
+    let mut comma = "";
+    if !metadata.is_empty() {
+        write!(w, "\"{METADATA}\":")?;
+        serde_json::to_writer(&mut *w, metadata)?;
+        comma = ",";
+    }
+    let mut at = 0;
+    for (name, tensor) in tensors {
+        // Fits: all of them lie in memory.
+        let end = at + tensor.bytes().len();
+        w.write_all(comma.as_bytes())?;
+        serde_json::to_writer(&mut *w, name)?;
+        w.write_all(b":{\"dtype\":")?;
+        serde_json::to_writer(&mut *w, &file_dtype(tensor.dtype()))?;
+        w.write_all(b",\"shape\":")?;
+        serde_json::to_writer(&mut *w, tensor.shape())?;
+        write!(w, ",\"data_offsets\":[{at},{end}]}}")?;
+        comma = ",";
         at = end;
     }
-    let mut header = serde_json::to_vec(&entries).map_err(|e| Error::internal(format!("safetensors header: {e}")))?;
-    // Readers that map the file want aligned data; the format allows trailing spaces for that.
-    header.resize(header.len().next_multiple_of(8), b' ');
-    Ok((header, sorted.into_iter().map(|(_, t)| t).collect()))
+    w.write_all(b"}")
+}
+
+/// Bytes in memory that may not be had.
+struct Fallible(Vec<u8>);
+
+impl Write for Fallible {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_reserve(bytes.len()).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A list of known length whose memory may not be had.
+fn try_collect<T>(items: impl ExactSizeIterator<Item = T>) -> Result<Vec<T>> {
+    let mut out = Vec::new();
+    out.try_reserve_exact(items.len()).map_err(|_| Error::out_of_memory(format!("safetensors: could not allocate {} entries", items.len())))?;
+    out.extend(items);
+    Ok(out)
 }
 
 #[cfg(test)]

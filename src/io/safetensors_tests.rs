@@ -99,9 +99,31 @@ fn damaged_files_are_refused() {
         ("short", vec![1, 2, 3], Status::CorruptFile, "3 bytes"),
         ("garbage", vec![0x50; 64], Status::CorruptFile, "byte 0"),
         ("header cut", file_bytes("{}", &[])[..9].to_vec(), Status::CorruptFile, "truncated"),
-        ("not JSON", file_bytes("{oops}", &[]), Status::CorruptFile, "byte 10"),
+        ("not JSON", file_bytes("{oops}", &[]), Status::CorruptFile, "byte 9"),
         ("not UTF-8", [&2u64.to_le_bytes()[..], b"\xff\xfe"].concat(), Status::CorruptFile, "JSON"),
         ("not an object", file_bytes("[1]", &[]), Status::CorruptFile, "object"),
+        ("deep in what is skipped", file_bytes(&format!(r#"{{"t":{{"x":{}"#, "[".repeat(5000)), &[]), Status::CorruptFile, "32 deep"),
+        ("text after it", file_bytes("{} {}", &[]), Status::CorruptFile, "byte 11"),
+        (
+            "twice",
+            file_bytes(r#"{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#, &[]),
+            Status::CorruptFile,
+            "\"a\" twice",
+        ),
+        ("metadata twice", file_bytes(r#"{"__metadata__":{},"__metadata__":{}}"#, &[]), Status::CorruptFile, "second"),
+        (
+            "long name",
+            file_bytes(&format!(r#"{{"{}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}}}"#, "n".repeat(1025)), &[]),
+            Status::CorruptFile,
+            "1025 bytes",
+        ),
+        ("many dimensions", file_bytes(&one("U8", &format!("[{}1]", "1,".repeat(64)), "[0,1]"), &[0]), Status::CorruptFile, "64 dimensions"),
+        ("three offsets", file_bytes(&one("U8", "[1]", "[0,1,2]"), &[0]), Status::CorruptFile, "3 data_offsets"),
+        ("fraction", file_bytes(&one("U8", "[1.0]", "[0,1]"), &[0]), Status::CorruptFile, "whole number"),
+        ("no offsets", file_bytes(r#"{"t":{"dtype":"U8","shape":[0]}}"#, &[]), Status::CorruptFile, "data_offsets"),
+        ("no shape", file_bytes(r#"{"t":{"dtype":"U8","data_offsets":[0,0]}}"#, &[]), Status::CorruptFile, "shape"),
+        ("long dtype", file_bytes(&one(&"F".repeat(100_000), "[1]", "[0,1]"), &[0]), Status::Unsupported, "\"t\": dtype"),
+        ("long metadata key", file_bytes(&format!(r#"{{"__metadata__":{{"{}":"1"}}}}"#, "k".repeat(1025)), &[]), Status::CorruptFile, "1025 bytes"),
         ("deep", file_bytes(&"[".repeat(5000), &[]), Status::CorruptFile, "JSON"),
         ("metadata", file_bytes(r#"{"__metadata__":{"a":1}}"#, &[]), Status::CorruptFile, "__metadata__"),
         ("data cut", file_bytes(&one("F32", "[2]", "[0,8]"), &[0; 7]), Status::CorruptFile, "last 1 bytes"),
@@ -131,6 +153,32 @@ fn damaged_files_are_refused() {
     }
     assert_eq!(TensorFile::open(&dir.join("absent")).map(drop).unwrap_err().status, Status::NotFound);
     assert_eq!(TensorFile::open(dir.path()).map(drop).unwrap_err().status, Status::Io);
+}
+
+/// Keys of later formats are passed over, spaces are allowed, and the order of the entries does not matter.
+#[test]
+fn headers_that_others_write_are_read() {
+    let header = r#" { "b" : {"shape":[ ] , "data_offsets":[4,5],"dtype":"U8","later":{"x":[1,"\u0041",null]}} ,
+        "__metadata__":null,"\u0061":{"dtype":"I8","shape":[2,2],"data_offsets":[0,4]}}  "#;
+    let file = TensorFile::from_bytes(&file_bytes(header, &[1, 2, 3, 4, 5]), "m").unwrap();
+    assert_eq!(file.names().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!((file.get("a").unwrap().as_slice::<i8>().unwrap(), file.get("b").unwrap().as_slice::<u8>().unwrap()), (&[1i8, 2, 3, 4][..], &[5u8][..]));
+    assert!(file.metadata().is_empty());
+}
+
+/// As serde_json wrote it before the header was written piece by piece; the Python library writes the same.
+#[test]
+fn the_header_is_compact_json() {
+    let samples = samples();
+    let refs: Vec<_> = samples.iter().filter(|(n, _)| matches!(*n, "w" | "bytes" | "none")).map(|(n, t)| (*n, t)).collect();
+    let bytes = serialize(&refs, &BTreeMap::from([("q\"\n".to_string(), "ü\\".to_string())])).unwrap();
+    let expected = concat!(
+        r#"{"__metadata__":{"q\"\n":"ü\\"},"none":{"dtype":"F32","shape":[0,4],"data_offsets":[0,0]},"#,
+        r#""w":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"bytes":{"dtype":"U8","shape":[3],"data_offsets":[24,27]}}"#
+    );
+    let len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    assert_eq!(std::str::from_utf8(&bytes[8..8 + len]).unwrap().trim_end(), expected);
+    assert_eq!(len % 8, 0);
 }
 
 #[test]
@@ -192,4 +240,21 @@ fn old_attention_names_become_present_ones() {
     let (old, new) = (format!("{p}.query.bias"), format!("{p}.to_q.bias"));
     let both = serialize(&[(&old, &bias), (&new, &bias)], &BTreeMap::new()).unwrap();
     assert_eq!(TensorFile::from_bytes(&both, "m").unwrap().normalise_names().unwrap_err().status, Status::CorruptFile);
+}
+
+#[test]
+fn names_lose_what_wrappers_put_before_them() {
+    let tensor = Tensor::from_slice(&[1], &[0f32]).unwrap();
+    let stripped = |names: &[&str]| {
+        let tensors: Vec<_> = names.iter().map(|name| (*name, &tensor)).collect();
+        let mut file = TensorFile::from_bytes(&serialize(&tensors, &BTreeMap::new()).unwrap(), "m").unwrap();
+        file.strip_wrappers().map(|()| file.names().map(str::to_string).collect::<Vec<_>>())
+    };
+    for name in ["a.b", "_orig_mod.a.b", "module.a.b", "module._orig_mod.a.b", "_orig_mod.module.a.b", "module.module.a.b", "a._orig_mod.b"] {
+        assert_eq!(stripped(&[name]).unwrap(), ["a.b"], "{name}");
+    }
+    assert_eq!(stripped(&["a.module.b", "my_module.c", "model.d"]).unwrap(), ["a.module.b", "model.d", "my_module.c"]);
+    let error = stripped(&["a.b", "module.a.b"]).unwrap_err();
+    assert_eq!(error.status, Status::CorruptFile);
+    assert!(error.message.contains("\"module.a.b\" and \"a.b\""), "{error}");
 }

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::io::DIFFUSERS_VERSION;
-use crate::io::json::{Fields, Named, float, named_enum, number, to_text};
+use crate::io::json::{Fields, Named, describe, float, named_enum, number, to_text};
 use serde_json::{Map, Value, json};
 
 named_enum! {
@@ -347,7 +347,7 @@ fn check_class(f: &mut Fields, file: &str) -> Result<()> {
     match f.take("_class_name") {
         None | Some(Value::Null) => Ok(()),
         Some(Value::String(s)) if s == "UNet2DModel" => Ok(()),
-        Some(other) => Err(Error::unsupported(format!("{file}: model class {other}, expected \"UNet2DModel\""))),
+        Some(other) => Err(Error::unsupported(format!("{file}: model class {}, expected \"UNet2DModel\"", describe(&other)))),
     }
 }
 

@@ -6,7 +6,8 @@ use crate::diffusion::grid;
 use crate::diffusion::philox::{self, Purpose};
 use crate::error::{Error, Result};
 use crate::io::diffusers::{self, ModelFiles};
-use crate::io::model_file;
+use crate::io::json::describe;
+use crate::io::{model_file, record};
 use crate::io::scheduler_config::{SchedulerClass, SchedulerConfig};
 use crate::io::unet_config::{ClassEmbedding, UNetConfig};
 use crate::tensor::{Tensor, checked_numel};
@@ -15,7 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// What a few-step student was trained for. Written as `fewstep.json` beside the diffusers files; diffusers ignores it.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct StudentInfo {
     /// Version of this record.
     pub version: u32,
@@ -26,18 +27,38 @@ pub struct StudentInfo {
 }
 
 impl StudentInfo {
-    /// What this library writes, and all that it reads.
-    pub const VERSION: u32 = 1;
+    /// The fields of a record; its grid is as long as the file likes.
+    fn from_value(value: &serde_json::Value) -> Result<Self> {
+        let wrong = |key: &str, expected: &str, found: &_| Error::corrupt(format!("{key}: expected {expected}, found {}", describe(found)));
+        let number = |key: &str| value[key].as_u64().ok_or_else(|| wrong(key, "a whole number", &value[key]));
+        let too_large = |_| Error::corrupt("version or teacher_substeps is too large");
+        let version = u32::try_from(number("version")?).map_err(too_large)?;
+        let teacher_substeps = usize::try_from(number("teacher_substeps")?).map_err(too_large)?;
+        let list = value["pairs"].as_array().ok_or_else(|| wrong("pairs", "a list of pairs", &value["pairs"]))?;
+        let mut pairs = Vec::new();
+        pairs.try_reserve_exact(list.len()).map_err(|_| Error::out_of_memory(format!("could not allocate {} pairs", list.len())))?;
+        for (i, pair) in list.iter().enumerate() {
+            let numbers = pair.as_array().and_then(|p| if let [t, next] = &p[..] { Some((t.as_i64()?, next.as_i64()?)) } else { None });
+            pairs.push(numbers.ok_or_else(|| wrong(&format!("pairs[{i}]"), "2 timesteps", pair))?);
+        }
+        Ok(Self { version, pairs, teacher_substeps })
+    }
 
-    /// Reads the record of a model with `train` timesteps. Errors begin with `name`.
-    fn read(value: serde_json::Value, name: &str, train: usize) -> Result<Self> {
+    /// What this library writes, and all that it reads.
+    pub const VERSION: u32 = record::VERSION;
+
+    /// Reads the record of a model with `train` timesteps; `None` when it is of no student and only names a folder's parts. Errors begin with `name`.
+    fn read(value: serde_json::Value, name: &str, train: usize) -> Result<Option<Self>> {
         let version = &value["version"];
         if version.is_u64() && *version != Self::VERSION {
             return Err(Error::version(format!("{name}: version {version}; this library reads version {}", Self::VERSION)));
         }
-        let info: Self = serde_json::from_value(value).map_err(|e| Error::corrupt(format!("{name}: {e}")))?;
+        if !record::is_student(&value) {
+            return Ok(None);
+        }
+        let info = Self::from_value(&value).map_err(|e| e.context(name))?;
         grid::check(train, &info.pairs).map_err(|e| Error::corrupt(format!("{name}: {}", e.message)))?;
-        Ok(info)
+        Ok(Some(info))
     }
 }
 
@@ -57,9 +78,14 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a diffusers folder (`unet/` and `scheduler/`, or flat) or a file of [`Model::save_file`].
+    /// Opens a diffusers folder (`unet/` and `scheduler/`, or flat), any file of one, or a file of [`Model::save_file`].
     pub fn open(path: &Path) -> Result<Self> {
-        Self::from_files(if path.is_file() { ModelFiles::open_file(path)? } else { ModelFiles::open(path)? })
+        Self::from_files(if path.is_file() { ModelFiles::open_file(path)? } else { ModelFiles::open(path, None)? })
+    }
+
+    /// Opens the weights of a variant (`diffusion_pytorch_model.fp16.safetensors` is "fp16", the plain file is "") from a diffusers folder.
+    pub fn open_variant(path: &Path, variant: &str) -> Result<Self> {
+        Self::from_files(ModelFiles::open(path, Some(variant))?)
     }
 
     /// The bytes of a file of [`Model::save_file`].
@@ -79,11 +105,11 @@ impl Model {
         for (name, shape) in unet::parameters(&config)? {
             weights.insert(name.clone(), Arc::new(files.tensors.take_f32(&name, &shape)?));
         }
-        let mut warnings = config.warnings.clone();
+        let mut warnings = [files.notes, config.warnings.clone()].concat();
         warnings.extend(files.scheduler.iter().flat_map(|s| s.warnings.clone()));
         warnings.extend(files.tensors.names().filter(|n| !weights.contains_key(*n)).map(|n| format!("tensor '{n}' is not part of the model and was ignored")));
         let scheduler = files.scheduler.unwrap_or_else(|| SchedulerConfig::for_class(SchedulerClass::Ddim));
-        let student = files.fewstep.map(|(value, name)| StudentInfo::read(value, &name, scheduler.num_train_timesteps)).transpose()?;
+        let student = files.fewstep.map(|(value, name)| StudentInfo::read(value, &name, scheduler.num_train_timesteps)).transpose()?.flatten();
         Ok(Self { config, scheduler, weights, student, warnings })
     }
 
@@ -104,10 +130,10 @@ impl Model {
         Ok(Self { config, scheduler, weights, student: None, warnings: vec![] })
     }
 
-    /// Writes a diffusers folder that `DDIMPipeline.from_pretrained` opens. Each file appears whole or not at all.
+    /// Writes a diffusers folder that `DDIMPipeline.from_pretrained` opens. It is saved as a whole: a model that was there stays, or this one is there.
     pub fn save(&self, path: &Path) -> Result<()> {
         self.check_expressible()?;
-        diffusers::save_model(path, &self.config, &self.tensors(), Some(&self.scheduler), self.metadata()?.as_ref())
+        diffusers::save_model(path, &self.config, &self.tensors(), &self.scheduler, self.metadata()?.as_ref())
     }
 
     /// Writes the model as one file, whatever its grid. It appears whole or not at all.
@@ -197,7 +223,7 @@ mod tests {
     #[test]
     fn a_student_s_record_is_checked_when_it_is_read() {
         let good = json!({"version": 1, "pairs": [[999, 300], [300, -1]], "teacher_substeps": 4, "later": true});
-        assert_eq!(StudentInfo::read(good, "fewstep.json", 1000).unwrap().pairs, [(999, 300), (300, -1)]);
+        assert_eq!(StudentInfo::read(good, "fewstep.json", 1000).unwrap().unwrap().pairs, [(999, 300), (300, -1)]);
         let long: Vec<_> = (0..1001).rev().map(|t| json!([t, t - 1])).collect();
         for (pairs, train, complaint) in [
             (json!([]), 1000, "empty"),
@@ -213,6 +239,7 @@ mod tests {
             assert_eq!(error.status, Status::CorruptFile, "{error}");
             assert!(error.message.starts_with("m/fewstep.json: ") && error.message.contains(complaint), "{error}");
         }
+        assert_eq!(StudentInfo::read(json!({"version": 1, "parts": {}}), "fewstep.json", 1000).unwrap(), None);
         let error = StudentInfo::read(json!({"version": 2, "grid": "another form"}), "m/fewstep.json", 1000).unwrap_err();
         assert_eq!(error.status, Status::VersionMismatch, "{error}");
     }

@@ -327,6 +327,11 @@ int main(int argc, char **argv) {
     fewstep_dataset *dataset = data(runtime, argv[1]);
     fewstep_model *trained = train(runtime, teacher, student, dataset, out);
     OK(fewstep_model_save(trained, path(out, "student")));
+    fewstep_model *plain = NULL;
+    FAILS(NOT_FOUND, fewstep_model_open_variant(runtime, path(out, "student"), "fp16", &plain));
+    FAILS(INVALID_ARGUMENT, fewstep_model_open_variant(runtime, path(out, "student"), "../fp16", &plain));
+    OK(fewstep_model_open_variant(runtime, path(out, "student"), "", &plain));
+    OK(fewstep_model_destroy(plain));
     sample(runtime, teacher, 3, out);
     sample(runtime, trained, 0, out); /* its own grid */
     open_memory(runtime, out);

@@ -55,6 +55,7 @@ api! {
     fewstep_runtime_get_info(*const fewstep_runtime, *mut fewstep_runtime_info) -> i32;
     fewstep_runtime_destroy(*mut fewstep_runtime) -> i32;
     fewstep_model_open(*const fewstep_runtime, *const c_char, *mut *mut fewstep_model) -> i32;
+    fewstep_model_open_variant(*const fewstep_runtime, *const c_char, *const c_char, *mut *mut fewstep_model) -> i32;
     fewstep_model_open_buffer(*const fewstep_runtime, *const c_void, usize, *mut *mut fewstep_model) -> i32;
     fewstep_model_open_memory(*const fewstep_runtime, *const c_char, *const c_char, *const c_void, usize, *mut *mut fewstep_model) -> i32;
     fewstep_model_create(*const fewstep_runtime, *const c_char, *const c_char, u64, *mut *mut fewstep_model) -> i32;

@@ -36,6 +36,7 @@ pub mod ffi {
         fn assign_runtime(to: UniquePtr<Runtime>, from: UniquePtr<Runtime>) -> UniquePtr<Runtime>;
 
         fn open(runtime: &Runtime, path: &str) -> Result<UniquePtr<Model>>;
+        fn open_variant(runtime: &Runtime, path: &str, variant: &str) -> Result<UniquePtr<Model>>;
         fn open_memory(runtime: &Runtime, config: &str, scheduler: &str, weights: &[u8]) -> Result<UniquePtr<Model>>;
         fn open_buffer(runtime: &Runtime, file: &[u8]) -> Result<UniquePtr<Model>>;
         fn create(runtime: &Runtime, config: &str) -> Result<UniquePtr<Model>>;

@@ -93,6 +93,10 @@ std::unique_ptr<Runtime> assign_runtime(std::unique_ptr<Runtime> to, std::unique
 
 std::unique_ptr<Model> open(const Runtime &runtime, rust::Str path) { return on_heap<Model>(Model::open(runtime, std::string(path))); }
 
+std::unique_ptr<Model> open_variant(const Runtime &runtime, rust::Str path, rust::Str variant) {
+    return on_heap<Model>(Model::open_variant(runtime, std::string(path), std::string(variant)));
+}
+
 std::unique_ptr<Model> open_memory(const Runtime &runtime, rust::Str config, rust::Str scheduler, rust::Slice<const std::uint8_t> weights) {
     return on_heap<Model>(Model::open_memory(runtime, std::string(config), std::string(scheduler), weights.data(), weights.size()));
 }

@@ -49,6 +49,7 @@ std::unique_ptr<Runtime> logging_runtime(const std::shared_ptr<Journal> &journal
 std::unique_ptr<Runtime> assign_runtime(std::unique_ptr<Runtime> to, std::unique_ptr<Runtime> from);
 
 std::unique_ptr<Model> open(const Runtime &runtime, rust::Str path);
+std::unique_ptr<Model> open_variant(const Runtime &runtime, rust::Str path, rust::Str variant);
 std::unique_ptr<Model> open_memory(const Runtime &runtime, rust::Str config, rust::Str scheduler, rust::Slice<const std::uint8_t> weights);
 std::unique_ptr<Model> open_buffer(const Runtime &runtime, rust::Slice<const std::uint8_t> file);
 std::unique_ptr<Model> create(const Runtime &runtime, rust::Str config);

@@ -62,7 +62,9 @@ fn models_open_save_and_derive() {
     save_file(&student, file.to_str().expect("UTF-8")).expect("save");
     let one_file = open(&runtime, file.to_str().expect("UTF-8")).expect("open");
     let buffer = open_buffer(&runtime, &read("student.safetensors")).expect("open_buffer");
-    for model in [&again, &memory, &one_file, &buffer] {
+    let plain = open_variant(&runtime, path, "").expect("open_variant");
+    assert_fails(open_variant(&runtime, path, "fp16"), "NOT_FOUND", "fp16");
+    for model in [&again, &plain, &memory, &one_file, &buffer] {
         assert!(sample(&runtime, model, 2, 5, &LABELS).expect("sample") == images);
     }
     std::fs::remove_dir_all(dir).expect("clean up");

@@ -1,14 +1,17 @@
 //! A small thread pool for back-to-back kernels.
 //!
-//! A kernel is cut into chunks by its shape alone; who computes which chunk is decided by an atomic counter. Nothing a chunk computes may
-//! depend on the thread it runs on, so the output bytes are the same for every number of threads.
+//! A kernel is cut into chunks by its shape alone. Every thread owns a fixed range of them, so that it finds the rows that it wrote for the last kernel in its
+//! own cache; once its range is done it takes what others have left, from the end, where the owner comes last. Nothing a chunk computes may depend on the
+//! thread it runs on, so the output bytes are the same for every number of threads.
 
 use crate::error::{Error, Result};
+use crate::process::fork::Process;
+use crate::process::thread;
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
@@ -17,6 +20,8 @@ use std::time::{Duration, Instant};
 const SPIN: Duration = Duration::from_micros(40);
 /// Most threads a pool can have; the worker count must fit the low half of the state word and slots size scratch.
 pub const MAX_THREADS: usize = 1024;
+/// Most chunks that are shared among threads: positions in a range must fit half a word.
+const MAX_CHUNKS: usize = 1 << 31;
 /// Set in the state word while workers may still join the current job.
 const OPEN: u64 = 1 << 31;
 /// The bits of the state word that count the workers inside the current job.
@@ -24,18 +29,41 @@ const ACTIVE: u64 = OPEN - 1;
 
 type Task<'a> = &'a (dyn Fn(usize, usize) + Sync);
 
-/// What the workers of one `run` share. Written only while no worker is inside a job.
-#[derive(Clone, Copy)]
-struct Job {
-    chunks: usize,
-    task: Task<'static>,
+/// What is left of the chunks that a thread owns, `first << 32 | end`; on lines of its own, since processors fetch two at a time.
+#[derive(Default)]
+#[repr(align(128))]
+struct Left(AtomicU64);
+
+impl Left {
+    fn set(&self, range: std::ops::Range<usize>) {
+        self.0.store((range.start as u64) << 32 | range.end as u64, Ordering::Relaxed);
+    }
+
+    fn unpack(word: u64) -> Option<[u64; 2]> {
+        let [first, end] = [word >> 32, word & u64::from(u32::MAX)];
+        (first < end).then_some([first, end])
+    }
+
+    /// The next chunk, for the owner alone. Between its look and its step thieves can only have lowered the end.
+    fn take_first(&self) -> Option<usize> {
+        Self::unpack(self.0.load(Ordering::Relaxed))?;
+        Self::unpack(self.0.fetch_add(1 << 32, Ordering::Relaxed)).map(|[first, _]| first as usize)
+    }
+
+    /// The last chunk, for every other thread.
+    fn take_last(&self) -> Option<usize> {
+        let less = |word| Self::unpack(word).map(|_| word - 1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok().and_then(Self::unpack).map(|[_, end]| end as usize - 1)
+    }
 }
 
 struct Control {
     /// `epoch << 32 | OPEN | active workers`. A worker joins by a compare-exchange, which fails once the caller has closed the job.
     state: AtomicU64,
-    next: AtomicUsize,
-    job: UnsafeCell<Option<Job>>,
+    /// By slot.
+    left: Vec<Left>,
+    /// What the current `run` does with a chunk. Written only while no worker is inside a job.
+    job: UnsafeCell<Option<Task<'static>>>,
     stop: AtomicBool,
     panicked: AtomicBool,
     message: Mutex<Option<String>>,
@@ -54,6 +82,8 @@ pub struct ThreadPool {
     workers: Vec<JoinHandle<()>>,
     handles: Vec<Thread>,
     caller: Mutex<()>,
+    /// Where the workers are: a child of this process has none of them.
+    home: Process,
 }
 
 impl ThreadPool {
@@ -62,21 +92,22 @@ impl ThreadPool {
         if threads == 0 || threads > MAX_THREADS {
             return Err(Error::invalid(format!("threads is {threads}; it must be 1 to {MAX_THREADS}")));
         }
+        let mut left = Vec::new();
+        left.try_reserve_exact(threads).map_err(|_| Error::out_of_memory(format!("ranges of chunks of {threads} threads")))?;
+        left.resize_with(threads, Left::default);
         let control = Arc::new(Control {
             state: AtomicU64::new(0),
-            next: AtomicUsize::new(0),
+            left,
             job: UnsafeCell::new(None),
             stop: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
             message: Mutex::new(None),
             parked: (1..threads).map(|_| AtomicBool::new(false)).collect(),
         });
-        let mut pool = Self { control, workers: Vec::new(), handles: Vec::new(), caller: Mutex::new(()) };
+        let mut pool = Self { control, workers: Vec::new(), handles: Vec::new(), caller: Mutex::new(()), home: Process::current()? };
         for index in 0..threads - 1 {
             let control = Arc::clone(&pool.control);
-            let worker = std::thread::Builder::new()
-                .name(format!("fewstep-{}", index + 1))
-                .spawn(move || control.work(index))
+            let worker = thread::start(format!("fewstep-{}", index + 1), move || control.work(index))
                 .map_err(|e| Error::out_of_memory(format!("could not start compute thread {}: {e}", index + 1)))?;
             pool.handles.push(worker.thread().clone());
             pool.workers.push(worker);
@@ -86,19 +117,20 @@ impl ThreadPool {
 
     /// Number of threads that compute, the calling one included.
     pub fn threads(&self) -> usize {
-        self.workers.len() + 1
+        self.control.left.len()
     }
 
     /// Calls `task(chunk)` once for every chunk in `0..chunks` and returns when all are done. A panic in a chunk becomes an error.
     ///
-    /// Called from inside a chunk, or while another thread runs on this pool, all chunks run on the calling thread.
+    /// Called from inside a chunk, while another thread runs on this pool, or in a forked child, all chunks run on the calling thread.
     pub fn run(&self, chunks: usize, task: &(dyn Fn(usize) + Sync)) -> Result<()> {
         self.run_slots(chunks, &|_, chunk| task(chunk))
     }
 
-    /// As [`run`](Self::run), with `task(slot, chunk)`: no two chunks run at once with the same `slot < threads()`, so a slot can own scratch.
+    /// As [`run`](Self::run), with `task(slot, chunk)`: no two chunks run at once with the same `slot < threads()`, so a slot can own scratch. A slot begins
+    /// with the chunks of `split(chunks, threads, slot)`, in order.
     pub fn run_slots(&self, chunks: usize, task: &(dyn Fn(usize, usize) + Sync)) -> Result<()> {
-        if self.workers.is_empty() || chunks <= 1 {
+        if self.workers.is_empty() || chunks <= 1 || chunks > MAX_CHUNKS || !self.home.is_this() {
             return run_inline(chunks, task);
         }
         // A poisoned lock cannot be seen: nothing that unwinds runs under it. Busy means nested or concurrent use.
@@ -106,12 +138,13 @@ impl ThreadPool {
             return run_inline(chunks, task);
         };
         let control = &*self.control;
-        // SAFETY: only the lifetime changes. The task is called only by workers active in this job, and `finish` waits for all of them before
-        // this function returns, also when a chunk panics.
+        // SAFETY: only the lifetime changes. The task is called only by workers active in this job, and all of them are waited for before this function
+        // returns, also when a chunk panics.
         let task: Task<'static> = unsafe { std::mem::transmute::<Task<'_>, Task<'static>>(task) };
         // SAFETY: the lock is held and the previous job ended closed with no active worker, so nobody reads `job` now.
-        unsafe { *control.job.get() = Some(Job { chunks, task }) };
-        control.next.store(0, Ordering::Relaxed);
+        unsafe { *control.job.get() = Some(task) };
+        let threads = self.threads();
+        control.left.iter().enumerate().for_each(|(slot, left)| left.set(split(chunks, threads, slot)));
         let epoch = (control.state.load(Ordering::Relaxed) >> 32).wrapping_add(1);
         control.state.store((epoch << 32) | OPEN, Ordering::Release);
         // Pairs with the fence in `idle`: either the worker sees the new job before it parks or we see its flag.
@@ -121,7 +154,7 @@ impl ThreadPool {
                 handle.unpark();
             }
         }
-        control.chunks(Job { chunks, task }, 0);
+        control.chunks(task, 0);
         control.state.fetch_and(!OPEN, Ordering::AcqRel);
         let mut spins = 0u32;
         while control.state.load(Ordering::Acquire) & ACTIVE != 0 {
@@ -139,6 +172,11 @@ impl ThreadPool {
 
 impl Drop for ThreadPool {
     fn drop(&mut self) {
+        if !self.home.is_this() {
+            // A forked child: there is nobody to wait for, and the system knows no thread by these names any more.
+            self.workers.drain(..).for_each(std::mem::forget);
+            return;
+        }
         self.control.stop.store(true, Ordering::SeqCst);
         for handle in &self.handles {
             handle.unpark();
@@ -157,17 +195,20 @@ impl std::fmt::Debug for ThreadPool {
 }
 
 impl Control {
-    /// Takes chunks until none is left. Never unwinds.
-    fn chunks(&self, job: Job, slot: usize) {
-        loop {
-            let chunk = self.next.fetch_add(1, Ordering::Relaxed);
-            if chunk >= job.chunks {
-                return;
-            }
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| (job.task)(slot, chunk))) {
+    /// The next chunk of a slot: of its own, else of another's.
+    fn take(&self, slot: usize) -> Option<usize> {
+        let (before, after) = self.left.split_at(slot);
+        let (own, after) = after.split_first()?;
+        own.take_first().or_else(|| after.iter().chain(before).find_map(Left::take_last))
+    }
+
+    /// Runs chunks until none is left. Never unwinds.
+    fn chunks(&self, task: Task<'_>, slot: usize) {
+        while let Some(chunk) = self.take(slot) {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(slot, chunk))) {
                 *self.message.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic_text(chunk, &*payload));
                 self.panicked.store(true, Ordering::Release);
-                self.next.store(job.chunks, Ordering::Relaxed); // the result is lost: skip the rest
+                self.left.iter().for_each(|left| left.set(0..0)); // the result is lost: skip the rest
             }
         }
     }
@@ -180,8 +221,8 @@ impl Control {
             }
             seen = state >> 32;
             // SAFETY: this worker is counted active in an open job, so the caller does not write `job` before the count drops again.
-            if let Some(job) = unsafe { *self.job.get() } {
-                self.chunks(job, index + 1);
+            if let Some(task) = unsafe { *self.job.get() } {
+                self.chunks(task, index + 1);
             }
             self.state.fetch_sub(1, Ordering::AcqRel);
         }
@@ -295,6 +336,7 @@ pub fn split(total: usize, parts: usize, index: usize) -> std::ops::Range<usize>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicUsize;
 
     #[test]
     fn every_chunk_runs_once() -> Result<()> {
@@ -345,6 +387,67 @@ mod tests {
             }
         });
         assert_eq!(count.load(Ordering::Relaxed), 4 * 50 * 30);
+        Ok(())
+    }
+
+    /// Waits for what another thread does; gives the processor away meanwhile.
+    fn wait_until(done: impl Fn() -> bool) {
+        while !done() {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Which slot ran each chunk, where every slot is `held` before its chunks.
+    fn slots(pool: &ThreadPool, chunks: usize, held: impl Fn(usize, usize) + Sync) -> Result<Vec<usize>> {
+        let by: Vec<AtomicUsize> = (0..chunks).map(|_| AtomicUsize::new(usize::MAX)).collect();
+        pool.run_slots(chunks, &|slot, chunk| {
+            held(slot, chunk);
+            by[chunk].store(slot, Ordering::Relaxed);
+        })?;
+        Ok(by.into_iter().map(AtomicUsize::into_inner).collect())
+    }
+
+    #[test]
+    fn threads_keep_their_ranges() -> Result<()> {
+        for threads in [2, 3, 5] {
+            let pool = ThreadPool::new(threads)?;
+            for chunks in [threads, 12, 13, 40] {
+                // Nobody is done with its own range before everybody has begun its last chunk, so there is never anything to steal.
+                let begun = AtomicUsize::new(0);
+                let by = slots(&pool, chunks, |slot, chunk| {
+                    if chunk + 1 == split(chunks, threads, slot).end {
+                        begun.fetch_add(1, Ordering::AcqRel);
+                        wait_until(|| begun.load(Ordering::Acquire) == threads);
+                    }
+                })?;
+                let expected: Vec<usize> = (0..threads).flat_map(|slot| split(chunks, threads, slot).map(move |_| slot)).collect();
+                assert_eq!(by, expected, "{threads} threads, {chunks} chunks");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_chunks_of_a_slow_thread_are_taken_by_others() -> Result<()> {
+        for (threads, slow) in [(2, 0), (2, 1), (4, 2)] {
+            let pool = ThreadPool::new(threads)?;
+            let chunks = 16;
+            let own = split(chunks, threads, slow);
+            let done = AtomicUsize::new(0);
+            let by = slots(&pool, chunks, |slot, chunk| {
+                if slot == slow {
+                    assert_eq!(chunk, own.start, "a thread begins with its first chunk");
+                    wait_until(|| done.load(Ordering::Acquire) == chunks - 1);
+                } else {
+                    // The slow one must have begun, or others would take all it has.
+                    if chunk == split(chunks, threads, slot).start {
+                        wait_until(|| pool.control.left[slow].0.load(Ordering::Acquire) >> 32 > own.start as u64);
+                    }
+                    done.fetch_add(1, Ordering::AcqRel);
+                }
+            })?;
+            assert!(by.iter().enumerate().all(|(chunk, &slot)| (slot == slow) == (chunk == own.start)), "{threads} threads, {slow} is slow: {by:?}");
+        }
         Ok(())
     }
 

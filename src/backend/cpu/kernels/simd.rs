@@ -3,7 +3,7 @@
 //! A kernel is a struct with its arguments and an `inline(always)` generic [`Kernel::call`]; [`Isa::dispatch`] calls it inside a function
 //! that has the instruction set enabled, so that everything inlined into it is compiled for that set.
 
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// An instruction set that kernels are compiled for, in rising order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,15 +19,20 @@ pub enum Isa {
 impl Isa {
     /// The best set this machine has; the environment variable `FEWSTEP_ISA` (`portable`, `avx2`, `avx512`) can lower it.
     pub fn detect() -> Self {
-        static BEST: OnceLock<Isa> = OnceLock::new();
-        *BEST.get_or_init(|| {
-            let wanted = match std::env::var("FEWSTEP_ISA").as_deref() {
-                Ok("portable") => Self::Portable,
-                Ok("avx2") => Self::Avx2,
-                _ => Self::Avx512,
-            };
-            [Self::Avx512, Self::Avx2].into_iter().find(|&isa| isa <= wanted && isa.available()).unwrap_or(Self::Portable)
-        })
+        const SETS: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512];
+        // An index, once known. Nobody waits here for another thread, which a fork might have left behind.
+        static BEST: AtomicUsize = AtomicUsize::new(usize::MAX);
+        if let Some(known) = SETS.get(BEST.load(Ordering::Relaxed)) {
+            return *known;
+        }
+        let wanted = match std::env::var("FEWSTEP_ISA").as_deref() {
+            Ok("portable") => Self::Portable,
+            Ok("avx2") => Self::Avx2,
+            _ => Self::Avx512,
+        };
+        let best = SETS.iter().rposition(|&isa| isa <= wanted && isa.available()).unwrap_or(0);
+        BEST.store(best, Ordering::Relaxed);
+        SETS[best]
     }
 
     /// Whether this machine can run it.
@@ -75,10 +80,16 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Self::Avx2 | Self::Avx512 if Self::Avx2.available() => unsafe { x86::avx2(kernel) },
-            // SAFETY: the portable set needs nothing.
-            _ => unsafe { kernel.call::<Portable>() },
+            _ => portable(kernel),
         }
     }
+}
+
+/// In a function of its own as the other sets are, or its arrays would lie on the stack below theirs.
+#[inline(never)]
+fn portable<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: the portable set needs nothing.
+    unsafe { kernel.call::<Portable>() }
 }
 
 /// A computation that can be compiled for every instruction set.

@@ -1,0 +1,205 @@
+//! Where a model's files lie: in diffusers' pipelines, and in the folders that people have beside them.
+
+use super::folder::{self, Journal};
+use super::record::{self, UNET};
+use super::target::folder_of;
+use super::{json, weights};
+use crate::error::{Error, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const CONFIG: &str = "config.json";
+const SCHEDULER: &str = "scheduler_config.json";
+/// Subfolders that are looked at for a model.
+const MAX_ENTRIES: usize = 1000;
+
+/// Where a model's files lie. Finding them reads no weights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelPaths {
+    /// The folder that `fewstep.json` and `model_index.json` belong to.
+    pub root: PathBuf,
+    /// The U-Net's `config.json`.
+    pub config: PathBuf,
+    /// The U-Net's weights, or the index of their shards.
+    pub weights: PathBuf,
+    /// The scheduler's configuration, if there is one.
+    pub scheduler: Option<PathBuf>,
+    /// What the pipeline is made of, if that is said.
+    pub index: Option<PathBuf>,
+    /// Our own record, if there is one.
+    pub record: Option<PathBuf>,
+    /// What was chosen among several, or found elsewhere than expected.
+    pub notes: Vec<String>,
+}
+
+impl ModelPaths {
+    /// Finds a model's files from a pipeline's folder, a flat folder, the folder of a pipeline's network whatever its name, a folder with one model
+    /// below it, or any file of a model. `variant` names the weights, `""` the plain ones; else [`weights::find`] has a preference.
+    pub fn find(path: &Path, variant: Option<&str>) -> Result<Self> {
+        if !fs::metadata(path).map_err(|e| Error::from_io(path, &e))?.is_dir() {
+            return Self::of_file(path, variant);
+        }
+        match Self::in_folder(path, variant)? {
+            Some(found) => Ok(found),
+            None => Self::below(path, variant),
+        }
+    }
+
+    fn in_folder(folder: &Path, variant: Option<&str>) -> Result<Option<Self>> {
+        if let Some(found) = Self::unfinished(folder, variant)? {
+            return Ok(Some(found));
+        }
+        let nested = folder.join(UNET);
+        if nested.join(CONFIG).is_file() {
+            return Self::at(&nested, folder, variant).map(Some);
+        }
+        let pipeline = pipeline_of(folder);
+        if let Some(root) = &pipeline
+            && let Some(found) = Self::unfinished(root, variant)?
+        {
+            return Ok(Some(found));
+        }
+        if !folder.join(CONFIG).is_file() {
+            return Ok(None);
+        }
+        Self::at(folder, pipeline.as_deref().unwrap_or(folder), variant).map(Some)
+    }
+
+    /// The files of a committed save that is not finished, and that cannot be finished from here.
+    fn unfinished(root: &Path, variant: Option<&str>) -> Result<Option<Self>> {
+        folder::finish_quietly(root);
+        let Some(journal) = Journal::read(root)? else { return Ok(None) };
+        let mut notes = vec![];
+        let at = |part: &str| journal.locate(root, part);
+        let weights = match variant {
+            None | Some("") => at(record::WEIGHTS),
+            Some(_) => weights::find(&root.join(UNET), variant, &mut notes)?,
+        };
+        let [scheduler, index, record] = [record::SCHEDULER, record::INDEX, record::RECORD].map(|part| Some(at(part)));
+        Ok(Some(Self { root: root.to_path_buf(), config: at(record::CONFIG), weights, scheduler, index, record, notes }))
+    }
+
+    fn at(unet: &Path, root: &Path, variant: Option<&str>) -> Result<Self> {
+        let mut notes = vec![];
+        let weights = weights::find(unet, variant, &mut notes)?;
+        Ok(Self::with_weights(unet, root, weights, notes))
+    }
+
+    fn with_weights(unet: &Path, root: &Path, weights: PathBuf, mut notes: Vec<String>) -> Self {
+        Self {
+            root: root.to_path_buf(),
+            config: unet.join(CONFIG),
+            weights,
+            scheduler: find_scheduler(unet, root, &mut notes),
+            index: existing(root.join(record::INDEX)),
+            record: existing(root.join(record::RECORD)).or_else(|| existing(unet.join(record::RECORD))),
+            notes,
+        }
+    }
+
+    /// The model that a file belongs to: weights stand for themselves, other files for their folder's or, as the scheduler's, the folder's above.
+    fn of_file(path: &Path, variant: Option<&str>) -> Result<Self> {
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let folder = folder_of(path);
+        if weights::is_weights(name) && folder.join(CONFIG).is_file() {
+            if variant.is_some() {
+                return Err(Error::invalid(format!("{}: weights by their own path; give their folder to choose a variant", path.display())));
+            }
+            let root = pipeline_of(folder);
+            let notes = vec![format!("{} is taken with the configuration beside it", path.display())];
+            return Ok(Self::with_weights(folder, root.as_deref().unwrap_or(folder), path.to_path_buf(), notes));
+        }
+        if [CONFIG, SCHEDULER, record::INDEX, record::RECORD].contains(&name) {
+            let above = folder.canonicalize().ok().and_then(|f| f.parent().map(Path::to_path_buf));
+            for folder in [Some(folder), above.as_deref()].into_iter().flatten() {
+                if let Some(mut found) = Self::in_folder(folder, variant)? {
+                    found.notes.insert(0, format!("{} is opened: the model that {} belongs to", folder.display(), path.display()));
+                    return Ok(found);
+                }
+            }
+        }
+        Err(Error::invalid(format!("{}: expected a model's folder, found a file", path.display())))
+    }
+
+    /// The only model below a folder that is none itself.
+    fn below(folder: &Path, variant: Option<&str>) -> Result<Self> {
+        let candidates = models_below(folder);
+        if let [only] = candidates.as_slice()
+            && let Some(mut found) = Self::in_folder(only, variant)?
+        {
+            found.notes.insert(0, format!("{} is opened: the only model in {}", only.display(), folder.display()));
+            return Ok(found);
+        }
+        if !candidates.is_empty() {
+            let shown = candidates.iter().map(|c| c.display().to_string()).collect::<Vec<_>>().join(", ");
+            return Err(Error::not_found(format!("{}: no model here, but several below; give one of them: {shown}", folder.display())));
+        }
+        let above = folder.canonicalize().ok().and_then(|f| f.parent().map(Path::to_path_buf)).filter(|above| holds_model(above));
+        let hint = above.map_or_else(String::new, |above| format!("; {} holds one", above.display()));
+        let [nested, flat] = [folder.join(UNET).join(CONFIG), folder.join(CONFIG)];
+        Err(Error::not_found(format!("no model here: neither {} nor {} exists{hint}", nested.display(), flat.display())))
+    }
+}
+
+fn existing(path: PathBuf) -> Option<PathBuf> {
+    path.is_file().then_some(path)
+}
+
+/// The pipeline's folder, when this is its `unet` folder.
+fn pipeline_of(folder: &Path) -> Option<PathBuf> {
+    // Resolved first, because "." and links have other names than what they stand for.
+    let resolved = folder.canonicalize().ok()?;
+    let parent = resolved.parent()?.to_path_buf();
+    (resolved.file_name()? == UNET).then_some(parent)
+}
+
+/// The scheduler of a model, or that of the folders above: training scripts keep networks below the pipeline that they belong to, without one.
+fn find_scheduler(unet: &Path, root: &Path, notes: &mut Vec<String>) -> Option<PathBuf> {
+    // A folder named "unet" can be a flat one too.
+    let own = [root.join("scheduler").join(SCHEDULER), unet.join(SCHEDULER), unet.join("scheduler").join(SCHEDULER)];
+    if let Some(found) = own.into_iter().find(|path| path.is_file()) {
+        return Some(found);
+    }
+    let resolved = root.canonicalize().ok();
+    let named = root.parent().filter(|p| !p.as_os_str().is_empty() && root.file_name().is_some());
+    let above = resolved.as_deref().and_then(Path::parent);
+    let further = above.and_then(Path::parent);
+    let near = [named, above].into_iter().flatten().flat_map(|folder| [folder.join("scheduler").join(SCHEDULER), folder.join(SCHEDULER)]);
+    let found = near.chain(further.map(|folder| folder.join("scheduler").join(SCHEDULER))).find(|path| path.is_file())?;
+    notes.push(format!("{}: has no {SCHEDULER} of its own; {} is taken", unet.display(), found.display()));
+    Some(found)
+}
+
+/// The models right below a folder: a run's only checkpoint, a network under another name, the snapshot of a hub's cache.
+fn models_below(folder: &Path) -> Vec<PathBuf> {
+    let snapshots = folder.join("snapshots");
+    if let Some(main) = json::read_text(&folder.join("refs").join("main")).ok().map(|text| text.trim().to_string()) {
+        let snapshot = snapshots.join(&main);
+        if !main.is_empty() && !main.contains(['/', '\\', '.']) && holds_model(&snapshot) {
+            return vec![snapshot];
+        }
+    }
+    let entries = if snapshots.is_dir() { fs::read_dir(snapshots) } else { fs::read_dir(folder) };
+    let Ok(entries) = entries else { return vec![] };
+    let mut found: Vec<PathBuf> = entries.take(MAX_ENTRIES).flatten().map(|e| e.path()).filter(|path| path.is_dir() && holds_model(path)).collect();
+    found.sort();
+    found
+}
+
+fn holds_model(folder: &Path) -> bool {
+    is_network(&folder.join(UNET).join(CONFIG)) || is_network(&folder.join(CONFIG))
+}
+
+/// Whether a configuration is that of a U-Net, and not of an encoder or another part of a pipeline.
+fn is_network(config: &Path) -> bool {
+    let Ok(text) = json::read_text(config) else { return false };
+    let Ok(value) = json::parse(&text, CONFIG) else { return false };
+    match value.get("_class_name") {
+        Some(class) => class.as_str().is_some_and(|class| class.starts_with("UNet")),
+        None => value.get("block_out_channels").is_some(),
+    }
+}
+
+#[cfg(test)]
+#[path = "layout_tests.rs"]
+mod tests;
