@@ -30,7 +30,10 @@
  *
  * THREADS. A handle may be used from any thread. Functions that take a `const` handle may run at the same time on many threads; with any other
  * handle there is one call at a time, and a second one meanwhile, also from the first one's own callback, returns FEWSTEP_STATUS_STATE. No call may
- * run while the handle is destroyed. Callbacks run on the thread that made the call, never on a thread of the library.
+ * run while the handle is destroyed. Callbacks run on the thread that made the call, never on a thread of the library. A thread must not be
+ * cancelled (pthread_cancel) in a function of the library: nothing unwinds through it, so the system ends the process. Use a cancel token. The
+ * library must not be unloaded (dlclose) before the threads that had an error from it have ended: their messages are taken down with them, by its
+ * code (glibc keeps it mapped until then by itself).
  *
  * STRUCTS. A struct with struct_size may grow in later versions, at its end. Options are filled by their `_init` function, which is told their size,
  * and then changed; wherever a pointer to options is NULL, the defaults are meant. Set struct_size to sizeof of a struct that the library fills: fields
@@ -38,6 +41,13 @@
  * pointer is not read.
  *
  * STRINGS are UTF-8 and end with a NUL. IMAGES are 32-bit floats [N,C,H,W], nominally in [-1, 1].
+ *
+ * FILES. A file that is written appears whole or not at all: it is written beside its place under a temporary name (`.fewstep-*`), flushed to
+ * the disk, and renamed. Links are followed: the link stays, and the file behind it is replaced or made. A replaced file's mode is kept, and its
+ * owner and group where that is permitted; new files are as the umask says. What is no regular file (pipe, device, socket, folder) is refused
+ * with FEWSTEP_STATUS_IO and never touched. What dead processes have left in the same folder under such temporary names is removed.
+ * FEWSTEP_STATUS_IO leaves the old file as it was, but for one case, which the sentence names: the file was replaced, and then its folder could
+ * not be flushed. The new file is there, only a crash of the machine can bring back the old one; saving again makes sure.
  *
  * DETERMINISM. The same calls with the same seeds give the same bytes, whatever the number of threads; on CUDA, on GPUs of the same model.
  */
@@ -381,8 +391,8 @@
  *
  * A call that computes sees its token, and that of its runtime (`cancel` of fewstep_runtime_options), within a few milliseconds: while it plans, inside an
  * evaluation of a network, inside a training step. On a GPU what was started is waited for: one sampler step, one training step. Calls that only read,
- * write or copy (opening and saving, datasets, snapshots, reading images) take as long as the disk and the memory need, about a second a gigabyte, and
- * look at no token.
+ * write or copy (opening and saving, datasets, snapshots, beginning a run, reading images) take as long as disk, memory and hashes need, a few seconds a
+ * gigabyte, and look at no token.
  */
 typedef struct fewstep_cancel_token fewstep_cancel_token;
 
@@ -1568,17 +1578,42 @@ FEWSTEP_API
 fewstep_status fewstep_runtime_destroy(fewstep_runtime *runtime);
 
 /**
- * Opens a diffusers model folder, a pipeline's (with `unet/` and `scheduler/`) or a flat one, or a file of fewstep_model_save_file. `path` is UTF-8.
- * Oddities, such as unknown keys of a config, go to the runtime's log.
+ * Opens a model: a diffusers folder or a file of fewstep_model_save_file. `path` is UTF-8.
  *
- * The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call.
- * Returns OK, INVALID_ARGUMENT, NOT_FOUND (no such file or tensor), IO, CORRUPT_FILE, SHAPE (a tensor of the wrong shape), UNSUPPORTED (another model
- * class or option), VERSION_MISMATCH (a file of a later fewstep), NUMERIC (weights that are not finite) or OUT_OF_MEMORY.
+ * The folder may be a pipeline's (with `unet/` and `scheduler/`), a flat one, that of a network alone (`unet`, `unet_ema`), a hub cache's, or one with a
+ * single model below it; any file of a model stands for the model. Weights are safetensors of f32, f16, bf16 or f64, in one file or in shards with their
+ * index. Where there is no plain file, a variant is taken: `ema`, `fp16`, `bf16`, `non_ema`, or else the only safetensors file; fewstep_model_open_variant
+ * names one. Names may begin with `module.` or `_orig_mod.`. A network without a scheduler_config.json takes that of the folders above it.
+ *
+ * What was chosen, found elsewhere than expected or assumed (DDIM's defaults where no scheduler is found) and oddities, such as unknown keys of a config,
+ * go to the runtime's log as warnings, each with the names of the files.
+ *
+ * A folder that fewstep_model_save wrote names its files by their SHA-256 in `fewstep.json`. One with a file that is another is refused, CORRUPT_FILE: it
+ * would be a mixture of two models. Where the change was meant, delete `fewstep.json`, or only its "parts" to keep a student's grid. Folders without such
+ * hashes open as they are. A save that was killed after its commit is finished if the folder can be written to; if not, the new model is read all the same.
+ *
+ * The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call, also while the folder is saved into: what
+ * opens is the model before or after.
+ * Returns OK, INVALID_ARGUMENT, NOT_FOUND (no such file or tensor), IO, CORRUPT_FILE (also a Git LFS pointer), SHAPE (a tensor of the wrong shape),
+ * UNSUPPORTED (another model class or option, pickled weights), VERSION_MISMATCH (a file of a later fewstep), NUMERIC (weights that are not finite) or
+ * OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_model_open(const fewstep_runtime *runtime,
                                   const char *path,
                                   fewstep_model **out);
+
+/**
+ * Opens a model folder with the weights of one variant: `diffusion_pytorch_model.fp16.safetensors` is "fp16", in one file or in shards. "" is the plain
+ * file and nothing else; NULL leaves the choice to fewstep_model_open. `path` is a folder.
+ *
+ * Ownership, threads and codes as fewstep_model_open; NOT_FOUND where the folder has no such variant (the sentence names those that it has).
+ */
+FEWSTEP_API
+fewstep_status fewstep_model_open_variant(const fewstep_runtime *runtime,
+                                          const char *path,
+                                          const char *variant,
+                                          fewstep_model **out);
 
 /**
  * The same from the bytes of a file of fewstep_model_save_file, which are copied: for models that ship inside another file.
@@ -1636,12 +1671,17 @@ fewstep_status fewstep_model_derive_student(const fewstep_runtime *runtime,
                                             fewstep_model **out);
 
 /**
- * Saves a model as a diffusers folder that `DDIMPipeline.from_pretrained` opens and fewstep_model_open reads back. The folder is created; each file
- * appears whole or not at all. `path` is UTF-8.
+ * Saves a model as a diffusers folder that `DDIMPipeline.from_pretrained` opens and fewstep_model_open reads back. The folder is created. `path` is UTF-8.
+ *
+ * The folder is saved as a whole: if the call fails, or the process or the machine dies meanwhile, it holds the model that was there before or the new one,
+ * never a mixture. Other files in it stay, but for the shards of an older model. Links among its files are followed, modes are kept; a file of the
+ * model's whose place is taken by something else, such as a pipe or a folder, is refused with IO. Two savers of one folder wait for each other, for at
+ * most a minute (not on file systems without locks: there a mixture is possible, and refused when it is opened). The old and the new model lie side
+ * by side for a moment: the disk needs room for both.
  *
  * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a grid that diffusers cannot express: use
- * fewstep_model_save_file), IO,
- * NOT_FOUND or OUT_OF_MEMORY.
+ * fewstep_model_save_file), IO, NOT_FOUND, VERSION_MISMATCH (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether
+ * the new model is already the one that opens (it could not be put into place whole, and the next save or opening goes on) or the old one still is.
  */
 FEWSTEP_API
 fewstep_status fewstep_model_save(const fewstep_model *model,
@@ -1651,7 +1691,8 @@ fewstep_status fewstep_model_save(const fewstep_model *model,
  * Saves a model as one file, whatever its grid: safetensors with the configs in its metadata, which fewstep_model_open and fewstep_model_open_buffer
  * read back. It appears whole or not at all. `path` is UTF-8.
  *
- * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY.
+ * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY; what holds for all
+ * files that are written, and what IO means, is at the top of this header.
  */
 FEWSTEP_API
 fewstep_status fewstep_model_save_file(const fewstep_model *model,
@@ -1702,8 +1743,12 @@ fewstep_status fewstep_dataset_create(const fewstep_runtime *runtime,
                                       fewstep_dataset **out);
 
 /**
- * Reads a dataset from a NumPy `.npz` archive: images [M,H,W] (one channel) or [M,H,W,C] of type float32, float16, int32, int64, uint8 or int8, and
- * integer labels [M] where `labels_name` is not NULL. Value in the model's space = value in the file * scale + shift; 1/127.5 and -1 map bytes to [-1, 1].
+ * Reads a dataset from a NumPy `.npz` archive (numpy.savez, savez_compressed): images [M,H,W] (one channel) or [M,H,W,C] of floats of 16 to 64 bits,
+ * integers of 8 to 64 bits or bools in either byte order, and labels [M] or [M,1] of any integer type where `labels_name` is not NULL. Values become
+ * float32 first; value in the model's space = value in the file * scale + shift; 1/127.5 and -1 map bytes to [-1, 1].
+ *
+ * What an archive says is checked against its own length before there is memory for it. A deflated array of more than 16 MiB that would unpack to more
+ * than 512 times what it takes in the file is UNSUPPORTED: it was made to cost, or should be saved uncompressed.
  *
  * Ownership and threads as fewstep_dataset_create.
  * Returns OK, INVALID_ARGUMENT, NOT_FOUND (the file, or an array in it), IO, CORRUPT_FILE, SHAPE, UNSUPPORTED, NUMERIC or OUT_OF_MEMORY.

@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 ///
 /// A call that computes sees its token, and that of its runtime (`cancel` of fewstep_runtime_options), within a few milliseconds: while it plans, inside an
 /// evaluation of a network, inside a training step. On a GPU what was started is waited for: one sampler step, one training step. Calls that only read,
-/// write or copy (opening and saving, datasets, snapshots, reading images) take as long as the disk and the memory need, about a second a gigabyte, and
-/// look at no token.
+/// write or copy (opening and saving, datasets, snapshots, beginning a run, reading images) take as long as disk, memory and hashes need, a few seconds a
+/// gigabyte, and look at no token.
 pub struct fewstep_cancel_token {
     _private: [u8; 0],
 }

@@ -48,11 +48,14 @@ impl Backend for CpuBackend {
 /// Bytes that are filled between two looks at the caller's wish to stop.
 const FILL_BYTES: usize = 1 << 20;
 
+/// Kernels, each with the first node that it is for, whose types hash alike.
+type Alike<'a> = Vec<(&'a Node, Arc<dyn CpuKernel>)>;
+
 /// The kernels of a plan's order, and the bytes of their tables. Nodes of the same op and types share one: a run of a thousand steps has as many kernels as
 /// one of a single step.
 fn lower_all(plan: &Plan, target: Target, stop: Stop) -> Result<(Vec<Arc<dyn CpuKernel>>, usize)> {
     let graph = plan.graph();
-    let mut known: HashMap<u64, Vec<(&Node, Arc<dyn CpuKernel>)>> = HashMap::new();
+    let mut known: HashMap<u64, Alike> = HashMap::new();
     let mut kernels = Vec::with_capacity(plan.order().len());
     let mut table_bytes = 0;
     for id in plan.order() {

@@ -68,6 +68,7 @@ impl Conv2dInputGrad {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::cpu::ThreadPool;
     use crate::backend::cpu::kernels::conv::tests::{assert_close, each_mac, noise, shapes};
 
     #[test]

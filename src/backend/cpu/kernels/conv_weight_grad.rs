@@ -365,6 +365,7 @@ unsafe fn column_sums<S: Simd>(k: &PartKernel, images: std::ops::Range<usize>, c
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::cpu::ThreadPool;
     use crate::backend::cpu::kernels::conv::tests::{assert_close, each_mac, noise, shapes};
 
     #[test]

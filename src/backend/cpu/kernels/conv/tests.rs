@@ -1,6 +1,7 @@
 //! The convolution kernels against a direct f64 convolution.
 
 use super::*;
+use crate::backend::cpu::ThreadPool;
 use crate::backend::cpu::kernels::simd::Isa;
 
 /// Numbers in -1..1 from a fixed generator, so that every run tests the same.
