@@ -12,7 +12,7 @@ SMOKE := target/smoke
 SMOKE_FLAGS := -std=c11 -g -Wall -Wextra -Wpedantic -Werror -Iinclude tests/c/smoke.c
 SMOKE_LINK := -Ltarget/release -lfewstep -Wl,-rpath,'$$ORIGIN/../release'
 
-.PHONY: all lib demo test test-cuda gpu-check sanitize-cuda sanitize-cuda-address sanitize-cuda-thread demo-emulated mutations field-cases golden lint check-targets sanitize miri bench bench-peers header cuda-toolkit clean
+.PHONY: all lib demo test fuzz fuzz-planted fuzz-corpus test-cuda gpu-check sanitize-cuda sanitize-cuda-address sanitize-cuda-thread demo-emulated mutations field-cases oom-sweep golden lint check-targets sanitize miri bench bench-peers header cuda-toolkit clean
 
 all: lib
 
@@ -83,6 +83,23 @@ gpu-check: cuda-toolkit
 # What failed in the field: programs against the header that exit non-zero while a fault is there (tests/field).
 field-cases: lib
 	tests/field/run
+
+# Coverage-guided tests of everything that reads bytes from outside, a target a parser: each for its share of so many seconds, at least 100,000 inputs
+# each where there are 600. fuzz-planted: each target finds a bug that was planted in its parser.
+FUZZ_SECONDS ?= 60
+fuzz:
+	FUZZ_SECONDS=$(FUZZ_SECONDS) fuzz/run
+fuzz-planted:
+	fuzz/run --planted
+# The small corpus in the tree, anew.
+fuzz-corpus:
+	fuzz/run --corpus
+
+# Single allocations of a whole program fail, of each call every OOM_EVERY-th and all large ones, then all from one on, then all above a size: how many
+# end the program, and how large they were. None may. OOM_EVERY=1 tries each, which takes hours.
+OOM_EVERY ?= 97
+oom-sweep: lib
+	FIELD_VERBOSE=1 FIELD_RUNS='one tiny $(OOM_EVERY);after tiny 1009;least tiny 1;one teacher 4001;least teacher 1' tests/field/run oom_sweep
 
 golden:
 	$(CARGO) test --release --test golden

@@ -6,6 +6,8 @@
 namespace {
 
 constexpr int kThreads = 256;
+// 2^63, the most that clipping may leave of a norm: AdamW's second moment holds squares (ClipScale::LARGEST).
+constexpr float kLargestNorm = 9223372036854775808.0f;
 
 // A piece of a tensor; src/backend/cuda/optimizer.rs cuts them.
 struct Piece {
@@ -45,11 +47,11 @@ FEWSTEP_KERNEL(kThreads, fewstep_norm_f32, const float* partial, float* norm, in
   if (fs::thread_index().x == 0) norm[0] = fs::sqrt_rn(sum);
 }
 
-// scale[1] = min(1, max_norm / (norm + 1e-6)), or NaN when the norm or one of loss[count] is not finite. One warp.
+// scale[1] = min(1, max_norm / (norm + 1e-6)), or NaN when the norm or one of loss[count] is not finite, or the clipped norm too large. One warp.
 FEWSTEP_KERNEL(32, fewstep_clip_scale_f32, const float* norm, const float* loss, float* scale, int count, float max_norm) {
-  bool finite = is_finite(norm[0]);
-  for (int i = int(fs::lane()); i < count; i += 32) finite = finite && is_finite(loss[i]);
-  if (fs::ballot(!finite) != 0) {
+  bool usable = is_finite(norm[0]) && fs::min(norm[0], max_norm) <= kLargestNorm;
+  for (int i = int(fs::lane()); i < count; i += 32) usable = usable && is_finite(loss[i]);
+  if (fs::ballot(!usable) != 0) {
     if (fs::lane() == 0) scale[0] = fs::bit_cast<float>(0x7fc00000u);
   } else if (fs::lane() == 0) {
     scale[0] = fs::min(max_norm / (norm[0] + 1e-6f), 1.0f);

@@ -100,6 +100,7 @@ static fewstep_model *train(const fewstep_runtime *runtime, const fewstep_model 
     options.cache_size = CACHE;
     options.warmup_steps = 1;
     options.total_steps = 1000;
+    options.trajectory_clip = FEWSTEP_CLIP_NONE; /* as the samples are drawn */
     fewstep_trainer *trainer;
     CHECK(fewstep_trainer_create(runtime, student, teacher, NULL, &options, &trainer));
     CHECK(fewstep_trainer_prepare(trainer, NULL, NULL, NULL));

@@ -140,6 +140,7 @@ static fewstep_model *distil(const fewstep_runtime *runtime, const fewstep_model
     options.cache_size = CACHE;
     options.learning_rate = 2e-3;
     options.total_steps = TRAIN_STEPS;
+    options.trajectory_clip = FEWSTEP_CLIP_NONE; /* as the rows are sampled */
     fewstep_trainer *trainer;
     CHECK(fewstep_trainer_create(runtime, student, teacher, NULL, &options, &trainer));
     int percent = -1;

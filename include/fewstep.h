@@ -272,7 +272,11 @@
 #define FEWSTEP_WEIGHTS_EMA 2
 
 /**
- * What the model says: a few-step student's own grid, or the sampler of its scheduler config (step for step as diffusers runs it).
+ * What the model says: a few-step student's own grid, or the sampler of its scheduler config, step for step as diffusers runs it. Known are DDIM, DPM-Solver++,
+ * Euler, Euler ancestral, DDPM, PNDM, LCM and UniPC (orders 1 to 3), each with its class's options; DDIMParallel and DDPMParallel are their plain ones. Every
+ * other class with betas opens too, and so can be a teacher, but to sample it by this kind is UNSUPPORTED: choose one of the other kinds. Euler's images are
+ * x_0 + sigma noise until its last step: it starts from unit noise times the first sigma, also where noise is given. PNDM evaluates the network once more than
+ * it has steps, nine times more with its Runge-Kutta steps; each is a step of the sampler.
  */
 #define FEWSTEP_SAMPLER_FROM_MODEL 0
 
@@ -388,11 +392,6 @@
 
 /**
  * A flag that stops blocking calls from any thread. It stays set until it is reset, so that a cancel that comes before the call is not lost.
- *
- * A call that computes sees its token, and that of its runtime (`cancel` of fewstep_runtime_options), within a few milliseconds: while it plans, inside an
- * evaluation of a network, inside a training step. On a GPU what was started is waited for: one sampler step, one training step. Calls that only read,
- * write or copy (opening and saving, datasets, snapshots, beginning a run, reading images) take as long as disk, memory and hashes need, a few seconds a
- * gigabyte, and look at no token.
  */
 typedef struct fewstep_cancel_token fewstep_cancel_token;
 
@@ -534,11 +533,6 @@ typedef struct {
    * among all others, only non-blocking ones. CU_STREAM_PER_THREAD is refused.
    */
   void *cuda_stream;
-  /**
-   * Stops every long call on this runtime and what is made from it, beside the call's own token: they answer CANCELLED while it is set. NULL (the default)
-   * for none. The token may be destroyed before the runtime; it then stays as it was.
-   */
-  const fewstep_cancel_token *cancel;
 } fewstep_runtime_options;
 
 /**
@@ -653,10 +647,6 @@ typedef struct {
    * Bytes from one pair to the next; sizeof(fewstep_step_pair).
    */
   size_t pair_stride;
-  /**
-   * Stops fewstep_model_derive_student with CANCELLED; only read during that call. NULL (the default) for none.
-   */
-  const fewstep_cancel_token *cancel;
 } fewstep_student_options;
 
 /**
@@ -949,10 +939,6 @@ typedef struct {
    * the loss is scaled, and a step whose gradients overflow is done again at half the scale.
    */
   int32_t precision;
-  /**
-   * Stops fewstep_trainer_create with CANCELLED; only read during that call. NULL (the default) for none.
-   */
-  const fewstep_cancel_token *cancel;
 } fewstep_trainer_options;
 
 /**
@@ -1066,32 +1052,11 @@ typedef struct {
    * Steps of the student's grid; 0 without one.
    */
   uint32_t pair_count;
-  /**
-   * Bytes of the student's weights as they are trained, of AdamW's moments and of the moving average.
-   */
-  uint64_t state_bytes;
-  /**
-   * Bytes of the constants of a step.
-   */
-  uint64_t constant_bytes;
-  /**
-   * Bytes of the plan: its operations, and the tables of their kernels.
-   */
-  uint64_t program_bytes;
-  /**
-   * Bytes of the cache of teacher trajectories; 0 before it is made, and where no term needs one.
-   */
-  uint64_t cache_bytes;
-  /**
-   * All the memory that the trainer holds, on the host and on a GPU: arena, prepared, state, constant, program and cache bytes together. The weights of
-   * the models that it was made from and the dataset, which are shared, are not in it.
-   */
-  uint64_t total_bytes;
 } fewstep_trainer_info;
 
 /**
- * How a model is sampled. Fill it with fewstep_sampler_options_init, then change fields. With FEWSTEP_SAMPLER_FROM_MODEL and no pairs, only steps, eta,
- * batch, height, width, precision and cancel are read.
+ * How a model is sampled. Fill it with fewstep_sampler_options_init, then change fields. With FEWSTEP_SAMPLER_FROM_MODEL and no pairs, only steps, batch,
+ * height, width and precision are read, and eta where the model's scheduler is DDIM or the grid a few-step student's.
  */
 typedef struct {
   /**
@@ -1103,7 +1068,7 @@ typedef struct {
    */
   int32_t kind;
   /**
-   * Number of steps. 0 (the default) for the number of pairs, or with FEWSTEP_SAMPLER_FROM_MODEL for a few-step student's own.
+   * Number of steps, as diffusers counts them. 0 (the default) for the number of pairs, or with FEWSTEP_SAMPLER_FROM_MODEL for a few-step student's own.
    */
   uint32_t steps;
   /**
@@ -1208,10 +1173,6 @@ typedef struct {
    * FEWSTEP_PRECISION_*: what the network computes in; f32 by default. The images stay f32.
    */
   int32_t precision;
-  /**
-   * Stops fewstep_sampler_create, and all of fewstep_sample, with CANCELLED; only read during that call. NULL (the default) for none.
-   */
-  const fewstep_cancel_token *cancel;
 } fewstep_sampler_options;
 
 /**
@@ -1274,7 +1235,7 @@ typedef struct {
    */
   size_t conditioning_stride;
   /**
-   * Initial noise [N,C,H,W] that replaces the drawn one; NULL by default.
+   * Initial noise [N,C,H,W] that replaces the drawn one, unit normal whatever the sampler; NULL by default.
    */
   const float *noise;
   /**
@@ -1331,23 +1292,6 @@ typedef struct {
    * Bytes of inputs and of values computed once, such as packed weights.
    */
   uint64_t prepared_bytes;
-  /**
-   * Bytes of the run's state.
-   */
-  uint64_t state_bytes;
-  /**
-   * Bytes of the constants of the sampler's steps.
-   */
-  uint64_t constant_bytes;
-  /**
-   * Bytes of the plan: its operations, and the tables of their kernels.
-   */
-  uint64_t program_bytes;
-  /**
-   * All the memory that the sampler holds, on the host and on a GPU: arena, prepared, state, constant and program bytes together. The model's weights,
-   * which all its samplers share, are not in it.
-   */
-  uint64_t total_bytes;
 } fewstep_sampler_info;
 
 /**
@@ -1641,8 +1585,7 @@ fewstep_status fewstep_model_open_memory(const fewstep_runtime *runtime,
  * Creates a model with random weights, as PyTorch would initialise it, from the text of a diffusers `config.json` and of a `scheduler_config.json`
  * (NULL for DDIM's defaults). The weights are a function of `seed`.
  *
- * Ownership and threads as fewstep_model_open. Returns OK, INVALID_ARGUMENT, CORRUPT_FILE (text that is not JSON), UNSUPPORTED, CANCELLED (by the runtime's
- * token) or OUT_OF_MEMORY.
+ * Ownership and threads as fewstep_model_open. Returns OK, INVALID_ARGUMENT, CORRUPT_FILE (text that is not JSON), UNSUPPORTED or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_model_create(const fewstep_runtime *runtime,
@@ -1662,7 +1605,7 @@ FEWSTEP_API fewstep_status fewstep_student_options_init(fewstep_student_options 
  * Makes an initial student of a teacher: a smaller architecture, random or copied weights, and the grid that it will be trained for. `options` may be
  * NULL for the teacher's own architecture.
  *
- * Ownership and threads as fewstep_model_open. Returns OK, INVALID_ARGUMENT, UNSUPPORTED, CANCELLED or OUT_OF_MEMORY.
+ * Ownership and threads as fewstep_model_open. Returns OK, INVALID_ARGUMENT, UNSUPPORTED or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_model_derive_student(const fewstep_runtime *runtime,
@@ -1785,10 +1728,10 @@ FEWSTEP_API fewstep_status fewstep_trainer_options_init(fewstep_trainer_options 
 
 /**
  * Plans a training run and takes all the memory of its steps; the trajectory cache comes with fewstep_trainer_prepare. The student's weights are
- * copied, teacher and dataset are shared. `teacher` and `dataset` may be NULL where no term needs them. `cancel` of the options stops it.
+ * copied, teacher and dataset are shared. `teacher` and `dataset` may be NULL where no term needs them.
  *
  * The caller owns `*out` and gives it to fewstep_trainer_destroy; it keeps what it needs of the other handles alive. Any thread may call.
- * Returns OK, INVALID_ARGUMENT, SHAPE (networks or data that do not fit together), UNSUPPORTED, CANCELLED, NUMERIC or OUT_OF_MEMORY.
+ * Returns OK, INVALID_ARGUMENT, SHAPE (networks or data that do not fit together), UNSUPPORTED, NUMERIC or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_trainer_create(const fewstep_runtime *runtime,
@@ -1800,7 +1743,7 @@ fewstep_status fewstep_trainer_create(const fewstep_runtime *runtime,
 
 /**
  * Computes what the steps read: the cache of teacher trajectories. Nothing happens when there is none to make or it is made. `progress` and `cancel`
- * may be NULL; `cancel` is seen in the middle of an evaluation of the teacher. After CANCELLED a later call starts again.
+ * may be NULL. After CANCELLED a later call starts again.
  *
  * One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED, NUMERIC, OUT_OF_MEMORY or STATE.
  */
@@ -1814,7 +1757,7 @@ fewstep_status fewstep_trainer_prepare(fewstep_trainer *trainer,
  * One training step; the first one prepares when fewstep_trainer_prepare was not called. Fills `*report` (may be NULL), whose struct_size the caller has
  * set. A step whose loss or gradient is not finite changes nothing and is NUMERIC.
  *
- * One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED (by the runtime's token; nothing has changed), NUMERIC, OUT_OF_MEMORY or STATE.
+ * One thread at a time. Returns OK, INVALID_ARGUMENT, NUMERIC, OUT_OF_MEMORY or STATE.
  */
 FEWSTEP_API
 fewstep_status fewstep_trainer_step(fewstep_trainer *trainer,
@@ -1822,8 +1765,7 @@ fewstep_status fewstep_trainer_step(fewstep_trainer *trainer,
 
 /**
  * Prepares if that is still to be done, with reports of FEWSTEP_PHASE_PREPARE, then runs `steps` training steps and calls `progress` after each. `progress`
- * and `cancel` may be NULL; `cancel` is seen in the middle of a step, which then has changed nothing. After CANCELLED the steps that were done count, and
- * training can go on with any function.
+ * and `cancel` may be NULL. After CANCELLED the steps that were done count, and training can go on with any function.
  *
  * One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED, NUMERIC, OUT_OF_MEMORY or STATE.
  */
@@ -1838,7 +1780,7 @@ fewstep_status fewstep_trainer_train(fewstep_trainer *trainer,
  * The loss of the present weights on a batch drawn with another seed. Prepares if that is still to be done (which takes as long as it does there), and
  * changes nothing else. Fills `*report`, whose struct_size the caller has set.
  *
- * One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED (by the runtime's token), NUMERIC, OUT_OF_MEMORY or STATE.
+ * One thread at a time. Returns OK, INVALID_ARGUMENT, NUMERIC, OUT_OF_MEMORY or STATE.
  */
 FEWSTEP_API
 fewstep_status fewstep_trainer_evaluate(fewstep_trainer *trainer,
@@ -1904,11 +1846,11 @@ FEWSTEP_API fewstep_status fewstep_sampler_options_init(fewstep_sampler_options 
 FEWSTEP_API fewstep_status fewstep_begin_options_init(fewstep_begin_options *options, size_t struct_size);
 
 /**
- * Plans a sampling run of a model and takes all of its memory: beginning and stepping a run allocate almost nothing. It takes time in proportion to the
- * steps; `cancel` of the options stops it. `options` may be NULL for the defaults. The weights are shared.
+ * Plans a sampling run of a model and takes all of its memory: beginning and stepping a run allocate almost nothing. `options` may be NULL for the
+ * defaults. The weights are shared.
  *
  * The caller owns `*out` and gives it to fewstep_sampler_destroy; it keeps what it needs of runtime and model alive. Any thread may call.
- * Returns OK, INVALID_ARGUMENT, SHAPE (a size that the model cannot take), UNSUPPORTED, CANCELLED, NUMERIC or OUT_OF_MEMORY.
+ * Returns OK, INVALID_ARGUMENT, SHAPE (a size that the model cannot take), UNSUPPORTED, NUMERIC or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_sampler_create(const fewstep_runtime *runtime,
@@ -1931,9 +1873,9 @@ fewstep_status fewstep_sampler_begin(fewstep_sampler *sampler,
  * calls gives the same bytes. Without a budget it goes on to the end of the present sampler step (any negative number) or of the run (INT64_MAX). A GPU
  * then gets as few graphs as there can be (one for a whole run from noise of the library's own, else one a step), and the call may return before they are
  * computed: reading waits. The operations of a budget are started one by one there, and waited for. Writes 1 to `*done` when the run is done (then a
- * further call does nothing), 0 otherwise. After an error, except STATE, INVALID_ARGUMENT and CANCELLED, the run must be begun again.
+ * further call does nothing), 0 otherwise. After an error, except STATE and INVALID_ARGUMENT, the run must be begun again.
  *
- * One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED (by the runtime's token), STATE (not begun) or OUT_OF_MEMORY.
+ * One thread at a time. Returns OK, INVALID_ARGUMENT, STATE (not begun) or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_sampler_step(fewstep_sampler *sampler,
@@ -1941,7 +1883,7 @@ fewstep_status fewstep_sampler_step(fewstep_sampler *sampler,
                                     int32_t *done);
 
 /**
- * Goes on to the end of the run and calls `progress` after each sampler step; `cancel` is seen in the middle of one. Both may be NULL: without both it is
+ * Goes on to the end of the run and calls `progress` after each sampler step. `progress` and `cancel` may be NULL: without both it is
  * fewstep_sampler_step with INT64_MAX, which on a GPU may return before it is computed. After CANCELLED the run can go on with any function, or be begun
  * again.
  *
@@ -1986,8 +1928,8 @@ fewstep_status fewstep_sampler_noise(fewstep_sampler *sampler,
 FEWSTEP_API fewstep_status fewstep_sampler_get_info(fewstep_sampler *sampler, fewstep_sampler_info *out);
 
 /**
- * All in one call, for programs that do not sample again: creates a sampler, begins, runs and reads it, and destroys it. `cancel` of the options stops any
- * of it. `options` and `begin` may be NULL for the defaults; `out` receives [N,C,H,W] and has room for `capacity` elements.
+ * All in one call, for programs that do not sample again: creates a sampler, begins, runs and reads it, and destroys it. `options` and `begin` may be
+ * NULL for the defaults; `out` receives [N,C,H,W] and has room for `capacity` elements.
  *
  * Any thread may call. Returns what the single functions return.
  */

@@ -427,6 +427,9 @@ class Trainer : public detail::Owner<fewstep_trainer> {
     /** Continues where `save` stopped. Throws Error. */
     void resume(const std::string &path) { check(fewstep_trainer_resume(handle().get(), detail::text(path))); }
 
+    /** The same with other options than the saved run's where `changes`, a sum of FEWSTEP_RESUME_*, allows it. Throws Error. */
+    void resume_with(const std::string &path, std::uint32_t changes) { check(fewstep_trainer_resume_with(handle().get(), detail::text(path), changes)); }
+
     /** What the trainer is. Throws Error. */
     fewstep_trainer_info info() {
         return detail::filled<fewstep_trainer_info>([&](auto *out) { return fewstep_trainer_get_info(handle().get(), out); });

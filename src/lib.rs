@@ -12,6 +12,7 @@ pub mod error;
 pub mod ffi;
 pub mod graph;
 pub mod io;
+pub mod memory;
 pub mod nn;
 mod process;
 pub mod tensor;

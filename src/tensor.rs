@@ -1,7 +1,10 @@
 //! Host memory: aligned, fallible allocations, and a tensor that owns one.
 
 use crate::error::{Error, Result};
-use std::alloc::{Layout, alloc_zeroed, dealloc};
+use crate::memory;
+use std::alloc::Layout;
+
+pub use crate::memory::try_vec;
 
 /// Element types that a value can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,7 +72,7 @@ impl Buffer {
         let oom = || Error::out_of_memory(format!("{what}: could not allocate {len} bytes"));
         let layout = Layout::from_size_align(len.max(1), ALIGN).map_err(|_| oom())?;
         // SAFETY: the layout has a non-zero size.
-        let ptr = unsafe { alloc_zeroed(layout) };
+        let ptr = unsafe { memory::zeroed(layout) };
         Ok(Self { ptr: std::ptr::NonNull::new(ptr).ok_or_else(oom)?, len })
     }
 
@@ -104,7 +107,7 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         // SAFETY: allocated in `zeroed` with this very layout, which was valid there.
-        unsafe { dealloc(self.ptr.as_ptr(), Layout::from_size_align_unchecked(self.len.max(1), ALIGN)) }
+        unsafe { memory::free(self.ptr.as_ptr(), Layout::from_size_align_unchecked(self.len.max(1), ALIGN)) }
     }
 }
 
@@ -121,14 +124,6 @@ pub fn checked_numel(shape: &[usize]) -> Result<usize> {
         .try_fold(1usize, |n, &d| n.checked_mul(d))
         .filter(|n| *n <= isize::MAX as usize / 8)
         .ok_or_else(|| Error::shape(format!("shape {shape:?} has too many elements")))
-}
-
-/// A `Vec` of `len` defaults whose allocation may fail.
-pub fn try_vec<T: Clone + Default>(len: usize, what: &str) -> Result<Vec<T>> {
-    let mut v = Vec::new();
-    v.try_reserve_exact(len).map_err(|_| Error::out_of_memory(format!("{what}: could not allocate {len} elements of {} bytes", size_of::<T>())))?;
-    v.resize(len, T::default());
-    Ok(v)
 }
 
 /// An owned, contiguous, row-major host tensor.
@@ -181,6 +176,11 @@ impl Tensor {
     /// Bytes of memory that it takes, its own among them.
     pub fn host_bytes(&self) -> usize {
         size_of::<Self>() + size_of_val(&*self.shape) + self.data.len().max(1).next_multiple_of(ALIGN)
+    }
+
+    /// The first element of an f32 tensor that is NaN or infinite, and where it is.
+    pub fn non_finite(&self) -> Result<Option<(usize, f32)>> {
+        Ok(self.as_slice::<f32>()?.iter().copied().enumerate().find(|(_, v)| !v.is_finite()))
     }
 
     /// The raw bytes, little-endian elements.

@@ -78,6 +78,7 @@ fn null_everywhere() {
         fewstep_trainer_snapshot(null_mut(), 0, null_mut()) => INVALID;
         fewstep_trainer_save(null_mut(), null()) => INVALID;
         fewstep_trainer_resume(null_mut(), null()) => INVALID;
+        fewstep_trainer_resume_with(null_mut(), null(), 0) => INVALID;
         fewstep_trainer_get_info(null_mut(), null_mut()) => INVALID;
         fewstep_trainer_destroy(null_mut()) => 0;
         fewstep_sampler_options_init(null_mut(), 0) => INVALID;
@@ -414,6 +415,10 @@ fn trainer_options() {
     row("decay beyond f32", INVALID, "weight_decay", &|o, _| (o.learning_rate, o.weight_decay) = (1e30, 1e30));
     row("beta", INVALID, "beta1", &|o, _| o.beta1 = 1.0);
     row("decay", INVALID, "decay", &|o, _| o.decay = 9);
+    row("trajectory clip", INVALID, "trajectory_clip is 4", &|o, _| o.trajectory_clip = 4);
+    row("clip range", INVALID, "clip_range", &|o, _| (o.trajectory_clip, o.clip_range) = (FEWSTEP_CLIP_RANGE, 0.0));
+    row("threshold", INVALID, "threshold_ratio", &|o, _| (o.trajectory_clip, o.threshold_ratio) = (FEWSTEP_CLIP_DYNAMIC, 2.0));
+    row("reserved", INVALID, "reserved", &|o, _| o.reserved = 1);
     row("no cache", INVALID, "cache", &|o, _| o.cache_size = 0);
     row("huge cache", INVALID, "cache", &|o, _| o.cache_size = u32::MAX);
     let pairs = vec![fewstep_step_pair { t: 999, t_next: -1 }; 1001];

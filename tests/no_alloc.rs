@@ -7,51 +7,7 @@ use fewstep::Result;
 use fewstep::backend::Backend;
 use fewstep::backend::cpu::CpuBackend;
 use fewstep::graph::ops::*;
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
-/// Counts what every thread of the process asks for while `COUNTING` is set.
-struct Counting;
-
-static COUNTING: AtomicBool = AtomicBool::new(false);
-static CALLS: AtomicUsize = AtomicUsize::new(0);
-static BYTES: AtomicUsize = AtomicUsize::new(0);
-
-fn note(bytes: usize) {
-    if COUNTING.load(Ordering::Relaxed) {
-        CALLS.fetch_add(1, Ordering::Relaxed);
-        BYTES.fetch_add(bytes, Ordering::Relaxed);
-    }
-}
-
-// SAFETY: every call is passed to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        note(layout.size());
-        // SAFETY: the caller's contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        note(layout.size());
-        // SAFETY: the caller's contract.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        note(size);
-        // SAFETY: the caller's contract.
-        unsafe { System.realloc(ptr, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller's contract.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use fewstep::memory;
 
 /// A training step plus the ops that it does not use, large enough for several chunks.
 fn everything(norms: bool) -> Result<Case> {
@@ -93,19 +49,17 @@ fn measure(case: &Case) -> Result<()> {
         let mut exe = backend.compile(&case.graph)?;
         load(&mut *exe, &case.graph, &case.given)?;
         exe.run_all()?;
-        CALLS.store(0, Ordering::Relaxed);
-        BYTES.store(0, Ordering::Relaxed);
-        COUNTING.store(true, Ordering::SeqCst);
+        let before = memory::asked();
         let done = exe.run_all();
-        COUNTING.store(false, Ordering::SeqCst);
+        let after = memory::asked();
         done?;
-        let (calls, bytes) = (CALLS.load(Ordering::Relaxed), BYTES.load(Ordering::Relaxed));
+        let (calls, bytes) = (after.0.wrapping_sub(before.0), after.1.wrapping_sub(before.1));
         assert_eq!((calls, bytes), (0, 0), "{threads} threads: {calls} allocations, {bytes} bytes");
     }
     Ok(())
 }
 
-/// One test, because the counters are the process's: first without, then with the norm and attention kernels.
+/// One test, because the library's counters are the process's: first without, then with the norm and attention kernels.
 #[test]
 fn a_run_allocates_nothing() -> Result<()> {
     measure(&everything(false)?)?;

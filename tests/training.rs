@@ -5,6 +5,7 @@ mod ffi_common;
 
 use fewstep::ffi::model::*;
 use fewstep::ffi::runtime::fewstep_runtime;
+use fewstep::ffi::sampler_options::*;
 use fewstep::ffi::trainer::*;
 use fewstep::ffi::trainer_options::*;
 use ffi_common::{Api, c, scratch, term};
@@ -169,6 +170,102 @@ fn refuses_checkpoints_that_do_not_fit() {
     }
 }
 
+/// The bytes of the states after two steps of a small run with these options.
+fn two_steps(run: &Run, file: &Path, options: *const fewstep_trainer_options, teacher: *const fewstep_model) -> Vec<u8> {
+    let mut trainer = null_mut();
+    // SAFETY: valid pointers; the options have the size that they say.
+    unsafe {
+        run.api.ok((run.api.fewstep_trainer_create)(run.runtime, run.student, teacher, null(), options, &mut trainer));
+        run.api.ok((run.api.fewstep_trainer_train)(trainer, 2, None, null_mut(), null()));
+        run.api.ok((run.api.fewstep_trainer_save)(trainer, c(&file.to_string_lossy()).as_ptr()));
+        run.api.ok((run.api.fewstep_trainer_destroy)(trainer));
+    }
+    let bytes = std::fs::read(file).expect("checkpoint");
+    let header = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
+    bytes[8 + header..].to_vec()
+}
+
+/// By default trajectories clip as the teacher's scheduler says, to +-1 here; so they do for a program that was built before there was a choice.
+#[test]
+fn trajectories_clip_as_the_teacher_says() {
+    let (dir, run) = (scratch("clip"), Run::new(2));
+    let term = term(FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_WEIGHT_STATE);
+    let with = |name: &str, change: &dyn Fn(&mut fewstep_trainer_options)| {
+        let mut options = small_options(&run.api, &term);
+        change(&mut options);
+        two_steps(&run, &dir.join(name), &options, run.teacher)
+    };
+    let teacher_s = with("teacher", &|_| {});
+    assert!(with("range", &|o| o.trajectory_clip = FEWSTEP_CLIP_RANGE) == teacher_s);
+    assert!(with("older", &|o| o.struct_size = std::mem::offset_of!(fewstep_trainer_options, trajectory_clip) as u32) == teacher_s);
+    let none = with("none", &|o| o.trajectory_clip = FEWSTEP_CLIP_NONE);
+    let narrow = with("narrow", &|o| (o.trajectory_clip, o.clip_range) = (FEWSTEP_CLIP_RANGE, 0.5));
+    let dynamic = with("dynamic", &|o| (o.trajectory_clip, o.threshold_max) = (FEWSTEP_CLIP_DYNAMIC, 3.0));
+    let all = [&teacher_s, &none, &narrow, &dynamic];
+    assert!((1..4).all(|i| all[..i].iter().all(|other| *other != all[i])), "each way to clip gives its own trajectories");
+    // A teacher that does not clip: the same files, another scheduler config.
+    let plain = dir.join("plain");
+    std::fs::create_dir(&plain).expect("folder");
+    let scheduler = std::fs::read_to_string(Path::new(TEACHER).join("scheduler/scheduler_config.json")).expect("scheduler");
+    std::fs::write(plain.join("scheduler_config.json"), scheduler.replace("\"clip_sample\": true", "\"clip_sample\": false")).expect("scheduler");
+    for file in ["config.json", "diffusion_pytorch_model.safetensors"] {
+        std::fs::copy(Path::new(TEACHER).join("unet").join(file), plain.join(file)).expect(file);
+    }
+    let teacher = run.api.open(run.runtime, &plain.to_string_lossy());
+    assert!(two_steps(&run, &dir.join("plain.ckpt"), &small_options(&run.api, &term), teacher) == none);
+    // SAFETY: a valid pointer.
+    unsafe { run.api.ok((run.api.fewstep_model_destroy)(teacher)) };
+    // Other trajectories are another run.
+    run.api.fails("another clip", run.resume(&dir.join("none")), 1, "option trajectory_clip is Range(1.0); the checkpoint was made with None");
+    assert!(run.api.last_error().contains("FEWSTEP_RESUME_TRAJECTORIES"), "{}", run.api.last_error());
+    run.api.ok(run.resume(&dir.join("range")));
+}
+
+#[test]
+fn resumes_with_other_options_when_asked_to() {
+    let dir = scratch("resume_with");
+    let (file, again) = (dir.join("run.ckpt"), dir.join("again.ckpt"));
+    let run = Run::new(2);
+    run.train(3).save(&file);
+    let path = c(&file.to_string_lossy());
+    let term = term(FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_WEIGHT_STATE);
+    type Change<'a> = &'a dyn Fn(&mut fewstep_trainer_options);
+    let changed: [(&str, u32, Change); 7] = [
+        ("total_steps", FEWSTEP_RESUME_SCHEDULE, &|o| o.total_steps = 1200),
+        ("warmup_steps", FEWSTEP_RESUME_SCHEDULE, &|o| o.warmup_steps = 30),
+        ("batch", FEWSTEP_RESUME_BATCH, &|o| o.batch = 8),
+        ("ema_decay", FEWSTEP_RESUME_OPTIMIZER, &|o| o.ema_decay = 0.5),
+        ("seed", FEWSTEP_RESUME_SEED, &|o| o.seed = 6),
+        ("cache_size", FEWSTEP_RESUME_TRAJECTORIES, &|o| o.cache_size = 32),
+        ("trajectory_clip", FEWSTEP_RESUME_TRAJECTORIES, &|o| o.trajectory_clip = FEWSTEP_CLIP_NONE),
+    ];
+    for (name, group, change) in changed {
+        let mut options = small_options(&run.api, &term);
+        change(&mut options);
+        let mut trainer = null_mut();
+        // SAFETY: valid pointers throughout.
+        unsafe {
+            run.api.ok((run.api.fewstep_trainer_create)(run.runtime, run.student, run.teacher, null(), &options, &mut trainer));
+            run.api.fails(name, (run.api.fewstep_trainer_resume)(trainer, path.as_ptr()), 1, name);
+            let others = FEWSTEP_RESUME_ANY & !group;
+            run.api.fails(name, (run.api.fewstep_trainer_resume_with)(trainer, path.as_ptr(), others), 1, "fewstep_trainer_resume_with");
+            run.api.ok((run.api.fewstep_trainer_resume_with)(trainer, path.as_ptr(), group));
+            run.api.ok((run.api.fewstep_trainer_save)(trainer, c(&again.to_string_lossy()).as_ptr()));
+            let mut report: fewstep_step_report = std::mem::zeroed();
+            report.struct_size = size_of::<fewstep_step_report>() as u32;
+            run.api.ok((run.api.fewstep_trainer_step)(trainer, &mut report));
+            assert_eq!(report.step, 4, "{name}: steps done are kept");
+            run.api.ok((run.api.fewstep_trainer_destroy)(trainer));
+        }
+        // Weights, moments and averages are the checkpoint's.
+        let states = |file: &Path| {
+            let file = fewstep::io::safetensors::TensorFile::open(file).expect("checkpoint");
+            file.names().map(|name| file.get(name).expect("tensor").bytes().to_vec()).collect::<Vec<_>>()
+        };
+        assert!(states(&again) == states(&file), "{name}");
+    }
+}
+
 #[test]
 fn a_numeric_failure_keeps_the_last_good_state() {
     let dir = scratch("numeric");
@@ -256,6 +353,7 @@ fn every_objective_halves_its_held_out_error() {
             let term = term(objective, weight);
             let mut o = api.trainer_options(&term);
             (o.steps, o.substeps, o.cache_size, o.batch, o.total_steps, o.learning_rate) = (2, 4, 2048, 32, 500, 2e-3);
+            o.trajectory_clip = FEWSTEP_CLIP_NONE; // as the reference is sampled
             let mut trainer = null_mut();
             api.ok((api.fewstep_trainer_create)(runtime, student, teacher, dataset, &o, &mut trainer));
             let error = |trainer| {

@@ -1,12 +1,18 @@
 //! What a diffusers scheduler configuration means: a schedule, a prediction type and a sampler, with diffusers' quirks.
 
+use super::ddpm::{DdpmConfig, Variance};
 use super::dpm::{Algorithm, DpmConfig, SolverType};
+use super::euler::EulerConfig;
 use super::grid::{PrevRule, Spacing};
+use super::lcm::LcmConfig;
 use super::parametrisation::Prediction;
+use super::pndm::PndmConfig;
 use super::sampler::{Clip, DdimConfig, SamplerConfig};
 use super::schedule::{BetaSchedule, NoiseSchedule, Precision, ScheduleConfig};
 use super::sigmas::{FinalSigma, SigmaSpread};
+use super::unipc::UniPcConfig;
 use crate::error::{Error, Result};
+use crate::io::Named;
 use crate::io::scheduler_config as file;
 use crate::io::scheduler_config::{SchedulerClass, SchedulerConfig};
 
@@ -21,10 +27,14 @@ impl SchedulerConfig {
                 file::BetaSchedule::Linear => BetaSchedule::Linear,
                 file::BetaSchedule::ScaledLinear => BetaSchedule::ScaledLinear,
                 file::BetaSchedule::SquaredCosCapV2 => BetaSchedule::SquaredcosCapV2,
+                file::BetaSchedule::Sigmoid => BetaSchedule::Sigmoid,
+                file::BetaSchedule::Laplace => BetaSchedule::Laplace,
+                file::BetaSchedule::Exp => BetaSchedule::Exp,
             },
             trained_betas: self.trained_betas.clone(),
             rescale_betas_zero_snr: self.rescale_betas_zero_snr,
-            precision: Precision::Float32,
+            snr_shift_scale: self.snr_shift_scale,
+            precision: if self.has_float64_betas() { Precision::Float64 } else { Precision::Float32 },
         })
     }
 
@@ -37,53 +47,153 @@ impl SchedulerConfig {
         }
     }
 
+    /// CogVideoX makes this kind of betas in float64.
+    fn has_float64_betas(&self) -> bool {
+        let cog = matches!(self.class, SchedulerClass::CogVideoXDdim | SchedulerClass::CogVideoXDpm);
+        cog && self.beta_schedule == file::BetaSchedule::ScaledLinear && self.trained_betas.is_none()
+    }
+
     /// The sampler that the configuration describes, step for step as diffusers runs it ([`PrevRule::Diffusers`] included; eta is a run's choice there
-    /// and 0 here). Classes whose noise schedule alone is read (DDPM, PNDM, Euler) are sampled with DDIM.
+    /// and 0 here). Classes of which only the noise schedule is known are refused.
     pub fn sampler(&self) -> Result<SamplerConfig> {
-        match self.class {
-            SchedulerClass::DpmSolverMultistep => Ok(SamplerConfig::DpmSolverPp(self.dpm()?)),
-            _ => Ok(SamplerConfig::Ddim(self.ddim())),
+        use SchedulerClass as C;
+        Ok(match self.class {
+            C::Ddim | C::DdimParallel => SamplerConfig::Ddim(self.ddim()),
+            C::DpmSolverMultistep => SamplerConfig::DpmSolverPp(self.dpm()?),
+            C::EulerDiscrete => SamplerConfig::Euler(self.euler()?),
+            C::EulerAncestral => SamplerConfig::Euler(EulerConfig { ancestral: true, ..self.euler()? }),
+            C::Ddpm | C::DdpmParallel => SamplerConfig::Ddpm(self.ddpm()?),
+            C::Pndm => SamplerConfig::Pndm(self.pndm()),
+            C::Lcm => SamplerConfig::Lcm(self.lcm()),
+            C::UniPcMultistep => SamplerConfig::UniPc(self.unipc()?),
+            other => {
+                let name = other.name();
+                return Err(Error::unsupported(format!(
+                    "the model's scheduler is {name}, whose own sampling is not supported; choose DDIM or DPM-Solver++ (kind)"
+                )));
+            }
+        })
+    }
+
+    /// What is done to predicted data in every step, whatever the class: what a class does not have is off.
+    pub fn clip(&self) -> Clip {
+        match self.thresholding() {
+            Clip::None if self.clip_sample => Clip::Range(self.clip_sample_range),
+            other => other,
         }
     }
 
-    /// The same noise schedule with the settings of a few-step student: DDIM, trailing spacing, no clipping, a clean last step.
-    pub fn for_student(&self, prediction: Prediction) -> Self {
-        Self {
-            class: SchedulerClass::Ddim,
+    /// The same noise schedule with the settings of a few-step student: DDIM, trailing spacing, no clipping, a clean last step. Nothing else of this
+    /// configuration is in it; a schedule that DDIM's configuration has no name for becomes a list of betas.
+    pub fn for_student(&self, prediction: Prediction) -> Result<Self> {
+        let plain = SchedulerClass::Ddim;
+        let named = self.snr_shift_scale == 1.0 && plain.has_schedule(self.beta_schedule);
+        let (beta_schedule, trained_betas) = match named {
+            true => (self.beta_schedule, self.trained_betas.clone()),
+            false => (file::BetaSchedule::Linear, Some(self.noise_schedule()?.betas()?)),
+        };
+        Ok(Self {
+            num_train_timesteps: self.num_train_timesteps,
+            beta_start: self.beta_start,
+            beta_end: self.beta_end,
+            beta_schedule,
+            trained_betas,
+            rescale_betas_zero_snr: named && self.rescale_betas_zero_snr,
             prediction_type: match prediction {
                 Prediction::Epsilon => file::PredictionType::Epsilon,
                 Prediction::Sample => file::PredictionType::Sample,
                 Prediction::VPrediction => file::PredictionType::VPrediction,
             },
             timestep_spacing: file::TimestepSpacing::Trailing,
-            steps_offset: 0,
             clip_sample: false,
-            thresholding: false,
-            set_alpha_to_one: true,
-            warnings: vec![],
-            ..self.clone()
-        }
+            ..Self::for_class(plain)
+        })
     }
 
     fn ddim(&self) -> DdimConfig {
-        let clip = match self.thresholding() {
-            Clip::None if self.clip_sample => Clip::Range(self.clip_sample_range),
-            other => other,
-        };
         DdimConfig {
             spacing: self.spacing(),
             steps_offset: self.steps_offset as i64,
             eta: 0.0,
-            clip,
+            clip: self.clip(),
             set_alpha_to_one: self.set_alpha_to_one,
             prev_rule: PrevRule::Diffusers,
             use_clipped_model_output: false,
         }
     }
 
+    fn ddpm(&self) -> Result<DdpmConfig> {
+        use file::VarianceType as V;
+        let variance = match self.variance_type {
+            None | Some(V::FixedSmall | V::FixedSmallLog) => Variance::Small,
+            Some(V::FixedLarge) => Variance::Large,
+            Some(V::FixedLargeLog) => {
+                return Err(Error::unsupported(
+                    "variance_type is fixed_large_log, of which diffusers takes the root of a negative number (NaN); use fixed_large, or sample with DDIM or \
+                     DPM-Solver++ (kind)",
+                ));
+            }
+            Some(learned) => return Err(learned_variance(learned)),
+        };
+        Ok(DdpmConfig { spacing: self.spacing(), steps_offset: self.steps_offset as i64, variance, clip: self.clip() })
+    }
+
+    fn pndm(&self) -> PndmConfig {
+        PndmConfig {
+            spacing: self.spacing(),
+            steps_offset: self.steps_offset as i64,
+            skip_prk_steps: self.skip_prk_steps,
+            set_alpha_to_one: self.set_alpha_to_one,
+        }
+    }
+
+    fn lcm(&self) -> LcmConfig {
+        LcmConfig { original_steps: self.original_inference_steps, timestep_scaling: self.timestep_scaling, clip: self.clip() }
+    }
+
+    fn euler(&self) -> Result<EulerConfig> {
+        Ok(EulerConfig {
+            spacing: self.spacing(),
+            steps_offset: self.steps_offset as i64,
+            ancestral: false,
+            sigmas: self.spread()?,
+            log_linear: self.interpolation_type == file::InterpolationType::LogLinear,
+            // For other predictions diffusers goes on with timesteps.
+            continuous: self.timestep_type == file::TimestepType::Continuous && self.prediction() == Prediction::VPrediction,
+            range: [self.sigma_min, self.sigma_max],
+            final_sigmas: self.final_sigmas(),
+        })
+    }
+
+    fn unipc(&self) -> Result<UniPcConfig> {
+        if self.other.get("solver_p").is_some_and(|v| !v.is_null()) {
+            return Err(Error::unsupported("solver_p is set; UniPC with another predictor is not supported: sample with DDIM or DPM-Solver++ (kind)"));
+        }
+        Ok(UniPcConfig {
+            spacing: self.spacing(),
+            steps_offset: self.steps_offset as i64,
+            order: self.solver_order,
+            predict_x0: self.predict_x0,
+            bh1: self.unipc_type == file::UniPcType::Bh1,
+            lower_order_final: self.lower_order_final,
+            disable_corrector: self.disable_corrector.clone(),
+            sigmas: self.spread()?,
+            range: [self.sigma_min, self.sigma_max],
+            final_sigmas: self.final_sigmas(),
+            clip: self.thresholding(),
+        })
+    }
+
+    fn final_sigmas(&self) -> FinalSigma {
+        match self.final_sigmas_type {
+            file::FinalSigmasType::Zero => FinalSigma::Zero,
+            file::FinalSigmasType::SigmaMin => FinalSigma::SigmaMin,
+        }
+    }
+
     fn dpm(&self) -> Result<DpmConfig> {
-        if self.variance_type.is_some() {
-            return Err(Error::unsupported("variance_type is set; sampling with a learned variance is not supported"));
+        if let Some(learned) = self.variance_type {
+            return Err(learned_variance(learned));
         }
         Ok(DpmConfig {
             spacing: self.spacing(),
@@ -102,10 +212,7 @@ impl SchedulerConfig {
             sigmas: self.spread()?,
             lower_order_final: self.lower_order_final,
             euler_at_final: self.euler_at_final,
-            final_sigmas: match self.final_sigmas_type {
-                file::FinalSigmasType::Zero => FinalSigma::Zero,
-                file::FinalSigmasType::SigmaMin => FinalSigma::SigmaMin,
-            },
+            final_sigmas: self.final_sigmas(),
             lambda_min_clipped: self.lambda_min_clipped,
             clip: self.thresholding(),
         })
@@ -136,5 +243,92 @@ impl SchedulerConfig {
             file::TimestepSpacing::Trailing => Spacing::Trailing,
             file::TimestepSpacing::Linspace => Spacing::Linspace,
         }
+    }
+}
+
+fn learned_variance(kind: file::VarianceType) -> Error {
+    Error::unsupported(format!("variance_type is {}; sampling with a learned variance is not supported", kind.name()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(class: &str, more: &str) -> SchedulerConfig {
+        SchedulerConfig::parse(&format!("{{\"_class_name\": \"{class}Scheduler\"{more}}}"), "s").unwrap()
+    }
+
+    fn table(class: &str, more: &str, steps: usize) -> Result<super::super::Table> {
+        let config = parse(class, more);
+        super::super::Table::build(&config.noise_schedule()?, config.prediction(), &config.sampler()?, steps)
+    }
+
+    #[test]
+    fn what_a_sampler_cannot_do_is_named() {
+        let cases = [
+            ("DEISMultistep", "", 5, "DEISMultistepScheduler"),
+            ("UniPCMultistep", ", \"solver_order\": 4", 5, "solver_order is 4"),
+            ("UniPCMultistep", ", \"solver_p\": {}", 5, "solver_p"),
+            ("UniPCMultistep", ", \"lower_order_final\": false", 5, "lower_order_final"),
+            ("UniPCMultistep", ", \"predict_x0\": false", 5, "predict_x0 false"),
+            ("DDPM", ", \"variance_type\": \"learned_range\"", 5, "learned_range"),
+            ("DDPM", ", \"variance_type\": \"fixed_large_log\"", 5, "fixed_large_log"),
+            ("PNDM", ", \"prediction_type\": \"sample\"", 5, "prediction_type sample"),
+            ("PNDM", "", 3, "skip_prk_steps"),
+            ("EulerAncestralDiscrete", ", \"prediction_type\": \"sample\"", 5, "prediction_type sample"),
+            ("EulerDiscrete", ", \"use_karras_sigmas\": true", 0, "steps is 0"),
+            ("LCM", "", 51, "original_inference_steps"),
+            ("LCM", ", \"original_inference_steps\": 2000", 4, "original_inference_steps is 2000"),
+            ("LCM", "", usize::MAX, "steps"),
+            ("DDPM", ", \"rescale_betas_zero_snr\": true, \"timestep_spacing\": \"trailing\"", 5, "v_prediction"),
+        ];
+        for (class, more, steps, words) in cases {
+            let error = table(class, more, steps).unwrap_err();
+            assert!(error.message.contains(words), "{class} {more}: {error}");
+        }
+    }
+
+    /// PNDM evaluates more often than it steps; every other sampler once a step. Classes for sampling in parallel are their plain ones.
+    #[test]
+    fn evaluations_of_a_run() {
+        for (class, more, steps, evaluations) in [
+            ("PNDM", "", 10, 19),
+            ("PNDM", "", 4, 13),
+            ("PNDM", ", \"skip_prk_steps\": true", 10, 11),
+            ("PNDM", ", \"skip_prk_steps\": true", 1, 1),
+            ("EulerDiscrete", "", 10, 10),
+            ("UniPCMultistep", "", 10, 10),
+            ("LCM", "", 4, 4),
+        ] {
+            assert_eq!(table(class, more, steps).unwrap().steps.len(), evaluations, "{class}");
+        }
+        assert_eq!(table("DDIM", "", 9).unwrap(), table("DDIMParallel", "", 9).unwrap());
+        assert_eq!(table("DDPM", "", 9).unwrap(), table("DDPMParallel", "", 9).unwrap());
+    }
+
+    /// A student has its teacher's noise levels in a config that diffusers' DDIM understands, and nothing else of its config.
+    #[test]
+    fn students_have_the_noise_levels_of_any_teacher() {
+        for (class, more) in [
+            ("DDIM", ", \"thresholding\": true, \"steps_offset\": 1, \"my_note\": 1"),
+            ("UniPCMultistep", ", \"rescale_betas_zero_snr\": true"),
+            ("DDPM", ", \"beta_schedule\": \"sigmoid\", \"variance_type\": \"fixed_large\""),
+            ("DDPM", ", \"beta_schedule\": \"laplace\", \"rescale_betas_zero_snr\": true"),
+            ("HeunDiscrete", ", \"beta_schedule\": \"exp\""),
+            ("CogVideoXDDIM", ""),
+            ("CogVideoXDPM", ", \"rescale_betas_zero_snr\": true"),
+            ("UnCLIP", ""),
+        ] {
+            let teacher = parse(class, more);
+            let student = teacher.for_student(Prediction::VPrediction).unwrap();
+            let saved = SchedulerConfig::parse(&student.to_json(), "s").unwrap();
+            assert!(saved == student, "{class} {more}");
+            assert_eq!((saved.class, saved.clip(), saved.steps_offset, saved.other.len()), (SchedulerClass::Ddim, Clip::None, 0, 0), "{class}");
+            let (ours, theirs) = (saved.noise_schedule().unwrap(), teacher.noise_schedule().unwrap());
+            assert!(ours.agrees_with(&theirs), "{class} {more}");
+            assert_eq!(ours.zero_terminal_snr(), theirs.zero_terminal_snr());
+        }
+        let [a, b] = ["DDIM", "LCM"].map(|class| parse(class, "").noise_schedule().unwrap());
+        assert!(!a.agrees_with(&b));
     }
 }

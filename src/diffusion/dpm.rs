@@ -3,11 +3,11 @@
 //! With lambda = ln(a/s), h = lambda_next - lambda and E(y) = e^y - 1, a step is `x' = cx x + c0 D0 + c1 D1 + c2 D2 + noise z`, where D0 is the newest
 //! prediction m0 and D1, D2 are divided differences of the newest ones. The four algorithms differ in what m is and in the c's (function `terms`).
 
+use super::grid::Spacing;
 use super::parametrisation::Prediction;
-use super::sampler::{Clip, Kept, Step, Table};
-use super::schedule::{Level, NoiseSchedule};
-use super::sigmas::{FinalSigma, SigmaGrid, SigmaOptions, SigmaSpread};
-use super::{grid::Spacing, parametrisation::Linear};
+use super::sampler::{Clip, Kept, Step, Sum, Table};
+use super::schedule::{Level, NoiseSchedule, nonzero};
+use super::sigmas::{FinalSigma, Rules, SigmaGrid, SigmaOptions, SigmaSpread};
 use crate::error::{Error, Result};
 
 /// Which equation is solved (`algorithm_type`).
@@ -107,6 +107,8 @@ pub(super) fn table(schedule: &NoiseSchedule, prediction: Prediction, config: &D
         spread: config.sigmas,
         end: config.final_sigmas,
         lambda_min_clipped: config.lambda_min_clipped,
+        rules: Rules::Dpm,
+        range: [None; 2],
     };
     let grid = SigmaGrid::new(schedule, &options, steps)?;
     let count = grid.timesteps.len();
@@ -115,8 +117,7 @@ pub(super) fn table(schedule: &NoiseSchedule, prediction: Prediction, config: &D
         // Short runs never get to order 3, and diffusers accepts those.
         return Err(Error::unsupported("solver_order is 3, which the algorithm sde-dpmsolver does not have; use 1 or 2"));
     }
-    let steps = (0..count).map(|i| step(&grid, i, prediction, config)).collect::<Result<Vec<_>>>()?;
-    Ok(Table { steps, clip: config.clip, history: highest - 1, kept: config.algorithm.kept() })
+    Table::new(count, |i| step(&grid, i, prediction, config, highest), config.clip, config.algorithm.kept())
 }
 
 fn check(config: &DpmConfig) -> Result<()> {
@@ -153,30 +154,22 @@ fn order_of(i: usize, count: usize, config: &DpmConfig) -> usize {
     }
 }
 
-fn step(grid: &SigmaGrid, i: usize, prediction: Prediction, config: &DpmConfig) -> Result<Step> {
+fn step(grid: &SigmaGrid, i: usize, prediction: Prediction, config: &DpmConfig, highest: usize) -> Result<Step> {
     let (from, to) = (grid.sigmas[i], grid.sigmas[i + 1]);
     let level = Level::from_ratio(from);
-    let Linear { x: x0_x, out: x0_out } = match config.algorithm.kept() {
+    let m0 = match config.algorithm.kept() {
         Kept::Data => prediction.data(level)?,
         Kept::Noise => prediction.noise(level)?,
     };
     let order = order_of(i, grid.timesteps.len(), config);
     // lambda = -ln sigma, so a difference of lambdas is the log of a ratio of sigmas; to sigma 0 it is +inf, which the first-order terms stand.
-    let h = (from / to).ln();
+    let h = if to == 0.0 { f64::INFINITY } else { (from / nonzero(to)).ln() };
     let back = |n: usize| if order > n { (grid.sigmas[i - n] / grid.sigmas[i + 1 - n]).ln() } else { f64::INFINITY };
     let terms = terms(config, order, h, level, Level::from_ratio(to));
-    let step = Step {
-        t: grid.timesteps[i] as f64,
-        t_next: grid.next_timestep(i) as f64,
-        x0_x,
-        x0_out,
-        x: terms.x,
-        out: 0.0,
-        m: terms.history_coefficients(order, h, back(1), back(2)),
-        noise: terms.noise,
-    };
-    step.check().map_err(|e| e.context(format!("DPM-Solver++ step {i}")))?;
-    Ok(step)
+    let m = terms.history_coefficients(order, h, back(1), back(2));
+    let next = Sum { x: terms.x, m0: m[0], kept: [m[1], m[2], 0.0, 0.0, 0.0], ..Sum::default() };
+    let times = (grid.timesteps[i] as f64, grid.next_timestep(i) as f64);
+    Ok(Step::new(times, m0, next, terms.noise).push(Sum::M0, highest - 1))
 }
 
 /// Factors of x, of the divided differences D0, D1, D2, and of the noise.
@@ -278,9 +271,10 @@ mod tests {
         for order in [2, 3] {
             for solver_type in [SolverType::Midpoint, SolverType::Heun] {
                 let table = build(|c| (c.order, c.solver_type) = (order, solver_type), 10).unwrap();
-                assert_eq!(table.history, order - 1);
+                assert_eq!(table.memory, order - 1);
                 for (a, b) in table.steps.iter().zip(&one.steps) {
-                    assert!((a.m.iter().sum::<f64>() - b.m[0]).abs() < 1e-12 && (a.x - b.x).abs() < 1e-15);
+                    let sum = a.next.m0 + a.next.kept.iter().sum::<f64>();
+                    assert!((sum - b.next.m0).abs() < 1e-12 && (a.next.x - b.next.x).abs() < 1e-15);
                 }
             }
         }
@@ -292,8 +286,8 @@ mod tests {
         let schedule = NoiseSchedule::new(ScheduleConfig::default()).unwrap();
         for s in &build(|c| c.order = 1, 7).unwrap().steps {
             let (from, to) = (schedule.level(s.t as i64).unwrap(), schedule.level(s.t_next as i64).unwrap());
-            assert!((s.x - to.sigma / from.sigma).abs() < 1e-6);
-            assert!((s.m[0] - (to.alpha - to.sigma * from.alpha / from.sigma)).abs() < 1e-6);
+            assert!((s.next.x - to.sigma / from.sigma).abs() < 1e-6);
+            assert!((s.next.m0 - (to.alpha - to.sigma * from.alpha / from.sigma)).abs() < 1e-6);
         }
     }
 
@@ -309,7 +303,7 @@ mod tests {
             let a = schedule.alpha(w[2].t_next as i64);
             // a · integral of e^{u - l} u du over (l0, l), the exact contribution of m(u) = u.
             let exact = a * ((l - 1.0) - (l0 - l).exp() * (l0 - 1.0));
-            let got = w[2].m[0] * l0 + w[2].m[1] * l1 + w[2].m[2] * l2;
+            let got = w[2].next.m0 * l0 + w[2].next.kept[0] * l1 + w[2].next.kept[1] * l2;
             assert!((got - exact).abs() < 1e-6, "{got} against {exact}");
         }
     }

@@ -2,7 +2,7 @@
 //! `golden/schedulers/*.json`; optional keys `eta`, `use_clipped_model_output`, `samples` and `noise`, one list a step).
 
 use super::reference::{History, apply};
-use super::sampler::{Clip, SamplerConfig, Table};
+use super::sampler::{Clip, MEMORY, SamplerConfig, Sum, Table};
 use crate::io::scheduler_config::SchedulerConfig;
 use serde_json::Value;
 
@@ -16,18 +16,17 @@ fn floats(v: &Value) -> Vec<f64> {
 }
 
 /// One step with float32 coefficients, states and arithmetic, as a backend takes it. Without dynamic clipping.
-fn apply_f32(table: &Table, step: usize, x: &[f32], out: &[f32], history: &mut [Vec<f32>; 2], z: Option<&[f64]>) -> Vec<f32> {
+fn apply_f32(table: &Table, step: usize, x: &[f32], out: &[f32], kept: &mut [Vec<f32>; MEMORY], z: Option<&[f64]>) -> Vec<f32> {
     let s = &table.steps[step];
     let r = if let Clip::Range(r) = table.clip { r as f32 } else { f32::INFINITY };
-    let c = [s.x0_x, s.x0_out, s.x, s.out, s.m[0], s.m[1], s.m[2], s.noise].map(|c| c as f32);
-    let m0: Vec<f32> = x.iter().zip(out).map(|(x, o)| (c[0] * x + c[1] * o).clamp(-r, r)).collect();
-    let old = |m: &[f32], i: usize| m.get(i).copied().unwrap_or(0.0);
-    let next = |i: usize| {
-        let past = c[4] * m0[i] + c[5] * old(&history[0], i) + c[6] * old(&history[1], i);
-        c[2] * x[i] + c[3] * out[i] + past + c[7] * z.map_or(0.0, |z| z[i] as f32)
+    let m0: Vec<f32> = x.iter().zip(out).map(|(x, o)| (s.x0_x as f32 * x + s.x0_out as f32 * o).clamp(-r, r)).collect();
+    let sum = |row: &Sum, i: usize| {
+        let past = row.kept.iter().zip(kept.iter()).map(|(f, m)| *f as f32 * m.get(i).copied().unwrap_or(0.0)).sum::<f32>();
+        row.x as f32 * x[i] + row.out as f32 * out[i] + row.m0 as f32 * m0[i] + past
     };
-    let next = (0..x.len()).map(next).collect();
-    history[1] = std::mem::replace(&mut history[0], m0);
+    let next = (0..x.len()).map(|i| sum(&s.next, i) + s.noise as f32 * z.map_or(0.0, |z| z[i] as f32)).collect();
+    let new = s.keep.map(|row| row.map(|row| (0..x.len()).map(|i| sum(&row, i)).collect::<Vec<_>>()));
+    kept.iter_mut().zip(new).for_each(|(old, new)| *old = new.unwrap_or(std::mem::take(old)));
     next
 }
 
@@ -55,7 +54,7 @@ fn worst_error(text: &str) -> f64 {
     let states: Vec<Vec<f64>> = json["states"].as_array().unwrap().iter().map(floats).collect();
     let samples = json["samples"].as_u64().unwrap_or(1) as usize;
     let (mut x, mut history, mut worst) = (states[0].clone(), History::default(), 0.0_f64);
-    let (mut x32, mut history32) = (states[0].iter().map(|v| *v as f32).collect::<Vec<_>>(), [const { Vec::new() }; 2]);
+    let (mut x32, mut history32) = (states[0].iter().map(|v| *v as f32).collect::<Vec<_>>(), [const { Vec::new() }; MEMORY]);
     for (i, reference) in states[1..].iter().enumerate() {
         let t = table.steps[i].t;
         let z = json["noise"].get(i).map(floats);

@@ -112,7 +112,7 @@ pub fn check(train: usize, pairs: &[(i64, i64)]) -> Result<()> {
     check_chain(pairs)
 }
 
-fn check_steps(train: usize, steps: usize) -> Result<()> {
+pub(super) fn check_steps(train: usize, steps: usize) -> Result<()> {
     if train == 0 || steps == 0 || steps > train {
         return Err(Error::invalid(format!("the number of sampler steps is {steps}; it must be between 1 and num_train_timesteps, {train}")));
     }

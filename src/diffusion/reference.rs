@@ -1,15 +1,13 @@
 //! The step of a [`Table`] on the host in f64: what every backend's sampler kernel is compared with.
 
-use super::sampler::{Clip, Step, Table};
+use super::sampler::{Clip, MEMORY, Step, Sum, Table};
 use crate::error::{Error, Result};
 
-/// The two older predictions that a multistep sampler remembers. Start empty.
+/// What a sampler keeps from step to step, by place. Start empty.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct History {
-    /// m0 of the step before; empty before the second step.
-    pub m1: Vec<f64>,
-    /// m0 of two steps before; empty before the third.
-    pub m2: Vec<f64>,
+    /// Empty where nothing was kept yet.
+    pub kept: [Vec<f64>; MEMORY],
 }
 
 /// One step of `table`: from `x` and the network's `out`, both `samples` equal parts one after the other, to the next x. `z` is unit normal noise and may be missing
@@ -23,14 +21,20 @@ pub fn apply(table: &Table, step: usize, samples: usize, x: &[f64], out: &[f64],
         m0.chunks_mut(x.len() / samples).for_each(|sample| clip(table.clip, sample));
     }
     let older = |m: &[f64], factor: f64, i: usize| if factor == 0.0 { Some(0.0) } else { m.get(i).map(|v| factor * v) };
-    let noise = |i: usize| if s.noise == 0.0 { Some(0.0) } else { z.map(|z| s.noise * z[i]) };
-    let next = (0..x.len()).map(|i| {
-        let missing = || missing(s, step);
-        let past = older(&history.m1, s.m[1], i).ok_or_else(missing)? + older(&history.m2, s.m[2], i).ok_or_else(missing)?;
-        Ok(s.x * x[i] + s.out * out[i] + s.m[0] * m0[i] + past + noise(i).ok_or_else(missing)?)
-    });
-    let next = next.collect::<Result<Vec<_>>>()?;
-    history.m2 = std::mem::replace(&mut history.m1, m0);
+    let sum = |row: &Sum, i: usize| {
+        let past = row.kept.iter().zip(&history.kept).map(|(f, m)| older(m, *f, i)).sum::<Option<f64>>().ok_or_else(|| missing(s, step))?;
+        Ok(row.x * x[i] + row.out * out[i] + row.m0 * m0[i] + past)
+    };
+    let noise = |i: usize| if s.noise == 0.0 { Ok(0.0) } else { z.map(|z| s.noise * z[i]).ok_or_else(|| missing(s, step)) };
+    let next = (0..x.len()).map(|i| Ok(sum(&s.next, i)? + noise(i)?)).collect::<Result<Vec<_>>>()?;
+    let mut kept = history.kept.clone();
+    for (place, row) in kept.iter_mut().zip(&s.keep) {
+        if let Some(row) = row {
+            // What nobody has kept yet moves on as nothing.
+            *place = (0..x.len()).map(|i| sum(row, i).ok()).collect::<Option<_>>().unwrap_or_default();
+        }
+    }
+    history.kept = kept;
     Ok(next)
 }
 
@@ -45,7 +49,7 @@ fn check_lengths(samples: usize, x: &[f64], out: &[f64], z: Option<&[f64]>) -> R
 }
 
 fn missing(s: &Step, step: usize) -> Error {
-    Error::state(format!("sampler step {step} needs the predictions of the steps before it (factors {:?}) and noise (factor {})", &s.m[1..], s.noise))
+    Error::state(format!("sampler step {step} needs what the steps before it kept (factors {:?}) and noise (factor {})", s.next.kept, s.noise))
 }
 
 /// Clips one sample's predicted data.
@@ -103,7 +107,7 @@ mod tests {
         assert!(apply(&table, 4, 1, &[0.0], &[0.0], &mut h, None).is_err());
         assert!(apply(&table, 0, 2, &[0.0], &[0.0], &mut h, None).is_err());
         assert!(apply(&table, 0, 1, &[0.0], &[0.0, 1.0], &mut h, None).is_err());
-        assert!(apply(&table, 1, 1, &[0.0], &[0.0], &mut h, None).unwrap_err().message.contains("steps before"));
+        assert!(apply(&table, 1, 1, &[0.0], &[0.0], &mut h, None).unwrap_err().message.contains("steps before it"));
         assert!(apply(&table, 0, 1, &[], &[], &mut h, None).unwrap().is_empty());
     }
 }

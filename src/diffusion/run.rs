@@ -1,7 +1,7 @@
 //! A sampling run as one plan: noise, then for each step the model's evaluation and the sampler's update, one segment a step.
 
 use super::philox::Purpose;
-use super::sampler::{Clip, Table};
+use super::sampler::{Clip, MEMORY, Sum, Table};
 use crate::backend::{Backend, Executable, HostSlice, Memory, as_bytes};
 use crate::cancel::{Stop, cancelled};
 use crate::error::{Error, Result};
@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 /// The state that holds x_t [N,H,W,C] between steps.
 const X: &str = "sampler.x";
-/// The states that hold the x0 predictions of the last steps, newest first.
-const HISTORY: [&str; 2] = ["sampler.m1", "sampler.m2"];
+/// The states that hold what a sampler keeps from step to step, by place.
+const KEPT: [&str; MEMORY] = ["sampler.k0", "sampler.k1", "sampler.k2", "sampler.k3", "sampler.k4"];
 
 /// Seed, sample indices: what noise depends on.
 #[derive(Clone, Copy)]
@@ -25,35 +25,46 @@ struct Draw {
     image: [usize; 3],
 }
 
-/// Appends x' = a x + b_out out + sum_j b_j m_j + c z for step `k` of the table, and the history's shift, to the current segment.
-/// `out` is the model's prediction [N,H,W,C] at the present state.
-fn append_update(g: &mut Graph, table: &Table, k: usize, out: ValueId, draw: Draw) -> Result<()> {
+/// Appends step `k` of the table to the current segment: the next x and what is kept, each a sum of x, `out`, the prediction, what was kept, and noise. `out` is
+/// the model's prediction [N,H,W,C] at the present state; `fresh` gives the noise.
+fn append_update(g: &mut Graph, table: &Table, k: usize, out: ValueId, fresh: impl Fn(&mut Graph) -> Result<ValueId>) -> Result<()> {
     let step = &table.steps[k];
     let x = current(g, X)?;
-    let mut terms = vec![(step.x, x), (step.out, out)];
-    let mut newest = None;
-    if step.m[0] != 0.0 || table.history > 0 {
+    let mut values = [(0.0, x); 3 + MEMORY];
+    values[1].1 = out;
+    if step.reads_m0() {
         let x0 = weighted_sum(g, &[(step.x0_x, x), (step.x0_out, out)])?;
-        let x0 = clipped(g, x0, &table.clip)?;
-        terms.push((step.m[0], x0));
-        newest = Some(x0);
+        values[2].1 = clipped(g, x0, &table.clip)?;
     }
-    for (j, name) in HISTORY.iter().enumerate().take(table.history) {
-        terms.push((step.m[j + 1], current(g, name)?));
+    for (value, name) in values[3..].iter_mut().zip(KEPT).take(table.memory) {
+        value.1 = current(g, name)?;
     }
-    terms.retain(|(c, _)| *c != 0.0);
+    let terms = |sum: &Sum| {
+        let terms: Vec<_> = values.iter().zip(sum.factors()).filter(|(_, c)| *c != 0.0).map(|(v, c)| (c, v.1)).collect();
+        if terms.is_empty() { vec![(0.0, x)] } else { terms }
+    };
+    let mut next = terms(&step.next);
     if step.noise != 0.0 {
-        terms.push((step.noise, noise(g, Purpose::Noise, k as i64, draw)?));
+        next.push((step.noise, fresh(g)?));
     }
-    let next = weighted_sum(g, &terms)?;
-    g.push1(Assign.into(), &[x, next])?;
-    for j in (0..table.history).rev() {
-        let newer = match (j, newest) {
-            (0, Some(x0)) => x0,
-            _ => current(g, HISTORY[j - 1])?,
+    let mut updates = vec![(x, weighted_sum(g, &next)?)];
+    for (sum, (_, place)) in step.keep.iter().zip(&values[3..]) {
+        let Some(sum) = sum else { continue };
+        let new = match terms(sum)[..] {
+            [(1.0, value)] => value,
+            ref several => weighted_sum(g, several)?,
         };
-        let older = current(g, HISTORY[j])?;
-        g.push1(Assign.into(), &[older, newer])?;
+        updates.push((*place, new));
+    }
+    assign(g, updates)
+}
+
+/// Appends assignments (state, new value) in an order in which no state is overwritten before it is copied.
+fn assign(g: &mut Graph, mut updates: Vec<(ValueId, ValueId)>) -> Result<()> {
+    while !updates.is_empty() {
+        let free = updates.iter().position(|(state, _)| updates.iter().all(|(other, new)| new != state || other == state));
+        let (state, new) = updates.remove(free.ok_or_else(|| Error::internal("a sampler step exchanges what it keeps"))?);
+        g.push1(Assign.into(), &[state, new])?;
     }
     Ok(())
 }
@@ -107,6 +118,8 @@ pub struct SamplingRun {
     classes: usize,
     shape: [usize; 4],
     steps: usize,
+    /// Factor of the unit noise that a run starts from.
+    initial: f32,
     /// Next node; `None` before `begin`.
     cursor: Option<usize>,
 }
@@ -138,7 +151,7 @@ impl SamplingRun {
             stop.check()?;
             g.begin_segment(format!("step {k}"));
             let t = g.constant_fill("timestep", &[spec.batch], step.t as f32)?;
-            let x = current(&g, X)?;
+            let x = run.network_input(&mut g, spec.table, k)?;
             let out = UNet { config, prefix: "" }.build(&mut g, x, t, labels)?;
             run.update(&mut g, spec.table, k, out)?;
         }
@@ -151,7 +164,8 @@ impl SamplingRun {
         exec.prepare_until(stop)?;
         let (seed, samples) = (run.draw.seed, run.draw.samples);
         let classes = model.classes().unwrap_or(0);
-        Ok(Self { exec, seed, samples, labels, classes, shape, steps: spec.table.steps.len(), cursor: None })
+        let (steps, initial) = (spec.table.steps.len(), spec.table.initial as f32);
+        Ok(Self { exec, seed, samples, labels, classes, shape, steps, initial, cursor: None })
     }
 
     /// [N,H,W,C].
@@ -174,7 +188,8 @@ impl SamplingRun {
         self.exec.memory()
     }
 
-    /// Starts anew. Sample n gets the noise of (seed, samples[n]), whatever the batch and its place in it; `x_t` [N,H,W,C] replaces that noise.
+    /// Starts anew. Sample n gets the noise of (seed, samples[n]), whatever the batch and its place in it; `x_t` [N,H,W,C] replaces that noise;
+    /// like it, it is multiplied by the table's `initial`.
     pub fn begin(&mut self, seed: u64, samples: &[i32], labels: Option<&[i32]>, x_t: Option<&[f32]>) -> Result<()> {
         self.check_labels(labels)?;
         if samples.len() != self.shape[0] {
@@ -194,7 +209,14 @@ impl SamplingRun {
                 return Err(Error::numeric(format!("the initial state has a non-finite value at element {i}")));
             }
             self.exec.check_ready()?;
-            self.exec.write_storage(X, as_bytes(x))?;
+            match self.initial {
+                1.0 => self.exec.write_storage(X, as_bytes(x))?,
+                initial => {
+                    let mut scaled = try_vec::<f32>(x.len(), "initial state")?;
+                    scaled.iter_mut().zip(x).for_each(|(s, x)| *s = initial * x);
+                    self.exec.write_storage(X, as_bytes(&scaled))?;
+                }
+            }
         }
         self.cursor = Some(if x_t.is_some() { init.end } else { init.start });
         Ok(())
@@ -350,19 +372,37 @@ impl RunGraph {
         g.begin_segment("init");
         let ty = TensorType::f32(&shape);
         let x = g.state(X, ty.clone())?;
-        for name in HISTORY.iter().take(spec.table.history) {
+        for name in KEPT.iter().take(spec.table.memory) {
             g.state(*name, ty.clone())?;
         }
         let seed = g.input("seed", TensorType::new(DType::I64, &[1]))?;
         let samples = g.input("samples", TensorType::new(DType::I32, &[spec.batch]))?;
         let draw = Draw { seed, samples, image: [shape[1], shape[2], shape[3]] };
-        let noise = noise(g, spec.purpose, 0, draw)?;
+        let mut noise = noise(g, spec.purpose, 0, draw)?;
+        if spec.table.initial != 1.0 {
+            noise = weighted_sum(g, &[(spec.table.initial, noise)])?;
+        }
         g.push1(Assign.into(), &[x, noise])?;
         Ok(Self { draw })
     }
 
+    /// What the model sees in step `k`: the state, or its multiple where the sampler scales it.
+    pub fn network_input(&self, g: &mut Graph, table: &Table, k: usize) -> Result<ValueId> {
+        let x = current(g, X)?;
+        match table.steps[k].input {
+            1.0 => Ok(x),
+            factor => weighted_sum(g, &[(factor, x)]),
+        }
+    }
+
     /// The update of step `k` from the model's prediction.
     pub fn update(&mut self, g: &mut Graph, table: &Table, k: usize, out: ValueId) -> Result<()> {
-        append_update(g, table, k, out, self.draw)
+        let draw = self.draw;
+        append_update(g, table, k, out, |g| noise(g, Purpose::Noise, k as i64, draw))
+    }
+
+    /// The same with `z` [N,H,W,C] for the noise: what a test gives that repeats a recorded run.
+    pub fn update_with_noise(&mut self, g: &mut Graph, table: &Table, k: usize, out: ValueId, z: ValueId) -> Result<()> {
+        append_update(g, table, k, out, |_| Ok(z))
     }
 }

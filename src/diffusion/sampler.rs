@@ -1,18 +1,26 @@
-//! Samplers as tables of constants: whatever the method, a step is one linear combination whose coefficients are known before the run.
+//! Samplers as tables of constants: whatever the method, a step is a few linear combinations whose coefficients are known before the run.
 //!
-//! The step of every table is the same. With `out` the network's output for (x, t), and z fresh unit noise:
+//! The step of every table is the same. With z fresh unit noise, and k_j what earlier steps have kept:
 //! ```text
-//! m0 = clip(x0_x * x + x0_out * out)
-//! x' = x_coef * x + out_coef * out + m[0] * m0 + m[1] * m1 + m[2] * m2 + noise * z
-//! (m1, m2) <- (m0, m1)
+//! out = network(input * x, t)
+//! m0  = clip(x0_x * x + x0_out * out)
+//! x'  = next(x, out, m0, k) + noise * z
+//! k'  = keep(x, out, m0, k)
 //! ```
-//! A backend needs one kernel, a captured graph needs one small buffer, and a quantized student's coefficients can be refitted.
+//! `next` and each row of `keep` are sums with constant factors ([`Sum`]). So multistep methods remember predictions, Runge-Kutta steps the state that they started
+//! from, and correctors the state before. A backend needs one kernel, a captured graph needs one small buffer, and a quantized student's coefficients can be refitted.
 
+use super::ddpm::{self, DdpmConfig};
 use super::dpm::{self, DpmConfig};
+use super::euler::{self, EulerConfig};
 use super::grid::{PrevRule, Spacing, check_pairs, ddim_timesteps, pairs};
-use super::parametrisation::Prediction;
+use super::lcm::{self, LcmConfig};
+use super::parametrisation::{Linear, Prediction};
+use super::pndm::{self, PndmConfig};
 use super::schedule::{Level, NoiseSchedule, Precision};
+use super::unipc::{self, UniPcConfig};
 use crate::error::{Error, Result};
+use crate::memory::try_collect;
 
 /// What is done to the predicted data of every step before it is used.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
@@ -67,12 +75,75 @@ impl Default for DdimConfig {
 }
 
 /// A sampler and its options.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum SamplerConfig {
     /// DDIM.
     Ddim(DdimConfig),
     /// The DPM-Solver++ family.
     DpmSolverPp(DpmConfig),
+    /// Euler, also ancestral.
+    Euler(EulerConfig),
+    /// DDPM's ancestral sampling.
+    Ddpm(DdpmConfig),
+    /// PNDM.
+    Pndm(PndmConfig),
+    /// LCM.
+    Lcm(LcmConfig),
+    /// UniPC.
+    UniPc(UniPcConfig),
+}
+
+/// The most values that any sampler keeps from step to step.
+pub const MEMORY: usize = 5;
+
+/// `x * x + out * out + m0 * m0 + sum_j kept[j] * k_j`: a linear combination of what a step has at hand.
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
+pub struct Sum {
+    /// Factor of the state.
+    pub x: f64,
+    /// Factor of the network's output.
+    pub out: f64,
+    /// Factor of the clipped prediction.
+    pub m0: f64,
+    /// Factors of what earlier steps have kept.
+    pub kept: [f64; MEMORY],
+}
+
+impl Sum {
+    /// The state itself.
+    pub const X: Self = Self { x: 1.0, out: 0.0, m0: 0.0, kept: [0.0; MEMORY] };
+    /// The network's output itself.
+    pub const OUT: Self = Self { x: 0.0, out: 1.0, m0: 0.0, kept: [0.0; MEMORY] };
+    /// The clipped prediction itself.
+    pub const M0: Self = Self { x: 0.0, out: 0.0, m0: 1.0, kept: [0.0; MEMORY] };
+
+    /// What is kept at place `j`, itself.
+    pub fn kept(j: usize) -> Self {
+        let mut sum = Self::default();
+        sum.kept[j] = 1.0;
+        sum
+    }
+
+    /// This combination times a number.
+    pub fn times(mut self, factor: f64) -> Self {
+        self.factors_mut().for_each(|f| *f *= factor);
+        self
+    }
+
+    /// This combination and another.
+    pub fn plus(mut self, other: Self) -> Self {
+        self.factors_mut().zip(other.factors()).for_each(|(f, o)| *f += o);
+        self
+    }
+
+    /// All factors: of the state, the output, the prediction, and of what is kept.
+    pub fn factors(&self) -> impl Iterator<Item = f64> + '_ {
+        [self.x, self.out, self.m0].into_iter().chain(self.kept)
+    }
+
+    fn factors_mut(&mut self) -> impl Iterator<Item = &mut f64> + '_ {
+        [&mut self.x, &mut self.out, &mut self.m0].into_iter().chain(&mut self.kept)
+    }
 }
 
 /// The coefficients of one step; see the module's formula.
@@ -82,18 +153,18 @@ pub struct Step {
     pub t: f64,
     /// Timestep of the result; -1 is clean data.
     pub t_next: f64,
+    /// Factor of x in what the network sees.
+    pub input: f64,
     /// Factor of x in m0.
     pub x0_x: f64,
     /// Factor of the output in m0.
     pub x0_out: f64,
-    /// Factor of x in the result.
-    pub x: f64,
-    /// Factor of the output in the result.
-    pub out: f64,
-    /// Factors of m0, and of the m0 of one and of two steps before. Zero where there is no such step.
-    pub m: [f64; 3],
-    /// Factor of unit normal noise.
+    /// The result, without its noise.
+    pub next: Sum,
+    /// Factor of unit normal noise in the result.
     pub noise: f64,
+    /// What is kept at each place after the step; `None` leaves it as it is.
+    pub keep: [Option<Sum>; MEMORY],
 }
 
 /// What m0 stands for.
@@ -110,20 +181,28 @@ pub enum Kept {
 pub struct Table {
     /// The steps, in order.
     pub steps: Vec<Step>,
+    /// Factor of the unit noise that the run starts from: the standard deviation of the first state (diffusers: `init_noise_sigma`).
+    pub initial: f64,
     /// Clipping of m0, in every step.
     pub clip: Clip,
-    /// How many older m0 any step reads, 0 ..= 2.
-    pub history: usize,
+    /// How many places of `keep` any step uses, 0 ..= [`MEMORY`].
+    pub memory: usize,
     /// What m0 stands for.
     pub kept: Kept,
 }
 
 impl Table {
-    /// The table of a run of `steps` steps, 1 ..= T, with a network of the given prediction type. Start from unit normal noise.
+    /// The table of a run of `steps` steps, 1 ..= T, with a network of the given prediction type. Start from unit normal noise
+    /// times `initial`. (PNDM evaluates the network a few times more than it has steps: each is a step of the table.)
     pub fn build(schedule: &NoiseSchedule, prediction: Prediction, config: &SamplerConfig, steps: usize) -> Result<Self> {
         match config {
             SamplerConfig::Ddim(ddim) => Self::ddim(schedule, prediction, ddim, steps),
             SamplerConfig::DpmSolverPp(dpm) => dpm::table(schedule, prediction, dpm, steps),
+            SamplerConfig::Euler(euler) => euler::table(schedule, prediction, euler, steps),
+            SamplerConfig::Ddpm(ddpm) => ddpm::table(schedule, prediction, ddpm, steps),
+            SamplerConfig::Pndm(pndm) => pndm::table(schedule, prediction, pndm, steps),
+            SamplerConfig::Lcm(lcm) => lcm::table(schedule, prediction, lcm, steps),
+            SamplerConfig::UniPc(unipc) => unipc::table(schedule, prediction, unipc, steps),
         }
     }
 
@@ -152,11 +231,22 @@ impl Table {
             let split = noise_split(bar, config.eta, schedule.config.precision)?;
             let s = ddim_step(bar.map(Level::from_alpha_bar), split, prediction, config)?;
             let s = Step { t: t as f64, t_next: next as f64, ..s };
-            s.check().map_err(|e| e.context(format!("step from timestep {t} to {next}")))?;
             Ok(s)
         };
-        let steps = pairs.iter().map(step).collect::<Result<Vec<_>>>()?;
-        Ok(Self { steps, clip: config.clip, history: 0, kept: Kept::Data })
+        Self::new(pairs.len(), |i| step(&pairs[i]), config.clip, Kept::Data)
+    }
+
+    /// The table of `count` steps, from 0 on, without noise beside the steps' own.
+    pub(super) fn new(count: usize, step: impl Fn(usize) -> Result<Step>, clip: Clip, kept: Kept) -> Result<Self> {
+        let checked = |i: usize| {
+            let s = step(i)?;
+            s.check().map_err(|e| e.context(format!("sampler step {i}, from timestep {} to {}", s.t, s.t_next)))?;
+            Ok(s)
+        };
+        let steps = try_collect((0..count).map(checked), "sampler steps")?;
+        let used = |j: &usize| steps.iter().any(|s| s.keep[*j].is_some());
+        let memory = (0..MEMORY).rev().find(used).map_or(0, |j| j + 1);
+        Ok(Self { steps, initial: 1.0, clip, memory, kept })
     }
 
     /// True when some step needs fresh noise.
@@ -189,10 +279,28 @@ impl Clip {
 }
 
 impl Step {
+    /// A step that gives `next` and keeps nothing.
+    pub(super) fn new((t, t_next): (f64, f64), m0: Linear, next: Sum, noise: f64) -> Self {
+        Self { t, t_next, input: 1.0, x0_x: m0.x, x0_out: m0.out, next, noise, keep: [None; MEMORY] }
+    }
+
+    /// A step that also keeps `row` at place 0, and what was at each of the first `places` - 1 places at the next.
+    pub(super) fn push(mut self, row: Sum, places: usize) -> Self {
+        for (j, keep) in self.keep.iter_mut().enumerate().take(places) {
+            *keep = Some(if j == 0 { row } else { Sum::kept(j - 1) });
+        }
+        self
+    }
+
+    /// Whether anything is made of m0.
+    pub fn reads_m0(&self) -> bool {
+        std::iter::once(&self.next).chain(self.keep.iter().flatten()).any(|row| row.m0 != 0.0)
+    }
+
     /// An error unless every coefficient is finite.
-    pub(super) fn check(&self) -> Result<()> {
-        let all = [self.x0_x, self.x0_out, self.x, self.out, self.m[0], self.m[1], self.m[2], self.noise];
-        match all.iter().find(|c| !c.is_finite()) {
+    fn check(&self) -> Result<()> {
+        let rows = std::iter::once(&self.next).chain(self.keep.iter().flatten());
+        match [self.input, self.x0_x, self.x0_out, self.noise].into_iter().chain(rows.flat_map(Sum::factors)).find(|c| !c.is_finite()) {
             Some(c) => Err(Error::numeric(format!("a sampler coefficient is {c}; the schedule is too extreme for this prediction type"))),
             None => Ok(()),
         }
@@ -220,13 +328,13 @@ fn noise_split([from, to]: [f64; 2], eta: f64, p: Precision) -> Result<(f64, f64
 /// One DDIM step: `x' = a_n x0 + direction e + fresh z`.
 fn ddim_step([from, to]: [Level; 2], (direction, fresh): (f64, f64), prediction: Prediction, config: &DdimConfig) -> Result<Step> {
     let (data, noise) = (prediction.data(from)?, prediction.noise(from)?);
-    let step = Step { t: 0.0, t_next: 0.0, x0_x: data.x, x0_out: data.out, x: 0.0, out: 0.0, m: [0.0; 3], noise: fresh };
-    Ok(match (config.clip, config.use_clipped_model_output) {
+    let next = match (config.clip, config.use_clipped_model_output) {
         // Folded into x and the output: a small difference of large numbers near zero SNR is then taken here, in f64.
-        (Clip::None, _) => Step { x: to.alpha * data.x + direction * noise.x, out: to.alpha * data.out + direction * noise.out, ..step },
-        (_, false) => Step { x: direction * noise.x, out: direction * noise.out, m: [to.alpha, 0.0, 0.0], ..step },
-        (_, true) => Step { x: direction / from.sigma, m: [to.alpha - direction * from.alpha / from.sigma, 0.0, 0.0], ..step },
-    })
+        (Clip::None, _) => Sum { x: to.alpha * data.x + direction * noise.x, out: to.alpha * data.out + direction * noise.out, ..Sum::default() },
+        (_, false) => Sum { x: direction * noise.x, out: direction * noise.out, m0: to.alpha, ..Sum::default() },
+        (_, true) => Sum { x: direction / from.sigma, m0: to.alpha - direction * from.alpha / from.sigma, ..Sum::default() },
+    };
+    Ok(Step::new((0.0, 0.0), data, next, fresh))
 }
 
 #[cfg(test)]
@@ -246,8 +354,8 @@ mod tests {
         for (t, n, b, c, sin) in rows {
             for (prediction, expected) in [(Prediction::Epsilon, -b), (Prediction::Sample, c), (Prediction::VPrediction, -sin)] {
                 let table = Table::from_pairs(&schedule(), prediction, &[(t, n)], 0.0, Clip::None).unwrap();
-                assert!((table.steps[0].out - expected).abs() < 0.006 * expected.abs(), "{t}->{n} {prediction:?}: {}", table.steps[0].out);
-                assert_eq!(table.steps[0].m, [0.0; 3]);
+                assert!((table.steps[0].next.out - expected).abs() < 0.006 * expected.abs(), "{t}->{n} {prediction:?}: {}", table.steps[0].next.out);
+                assert_eq!((table.steps[0].next.m0, table.memory), (0.0, 0));
             }
         }
     }
@@ -262,7 +370,7 @@ mod tests {
             let mut x = s.alpha(999) * x0 + s.sigma(999) * e;
             for step in &table.steps {
                 let out = prediction.target(s.level(step.t as i64).unwrap()).apply(x0, e);
-                x = step.x * x + step.out * out;
+                x = step.next.x * x + step.next.out * out;
                 let l = s.level(step.t_next as i64).unwrap();
                 assert!((x - l.alpha * x0 - l.sigma * e).abs() < 1e-9);
             }
@@ -276,7 +384,7 @@ mod tests {
             let clip = Clip::Range(1.0);
             let table = Table::from_pairs(&schedule(), Prediction::Epsilon, &[(499, 249)], eta, clip).unwrap();
             let s = table.steps[0];
-            assert!((s.out * s.out + s.noise * s.noise - schedule().sigma(249).powi(2)).abs() < 1e-6);
+            assert!((s.next.out * s.next.out + s.noise * s.noise - schedule().sigma(249).powi(2)).abs() < 1e-6);
             assert_eq!(table.is_stochastic(), eta > 0.0);
         }
     }

@@ -2,9 +2,12 @@
 //!
 //! Notation of the whole room (DDPM, arXiv 2006.11239; DDIM, arXiv 2010.02502): `x_t = a_t x_0 + s_t e` with `a_t = sqrt(abar_t)`,
 //! `s_t = sqrt(1 - abar_t)` and `abar_t = prod_{i<=t} (1 - beta_i)`. Time -1 stands for clean data: a = 1, s = 0.
+//!
+//! Hosts may make floating-point exceptions traps, so nothing in this room divides by zero, overflows or takes the logarithm of zero, to get an infinity that is meant:
+//! the operand is changed ([`nonzero`]), for compilers may compute both sides of a condition, and the result chosen.
 
 use crate::error::{Error, Result};
-use crate::tensor::try_vec;
+use crate::memory::{try_collect, try_vec};
 
 /// Most training timesteps that a schedule may have.
 pub const MAX_TRAIN_TIMESTEPS: usize = 100_000;
@@ -21,6 +24,12 @@ pub enum BetaSchedule {
     ScaledLinear,
     /// `abar(u) = cos²((u + 0.008) / 1.008 · pi/2)`, beta at most 0.999 (improved DDPM, arXiv 2102.09672, equation 17).
     SquaredcosCapV2,
+    /// Along a sigmoid from -6 to 6 (GeoDiff, arXiv 2203.02923).
+    Sigmoid,
+    /// `abar` from a Laplace distribution of ln snr, as diffusers writes it, beta at most 0.999.
+    Laplace,
+    /// `abar(u) = e^(-12 u)`.
+    Exp,
 }
 
 /// In which precision betas and their products are made.
@@ -51,6 +60,8 @@ pub struct ScheduleConfig {
     pub trained_betas: Option<Vec<f64>>,
     /// Shift and scale sqrt(abar) so that the last one is exactly 0 (arXiv 2305.08891, algorithm 1).
     pub rescale_betas_zero_snr: bool,
+    /// Factor c of `1/snr`: `abar / (c + (1 - c) abar)` takes the place of `abar` (CogVideoX); 1 changes nothing.
+    pub snr_shift_scale: f64,
     /// Precision of the tables.
     pub precision: Precision,
 }
@@ -64,6 +75,7 @@ impl Default for ScheduleConfig {
             beta_schedule: BetaSchedule::Linear,
             trained_betas: None,
             rescale_betas_zero_snr: false,
+            snr_shift_scale: 1.0,
             precision: Precision::Float32,
         }
     }
@@ -95,12 +107,19 @@ impl Level {
 
     /// Signal-to-noise ratio `alpha² / sigma²`; +inf for clean data.
     pub fn snr(self) -> f64 {
-        (self.alpha / self.sigma).powi(2)
+        let clean = self.sigma == 0.0;
+        let snr = (self.alpha / nonzero(self.sigma)).powi(2);
+        if clean { f64::INFINITY } else { snr }
     }
 
-    /// Half the log of the signal-to-noise ratio, `ln(alpha / sigma)`: the lambda of DPM-Solver.
+    /// Half the log of the signal-to-noise ratio, `ln(alpha / sigma)`: the lambda of DPM-Solver; -inf for pure noise and +inf for clean data.
     pub fn lambda(self) -> f64 {
-        self.alpha.ln() - self.sigma.ln()
+        let ln = |v: f64| nonzero(v).ln();
+        match (self.alpha == 0.0, self.sigma == 0.0) {
+            (true, _) => f64::NEG_INFINITY,
+            (_, true) => f64::INFINITY,
+            _ => ln(self.alpha) - ln(self.sigma),
+        }
     }
 }
 
@@ -122,10 +141,14 @@ impl NoiseSchedule {
         }
         let mut betas = betas(&config)?;
         check_betas(&betas)?;
-        if config.rescale_betas_zero_snr {
+        let shifted = config.snr_shift_scale != 1.0;
+        if config.rescale_betas_zero_snr && !shifted {
             rescale_zero_terminal_snr(&mut betas, config.precision)?;
         }
-        let alphas_cumprod = cumulative_product(&betas, config.precision)?;
+        let mut alphas_cumprod = cumulative_product(&betas, config.precision)?;
+        if shifted {
+            shift_snr(&mut alphas_cumprod, &config)?;
+        }
         if let Some(t) = alphas_cumprod.windows(2).position(|w| w[1] >= w[0]) {
             return Err(Error::numeric(format!(
                 "alphas_cumprod does not fall between timesteps {t} and {}: the betas there are too small or too large",
@@ -133,6 +156,21 @@ impl NoiseSchedule {
             )));
         }
         Ok(Self { alphas_cumprod, config })
+    }
+
+    /// Whether the other schedule has the same noise levels, to what a betas' list keeps of them (1e-5).
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        let near = |(a, b): (&f64, &f64)| (a - b).abs() <= 1e-5 * b.abs();
+        self.len() == other.len() && self.alphas_cumprod.iter().zip(&other.alphas_cumprod).all(near)
+    }
+
+    /// The betas whose products these noise levels are: for a config that cannot say it otherwise.
+    pub fn betas(&self) -> Result<Vec<f64>> {
+        if self.config.snr_shift_scale == 1.0 && !self.config.rescale_betas_zero_snr {
+            return betas(&self.config);
+        }
+        let before = |t: usize| if t == 0 { 1.0 } else { self.alphas_cumprod[t - 1] };
+        try_collect(self.alphas_cumprod.iter().enumerate().map(|(t, a)| Ok(1.0 - a / before(t))), "betas")
     }
 
     /// Number of training timesteps T.
@@ -184,11 +222,21 @@ impl NoiseSchedule {
 impl Precision {
     /// The nearest number that the tables can hold. One float64 operation on float32 values rounded once is the float32 operation (double rounding is harmless for + - * / sqrt).
     pub(crate) fn round(self, v: f64) -> f64 {
+        const MAX: f64 = f32::MAX as f64;
         match self {
-            Precision::Float32 => f64::from(v as f32),
+            // A cast that overflows raises a flag; see the module's words on traps.
+            Precision::Float32 => {
+                let within = f64::from(v.clamp(-MAX, MAX) as f32);
+                if v.abs() > MAX { f64::INFINITY.copysign(v) } else { within }
+            }
             Precision::Float64 => v,
         }
     }
+}
+
+/// The value, or 1 for 0: what may be divided by, whatever becomes of the quotient. The optimiser is not to know which of the two it is.
+pub(super) fn nonzero(value: f64) -> f64 {
+    std::hint::black_box(if value == 0.0 { 1.0 } else { value })
 }
 
 fn betas(config: &ScheduleConfig) -> Result<Vec<f64>> {
@@ -197,20 +245,53 @@ fn betas(config: &ScheduleConfig) -> Result<Vec<f64>> {
         if given.len() != t {
             return Err(Error::invalid(format!("trained_betas has {} entries; num_train_timesteps is {t}", given.len())));
         }
-        return Ok(given.iter().map(|b| p.round(*b)).collect());
+        return try_collect(given.iter().take(t).map(|b| Ok(p.round(*b))), "betas");
     }
-    if config.beta_schedule != BetaSchedule::SquaredcosCapV2 {
+    if config.beta_schedule.reads_range() {
         check_beta("beta_start", config.beta_start)?;
         check_beta("beta_end", config.beta_end)?;
     }
-    Ok(match config.beta_schedule {
-        BetaSchedule::Linear => linspace(config.beta_start, config.beta_end, t, p)?,
-        BetaSchedule::ScaledLinear => linspace(config.beta_start.sqrt(), config.beta_end.sqrt(), t, p)?.iter().map(|r| p.round(r * r)).collect(),
-        BetaSchedule::SquaredcosCapV2 => {
-            let bar = |i: usize| ((i as f64 / t as f64 + 0.008) / 1.008 * std::f64::consts::PI / 2.0).cos().powi(2);
-            (0..t).map(|i| p.round((1.0 - bar(i + 1) / bar(i)).min(0.999))).collect()
-        }
-    })
+    let (start, end) = (config.beta_start, config.beta_end);
+    let mut values = match config.beta_schedule {
+        BetaSchedule::Linear => return linspace(start, end, t, p),
+        BetaSchedule::ScaledLinear => linspace(start.sqrt(), end.sqrt(), t, p)?,
+        BetaSchedule::Sigmoid => linspace(-6.0, 6.0, t, p)?,
+        _ => try_vec::<f64>(t, "betas")?,
+    };
+    let part = |i: usize| i as f64 / t as f64;
+    for (i, v) in values.iter_mut().enumerate() {
+        *v = match config.beta_schedule {
+            BetaSchedule::Linear => *v,
+            BetaSchedule::ScaledLinear => p.round(*v * *v),
+            BetaSchedule::Sigmoid => p.round(p.round(p.round(1.0 / (1.0 + (-*v).exp())) * p.round(end - start)) + p.round(start)),
+            BetaSchedule::SquaredcosCapV2 => p.round(beta_between(cosine_bar, part(i), part(i + 1))),
+            BetaSchedule::Laplace => p.round(beta_between(laplace_bar, part(i), part(i + 1))),
+            BetaSchedule::Exp => p.round(beta_between(|u| (u * -12.0).exp(), part(i), part(i + 1))),
+        };
+    }
+    Ok(values)
+}
+
+impl BetaSchedule {
+    /// Whether `beta_start` and `beta_end` mean something.
+    fn reads_range(self) -> bool {
+        matches!(self, Self::Linear | Self::ScaledLinear | Self::Sigmoid)
+    }
+}
+
+/// The beta of a step between two parts of the whole, from `abar` as a function of the part; at most 0.999.
+fn beta_between(bar: impl Fn(f64) -> f64, from: f64, to: f64) -> f64 {
+    (1.0 - bar(to) / bar(from)).min(0.999)
+}
+
+fn cosine_bar(u: f64) -> f64 {
+    ((u + 0.008) / 1.008 * std::f64::consts::PI / 2.0).cos().powi(2)
+}
+
+fn laplace_bar(u: f64) -> f64 {
+    let lambda = -0.5 * (0.5 - u).signum() * (1.0 - 2.0 * (0.5 - u).abs() + 1e-6).ln();
+    let snr = lambda.exp();
+    (snr / (1.0 + snr)).sqrt()
 }
 
 fn check_beta(name: &str, beta: f64) -> Result<()> {
@@ -232,7 +313,7 @@ fn check_betas(betas: &[f64]) -> Result<()> {
 }
 
 /// `torch.linspace`: from the start in the first half and from the end in the second, each with one rounding (a fused multiply-add).
-fn linspace(start: f64, end: f64, n: usize, p: Precision) -> Result<Vec<f64>> {
+pub(super) fn linspace(start: f64, end: f64, n: usize, p: Precision) -> Result<Vec<f64>> {
     let mut v = try_vec::<f64>(n, "betas")?;
     let (start, end) = (p.round(start), p.round(end));
     let step = if n > 1 { p.round(p.round(end - start) / (n - 1) as f64) } else { 0.0 };
@@ -254,18 +335,41 @@ fn cumulative_product(betas: &[f64], p: Precision) -> Result<Vec<f64>> {
 
 /// arXiv 2305.08891, algorithm 1, operation for operation as diffusers does it: the differences of nearly equal numbers near T make the order of rounding visible.
 fn rescale_zero_terminal_snr(betas: &mut [f64], p: Precision) -> Result<()> {
-    let root: Vec<f64> = cumulative_product(betas, p)?.iter().map(|a| p.round(a.sqrt())).collect();
-    let (first, last) = (root[0], root[root.len() - 1]);
-    if root.len() < 2 || first <= last {
-        return Err(Error::invalid(format!("rescale_betas_zero_snr needs at least two timesteps; num_train_timesteps is {}", root.len())));
-    }
-    let scale = p.round(first / p.round(first - last));
+    let bars = zero_terminal_snr(cumulative_product(betas, p)?, p)?;
     let mut before = 1.0;
-    for (beta, r) in betas.iter_mut().zip(&root) {
-        let shifted = p.round(p.round(r - last) * scale);
-        let bar = p.round(shifted * shifted);
+    for (beta, bar) in betas.iter_mut().zip(bars) {
         *beta = p.round(1.0 - p.round(bar / before));
         before = bar;
+    }
+    Ok(())
+}
+
+/// The `abar`s whose roots are shifted and scaled to end at zero and begin where they did.
+fn zero_terminal_snr(mut bars: Vec<f64>, p: Precision) -> Result<Vec<f64>> {
+    bars.iter_mut().for_each(|a| *a = p.round(a.sqrt()));
+    let (first, last) = (bars[0], bars[bars.len() - 1]);
+    if bars.len() < 2 || first <= last {
+        return Err(Error::invalid(format!("rescale_betas_zero_snr needs at least two timesteps; num_train_timesteps is {}", bars.len())));
+    }
+    let scale = p.round(first / p.round(first - last));
+    for bar in &mut bars {
+        let shifted = p.round(p.round(*bar - last) * scale);
+        *bar = p.round(shifted * shifted);
+    }
+    Ok(bars)
+}
+
+/// CogVideoX's change of the noise levels, after which zero terminal SNR is made from `abar` and not from betas.
+fn shift_snr(bars: &mut Vec<f64>, config: &ScheduleConfig) -> Result<()> {
+    let (p, c) = (config.precision, config.snr_shift_scale);
+    if !(c > 0.0 && c.is_finite()) {
+        return Err(Error::invalid(format!("snr_shift_scale is {c}; it must be above 0")));
+    }
+    for bar in bars.iter_mut() {
+        *bar = p.round(*bar / p.round(c + p.round((1.0 - c) * *bar)));
+    }
+    if config.rescale_betas_zero_snr {
+        *bars = zero_terminal_snr(std::mem::take(bars), p)?;
     }
     Ok(())
 }

@@ -1,12 +1,13 @@
-//! The noise levels of a DPM-Solver++ run: the schedule's own, or the Karras, exponential, beta and Lu spreads over its range.
+//! The noise levels of a DPM-Solver++, UniPC or Euler run: the schedule's own, or the Karras, exponential, beta and Lu spreads over its range.
 //!
 //! Here sigma is the ratio `s_t / a_t` (the variance-exploding view of the same process). Formulas and rounding follow diffusers' `DPMSolverMultistepScheduler`.
 
 use super::grid::{Spacing, dpm_timesteps};
-use super::schedule::{BetaSchedule, CLEAN, NoiseSchedule, Precision};
+use super::schedule::{BetaSchedule, CLEAN, NoiseSchedule, Precision, nonzero};
 use crate::error::{Error, Result};
+use crate::memory::{try_collect, try_vec};
 
-/// How the sigmas of a DPM-Solver++ run are spread.
+/// How the sigmas of a run are spread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum SigmaSpread {
     /// Those of the timesteps that the spacing chose.
@@ -54,6 +55,20 @@ pub struct SigmaOptions {
     pub end: FinalSigma,
     /// Timesteps whose `ln(a/s)` is below this are not visited; -inf visits all. Only the schedule's own spread reads it.
     pub lambda_min_clipped: f64,
+    /// Whose rules these are: the two differ in how they round timesteps, and in where a spread ends.
+    pub rules: Rules,
+    /// The smallest and the largest sigma of a spread other than the schedule's, instead of the schedule's.
+    pub range: [Option<f64>; 2],
+}
+
+/// Whose rules a grid follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Rules {
+    /// `DPMSolverMultistepScheduler`.
+    #[default]
+    Dpm,
+    /// `UniPCMultistepScheduler`.
+    UniPc,
 }
 
 impl SigmaGrid {
@@ -64,17 +79,22 @@ impl SigmaGrid {
         let listed = dpm_timesteps(schedule.len(), last, options.spacing, options.steps_offset, steps)?;
         let (timesteps, mut sigmas) = match options.spread {
             SigmaSpread::Schedule => {
-                let sigmas = listed.iter().map(|t| train[*t as usize]).collect();
+                let mut sigmas = try_vec::<f64>(listed.len(), "sigmas")?;
+                sigmas.iter_mut().zip(&listed).for_each(|(s, t)| *s = train[*t as usize]);
                 (listed, sigmas)
             }
-            spread => spread_sigmas(schedule, &train, spread, steps)?,
+            spread => spread_sigmas(schedule, &train, spread, options, steps)?,
+        };
+        let smallest = match (options.rules, options.spread, options.range[0]) {
+            (Rules::UniPc, SigmaSpread::Karras | SigmaSpread::Exponential | SigmaSpread::Beta, Some(low)) => low,
+            _ => train[0],
         };
         sigmas.push(match options.end {
             FinalSigma::Zero => 0.0,
-            FinalSigma::SigmaMin => train[0],
+            FinalSigma::SigmaMin => smallest,
         });
         let p = schedule.config.precision;
-        let sigmas: Vec<f64> = sigmas.into_iter().map(|s| p.round(s)).collect();
+        sigmas.iter_mut().for_each(|s| *s = p.round(*s));
         check_falling(&sigmas)?;
         Ok(Self { timesteps, sigmas })
     }
@@ -87,11 +107,15 @@ impl SigmaGrid {
 }
 
 /// sigma of every training timestep, rising. Zero terminal SNR would be infinite: like diffusers, the last `abar` is then 2^-24.
-fn training_sigmas(schedule: &NoiseSchedule) -> Result<Vec<f64>> {
+pub(super) fn training_sigmas(schedule: &NoiseSchedule) -> Result<Vec<f64>> {
     let p = schedule.config.precision;
-    let sigmas: Vec<f64> = solver_alpha_bars(schedule).map(|a| p.round(p.round(p.round(1.0 - a) / a).sqrt())).collect();
+    let ratio = |a: f64| {
+        let finite = p.round(p.round(p.round(1.0 - a) / nonzero(a)).sqrt());
+        if a == 0.0 { f64::INFINITY } else { finite }
+    };
+    let sigmas = try_collect(solver_alpha_bars(schedule).map(|a| Ok(ratio(a))), "sigmas")?;
     match sigmas.iter().position(|s| !(s.is_finite() && *s > 0.0)) {
-        Some(t) => Err(Error::numeric(format!("the schedule has sigma/alpha = {} at timestep {t}; DPM-Solver++ needs it positive and finite", sigmas[t]))),
+        Some(t) => Err(Error::numeric(format!("the schedule has sigma/alpha = {} at timestep {t}; this sampler needs it positive and finite", sigmas[t]))),
         None => Ok(sigmas),
     }
 }
@@ -113,41 +137,58 @@ fn visited(schedule: &NoiseSchedule, clip: f64) -> Result<usize> {
     Ok(schedule.len() - below)
 }
 
-fn spread_sigmas(schedule: &NoiseSchedule, train: &[f64], spread: SigmaSpread, steps: usize) -> Result<(Vec<i64>, Vec<f64>)> {
+fn spread_sigmas(schedule: &NoiseSchedule, train: &[f64], spread: SigmaSpread, options: &SigmaOptions, steps: usize) -> Result<(Vec<i64>, Vec<f64>)> {
     let p = schedule.config.precision;
-    let logs: Vec<f64> = train.iter().map(|s| ln(p, *s)).collect();
-    let (low, high) = (train[0], train[train.len() - 1]);
-    let (log_low, log_high) = if spread == SigmaSpread::Lu { (logs[0], logs[logs.len() - 1]) } else { (low.ln(), high.ln()) };
-    let sigma = |r: f64| match spread {
-        SigmaSpread::Karras => (high.powf(1.0 / 7.0) + r * (low.powf(1.0 / 7.0) - high.powf(1.0 / 7.0))).powf(7.0),
-        SigmaSpread::Beta => low + beta_quantile(1.0 - r) * (high - low),
-        SigmaSpread::Schedule | SigmaSpread::Exponential | SigmaSpread::Lu => (log_high + r * (log_low - log_high)).exp(),
+    let logs = logarithms(schedule, train)?;
+    let (low, high) = (options.range[0].unwrap_or(train[0]), options.range[1].unwrap_or(train[train.len() - 1]));
+    let mut sigmas = match spread {
+        SigmaSpread::Lu => exponential(logs[logs.len() - 1], logs[0], steps)?,
+        spread => spread_between(spread, high, low, steps)?,
     };
-    let formula: Vec<f64> = (0..steps).map(|i| sigma(i as f64 / (steps.max(2) - 1) as f64)).collect();
-    // diffusers rounds the timesteps of Karras and Lu, but not for the cosine schedule; whatever is left of a fraction is then cut off. So the first timestep
-    // is T-1 or T-2 by the last bit of a logarithm, which is why the formula's value, and numpy's logarithm, are used here.
-    let rounds = matches!(spread, SigmaSpread::Karras | SigmaSpread::Lu) && schedule.config.beta_schedule != BetaSchedule::SquaredcosCapV2;
+    // diffusers rounds the timesteps of Karras and Lu, but not for the cosine schedule (UniPC: for all); whatever is left of a fraction is then cut off. So the
+    // first timestep is T-1 or T-2 by the last bit of a logarithm, which is why the formula's value, and numpy's logarithm, are used here.
+    let cosine = options.rules == Rules::Dpm && schedule.config.beta_schedule == BetaSchedule::SquaredcosCapV2;
+    let rounds = matches!(spread, SigmaSpread::Karras | SigmaSpread::Lu) && !cosine;
     let timestep = |s: &f64| {
         let t = timestep_of(*s, &logs, p);
-        (if rounds { t.round_ties_even() } else { t.trunc() }) as i64
+        Ok((if rounds { t.round_ties_even() } else { t.trunc() }) as i64)
     };
-    let timesteps = formula.iter().map(timestep).collect();
+    let timesteps = try_collect(sigmas.iter().map(timestep), "timesteps")?;
     // The ends are exact by definition.
-    let ends = |(i, s): (usize, f64)| {
-        if i == 0 {
-            high
-        } else if i + 1 == steps {
-            low
-        } else {
-            s
-        }
+    sigmas[steps - 1] = low;
+    sigmas[0] = high;
+    Ok((timesteps, sigmas))
+}
+
+/// `steps` sigmas from `high` to `low`, spread as diffusers does it in float64.
+pub(super) fn spread_between(spread: SigmaSpread, high: f64, low: f64, steps: usize) -> Result<Vec<f64>> {
+    let sigma = |r: f64| match spread {
+        SigmaSpread::Karras => (high.powf(1.0 / 7.0) + r * (low.powf(1.0 / 7.0) - high.powf(1.0 / 7.0))).powf(7.0),
+        _ => low + beta_quantile(1.0 - r) * (high - low),
     };
-    Ok((timesteps, formula.into_iter().enumerate().map(ends).collect()))
+    match spread {
+        SigmaSpread::Karras | SigmaSpread::Beta => try_collect((0..steps).map(|i| Ok(sigma(part(i, steps)))), "sigmas"),
+        SigmaSpread::Schedule | SigmaSpread::Exponential | SigmaSpread::Lu => exponential(high.ln(), low.ln(), steps),
+    }
+}
+
+/// Equal steps of ln sigma.
+fn exponential(log_high: f64, log_low: f64, steps: usize) -> Result<Vec<f64>> {
+    try_collect((0..steps).map(|i| Ok((log_high + part(i, steps) * (log_low - log_high)).exp())), "sigmas")
+}
+
+fn part(i: usize, steps: usize) -> f64 {
+    i as f64 / (steps.max(2) - 1) as f64
+}
+
+/// ln sigma of every training timestep.
+pub(super) fn logarithms(schedule: &NoiseSchedule, train: &[f64]) -> Result<Vec<f64>> {
+    try_collect(train.iter().map(|s| Ok(ln(schedule.config.precision, *s))), "logarithms of sigmas")
 }
 
 /// The fractional timestep at which the training schedule has this sigma, by linear interpolation of ln sigma. With zero terminal SNR the last logarithm may be
 /// below the one before, so the list is searched from its end.
-fn timestep_of(sigma: f64, logs: &[f64], p: Precision) -> f64 {
+pub(super) fn timestep_of(sigma: f64, logs: &[f64], p: Precision) -> f64 {
     if logs.len() < 2 {
         return 0.0;
     }
@@ -232,6 +273,8 @@ mod tests {
         spread: SigmaSpread::Schedule,
         end: FinalSigma::Zero,
         lambda_min_clipped: f64::NEG_INFINITY,
+        rules: Rules::Dpm,
+        range: [None; 2],
     };
 
     #[test]

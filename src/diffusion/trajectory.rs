@@ -6,7 +6,7 @@
 
 use super::grid::check_pairs;
 use super::parametrisation::Prediction;
-use super::schedule::{Level, NoiseSchedule};
+use super::schedule::{Level, NoiseSchedule, nonzero};
 use crate::error::{Error, Result};
 
 /// Weight w of the squared error of predicted data.
@@ -155,7 +155,8 @@ pub fn teacher_pairs(train: usize, pairs: &[(i64, i64)], count: usize) -> Result
 /// Difference of the two predictions' factors of x, in forms without cancellation: 1/a - a = s²/a.
 fn difference_at_x(level: Level, student: Prediction, teacher: Prediction) -> Result<f64> {
     use Prediction::{Epsilon, VPrediction};
-    let gap = level.sigma * level.sigma / level.alpha;
+    // Read with epsilon only, which there is none of at zero SNR.
+    let gap = level.sigma * level.sigma / nonzero(level.alpha);
     Ok(match (student, teacher) {
         (a, b) if a == b => 0.0,
         (Epsilon, VPrediction) => gap,

@@ -1,5 +1,6 @@
 //! Teacher trajectories: the states at the ends of the student's steps, in f16, regenerated from seeds whenever they are needed.
 
+use super::range::StateRange;
 use crate::backend::Backend;
 use crate::cancel::Stop;
 use crate::diffusion::philox::{self, Purpose};
@@ -20,6 +21,8 @@ pub struct TrajectoryCache {
     pub labels: Option<Arc<Tensor>>,
     /// M.
     pub count: usize,
+    /// What is odd about the states.
+    pub warning: Option<String>,
 }
 
 /// What a cache is made with.
@@ -28,6 +31,8 @@ pub struct CacheSpec<'a> {
     pub schedule: &'a NoiseSchedule,
     /// What the teacher's output reads as.
     pub prediction: Prediction,
+    /// What is done to the data that the teacher predicts, in every one of its steps.
+    pub clip: Clip,
     /// The student's grid.
     pub pairs: &'a [(i64, i64)],
     /// Teacher DDIM steps inside each pair.
@@ -53,22 +58,20 @@ impl TrajectoryCache {
         let mut states = Tensor::zeros(DType::F16, &[rows, shape[2], shape[3], c]).map_err(|e| e.context("trajectory cache"))?;
         let labels = draw_labels(teacher.classes(), spec, stop)?;
         let grid = trajectory::teacher_pairs(spec.schedule.len(), spec.pairs, spec.substeps)?;
-        let table = Table::from_pairs(spec.schedule, spec.prediction, &grid, 0.0, Clip::None)?;
+        let table = Table::from_pairs(spec.schedule, spec.prediction, &grid, 0.0, spec.clip)?;
         let batch = spec.batch.min(spec.count).max(1);
         let run = RunSpec { table: &table, batch, size: spec.size, purpose: Purpose::Data, precision: DType::F32 };
         let mut run = SamplingRun::new_until(backend, teacher, &run, stop)?;
         let row = spec.size[0] * spec.size[1] * c;
         let out = states.as_mut_slice::<f16>()?;
+        let mut range = StateRange::new(spec, teacher.scheduler.clip())?;
         let label_slice = labels.as_ref().map(|l| l.as_slice::<i32>()).transpose()?;
         let total = spec.count * grid.len();
         for_each_batch(&mut run, spec.seed, label_slice, spec.count, |run, first, used| {
             run.draw_noise(stop)?;
             for k in 0..=n {
                 let to = &mut out[(k * spec.count + first) * row..][..used * row];
-                for (to, from) in to.chunks_mut(row).zip(run.read()?.chunks(row)) {
-                    stop.check()?;
-                    to.iter_mut().zip(from).for_each(|(o, v)| *o = f16::from_f32(*v));
-                }
+                range.store(k, to, &run.read()?, stop)?;
                 for sub in 0..if k < n { spec.substeps } else { 0 } {
                     // Where nobody can stop it a GPU need not be waited for.
                     if stop.is_never() {
@@ -84,7 +87,7 @@ impl TrajectoryCache {
             }
             Ok(())
         })?;
-        Ok(Self { states: Arc::new(states), labels: labels.map(Arc::new), count: spec.count })
+        Ok(Self { states: Arc::new(states), labels: labels.map(Arc::new), count: spec.count, warning: range.warning() })
     }
 }
 

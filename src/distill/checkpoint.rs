@@ -4,11 +4,16 @@
 //! Draws depend on (seed, step) alone, so nothing else has a state; the trajectory cache is regenerated from the seed.
 
 use super::loss_scale::LossScale;
+use super::overflow::{StateBounds, largest};
 use super::trainer::Trainer;
 use super::training_graph::STATES;
-use crate::error::{Error, Result};
+use crate::diffusion::Clip;
+use crate::error::{Error, Result, Status};
+use crate::graph::ops::ClipScale;
 use crate::io::json;
 use crate::io::safetensors::{self, TensorFile};
+use crate::io::scheduler_config::SchedulerConfig;
+use crate::memory;
 use crate::tensor::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -18,6 +23,8 @@ use std::path::Path;
 const VERSION: u32 = 1;
 /// Key of the record in the file's metadata.
 const KEY: &str = "fewstep.training";
+/// No run is longer: at a billion steps a second this takes a hundred days, and f64 still counts in ones.
+const MOST_STEPS: u64 = 1 << 53;
 
 /// What must agree between the run that saved and the run that resumes.
 #[derive(Serialize, Deserialize)]
@@ -31,17 +38,71 @@ struct Record {
     loss_scale: Option<LossScale>,
 }
 
+/// Options that a run may be resumed with other values of, as one bit of a mask; the numbers are those of `FEWSTEP_RESUME_*`.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OptionGroup {
+    /// The learning rate and how it moves.
+    Schedule = 1,
+    /// Rows of a step.
+    Batch = 2,
+    /// AdamW, clipping and the moving average.
+    Optimizer = 4,
+    /// The terms of the loss.
+    Loss = 8,
+    /// Grid, size and number of the teacher's trajectories, and how they are made.
+    Trajectories = 16,
+    /// Key of the draws.
+    Seed = 32,
+    /// What the networks compute in.
+    Precision = 64,
+}
+
+impl OptionGroup {
+    /// Every bit.
+    pub const ALL: u32 = 127;
+
+    /// The constant's name in C.
+    fn name(self) -> &'static str {
+        match self {
+            OptionGroup::Schedule => "FEWSTEP_RESUME_SCHEDULE",
+            OptionGroup::Batch => "FEWSTEP_RESUME_BATCH",
+            OptionGroup::Optimizer => "FEWSTEP_RESUME_OPTIMIZER",
+            OptionGroup::Loss => "FEWSTEP_RESUME_LOSS",
+            OptionGroup::Trajectories => "FEWSTEP_RESUME_TRAJECTORIES",
+            OptionGroup::Seed => "FEWSTEP_RESUME_SEED",
+            OptionGroup::Precision => "FEWSTEP_RESUME_PRECISION",
+        }
+    }
+
+    /// The group of a recorded option; `None` for what must always agree, and what this version does not know.
+    pub(super) fn of(option: &str) -> Option<Self> {
+        Some(match option {
+            "learning_rate" | "warmup_steps" | "total_steps" | "decay" => OptionGroup::Schedule,
+            "batch" => OptionGroup::Batch,
+            "beta1" | "beta2" | "eps" | "weight_decay" | "clip_norm" | "ema_decay" => OptionGroup::Optimizer,
+            "terms" => OptionGroup::Loss,
+            "pairs" | "substeps" | "cache_size" | "size" | CLIP => OptionGroup::Trajectories,
+            "seed" => OptionGroup::Seed,
+            PRECISION => OptionGroup::Precision,
+            _ => return None,
+        })
+    }
+}
+
+/// Recorded where it is not f32.
+const PRECISION: &str = "precision";
+/// Recorded where trajectories clip: those of runs that were saved before it was an option did not.
+const CLIP: &str = "trajectory_clip";
+/// The student's scheduler config; what counts is the noise schedule and the prediction type.
+const SCHEDULER: &str = "scheduler";
+
 impl Trainer {
     /// Writes the whole state of training. The file appears whole or not at all; a failure leaves an older one as it was.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let mut tensors = vec![];
-        for name in &self.parameters {
-            for prefix in STATES {
-                let key = format!("{prefix}{name}");
-                let data = self.exec.storage_bytes(&key)?.of::<f32>()?;
-                let tensor = Tensor::from_slice(self.student.weights[name].shape(), &data)?;
-                tensors.push((key, tensor));
-            }
+        let states = self.states()?;
+        for (key, tensor) in &states {
+            check_state(key, tensor).map_err(|e| Error::numeric(format!("{}: not written: {}", path.display(), e.message)))?;
         }
         let record = Record {
             version: VERSION,
@@ -51,54 +112,113 @@ impl Trainer {
             loss_scale: self.loss_scale().map(|_| self.loss_scale),
         };
         let text = serde_json::to_string(&record).map_err(|e| Error::internal(e.to_string()))?;
-        let entries: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        let entries = memory::collect(states.iter().map(|(name, tensor)| (name.as_str(), tensor)), "list of tensors")?;
         safetensors::save(path, &entries, &BTreeMap::from([(KEY.to_owned(), text)]))
     }
 
-    /// Continues where `save` stopped. The trainer must have been created with the same student architecture and options; nothing changes on an error.
-    pub fn resume(&mut self, path: &Path) -> Result<()> {
-        let file = TensorFile::open(path)?;
+    /// Continues where `save` stopped, with the steps that are done and all of AdamW's state. The trainer must have been created with the same student
+    /// architecture, noise schedule and prediction type, and with the same options but for those of `changes`, a mask of [`OptionGroup`]. Nothing changes on
+    /// an error.
+    pub fn resume(&mut self, path: &Path, changes: u32) -> Result<()> {
+        let mut file = TensorFile::open(path)?;
         let shown = path.display();
         let text = file.metadata().get(KEY).ok_or_else(|| Error::corrupt(format!("{shown}: not a training checkpoint (no {KEY} in its metadata)")))?;
         let record: Record = json::parse_record(text, "damaged training record").map_err(|e| e.context(&shown))?;
-        self.check_record(&record).map_err(|e| e.context(shown))?;
-        let mut loaded = vec![];
-        for name in &self.parameters {
-            for prefix in STATES {
-                let key = format!("{prefix}{name}");
-                let tensor = file.get_f32(&key, self.student.weights[name].shape())?;
-                loaded.push((key, tensor));
-            }
-        }
-        for (key, tensor) in &loaded {
-            self.exec.write_storage(key, tensor.bytes())?;
-        }
-        self.steps_done = record.steps_done;
-        if let Some(scale) = record.loss_scale {
-            self.loss_scale = scale;
-        }
+        let loss_scale = self.check_record(&record, changes).map_err(|e| e.context(&shown))?;
+        let states = self.read_states(&mut file)?;
+        let bounds = self.bounds_of(&states)?;
+        self.write_states(&states)?;
+        (self.steps_done, self.loss_scale, self.bounds) = (record.steps_done, loss_scale, bounds);
         Ok(())
     }
 
-    fn check_record(&self, record: &Record) -> Result<()> {
+    /// The states of a checkpoint, which training can have written.
+    fn read_states(&self, file: &mut TensorFile) -> Result<Vec<(String, Tensor)>> {
+        let mut states = memory::with_capacity(STATES.len() * self.parameters.len(), "list of tensors")?;
+        for name in &self.parameters {
+            for prefix in STATES {
+                let key = format!("{prefix}{name}");
+                // The architecture agrees, so what does not fit it is damage.
+                let damage = |e: Error| match e.status {
+                    Status::NotFound | Status::Shape | Status::Numeric => Error::corrupt(e.message),
+                    _ => e,
+                };
+                let tensor = file.take_f32(&key, self.student.weights[name].shape()).map_err(damage)?;
+                check_state(&key, &tensor).map_err(|e| e.context(file.file()))?;
+                states.push((key, tensor));
+            }
+        }
+        Ok(states)
+    }
+
+    fn bounds_of(&self, states: &[(String, Tensor)]) -> Result<StateBounds> {
+        let most = |prefixes: &[&str]| {
+            let named = |key: &str| prefixes.iter().any(|p| key.starts_with(p));
+            states.iter().filter(|(key, _)| named(key)).try_fold(0f64, |most, (_, t)| Ok::<_, Error>(most.max(largest(t.as_slice::<f32>()?))))
+        };
+        Ok(StateBounds::new(&self.options, most(&[STATES[0], STATES[3]])?, most(&[STATES[1]])?))
+    }
+
+    /// Refuses records that do not fit; the loss scale to go on with.
+    fn check_record(&self, record: &Record, changes: u32) -> Result<LossScale> {
         if record.version != VERSION {
             return Err(Error::version(format!("training checkpoint of version {}, this library reads {VERSION}", record.version)));
+        }
+        if record.steps_done > MOST_STEPS {
+            return Err(Error::corrupt(format!("the training record says that {} steps are done; no run can be longer than {MOST_STEPS}", record.steps_done)));
         }
         if record.student != self.student.config.to_json() {
             return Err(Error::invalid("the checkpoint was made with another student architecture"));
         }
         let own = self.run_record();
-        // An option that only one of them records is at its default in the other.
-        let shown = |run: &BTreeMap<String, String>, key: &str| run.get(key).map_or("the default", String::as_str).to_owned();
-        match own.keys().chain(record.run.keys()).find(|key| own.get(*key) != record.run.get(*key)) {
-            None if record.loss_scale.is_none() && self.loss_scale().is_some() => Err(Error::corrupt("the training record has no loss scale")),
-            None => Ok(()),
-            Some(key) => Err(Error::invalid(format!("option {key} is {}; the checkpoint was made with {}", shown(&own, key), shown(&record.run, key)))),
+        for key in own.keys().chain(record.run.keys()) {
+            self.check_option(key, own.get(key), record.run.get(key), changes)?;
+        }
+        match record.loss_scale {
+            Some(scale) if !scale.is_possible() => {
+                Err(Error::corrupt(format!("the training record's loss scale is {}; expected a power of two", scale.factor())))
+            }
+            Some(scale) => Ok(scale),
+            None if self.loss_scale().is_some() && own.get(PRECISION) == record.run.get(PRECISION) => {
+                Err(Error::corrupt("the training record has no loss scale"))
+            }
+            None => Ok(LossScale::new(self.options.loss_scale)),
         }
     }
 
+    /// One option of this run and of the record, each `None` where it is at its default.
+    fn check_option(&self, key: &str, own: Option<&String>, saved: Option<&String>, changes: u32) -> Result<()> {
+        if own == saved || (key == SCHEDULER && self.trains_alike(saved)?) {
+            return Ok(());
+        }
+        let group = OptionGroup::of(key);
+        if group.is_some_and(|group| changes & group as u32 != 0) {
+            return Ok(());
+        }
+        let default = match key {
+            PRECISION => "F32",
+            CLIP => "None",
+            _ => "unknown",
+        };
+        let shown = |value: Option<&String>| value.map_or(default, String::as_str).to_owned();
+        let way_out = match group {
+            Some(group) => format!("; to resume with another, call fewstep_trainer_resume_with and {}", group.name()),
+            None => String::new(),
+        };
+        Err(Error::invalid(format!("option {key} is {}; the checkpoint was made with {}{way_out}", shown(own), shown(saved))))
+    }
+
+    /// Whether a saved scheduler config has this student's noise schedule and prediction type, whatever it says about sampling.
+    fn trains_alike(&self, saved: Option<&String>) -> Result<bool> {
+        let Some(saved) = saved else { return Ok(false) };
+        let damage = |e: Error| Error::corrupt(e.message);
+        let saved = SchedulerConfig::parse(saved, "the training record's scheduler").map_err(damage)?;
+        let own = &self.student.scheduler;
+        Ok(saved.noise_schedule().map_err(damage)? == own.noise_schedule()? && saved.prediction() == own.prediction())
+    }
+
     /// Every option that the continuation depends on, as text; floats in full precision.
-    fn run_record(&self) -> BTreeMap<String, String> {
+    pub(super) fn run_record(&self) -> BTreeMap<String, String> {
         let o = &self.options;
         let entries = [
             ("seed", o.seed.to_string()),
@@ -118,10 +238,26 @@ impl Trainer {
             ("clip_norm", o.clip_norm.to_string()),
             ("ema_decay", o.ema_decay.to_string()),
             ("size", format!("{:?}", o.size)),
-            ("scheduler", self.student.scheduler.to_json()),
+            (SCHEDULER, self.student.scheduler.to_json()),
         ];
         // Options that came later are recorded where they are not at their default: runs saved before go on.
-        let precision = (o.precision != DType::F32).then(|| ("precision", format!("{:?}", o.precision)));
-        entries.into_iter().chain(precision).map(|(k, v)| (k.to_owned(), v)).collect()
+        let precision = (o.precision != DType::F32).then(|| (PRECISION, format!("{:?}", o.precision)));
+        let clip = (self.trajectory_clip != Clip::None).then(|| (CLIP, format!("{:?}", self.trajectory_clip)));
+        entries.into_iter().chain(precision).chain(clip).map(|(k, v)| (k.to_owned(), v)).collect()
+    }
+}
+
+/// Refuses values that no step leaves: what is not finite, second moments below 0, and moments of gradients that [`ClipScale`] does not accept (with a
+/// factor of two for rounding).
+fn check_state(key: &str, tensor: &Tensor) -> Result<()> {
+    let norm = ClipScale::LARGEST;
+    let (least, most) = match STATES.iter().position(|prefix| key.starts_with(prefix)) {
+        Some(1) => (-2.0 * norm, 2.0 * norm),
+        Some(2) => (0.0, 2.0 * norm * norm),
+        _ => (f32::MIN, f32::MAX),
+    };
+    match tensor.as_slice::<f32>()?.iter().enumerate().find(|(_, v)| !(least..=most).contains(*v)) {
+        None => Ok(()),
+        Some((i, value)) => Err(Error::corrupt(format!("tensor \"{key}\": element {i} is {value:e}; training leaves {least:e} to {most:e}"))),
     }
 }

@@ -41,6 +41,11 @@ impl LossScale {
         Self { factor, good_steps: 0 }
     }
 
+    /// False for what no run can have: a factor that is not a power of two, 1 or more.
+    pub fn is_possible(&self) -> bool {
+        self.factor.is_finite() && self.factor >= 1.0 && self.factor.to_bits().trailing_zeros() >= f32::MANTISSA_DIGITS - 1
+    }
+
     /// The present factor.
     pub fn factor(&self) -> f32 {
         self.factor
@@ -54,7 +59,7 @@ impl LossScale {
 
     /// After a step whose gradients were finite.
     pub fn step(&mut self) {
-        self.good_steps += 1;
+        self.good_steps = self.good_steps.saturating_add(1);
         if self.good_steps >= GROWTH_INTERVAL && self.factor < LARGEST {
             *self = Self::new(self.factor * 2.0);
         }
@@ -86,6 +91,24 @@ mod tests {
         assert!(scale.shrink());
         scale.step();
         assert_eq!(scale.factor(), 4.0);
+    }
+
+    #[test]
+    fn possible_factors_are_powers_of_two() {
+        for (factor, possible) in [
+            (1.0, true),
+            (65536.0, true),
+            (f32::MAX, false),
+            (0.5, false),
+            (0.0, false),
+            (-2.0, false),
+            (3.0, false),
+            (65536.0f32.next_up(), false),
+            (f32::INFINITY, false),
+            (f32::NAN, false),
+        ] {
+            assert_eq!(LossScale::new(factor).is_possible(), possible, "{factor}");
+        }
     }
 
     #[test]

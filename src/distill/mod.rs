@@ -1,15 +1,21 @@
 //! Distillation: what a student is, what it is asked to match, and the training step that makes it so.
 
 pub mod cache;
-mod checkpoint;
+pub mod checkpoint;
 pub mod dataset;
 pub mod loss_scale;
 pub mod objective;
+mod overflow;
+mod range;
 pub mod student;
 pub mod trainer;
 pub mod training_graph;
 
+#[cfg(test)]
+mod tests;
+
 pub use cache::TrajectoryCache;
+pub use checkpoint::OptionGroup;
 pub use dataset::Dataset;
 pub use objective::{NormKind, Objective, Term};
 pub use student::{StudentOptions, derive};

@@ -48,7 +48,7 @@ impl Default for StudentOptions {
 /// An initial student of a teacher; a cancelled error where `stop` is set before it is made.
 pub fn derive(teacher: &Model, options: &StudentOptions, stop: Stop) -> Result<Model> {
     let config = derive_config(&teacher.config, options)?;
-    let scheduler = teacher.scheduler.for_student(options.prediction);
+    let scheduler = teacher.scheduler.for_student(options.prediction)?;
     let mut student = Model::create_until(config, scheduler, options.seed, stop)?;
     if options.copy_weights {
         copy_weights(&mut student, teacher);
@@ -60,7 +60,7 @@ pub fn derive(teacher: &Model, options: &StudentOptions, stop: Stop) -> Result<M
 }
 
 fn derive_config(teacher: &UNetConfig, options: &StudentOptions) -> Result<UNetConfig> {
-    let mut config = teacher.clone();
+    let mut config = UNetConfig { other: Default::default(), ..teacher.clone() };
     if let Some(channels) = &options.block_out_channels {
         if channels.is_empty() || channels.len() > teacher.block_out_channels.len() {
             return Err(Error::invalid(format!(

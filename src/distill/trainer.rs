@@ -4,12 +4,14 @@ use super::cache::{CacheSpec, TrajectoryCache};
 use super::dataset::Dataset;
 use super::loss_scale::{LossScale, LossScaleInputs};
 use super::objective::{Objective, TEACHER, Term};
+use super::overflow::{StateBounds, largest};
 use super::training_graph::{DrawInputs, Results, STATES, TrainingGraph, UpdateInputs};
 use crate::backend::{Backend, Executable, Memory, as_bytes};
 use crate::cancel::{Stop, cancelled};
-use crate::diffusion::{NoiseSchedule, grid};
+use crate::diffusion::{Clip, NoiseSchedule, grid};
 use crate::error::{Error, Result};
 use crate::graph::ValueId;
+use crate::graph::ops::ClipScale;
 use crate::nn::{Model, StudentInfo};
 use crate::tensor::{DType, Tensor};
 use serde::{Deserialize, Serialize};
@@ -67,6 +69,9 @@ pub struct TrainerOptions {
     pub precision: DType,
     /// f16: what the loss is multiplied by at first, a power of two (see [`LossScale`]).
     pub loss_scale: f32,
+    /// What is done to the data that the teacher predicts on its trajectories; `None`: what its own scheduler says. The student's steps never clip: neither
+    /// in on-policy terms nor in samplers.
+    pub trajectory_clip: Option<Clip>,
 }
 
 impl Default for TrainerOptions {
@@ -92,6 +97,7 @@ impl Default for TrainerOptions {
             size: None,
             precision: DType::F32,
             loss_scale: 65536.0,
+            trajectory_clip: None,
         }
     }
 }
@@ -108,7 +114,7 @@ impl TrainerOptions {
         if !matches!(self.precision, DType::F32 | DType::F16 | DType::Bf16) {
             return Err(Error::invalid(format!("precision is {:?}; it must be F32, F16 or Bf16", self.precision)));
         }
-        if !(self.loss_scale.is_normal() && self.loss_scale >= 1.0 && self.loss_scale.log2().fract() == 0.0) {
+        if !LossScale::new(self.loss_scale).is_possible() {
             return Err(Error::invalid(format!("loss_scale is {}; it must be a power of two, 1 or more", self.loss_scale)));
         }
         if self.terms.is_empty() || self.terms.len() > 4 {
@@ -142,6 +148,11 @@ impl TrainerOptions {
             )));
         }
         Ok(())
+    }
+
+    /// Whether any term reads cached trajectories.
+    pub fn needs_cache(&self) -> bool {
+        self.terms.iter().any(|t| t.objective.needs_cache())
     }
 
     /// Learning rate of the step after `done` steps.
@@ -193,8 +204,13 @@ pub struct Trainer {
     pub(super) loss_scale: LossScale,
     results: Results,
     pub(super) parameters: Vec<String>,
+    /// Of the teacher's trajectories, if there are any.
+    pub(super) trajectory_clip: Clip,
     cache: Option<TrajectoryCache>,
+    /// Not yet handed to the host.
+    warning: Option<String>,
     pub(super) steps_done: u64,
+    pub(super) bounds: StateBounds,
 }
 
 impl Trainer {
@@ -215,13 +231,23 @@ impl Trainer {
         options.check()?;
         check_networks(student, teacher, dataset, &options)?;
         let schedule = student.scheduler.noise_schedule()?;
-        if options.terms.iter().any(|t| t.objective.needs_cache()) {
+        let mut trajectory_clip = Clip::None;
+        if let (true, Some(teacher)) = (options.needs_cache(), teacher) {
             grid::check(schedule.len(), &options.pairs)?;
+            trajectory_clip = options.trajectory_clip.unwrap_or_else(|| teacher.scheduler.clip());
+            trajectory_clip.check().map_err(|e| e.context("the trajectories"))?;
         }
         let TrainingGraph { graph, draws, updates, results, update } = TrainingGraph::new(student, teacher, dataset, &schedule, &options)?;
         stop.check()?;
         let exec = backend.compile_until(&graph, stop)?;
+        let mut most = 0f64;
+        for tensor in student.weights.values() {
+            stop.check()?;
+            most = most.max(largest(tensor.as_slice::<f32>()?));
+        }
         let mut this = Self {
+            bounds: StateBounds::new(&options, most, 0.0),
+            trajectory_clip,
             student: student.clone(),
             teacher: teacher.cloned(),
             schedule,
@@ -234,6 +260,7 @@ impl Trainer {
             results,
             parameters: update.parameters,
             cache: None,
+            warning: None,
             steps_done: 0,
             options,
         };
@@ -251,6 +278,7 @@ impl Trainer {
         let spec = CacheSpec {
             schedule: &self.schedule,
             prediction: teacher.scheduler.prediction(),
+            clip: self.trajectory_clip,
             pairs: &self.options.pairs,
             substeps: self.options.substeps,
             count: self.options.cache_size,
@@ -264,10 +292,16 @@ impl Trainer {
 
     /// True when a step needs nothing more.
     pub fn is_prepared(&self) -> bool {
-        self.cache.is_some() || !self.options.terms.iter().any(|t| t.objective.needs_cache())
+        self.cache.is_some() || !self.options.needs_cache()
     }
 
-    fn set_cache(&mut self, cache: TrajectoryCache, stop: Stop) -> Result<()> {
+    /// What there is to say about the trajectories, once.
+    pub fn take_warning(&mut self) -> Option<String> {
+        self.warning.take()
+    }
+
+    fn set_cache(&mut self, mut cache: TrajectoryCache, stop: Stop) -> Result<()> {
+        self.warning = cache.warning.take();
         self.exec.bind("cache.states", cache.states.clone())?;
         if let Some(labels) = &cache.labels {
             self.exec.bind("cache.labels", labels.clone())?;
@@ -277,7 +311,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// One step. A loss or gradient that is not finite changes nothing and is a numeric error; gradients of a scaled loss are first tried at smaller scales.
+    /// One step. A loss, gradient or update that is not finite changes nothing and is a numeric error; gradients of a scaled loss are first tried at smaller
+    /// scales.
     pub fn step(&mut self) -> Result<StepReport> {
         self.step_until(Stop::NEVER)
     }
@@ -291,6 +326,7 @@ impl Trainer {
         let n = self.steps_done;
         let decay = self.options.ema_decay.min(n as f64 / (n + 1) as f64) as f32;
         self.write_inputs(self.options.seed, n, rate, decay)?;
+        let watch = self.watch(rate)?;
         let report = loop {
             if let Some(inputs) = &self.loss_scale_inputs {
                 self.loss_scale.write(self.exec.as_mut(), inputs)?;
@@ -302,17 +338,24 @@ impl Trainer {
                 break report;
             }
         };
-        if !report.loss.is_finite() || !report.grad_norm.is_finite() {
-            return Err(Error::numeric(format!(
-                "step {}: loss {} and gradient norm {}; the weights are those of step {n}",
-                n + 1,
-                report.loss,
-                report.grad_norm
-            )));
-        }
+        self.check_gradients(&report)?;
+        self.settle(watch, rate)?;
         self.loss_scale.step();
         self.steps_done = n + 1;
         Ok(StepReport { step: n + 1, ..report })
+    }
+
+    /// An error where the update left everything as it was.
+    fn check_gradients(&self, report: &StepReport) -> Result<()> {
+        let (n, StepReport { loss, grad_norm, .. }) = (self.steps_done, report);
+        let found = format!("step {}: loss {loss} and gradient norm {grad_norm}; the weights are those of step {n}", n + 1);
+        if !loss.is_finite() || !grad_norm.is_finite() {
+            return Err(Error::numeric(found));
+        }
+        if !ClipScale::new(self.options.clip_norm).accepts(*grad_norm) {
+            return Err(Error::numeric(format!("{found}: clip_norm must leave {:e} of a norm at most", ClipScale::LARGEST)));
+        }
+        Ok(())
     }
 
     /// Runs the whole plan. Where it can be stopped, that is before its last segment, the update: a step that is done by half would be none.
@@ -374,6 +417,7 @@ impl Trainer {
             let data = self.exec.storage_bytes(&format!("{prefix}{name}"))?.of::<f32>()?;
             model.weights.insert(name.clone(), Arc::new(Tensor::from_slice(&shape, &data)?));
         }
+        model.check_finite()?;
         if !self.options.pairs.is_empty() {
             model.student = Some(StudentInfo { version: StudentInfo::VERSION, pairs: self.options.pairs.clone(), teacher_substeps: self.options.substeps });
         }
@@ -476,7 +520,7 @@ fn check_networks(student: &Model, teacher: Option<&Model>, dataset: Option<&Dat
                 return Err(Error::shape(format!("{name}: the student has {s}, the teacher {t}")));
             }
         }
-        if student.scheduler.noise_schedule()? != teacher.scheduler.noise_schedule()? {
+        if !student.scheduler.noise_schedule()?.agrees_with(&teacher.scheduler.noise_schedule()?) {
             return Err(Error::invalid("student and teacher have different noise schedules"));
         }
     }

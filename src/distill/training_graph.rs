@@ -9,8 +9,12 @@ use crate::diffusion::philox::Purpose;
 use crate::error::{Error, Result};
 use crate::graph::ops::{AdamW, ClipScale, Concat, Ema, GlobalNorm, IntAffine, RandomInt, RandomNormal};
 use crate::graph::{Graph, TensorType, ValueId, gradients};
+use crate::memory;
 use crate::nn::Model;
 use crate::tensor::{DType, Tensor};
+
+/// What lists of the program are called where there is no memory for them.
+const WHAT: &str = "training graph";
 
 /// Names of the four states of a parameter.
 pub(super) const STATES: [&str; 4] = [STUDENT, "adamw.m.", "adamw.v.", "ema."];
@@ -165,7 +169,7 @@ impl<'a> Builder<'a> {
         let index = self.draw(Purpose::Data, count, i, inputs)?;
         let timestep = self.draw(Purpose::Timestep, self.context.schedule.len(), i, inputs)?;
         let b = self.options.batch;
-        let rows: Vec<i32> = (0..b).map(|r| (i * b + r) as i32).collect();
+        let rows = memory::collect((0..b).map(|r| (i * b + r) as i32), "rows of noise")?;
         let g = &mut self.graph;
         let data = g.gather(images, index)?;
         let rows = g.constant("noise.rows", Tensor::from_slice(&[b], &rows)?)?;
@@ -187,9 +191,9 @@ impl<'a> Builder<'a> {
 /// Appends backward pass, clipping, AdamW and the moving average for the loss [1] of a student whose parameters are states `student.*`.
 pub fn append_update(g: &mut Graph, loss: ValueId, student: &Model, options: &TrainerOptions, inputs: &UpdateInputs) -> Result<Update> {
     g.begin_segment("backward");
-    let parameters: Vec<String> = student.weights.keys().cloned().collect();
-    let values =
-        parameters.iter().map(|name| g.state(format!("{STUDENT}{name}"), TensorType::f32(student.weights[name].shape()))).collect::<Result<Vec<_>>>()?;
+    let parameters = memory::collect(student.weights.keys().cloned(), WHAT)?;
+    let state = |name: &String| g.state(format!("{STUDENT}{name}"), TensorType::f32(student.weights[name].shape()));
+    let values = memory::try_collect(parameters.iter().map(state), WHAT)?;
     let loss_scale = (options.precision == DType::F16).then(|| LossScaleInputs::declare(g)).transpose()?;
     let scaled = loss_scale.map_or(Ok(loss), |s| g.mul(loss, s.factor))?;
     let grads = gradients(g, scaled, &values, &[])?;
@@ -197,16 +201,18 @@ pub fn append_update(g: &mut Graph, loss: ValueId, student: &Model, options: &Tr
     let unscaled = |g: &mut Graph, value| loss_scale.map_or(Ok(value), |s| g.mul(value, s.inverse));
     let norm = g.push1(GlobalNorm.into(), &grads)?;
     let norm = unscaled(g, norm)?;
-    let scale = g.push1(ClipScale { max_norm: options.clip_norm as f32 }.into(), &[norm, loss])?;
+    let scale = g.push1(ClipScale::new(options.clip_norm).into(), &[norm, loss])?;
     let scale = unscaled(g, scale)?;
-    let mut operands = vec![inputs.rate, inputs.update, scale];
+    let mut operands = memory::with_capacity(AdamW::HEAD + 4 * parameters.len(), WHAT)?;
+    operands.extend([inputs.rate, inputs.update, scale]);
     for ((name, p), grad) in parameters.iter().zip(&values).zip(&grads) {
         let ty = g.value(*p).ty.clone();
         operands.extend([*p, g.state(format!("{}{name}", STATES[1]), ty.clone())?, g.state(format!("{}{name}", STATES[2]), ty)?, *grad]);
     }
     let op = AdamW { beta1: options.beta1, beta2: options.beta2, eps: options.eps, weight_decay: options.weight_decay, parameters: parameters.len() };
     let updated = g.push(op.into(), &operands)?;
-    let mut operands = vec![inputs.decay, scale];
+    let mut operands = memory::with_capacity(Ema::HEAD + 2 * parameters.len(), WHAT)?;
+    operands.extend([inputs.decay, scale]);
     for (name, p) in parameters.iter().zip(updated.iter().step_by(3)) {
         let ty = g.value(*p).ty.clone();
         operands.extend([g.state(format!("{}{name}", STATES[3]), ty)?, *p]);

@@ -65,6 +65,9 @@ pub(crate) unsafe fn optional_text<'a>(text: *const c_char, name: &str) -> Resul
     Ok(Some(valid))
 }
 
+/// Bytes of a path: no system takes a longer one, and errors repeat it.
+const MAX_PATH: usize = 1 << 15;
+
 /// A path argument.
 ///
 /// # Safety
@@ -74,6 +77,9 @@ pub(crate) unsafe fn path<'a>(path: *const c_char, name: &str) -> Result<&'a Pat
     let text = unsafe { text(path, name)? };
     if text.is_empty() {
         return Err(Error::invalid(format!("{name} is empty")));
+    }
+    if text.len() > MAX_PATH {
+        return Err(Error::invalid(format!("{name} has {} bytes; at most {MAX_PATH} are possible", text.len())));
     }
     Ok(Path::new(text))
 }

@@ -1,7 +1,7 @@
 //! Versions, statuses and the last error of each thread.
 
-use std::cell::RefCell;
-use std::ffi::{CStr, CString, c_char};
+use std::cell::UnsafeCell;
+use std::ffi::{CStr, c_char};
 
 /// Major version of the library.
 pub const FEWSTEP_VERSION_MAJOR: u32 = 0;
@@ -50,38 +50,60 @@ pub const FEWSTEP_STATUS_STATE: fewstep_status = 14;
 /// A bug inside the library; the handle that was in use can only be destroyed.
 pub const FEWSTEP_STATUS_PANIC: fewstep_status = 15;
 
+/// Bytes of a message, its NUL included; what is longer loses its middle.
+pub(crate) const MESSAGE_SIZE: usize = 2048;
+
 thread_local! {
-    static LAST_ERROR: RefCell<Option<CString>> = const { RefCell::new(None) };
+    // Neither memory of the heap nor a destructor: there is a message when there is no memory, and nothing to register or to run when a thread ends.
+    static LAST_ERROR: UnsafeCell<[u8; MESSAGE_SIZE]> = const { UnsafeCell::new([0; MESSAGE_SIZE]) };
 }
 
-/// A message as C gets it, on one line: control characters, which come from names and keys in files, are written as escapes.
-pub(crate) fn one_line(message: &str) -> CString {
-    let mut text = String::with_capacity(message.len());
-    for c in message.chars() {
-        if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
+/// Where a message is left out.
+const GAP: &str = " ... ";
+
+/// Writes a message as C gets it, on one line and with a NUL: control characters, which come from names and keys in files, are written as escapes.
+/// `out` has more bytes than [`GAP`].
+pub(crate) fn write_line(message: &str, out: &mut [u8]) {
+    let room = out.len() - 1;
+    let whole = message.chars().map(width).sum::<usize>() <= room;
+    // Both ends tell: what failed stands in front, why at the end.
+    let half = (room - GAP.len()) / 2;
+    let (front, gap, back) = match whole {
+        true => (message, "", ""),
+        false => (&message[..fitting(message.chars(), half)], GAP, &message[message.len() - fitting(message.chars().rev(), half)..]),
+    };
+    let mut at = 0;
+    let mut write = |c: char| at += c.encode_utf8(&mut out[at..]).len();
+    for c in front.chars().chain(gap.chars()).chain(back.chars()) {
+        if c.is_control() { c.escape_default().for_each(&mut write) } else { write(c) }
     }
-    CString::new(text).unwrap_or_default()
+    out[at] = 0;
 }
 
-/// Makes `message` this thread's last error.
+/// Bytes of a character as it is written.
+fn width(c: char) -> usize {
+    if c.is_control() { c.escape_default().len() } else { c.len_utf8() }
+}
+
+/// Bytes of the first characters that are written in `room` bytes.
+fn fitting(chars: impl Iterator<Item = char>, mut room: usize) -> usize {
+    let fits = |c: &char| room.checked_sub(width(*c)).map(|left| room = left).is_some();
+    chars.take_while(fits).map(char::len_utf8).sum()
+}
+
+/// Makes `message` this thread's last error. Allocates nothing.
 pub(crate) fn set_last_error(message: &str) {
-    let text = one_line(message);
-    // `try_with`: a thread that is being torn down has no message any more, and that is fine.
-    let _ = LAST_ERROR.try_with(|last| {
-        if let Ok(mut last) = last.try_borrow_mut() {
-            *last = Some(text);
-        }
-    });
+    // SAFETY: the buffer is this thread's, and no reference to it outlives this closure; C holds only its address.
+    LAST_ERROR.with(|last| write_line(message, unsafe { &mut *last.get() }));
 }
 
-/// The message of the last call that failed on the calling thread: what was wrong, with names and numbers, in one line of UTF-8. Never NULL; an
-/// empty string before the first failure. Successful calls leave it as it is.
+/// The message of the last call that failed on the calling thread: what was wrong, with names and numbers, in one line of UTF-8 of less than 2048 bytes
+/// (a longer one loses its middle). Never NULL; an empty string before the first failure. Successful calls leave it as it is.
 ///
 /// The text belongs to the library and stays valid until the next call that fails on the same thread, or until the thread ends. Any thread may call.
 #[unsafe(no_mangle)]
 pub extern "C" fn fewstep_last_error() -> *const c_char {
-    let text = LAST_ERROR.try_with(|last| last.try_borrow().ok().and_then(|text| text.as_ref().map(|t| t.as_ptr())));
-    text.ok().flatten().unwrap_or(c"".as_ptr())
+    LAST_ERROR.with(|last| last.get().cast_const().cast())
 }
 
 /// The name of a status, such as "CANCELLED"; "UNKNOWN" for a number that is none. A constant string. Any thread may call.
@@ -163,11 +185,33 @@ mod tests {
         assert_eq!(status_name(16), c"UNKNOWN");
     }
 
+    fn line(message: &str, size: usize) -> String {
+        let mut out = vec![0xff; size];
+        write_line(message, &mut out);
+        CStr::from_bytes_until_nul(&out).map(|line| line.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
     #[test]
     fn messages_are_one_line() {
-        for (message, line) in [("a\nERROR forged", c"a\\nERROR forged"), ("nul \0 tab \t", c"nul \\u{0} tab \\t"), ("Größe", c"Größe")] {
-            assert_eq!(one_line(message).as_c_str(), line);
+        for (message, expected) in [("a\nERROR forged", "a\\nERROR forged"), ("nul \0 tab \t", "nul \\u{0} tab \\t"), ("Größe", "Größe"), ("", "")] {
+            assert_eq!(line(message, MESSAGE_SIZE), expected);
         }
+    }
+
+    #[test]
+    fn long_messages_keep_both_ends() {
+        for (message, size, expected) in [
+            ("0123456789", 11, "0123456789"),
+            ("0123456789abcdef", 14, "0123 ... cdef"),
+            ("0123456789abcdef", 15, "0123 ... cdef"),
+            ("ßßßßßßßßß", 16, "ßß ... ßß"),                // whole characters
+            ("\n\n\n\n\n\n\n\n", 14, "\\n\\n ... \\n\\n"), // whole escapes
+            ("aaa\nbbbbbbbb\nccc", 14, "aaa ... ccc"),
+        ] {
+            assert_eq!(line(message, size), expected, "{message:?} in {size}");
+        }
+        let long = "x".repeat(1 << 20);
+        assert_eq!(line(&long, MESSAGE_SIZE).len(), MESSAGE_SIZE - 1);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::boundary::{check_out, null, put};
 use crate::error::{Error, Result};
+use crate::memory;
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
@@ -94,6 +95,7 @@ pub(crate) unsafe fn exclusive<'a, O: Opaque>(handle: *mut O) -> Result<Exclusiv
 /// `out` is NULL or valid for writing.
 pub(crate) unsafe fn create<O: Opaque>(out: *mut *mut O, make: impl FnOnce() -> Result<O::Inner>) -> Result<()> {
     check_out(out, "out")?;
+    memory::check()?;
     let handle = Box::new(Handle { tag: AtomicU64::new(O::TAG), uses: AtomicI32::new(0), value: UnsafeCell::new(make()?) });
     // SAFETY: checked above, valid as promised by the caller.
     unsafe { put(out, Box::into_raw(handle).cast::<O>()) };

@@ -10,6 +10,7 @@ use crate::diffusion::{Prediction, grid, trailing_pairs};
 use crate::distill::{StudentOptions, derive};
 use crate::error::{Error, Result};
 use crate::io::{SchedulerConfig, UNetConfig};
+use crate::memory;
 use crate::nn::Model;
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
@@ -193,7 +194,7 @@ pub(super) unsafe fn read_grid(train: usize, steps: u32, pairs: *const fewstep_s
     // SAFETY: as promised by the caller.
     let explicit = unsafe { options::array(pairs, count, stride, grid::MAX_PAIRS)? };
     if !explicit.is_empty() {
-        let list: Vec<(i64, i64)> = explicit.iter().map(|p| (i64::from(p.t), i64::from(p.t_next))).collect();
+        let list = memory::collect(explicit.iter().map(|p| (i64::from(p.t), i64::from(p.t_next))), "pairs")?;
         if steps != 0 && steps as usize != list.len() {
             return Err(Error::invalid(format!("steps is {steps} but pairs has {} elements; set steps to 0", list.len())));
         }
@@ -400,8 +401,9 @@ pub unsafe extern "C" fn fewstep_model_derive_student(
 /// by side for a moment: the disk needs room for both.
 ///
 /// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a grid that diffusers cannot express: use
-/// fewstep_model_save_file), IO, NOT_FOUND, VERSION_MISMATCH (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether
-/// the new model is already the one that opens (it could not be put into place whole, and the next save or opening goes on) or the old one still is.
+/// fewstep_model_save_file), NUMERIC (a weight that is not finite, which could not be opened again; nothing is written), IO, NOT_FOUND, VERSION_MISMATCH
+/// (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether the new model is already the one that opens (it could not
+/// be put into place whole, and the next save or opening goes on) or the old one still is.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_model_save(model: *const fewstep_model, path: *const c_char) -> fewstep_status {
     // SAFETY: both are NULL or valid by the header's contract.
@@ -414,8 +416,9 @@ pub unsafe extern "C" fn fewstep_model_save(model: *const fewstep_model, path: *
 /// Saves a model as one file, whatever its grid: safetensors with the configs in its metadata, which fewstep_model_open and fewstep_model_open_buffer
 /// read back. It appears whole or not at all. `path` is UTF-8.
 ///
-/// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY; what holds for all
-/// files that are written, and what IO means, is at the top of this header.
+/// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, NUMERIC (a weight that is not finite, which could not be opened
+/// again; nothing is written), IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY; what holds for all files that are written, and what IO means, is at the top
+/// of this header.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_model_save_file(model: *const fewstep_model, path: *const c_char) -> fewstep_status {
     // SAFETY: both are NULL or valid by the header's contract.

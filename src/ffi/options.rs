@@ -2,6 +2,7 @@
 
 use super::boundary::null;
 use crate::error::{Error, Result};
+use crate::memory;
 use std::mem::MaybeUninit;
 
 /// No struct of this library will ever be larger; a larger size is a forgotten initialisation.
@@ -117,8 +118,7 @@ pub(crate) unsafe fn array<T: Item>(data: *const T, count: usize, stride: usize,
         return Err(Error::invalid(format!("{name}: count is {count}; at most {limit}")));
     }
     check_size(name, "stride", stride, T::FIRST_SIZE)?;
-    let mut out = Vec::new();
-    out.try_reserve_exact(count).map_err(|_| Error::out_of_memory(format!("{name}: could not allocate {count} elements")))?;
+    let mut out = memory::with_capacity(count, name)?;
     for i in 0..count {
         // SAFETY: i * stride is within what the caller has, and limits on both keep it from overflowing. All zeros is a valid T.
         let item = unsafe {

@@ -3,7 +3,7 @@
 use super::boundary::{choice, ffi_boundary};
 use super::cancel::{fewstep_cancel_token, flag};
 use super::device::{FEWSTEP_DEVICE_CPU, FEWSTEP_DEVICE_NAME_SIZE, Kind, check_cpu, fewstep_device_info, gpu, kind};
-use super::error::{fewstep_status, one_line};
+use super::error::{MESSAGE_SIZE, fewstep_status, write_line};
 use super::handle::{self, Opaque, create, share};
 use super::options::{self, Options, Report, check_report, size_field, write_report};
 use crate::backend::Backend;
@@ -22,7 +22,7 @@ pub const FEWSTEP_LOG_WARNING: i32 = 1;
 /// Log what was done, too.
 pub const FEWSTEP_LOG_INFO: i32 = 2;
 
-/// Takes a line of log, UTF-8 without a line end, valid during the call. Called on the thread that made the call which has something to say, never on
+/// Takes a line of log, UTF-8 without a line end and of less than 2048 bytes, valid during the call. Called on the thread that made the call which has something to say, never on
 /// a thread of the library. `level` is FEWSTEP_LOG_WARNING or FEWSTEP_LOG_INFO. Must return normally.
 pub type fewstep_log_callback = Option<unsafe extern "C" fn(user: *mut c_void, level: i32, message: *const c_char)>;
 
@@ -175,9 +175,10 @@ impl Runtime {
     /// Hands a line to the host, on the calling thread.
     pub(crate) fn log(&self, level: i32, message: &str) {
         let Some(log) = self.log.filter(|_| level <= self.log_level) else { return };
-        let text = one_line(message);
+        let mut text = [0u8; MESSAGE_SIZE];
+        write_line(message, &mut text);
         // SAFETY: the host promised a function that may be called with its `log_user` while anything of this runtime lives.
-        as_caller(|| unsafe { log(self.log_user, level, text.as_ptr()) })
+        as_caller(|| unsafe { log(self.log_user, level, text.as_ptr().cast()) })
     }
 }
 

@@ -13,7 +13,11 @@ use crate::tensor::DType;
 use std::ffi::c_void;
 use std::mem::offset_of;
 
-/// What the model says: a few-step student's own grid, or the sampler of its scheduler config (step for step as diffusers runs it).
+/// What the model says: a few-step student's own grid, or the sampler of its scheduler config, step for step as diffusers runs it. Known are DDIM, DPM-Solver++,
+/// Euler, Euler ancestral, DDPM, PNDM, LCM and UniPC (orders 1 to 3), each with its class's options; DDIMParallel and DDPMParallel are their plain ones. Every
+/// other class with betas opens too, and so can be a teacher, but to sample it by this kind is UNSUPPORTED: choose one of the other kinds. Euler's images are
+/// x_0 + sigma noise until its last step: it starts from unit noise times the first sigma, also where noise is given. PNDM evaluates the network once more than
+/// it has steps, nine times more with its Runge-Kutta steps; each is a step of the sampler.
 pub const FEWSTEP_SAMPLER_FROM_MODEL: i32 = 0;
 /// DDIM.
 pub const FEWSTEP_SAMPLER_DDIM: i32 = 1;
@@ -67,8 +71,8 @@ pub const FEWSTEP_FINAL_SIGMA_MIN: i32 = 2;
 /// Conditioning: one class label (int32_t) for each image of the batch.
 pub const FEWSTEP_CONDITIONING_CLASS_LABELS: i32 = 1;
 
-/// How a model is sampled. Fill it with fewstep_sampler_options_init, then change fields. With FEWSTEP_SAMPLER_FROM_MODEL and no pairs, only steps, eta,
-/// batch, height, width, precision and cancel are read.
+/// How a model is sampled. Fill it with fewstep_sampler_options_init, then change fields. With FEWSTEP_SAMPLER_FROM_MODEL and no pairs, only steps, batch,
+/// height, width, precision and cancel are read, and eta where the model's scheduler is DDIM or the grid a few-step student's.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct fewstep_sampler_options {
@@ -76,7 +80,7 @@ pub struct fewstep_sampler_options {
     pub struct_size: u32,
     /// FEWSTEP_SAMPLER_*; what the model says by default.
     pub kind: i32,
-    /// Number of steps. 0 (the default) for the number of pairs, or with FEWSTEP_SAMPLER_FROM_MODEL for a few-step student's own.
+    /// Number of steps, as diffusers counts them. 0 (the default) for the number of pairs, or with FEWSTEP_SAMPLER_FROM_MODEL for a few-step student's own.
     pub steps: u32,
     /// Images side by side; 1 by default.
     pub batch: u32,
@@ -169,7 +173,7 @@ pub struct fewstep_begin_options {
     pub conditioning_count: usize,
     /// Bytes from one conditioning to the next; sizeof(fewstep_conditioning).
     pub conditioning_stride: usize,
-    /// Initial noise [N,C,H,W] that replaces the drawn one; NULL by default.
+    /// Initial noise [N,C,H,W] that replaces the drawn one, unit normal whatever the sampler; NULL by default.
     pub noise: *const f32,
     /// Elements of noise: N*C*H*W, or 0.
     pub noise_count: usize,
@@ -285,7 +289,7 @@ unsafe fn table(o: &fewstep_sampler_options, model: &Model) -> Result<Table> {
     check_steps(o.steps)?;
     let config = match (kind, &model.student) {
         (FEWSTEP_SAMPLER_FROM_MODEL, Some(own)) if o.steps == 0 || o.steps as usize == own.pairs.len() => {
-            return Table::from_pairs(&schedule, prediction, &own.pairs, o.eta, Clip::None);
+            return Table::from_pairs(&schedule, prediction, &own.pairs, o.eta, model.scheduler.clip());
         }
         (FEWSTEP_SAMPLER_FROM_MODEL, _) => match model.scheduler.sampler()? {
             SamplerConfig::Ddim(config) => SamplerConfig::Ddim(DdimConfig { eta: o.eta, ..config }),

@@ -5,6 +5,7 @@ use super::error::fewstep_status;
 use super::options::{self, Item};
 use crate::error::{Error, Result};
 use crate::io::{self, GridRow, ImageShape};
+use crate::memory;
 use crate::tensor::{Element, Tensor};
 use std::ffi::c_char;
 
@@ -90,7 +91,7 @@ pub unsafe extern "C" fn fewstep_save_image_grid(
         if [shape.height, shape.width, shape.channels].contains(&0) {
             return Err(Error::invalid(format!("channels is {channels}, height is {height} and width is {width}; each must be at least 1")));
         }
-        let mut images = Vec::new();
+        let mut images = memory::with_capacity(rows.len(), "rows of images")?;
         for (i, row) in rows.iter().enumerate() {
             let name = format!("rows[{i}]");
             let count = product(&[row.count, shape.channels, shape.height, shape.width], &name)?;
@@ -98,7 +99,7 @@ pub unsafe extern "C" fn fewstep_save_image_grid(
             let label = optional_text(row.label, &format!("{name}.label"))?.unwrap_or("");
             images.push((label, to_nhwc(data, [shape.height, shape.width, shape.channels], &name)?));
         }
-        let rows: Vec<GridRow> = images.iter().map(|(label, images)| GridRow { label, images }).collect();
+        let rows = memory::collect(images.iter().map(|(label, images)| GridRow { label, images }), "rows of images")?;
         io::save_grid(path, &rows, shape, scale as usize)
     })
 }

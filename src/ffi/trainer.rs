@@ -8,18 +8,42 @@ use super::error::fewstep_status;
 use super::handle::{self, Opaque, create, exclusive, share, share_optional};
 use super::model::{ModelHandle, fewstep_model};
 use super::options::{self, Report, check_report, size_field, write_report};
-use super::runtime::{FEWSTEP_LOG_INFO, Runtime, fewstep_runtime};
+use super::runtime::{FEWSTEP_LOG_INFO, FEWSTEP_LOG_WARNING, Runtime, fewstep_runtime};
 use super::trainer_options::{fewstep_trainer_options, translate};
-use crate::distill::{StepReport, Trainer, WeightsKind};
+use crate::distill::{OptionGroup, StepReport, Trainer, WeightsKind};
 use crate::error::{Error, Result};
 use std::ffi::{c_char, c_void};
 use std::mem::offset_of;
+use std::path::Path;
 use std::sync::Arc;
 
 /// The weights as trained.
 pub const FEWSTEP_WEIGHTS_RAW: i32 = 1;
 /// The moving average of the weights; usually the better ones.
 pub const FEWSTEP_WEIGHTS_EMA: i32 = 2;
+
+/// Resume with other learning_rate, warmup_steps, total_steps or decay. Both schedules count from the run's first step: the next step has the learning rate
+/// that the new schedule gives after the steps that are done, which is 0 if its cosine has ended by then (a warning in the log says so).
+pub const FEWSTEP_RESUME_SCHEDULE: u32 = 1;
+/// Resume with another batch.
+pub const FEWSTEP_RESUME_BATCH: u32 = 2;
+/// Resume with other beta1, beta2, eps, weight_decay, clip_norm or ema_decay. The moments and the moving average go on from what they are.
+pub const FEWSTEP_RESUME_OPTIMIZER: u32 = 4;
+/// Resume with other terms.
+pub const FEWSTEP_RESUME_LOSS: u32 = 8;
+/// Resume with other teacher trajectories: pairs or steps, substeps, cache_size, height and width, trajectory_clip and its fields.
+pub const FEWSTEP_RESUME_TRAJECTORIES: u32 = 16;
+/// Resume with another seed.
+pub const FEWSTEP_RESUME_SEED: u32 = 32;
+/// Resume with another precision. A loss scale that the checkpoint does not have begins anew.
+pub const FEWSTEP_RESUME_PRECISION: u32 = 64;
+/// Resume with whatever the trainer was created with.
+pub const FEWSTEP_RESUME_ANY: u32 = 127;
+
+const _: () = assert!(FEWSTEP_RESUME_SCHEDULE == OptionGroup::Schedule as u32 && FEWSTEP_RESUME_BATCH == OptionGroup::Batch as u32);
+const _: () = assert!(FEWSTEP_RESUME_OPTIMIZER == OptionGroup::Optimizer as u32 && FEWSTEP_RESUME_LOSS == OptionGroup::Loss as u32);
+const _: () = assert!(FEWSTEP_RESUME_TRAJECTORIES == OptionGroup::Trajectories as u32 && FEWSTEP_RESUME_SEED == OptionGroup::Seed as u32);
+const _: () = assert!(FEWSTEP_RESUME_PRECISION == OptionGroup::Precision as u32 && FEWSTEP_RESUME_ANY == OptionGroup::ALL);
 
 /// A training run. One thread at a time.
 pub struct fewstep_trainer {
@@ -118,6 +142,28 @@ impl TrainerHandle {
         answered?;
         result?;
         self.runtime.log(FEWSTEP_LOG_INFO, "the trajectory cache is complete");
+        self.warn();
+        Ok(())
+    }
+
+    /// Hands to the log what the trajectories gave rise to, whichever call made them.
+    fn warn(&mut self) {
+        if let Some(warning) = self.trainer.take_warning() {
+            self.runtime.log(FEWSTEP_LOG_WARNING, &warning);
+        }
+    }
+
+    fn resume(&mut self, path: &Path, changes: u32) -> Result<()> {
+        if changes & !FEWSTEP_RESUME_ANY != 0 {
+            return Err(Error::invalid(format!("changes is {changes:#x}; the FEWSTEP_RESUME_* of this version are within {FEWSTEP_RESUME_ANY:#x}")));
+        }
+        self.trainer.resume(path, changes)?;
+        let (done, options) = (self.trainer.steps_done(), self.trainer.options());
+        if options.rate(done) == 0.0 {
+            let total = options.total_steps;
+            let message = format!("resumed after {done} steps, but the learning rate falls to 0 at total_steps {total}, counted from the run's first step");
+            self.runtime.log(FEWSTEP_LOG_WARNING, &message);
+        }
         Ok(())
     }
 
@@ -227,7 +273,8 @@ pub unsafe extern "C" fn fewstep_trainer_prepare(
 }
 
 /// One training step; the first one prepares when fewstep_trainer_prepare was not called. Fills `*report` (may be NULL), whose struct_size the caller has
-/// set. A step whose loss or gradient is not finite changes nothing and is NUMERIC.
+/// set. A step changes nothing and is NUMERIC when its loss, its gradient or a weight that it would leave is not finite, or its gradient, clipped, has a norm
+/// above 9.2e18: the weights are finite at any time.
 ///
 /// One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED (by the runtime's token; nothing has changed), NUMERIC, OUT_OF_MEMORY or STATE.
 #[unsafe(no_mangle)]
@@ -236,8 +283,10 @@ pub unsafe extern "C" fn fewstep_trainer_step(trainer: *mut fewstep_trainer, rep
     ffi_boundary(|| unsafe {
         let mut trainer = exclusive(trainer)?;
         let size = if report.is_null() { None } else { Some(check_report(report)?) };
-        let TrainerHandle { runtime, trainer } = &mut *trainer;
-        let done = trainer.step_until(runtime.stop())?;
+        let runtime = trainer.runtime.clone();
+        let done = trainer.trainer.step_until(runtime.stop());
+        trainer.warn();
+        let done = done?;
         if let Some(size) = size {
             write_report(report, size, fewstep_step_report::new(&done));
         }
@@ -275,8 +324,10 @@ pub unsafe extern "C" fn fewstep_trainer_evaluate(trainer: *mut fewstep_trainer,
     ffi_boundary(|| unsafe {
         let mut trainer = exclusive(trainer)?;
         let size = check_report(report)?;
-        let TrainerHandle { runtime, trainer } = &mut *trainer;
-        let found = trainer.evaluate_until(seed, runtime.stop())?;
+        let runtime = trainer.runtime.clone();
+        let found = trainer.trainer.evaluate_until(seed, runtime.stop());
+        trainer.warn();
+        let found = found?;
         if !found.loss.is_finite() {
             return Err(Error::numeric(format!("the loss is {}", found.loss)));
         }
@@ -288,7 +339,7 @@ pub unsafe extern "C" fn fewstep_trainer_evaluate(trainer: *mut fewstep_trainer,
 /// A new model with the present weights, also in the middle of training; it does not change when training goes on. `weights` is FEWSTEP_WEIGHTS_*.
 ///
 /// The caller owns `*out` and gives it to fewstep_model_destroy. One thread at a time for the trainer.
-/// Returns OK, INVALID_ARGUMENT, OUT_OF_MEMORY or STATE.
+/// Returns OK, INVALID_ARGUMENT, NUMERIC (a weight that is not finite), OUT_OF_MEMORY or STATE.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_trainer_snapshot(trainer: *mut fewstep_trainer, weights: i32, out: *mut *mut fewstep_model) -> fewstep_status {
     // SAFETY: both are NULL or valid by the header's contract.
@@ -299,9 +350,10 @@ pub unsafe extern "C" fn fewstep_trainer_snapshot(trainer: *mut fewstep_trainer,
     })
 }
 
-/// Saves the whole state of training as one safetensors file, which appears whole or not at all. `path` is UTF-8.
+/// Saves the whole state of training as one safetensors file, which appears whole or not at all. `path` is UTF-8. What could not be resumed is NUMERIC and
+/// leaves the file that is there.
 ///
-/// One thread at a time. Returns OK, INVALID_ARGUMENT, IO, NOT_FOUND (no such folder), OUT_OF_MEMORY or STATE.
+/// One thread at a time. Returns OK, INVALID_ARGUMENT, NUMERIC, IO, NOT_FOUND (no such folder), OUT_OF_MEMORY or STATE.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_trainer_save(trainer: *mut fewstep_trainer, path: *const c_char) -> fewstep_status {
     // SAFETY: both are NULL or valid by the header's contract.
@@ -312,16 +364,32 @@ pub unsafe extern "C" fn fewstep_trainer_save(trainer: *mut fewstep_trainer, pat
 }
 
 /// Continues where fewstep_trainer_save stopped: the next steps are those that the saved run would have done, to the bit. The trainer must have been
-/// created with the same student architecture and options; nothing changes on an error.
+/// created with the same student architecture and options, and with the same teacher and dataset, which a checkpoint does not hold; nothing changes on an
+/// error. fewstep_trainer_resume_with resumes with other options.
 ///
-/// One thread at a time. Returns OK, INVALID_ARGUMENT (another student or option), NOT_FOUND, IO, CORRUPT_FILE, VERSION_MISMATCH, SHAPE, NUMERIC,
-/// OUT_OF_MEMORY or STATE.
+/// One thread at a time. Returns OK, INVALID_ARGUMENT (another student or option), NOT_FOUND, IO, CORRUPT_FILE (damaged, or a state that no training
+/// leaves: numbers that are not finite, second moments below 0, more than 2^53 steps), VERSION_MISMATCH, UNSUPPORTED, OUT_OF_MEMORY or STATE.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_trainer_resume(trainer: *mut fewstep_trainer, path: *const c_char) -> fewstep_status {
     // SAFETY: both are NULL or valid by the header's contract.
     ffi_boundary(|| unsafe {
         let mut trainer = exclusive(trainer)?;
-        trainer.trainer.resume(self::path(path, "path")?)
+        trainer.resume(self::path(path, "path")?, 0)
+    })
+}
+
+/// Continues where fewstep_trainer_save stopped, with other options: `changes` says which may differ from the saved run's, as a sum of FEWSTEP_RESUME_*; 0 is
+/// fewstep_trainer_resume. The options are those that the trainer was created with. Weights, both of AdamW's moments, the moving average and the number
+/// of steps done are the checkpoint's. The student's architecture, noise schedule and prediction type must agree always. The trainer's own checkpoints
+/// have the new options.
+///
+/// One thread at a time. Returns as fewstep_trainer_resume does.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_trainer_resume_with(trainer: *mut fewstep_trainer, path: *const c_char, changes: u32) -> fewstep_status {
+    // SAFETY: both are NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let mut trainer = exclusive(trainer)?;
+        trainer.resume(self::path(path, "path")?, changes)
     })
 }
 

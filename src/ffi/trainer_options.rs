@@ -5,11 +5,11 @@ use super::cancel::fewstep_cancel_token;
 use super::model::{fewstep_step_pair, read_grid};
 use super::options::{self, Item, Options, size_field};
 use super::precision::{FEWSTEP_PRECISION_F32, precision};
-use crate::diffusion::Weight;
+use super::sampler_options::{FEWSTEP_CLIP_DYNAMIC, FEWSTEP_CLIP_NONE, FEWSTEP_CLIP_RANGE};
+use crate::diffusion::{Clip, Weight};
 use crate::distill::{LearningRate, NormKind, Objective, Term, TrainerOptions};
 use crate::error::{Error, Result};
 use crate::nn::Model;
-use std::mem::offset_of;
 
 /// Match the teacher's prediction at the same noisy image and timestep. Needs a teacher and a dataset.
 pub const FEWSTEP_OBJECTIVE_OUTPUT: i32 = 1;
@@ -42,6 +42,9 @@ pub const FEWSTEP_NORM_HUBER: i32 = 3;
 pub const FEWSTEP_DECAY_CONSTANT: i32 = 1;
 /// The learning rate falls to 0 at total_steps along half a cosine.
 pub const FEWSTEP_DECAY_COSINE: i32 = 2;
+
+/// trajectory_clip: clamp or threshold as the scheduler config of the teacher says, so that it runs as its own sampler runs it.
+pub const FEWSTEP_CLIP_FROM_TEACHER: i32 = 3;
 
 /// The most terms that a caller may pass; the trainer has its own, lower limit.
 const MAX_TERMS: usize = 64;
@@ -124,6 +127,20 @@ pub struct fewstep_trainer_options {
     /// FEWSTEP_PRECISION_*: what the networks compute in while training; f32 by default. Weights, statistics, losses and the update are f32 in any case; in f16
     /// the loss is scaled, and a step whose gradients overflow is done again at half the scale.
     pub precision: i32,
+    /// What is done to the image that the teacher predicts in each step of its trajectories: FEWSTEP_CLIP_FROM_TEACHER (the default), or FEWSTEP_CLIP_NONE,
+    /// FEWSTEP_CLIP_RANGE or FEWSTEP_CLIP_DYNAMIC with the fields below. TEACHER_FORCED and ON_POLICY match the states that come of it. Nothing else clips: not
+    /// the student's own steps in ON_POLICY, since a few-step student is sampled without; nor the prediction that OUTPUT matches, which is the network's.
+    /// A teacher that needs it shows at timesteps that are nearly pure noise, where an error of its noise is a thousand times that of its image: without it
+    /// its states can leave the range of images for good. States that are far out of range are a warning in the runtime's log, once for the trajectories.
+    pub trajectory_clip: i32,
+    /// 0.
+    pub reserved: u32,
+    /// FEWSTEP_CLIP_RANGE: 1 by default.
+    pub clip_range: f64,
+    /// FEWSTEP_CLIP_DYNAMIC: quantile; 0.995 by default.
+    pub threshold_ratio: f64,
+    /// FEWSTEP_CLIP_DYNAMIC: upper bound; 1 by default.
+    pub threshold_max: f64,
     /// Stops fewstep_trainer_create with CANCELLED; only read during that call. NULL (the default) for none.
     pub cancel: *const fewstep_cancel_token,
 }
@@ -137,7 +154,7 @@ unsafe impl Item for fewstep_term {
 // SAFETY: repr(C), the fields leave no gap, numbers and pointers only.
 unsafe impl Options for fewstep_trainer_options {
     const NAME: &'static str = "trainer options";
-    const FIRST_SIZE: usize = offset_of!(Self, cancel);
+    const FIRST_SIZE: usize = std::mem::offset_of!(Self, trajectory_clip);
     fn defaults() -> Self {
         let d = TrainerOptions::default();
         let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -168,6 +185,11 @@ unsafe impl Options for fewstep_trainer_options {
             width: 0,
             decay: FEWSTEP_DECAY_COSINE,
             precision: FEWSTEP_PRECISION_F32,
+            trajectory_clip: FEWSTEP_CLIP_FROM_TEACHER,
+            reserved: 0,
+            clip_range: 1.0,
+            threshold_ratio: 0.995,
+            threshold_max: 1.0,
             cancel: std::ptr::null(),
         }
     }
@@ -204,6 +226,22 @@ fn term(i: usize, t: &fewstep_term) -> Result<Term> {
         step_weight: choice(t.step_weight, &name("step_weight"), &weights)?,
         norm: choice(t.norm, &name("norm"), &norms)?,
     })
+}
+
+/// `None` for what the teacher's scheduler says.
+fn trajectory_clip(o: &fewstep_trainer_options) -> Result<Option<Clip>> {
+    let known = [
+        (FEWSTEP_CLIP_FROM_TEACHER, None),
+        (FEWSTEP_CLIP_NONE, Some(Clip::None)),
+        (FEWSTEP_CLIP_RANGE, Some(Clip::Range(o.clip_range))),
+        (FEWSTEP_CLIP_DYNAMIC, Some(Clip::Dynamic { ratio: o.threshold_ratio, max: o.threshold_max })),
+    ];
+    if o.reserved != 0 {
+        return Err(Error::invalid("trainer options: reserved must be 0"));
+    }
+    let clip = choice(o.trajectory_clip, "trajectory_clip", &known)?;
+    clip.unwrap_or_default().check()?;
+    Ok(clip)
 }
 
 /// [H, W] from two fields of which both or none are set.
@@ -279,6 +317,7 @@ pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model) -> 
         ema_decay: o.ema_decay,
         size,
         precision: precision(o.precision)?,
+        trajectory_clip: trajectory_clip(o)?,
         ..TrainerOptions::default()
     })
 }

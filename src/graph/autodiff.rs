@@ -3,8 +3,12 @@
 use super::ops::{Binary, BinaryKind};
 use super::{Graph, NodeId, Op, OpDef, Origin, TensorType, ValueId};
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::tensor::Tensor;
 use std::collections::{HashMap, HashSet};
+
+/// What tables are called where there is no memory for them.
+const WHAT: &str = "gradients";
 
 /// What a gradient rule sees: its node's operands, results and incoming gradients, and the graph to append to.
 pub struct GradCx<'a> {
@@ -82,7 +86,7 @@ impl Recompute {
         }
         let outputs = graph.push(node.op, &inputs)?;
         for (old, new) in node.outputs.iter().zip(&outputs) {
-            self.copies.insert(*old, *new);
+            memory::insert(&mut self.copies, *old, *new, WHAT)?;
         }
         Ok(self.copies[&id])
     }
@@ -97,7 +101,7 @@ pub fn gradients(graph: &mut Graph, loss: ValueId, wrt: &[ValueId], recompute: &
     if graph.value(loss).ty.numel() != 1 {
         return Err(Error::shape(format!("gradients need a scalar loss, '{}' is {:?}", graph.value(loss).name, graph.shape(loss))));
     }
-    let needs = depends_on(graph, wrt);
+    let needs = depends_on(graph, wrt)?;
     let mut recompute = Recompute { named: recompute.iter().copied().collect(), ..Recompute::default() };
     let mut grads: HashMap<ValueId, ValueId> = HashMap::new();
     let shape = graph.shape(loss).to_vec();
@@ -105,8 +109,8 @@ pub fn gradients(graph: &mut Graph, loss: ValueId, wrt: &[ValueId], recompute: &
     grads.insert(loss, one);
     for n in (0..graph.nodes().len()).rev() {
         let node = graph.nodes()[n].clone();
-        let output_grads: Vec<_> = node.outputs.iter().map(|o| grads.get(o).copied()).collect();
-        let wanted: Vec<_> = node.inputs.iter().map(|i| needs[i.0 as usize]).collect();
+        let output_grads = memory::collect(node.outputs.iter().map(|o| grads.get(o).copied()), WHAT)?;
+        let wanted = memory::collect(node.inputs.iter().map(|i| needs[i.0 as usize]), WHAT)?;
         if output_grads.iter().all(Option::is_none) || !wanted.contains(&true) {
             continue;
         }
@@ -118,23 +122,21 @@ pub fn gradients(graph: &mut Graph, loss: ValueId, wrt: &[ValueId], recompute: &
             }
         }
     }
-    wrt.iter()
-        .map(|w| match grads.get(w) {
-            Some(grad) => Ok(*grad),
-            None => zeros_like(graph, *w),
-        })
-        .collect::<Result<Vec<_>>>()
-        .inspect(|grads| {
-            for (w, grad) in wrt.iter().zip(grads) {
-                let name = format!("grad.{}", graph.value(*w).name);
-                graph.set_name(*grad, name);
-            }
-        })
+    let of = |w: &ValueId| match grads.get(w) {
+        Some(grad) => Ok(*grad),
+        None => zeros_like(graph, *w),
+    };
+    let grads = memory::try_collect(wrt.iter().map(of), WHAT)?;
+    for (w, grad) in wrt.iter().zip(&grads) {
+        let name = format!("grad.{}", graph.value(*w).name);
+        graph.set_name(*grad, name);
+    }
+    Ok(grads)
 }
 
 /// Marks every value that depends on one of `wrt`.
-fn depends_on(graph: &Graph, wrt: &[ValueId]) -> Vec<bool> {
-    let mut needs = vec![false; graph.values().len()];
+fn depends_on(graph: &Graph, wrt: &[ValueId]) -> Result<Vec<bool>> {
+    let mut needs = memory::filled(false, graph.values().len(), WHAT)?;
     for w in wrt {
         needs[w.0 as usize] = true;
     }
@@ -145,7 +147,7 @@ fn depends_on(graph: &Graph, wrt: &[ValueId]) -> Vec<bool> {
             }
         }
     }
-    needs
+    Ok(needs)
 }
 
 fn accumulate(graph: &mut Graph, grads: &mut HashMap<ValueId, ValueId>, value: ValueId, grad: ValueId) -> Result<()> {
@@ -156,8 +158,7 @@ fn accumulate(graph: &mut Graph, grads: &mut HashMap<ValueId, ValueId>, value: V
         None => grad,
         Some(first) => graph.push1(Binary { kind: BinaryKind::Add }.into(), &[*first, grad])?,
     };
-    grads.insert(value, sum);
-    Ok(())
+    memory::insert(grads, value, sum, WHAT)
 }
 
 fn zeros_like(graph: &mut Graph, value: ValueId) -> Result<ValueId> {

@@ -2,6 +2,10 @@
 
 use crate::cancel::Stop;
 use crate::error::{Error, Result};
+use crate::memory;
+
+/// What the layout's tables are called where there is no memory for them.
+const WHAT: &str = "layout";
 
 /// Nodes of a span. Blocks are compared with those alone that live in a span that they live in too, so that the work grows with the program's length
 /// and not with its square.
@@ -34,14 +38,14 @@ pub struct Layout {
 /// Greedy by size: the largest block first, each at the lowest offset that is free for its whole life (Pisarchyk & Lee 2020, "offset calculation").
 /// `end` is the time after the last node.
 pub fn lay_out(blocks: &[Block], end: usize, stop: Stop) -> Result<Layout> {
-    let mut layout = Layout { offsets: vec![0; blocks.len()], peak_bytes: peak(blocks, end)?, ..Layout::default() };
-    let mut order: Vec<usize> = (0..blocks.len()).collect();
-    order.sort_by_key(|i| (std::cmp::Reverse(blocks[*i].bytes), blocks[*i].first));
-    let mut living = Living { spans: vec![vec![]; end / SPAN + 1], seen: vec![usize::MAX; blocks.len()], found: vec![] };
+    let mut layout = Layout { offsets: memory::filled(0, blocks.len(), WHAT)?, peak_bytes: peak(blocks, end)?, ..Layout::default() };
+    let mut order = memory::collect(0..blocks.len(), WHAT)?;
+    order.sort_unstable_by_key(|i| (std::cmp::Reverse(blocks[*i].bytes), blocks[*i].first, *i));
+    let mut living = Living { spans: memory::filled(vec![], end / SPAN + 1, WHAT)?, seen: memory::filled(usize::MAX, blocks.len(), WHAT)?, found: vec![] };
     for at in order {
         stop.check()?;
         let block = &blocks[at];
-        let contemporaries = living.with(at, blocks, &layout.offsets);
+        let contemporaries = living.with(at, blocks, &layout.offsets)?;
         layout.comparisons += contemporaries.len();
         let mut offset = 0usize;
         for (start, other) in contemporaries {
@@ -54,7 +58,7 @@ pub fn lay_out(blocks: &[Block], end: usize, stop: Stop) -> Result<Layout> {
         }
         layout.offsets[at] = offset;
         layout.arena_bytes = layout.arena_bytes.max(offset.checked_add(block.bytes).ok_or_else(too_large)?);
-        living.add(at, block);
+        living.add(at, block)?;
     }
     Ok(layout)
 }
@@ -73,26 +77,26 @@ impl Living {
     }
 
     /// Those that live in a span of block `at`, with their offsets and by them.
-    fn with(&mut self, at: usize, blocks: &[Block], offsets: &[usize]) -> &[(usize, usize)] {
+    fn with(&mut self, at: usize, blocks: &[Block], offsets: &[usize]) -> Result<&[(usize, usize)]> {
         self.found.clear();
         for other in self.spans[Self::spans(&blocks[at])].iter().flatten() {
             if self.seen[*other] != at {
                 self.seen[*other] = at;
-                self.found.push((offsets[*other], *other));
+                memory::push(&mut self.found, (offsets[*other], *other), WHAT)?;
             }
         }
         self.found.sort_unstable();
-        &self.found
+        Ok(&self.found)
     }
 
-    fn add(&mut self, at: usize, block: &Block) {
-        self.spans[Self::spans(block)].iter_mut().for_each(|span| span.push(at));
+    fn add(&mut self, at: usize, block: &Block) -> Result<()> {
+        self.spans[Self::spans(block)].iter_mut().try_for_each(|span| memory::push(span, at, WHAT))
     }
 }
 
 /// The largest sum of bytes that are needed at one time.
 fn peak(blocks: &[Block], end: usize) -> Result<usize> {
-    let (mut born, mut freed) = (vec![0usize; end + 1], vec![0usize; end + 1]);
+    let (mut born, mut freed) = (memory::filled(0usize, end + 1, WHAT)?, memory::filled(0usize, end + 1, WHAT)?);
     for b in blocks {
         born[b.first] = born[b.first].checked_add(b.bytes).ok_or_else(too_large)?;
         freed[b.last] = freed[b.last].checked_add(b.bytes).ok_or_else(too_large)?;

@@ -15,13 +15,17 @@ pub mod plan;
 pub mod reference;
 
 pub use autodiff::{GradCx, gradients};
-pub use op::{Alias, Op, OpDef};
+pub use op::{Alias, Op, OpDef, Updated};
 pub use plan::Plan;
 
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::tensor::{DType, Tensor, checked_numel};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
+
+/// What a graph's own tables are called where there is no memory for them.
+const WHAT: &str = "graph";
 
 /// A value's place in [`Graph::values`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -171,8 +175,9 @@ impl Graph {
     }
 
     /// An empty program with room for as much as another one has.
-    pub(crate) fn with_room_of(other: &Graph) -> Self {
-        Self { values: Vec::with_capacity(other.values.len()), nodes: Vec::with_capacity(other.nodes.len()), ..Self::default() }
+    pub(crate) fn with_room_of(other: &Graph) -> Result<Self> {
+        let (values, nodes) = (memory::with_capacity(other.values.len(), WHAT)?, memory::with_capacity(other.nodes.len(), WHAT)?);
+        Ok(Self { values, nodes, ..Self::default() })
     }
 
     /// Gives back the room that it has for more.
@@ -285,8 +290,8 @@ impl Graph {
         }
         let storage = StorageId(self.storages.len() as u32);
         let first = self.push_value(name.clone(), ty.clone(), Origin::State, Some(storage))?;
-        self.named.insert(name.clone(), storage);
-        self.storages.push(Storage { name, ty, first, current: first });
+        memory::insert(&mut self.named, name.clone(), storage, WHAT)?;
+        memory::push(&mut self.storages, Storage { name, ty, first, current: first }, WHAT)?;
         Ok(first)
     }
 
@@ -303,14 +308,15 @@ impl Graph {
 
     /// Appends a node and returns its outputs. Shapes are checked here; the error names the op and its operands, and leaves the graph as it was.
     pub fn push(&mut self, op: Op, inputs: &[ValueId]) -> Result<Vec<ValueId>> {
+        memory::check()?;
         let types = {
-            let operands: Vec<&TensorType> = inputs.iter().map(|i| &self.value(*i).ty).collect();
+            let operands = memory::collect(inputs.iter().map(|i| &self.value(*i).ty), WHAT)?;
             let types = op.infer(&operands).and_then(|types| types.iter().try_for_each(check_type).map(|()| types));
             types.map_err(|e| e.context(self.describe(&op, inputs)))?
         };
         let node = NodeId(self.nodes.len() as u32);
         let storages = self.updated_storages(&op, inputs, types.len())?;
-        let mut outputs = Vec::with_capacity(types.len());
+        let mut outputs = memory::with_capacity(types.len(), WHAT)?;
         for (output, (ty, storage)) in types.into_iter().zip(storages).enumerate() {
             let name = storage.map_or_else(|| format!("{}.{}", op.name(), node.0), |s| self.storages[s.0 as usize].name.clone());
             let id = self.push_value(name, ty, Origin::Node { node, output }, storage)?;
@@ -320,7 +326,8 @@ impl Graph {
             outputs.push(id);
         }
         let segment = self.segments.len() - 1;
-        self.nodes.push(Node { op, inputs: inputs.to_vec(), outputs: outputs.clone(), segment });
+        let node = Node { op, inputs: memory::copy(inputs, WHAT)?, outputs: memory::copy(&outputs, WHAT)?, segment };
+        memory::push(&mut self.nodes, node, WHAT)?;
         Ok(outputs)
     }
 
@@ -331,8 +338,8 @@ impl Graph {
 
     /// Checks the order of state versions: nobody reads a version, itself or as a view, after the node that overwrites it, and no tap either.
     pub fn verify(&self) -> Result<()> {
-        let roots = self.roots();
-        let mut overwritten = vec![false; self.values.len()];
+        let roots = self.roots()?;
+        let mut overwritten = memory::filled(false, self.values.len(), WHAT)?;
         for (i, node) in self.nodes.iter().enumerate() {
             for input in &node.inputs {
                 let root = roots[input.0 as usize];
@@ -345,9 +352,9 @@ impl Graph {
                     return Err(Error::internal(format!("node {i} ({}) reads a value that is not computed yet", node.op.name())));
                 }
             }
-            if let Alias::Updates(pairs) = node.op.alias() {
-                let mut aliased = vec![false; node.inputs.len()];
-                for (input, _) in pairs {
+            if let Alias::Updates(updated) = node.op.alias() {
+                let mut aliased = memory::filled(false, node.inputs.len(), WHAT)?;
+                for (input, _) in updated.pairs() {
                     overwritten[node.inputs[input].0 as usize] = true;
                     aliased[input] = true;
                 }
@@ -367,17 +374,17 @@ impl Graph {
     }
 
     /// The value whose memory each value shares: itself, unless it is a view.
-    pub(crate) fn roots(&self) -> Vec<ValueId> {
-        let mut roots: Vec<ValueId> = (0..self.values.len() as u32).map(ValueId).collect();
+    pub(crate) fn roots(&self) -> Result<Vec<ValueId>> {
+        let mut roots = memory::collect((0..self.values.len() as u32).map(ValueId), WHAT)?;
         for node in self.nodes.iter().filter(|n| n.is_view()) {
             roots[node.outputs[0].0 as usize] = roots[node.inputs[0].0 as usize];
         }
-        roots
+        Ok(roots)
     }
 
     /// Storages that no node overwrites; what depends on them alone can be computed once.
-    pub fn frozen_storages(&self) -> Vec<bool> {
-        self.storages.iter().map(|s| s.first == s.current).collect()
+    pub fn frozen_storages(&self) -> Result<Vec<bool>> {
+        memory::collect(self.storages.iter().map(|s| s.first == s.current), WHAT)
     }
 
     /// Bytes of the constant tables.
@@ -402,12 +409,12 @@ impl Graph {
 
     /// For each output of a node to be appended, the storage that it is the next version of.
     fn updated_storages(&self, op: &Op, inputs: &[ValueId], outputs: usize) -> Result<Vec<Option<StorageId>>> {
-        let mut storages = vec![None; outputs];
-        let Alias::Updates(pairs) = op.alias() else { return Ok(storages) };
-        let mut seen = HashSet::with_capacity(pairs.len());
-        for (input, output) in pairs {
+        let mut storages = memory::filled(None, outputs, WHAT)?;
+        let Alias::Updates(updated) = op.alias() else { return Ok(storages) };
+        let mut seen = memory::filled(false, self.storages.len(), WHAT)?;
+        for (input, output) in updated.pairs() {
             let storage = self.updatable(inputs[input], op)?;
-            if !seen.insert(storage) {
+            if std::mem::replace(&mut seen[storage.0 as usize], true) {
                 return Err(Error::internal(format!("{} updates '{}' twice", op.name(), self.storages[storage.0 as usize].name)));
             }
             storages[output] = Some(storage);
@@ -426,7 +433,7 @@ impl Graph {
 
     fn push_value(&mut self, name: String, ty: TensorType, origin: Origin, storage: Option<StorageId>) -> Result<ValueId> {
         check_type(&ty).map_err(|e| e.context(&name))?;
-        self.values.push(Value { ty, name, origin, storage });
+        memory::push(&mut self.values, Value { ty, name, origin, storage }, WHAT)?;
         Ok(ValueId(self.values.len() as u32 - 1))
     }
 

@@ -14,8 +14,28 @@ pub enum Alias {
     None,
     /// The output is the input's memory under another shape; no kernel runs.
     View,
-    /// Pairs (input, output): the output is the next version of the state that the input is a version of.
-    Updates(Vec<(usize, usize)>),
+    /// Outputs are the next versions of states that inputs are versions of.
+    Updates(Updated),
+}
+
+/// Which outputs of an op are the next versions of which inputs: after `head` operands come `groups` times `group` operands, of which the first `updated` are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Updated {
+    /// Operands before the first group.
+    pub head: usize,
+    /// How many groups there are.
+    pub groups: usize,
+    /// Operands of a group.
+    pub group: usize,
+    /// The first so many of a group are updated.
+    pub updated: usize,
+}
+
+impl Updated {
+    /// Pairs (input, output).
+    pub fn pairs(self) -> impl Iterator<Item = (usize, usize)> {
+        (0..self.groups).flat_map(move |g| (0..self.updated).map(move |k| (self.head + self.group * g + k, self.updated * g + k)))
+    }
 }
 
 /// What an op has to say about itself. A backend adds the kernel.

@@ -2,12 +2,16 @@
 
 use super::layout::{self, Block, too_large};
 use super::passes::{Wishes, absorb_norms, eliminate_dead, fuse, merge_products, pack, precision};
-use super::{Alias, Graph, NodeId, OpDef, Origin, StorageId, Value, ValueId};
+use super::{Alias, Graph, Node, NodeId, OpDef, Origin, StorageId, Value, ValueId};
 use crate::cancel::Stop;
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::tensor::{ALIGN, Tensor};
 use std::collections::HashMap;
 use std::ops::Range;
+
+/// What a plan's tables are called where there is no memory for them.
+const WHAT: &str = "plan";
 
 /// Where a value's bytes are while the plan runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,14 +60,14 @@ impl Plan {
         let (mut graph, map) = (done.graph, done.map);
         graph.shrink();
         graph.verify()?;
-        let hoisted = hoistable(&graph);
+        let hoisted = hoistable(&graph)?;
         let all = || (0..graph.nodes().len()).filter(|n| !graph.nodes()[*n].is_view()).map(|n| NodeId(n as u32));
-        let mut order: Vec<NodeId> = all().filter(|n| hoisted[n.0 as usize]).collect();
+        let mut order = memory::collect(all().filter(|n| hoisted[n.0 as usize]), WHAT)?;
         let prepared = order.len();
-        order.extend(all().filter(|n| !hoisted[n.0 as usize]));
-        let segments = segment_ranges(&graph, &order, prepared);
-        let workspace = vec![0; order.len()];
-        let frozen = graph.frozen_storages();
+        memory::extend(&mut order, all().filter(|n| !hoisted[n.0 as usize]), WHAT)?;
+        let segments = segment_ranges(&graph, &order, prepared)?;
+        let workspace = memory::filled(0, order.len(), WHAT)?;
+        let frozen = graph.frozen_storages()?;
         Ok(Self {
             graph,
             map,
@@ -83,9 +87,9 @@ impl Plan {
 
     /// Gives every value its place. `workspace[i]` is the scratch of the i-th node of the order, in bytes.
     pub fn lay_out(&mut self, workspace: &[usize], stop: Stop) -> Result<()> {
-        let roots = self.graph.roots();
-        let (first, last) = self.lifetimes(&roots);
-        self.locations = vec![Location::Unused; self.graph.values().len()];
+        let roots = self.graph.roots()?;
+        let (first, last) = self.lifetimes(&roots)?;
+        self.locations = memory::filled(Location::Unused, self.graph.values().len(), WHAT)?;
         let (mut blocks, mut owners) = (vec![], vec![]);
         let mut persistent = 0usize;
         // The inputs come first and together: a device gets them in one copy.
@@ -105,21 +109,25 @@ impl Plan {
                 // As many of the same number are the same bytes.
                 (Origin::Fill(number), _) => match fills.get(&(number.to_bits(), bytes)) {
                     Some(place) => *place,
-                    None => *fills.entry((number.to_bits(), bytes)).or_insert(persist(&mut persistent, bytes)?),
+                    None => {
+                        let place = persist(&mut persistent, bytes)?;
+                        memory::insert(&mut fills, (number.to_bits(), bytes), place, WHAT)?;
+                        place
+                    }
                 },
                 // Computed once and read in every run.
                 (Origin::Node { .. }, _) if first[i] < self.prepared && last[i] >= self.prepared => persist(&mut persistent, bytes)?,
                 // What nobody reads (the gradient of a frozen parameter) still has memory while its node runs, so that kernels need not ask.
                 _ => {
-                    owners.push(Owner::Value(i));
-                    blocks.push(Block { bytes, first: first[i], last: last[i] });
+                    memory::push(&mut owners, Owner::Value(i), WHAT)?;
+                    memory::push(&mut blocks, Block { bytes, first: first[i], last: last[i] }, WHAT)?;
                     Location::Unused
                 }
             };
         }
         for (i, bytes) in workspace.iter().enumerate().filter(|(_, b)| **b > 0) {
-            owners.push(Owner::Workspace(i));
-            blocks.push(Block { bytes: aligned(*bytes)?, first: i, last: i });
+            memory::push(&mut owners, Owner::Workspace(i), WHAT)?;
+            memory::push(&mut blocks, Block { bytes: aligned(*bytes)?, first: i, last: i }, WHAT)?;
         }
         self.persistent_bytes = persistent;
         self.place(&owners, &layout::lay_out(&blocks, self.order.len(), stop)?);
@@ -130,9 +138,9 @@ impl Plan {
     }
 
     /// For each value that is its own root, the first and the last node of the order that need its memory.
-    fn lifetimes(&self, roots: &[ValueId]) -> (Vec<usize>, Vec<usize>) {
-        let mut first = vec![usize::MAX; roots.len()];
-        let mut last = vec![0usize; roots.len()];
+    fn lifetimes(&self, roots: &[ValueId]) -> Result<(Vec<usize>, Vec<usize>)> {
+        let mut first = memory::filled(usize::MAX, roots.len(), WHAT)?;
+        let mut last = memory::filled(0usize, roots.len(), WHAT)?;
         for (i, id) in self.order.iter().enumerate() {
             let node = &self.graph.nodes()[id.0 as usize];
             for v in &node.outputs {
@@ -148,7 +156,7 @@ impl Plan {
         for v in self.graph.outputs() {
             last[roots[v.0 as usize].0 as usize] = self.order.len();
         }
-        (first, last)
+        Ok((first, last))
     }
 
     fn place(&mut self, owners: &[Owner], layout: &layout::Layout) {
@@ -305,31 +313,25 @@ fn aligned(bytes: usize) -> Result<usize> {
 }
 
 /// Nodes that depend on constants and on storages that nobody overwrites: the same in every run.
-fn hoistable(graph: &Graph) -> Vec<bool> {
-    let frozen = graph.frozen_storages();
-    let mut fixed: Vec<bool> = graph
-        .values()
-        .iter()
-        .map(|v| match (&v.origin, v.storage) {
-            (Origin::Const(_) | Origin::Fill(_), _) => true,
-            (Origin::State, Some(s)) => frozen[s.0 as usize],
-            _ => false,
-        })
-        .collect();
-    graph
-        .nodes()
-        .iter()
-        .map(|node| {
-            let once = !matches!(node.op.alias(), Alias::Updates(_)) && node.inputs.iter().all(|i| fixed[i.0 as usize]);
-            node.outputs.iter().for_each(|o| fixed[o.0 as usize] = once);
-            once
-        })
-        .collect()
+fn hoistable(graph: &Graph) -> Result<Vec<bool>> {
+    let frozen = graph.frozen_storages()?;
+    let given = |v: &Value| match (&v.origin, v.storage) {
+        (Origin::Const(_) | Origin::Fill(_), _) => true,
+        (Origin::State, Some(s)) => frozen[s.0 as usize],
+        _ => false,
+    };
+    let mut fixed = memory::collect(graph.values().iter().map(given), WHAT)?;
+    let once = |node: &Node| {
+        let once = !matches!(node.op.alias(), Alias::Updates(_)) && node.inputs.iter().all(|i| fixed[i.0 as usize]);
+        node.outputs.iter().for_each(|o| fixed[o.0 as usize] = once);
+        once
+    };
+    memory::collect(graph.nodes().iter().map(once), WHAT)
 }
 
 /// Consecutive ranges of the running part of the order, one a segment.
-fn segment_ranges(graph: &Graph, order: &[NodeId], prepared: usize) -> Vec<Range<usize>> {
-    let mut ranges = vec![];
+fn segment_ranges(graph: &Graph, order: &[NodeId], prepared: usize) -> Result<Vec<Range<usize>>> {
+    let mut ranges = memory::with_capacity(graph.segments().len(), WHAT)?;
     let mut at = prepared;
     for segment in 0..graph.segments().len() {
         let start = at;
@@ -338,5 +340,5 @@ fn segment_ranges(graph: &Graph, order: &[NodeId], prepared: usize) -> Vec<Range
         }
         ranges.push(start..at);
     }
-    ranges
+    Ok(ranges)
 }

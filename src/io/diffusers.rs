@@ -57,8 +57,7 @@ impl ModelFiles {
     /// Reads a model's files; true when its record names them, so that they are known to belong together.
     fn load(paths: &ModelPaths) -> Result<(Self, bool)> {
         let read = |path: &PathBuf| Ok((json::read_text(path)?, path.display().to_string()));
-        let (config, scheduler, record) =
-            (read(&paths.config)?, paths.scheduler.as_ref().map(read).transpose()?, paths.record.as_ref().map(read).transpose()?);
+        let (config, scheduler, record) = (read(&paths.config)?, paths.scheduler.as_ref().map(read).transpose()?, paths.record.as_ref().map(read).transpose()?);
         let parts = record.as_ref().map(|(text, name)| Parts::read(&json::parse(text, name)?, name)).transpose()?.flatten();
         if let Some(parts) = &parts {
             parts.check(CONFIG, &paths.config, &sha256(config.0.as_bytes()))?;
@@ -91,7 +90,8 @@ impl ModelFiles {
         fn named<'a>(text: Option<&'a str>, name: &str) -> Option<(&'a str, String)> {
             text.map(|text| (text, name.to_string()))
         }
-        let texts = ModelTexts { config: (config, "config.json".to_string()), scheduler: named(scheduler, "scheduler_config.json"), fewstep: named(fewstep, RECORD) };
+        let texts =
+            ModelTexts { config: (config, "config.json".to_string()), scheduler: named(scheduler, "scheduler_config.json"), fewstep: named(fewstep, RECORD) };
         Self::parse(&texts, TensorFile::from_bytes(weights, "diffusion_pytorch_model.safetensors")?)
     }
 

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::io::target::Target;
 use crate::io::temporary::TempFile;
+use crate::memory;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
@@ -33,9 +34,8 @@ fn read_at_most(path: &Path, max: u64) -> Result<Vec<u8>> {
     if len > max {
         return Err(Error::corrupt(format!("{}: {len} bytes; a text of at most {max} is expected here", path.display())));
     }
-    let oom = || Error::out_of_memory(format!("{}: could not allocate {len} bytes", path.display()));
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(usize::try_from(len).map_err(|_| oom())?).map_err(|_| oom())?;
+    let capacity = usize::try_from(len).map_err(|_| Error::out_of_memory(format!("{}: {len} bytes are more than memory can hold", path.display())))?;
+    let mut bytes = memory::with_capacity(capacity, "a file").map_err(|e| e.context(path.display()))?;
     // `take` keeps the buffer from growing past its reservation when the file grows while it is read.
     file.take(len).read_to_end(&mut bytes).map_err(|e| Error::from_io(path, &e))?;
     Ok(bytes)
@@ -61,7 +61,7 @@ pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Resul
 
 /// Writes through a buffer, gives the file the mode of what it will replace, and flushes it to the disk.
 pub(super) fn fill(file: &File, target: &Target, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let mut writer = BufWriter::new(file);
+    let mut writer = BufWriter::with_capacity(memory::SMALL, file);
     write(&mut writer)?;
     writer.into_inner().map_err(|e| e.into_error())?;
     target.keep_mode(file)?;

@@ -54,6 +54,8 @@ const MAX_VALUES: usize = 1 << 19;
 const MAX_KEYS: usize = 20_000;
 /// Bytes of a key.
 const MAX_KEY: usize = 1024;
+/// Items of a list, where they are not one for each timestep.
+pub(crate) const MAX_LIST: usize = 1024;
 /// Unknown keys that are named one by one.
 const SHOWN_KEYS: usize = 50;
 
@@ -63,10 +65,12 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
 }
 
 /// Parses JSON in Python's dialect. Bare `Infinity`, `-Infinity` and `NaN` come out as strings of that name.
-pub(crate) fn parse(text: &str, file: &str) -> Result<Value> {
+pub fn parse(text: &str, file: &str) -> Result<Value> {
     if text.len() > MAX_TEXT {
         return Err(Error::corrupt(format!("{file}: {} bytes; at most {MAX_TEXT} are read as JSON", text.len())));
     }
+    // Some editors put a byte order mark first.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut builder = Builder { reader: Reader::new(text, 0), values: MAX_VALUES, keys: MAX_KEYS };
     builder.value().and_then(|value| builder.reader.end().map(|()| value)).map_err(|e| e.context(file))
 }
@@ -191,12 +195,37 @@ impl Fields {
         self.map.remove(key)
     }
 
-    /// One sentence for every key nobody took. Keys with an underscore are diffusers' own notes.
-    pub fn warnings(&self) -> Vec<String> {
-        let unknown = || self.map.keys().filter(|k| !k.starts_with('_'));
-        let named = unknown().take(SHOWN_KEYS).map(|k| format!("{}: unknown key \"{k}\" is ignored", self.file));
+    /// A key's value, which stays.
+    pub fn peek(&self, key: &str) -> Option<&Value> {
+        self.map.get(key)
+    }
+
+    /// Takes a key if it has this value, numbers compared as such.
+    pub fn take_equal(&mut self, key: &str, value: &Value) -> Option<Value> {
+        let same = |found: &Value| found == value || found.as_f64().is_some_and(|f| Some(f) == value.as_f64());
+        if self.map.get(key).is_some_and(same) { self.take(key) } else { None }
+    }
+
+    /// The keys that nobody took, to be written back, and a sentence for each that is not in `known`. Keys with an underscore are diffusers' own notes. What is
+    /// past `limit` bytes of text in all is not kept, which is a sentence too.
+    pub fn rest(self, known: &[&str], limit: usize) -> (Map<String, Value>, Vec<String>) {
+        let unknown = || self.map.keys().filter(|k| !k.starts_with('_') && !known.contains(&k.as_str()));
+        let mut warnings: Vec<String> = unknown().take(SHOWN_KEYS).map(|k| format!("{}: unknown key \"{k}\" is ignored", self.file)).collect();
         let more = unknown().count().saturating_sub(SHOWN_KEYS);
-        named.chain((more > 0).then(|| format!("{}: {more} more unknown keys are ignored", self.file))).collect()
+        warnings.extend((more > 0).then(|| format!("{}: {more} more unknown keys are ignored", self.file)));
+        let (mut kept, mut left, mut lost) = (Map::new(), Count(limit), 0);
+        for (key, value) in self.map {
+            let before = left.0;
+            if serde_json::to_writer(&mut left, &value).is_ok() && left.0 >= key.len() {
+                left.0 -= key.len();
+                kept.insert(key, value);
+            } else {
+                (left.0, lost) = (before, lost + 1);
+            }
+        }
+        let large = || format!("{}: {lost} unknown keys are too large to be kept (more than {limit} bytes): saving the model loses them", self.file);
+        warnings.extend((lost > 0).then(large));
+        (kept, warnings)
     }
 
     /// The error of a key whose value cannot be meant.
@@ -235,9 +264,21 @@ impl Fields {
     pub fn sizes(&mut self, key: &str, default: &[usize], range: RangeInclusive<usize>) -> Result<Vec<usize>> {
         match self.take(key) {
             None => Ok(default.to_vec()),
-            Some(Value::Array(items)) => items.iter().map(|item| self.to_size(key, item, range.clone())).collect(),
+            Some(Value::Array(items)) => self.list(key, &items, MAX_LIST, |item| self.to_size(key, item, range.clone())),
             Some(other) => Err(self.invalid(key, "a list of whole numbers", &other)),
         }
+    }
+
+    /// What `read` makes of the items of a list, of which there are at most `max`.
+    pub fn list<T>(&self, key: &str, items: &[Value], max: usize, read: impl Fn(&Value) -> Result<T>) -> Result<Vec<T>> {
+        let n = items.len();
+        if n > max {
+            return Err(Error::invalid(format!("{}: {key}: expected a list of at most {max} items, found {n}", self.file)));
+        }
+        let mut out = Vec::new();
+        out.try_reserve_exact(n).map_err(|_| Error::out_of_memory(format!("{}: {key}: could not allocate {n} items", self.file)))?;
+        items.iter().try_for_each(|item| read(item).map(|value| out.push(value)))?;
+        Ok(out)
     }
 
     /// Reads one value as a whole number within a range.
@@ -321,6 +362,20 @@ fn shorten(text: &str) -> Cow<'_, str> {
     Cow::Owned(format!("{}…", &text[..end]))
 }
 
+/// Bytes that may still be written, to nowhere.
+struct Count(usize);
+
+impl io::Write for Count {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 = self.0.checked_sub(bytes.len()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Takes so many bytes and refuses more.
 struct Beginning(Vec<u8>);
 
@@ -349,6 +404,11 @@ mod tests {
         assert!(f.float("f", 0.0).unwrap().is_nan());
         assert_eq!(f.opt_text("d", None).unwrap().unwrap(), "Infinity \" NaN");
         assert_eq!(f.opt_text("e", None).unwrap().unwrap(), "ä\\");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_passed_over() {
+        assert_eq!(parse("\u{feff}{\"a\": 1}\r\n", "t").unwrap()["a"], 1);
     }
 
     #[test]
@@ -400,7 +460,8 @@ mod tests {
         assert!(f.invalid("b", "numbers", &list).message.len() < 200);
         let error = f.choice("a", crate::io::unet_config::Activation::Relu).unwrap_err();
         assert!(error.message.len() < 300 && error.message.contains("xxx…"), "{error}");
-        let warnings = f.warnings();
+        let (kept, warnings) = f.rest(&[], 4 << 20);
+        assert_eq!(kept.len(), 100);
         assert_eq!((warnings.len(), warnings[50].as_str()), (51, "t: 50 more unknown keys are ignored"));
     }
 

@@ -4,9 +4,12 @@
 //! caller keeps, texts and lists fallibly; depth is limited, so that a small stack suffices; and errors say the byte. The grammar is RFC 8259's.
 
 use crate::error::{Error, Result};
+use crate::memory;
 use serde_json::Number;
 use std::borrow::Cow;
 
+/// What is kept of a text is called so where there is no memory for it.
+const WHAT: &str = "values of a JSON text";
 /// Configs are nested four deep, headers three.
 pub(crate) const MAX_DEPTH: usize = 32;
 
@@ -125,8 +128,7 @@ impl<'a> Reader<'a> {
 
     /// What a text with escapes says, which is never longer than itself.
     fn unescape(&mut self, raw: &str, start: usize) -> Result<String> {
-        let mut out = String::new();
-        out.try_reserve_exact(raw.len()).map_err(|_| self.out_of_memory(raw.len()))?;
+        let mut out = memory::text_with_capacity(raw.len(), WHAT)?;
         let mut rest = raw;
         while let Some((plain, escape)) = rest.split_once('\\') {
             out.push_str(plain);
@@ -195,8 +197,7 @@ impl<'a> Reader<'a> {
         match text {
             Cow::Owned(text) => Ok(text),
             Cow::Borrowed(text) => {
-                let mut out = String::new();
-                out.try_reserve_exact(text.len()).map_err(|_| self.out_of_memory(text.len()))?;
+                let mut out = memory::text_with_capacity(text.len(), WHAT)?;
                 out.push_str(text);
                 Ok(out)
             }
@@ -205,14 +206,7 @@ impl<'a> Reader<'a> {
 
     /// Adds to a list whose memory may not be had.
     pub fn push<T>(&self, list: &mut Vec<T>, item: T) -> Result<()> {
-        list.try_reserve(1).map_err(|_| self.out_of_memory((list.len() + 1) * size_of::<T>()))?;
-        list.push(item);
-        Ok(())
-    }
-
-    #[cold]
-    fn out_of_memory(&self, bytes: usize) -> Error {
-        Error::out_of_memory(format!("could not allocate {bytes} bytes for the values of a JSON text"))
+        memory::push(list, item, WHAT)
     }
 }
 

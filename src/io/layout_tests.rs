@@ -28,7 +28,8 @@ const W: &str = "diffusion_pytorch_model.safetensors";
 fn models_open_from_the_folders_that_people_have() {
     // (files, path that is opened, where the weights and the scheduler are found, words of the notes)
     type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str, Option<&'a str>, &'a [&'a str]);
-    let pipeline: &[(&str, &str)] = &[("c", "m/unet/config.json"), ("w", "m/unet/diffusion_pytorch_model.safetensors"), ("s", "m/scheduler/scheduler_config.json")];
+    let pipeline: &[(&str, &str)] =
+        &[("c", "m/unet/config.json"), ("w", "m/unet/diffusion_pytorch_model.safetensors"), ("s", "m/scheduler/scheduler_config.json")];
     let training: &[(&str, &str)] = &[
         ("s", "out/scheduler/scheduler_config.json"),
         ("c", "out/checkpoint-5/unet/config.json"),
@@ -37,8 +38,12 @@ fn models_open_from_the_folders_that_people_have() {
         ("w", "out/checkpoint-5/unet_ema/diffusion_pytorch_model.safetensors"),
     ];
     let flat: &[(&str, &str)] = &[("c", "f/config.json"), ("w", "f/diffusion_pytorch_model.safetensors"), ("s", "f/scheduler_config.json")];
-    let other: &[(&str, &str)] =
-        &[("c", "o/my_net/config.json"), ("w", "o/my_net/diffusion_pytorch_model.safetensors"), ("s", "o/scheduler/scheduler_config.json"), ("vae.json", "o/vae/config.json")];
+    let other: &[(&str, &str)] = &[
+        ("c", "o/my_net/config.json"),
+        ("w", "o/my_net/diffusion_pytorch_model.safetensors"),
+        ("s", "o/scheduler/scheduler_config.json"),
+        ("vae.json", "o/vae/config.json"),
+    ];
     let hub: &[(&str, &str)] = &[
         ("c", "h/snapshots/abc/unet/config.json"),
         ("w", "h/snapshots/abc/unet/diffusion_pytorch_model.safetensors"),

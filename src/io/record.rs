@@ -126,7 +126,9 @@ mod tests {
     #[test]
     fn records_without_parts_are_read_and_damaged_ones_refused() {
         assert!(Parts::read(&json!({"version": 1, "pairs": []}), "r").unwrap().is_none());
-        for parts in [json!(null), json!([]), json!({"a": "b"}), json!({"a": {"sha256": 7}}), json!({"a": {"sha256": "00"}}), json!({"a": {"sha256": "g".repeat(64)}})] {
+        for parts in
+            [json!(null), json!([]), json!({"a": "b"}), json!({"a": {"sha256": 7}}), json!({"a": {"sha256": "00"}}), json!({"a": {"sha256": "g".repeat(64)}})]
+        {
             let error = Parts::read(&json!({"version": 1, "parts": parts}), "r").unwrap_err();
             assert_eq!(error.status, Status::CorruptFile, "{parts}");
         }

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::io::hashing::Hashing;
 use crate::io::json_reader::Reader;
 use crate::io::{file, foreign};
+use crate::memory;
 use crate::tensor::{DType, Tensor, checked_numel, try_vec};
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde::Deserialize;
@@ -16,6 +17,8 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
+/// What a file's lists are called where there is no memory for them.
+const WHAT: &str = "safetensors: entries";
 /// The header's key that holds texts instead of a tensor.
 const METADATA: &str = "__metadata__";
 /// Bytes of the length before the header.
@@ -147,10 +150,7 @@ impl TensorFile {
     /// `query`, `key`, `value`, `proj_attn` become `to_q`, `to_k`, `to_v`, `to_out.0`; weights stored as 1x1 convolutions lose their extra
     /// dimensions. Only tensors inside an `attentions` list are touched.
     pub fn normalise_names(&mut self) -> Result<()> {
-        let mut old = vec![];
-        old.try_reserve_exact(self.tensors.len()).map_err(|_| Error::out_of_memory(format!("{}: could not allocate its names", self.file)))?;
-        old.extend(self.tensors.keys().filter(|n| is_attention(n)).cloned());
-        for name in old {
+        for name in memory::collect(self.tensors.keys().filter(|n| is_attention(n)).cloned(), "names of tensors")? {
             let new = present_name(&name);
             if new != name && self.tensors.contains_key(&new) {
                 return Err(Error::corrupt(format!("{}: has both \"{name}\" and its newer name \"{new}\"", self.file)));
@@ -166,7 +166,7 @@ impl TensorFile {
     /// Takes off what wrappers put before the names: `_orig_mod` of torch.compile, which may wrap any layer, and `module` of DataParallel, which wraps
     /// the whole model. No layer of a model has such a name.
     pub fn strip_wrappers(&mut self) -> Result<()> {
-        let wrapped: Vec<String> = self.tensors.keys().filter(|n| unwrapped(n) != **n).cloned().collect();
+        let wrapped = memory::collect(self.tensors.keys().filter(|n| unwrapped(n) != **n).cloned(), "names of tensors")?;
         for name in wrapped {
             let new = unwrapped(&name);
             if self.tensors.contains_key(&new) {
@@ -481,7 +481,10 @@ pub fn save(path: &Path, tensors: &[(&str, &Tensor)], metadata: &BTreeMap<String
 }
 
 /// What writes a file's bytes, once everything about them is known to be right.
-pub(super) fn writer<'a>(tensors: &[(&str, &'a Tensor)], metadata: &BTreeMap<String, String>) -> Result<impl FnOnce(&mut dyn Write) -> io::Result<()> + use<'a>> {
+pub(super) fn writer<'a>(
+    tensors: &[(&str, &'a Tensor)],
+    metadata: &BTreeMap<String, String>,
+) -> Result<impl FnOnce(&mut dyn Write) -> io::Result<()> + use<'a>> {
     let (header, order) = build_header(tensors, metadata)?;
     Ok(move |w: &mut dyn Write| write_parts(w, &header, &order))
 }
@@ -490,9 +493,8 @@ pub(super) fn writer<'a>(tensors: &[(&str, &'a Tensor)], metadata: &BTreeMap<Str
 pub fn serialize(tensors: &[(&str, &Tensor)], metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
     let (header, order) = build_header(tensors, metadata)?;
     let total = order.iter().try_fold(PREFIX as usize + header.len(), |n, t| n.checked_add(t.bytes().len()));
-    let oom = || Error::out_of_memory("safetensors: could not allocate the file's bytes");
-    let mut out = Vec::new();
-    out.try_reserve_exact(total.ok_or_else(oom)?).map_err(|_| oom())?;
+    let total = total.ok_or_else(|| Error::out_of_memory("safetensors: more bytes than memory can hold"))?;
+    let mut out = memory::with_capacity(total, "safetensors: the file's bytes")?;
     write_parts(&mut out, &header, &order).map_err(|e| Error::io(e.to_string()))?;
     Ok(out)
 }
@@ -509,7 +511,7 @@ fn build_header<'a>(tensors: &[(&str, &'a Tensor)], metadata: &Metadata) -> Resu
         io::ErrorKind::OutOfMemory => Error::out_of_memory("safetensors: could not allocate the header"),
         _ => Error::internal(format!("safetensors header: {e}")),
     };
-    let mut sorted = try_collect(tensors.iter().copied())?;
+    let mut sorted = memory::collect(tensors.iter().copied(), WHAT)?;
     sorted.sort_unstable_by_key(|(name, t)| (std::cmp::Reverse(file_dtype(t.dtype())), *name));
     check_names(&sorted)?;
     let mut header = Fallible(Vec::new());
@@ -517,12 +519,12 @@ fn build_header<'a>(tensors: &[(&str, &'a Tensor)], metadata: &Metadata) -> Resu
     // Readers that map the file want aligned data; the format allows trailing spaces for that.
     let padding = header.0.len().next_multiple_of(8) - header.0.len();
     header.write_all(&b"       "[..padding]).map_err(failed)?;
-    Ok((header.0, try_collect(sorted.into_iter().map(|(_, t)| t))?))
+    Ok((header.0, memory::collect(sorted.into_iter().map(|(_, t)| t), WHAT)?))
 }
 
 /// Names that the format keeps for itself, and names that occur twice.
 fn check_names(tensors: &[(&str, &Tensor)]) -> Result<()> {
-    let mut names: Vec<&str> = try_collect(tensors.iter().map(|(name, _)| *name))?;
+    let mut names: Vec<&str> = memory::collect(tensors.iter().map(|(name, _)| *name), WHAT)?;
     names.sort_unstable();
     let twice = names.windows(2).find(|two| two[0] == two[1]).map(|two| two[0]);
     match twice.or(names.contains(&METADATA).then_some(METADATA)) {
@@ -562,22 +564,13 @@ struct Fallible(Vec<u8>);
 
 impl Write for Fallible {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.try_reserve(bytes.len()).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        self.0.extend_from_slice(bytes);
+        memory::append(&mut self.0, bytes, "header").map_err(|_| io::ErrorKind::OutOfMemory)?;
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// A list of known length whose memory may not be had.
-fn try_collect<T>(items: impl ExactSizeIterator<Item = T>) -> Result<Vec<T>> {
-    let mut out = Vec::new();
-    out.try_reserve_exact(items.len()).map_err(|_| Error::out_of_memory(format!("safetensors: could not allocate {} entries", items.len())))?;
-    out.extend(items);
-    Ok(out)
 }
 
 #[cfg(test)]

@@ -1,30 +1,14 @@
 //! `scheduler_config.json` of diffusers: the noise schedule of a model and the solver that it came with.
 //!
-//! `DDIMScheduler` and `DPMSolverMultistepScheduler` are understood in full. Teachers often ship another class; of those in
-//! [`SchedulerClass`] the noise schedule is read, which means the same everywhere, and the class is remembered.
+//! Every class with betas is read ([`SchedulerClass`]): its noise schedule means the same everywhere. Those that this library samples as diffusers does are
+//! understood in full; what a class or this library does not know is kept as it is and written back.
 
 use crate::error::{Error, Result};
 use crate::io::DIFFUSERS_VERSION;
 use crate::io::json::{Fields, Named, float, named_enum, number, to_text};
+pub use crate::io::scheduler_class::SchedulerClass;
+use crate::io::scheduler_class::{ClassDefaults, SAMPLING_KEYS};
 use serde_json::{Map, Value, json};
-
-named_enum! {
-    /// The scheduler class that a file names.
-    SchedulerClass {
-        /// DDIM.
-        Ddim = "DDIMScheduler",
-        /// DPM-Solver++ multistep.
-        DpmSolverMultistep = "DPMSolverMultistepScheduler",
-        /// DDPM; its noise schedule is read.
-        Ddpm = "DDPMScheduler",
-        /// PNDM; its noise schedule is read.
-        Pndm = "PNDMScheduler",
-        /// Euler; its noise schedule is read.
-        EulerDiscrete = "EulerDiscreteScheduler",
-        /// Euler ancestral; its noise schedule is read.
-        EulerAncestral = "EulerAncestralDiscreteScheduler",
-    }
-}
 
 named_enum! {
     /// How the betas grow.
@@ -35,6 +19,12 @@ named_enum! {
         ScaledLinear = "scaled_linear",
         /// From a squared cosine, at most 0.999.
         SquaredCosCapV2 = "squaredcos_cap_v2",
+        /// Along a sigmoid from start to end; DDPM and RePaint have it.
+        Sigmoid = "sigmoid",
+        /// From a Laplace distribution of the noise level; DDPM has it.
+        Laplace = "laplace",
+        /// All the same; Heun has it.
+        Exp = "exp",
     }
 }
 
@@ -44,7 +34,7 @@ named_enum! {
         /// The noise.
         Epsilon = "epsilon",
         /// The clean image.
-        Sample = "sample",
+        Sample = "sample" | "original_sample",
         /// v = a·noise - s·image.
         VPrediction = "v_prediction",
     }
@@ -87,6 +77,36 @@ named_enum! {
 }
 
 named_enum! {
+    /// The function B(h) of UniPC.
+    UniPcType {
+        /// e^h - 1.
+        Bh2 = "bh2" | "midpoint" | "heun" | "logrho",
+        /// h.
+        Bh1 = "bh1",
+    }
+}
+
+named_enum! {
+    /// How Euler finds sigmas between timesteps.
+    InterpolationType {
+        /// On the line between two sigmas.
+        Linear = "linear",
+        /// Equal steps of ln sigma over the whole schedule.
+        LogLinear = "log_linear",
+    }
+}
+
+named_enum! {
+    /// What Euler feeds to a network that predicts v.
+    TimestepType {
+        /// Timesteps.
+        Discrete = "discrete",
+        /// A quarter of ln sigma.
+        Continuous = "continuous",
+    }
+}
+
+named_enum! {
     /// Where DPM-Solver ends.
     FinalSigmasType {
         /// At no noise.
@@ -97,11 +117,19 @@ named_enum! {
 }
 
 named_enum! {
-    /// A variance that the model predicts in further output channels.
+    /// The variance of the noise that DDPM adds, or one that the model predicts in further output channels.
     VarianceType {
-        /// Directly.
+        /// The posterior's (DDPM, section 3.2).
+        FixedSmall = "fixed_small",
+        /// The same, with a root of what the others have.
+        FixedSmallLog = "fixed_small_log",
+        /// Beta.
+        FixedLarge = "fixed_large",
+        /// The logarithm of beta, of which diffusers takes the root.
+        FixedLargeLog = "fixed_large_log",
+        /// Predicted, directly.
         Learned = "learned",
-        /// As a position between two bounds.
+        /// Predicted, as a position between two bounds.
         LearnedRange = "learned_range",
     }
 }
@@ -139,41 +167,71 @@ pub struct SchedulerConfig {
     /// Whether the last timestep is made pure noise.
     pub rescale_betas_zero_snr: bool,
 
-    /// DDIM, DDPM: whether the predicted image is clamped.
+    /// DDIM, DDPM, LCM and their kin: whether the predicted image is clamped.
     pub clip_sample: bool,
-    /// DDIM, DDPM: to plus and minus this.
+    /// To plus and minus this.
     pub clip_sample_range: f64,
-    /// DDIM, PNDM: whether the step past the first timestep ends at no noise, or at that of timestep 0.
+    /// DDIM, PNDM, LCM: whether the step past the first timestep ends at no noise, or at that of timestep 0.
     pub set_alpha_to_one: bool,
 
-    /// DPM-Solver: order, 1 to 3.
+    /// DPM-Solver, UniPC: order. DPM-Solver has 1 to 3.
     pub solver_order: usize,
     /// DPM-Solver: variant.
     pub algorithm_type: AlgorithmType,
     /// DPM-Solver: second-order rule.
     pub solver_type: SolverType,
-    /// DPM-Solver: lower orders at the end of short runs.
+    /// DPM-Solver, UniPC: lower orders at the end (DPM-Solver: of short runs).
     pub lower_order_final: bool,
     /// DPM-Solver: first order in the last step.
     pub euler_at_final: bool,
-    /// DPM-Solver, Euler: Karras' noise levels.
+    /// DPM-Solver, Euler, UniPC: Karras' noise levels.
     pub use_karras_sigmas: bool,
-    /// DPM-Solver, Euler: exponential noise levels.
+    /// DPM-Solver, Euler, UniPC: exponential noise levels.
     pub use_exponential_sigmas: bool,
-    /// DPM-Solver, Euler: noise levels from a beta distribution.
+    /// DPM-Solver, Euler, UniPC: noise levels from a beta distribution.
     pub use_beta_sigmas: bool,
     /// DPM-Solver: Lu's noise levels.
     pub use_lu_lambdas: bool,
-    /// DPM-Solver, Euler: where the last step ends.
+    /// DPM-Solver, Euler, UniPC: where the last step ends.
     pub final_sigmas_type: FinalSigmasType,
     /// DPM-Solver: half log signal-to-noise ratio below which no timestep lies; -infinity for no limit.
     pub lambda_min_clipped: f64,
-    /// DPM-Solver, DDPM: a variance that the model predicts beside the image.
+    /// DDPM: the variance of the noise that it adds. DPM-Solver: a variance that the model predicts beside the image, or none.
     pub variance_type: Option<VarianceType>,
+    /// Euler: how sigmas between timesteps are found.
+    pub interpolation_type: InterpolationType,
+    /// Euler: what the network is given as time.
+    pub timestep_type: TimestepType,
+    /// Euler, UniPC: the smallest sigma of a spread other than the schedule's; none for the last of the run.
+    pub sigma_min: Option<f64>,
+    /// Euler, UniPC: the largest.
+    pub sigma_max: Option<f64>,
+    /// PNDM: whether the Runge-Kutta steps at the start are left out.
+    pub skip_prk_steps: bool,
+    /// LCM: steps of the solver that the model was distilled with, of which sampling visits some.
+    pub original_inference_steps: usize,
+    /// LCM: factor of timesteps in the boundary condition.
+    pub timestep_scaling: f64,
+    /// UniPC: whether predicted images are extrapolated (else predicted noise).
+    pub predict_x0: bool,
+    /// UniPC: its B(h).
+    pub unipc_type: UniPcType,
+    /// UniPC: steps whose result is not corrected.
+    pub disable_corrector: Vec<usize>,
+    /// CogVideoX: factor by which 1/snr is changed; 1 for others.
+    pub snr_shift_scale: f64,
 
+    /// The file's other keys: what the class or this library does not know. Written back as they were, at most [`MAX_OTHER`] bytes of them.
+    pub other: Map<String, Value>,
     /// What the file said that was ignored; not part of the configuration.
     pub warnings: Vec<String>,
 }
+
+/// The most bytes of unknown keys and values that a config keeps.
+pub const MAX_OTHER: usize = 64 << 10;
+
+/// The most steps that LCM or UniPC may name.
+const MAX_STEPS: usize = 100_000;
 
 impl Default for SchedulerConfig {
     /// DDIM as diffusers makes it.
@@ -185,27 +243,24 @@ impl Default for SchedulerConfig {
 impl SchedulerConfig {
     /// What diffusers assumes for keys that are missing, which differs from class to class.
     pub fn for_class(class: SchedulerClass) -> Self {
-        use SchedulerClass as C;
+        let d = class.defaults();
         Self {
             class,
             num_train_timesteps: 1000,
-            beta_start: 1e-4,
-            beta_end: 0.02,
-            beta_schedule: BetaSchedule::Linear,
+            beta_start: d.betas.0,
+            beta_end: d.betas.1,
+            beta_schedule: d.beta_schedule,
             trained_betas: None,
             prediction_type: PredictionType::Epsilon,
             thresholding: false,
             dynamic_thresholding_ratio: 0.995,
             sample_max_value: 1.0,
-            timestep_spacing: match class {
-                C::Ddim | C::Ddpm | C::Pndm => TimestepSpacing::Leading,
-                C::DpmSolverMultistep | C::EulerDiscrete | C::EulerAncestral => TimestepSpacing::Linspace,
-            },
+            timestep_spacing: d.spacing.unwrap_or(TimestepSpacing::Leading),
             steps_offset: 0,
             rescale_betas_zero_snr: false,
-            clip_sample: matches!(class, C::Ddim | C::Ddpm),
+            clip_sample: d.clip_sample.unwrap_or(false),
             clip_sample_range: 1.0,
-            set_alpha_to_one: class != C::Pndm,
+            set_alpha_to_one: d.set_alpha_to_one.unwrap_or(true),
             solver_order: 2,
             algorithm_type: AlgorithmType::DpmSolverPlusPlus,
             solver_type: SolverType::Midpoint,
@@ -217,7 +272,19 @@ impl SchedulerConfig {
             use_lu_lambdas: false,
             final_sigmas_type: FinalSigmasType::Zero,
             lambda_min_clipped: f64::NEG_INFINITY,
-            variance_type: None,
+            variance_type: class.is_ddpm().then_some(VarianceType::FixedSmall),
+            interpolation_type: InterpolationType::Linear,
+            timestep_type: TimestepType::Discrete,
+            sigma_min: None,
+            sigma_max: None,
+            skip_prk_steps: false,
+            original_inference_steps: 50,
+            timestep_scaling: 10.0,
+            predict_x0: true,
+            unipc_type: UniPcType::Bh2,
+            disable_corrector: Vec::new(),
+            snr_shift_scale: d.snr_shift.unwrap_or(1.0),
+            other: Map::new(),
             warnings: Vec::new(),
         }
     }
@@ -226,55 +293,85 @@ impl SchedulerConfig {
     pub fn parse(text: &str, file: &str) -> Result<Self> {
         let mut f = Fields::parse(text, file)?;
         let class = match f.take("_class_name") {
-            Some(Value::String(name)) => f.to_choice("_class_name", &name)?,
+            Some(Value::String(name)) => SchedulerClass::read(&name, file)?,
             Some(other) => return Err(f.invalid("_class_name", "the name of a scheduler", &other)),
             None => return Err(Error::unsupported(format!("{file}: _class_name is missing, so the scheduler is unknown"))),
         };
+        f.take("_diffusers_version");
         let mut config = Self::for_class(class);
         config.read_schedule(&mut f)?;
-        config.read_clipping(&mut f)?;
+        config.read_grid(&mut f, &class.defaults())?;
+        config.read_clipping(&mut f, &class.defaults())?;
+        config.refuse_flow(&f)?;
+        use SchedulerClass as C;
         match class {
-            SchedulerClass::DpmSolverMultistep => config.read_solver(&mut f)?,
-            SchedulerClass::Ddpm => config.variance_type = read_variance(&mut f, false)?,
-            SchedulerClass::Pndm | SchedulerClass::EulerDiscrete | SchedulerClass::EulerAncestral => config.read_sigmas(&mut f)?,
-            SchedulerClass::Ddim => {}
+            C::DpmSolverMultistep => config.read_solver(&mut f)?,
+            C::UniPcMultistep => config.read_unipc(&mut f)?,
+            C::EulerDiscrete => config.read_euler(&mut f)?,
+            C::Lcm => config.read_lcm(&mut f)?,
+            C::Pndm => config.skip_prk_steps = f.bool("skip_prk_steps", false)?,
+            C::Ddpm | C::DdpmParallel => config.read_variance(&mut f)?,
+            _ => {}
+        }
+        if class.has_sigmas() {
+            config.read_sigmas(&mut f)?;
         }
         config.validate().map_err(|e| e.context(file))?;
-        config.warnings = f.warnings();
+        if matches!(class, C::DpmSolverMultistep | C::UniPcMultistep) {
+            put_flow(&mut |key, value| drop(f.take_equal(key, &value)));
+        }
+        (config.other, config.warnings) = f.rest(&SAMPLING_KEYS, MAX_OTHER);
         Ok(config)
     }
 
-    /// The keys that every class shares.
+    /// The keys that make the noise schedule, and what the model predicts.
     fn read_schedule(&mut self, f: &mut Fields) -> Result<()> {
         self.num_train_timesteps = f.size("num_train_timesteps", self.num_train_timesteps, 1..=MAX_TIMESTEPS)?;
         self.beta_start = f.float("beta_start", self.beta_start)?;
         self.beta_end = f.float("beta_end", self.beta_end)?;
         self.trained_betas = read_betas(f)?;
-        self.beta_schedule = match self.trained_betas {
+        match f.peek("beta_schedule").and_then(Value::as_str).and_then(BetaSchedule::from_name) {
             // Then the name is not looked at, whatever it is.
-            Some(_) => f.take("beta_schedule").and_then(|v| BetaSchedule::from_name(v.as_str()?)).unwrap_or(self.beta_schedule),
-            None => f.choice("beta_schedule", self.beta_schedule)?,
-        };
+            None if self.trained_betas.is_some() => {}
+            _ => self.beta_schedule = f.choice("beta_schedule", self.beta_schedule)?,
+        }
+        if self.trained_betas.is_none() && !self.class.has_schedule(self.beta_schedule) {
+            let (file, name, class) = (f.file(), self.beta_schedule.name(), self.class.name());
+            return Err(Error::unsupported(format!("{file}: beta_schedule \"{name}\" is not one of {class}'s")));
+        }
         // Before prediction_type there was this flag; false meant that the model gives the image.
         if !f.bool("predict_epsilon", true)? {
             self.prediction_type = PredictionType::Sample;
         }
         self.prediction_type = f.choice("prediction_type", self.prediction_type)?;
-        self.timestep_spacing = f.choice("timestep_spacing", self.timestep_spacing)?;
-        self.steps_offset = f.size("steps_offset", self.steps_offset, 0..=MAX_TIMESTEPS)?;
-        self.rescale_betas_zero_snr = f.bool("rescale_betas_zero_snr", self.rescale_betas_zero_snr)?;
         Ok(())
     }
 
-    fn read_clipping(&mut self, f: &mut Fields) -> Result<()> {
-        self.thresholding = f.bool("thresholding", self.thresholding)?;
-        self.dynamic_thresholding_ratio = f.float("dynamic_thresholding_ratio", self.dynamic_thresholding_ratio)?;
-        self.sample_max_value = f.float("sample_max_value", self.sample_max_value)?;
-        if matches!(self.class, SchedulerClass::Ddim | SchedulerClass::Ddpm) {
+    fn read_grid(&mut self, f: &mut Fields, has: &ClassDefaults) -> Result<()> {
+        if has.spacing.is_some() {
+            self.timestep_spacing = f.choice("timestep_spacing", self.timestep_spacing)?;
+            self.steps_offset = f.size("steps_offset", self.steps_offset, 0..=MAX_TIMESTEPS)?;
+        }
+        if has.zero_snr {
+            self.rescale_betas_zero_snr = f.bool("rescale_betas_zero_snr", self.rescale_betas_zero_snr)?;
+        }
+        if has.snr_shift.is_some() {
+            self.snr_shift_scale = f.finite("snr_shift_scale", self.snr_shift_scale, "a positive number", |v| v > 0.0)?;
+        }
+        Ok(())
+    }
+
+    fn read_clipping(&mut self, f: &mut Fields, has: &ClassDefaults) -> Result<()> {
+        if has.thresholding {
+            self.thresholding = f.bool("thresholding", self.thresholding)?;
+            self.dynamic_thresholding_ratio = f.float("dynamic_thresholding_ratio", self.dynamic_thresholding_ratio)?;
+            self.sample_max_value = f.float("sample_max_value", self.sample_max_value)?;
+        }
+        if has.clip_sample.is_some() {
             self.clip_sample = f.bool("clip_sample", self.clip_sample)?;
             self.clip_sample_range = f.float("clip_sample_range", self.clip_sample_range)?;
         }
-        if matches!(self.class, SchedulerClass::Ddim | SchedulerClass::Pndm) {
+        if has.set_alpha_to_one.is_some() {
             self.set_alpha_to_one = f.bool("set_alpha_to_one", self.set_alpha_to_one)?;
         }
         Ok(())
@@ -288,19 +385,66 @@ impl SchedulerConfig {
         self.euler_at_final = f.bool("euler_at_final", self.euler_at_final)?;
         self.use_lu_lambdas = f.bool("use_lu_lambdas", self.use_lu_lambdas)?;
         self.lambda_min_clipped = f.float("lambda_min_clipped", self.lambda_min_clipped)?;
-        self.variance_type = read_variance(f, true)?;
-        for key in ["use_flow_sigmas", "use_dynamic_shifting"] {
-            if f.bool(key, false)? {
-                return Err(Error::unsupported(format!("{}: {key} true is not supported", f.file())));
-            }
+        self.variance_type = f.opt_choice("variance_type", None)?;
+        match self.variance_type {
+            None | Some(VarianceType::Learned | VarianceType::LearnedRange) => Ok(()),
+            Some(fixed) => Err(Error::unsupported(format!("{}: variance_type \"{}\" is not one of {}'s", f.file(), fixed.name(), self.class.name()))),
         }
-        // These two matter only with the keys above.
-        f.take("flow_shift");
-        f.take("time_shift_type");
-        self.read_sigmas(f)
     }
 
-    /// The noise levels that DPM-Solver and Euler can choose from.
+    /// Flow matching is refused where a config asks for it; its other keys matter only then and are kept.
+    fn refuse_flow(&self, f: &Fields) -> Result<()> {
+        let asked = |key: &&&str| self.class.has_flow() && f.peek(key) == Some(&Value::Bool(true));
+        match ["use_flow_sigmas", "use_dynamic_shifting"].iter().find(asked) {
+            Some(key) => Err(Error::unsupported(format!("{}: {key} true is not supported: it is for flow matching, which has no betas", f.file()))),
+            None => Ok(()),
+        }
+    }
+
+    fn read_unipc(&mut self, f: &mut Fields) -> Result<()> {
+        self.solver_order = f.size("solver_order", self.solver_order, 1..=MAX_STEPS)?;
+        self.unipc_type = f.choice("solver_type", self.unipc_type)?;
+        self.predict_x0 = f.bool("predict_x0", self.predict_x0)?;
+        self.lower_order_final = f.bool("lower_order_final", self.lower_order_final)?;
+        self.disable_corrector = f.sizes("disable_corrector", &[], 0..=MAX_STEPS)?;
+        self.read_sigma_range(f)
+    }
+
+    fn read_euler(&mut self, f: &mut Fields) -> Result<()> {
+        self.interpolation_type = f.choice("interpolation_type", self.interpolation_type)?;
+        self.timestep_type = f.choice("timestep_type", self.timestep_type)?;
+        self.read_sigma_range(f)
+    }
+
+    fn read_sigma_range(&mut self, f: &mut Fields) -> Result<()> {
+        let mut read = |key: &str| match f.peek(key) {
+            None | Some(Value::Null) => Ok(f.take(key).and(None)),
+            Some(_) => f.finite(key, 1.0, "a positive number", |v| v > 0.0).map(Some),
+        };
+        self.sigma_min = read("sigma_min")?;
+        self.sigma_max = read("sigma_max")?;
+        match (self.sigma_min, self.sigma_max) {
+            (Some(low), Some(high)) if low >= high => Err(Error::invalid(format!("{}: sigma_min is {low}, not below sigma_max, {high}", f.file()))),
+            _ => Ok(()),
+        }
+    }
+
+    fn read_lcm(&mut self, f: &mut Fields) -> Result<()> {
+        self.original_inference_steps = f.size("original_inference_steps", self.original_inference_steps, 1..=MAX_STEPS)?;
+        self.timestep_scaling = f.finite("timestep_scaling", self.timestep_scaling, "a finite number", |_| true)?;
+        Ok(())
+    }
+
+    /// One that diffusers does not know is the small one there, and is kept as it is.
+    fn read_variance(&mut self, f: &mut Fields) -> Result<()> {
+        match f.peek("variance_type") {
+            Some(Value::String(name)) if VarianceType::from_name(name).is_none() => self.variance_type = None,
+            _ => self.variance_type = f.opt_choice("variance_type", self.variance_type)?,
+        }
+        Ok(())
+    }
+
+    /// The noise levels that DPM-Solver, Euler and UniPC can choose from.
     fn read_sigmas(&mut self, f: &mut Fields) -> Result<()> {
         self.use_karras_sigmas = f.bool("use_karras_sigmas", self.use_karras_sigmas)?;
         self.use_exponential_sigmas = f.bool("use_exponential_sigmas", self.use_exponential_sigmas)?;
@@ -330,7 +474,7 @@ impl SchedulerConfig {
         if !(self.sample_max_value.is_finite() && self.sample_max_value > 0.0) {
             return wrong("sample_max_value", "a positive number", &self.sample_max_value);
         }
-        if !(1..=3).contains(&self.solver_order) {
+        if self.class != SchedulerClass::UniPcMultistep && !(1..=3).contains(&self.solver_order) {
             return wrong("solver_order", "1, 2 or 3", &self.solver_order);
         }
         if self.lambda_min_clipped.is_nan() || self.lambda_min_clipped == f64::INFINITY {
@@ -360,66 +504,102 @@ impl SchedulerConfig {
         }
     }
 
-    /// Writes a `scheduler_config.json` that diffusers opens: every key of DDIM and DPM-Solver, of other classes those that were read.
+    /// Writes a `scheduler_config.json` that diffusers opens: every key of the class that this library reads, and what else its file had.
     pub fn to_json(&self) -> String {
+        let has = self.class.defaults();
         let mut map = Map::new();
         let mut put = |key: &str, value: Value| drop(map.insert(key.to_string(), value));
         put("_class_name", json!(self.class.name()));
         put("_diffusers_version", json!(DIFFUSERS_VERSION));
         put("num_train_timesteps", json!(self.num_train_timesteps));
-        put("beta_start", float(self.beta_start));
-        put("beta_end", float(self.beta_end));
         put("beta_schedule", json!(self.beta_schedule.name()));
-        put("trained_betas", json!(self.trained_betas));
         put("prediction_type", json!(self.prediction_type.name()));
-        put("timestep_spacing", json!(self.timestep_spacing.name()));
-        put("steps_offset", json!(self.steps_offset));
+        if self.class != SchedulerClass::UnClip {
+            put("beta_start", float(self.beta_start));
+            put("beta_end", float(self.beta_end));
+            put("trained_betas", json!(self.trained_betas));
+        }
+        self.put_grid(&mut put, &has);
+        self.put_clipping(&mut put, &has);
         use SchedulerClass as C;
         match self.class {
-            C::Ddim | C::Ddpm => self.put_clipping(&mut put),
             C::DpmSolverMultistep => self.put_solver(&mut put),
-            C::Pndm => put("set_alpha_to_one", json!(self.set_alpha_to_one)),
-            C::EulerDiscrete => self.put_sigmas(&mut put),
-            C::EulerAncestral => {}
+            C::UniPcMultistep => self.put_unipc(&mut put),
+            C::EulerDiscrete => self.put_euler(&mut put),
+            C::Lcm => {
+                put("original_inference_steps", json!(self.original_inference_steps));
+                put("timestep_scaling", float(self.timestep_scaling));
+            }
+            C::Pndm => put("skip_prk_steps", json!(self.skip_prk_steps)),
+            C::Ddpm | C::DdpmParallel => put("variance_type", json!(self.variance_type.map(Named::name))),
+            _ => {}
         }
-        if self.class != C::Pndm {
-            put("rescale_betas_zero_snr", json!(self.rescale_betas_zero_snr));
+        if self.class.has_sigmas() {
+            self.put_sigmas(&mut put);
         }
+        map.extend(self.other.clone());
         to_text(map)
     }
 
-    fn put_thresholding(&self, put: &mut impl FnMut(&str, Value)) {
-        put("thresholding", json!(self.thresholding));
-        put("dynamic_thresholding_ratio", float(self.dynamic_thresholding_ratio));
-        put("sample_max_value", float(self.sample_max_value));
+    fn put_grid(&self, put: &mut impl FnMut(&str, Value), has: &ClassDefaults) {
+        if has.spacing.is_some() {
+            put("timestep_spacing", json!(self.timestep_spacing.name()));
+            put("steps_offset", json!(self.steps_offset));
+        }
+        if has.zero_snr {
+            put("rescale_betas_zero_snr", json!(self.rescale_betas_zero_snr));
+        }
+        if has.snr_shift.is_some() {
+            put("snr_shift_scale", float(self.snr_shift_scale));
+        }
     }
 
-    fn put_clipping(&self, put: &mut impl FnMut(&str, Value)) {
-        self.put_thresholding(put);
-        put("clip_sample", json!(self.clip_sample));
-        put("clip_sample_range", float(self.clip_sample_range));
-        match (self.class, self.variance_type) {
-            (SchedulerClass::Ddim, _) => put("set_alpha_to_one", json!(self.set_alpha_to_one)),
-            (_, Some(kind)) => put("variance_type", json!(kind.name())),
-            (_, None) => {}
+    fn put_clipping(&self, put: &mut impl FnMut(&str, Value), has: &ClassDefaults) {
+        if has.thresholding {
+            put("thresholding", json!(self.thresholding));
+            put("dynamic_thresholding_ratio", float(self.dynamic_thresholding_ratio));
+            put("sample_max_value", float(self.sample_max_value));
+        }
+        if has.clip_sample.is_some() {
+            put("clip_sample", json!(self.clip_sample));
+            put("clip_sample_range", float(self.clip_sample_range));
+        }
+        if has.set_alpha_to_one.is_some() {
+            put("set_alpha_to_one", json!(self.set_alpha_to_one));
         }
     }
 
     fn put_solver(&self, put: &mut impl FnMut(&str, Value)) {
-        self.put_thresholding(put);
-        self.put_sigmas(put);
         put("solver_order", json!(self.solver_order));
         put("algorithm_type", json!(self.algorithm_type.name()));
         put("solver_type", json!(self.solver_type.name()));
         put("lower_order_final", json!(self.lower_order_final));
         put("euler_at_final", json!(self.euler_at_final));
         put("use_lu_lambdas", json!(self.use_lu_lambdas));
-        put("use_flow_sigmas", json!(false));
-        put("flow_shift", number(1.0));
         put("lambda_min_clipped", float(self.lambda_min_clipped));
         put("variance_type", json!(self.variance_type.map(Named::name)));
-        put("use_dynamic_shifting", json!(false));
-        put("time_shift_type", json!("exponential"));
+        put_flow(put);
+    }
+
+    fn put_unipc(&self, put: &mut impl FnMut(&str, Value)) {
+        put("solver_order", json!(self.solver_order));
+        put("solver_type", json!(self.unipc_type.name()));
+        put("predict_x0", json!(self.predict_x0));
+        put("lower_order_final", json!(self.lower_order_final));
+        put("disable_corrector", json!(self.disable_corrector));
+        self.put_sigma_range(put);
+        put_flow(put);
+    }
+
+    fn put_euler(&self, put: &mut impl FnMut(&str, Value)) {
+        put("interpolation_type", json!(self.interpolation_type.name()));
+        put("timestep_type", json!(self.timestep_type.name()));
+        self.put_sigma_range(put);
+    }
+
+    fn put_sigma_range(&self, put: &mut impl FnMut(&str, Value)) {
+        put("sigma_min", self.sigma_min.map_or(Value::Null, float));
+        put("sigma_max", self.sigma_max.map_or(Value::Null, float));
     }
 
     fn put_sigmas(&self, put: &mut impl FnMut(&str, Value)) {
@@ -430,20 +610,21 @@ impl SchedulerConfig {
     }
 }
 
+/// What diffusers' solvers write beside their own keys; a file's other values of them are kept and go before these.
+fn put_flow(put: &mut impl FnMut(&str, Value)) {
+    put("use_flow_sigmas", json!(false));
+    put("flow_shift", number(1.0));
+    put("use_dynamic_shifting", json!(false));
+    put("time_shift_type", json!("exponential"));
+}
+
 fn read_betas(f: &mut Fields) -> Result<Option<Vec<f64>>> {
     match f.take("trained_betas") {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::Array(items)) => items.iter().map(|v| v.as_f64().ok_or_else(|| f.invalid("trained_betas", "numbers", v))).collect::<Result<_>>().map(Some),
+        Some(Value::Array(items)) => {
+            f.list("trained_betas", &items, MAX_TIMESTEPS, |v| v.as_f64().ok_or_else(|| f.invalid("trained_betas", "numbers", v))).map(Some)
+        }
         Some(other) => Err(f.invalid("trained_betas", "a list of numbers or null", &other)),
-    }
-}
-
-/// DDPM's other variances concern its own sampling and nothing else; DPM-Solver has no others.
-fn read_variance(f: &mut Fields, strict: bool) -> Result<Option<VarianceType>> {
-    match f.opt_text("variance_type", None)? {
-        Some(name) if strict => f.to_choice("variance_type", &name).map(Some),
-        Some(name) => Ok(VarianceType::from_name(&name)),
-        None => Ok(None),
     }
 }
 

@@ -39,23 +39,109 @@ fn reads_every_key() {
 }
 
 #[test]
-fn defaults_differ_by_class() {
-    let parse = |class: &str| SchedulerConfig::parse(&format!("{{\"_class_name\": \"{class}\"}}"), "s").unwrap();
+fn every_class_opens_with_its_defaults_and_is_written_back() {
+    use TimestepSpacing::{Leading, Linspace};
+    let (ddpm, sd) = (1e-4, 0.00085);
     let cases = [
-        ("DDIMScheduler", true, true, TimestepSpacing::Leading),
-        ("DDPMScheduler", true, true, TimestepSpacing::Leading),
-        ("PNDMScheduler", false, false, TimestepSpacing::Leading),
-        ("DPMSolverMultistepScheduler", false, true, TimestepSpacing::Linspace),
-        ("EulerDiscreteScheduler", false, true, TimestepSpacing::Linspace),
-        ("EulerAncestralDiscreteScheduler", false, true, TimestepSpacing::Linspace),
+        ("DDIMScheduler", true, true, Leading, ddpm),
+        ("DDIMParallelScheduler", true, true, Leading, ddpm),
+        ("DDIMInverseScheduler", true, true, Leading, ddpm),
+        ("DDPMScheduler", true, true, Leading, ddpm),
+        ("DDPMParallelScheduler", true, true, Leading, ddpm),
+        ("PNDMScheduler", false, false, Leading, ddpm),
+        ("DPMSolverMultistepScheduler", false, true, Linspace, ddpm),
+        ("DPMSolverMultistepInverseScheduler", false, true, Linspace, ddpm),
+        ("DPMSolverSinglestepScheduler", false, true, Linspace, ddpm),
+        ("DEISMultistepScheduler", false, true, Linspace, ddpm),
+        ("SASolverScheduler", false, true, Linspace, ddpm),
+        ("UniPCMultistepScheduler", false, true, Linspace, ddpm),
+        ("EulerDiscreteScheduler", false, true, Linspace, ddpm),
+        ("EulerAncestralDiscreteScheduler", false, true, Linspace, ddpm),
+        ("LMSDiscreteScheduler", false, true, Linspace, ddpm),
+        ("HeunDiscreteScheduler", false, true, Linspace, sd),
+        ("KDPM2DiscreteScheduler", false, true, Linspace, sd),
+        ("KDPM2AncestralDiscreteScheduler", false, true, Linspace, sd),
+        ("DPMSolverSDEScheduler", false, true, Linspace, sd),
+        ("LCMScheduler", false, true, Leading, sd),
+        ("TCDScheduler", false, true, Leading, sd),
+        ("CogVideoXDDIMScheduler", true, true, Leading, sd),
+        ("CogVideoXDPMScheduler", true, true, Leading, sd),
+        ("RePaintScheduler", true, true, Leading, ddpm),
+        ("UnCLIPScheduler", true, true, Leading, ddpm),
     ];
-    for (class, clip, one, spacing) in cases {
-        let c = parse(class);
-        assert_eq!((c.class.name(), c.clip_sample, c.set_alpha_to_one, c.timestep_spacing), (class, clip, one, spacing));
+    assert_eq!(cases.len(), SchedulerClass::NAMES.len());
+    for (class, clip, one, spacing, beta_start) in cases {
+        let c = SchedulerConfig::parse(&format!("{{\"_class_name\": \"{class}\"}}"), "s").unwrap();
+        assert_eq!((c.class.name(), c.clip_sample, c.set_alpha_to_one, c.timestep_spacing, c.beta_start), (class, clip, one, spacing, beta_start));
         assert_eq!(c, SchedulerConfig::for_class(c.class));
         assert_eq!(SchedulerConfig::parse(&c.to_json(), "s").unwrap(), c, "{class}");
     }
     assert_eq!(SchedulerConfig::default().class, SchedulerClass::Ddim);
+}
+
+#[test]
+fn classes_without_betas_are_refused_with_the_reason() {
+    for (class, reason) in [
+        ("EDMEulerScheduler", "continuous time"),
+        ("EDMDPMSolverMultistepScheduler", "continuous time"),
+        ("FlowMatchEulerDiscreteScheduler", "flow matching"),
+        ("ScoreSdeVeScheduler", "continuous time"),
+        ("IPNDMScheduler", "continuous time"),
+        ("CMStochasticIterativeScheduler", "consistency"),
+        ("VQDiffusionScheduler", "tokens"),
+        ("MyScheduler", "supported: DDIMScheduler"),
+    ] {
+        let error = SchedulerConfig::parse(&format!("{{\"_class_name\": \"{class}\"}}"), "s.json").unwrap_err();
+        assert_eq!(error.status, Status::Unsupported);
+        assert!([class, reason, "s.json", "DDIMScheduler"].iter().all(|w| error.message.contains(w)), "{error}");
+    }
+}
+
+/// What a class or this library does not know, or knows and does not use, is in the file that is written.
+#[test]
+fn keys_are_kept_as_they_are() {
+    let cases = [
+        r#"{"_class_name": "EulerDiscreteScheduler", "clip_sample": true, "set_alpha_to_one": false, "skip_prk_steps": true, "sigma_max": 80.5, "timestep_type": "continuous"}"#,
+        r#"{"_class_name": "DDPMScheduler", "variance_type": "fixed_large", "set_alpha_to_one": false}"#,
+        r#"{"_class_name": "DDPMScheduler", "variance_type": "of_my_own"}"#,
+        r#"{"_class_name": "PNDMScheduler", "rescale_betas_zero_snr": true, "skip_prk_steps": true, "clip_sample": false}"#,
+        r#"{"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": false, "flow_shift": 3.5, "time_shift_type": "linear"}"#,
+        r#"{"_class_name": "DEISMultistepScheduler", "solver_order": 3, "algorithm_type": "deis", "use_flow_sigmas": false, "use_karras_sigmas": true}"#,
+        r#"{"_class_name": "UniPCMultistepScheduler", "solver_order": 7, "solver_p": {"a": [1, "b"]}, "disable_corrector": [0, 3], "solver_type": "bh1"}"#,
+        r#"{"_class_name": "TCDScheduler", "original_inference_steps": 20, "my_note": {"nested": [1.5, null, "ü"]}}"#,
+        r#"{"_class_name": "DDIMScheduler", "trained_betas": [0.1, 0.2], "num_train_timesteps": 2, "beta_schedule": "mine", "_name_or_path": "somewhere"}"#,
+    ];
+    for text in cases {
+        let config = SchedulerConfig::parse(text, "s").unwrap();
+        let Value::Object(before) = loose(text) else { panic!() };
+        let after = loose(&config.to_json());
+        for (key, value) in before {
+            assert_eq!(after[&key], value, "{key} of {text}");
+        }
+        assert_eq!(SchedulerConfig::parse(&config.to_json(), "s").unwrap(), config);
+        assert_eq!(config.warnings.len(), usize::from(text.contains("my_note")), "{:?}", config.warnings);
+    }
+    let config = SchedulerConfig::parse(&with(DDIM, "my_note", &format!("\"{}\"", "x".repeat(MAX_OTHER))), "s").unwrap();
+    assert!(!config.to_json().contains("my_note") && config.warnings[1].contains("too large to be kept"), "{:?}", config.warnings);
+}
+
+#[test]
+fn only_ddpm_and_its_like_have_their_schedules() {
+    for (class, schedule, ok) in [
+        ("DDPMScheduler", "sigmoid", true),
+        ("DDPMScheduler", "laplace", true),
+        ("RePaintScheduler", "sigmoid", true),
+        ("HeunDiscreteScheduler", "exp", true),
+        ("DDIMScheduler", "sigmoid", false),
+        ("RePaintScheduler", "laplace", false),
+        ("UnCLIPScheduler", "linear", false),
+    ] {
+        let result = SchedulerConfig::parse(&format!("{{\"_class_name\": \"{class}\", \"beta_schedule\": \"{schedule}\"}}"), "s.json");
+        match result {
+            Ok(config) => assert!(ok && config.beta_schedule.name() == schedule),
+            Err(e) => assert!(!ok && e.status == Status::Unsupported && e.message.contains(schedule) && e.message.contains(class), "{e}"),
+        }
+    }
 }
 
 #[test]
@@ -79,7 +165,8 @@ fn diffusers_own_substitutions_are_made() {
     assert_eq!(parse(DPM, "lambda_min_clipped", "-5.1").lambda_min_clipped, -5.1);
     assert_eq!(parse(DPM, "variance_type", "\"learned_range\"").variance_type, Some(VarianceType::LearnedRange));
     let ddpm = with(DDIM, "_class_name", "\"DDPMScheduler\"");
-    assert_eq!(parse(&ddpm, "variance_type", "\"fixed_large\"").variance_type, None);
+    assert_eq!(parse(&ddpm, "variance_type", "\"fixed_large\"").variance_type, Some(VarianceType::FixedLarge));
+    assert_eq!(parse(&ddpm, "variance_type", "null").variance_type, None);
     assert_eq!(parse(&ddpm, "variance_type", "\"learned\"").variance_type, Some(VarianceType::Learned));
     let old = r#"{"_class_name": "DDPMScheduler", "predict_epsilon": false, "tensor_format": "pt"}"#;
     let old = SchedulerConfig::parse(old, "s").unwrap();

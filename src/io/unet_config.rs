@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::io::DIFFUSERS_VERSION;
-use crate::io::json::{Fields, Named, describe, float, named_enum, number, to_text};
+use crate::io::json::{Fields, MAX_LIST, Named, describe, float, named_enum, number, to_text};
 use serde_json::{Map, Value, json};
 
 named_enum! {
@@ -176,9 +176,14 @@ pub struct UNetConfig {
     pub num_class_embeds: Option<usize>,
     /// Kept for the file; only learned time embeddings would use it.
     pub num_train_timesteps: Option<usize>,
+    /// The file's other keys: what this library does not know. Written back as they were, at most [`MAX_OTHER`] bytes of them.
+    pub other: Map<String, Value>,
     /// What the file said that was ignored; not part of the configuration.
     pub warnings: Vec<String>,
 }
+
+/// The most bytes of unknown keys and values that a config keeps.
+pub const MAX_OTHER: usize = 64 << 10;
 
 impl Default for UNetConfig {
     /// What diffusers assumes for keys that are missing.
@@ -213,6 +218,7 @@ impl Default for UNetConfig {
             class_embed_type: None,
             num_class_embeds: None,
             num_train_timesteps: None,
+            other: Map::new(),
             warnings: Vec::new(),
         }
     }
@@ -223,9 +229,11 @@ impl UNetConfig {
     pub fn parse(text: &str, file: &str) -> Result<Self> {
         let mut f = Fields::parse(text, file)?;
         check_class(&mut f, file)?;
+        f.take("_diffusers_version");
         let config = Self::read(&mut f)?;
         config.validate().map_err(|e| e.context(file))?;
-        Ok(Self { warnings: f.warnings(), ..config })
+        let (other, warnings) = f.rest(&[], MAX_OTHER);
+        Ok(Self { other, warnings, ..config })
     }
 
     fn read(f: &mut Fields) -> Result<Self> {
@@ -260,6 +268,7 @@ impl UNetConfig {
             class_embed_type: f.opt_choice("class_embed_type", None)?,
             num_class_embeds: f.opt_size("num_class_embeds", None, 1..=1 << 24)?,
             num_train_timesteps: f.opt_size("num_train_timesteps", None, 1..=1 << 24)?,
+            other: Map::new(),
             warnings: Vec::new(),
         })
     }
@@ -334,6 +343,7 @@ impl UNetConfig {
         put("class_embed_type", json!(self.class_embed_type.map(Named::name)));
         put("num_class_embeds", json!(self.num_class_embeds));
         put("num_train_timesteps", json!(self.num_train_timesteps));
+        map.extend(self.other.clone());
         to_text(map)
     }
 }
@@ -372,7 +382,7 @@ fn read_blocks<E: Named>(f: &mut Fields, key: &str, default: Vec<E>) -> Result<V
         // Very old files wrote "UNetResDownBlock2D".
         f.to_choice(key, name.strip_prefix("UNetRes").unwrap_or(name))
     };
-    list.iter().map(read).collect()
+    f.list(key, list, MAX_LIST, read)
 }
 
 /// Diffusers looks the name up in small letters.

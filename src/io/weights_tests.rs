@@ -12,7 +12,8 @@ fn touch(dir: &TestDir, names: &[&str]) {
 #[test]
 fn the_preferred_or_named_weights_are_found() {
     let plain = "diffusion_pytorch_model.safetensors";
-    let (ema, fp16, bf16, raw) = (&plain.replace(".s", ".ema.s"), &plain.replace(".s", ".fp16.s"), &plain.replace(".s", ".bf16.s"), &plain.replace(".s", ".non_ema.s"));
+    let (ema, fp16, bf16, raw) =
+        (&plain.replace(".s", ".ema.s"), &plain.replace(".s", ".fp16.s"), &plain.replace(".s", ".bf16.s"), &plain.replace(".s", ".non_ema.s"));
     let index = "diffusion_pytorch_model.safetensors.index.json";
     let (new_index, old_index) = ("diffusion_pytorch_model.safetensors.index.fp16.json", "diffusion_pytorch_model.safetensors.fp16.index.json");
     // (files, variant, the one that is taken, whether something is said about it)
@@ -100,7 +101,11 @@ fn shards(dir: &TestDir, shards: &[(&str, &[&str])], map: serde_json::Value) -> 
 #[test]
 fn shards_are_read_as_one_file() {
     let dir = TestDir::new("weights-shards");
-    let index = shards(&dir, &[("s-1.safetensors", &["a", "c"]), ("s-2.safetensors", &["b"])], json!({"a": "s-1.safetensors", "b": "s-2.safetensors", "c": "s-1.safetensors"}));
+    let index = shards(
+        &dir,
+        &[("s-1.safetensors", &["a", "c"]), ("s-2.safetensors", &["b"])],
+        json!({"a": "s-1.safetensors", "b": "s-2.safetensors", "c": "s-1.safetensors"}),
+    );
     let file = read(&index).unwrap();
     assert_eq!(file.names().collect::<Vec<_>>(), ["a", "b", "c"]);
     assert_eq!(file.get_f32("b", &[2]).unwrap().as_slice::<f32>().unwrap(), [1.0, 1.0]);
@@ -120,7 +125,11 @@ fn indices_are_not_trusted() {
         (json!({"a": "s-1.safetensors", "b": "absent.safetensors"}), Status::NotFound, "absent.safetensors"),
         (json!({"b": "s-1.safetensors"}), Status::CorruptFile, "does not have it"),
         (json!({"a": "s-1.safetensors", "b": "s-2.safetensors", "d": "s-3.safetensors"}), Status::CorruptFile, "in another shard"),
-        ((0..=MAX_SHARDS).map(|n| (n.to_string(), json!(format!("{n}.safetensors")))).collect::<serde_json::Map<_, _>>().into(), Status::CorruptFile, "1001 shards"),
+        (
+            (0..=MAX_SHARDS).map(|n| (n.to_string(), json!(format!("{n}.safetensors")))).collect::<serde_json::Map<_, _>>().into(),
+            Status::CorruptFile,
+            "1001 shards",
+        ),
     ];
     for (map, status, word) in cases {
         let dir = TestDir::new("weights-index");

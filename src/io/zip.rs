@@ -5,6 +5,7 @@
 //! APPNOTE.TXT 6.3.10 of PKWARE; the names below are its own.
 
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::tensor::try_vec;
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::inflate_flags::{TINFL_FLAG_HAS_MORE_INPUT, TINFL_FLAG_IGNORE_ADLER32};
@@ -15,6 +16,8 @@ use std::ops::Range;
 /// The end of central directory record without its comment, which has at most 65,535 bytes.
 const END: usize = 22;
 const END64: usize = 56;
+/// The ZIP64 record may be longer by data that nobody writes.
+const MAX_END64: u64 = 1 << 16;
 const LOCATOR: usize = 20;
 const CENTRAL: usize = 46;
 const LOCAL: usize = 30;
@@ -228,7 +231,7 @@ fn find_end64(reader: &mut impl Source, end: u64) -> Result<Option<(Place, u64)>
     }
     read_at(reader, at, &mut record)?;
     // The size that the record gives itself counts from behind that number.
-    let room = locator_at - at - 12;
+    let room = (locator_at - at - 12).min(MAX_END64);
     if !record.starts_with(b"PK\x06\x06") || u64_at(&record, 4) > room || u64_at(&record, 4) < (END64 - 12) as u64 {
         return Err(Error::corrupt(format!("archive: no ZIP64 record at byte {at}")));
     }
@@ -238,9 +241,8 @@ fn find_end64(reader: &mut impl Source, end: u64) -> Result<Option<(Place, u64)>
 
 /// The entries of a directory that begins at byte `base`, in the order of their names.
 fn parse_directory(directory: &[u8], count: u64, base: u64) -> Result<Vec<Entry>> {
-    let mut entries = Vec::new();
     // Fits: count headers fit the directory.
-    entries.try_reserve_exact(count as usize).map_err(|_| Error::out_of_memory(format!("archive: could not allocate {count} entries")))?;
+    let mut entries = memory::with_capacity(count as usize, "archive: entries")?;
     let mut at = 0;
     for n in 0..count {
         let cut = |what: &str| Error::corrupt(format!("archive: directory entry {n} at byte {}: {what}", base + at as u64));
@@ -351,8 +353,7 @@ struct Inflater {
 
 impl Inflater {
     fn new() -> Result<Self> {
-        let mut state = Vec::new();
-        state.try_reserve_exact(1).map_err(|_| Error::out_of_memory("archive: could not allocate a decompressor"))?;
+        let mut state = memory::with_capacity(1, "archive: a decompressor")?;
         state.push(DecompressorOxide::new());
         let (window, input) = (try_vec(WINDOW, "archive: a window")?, try_vec(INPUT, "archive: a buffer")?);
         Ok(Self { state, window, ready: 0..0, input, unread: 0..0, done: false })

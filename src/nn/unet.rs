@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::graph::ops::{Cast, Concat, TimestepEmbedding, UnaryKind};
 use crate::graph::{Graph, TensorType, ValueId};
 use crate::io::unet_config::{Activation, ClassEmbedding, Resampling, UNetConfig};
+use crate::memory;
 use crate::tensor::DType;
 
 /// Builds the model into a graph, its parameters under `prefix` + diffusers name.
@@ -27,7 +28,7 @@ pub fn parameters(config: &UNetConfig) -> Result<Vec<(String, Vec<usize>)>> {
         _ => Some(g.input("labels", TensorType::new(DType::I32, &[1]))?),
     };
     UNet { config, prefix: "" }.build(&mut g, x, t, labels)?;
-    Ok(g.storages().iter().map(|s| (s.name.clone(), s.ty.shape.clone())).collect())
+    memory::collect(g.storages().iter().map(|s| (s.name.clone(), s.ty.shape.clone())), "list of parameters")
 }
 
 impl UNet<'_> {

@@ -23,6 +23,21 @@ impl Process {
     }
 }
 
+/// The first process that did something which cannot be done again in its children, not even where it was only half done.
+pub(crate) struct First(AtomicU32);
+
+impl First {
+    pub(crate) const fn new() -> Self {
+        Self(AtomicU32::new(u32::MAX))
+    }
+
+    /// Whether this process is the first, which it becomes where there was none.
+    pub(crate) fn is_this(&self) -> Result<bool> {
+        let here = Process::current()?.0;
+        Ok(self.0.compare_exchange(u32::MAX, here, Ordering::Relaxed, Ordering::Relaxed).map_or_else(|first| first == here, |_| true))
+    }
+}
+
 /// Has `fork` count. Nobody waits here for another thread, which a fork might have left behind; registered twice by two threads at once it counts twice.
 #[cfg(all(unix, not(miri)))]
 fn watch() -> Result<()> {
@@ -53,12 +68,13 @@ mod tests {
 
     #[test]
     fn a_child_is_another_process() -> Result<()> {
+        static FIRST: First = First::new();
         let here = Process::current()?;
-        assert!(here.is_this());
+        assert!(here.is_this() && FIRST.is_this()?);
         // SAFETY: the child only reads an atomic and leaves.
         match unsafe { libc::fork() } {
             // SAFETY: ends the child without running anything of the test harness.
-            0 => unsafe { libc::_exit(i32::from(here.is_this())) },
+            0 => unsafe { libc::_exit(i32::from(here.is_this()) + 2 * i32::from(FIRST.is_this().unwrap_or(true))) },
             child => {
                 let mut status = -1;
                 // SAFETY: waits for the child just made.
@@ -66,7 +82,7 @@ mod tests {
                 assert_eq!(status, 0, "the child takes itself for its parent");
             }
         }
-        assert!(here.is_this());
+        assert!(here.is_this() && FIRST.is_this()?);
         Ok(())
     }
 }

@@ -167,6 +167,7 @@ static fewstep_model *train(const fewstep_runtime *runtime, const fewstep_model 
 
     OK(fewstep_trainer_save(trainer, path(out, "smoke.ckpt")));
     OK(fewstep_trainer_resume(trainer, path(out, "smoke.ckpt")));
+    OK(fewstep_trainer_resume_with(trainer, path(out, "smoke.ckpt"), FEWSTEP_RESUME_ANY));
     size_t size;
     char *checkpoint = read_file(path(out, "smoke.ckpt"), &size);
     FILE *f = fopen(path(out, "cut.ckpt"), "wb");

@@ -288,6 +288,11 @@ pub fn norms() -> Vec<Case> {
         let infinite = case.data(&[1], &[f32::INFINITY]);
         let scale = case.op(ClipScale { max_norm: 1.0 }, &[infinite, loss]);
         case.expect(scale, FEW);
+        for (norm, max_norm) in [(ClipScale::LARGEST, f32::INFINITY), (1e19, f32::INFINITY), (1e19, 1e19), (1e19, 1.0)] {
+            let norm = case.data(&[1], &[norm]);
+            let scale = case.op(ClipScale { max_norm }, &[norm, loss]);
+            case.expect(scale, FEW);
+        }
         cases.push(case);
     }
     cases

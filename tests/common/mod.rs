@@ -118,7 +118,7 @@ impl Case {
 
 /// Binds and writes everything that a case gives, then prepares.
 pub fn load(exe: &mut dyn Executable, graph: &Graph, given: &HashMap<ValueId, Arc<Tensor>>) -> Result<()> {
-    let frozen = graph.frozen_storages();
+    let frozen = graph.frozen_storages()?;
     for (id, tensor) in given {
         let value = graph.value(*id);
         match value.storage {

@@ -80,6 +80,7 @@ api! {
     fewstep_trainer_snapshot(*mut fewstep_trainer, i32, *mut *mut fewstep_model) -> i32;
     fewstep_trainer_save(*mut fewstep_trainer, *const c_char) -> i32;
     fewstep_trainer_resume(*mut fewstep_trainer, *const c_char) -> i32;
+    fewstep_trainer_resume_with(*mut fewstep_trainer, *const c_char, u32) -> i32;
     fewstep_trainer_get_info(*mut fewstep_trainer, *mut fewstep_trainer_info) -> i32;
     fewstep_trainer_destroy(*mut fewstep_trainer) -> i32;
     fewstep_sampler_options_init(*mut fewstep_sampler_options, usize) -> i32;

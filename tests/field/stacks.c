@@ -93,6 +93,23 @@ static void open_nothing(void) {
     REFUSED(fewstep_model_open(runtime, "student/unet/config.json", &model), FEWSTEP_STATUS_CORRUPT_FILE, "");
 }
 
+/* As deep as a file may be made for the purpose. */
+static void open_deep_json(void) {
+    enum { DEEP = 4000 };
+    char *config = malloc(6 * DEEP + 2 + DEEP), *at = config;
+    if (!config) exit(3);
+    for (int i = 0; i < DEEP; i++) at += sprintf(at, "{\"a\":");
+    *at++ = '0';
+    memset(at, '}', DEEP);
+    at[DEEP] = 0;
+    REFUSED(fewstep_model_create(runtime, config, NULL, 1, &model), FEWSTEP_STATUS_CORRUPT_FILE, "");
+    strcpy(config + 6 * 100, "0");
+    memset(config + 6 * 100 + 1, '}', 100);
+    config[6 * 100 + 101] = 0;
+    if (fewstep_model_create(runtime, config, NULL, 1, &model) == FEWSTEP_STATUS_OK) FAULT("a model of nothing but depth");
+    free(config);
+}
+
 static void open_npz(void) {
     fewstep_dataset_info info = {.struct_size = sizeof info};
     OK(fewstep_dataset_open_npz(runtime, DIGITS(data), "images", "labels", 0.125f, -1, &dataset));
@@ -232,7 +249,7 @@ typedef struct {
 #define CALL(name) {#name, name}
 static const call CALLS[] = {
     CALL(create_runtime), CALL(create_workers), CALL(use_token), CALL(open_teacher), CALL(create_model), CALL(derive_student), CALL(save_model),
-    CALL(save_model_file), CALL(open_saved), CALL(open_buffer), CALL(open_memory), CALL(open_nothing), CALL(open_npz), CALL(create_dataset),
+    CALL(save_model_file), CALL(open_saved), CALL(open_buffer), CALL(open_memory), CALL(open_nothing), CALL(open_deep_json), CALL(open_npz), CALL(create_dataset),
     CALL(create_trainer), CALL(prepare), CALL(train_one_step), CALL(train), CALL(evaluate), CALL(save_trainer), CALL(resume), CALL(snapshot),
     CALL(create_sampler), CALL(begin), CALL(step), CALL(run), CALL(read_images), CALL(sample_dpm), CALL(save_npy), CALL(save_image_grid),
     CALL(destroy_all),

@@ -1,41 +1,105 @@
-//! A scheduler's timesteps and every state of a run with the recorded model eps(x, t) = 0.8 sin(1.3 x + t/250), through the sampler's plan.
+//! A scheduler's timesteps and every state of a run with the recorded model eps(x, t) = 0.8 sin(1.3 x + t/250), through the sampler's plan. A json file is one run
+//! of one sample; a safetensors file has many of one class (tests/interop/record_schedulers.py), each with two samples and the noise of its steps.
 
-use crate::common::{Check, backend, close, fail, text, write};
+use crate::common::{Check, backend, close, fail, read, text, values, write};
 use fewstep::backend::as_bytes;
 use fewstep::diffusion::run::{RunGraph, RunSpec};
 use fewstep::diffusion::{Purpose, Table};
 use fewstep::graph::{Graph, TensorType};
+use fewstep::io::TensorFile;
 use fewstep::io::scheduler_config::SchedulerConfig;
 use serde_json::Value;
 use std::path::Path;
 
+const MODEL: &str = "eps(x,t) = 0.8*sin(1.3*x + t/250)";
+
+/// One recorded run.
+struct Record {
+    /// [N, elements] of a state.
+    shape: [usize; 2],
+    timesteps: Vec<f64>,
+    /// The first state and those after each step.
+    states: Vec<Vec<f32>>,
+    /// What each step drew; zeros where it drew nothing.
+    noise: Option<Vec<Vec<f32>>>,
+}
+
 pub fn run(case: &Path) -> Check {
+    match case.extension().is_some_and(|e| e == "safetensors") {
+        true => run_class(case),
+        false => run_one(case),
+    }
+}
+
+fn run_class(path: &Path) -> Check {
+    let file = text(TensorFile::open(path))?;
+    let class = file.metadata().get("class").ok_or("no class")?;
+    check_model(file.metadata().get("model").map_or("", String::as_str))?;
+    let mut failed = vec![];
+    let cases = file.metadata().iter().filter_map(|(key, value)| Some((key.strip_prefix("case ")?, value)));
+    let mut count = 0;
+    for (name, value) in cases {
+        count += 1;
+        if let Err(e) = run_case(&file, class, name, value) {
+            failed.push(format!("{name}: {e}"));
+        }
+    }
+    match (count, failed.is_empty()) {
+        (0, _) => Err("no cases".into()),
+        (_, true) => Ok(()),
+        _ => Err(failed.join("\n")),
+    }
+}
+
+fn run_case(file: &TensorFile, class: &str, name: &str, value: &str) -> Check {
+    let json: Value = serde_json::from_str(value).map_err(|e| fail(name, e))?;
+    let steps = json["steps"].as_u64().ok_or("no steps")? as usize;
+    let table = table(&json["config"], class, steps)?;
+    let of = |what: &str| values(file, &format!("{name}.{what}"));
+    let start = of("start")?;
+    let pieces = |v: Vec<f32>| v.chunks(start.len()).map(<[f32]>::to_vec).collect::<Vec<_>>();
+    let noise = file.contains(&format!("{name}.noise")).then(|| of("noise").map(pieces)).transpose()?;
+    let record = Record { shape: [2, start.len() / 2], timesteps: of("timesteps")?.into_iter().map(f64::from).collect(), states: pieces(of("states")?), noise };
+    let first: Vec<f32> = start.iter().map(|z| z * table.initial as f32).collect();
+    close("the first state", &first, &record.states[0], 1e-6, 0.0)?;
+    check_timesteps(&table, &record.timesteps)?;
+    follow(&table, &record)
+}
+
+fn run_one(case: &Path) -> Check {
     let json = std::fs::read_to_string(case).map_err(|e| fail(case.display(), e))?;
     // Python writes -Infinity and NaN bare.
     let quoted = json.replace("-Infinity", "\"-Infinity\"").replace(": Infinity", ": \"Infinity\"").replace(": NaN", ": \"NaN\"");
     let record: Value = serde_json::from_str(&quoted).map_err(|e| fail(case.display(), e))?;
-    let expected_model = "eps(x,t) = 0.8*sin(1.3*x + t/250)";
-    if record["model"] != expected_model {
-        return Err(format!("the recorded model is {}, this test knows {expected_model}", record["model"]));
-    }
-    let mut config = record["config"].clone();
-    config["_class_name"] = record["class"].clone();
-    let config = text(SchedulerConfig::parse(&config.to_string(), &case.display().to_string()))?;
+    check_model(record["model"].as_str().unwrap_or(""))?;
     let steps = record["num_inference_steps"].as_u64().ok_or("no num_inference_steps")? as usize;
-    let table = text(Table::build(&text(config.noise_schedule())?, config.prediction(), &text(config.sampler())?, steps))?;
+    let table = table(&record["config"], record["class"].as_str().ok_or("no class")?, steps)?;
     let timesteps: Vec<f64> = record["timesteps"].as_array().ok_or("no timesteps")?.iter().filter_map(Value::as_f64).collect();
-    let found: Vec<f64> = table.steps.iter().map(|s| s.t).collect();
-    if found != timesteps {
-        return Err(format!("timesteps {found:?}, expected {timesteps:?}"));
-    }
-    let mut states = vec![];
-    for state in record["states"].as_array().ok_or("no states")? {
-        states.push(numbers(state));
-    }
+    check_timesteps(&table, &timesteps)?;
+    let states: Vec<_> = record["states"].as_array().ok_or("no states")?.iter().map(numbers).collect();
     if states.len() != steps + 1 {
         return Err(format!("{} states recorded for {steps} steps", states.len()));
     }
-    follow(&table, &timesteps, &states)
+    follow(&table, &Record { shape: [1, states[0].len()], timesteps, states, noise: None })
+}
+
+fn check_model(found: &str) -> Check {
+    if found == MODEL { Ok(()) } else { Err(format!("the recorded model is {found}, this test knows {MODEL}")) }
+}
+
+/// The table that the library makes of a recorded config.
+fn table(config: &Value, class: &str, steps: usize) -> Result<Table, String> {
+    let mut config = config.clone();
+    config["_class_name"] = class.into();
+    let config = text(SchedulerConfig::parse(&config.to_string(), class))?;
+    text(Table::build(&text(config.noise_schedule())?, config.prediction(), &text(config.sampler())?, steps))
+}
+
+/// To the last bits of float32: Euler's are not whole numbers.
+fn check_timesteps(table: &Table, expected: &[f64]) -> Check {
+    let found: Vec<f64> = table.steps.iter().map(|s| s.t).collect();
+    let near = |(a, b): (&f64, &f64)| (a - b).abs() <= 2e-6 * b.abs().max(1.0);
+    if found.len() == expected.len() && found.iter().zip(expected).all(near) { Ok(()) } else { Err(format!("timesteps {found:?}, expected {expected:?}")) }
 }
 
 /// All numbers of a nested list, in order.
@@ -46,33 +110,55 @@ fn numbers(value: &Value) -> Vec<f32> {
     }
 }
 
-fn follow(table: &Table, timesteps: &[f64], states: &[Vec<f32>]) -> Check {
+fn follow(table: &Table, record: &Record) -> Check {
+    let [batch, row] = record.shape;
     let mut g = Graph::new();
-    let shape = [1, 1, states[0].len(), 1];
-    let spec = RunSpec { table, batch: 1, size: [1, states[0].len()], purpose: Purpose::Evaluation, precision: fewstep::tensor::DType::F32 };
+    let shape = [batch, 1, row, 1];
+    let spec = RunSpec { table, batch, size: [1, row], purpose: Purpose::Evaluation, precision: fewstep::tensor::DType::F32 };
     let build = |g: &mut Graph| -> fewstep::Result<_> {
         let mut run = RunGraph::start(g, &spec, shape)?;
-        let mut outputs = vec![];
+        let mut inputs = vec![];
         for k in 0..table.steps.len() {
+            // A segment that holds nothing is none.
+            let scaled = table.steps[k].input != 1.0;
+            if scaled {
+                g.begin_segment(format!("input {k}"));
+            }
+            let seen = Some(run.network_input(g, table, k)?).filter(|_| scaled);
+            seen.into_iter().for_each(|seen| g.tap(seen));
             g.begin_segment(format!("step {k}"));
             let out = g.input(format!("out.{k}"), TensorType::f32(&shape))?;
-            run.update(g, table, k, out)?;
-            outputs.push(out);
+            let z = record.noise.is_some().then(|| g.input(format!("z.{k}"), TensorType::f32(&shape))).transpose()?;
+            match z {
+                Some(z) => run.update_with_noise(g, table, k, out, z)?,
+                None => run.update(g, table, k, out)?,
+            }
+            inputs.push((seen, out, z));
         }
-        Ok(outputs)
+        Ok(inputs)
     };
-    let outputs = text(build(&mut g))?;
+    let inputs = text(build(&mut g))?;
     let mut exec = text(backend()?.compile(&g))?;
     text(exec.prepare())?;
-    text(exec.write_storage("sampler.x", as_bytes(&states[0])))?;
-    for (k, t) in timesteps.iter().enumerate() {
-        let x: Vec<f32> = text(text(exec.storage_bytes("sampler.x"))?.of::<f32>())?.to_vec();
-        let out: Vec<f32> = x.iter().map(|x| (0.8 * (1.3 * f64::from(*x) + t / 250.0).sin()) as f32).collect();
-        write(exec.as_mut(), outputs[k], &out)?;
-        let segment = exec.plan().segments()[k + 1].clone();
-        text(exec.run(segment))?;
+    text(exec.write_storage("sampler.x", as_bytes(&record.states[0])))?;
+    let mut segments = exec.plan().segments()[1..].to_vec().into_iter();
+    for (k, t) in record.timesteps.iter().enumerate() {
+        let (seen, out, z) = inputs[k];
+        let x = match seen {
+            Some(seen) => {
+                text(exec.run(segments.next().ok_or("no segment")?))?;
+                read(exec.as_ref(), seen)?
+            }
+            None => text(text(exec.storage_bytes("sampler.x"))?.of::<f32>())?.to_vec(),
+        };
+        let value: Vec<f32> = x.iter().map(|x| (0.8 * (1.3 * f64::from(*x) + t / 250.0).sin()) as f32).collect();
+        write(exec.as_mut(), out, &value)?;
+        if let (Some(z), Some(noise)) = (z, &record.noise) {
+            write(exec.as_mut(), z, &noise[k])?;
+        }
+        text(exec.run(segments.next().ok_or("no segment")?))?;
         let next = text(text(exec.storage_bytes("sampler.x"))?.of::<f32>())?;
-        close(&format!("state {}", k + 1), &next, &states[k + 1], 1e-4, 0.0)?;
+        close(&format!("state {}", k + 1), &next, &record.states[k + 1], 1e-4, 0.0)?;
     }
     Ok(())
 }

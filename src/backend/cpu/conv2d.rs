@@ -3,6 +3,7 @@
 use super::kernels::conv::{Conv2d as Forward, ConvShape, Epilogue};
 use super::kernels::conv_input_grad::Conv2dInputGrad as InputGrad;
 use super::kernels::conv_weight_grad::Conv2dWeightGrad as WeightGrad;
+use super::kernels::gemm;
 use super::kernels::simd::Isa;
 use super::lower::{CpuKernel, Io};
 use crate::error::{Error, Result};
@@ -19,13 +20,15 @@ fn weight_shape(geometry: &ConvGeometry, weight: &[usize]) -> ConvShape {
     conv_shape(geometry, &[1, weight[2], weight[3], weight[1]], weight[0])
 }
 
-/// Elements of packed weights; every convolution is packed on the CPU.
+/// Elements of packed weights; every convolution is packed on the CPU. `None` for a shape that has no kernel.
 pub(super) fn packed_len(purpose: PackFor, geometry: ConvGeometry, weight: &[usize], isa: Isa) -> Option<usize> {
-    let shape = weight_shape(&geometry, weight);
-    match purpose {
-        PackFor::Forward => Forward::new(&shape, isa).ok().map(|k| k.packed_len()),
-        PackFor::InputGrad => InputGrad::new(&shape, isa).ok().map(|k| k.packed_len()),
-    }
+    let s = weight_shape(&geometry, weight);
+    s.check().ok()?;
+    let (columns, channels) = match purpose {
+        PackFor::Forward => (s.c_out, s.c_in),
+        PackFor::InputGrad => (s.c_in, s.c_out),
+    };
+    gemm::packed_len(isa, columns, (s.r * s.s).checked_mul(channels)?)
 }
 
 struct ForwardKernel {

@@ -9,6 +9,7 @@ use crate::error::{Error, Result, Status};
 use crate::graph::heap;
 use crate::graph::plan::Location;
 use crate::graph::{Alias, Graph, Node, Op, OpDef, Origin, Plan, TensorType, ValueId};
+use crate::memory;
 use crate::tensor::{Buffer, Tensor};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -45,6 +46,8 @@ impl Backend for CpuBackend {
     }
 }
 
+/// What an executable's tables are called where there is no memory for them.
+const WHAT: &str = "compiled graph";
 /// Bytes that are filled between two looks at the caller's wish to stop.
 const FILL_BYTES: usize = 1 << 20;
 
@@ -56,19 +59,24 @@ type Alike<'a> = Vec<(&'a Node, Arc<dyn CpuKernel>)>;
 fn lower_all(plan: &Plan, target: Target, stop: Stop) -> Result<(Vec<Arc<dyn CpuKernel>>, usize)> {
     let graph = plan.graph();
     let mut known: HashMap<u64, Alike> = HashMap::new();
-    let mut kernels = Vec::with_capacity(plan.order().len());
+    let mut kernels = memory::with_capacity(plan.order().len(), WHAT)?;
     let mut table_bytes = 0;
     for id in plan.order() {
         stop.check()?;
+        memory::check()?;
         let node = &graph.nodes()[id.0 as usize];
-        let alike = known.entry(types_hash(graph, node)).or_default();
+        let hash = types_hash(graph, node);
+        if !known.contains_key(&hash) {
+            memory::insert(&mut known, hash, vec![], WHAT)?;
+        }
+        let alike = known.entry(hash).or_default();
         let found = alike.iter().find(|(other, _)| other.op == node.op && types(graph, other).eq(types(graph, node)));
         let kernel = match found {
             Some((_, kernel)) => kernel.clone(),
             None => {
                 let kernel: Arc<dyn CpuKernel> = lower(graph, node, target).map_err(|e| e.context(node.op.name()))?.into();
                 table_bytes += kernel.table_bytes();
-                alike.push((node, kernel.clone()));
+                memory::push(alike, (node, kernel.clone()), WHAT)?;
                 kernel
             }
         };
@@ -122,19 +130,20 @@ impl CpuExecutable {
         let mut plan = Plan::new(graph, &|purpose, geometry, weight: &[usize], _| packed_len(purpose, geometry, weight, backend.isa), stop)?;
         let target = Target { isa: backend.isa, threads: backend.threads() };
         let (kernels, table_bytes) = lower_all(&plan, target, stop)?;
-        let workspace: Vec<usize> = kernels.iter().map(|k| k.workspace()).collect();
+        let workspace = memory::collect(kernels.iter().map(|k| k.workspace()), WHAT)?;
         plan.lay_out(&workspace, stop)?;
         // The largest first, and all of it before a byte is written: what cannot fit is refused at once.
         let arena = Buffer::zeroed(plan.arena_bytes(), "arena")?;
         let persistent = Buffer::zeroed(plan.persistent_bytes(), "inputs and prepared values")?;
         let frozen = plan.frozen();
-        let mut storages = vec![];
+        let mut storages = memory::with_capacity(frozen.len(), WHAT)?;
         for (storage, frozen) in plan.graph().storages().iter().zip(frozen) {
             storages.push(if *frozen { Held::Unbound } else { Held::Owned(Buffer::zeroed(storage.ty.bytes(), &storage.name)?) });
         }
-        let updates = plan.order().iter().map(|id| matches!(plan.graph().nodes()[id.0 as usize].op.alias(), Alias::Updates(_))).collect();
+        let updates = plan.order().iter().map(|id| matches!(plan.graph().nodes()[id.0 as usize].op.alias(), Alias::Updates(_)));
+        let updates = memory::collect(updates, WHAT)?;
         let mut this = Self { plan, backend: backend.clone(), kernels, table_bytes, storages, arena, persistent, slots: vec![], updates, linked: false };
-        this.reserve_slots(&workspace);
+        this.reserve_slots(&workspace)?;
         this.fill(stop)?;
         Ok(this)
     }
@@ -151,15 +160,15 @@ impl CpuExecutable {
         Ok(())
     }
 
-    fn reserve_slots(&mut self, workspace: &[usize]) {
-        self.slots.reserve_exact(self.plan.order().len());
+    fn reserve_slots(&mut self, workspace: &[usize]) -> Result<()> {
+        memory::reserve(&mut self.slots, workspace.len(), WHAT)?;
         for (i, id) in self.plan.order().iter().enumerate() {
             let node = &self.plan.graph().nodes()[id.0 as usize];
-            let mut slots: Vec<Slot> = Vec::with_capacity(node.inputs.len() + node.outputs.len() + 1);
-            slots.extend(node.inputs.iter().chain(&node.outputs).map(|v| Slot::empty(self.plan.graph().value(*v).ty.numel())));
-            slots.push(Slot::empty(workspace[i]));
-            self.slots.push(slots);
+            memory::check()?;
+            let values = node.inputs.iter().chain(&node.outputs).map(|v| Slot::empty(self.plan.graph().value(*v).ty.numel()));
+            self.slots.push(memory::collect(values.chain([Slot::empty(workspace[i])]), WHAT)?);
         }
+        Ok(())
     }
 
     /// Fills the pointer table; allocates nothing.

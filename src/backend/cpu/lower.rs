@@ -5,7 +5,7 @@ use super::kernels::simd::Isa;
 use super::kernels::workers::Workers;
 use super::{attention, combine, conv2d, elementwise, gather, group_norm, optimizer, random, reduce, resample, shape, timestep_embedding};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Node, Op, OpDef};
+use crate::graph::{Graph, Node, Op, OpDef, ValueId};
 use crate::tensor::{DType, Element};
 
 pub(super) use conv2d::packed_len;
@@ -96,6 +96,11 @@ impl<'a> Io<'a> {
     }
 }
 
+/// The elements of each value.
+fn sizes(graph: &Graph, values: &[ValueId]) -> impl Iterator<Item = usize> {
+    values.iter().map(|v| graph.value(*v).ty.numel())
+}
+
 /// Builds the kernel of a node.
 pub(super) fn lower(graph: &Graph, node: &Node, target: Target) -> Result<Box<dyn CpuKernel>> {
     let isa = target.isa;
@@ -132,10 +137,10 @@ pub(super) fn lower(graph: &Graph, node: &Node, target: Target) -> Result<Box<dy
         Op::RandomNormal(op) => random::normal(op),
         Op::RandomInt(op) => random::integers(op),
         Op::IntAffine(op) => gather::int_affine(op),
-        Op::GlobalNorm(_) => optimizer::global_norm(&node.inputs.iter().map(|i| graph.value(*i).ty.numel()).collect::<Vec<_>>()),
+        Op::GlobalNorm(_) => optimizer::global_norm(sizes(graph, &node.inputs))?,
         Op::ClipScale(op) => optimizer::clip_scale(op),
-        Op::AdamW(op) => optimizer::adamw(op, &node.outputs.iter().map(|o| graph.value(*o).ty.numel()).collect::<Vec<_>>()),
-        Op::Ema(op) => optimizer::ema(op, &node.outputs.iter().map(|o| graph.value(*o).ty.numel()).collect::<Vec<_>>()),
+        Op::AdamW(op) => optimizer::adamw(op, sizes(graph, &node.outputs))?,
+        Op::Ema(op) => optimizer::ema(op, sizes(graph, &node.outputs))?,
         Op::Assign(_) => shape::assign(out(0)),
         Op::Reshape(_) | Op::StopGradient(_) => return Err(Error::internal(format!("{} is a view and has no kernel", node.op.name()))),
     })

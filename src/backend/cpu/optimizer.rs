@@ -5,6 +5,7 @@ use super::kernels::pool::Shared;
 use super::lower::{CpuKernel, Io};
 use crate::error::Result;
 use crate::graph::ops::{AdamW, ClipScale, Ema};
+use crate::memory;
 
 /// Elements of one chunk.
 const GRAIN: usize = 8 << 10;
@@ -17,14 +18,16 @@ struct Piece {
     len: usize,
 }
 
-fn pieces(sizes: impl Iterator<Item = usize>) -> Vec<Piece> {
-    sizes.enumerate().flat_map(|(tensor, size)| (0..size).step_by(GRAIN).map(move |start| Piece { tensor, start, len: GRAIN.min(size - start) })).collect()
+/// The pieces of tensors of these sizes.
+fn pieces(sizes: impl Iterator<Item = usize>) -> Result<Vec<Piece>> {
+    let of_size = |(tensor, size): (usize, usize)| (0..size).step_by(GRAIN).map(move |start| Piece { tensor, start, len: GRAIN.min(size - start) });
+    memory::collect(sizes.enumerate().flat_map(of_size), "pieces of parameters")
 }
 
 struct Norm(Vec<Piece>);
 
-pub(super) fn global_norm(sizes: &[usize]) -> Box<dyn CpuKernel> {
-    Box::new(Norm(pieces(sizes.iter().copied())))
+pub(super) fn global_norm(inputs: impl Iterator<Item = usize>) -> Result<Box<dyn CpuKernel>> {
+    Ok(Box::new(Norm(pieces(inputs)?)))
 }
 
 impl CpuKernel for Norm {
@@ -50,17 +53,17 @@ impl CpuKernel for Norm {
     }
 }
 
-struct Clip(f32);
+struct Clip(ClipScale);
 
 pub(super) fn clip_scale(op: &ClipScale) -> Box<dyn CpuKernel> {
-    Box::new(Clip(op.max_norm))
+    Box::new(Clip(op.clone()))
 }
 
 impl CpuKernel for Clip {
     fn run(&self, io: &Io) -> Result<()> {
         let (norm, loss) = (io.input::<f32>(0)[0], io.input::<f32>(1));
-        let finite = norm.is_finite() && loss.iter().all(|l| l.is_finite());
-        io.output::<f32>(0)[0] = if finite { (self.0 / (norm + 1e-6)).min(1.0) } else { f32::NAN };
+        let usable = self.0.accepts(norm) && loss.iter().all(|l| l.is_finite());
+        io.output::<f32>(0)[0] = if usable { (self.0.max_norm / (norm + 1e-6)).min(1.0) } else { f32::NAN };
         Ok(())
     }
 }
@@ -70,8 +73,8 @@ struct AdamWKernel {
     pieces: Vec<Piece>,
 }
 
-pub(super) fn adamw(op: &AdamW, outputs: &[usize]) -> Box<dyn CpuKernel> {
-    Box::new(AdamWKernel { op: op.clone(), pieces: pieces(outputs.iter().step_by(3).copied()) })
+pub(super) fn adamw(op: &AdamW, outputs: impl Iterator<Item = usize>) -> Result<Box<dyn CpuKernel>> {
+    Ok(Box::new(AdamWKernel { op: op.clone(), pieces: pieces(outputs.step_by(3))? }))
 }
 
 impl CpuKernel for AdamWKernel {
@@ -110,8 +113,8 @@ impl CpuKernel for AdamWKernel {
 
 struct EmaKernel(Vec<Piece>);
 
-pub(super) fn ema(_op: &Ema, outputs: &[usize]) -> Box<dyn CpuKernel> {
-    Box::new(EmaKernel(pieces(outputs.iter().copied())))
+pub(super) fn ema(_op: &Ema, outputs: impl Iterator<Item = usize>) -> Result<Box<dyn CpuKernel>> {
+    Ok(Box::new(EmaKernel(pieces(outputs)?)))
 }
 
 impl CpuKernel for EmaKernel {

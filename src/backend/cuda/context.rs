@@ -1,7 +1,8 @@
 //! The context and the stream that everything of one backend uses: our own (the device's primary context), or the caller's, which we never destroy.
 
-use super::driver::{Device, check};
+use super::driver::{Device, check, forked};
 use crate::error::{Error, Result, Status};
+use crate::process::fork::Process;
 use cudarc::driver::result;
 use cudarc::driver::sys;
 use std::ffi::c_void;
@@ -23,6 +24,8 @@ pub(super) struct Context {
     raw: sys::CUcontext,
     stream: sys::CUstream,
     owned: bool,
+    /// Where it is a context; a child of this process has nothing but its name.
+    home: Process,
 }
 
 // SAFETY: contexts and streams may be used from every thread (CUDA driver API, "CUDA driver API thread safety"); we only hold their names.
@@ -83,10 +86,11 @@ const STREAM_PER_THREAD: usize = 2;
 impl Context {
     /// The device's primary context, shared with the rest of the process, and a stream of our own in it.
     pub fn own(device: Device) -> Result<Arc<Self>> {
+        let home = Process::current()?;
         let _relaxed = Relaxed::new()?;
         // SAFETY: the device was given by the driver.
         let raw = check(unsafe { result::primary_ctx::retain(device.raw) }, format!("opening a context on {}", device.name))?;
-        let mut this = Self { device, raw, stream: std::ptr::null_mut(), owned: true };
+        let mut this = Self { device, raw, stream: std::ptr::null_mut(), owned: true, home };
         let stream = {
             let _entered = this.enter()?;
             check(result::stream::create(result::stream::StreamKind::NonBlocking), "creating a stream")?
@@ -121,11 +125,14 @@ impl Context {
             return Err(not_its_own());
         }
         let ordinal = usize::try_from(device).map_err(|_| Error::internal("a negative CUDA device"))?;
-        Ok(Arc::new(Self { device: Device::of(device, ordinal)?, raw, stream: foreign.stream.cast(), owned: false }))
+        Ok(Arc::new(Self { device: Device::of(device, ordinal)?, raw, stream: foreign.stream.cast(), owned: false, home: Process::current()? }))
     }
 
     /// Makes the context current on this thread.
     pub fn enter(&self) -> Result<Entered<'_>> {
+        if !self.home.is_this() {
+            return Err(forked());
+        }
         // SAFETY: the context is alive: ours by reference count, the caller's by promise.
         let current = unsafe { Current::push(self.raw)? };
         Ok(Entered { context: self, _relaxed: Relaxed::new()?, _current: current })
@@ -167,7 +174,7 @@ impl Entered<'_> {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        if !self.owned {
+        if !self.owned || !self.home.is_this() {
             return;
         }
         let _relaxed = Relaxed::new();

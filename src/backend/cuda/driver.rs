@@ -5,6 +5,7 @@
 use super::lower::BF16_CAPABILITY;
 use super::manifest;
 use crate::error::{Error, Result, Status};
+use crate::process::fork::First;
 use crate::tensor::DType;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
@@ -65,10 +66,23 @@ fn error(code: CUresult, doing: impl fmt::Display) -> Error {
 /// use for a driver and looks for none.
 pub(super) fn init() -> Result<()> {
     static DRIVER: OnceLock<Start> = OnceLock::new();
-    match manifest::built() {
-        true => DRIVER.get_or_init(start).result(),
-        false => Err(Error::unsupported("this libfewstep was built without CUDA kernels (FEWSTEP_CUDA=off, or no nvcc was found)")),
+    static HOME: First = First::new();
+    if !manifest::built() {
+        return Err(Error::unsupported("this libfewstep was built without CUDA kernels (FEWSTEP_CUDA=off, or no nvcc was found)"));
     }
+    if HOME.is_this()? {
+        return DRIVER.get_or_init(start).result();
+    }
+    // The thread that was starting it may be one that the child has not, so nobody waits for it.
+    match DRIVER.get() {
+        Some(Start::Done) | None => Err(forked()),
+        Some(none) => none.result(),
+    }
+}
+
+/// The driver's state does not survive a fork (CUDA C++ programming guide, "Fork"), and it is not asked.
+pub(super) fn forked() -> Error {
+    Error::state("CUDA was used before this process was forked, and does not work in the child: fork first, or start the child by exec")
 }
 
 /// How the driver started. Kept without memory of the heap, which a library that is unloaded would not give back.

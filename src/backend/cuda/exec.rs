@@ -34,6 +34,8 @@ impl Shared {
 
     /// The device copy of a tensor, made if there is none.
     fn upload(&self, name: &str, tensor: &Arc<Tensor>) -> Result<Arc<DeviceBuffer>> {
+        // First, for in a forked child the lock may be one that nobody gives back.
+        let _entered = self.context.enter()?;
         let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
         uploads.retain(|_, (tensor, copy)| tensor.strong_count() > 0 && copy.strong_count() > 0);
         let key = Arc::as_ptr(tensor) as usize;

@@ -2,8 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
-use crate::graph::op::{Alias, OpDef, arity, expect_dtype, expect_shape, floats};
+use crate::graph::op::{Alias, OpDef, Updated, arity, expect_dtype, expect_shape, floats};
 use crate::graph::reference::Array;
+use crate::memory;
 use crate::tensor::DType;
 
 fn scalar(inputs: &[&TensorType], what: &str, i: usize) -> Result<()> {
@@ -31,12 +32,27 @@ impl OpDef for GlobalNorm {
     }
 }
 
-/// The factor on the gradients: min(1, max_norm / (norm + 1e-6)) as torch's `clip_grad_norm_`, or NaN when the norm or the loss is not finite,
-/// which tells [`AdamW`] and [`Ema`] to leave everything as it is. Operands: norm [1], loss [1].
+/// The factor on the gradients: min(1, max_norm / (norm + 1e-6)) as torch's `clip_grad_norm_`, or NaN when the norm or the loss is not finite, or the
+/// clipped norm above [`ClipScale::LARGEST`], which tells [`AdamW`] and [`Ema`] to leave everything as it is. Operands: norm [1], loss [1].
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClipScale {
     /// Largest allowed norm; infinity for no clipping.
     pub max_norm: f32,
+}
+
+impl ClipScale {
+    /// 2^63: the most that is left of a norm. AdamW's second moment, a mean of squares, then stays below 2^127 and its first one below 2^64.
+    pub const LARGEST: f32 = (1u64 << 63) as f32;
+
+    /// The op that clips to `max_norm`.
+    pub fn new(max_norm: f64) -> Self {
+        Self { max_norm: max_norm as f32 }
+    }
+
+    /// Whether gradients of this norm may be used.
+    pub fn accepts(&self, norm: f32) -> bool {
+        norm.is_finite() && norm.min(self.max_norm) <= Self::LARGEST
+    }
 }
 
 impl OpDef for ClipScale {
@@ -53,8 +69,8 @@ impl OpDef for ClipScale {
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
         let norm = inputs[0].sum();
-        let finite = norm.is_finite() && inputs[1].sum().is_finite();
-        let scale = if finite { (f64::from(self.max_norm) / (norm + 1e-6)).min(1.0) } else { f64::NAN };
+        let usable = self.accepts(norm as f32) && inputs[1].sum().is_finite();
+        let scale = if usable { (f64::from(self.max_norm) / (norm + 1e-6)).min(1.0) } else { f64::NAN };
         Ok(vec![Array::from_elem(vec![1], scale)])
     }
 }
@@ -92,8 +108,8 @@ impl OpDef for AdamW {
             scalar(inputs, what, i)?;
         }
         expect_dtype(inputs[1], DType::I64)?;
-        floats(&[&inputs[..1], &inputs[2..]].concat())?;
-        let mut out = vec![];
+        floats(&inputs[..1]).and_then(|()| floats(&inputs[2..]))?;
+        let mut out = memory::with_capacity(3 * self.parameters, "optimizer")?;
         for p in inputs[Self::HEAD..].chunks_exact(4) {
             for other in &p[1..] {
                 expect_shape("moment or gradient", other, &p[0].shape)?;
@@ -123,7 +139,7 @@ impl OpDef for AdamW {
     }
 
     fn alias(&self) -> Alias {
-        Alias::Updates((0..self.parameters).flat_map(|p| (0..3).map(move |k| (Self::HEAD + 4 * p + k, 3 * p + k))).collect())
+        Alias::Updates(Updated { head: Self::HEAD, groups: self.parameters, group: 4, updated: 3 })
     }
 }
 
@@ -153,7 +169,7 @@ impl OpDef for Ema {
         for pair in inputs[Self::HEAD..].chunks_exact(2) {
             expect_shape("parameter", pair[1], &pair[0].shape)?;
         }
-        Ok(inputs[Self::HEAD..].chunks_exact(2).map(|p| p[0].clone()).collect())
+        memory::collect(inputs[Self::HEAD..].chunks_exact(2).map(|p| p[0].clone()), "moving average")
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
@@ -163,7 +179,7 @@ impl OpDef for Ema {
     }
 
     fn alias(&self) -> Alias {
-        Alias::Updates((0..self.parameters).map(|p| (Self::HEAD + 2 * p, p)).collect())
+        Alias::Updates(Updated { head: Self::HEAD, groups: self.parameters, group: 2, updated: 1 })
     }
 }
 
@@ -190,6 +206,6 @@ impl OpDef for Assign {
     }
 
     fn alias(&self) -> Alias {
-        Alias::Updates(vec![(0, 0)])
+        Alias::Updates(Updated { head: 0, groups: 1, group: 2, updated: 1 })
     }
 }

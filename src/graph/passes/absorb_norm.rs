@@ -2,12 +2,13 @@
 //! the convolution behind normalises its input on the way in, and the normalised activation is never written; or, where it would not be worth the
 //! convolution's while or others read the norm too, the norm stays and only scales and shifts.
 
-use super::{ConvSite, Rewrite, Wishes};
+use super::{ConvSite, Rewrite, WHAT, Wishes};
 use crate::cancel::Stop;
 use crate::error::Result;
 use crate::graph::ops::{Conv2d, ConvNorm, GroupNorm};
 use crate::graph::{Graph, Node, Op, Origin, ValueId};
-use std::collections::{HashMap, HashSet};
+use crate::memory;
+use std::collections::HashMap;
 
 /// The most values that a normalised one is joined of.
 const MOST_SOURCES: usize = 2;
@@ -22,29 +23,34 @@ struct Absorbed {
 /// Rewrites conv2d (→ concat) → group_norm → conv2d where nothing else reads the norm's results and the backend takes it, else conv2d (→ concat) →
 /// group_norm where the backend does.
 pub fn absorb_norms<'s>(old: &Graph, backend: &dyn Wishes, stop: Stop<'s>) -> Result<Option<Rewrite<'s>>> {
-    let uses = uses(old);
+    let uses = uses(old)?;
     let mut absorbed: HashMap<usize, Absorbed> = HashMap::new(); // by the reading convolution
     for (i, node) in old.nodes().iter().enumerate() {
         if let Some(found) = absorbable(old, &uses, node, backend) {
-            absorbed.insert(i, found);
+            memory::insert(&mut absorbed, i, found, WHAT)?;
         }
     }
-    let gone: HashSet<usize> = absorbed.values().map(|a| a.norm).collect();
-    // By the norm.
-    let staying = |i: usize| Some((i, helped(old, &old.nodes()[i], backend).filter(|_| !gone.contains(&i))?));
-    let helped: HashMap<usize, Vec<usize>> = (0..old.nodes().len()).filter_map(staying).collect();
-    let measured: HashSet<usize> = absorbed.values().flat_map(|a| &a.sources).chain(helped.values().flatten()).copied().collect();
-    if absorbed.is_empty() && helped.is_empty() {
+    let mut gone = memory::filled(false, old.nodes().len(), WHAT)?;
+    absorbed.values().for_each(|a| gone[a.norm] = true);
+    let mut staying: HashMap<usize, Vec<usize>> = HashMap::new(); // by the norm
+    for (i, node) in old.nodes().iter().enumerate().filter(|(i, _)| !gone[*i]) {
+        if let Some(found) = helped(old, node, backend) {
+            memory::insert(&mut staying, i, found, WHAT)?;
+        }
+    }
+    if absorbed.is_empty() && staying.is_empty() {
         return Ok(None);
     }
+    let mut measured = memory::filled(false, old.nodes().len(), WHAT)?;
+    absorbed.values().flat_map(|a| &a.sources).chain(staying.values().flatten()).for_each(|i| measured[*i] = true);
     let mut rewrite = Rewrite::start(old, stop)?;
     let mut moments = HashMap::new();
     for (i, node) in old.nodes().iter().enumerate() {
         // What only views of the norm's result were for has no value to view any more.
-        if gone.contains(&i) || (node.is_view() && rewrite.map[node.inputs[0].0 as usize].is_none()) {
+        if gone[i] || (node.is_view() && rewrite.map[node.inputs[0].0 as usize].is_none()) {
             continue;
         }
-        if let (Op::GroupNorm(op), Some(sources)) = (&node.op, helped.get(&i)) {
+        if let (Op::GroupNorm(op), Some(sources)) = (&node.op, staying.get(&i)) {
             let mut operands = rewrite.operands(node)?;
             operands.extend(sources.iter().map(|s| moments[s]));
             rewrite.emit(old, node, GroupNorm { sources: sources.len(), ..op.clone() }.into(), &operands)?;
@@ -54,16 +60,16 @@ pub fn absorb_norms<'s>(old: &Graph, backend: &dyn Wishes, stop: Stop<'s>) -> Re
             rewrite.copy(old, node)?;
             continue;
         };
-        let mut op = Conv2d { moments: measured.contains(&i), ..op.clone() };
+        let mut op = Conv2d { moments: measured[i], ..op.clone() };
         let operands = match absorbed.get(&i) {
             Some(absorbed) => with_norm(&mut rewrite, old, node, &mut op, absorbed, &moments)?,
             None => rewrite.operands(node)?,
         };
         rewrite.emit(old, node, op.into(), &operands)?;
         if let Some(last) = rewrite.graph.nodes.last()
-            && measured.contains(&i)
+            && measured[i]
         {
-            moments.insert(i, last.outputs[1]);
+            memory::insert(&mut moments, i, last.outputs[1], WHAT)?;
         }
     }
     rewrite.finish(old).map(Some)
@@ -86,10 +92,10 @@ fn with_norm(rewrite: &mut Rewrite, old: &Graph, node: &Node, op: &mut Conv2d, a
 }
 
 /// How often each value is read; a tap reads too.
-fn uses(graph: &Graph) -> Vec<usize> {
-    let mut uses = vec![0usize; graph.values().len()];
+fn uses(graph: &Graph) -> Result<Vec<usize>> {
+    let mut uses = memory::filled(0usize, graph.values().len(), WHAT)?;
     graph.nodes().iter().flat_map(|n| &n.inputs).chain(graph.outputs()).for_each(|v| uses[v.0 as usize] += 1);
-    uses
+    Ok(uses)
 }
 
 /// The node and the result that a value is a view of.

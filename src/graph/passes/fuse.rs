@@ -1,10 +1,11 @@
 //! Moves the additions after a convolution into its epilogue: the time term, the residual and the output scale.
 
-use super::Rewrite;
+use super::{Rewrite, WHAT};
 use crate::cancel::Stop;
 use crate::error::Result;
 use crate::graph::ops::BinaryKind;
 use crate::graph::{Alias, Graph, Node, Op, OpDef, ValueId};
+use crate::memory;
 
 /// What a convolution swallows, in the order in which the epilogue applies it.
 enum Step {
@@ -15,10 +16,10 @@ enum Step {
 
 /// Rewrites conv2d → add([N,1,1,O]) → add([N,P,Q,O]) → scale into one node where the intermediate results have no other reader.
 pub fn fuse<'s>(old: &Graph, stop: Stop<'s>) -> Result<Option<Rewrite<'s>>> {
-    let readers = Readers::of(old);
-    let mut into: Vec<Option<usize>> = vec![None; old.nodes().len()]; // node -> the last node of its chain, for convolutions
-    let mut absorbed = vec![false; old.nodes().len()];
-    let mut chains: Vec<Vec<Step>> = (0..old.nodes().len()).map(|_| vec![]).collect();
+    let readers = Readers::of(old)?;
+    let mut into: Vec<Option<usize>> = memory::filled(None, old.nodes().len(), WHAT)?; // node -> the last node of its chain, for convolutions
+    let mut absorbed = memory::filled(false, old.nodes().len(), WHAT)?;
+    let mut chains: Vec<Vec<Step>> = memory::collect((0..old.nodes().len()).map(|_| vec![]), WHAT)?;
     for (i, node) in old.nodes().iter().enumerate() {
         // A convolution that has an epilogue already has no room for these.
         if let Op::Conv2d(c) = &node.op
@@ -48,10 +49,10 @@ struct Readers {
 }
 
 impl Readers {
-    fn of(graph: &Graph) -> Self {
-        let mut uses = vec![0usize; graph.values().len()];
-        let mut only = vec![None; graph.values().len()];
-        let mut updates = Vec::with_capacity(graph.nodes().len());
+    fn of(graph: &Graph) -> Result<Self> {
+        let mut uses = memory::filled(0usize, graph.values().len(), WHAT)?;
+        let mut only = memory::filled(None, graph.values().len(), WHAT)?;
+        let mut updates = memory::with_capacity(graph.nodes().len(), WHAT)?;
         let mut seen = 0;
         for (i, node) in graph.nodes().iter().enumerate() {
             for v in &node.inputs {
@@ -63,7 +64,7 @@ impl Readers {
         }
         graph.outputs().iter().for_each(|o| uses[o.0 as usize] += 2);
         only.iter_mut().zip(uses).filter(|(_, uses)| *uses != 1).for_each(|(only, _)| *only = None);
-        Self { only, updates }
+        Ok(Self { only, updates })
     }
 }
 
@@ -111,7 +112,7 @@ fn absorbable(graph: &Graph, node: &Node, value: ValueId, out: &[usize], before:
 fn emit<'s>(old: &Graph, into: &[Option<usize>], absorbed: &[bool], chains: &[Vec<Step>], stop: Stop<'s>) -> Result<Rewrite<'s>> {
     let mut rewrite = Rewrite::start(old, stop)?;
     // The fused node stands where its last member stood, so that every operand is computed by then.
-    let mut at = vec![None; old.nodes().len()];
+    let mut at = memory::filled(None, old.nodes().len(), WHAT)?;
     for (conv, last) in into.iter().enumerate() {
         if let Some(last) = last {
             at[*last] = Some(conv);

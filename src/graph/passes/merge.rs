@@ -1,11 +1,12 @@
 //! Linear layers that read one value (an attention's q, k and v; the time projections of all blocks) become one product with several results: small
 //! products are launches and little else.
 
-use super::{Rewrite, Wishes};
+use super::{Rewrite, WHAT, Wishes};
 use crate::cancel::Stop;
 use crate::error::Result;
 use crate::graph::ops::{Concat, Conv2d, ConvGeometry};
 use crate::graph::{Graph, Node, Op, Origin, ValueId};
+use crate::memory;
 use std::collections::HashMap;
 
 /// The most products of one.
@@ -15,8 +16,8 @@ const MOST_JOINED: usize = 8;
 
 /// Merges the linear layers whose weights never change (joined weights are made once), if the backend wishes it.
 pub fn merge_products<'s>(old: &Graph, backend: &dyn Wishes, stop: Stop<'s>) -> Result<Option<Rewrite<'s>>> {
-    let roots = old.roots();
-    let groups = if backend.merges_products() { groups(old, &roots) } else { vec![] };
+    let roots = old.roots()?;
+    let groups = if backend.merges_products() { groups(old, &roots)? } else { vec![] };
     if groups.is_empty() {
         return Ok(None);
     }
@@ -24,7 +25,7 @@ pub fn merge_products<'s>(old: &Graph, backend: &dyn Wishes, stop: Stop<'s>) -> 
     let mut group_of = HashMap::new();
     for group in &groups {
         for (place, member) in group.iter().enumerate() {
-            group_of.insert(*member, (place, group));
+            memory::insert(&mut group_of, *member, (place, group), WHAT)?;
         }
     }
     for (i, node) in old.nodes().iter().enumerate() {
@@ -39,8 +40,8 @@ pub fn merge_products<'s>(old: &Graph, backend: &dyn Wishes, stop: Stop<'s>) -> 
 }
 
 /// Nodes that can be one, two or more together.
-fn groups(old: &Graph, roots: &[ValueId]) -> Vec<Vec<usize>> {
-    let frozen = old.frozen_storages();
+fn groups(old: &Graph, roots: &[ValueId]) -> Result<Vec<Vec<usize>>> {
+    let frozen = old.frozen_storages()?;
     let root = |v: ValueId| roots[v.0 as usize];
     let fixed = |v: ValueId| old.value(root(v)).storage.is_some_and(|s| frozen[s.0 as usize]) && matches!(old.value(root(v)).origin, Origin::State);
     let mut groups: Vec<Vec<usize>> = vec![];
@@ -56,13 +57,13 @@ fn groups(old: &Graph, roots: &[ValueId]) -> Vec<Vec<usize>> {
         match open.get(&key) {
             Some(at) if groups[*at].len() < MOST => groups[*at].push(i),
             _ => {
-                open.insert(key, groups.len());
-                groups.push(vec![i]);
+                memory::insert(&mut open, key, groups.len(), WHAT)?;
+                memory::push(&mut groups, vec![i], WHAT)?;
             }
         }
     }
     groups.retain(|group| group.len() > 1);
-    groups
+    Ok(groups)
 }
 
 /// Kernels hand out four channels at a time, all to one result.

@@ -18,6 +18,7 @@ use super::{Graph, Node, Origin, ValueId};
 use crate::cancel::Stop;
 use crate::error::{Error, Result};
 use crate::graph::ops::{Conv2d, ConvGeometry, PackFor};
+use crate::memory;
 use crate::tensor::DType;
 
 /// What a backend asks of the passes. Every wish but the first is by default not made.
@@ -64,6 +65,9 @@ pub struct ConvSite<'a> {
     pub dtype: DType,
 }
 
+/// What a pass's tables are called where there is no memory for them.
+const WHAT: &str = "graph pass";
+
 /// A program being copied, and where each old value went.
 pub struct Rewrite<'s> {
     /// The new program.
@@ -76,8 +80,8 @@ pub struct Rewrite<'s> {
 impl<'s> Rewrite<'s> {
     /// Starts a copy: inputs, states, constants and segments, but no node yet.
     fn start(old: &Graph, stop: Stop<'s>) -> Result<Self> {
-        let mut this = Self { graph: Graph::with_room_of(old), map: vec![None; old.values().len()], stop };
-        this.graph.segments.clone_from(&old.segments);
+        let mut this = Self { graph: Graph::with_room_of(old)?, map: memory::filled(None, old.values().len(), WHAT)?, stop };
+        this.graph.segments = memory::copy(&old.segments, WHAT)?;
         for (i, value) in old.values().iter().enumerate() {
             stop.check()?;
             let new = match &value.origin {
@@ -96,7 +100,7 @@ impl<'s> Rewrite<'s> {
     pub fn then(self, pass: impl FnOnce(&Graph, Stop<'s>) -> Result<Option<Self>>) -> Result<Self> {
         Ok(match pass(&self.graph, self.stop)? {
             None => self,
-            Some(next) => Self { map: chain(&self.map, &next.map), ..next },
+            Some(next) => Self { map: chain(&self.map, &next.map)?, ..next },
         })
     }
 
@@ -106,7 +110,7 @@ impl<'s> Rewrite<'s> {
     }
 
     fn operands(&self, node: &Node) -> Result<Vec<ValueId>> {
-        node.inputs.iter().map(|i| self.get(*i)).collect()
+        memory::try_collect(node.inputs.iter().map(|i| self.get(*i)), WHAT)
     }
 
     /// Appends a copy of an old node, with its names.
@@ -140,6 +144,6 @@ impl<'s> Rewrite<'s> {
 }
 
 /// Composes two value maps.
-fn chain(first: &[Option<ValueId>], second: &[Option<ValueId>]) -> Vec<Option<ValueId>> {
-    first.iter().map(|v| v.and_then(|v| second[v.0 as usize])).collect()
+fn chain(first: &[Option<ValueId>], second: &[Option<ValueId>]) -> Result<Vec<Option<ValueId>>> {
+    memory::collect(first.iter().map(|v| v.and_then(|v| second[v.0 as usize])), WHAT)
 }

@@ -1,10 +1,11 @@
 //! Puts convolution weights into the backend's packed order; weights used several times are packed once a version.
 
-use super::{Rewrite, Wishes};
+use super::{Rewrite, WHAT, Wishes};
 use crate::cancel::Stop;
 use crate::error::Result;
 use crate::graph::ops::{ConvGeometry, PackConv, PackFor};
 use crate::graph::{Graph, Op, ValueId};
+use crate::memory;
 use crate::tensor::DType;
 use std::collections::HashMap;
 
@@ -13,7 +14,7 @@ pub fn pack<'s>(old: &Graph, backend: &dyn Wishes, stop: Stop<'s>) -> Result<Opt
     let mut rewrite = Rewrite::start(old, stop)?;
     // By the value whose memory the weights are (a linear layer views its matrix anew at each use), its rows, and what the packing depends on.
     let mut done: HashMap<(ValueId, usize, PackFor, ConvGeometry, DType), ValueId> = HashMap::new();
-    let roots = old.roots();
+    let roots = old.roots()?;
     for node in old.nodes() {
         let (purpose, geometry) = match &node.op {
             Op::Conv2d(c) if !c.packed => (PackFor::Forward, c.geometry),
@@ -39,7 +40,7 @@ pub fn pack<'s>(old: &Graph, backend: &dyn Wishes, stop: Stop<'s>) -> Result<Opt
                     last.segment = node.segment;
                 }
                 rewrite.graph.set_name(packed, format!("{}.packed", old.value(node.inputs[1]).name));
-                done.insert(key, packed);
+                memory::insert(&mut done, key, packed, WHAT)?;
                 packed
             }
         };

@@ -1,10 +1,11 @@
 //! Mixed precision (Micikevicius et al. 2018): activations in half or bfloat16; parameters, statistics, sums, losses and the sampler's state in f32.
 
-use super::Rewrite;
+use super::{Rewrite, WHAT};
 use crate::cancel::Stop;
 use crate::error::Result;
 use crate::graph::ops::{BinaryKind, Cast, UnaryKind};
 use crate::graph::{Graph, Node, Op, ValueId};
+use crate::memory;
 use crate::tensor::DType;
 use std::collections::HashMap;
 
@@ -90,7 +91,7 @@ impl Narrowing<'_> {
         for tap in node.outputs.iter().filter(|o| old.outputs().contains(o)) {
             let new = self.rewrite.get(*tap)?;
             let wide = self.cast(new, old.value(*tap).ty.dtype, node.segment)?;
-            self.taps.push((*tap, wide));
+            memory::push(&mut self.taps, (*tap, wide), WHAT)?;
         }
         Ok(())
     }
@@ -110,7 +111,7 @@ impl Narrowing<'_> {
         }
         let name = graph.value(value).name.clone();
         graph.set_name(cast, format!("{name}.{to:?}"));
-        self.casts.insert((value, to), cast);
+        memory::insert(&mut self.casts, (value, to), cast, WHAT)?;
         Ok(cast)
     }
 }

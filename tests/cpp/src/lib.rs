@@ -84,6 +84,7 @@ pub mod ffi {
         fn snapshot(trainer: Pin<&mut Trainer>) -> Result<UniquePtr<Model>>;
         fn save_training(trainer: Pin<&mut Trainer>, path: &str) -> Result<()>;
         fn resume_training(trainer: Pin<&mut Trainer>, path: &str) -> Result<()>;
+        fn resume_training_with(trainer: Pin<&mut Trainer>, path: &str, changes: u32) -> Result<()>;
         fn training_steps(trainer: Pin<&mut Trainer>) -> Result<u64>;
     }
 }

@@ -269,6 +269,8 @@ void save_training(Trainer &trainer, rust::Str path) { trainer.save(std::string(
 
 void resume_training(Trainer &trainer, rust::Str path) { trainer.resume(std::string(path)); }
 
+void resume_training_with(Trainer &trainer, rust::Str path, std::uint32_t changes) { trainer.resume_with(std::string(path), changes); }
+
 std::uint64_t training_steps(Trainer &trainer) { return trainer.info().steps_done; }
 
 } // namespace fewstep_tests

@@ -94,6 +94,7 @@ float evaluate(Trainer &trainer, std::uint64_t seed);
 std::unique_ptr<Model> snapshot(Trainer &trainer);
 void save_training(Trainer &trainer, rust::Str path);
 void resume_training(Trainer &trainer, rust::Str path);
+void resume_training_with(Trainer &trainer, rust::Str path, std::uint32_t changes);
 std::uint64_t training_steps(Trainer &trainer);
 
 } // namespace fewstep_tests

@@ -208,6 +208,8 @@ fn training_steps_stops_and_resumes() {
     let file = file.to_str().expect("UTF-8");
     save_training(trainer.pin_mut(), file).expect("save");
     let mut resumed = new();
+    resume_training_with(resumed.pin_mut(), file, 127).expect("resume with any options");
+    assert_fails(resume_training_with(resumed.pin_mut(), file, 128), "INVALID_ARGUMENT", "changes");
     resume_training(resumed.pin_mut(), file).expect("resume");
     for t in [&mut trainer, &mut resumed] {
         train(t.pin_mut(), 2).expect("train");

@@ -11,6 +11,7 @@ use super::pool::{Shared, split};
 use super::simd::{Isa, Kernel, Simd};
 use super::workers::Workers;
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::tensor::{Buffer, try_vec};
 
 /// Most rows of any tile; sizes the row arrays on the stack.
@@ -102,11 +103,16 @@ impl Layout {
     }
 
     pub fn packed_len(&self) -> Option<usize> {
-        let w = self.isa.width();
-        let rest = self.n % (2 * w);
-        let columns = (self.n - rest).checked_add(rest.div_ceil(w) * w)?;
-        self.taps.checked_mul(self.channels)?.checked_mul(columns)
+        packed_len(self.isa, self.n, self.taps.checked_mul(self.channels)?)
     }
+}
+
+/// Elements of a packed matrix of `rows` rows and `n` columns, which are filled up to whole vectors.
+pub fn packed_len(isa: Isa, n: usize, rows: usize) -> Option<usize> {
+    let w = isa.width();
+    let rest = n % (2 * w);
+    let columns = (n - rest).checked_add(rest.div_ceil(w) * w)?;
+    rows.checked_mul(columns)
 }
 
 /// `(key, pixel)` runs as classes; the taps of a class are all that any of its pixels uses.
@@ -129,13 +135,12 @@ fn classes(layout: &Layout, keys: &[(u64, u32)], lookup: &impl Fn(usize, usize) 
                 *entry = offset.map_or(OUTSIDE, |o| o as u32);
             }
             if any {
-                class.table.try_reserve(row.len()).map_err(|_| Error::out_of_memory("tap table"))?;
-                class.table.extend_from_slice(&row);
-                class.taps.push(tap as u32);
+                memory::append(&mut class.table, &row, "tap table")?;
+                memory::push(&mut class.taps, tap as u32, "taps")?;
             }
         }
         class.table.shrink_to_fit();
-        out.push(class);
+        memory::push(&mut out, class, "classes of pixels")?;
     }
     Ok(out)
 }
@@ -178,7 +183,7 @@ impl Gemm {
         }
         best.sort_by_key(|class| std::cmp::Reverse(class.taps.len() * class.pixels.len()));
         let zeros = Buffer::zeroed(layout.channels * 4, "zero row")?;
-        let chunks = chunks(&layout, &best);
+        let chunks = chunks(&layout, &best)?;
         Ok(Self { layout, classes: best, chunks, zeros })
     }
 
@@ -212,7 +217,7 @@ impl Gemm {
 }
 
 /// Cuts the product by its shape alone. Rows first; panels too when the rows are few (small maps at batch 1).
-fn chunks(layout: &Layout, classes: &[Class]) -> Vec<Chunk> {
+fn chunks(layout: &Layout, classes: &[Class]) -> Result<Vec<Chunk>> {
     let (mr, panels) = (layout.isa.tile_rows(), layout.n.div_ceil(layout.panel()));
     let tile_macs = |class: &Class| (class.taps.len() * layout.channels * mr * layout.panel()).max(1);
     let tiles = |class: &Class| (class.pixels.len() * layout.images).div_ceil(mr);
@@ -228,11 +233,12 @@ fn chunks(layout: &Layout, classes: &[Class]) -> Vec<Chunk> {
         let panel_parts = panels.div_ceil(panels_each);
         for part in 0..parts {
             for panel in 0..panel_parts {
-                out.push(Chunk { class: index, rows: split(rows, parts, part), panels: split(panels, panel_parts, panel) });
+                let chunk = Chunk { class: index, rows: split(rows, parts, part), panels: split(panels, panel_parts, panel) };
+                memory::push(&mut out, chunk, "chunks of a product")?;
             }
         }
     }
-    out
+    Ok(out)
 }
 
 struct ChunkKernel<'a> {

@@ -5,15 +5,15 @@
 //! thread it runs on, so the output bytes are the same for every number of threads.
 
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::process::fork::Process;
-use crate::process::thread;
+use crate::process::thread::{Bed, Worker};
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 /// How long an idle worker spins before it parks: longer than the gap between two kernels of one evaluation, short enough to cost nothing.
@@ -79,8 +79,7 @@ unsafe impl Send for Control {}
 /// Threads that run the chunks of one kernel at a time. Dropping the pool joins them.
 pub struct ThreadPool {
     control: Arc<Control>,
-    workers: Vec<JoinHandle<()>>,
-    handles: Vec<Thread>,
+    workers: Vec<Worker>,
     caller: Mutex<()>,
     /// Where the workers are: a child of this process has none of them.
     home: Process,
@@ -92,8 +91,7 @@ impl ThreadPool {
         if threads == 0 || threads > MAX_THREADS {
             return Err(Error::invalid(format!("threads is {threads}; it must be 1 to {MAX_THREADS}")));
         }
-        let mut left = Vec::new();
-        left.try_reserve_exact(threads).map_err(|_| Error::out_of_memory(format!("ranges of chunks of {threads} threads")))?;
+        let mut left = memory::with_capacity(threads, "ranges of chunks")?;
         left.resize_with(threads, Left::default);
         let control = Arc::new(Control {
             state: AtomicU64::new(0),
@@ -104,13 +102,10 @@ impl ThreadPool {
             message: Mutex::new(None),
             parked: (1..threads).map(|_| AtomicBool::new(false)).collect(),
         });
-        let mut pool = Self { control, workers: Vec::new(), handles: Vec::new(), caller: Mutex::new(()), home: Process::current()? };
+        let mut pool = Self { control, workers: Vec::new(), caller: Mutex::new(()), home: Process::current()? };
         for index in 0..threads - 1 {
             let control = Arc::clone(&pool.control);
-            let worker = thread::start(format!("fewstep-{}", index + 1), move || control.work(index))
-                .map_err(|e| Error::out_of_memory(format!("could not start compute thread {}: {e}", index + 1)))?;
-            pool.handles.push(worker.thread().clone());
-            pool.workers.push(worker);
+            pool.workers.push(Worker::start(format!("fewstep-{}", index + 1), move |bed| control.work(index, bed))?);
         }
         Ok(pool)
     }
@@ -149,9 +144,9 @@ impl ThreadPool {
         control.state.store((epoch << 32) | OPEN, Ordering::Release);
         // Pairs with the fence in `idle`: either the worker sees the new job before it parks or we see its flag.
         fence(Ordering::SeqCst);
-        for (flag, handle) in control.parked.iter().zip(&self.handles) {
+        for (flag, worker) in control.parked.iter().zip(&self.workers) {
             if flag.load(Ordering::Relaxed) {
-                handle.unpark();
+                worker.wake();
             }
         }
         control.chunks(task, 0);
@@ -174,17 +169,12 @@ impl Drop for ThreadPool {
     fn drop(&mut self) {
         if !self.home.is_this() {
             // A forked child: there is nobody to wait for, and the system knows no thread by these names any more.
-            self.workers.drain(..).for_each(std::mem::forget);
+            self.workers.drain(..).for_each(Worker::forget);
             return;
         }
         self.control.stop.store(true, Ordering::SeqCst);
-        for handle in &self.handles {
-            handle.unpark();
-        }
-        for worker in self.workers.drain(..) {
-            // A worker cannot panic: it catches what its chunks throw.
-            let _ = worker.join();
-        }
+        self.workers.iter().for_each(Worker::wake);
+        self.workers.drain(..).for_each(Worker::join);
     }
 }
 
@@ -213,9 +203,9 @@ impl Control {
         }
     }
 
-    fn work(&self, index: usize) {
+    fn work(&self, index: usize, bed: &Bed) {
         let mut seen = 0u64;
-        while let Some(state) = self.idle(index, seen) {
+        while let Some(state) = self.idle(index, seen, bed) {
             if self.state.compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
                 continue; // another worker joined first, or the job closed
             }
@@ -229,7 +219,7 @@ impl Control {
     }
 
     /// Waits for an open job with another epoch than `seen` and returns its state word; `None` when the pool stops.
-    fn idle(&self, index: usize, seen: u64) -> Option<u64> {
+    fn idle(&self, index: usize, seen: u64, bed: &Bed) -> Option<u64> {
         let fresh = |state: u64| state & OPEN != 0 && state >> 32 != seen;
         let mut since = Instant::now();
         loop {
@@ -247,7 +237,7 @@ impl Control {
                 self.parked[index].store(true, Ordering::Relaxed);
                 fence(Ordering::SeqCst);
                 if !fresh(self.state.load(Ordering::Acquire)) && !self.stop.load(Ordering::SeqCst) {
-                    std::thread::park();
+                    bed.sleep();
                 }
                 self.parked[index].store(false, Ordering::Relaxed);
                 since = Instant::now();

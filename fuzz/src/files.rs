@@ -1,0 +1,56 @@
+//! Small valid files: the beginnings of the corpus, and the shells that targets put their inputs into.
+
+use fewstep::io::{SchedulerConfig, UNetConfig, safetensors};
+use fewstep::nn::Model;
+use fewstep::tensor::Tensor;
+use std::collections::BTreeMap;
+
+/// The smallest U-Net: 2 channels, one block, no attention.
+pub const CONFIG: &str = r#"{"_class_name":"UNet2DModel","sample_size":4,"in_channels":1,"out_channels":1,"layers_per_block":1,"block_out_channels":[2],
+"down_block_types":["DownBlock2D"],"up_block_types":["UpBlock2D"],"norm_num_groups":1,"add_attention":false,"time_embedding_dim":4,"num_class_embeds":3}"#;
+
+/// Its scheduler.
+pub const SCHEDULER: &str = r#"{"_class_name":"DDIMScheduler","num_train_timesteps":1000,"beta_start":0.0001,"beta_end":0.02,"beta_schedule":"linear"}"#;
+
+/// What a distilled student says of itself.
+pub const STUDENT: &str = r#"{"version":1,"pairs":[[999,499],[499,-1]],"teacher_substeps":10}"#;
+
+/// A model of [`CONFIG`] with random weights.
+pub fn model() -> Model {
+    let config = UNetConfig::parse(CONFIG, "config").expect("the corpus's config");
+    let scheduler = SchedulerConfig::parse(SCHEDULER, "scheduler").expect("the corpus's scheduler");
+    Model::create(config, scheduler, 7).expect("the corpus's model")
+}
+
+/// A whole model file whose metadata has these texts.
+pub fn model_file(model: &Model, config: &str, scheduler: &str, student: &str) -> Option<Vec<u8>> {
+    let texts = [("fewstep.model", "1"), ("config.json", config), ("scheduler_config.json", scheduler), ("fewstep.json", student)];
+    with_metadata(model, &texts)
+}
+
+fn with_metadata(model: &Model, texts: &[(&str, &str)]) -> Option<Vec<u8>> {
+    let tensors: Vec<(&str, &Tensor)> = model.weights.iter().map(|(name, tensor)| (name.as_str(), tensor.as_ref())).collect();
+    let metadata: BTreeMap<String, String> = texts.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+    safetensors::serialize(&tensors, &metadata).ok()
+}
+
+/// A safetensors file of this header and what follows it.
+pub fn safetensors(header: &[u8], data: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes()[..], header, data].concat()
+}
+
+/// An `.npy` file.
+pub fn npy(header: &str, data: &[u8]) -> Vec<u8> {
+    [b"\x93NUMPY\x01\x00", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), data].concat()
+}
+
+/// A zip archive of one stored entry with a true checksum.
+pub fn stored(name: &str, bytes: &[u8]) -> Vec<u8> {
+    let (crc, size) = (crc32fast::hash(bytes).to_le_bytes(), (bytes.len() as u32).to_le_bytes());
+    let name_len = (name.len() as u16).to_le_bytes();
+    let local = [b"PK\x03\x04\x14\0\0\0\0\0\0\0\0\0", &crc[..], &size, &size, &name_len, &[0, 0], name.as_bytes()].concat();
+    let central = [b"PK\x01\x02\x14\0\x14\0\0\0\0\0\0\0\0\0", &crc[..], &size, &size, &name_len, &[0; 12], &[0; 4], name.as_bytes()].concat();
+    let at = ((local.len() + bytes.len()) as u32).to_le_bytes();
+    let end = [b"PK\x05\x06\0\0\0\0\x01\0\x01\0", &(central.len() as u32).to_le_bytes()[..], &at, &[0, 0]].concat();
+    [&local[..], bytes, &central, &end].concat()
+}

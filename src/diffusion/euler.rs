@@ -1,0 +1,147 @@
+//! Euler's method and its ancestral form (k-diffusion; EDM, arXiv 2206.00364, algorithm 1), as diffusers' `EulerDiscreteScheduler` and
+//! `EulerAncestralDiscreteScheduler` take them.
+//!
+//! The state is `x_0 + sigma e` with sigma = s/a, so it begins at the largest sigma and the network sees `x / sqrt(sigma² + 1)`. With D the predicted data and
+//! d = (x - D) / sigma, a step is `x' = x + (sigma_down - sigma) d + sigma_up z`; the plain method has sigma_down = sigma' and sigma_up = 0.
+
+use super::grid::{Spacing, check_steps, ddim_timesteps};
+use super::parametrisation::{Linear, Prediction};
+use super::sampler::{Clip, Kept, Step, Sum, Table};
+use super::schedule::{CLEAN, NoiseSchedule, Precision};
+use super::sigmas::{FinalSigma, SigmaSpread, logarithms, spread_between, timestep_of, training_sigmas};
+use crate::error::{Error, Result};
+use crate::memory::try_collect;
+
+/// Options of an Euler run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EulerConfig {
+    /// Spread of the timesteps.
+    pub spacing: Spacing,
+    /// Added to each timestep for [`Spacing::Leading`].
+    pub steps_offset: i64,
+    /// Fresh noise in every step.
+    pub ancestral: bool,
+    /// Spread of the sigmas. Unlike DPM-Solver's it lies between those of the first and the last timestep.
+    pub sigmas: SigmaSpread,
+    /// Equal steps of ln sigma over the whole schedule, whatever the spacing; the run then ends at the smallest sigma.
+    pub log_linear: bool,
+    /// The network is given a quarter of ln sigma as time.
+    pub continuous: bool,
+    /// The smallest and the largest sigma of a spread other than the schedule's, instead of those of the timesteps.
+    pub range: [Option<f64>; 2],
+    /// Where the run ends.
+    pub final_sigmas: FinalSigma,
+}
+
+/// Times and sigmas of a run: one sigma more than there are times.
+struct Grid {
+    times: Vec<f64>,
+    sigmas: Vec<f64>,
+}
+
+/// The table of a run of `steps` steps.
+pub(super) fn table(schedule: &NoiseSchedule, prediction: Prediction, config: &EulerConfig, steps: usize) -> Result<Table> {
+    if config.ancestral && prediction == Prediction::Sample {
+        return Err(Error::unsupported("Euler ancestral has no prediction_type sample, in diffusers neither; sample with DDIM or DPM-Solver++"));
+    }
+    let p = schedule.config.precision;
+    let grid = grid(schedule, config, steps)?;
+    let largest = grid.sigmas.iter().fold(0.0_f64, |m, s| m.max(*s));
+    let initial = match config.spacing {
+        Spacing::Leading => p.round(p.round(p.round(largest * largest) + 1.0).sqrt()),
+        Spacing::Linspace | Spacing::Trailing => largest,
+    };
+    let table = Table::new(grid.times.len(), |i| step(&grid, i, prediction, config, p), Clip::None, Kept::Data)?;
+    Ok(Table { initial, ..table })
+}
+
+fn step(grid: &Grid, i: usize, prediction: Prediction, config: &EulerConfig, p: Precision) -> Result<Step> {
+    let (from, to) = (grid.sigmas[i], grid.sigmas[i + 1]);
+    let [down, up] = if config.ancestral { ancestral(from, to, p) } else { [to, 0.0] };
+    // d as a combination of x and the output.
+    let norm = (from * from + 1.0).sqrt();
+    let slope = match prediction {
+        Prediction::Epsilon => Linear { x: 0.0, out: 1.0 },
+        Prediction::Sample => Linear { x: 1.0 / from, out: -1.0 / from },
+        Prediction::VPrediction => Linear { x: from / (norm * norm), out: 1.0 / norm },
+    };
+    let dt = down - from;
+    let next = Sum { x: 1.0 + dt * slope.x, out: dt * slope.out, ..Sum::default() };
+    let landing = grid.times.get(i + 1).copied().unwrap_or(if to == 0.0 { CLEAN as f64 } else { 0.0 });
+    let step = Step::new((grid.times[i], landing), Linear { x: 0.0, out: 0.0 }, next, up);
+    Ok(Step { input: 1.0 / norm, ..step })
+}
+
+/// `sigma_down` and `sigma_up`, rounded as diffusers rounds them: the first is a difference that may cancel.
+fn ancestral(from: f64, to: f64, p: Precision) -> [f64; 2] {
+    let r = |v: f64| p.round(v);
+    let (from2, to2) = (r(from * from), r(to * to));
+    let up = r(r(r(to2 * r(from2 - to2)) / from2).sqrt());
+    [r(r(to2 - r(up * up)).max(0.0).sqrt()), up]
+}
+
+fn grid(schedule: &NoiseSchedule, config: &EulerConfig, steps: usize) -> Result<Grid> {
+    let p = schedule.config.precision;
+    let train = training_sigmas(schedule)?;
+    let mut times = timesteps(schedule, config, steps)?;
+    let mut sigmas = match config.log_linear {
+        true => log_linear(&train, steps, p)?,
+        false => try_collect(times.iter().map(|t| Ok(interpolate(&train, *t))), "sigmas")?,
+    };
+    if config.sigmas != SigmaSpread::Schedule {
+        let (high, low) = (config.range[1].unwrap_or(sigmas[0]), config.range[0].unwrap_or(sigmas[sigmas.len() - 1]));
+        let logs = logarithms(schedule, &train)?;
+        sigmas = spread_between(config.sigmas, high, low, steps)?;
+        times = try_collect(sigmas.iter().map(|s| Ok(timestep_of(*s, &logs, p))), "timesteps")?;
+    }
+    let mut sigmas = try_collect(sigmas.iter().copied().chain([end(config, train[0])]).map(|s| Ok(p.round(s))), "sigmas")?;
+    sigmas.truncate(times.len() + 1);
+    check_falling(&sigmas)?;
+    times.iter_mut().zip(&sigmas).for_each(|(t, s)| *t = p.round(if config.continuous { p.round(s.ln()) * 0.25 } else { *t }));
+    Ok(Grid { times, sigmas })
+}
+
+fn end(config: &EulerConfig, smallest: f64) -> f64 {
+    match config.final_sigmas {
+        FinalSigma::Zero => 0.0,
+        FinalSigma::SigmaMin => smallest,
+    }
+}
+
+/// The same as DDIM's, but that linspace is not rounded to whole ones.
+fn timesteps(schedule: &NoiseSchedule, config: &EulerConfig, steps: usize) -> Result<Vec<f64>> {
+    check_steps(schedule.len(), steps)?;
+    if config.spacing == Spacing::Linspace {
+        let (last, p) = (schedule.len() as f64 - 1.0, schedule.config.precision);
+        let stride = last / (steps.max(2) - 1) as f64;
+        let at = |i: usize| if i > 0 && i + 1 == steps { last } else { i as f64 * stride };
+        return try_collect((0..steps).rev().map(|i| Ok(p.round(at(i)))), "timesteps");
+    }
+    let whole = ddim_timesteps(schedule.len(), config.spacing, config.steps_offset, steps)?;
+    try_collect(whole.iter().map(|t| Ok(*t as f64)), "timesteps")
+}
+
+/// `numpy.interp` over the timesteps.
+fn interpolate(train: &[f64], t: f64) -> f64 {
+    let low = (t.max(0.0).floor() as usize).min(train.len() - 1);
+    let high = (low + 1).min(train.len() - 1);
+    train[low] + (train[high] - train[low]) * (t - low as f64)
+}
+
+/// `steps` + 1 sigmas from the largest to the smallest.
+fn log_linear(train: &[f64], steps: usize, p: Precision) -> Result<Vec<f64>> {
+    let ends = [train[train.len() - 1], train[0]].map(|s| p.round(s.ln()));
+    let logs = super::schedule::linspace(ends[0], ends[1], steps + 1, p)?;
+    try_collect(logs.iter().take(steps + 1).map(|l| Ok(p.round(l.exp()))), "sigmas")
+}
+
+/// An error unless the sigmas are positive and fall, but for a last step of length zero and an end at zero.
+fn check_falling(sigmas: &[f64]) -> Result<()> {
+    for (i, w) in sigmas.windows(2).enumerate() {
+        let last = i + 2 == sigmas.len();
+        if !(w[0] > 0.0 && w[0].is_finite() && w[1] >= 0.0 && (w[1] < w[0] || last)) {
+            return Err(Error::invalid(format!("sigma does not fall in sampler step {i} (from {} to {}); ask for fewer steps", w[0], w[1])));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,215 @@
+//! What a training run refuses to become: states out of range, weights that are not finite, files that cannot be read back.
+
+use super::cache::CacheSpec;
+use super::overflow::Watch;
+use super::range::StateRange;
+use super::training_graph::STATES;
+use super::*;
+use crate::backend::as_bytes;
+use crate::backend::cpu::CpuBackend;
+use crate::diffusion::{Clip, Prediction, Weight};
+use crate::error::{Result, Status};
+use crate::io::scheduler_config::SchedulerConfig;
+use crate::io::unet_config::UNetConfig;
+use crate::nn::Model;
+use crate::tensor::{DType, Tensor};
+use half::f16;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+const TINY: &str = r#"{"_class_name":"UNet2DModel","sample_size":8,"in_channels":1,"out_channels":1,"layers_per_block":1,"block_out_channels":[8,8],
+"down_block_types":["DownBlock2D","DownBlock2D"],"up_block_types":["UpBlock2D","UpBlock2D"],"norm_num_groups":4}"#;
+
+fn model() -> Result<Model> {
+    Model::create(UNetConfig::parse(TINY, "config.json")?, SchedulerConfig::default(), 1)
+}
+
+fn options() -> TrainerOptions {
+    let term = Term { objective: Objective::TeacherForced, weight: 1.0, step_weight: Weight::State, norm: NormKind::L2 };
+    let pairs = vec![(999, 499), (499, -1)];
+    TrainerOptions { terms: vec![term], pairs, substeps: 2, cache_size: 4, cache_batch: 4, batch: 2, warmup_steps: 0, ..TrainerOptions::default() }
+}
+
+fn trainer(options: TrainerOptions) -> Result<Trainer> {
+    let model = model()?;
+    Trainer::new(Arc::new(CpuBackend::new(1)?), &model, Some(&model), None, options)
+}
+
+fn scratch(name: &str) -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("fewstep-distill-{name}-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).expect("scratch folder");
+    dir
+}
+
+fn bytes_of(trainer: &Trainer) -> Result<Vec<Vec<u8>>> {
+    Ok(trainer.states()?.iter().map(|(_, t)| t.bytes().to_vec()).collect())
+}
+
+#[test]
+fn what_is_not_finite_is_never_written_over_a_good_file() -> Result<()> {
+    let dir = scratch("finite");
+    for (prefix, file) in STATES.iter().zip(["weights", "first", "second", "average"]) {
+        let mut trainer = trainer(options())?;
+        let path = dir.join(file);
+        trainer.save(&path)?;
+        let good = std::fs::read(&path).expect("checkpoint");
+        let key = format!("{prefix}conv_in.bias");
+        let mut values = [0f32; 8];
+        values[5] = f32::NAN;
+        trainer.exec.write_storage(&key, as_bytes(&values))?;
+        let error = trainer.save(&path).unwrap_err();
+        assert_eq!(error.status, Status::Numeric, "{error}");
+        assert!(error.message.contains(&key) && error.message.contains("element 5"), "{error}");
+        assert_eq!(std::fs::read(&path).expect("checkpoint"), good, "{prefix}");
+        let kind = if prefix == &STATES[3] { WeightsKind::Ema } else { WeightsKind::Raw };
+        let refused = trainer.snapshot(kind).err().map(|e| e.status);
+        assert_eq!(refused, ["weights", "average"].contains(&file).then_some(Status::Numeric), "{prefix}");
+    }
+    let mut bad = model()?;
+    let (folder, file) = (dir.join("model"), dir.join("model.safetensors"));
+    bad.save(&folder)?;
+    bad.save_file(&file)?;
+    bad.weights.insert("conv_out.bias".into(), Arc::new(Tensor::from_slice(&[1], &[f32::INFINITY])?));
+    for (found, path) in [(bad.save(&folder), &folder), (bad.save_file(&file), &file)] {
+        let error = found.unwrap_err();
+        assert_eq!(error.status, Status::Numeric, "{error}");
+        assert!(error.message.contains("conv_out.bias") && error.message.contains("element 0 is inf"), "{error}");
+        assert_eq!(Model::open(path)?.weights["conv_out.bias"].as_slice::<f32>()?, model()?.weights["conv_out.bias"].as_slice::<f32>()?);
+    }
+    std::fs::remove_dir_all(dir).expect("clean up");
+    Ok(())
+}
+
+/// At each learning rate a step either leaves finite weights or takes itself back, and says at which rate.
+#[test]
+fn an_update_that_is_not_finite_is_taken_back() -> Result<()> {
+    for (learning_rate, good) in [(1e-3, true), (1e30, true), (1e38, false), (3e38, false)] {
+        let mut trainer = trainer(TrainerOptions { learning_rate, decay: LearningRate::Constant, ..options() })?;
+        let before = bytes_of(&trainer)?;
+        match trainer.step() {
+            Ok(_) => assert!(good && bytes_of(&trainer)? != before, "{learning_rate}"),
+            Err(error) => {
+                assert!(!good, "{error}");
+                assert_eq!(error.status, Status::Numeric, "{error}");
+                assert!(error.message.contains("step 1: at learning rate") && error.message.contains("those of step 0"), "{error}");
+                assert!(bytes_of(&trainer)? == before, "{learning_rate}");
+                assert_eq!(trainer.steps_done(), 0);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Ordinary runs are never looked at, however long; others are, and only where the options cannot rule it out.
+#[test]
+fn bounds_rule_out_what_cannot_happen() -> Result<()> {
+    let ordinary = TrainerOptions { decay: LearningRate::Constant, ..options() };
+    for (options, steps, bounded) in [
+        (ordinary.clone(), 1_000_000, true),
+        (TrainerOptions { learning_rate: 1.0, clip_norm: 1e6, weight_decay: 0.1, ..ordinary.clone() }, 1_000_000, true),
+        (TrainerOptions { clip_norm: f64::INFINITY, ..ordinary.clone() }, 1_000_000, true),
+        (TrainerOptions { learning_rate: 1e38, ..ordinary.clone() }, 0, false),
+        // The rate alone, divided by 1 - beta1.
+        (TrainerOptions { learning_rate: 1e38, clip_norm: 1e-30, ..ordinary.clone() }, 0, false),
+        (TrainerOptions { learning_rate: 1.0, eps: 1e-40, ..ordinary }, 0, false),
+    ] {
+        let mut trainer = trainer(options)?;
+        let rate = trainer.options().learning_rate as f32;
+        for step in 0..=steps {
+            let Watch::Bounded(bounds) = trainer.watch(rate)? else {
+                assert!(!bounded, "step {step} at rate {rate:e} was looked at");
+                break;
+            };
+            assert!(bounded, "step {step} at rate {rate:e} was not looked at");
+            trainer.bounds = bounds;
+            trainer.steps_done += 1;
+        }
+    }
+    Ok(())
+}
+
+/// Every option that a checkpoint records can be resumed with another value but for the student's scheduler.
+#[test]
+fn recorded_options_have_a_group() -> Result<()> {
+    let mut trainer = trainer(TrainerOptions { trajectory_clip: Some(Clip::Range(2.0)), ..options() })?;
+    trainer.options.precision = DType::F16; // not on this backend
+    let record = trainer.run_record();
+    assert!(record["trajectory_clip"] == "Range(2.0)" && record["precision"] == "F16");
+    let fixed: Vec<&String> = record.keys().filter(|key| OptionGroup::of(key).is_none()).collect();
+    assert_eq!(fixed, ["scheduler"]);
+    let none = self::trainer(TrainerOptions { trajectory_clip: Some(Clip::None), ..options() })?.run_record();
+    assert!(!none.contains_key("trajectory_clip"), "runs that were saved before there was this option did not clip");
+    Ok(())
+}
+
+/// What the student's scheduler says about sampling does not matter to a resumed run; its noise schedule and prediction type do.
+#[test]
+fn schedulers_agree_by_what_training_reads() -> Result<()> {
+    let dir = scratch("schedulers");
+    let path = dir.join("run");
+    trainer(options())?.save(&path)?;
+    let own = model()?.scheduler;
+    for (scheduler, agrees) in [
+        (SchedulerConfig { set_alpha_to_one: !own.set_alpha_to_one, steps_offset: 1, clip_sample: false, ..own.clone() }, true),
+        (SchedulerConfig { beta_end: 0.03, ..own.clone() }, false),
+        (own.for_student(Prediction::VPrediction)?, false),
+    ] {
+        let student = Model { scheduler, ..model()? };
+        let teacher = Model { scheduler: SchedulerConfig { clip_sample: own.clip_sample, ..student.scheduler.clone() }, ..student.clone() };
+        let mut trainer = Trainer::new(Arc::new(CpuBackend::new(1)?), &student, Some(&teacher), None, options())?;
+        let found = trainer.resume(&path, 0);
+        assert_eq!(found.as_ref().err().map(|e| e.status), (!agrees).then_some(Status::InvalidArgument), "{found:?}");
+    }
+    std::fs::remove_dir_all(dir).expect("clean up");
+    Ok(())
+}
+
+#[test]
+fn states_out_of_range_are_a_warning_and_those_beyond_f16_an_error() -> Result<()> {
+    let schedule = SchedulerConfig::default().noise_schedule()?;
+    let pairs = [(999, 499), (499, -1)];
+    let of = |data: Clip, k: usize, size: f32| -> Result<Option<String>> {
+        let spec = CacheSpec {
+            schedule: &schedule,
+            prediction: Prediction::Epsilon,
+            clip: Clip::None,
+            pairs: &pairs,
+            substeps: 2,
+            count: 2,
+            size: [1, 1],
+            seed: 0,
+            batch: 2,
+        };
+        let mut range = StateRange::new(&spec, data)?;
+        let mut stored = [f16::ZERO; 2];
+        range.store(0, &mut stored, &[5.9, -6.7])?;
+        range.store(k, &mut stored, &[0.0, -size])?;
+        assert_eq!(stored[1].to_f32(), -f16::from_f32(size).to_f32());
+        Ok(range.warning())
+    };
+    let (unit, wide, unknown) = (Clip::Range(1.0), Clip::Range(10.0), Clip::None);
+    for (data, k, size, warns) in [
+        (unit, 2, 3.9, false),
+        (unit, 2, 4.1, true),
+        (wide, 2, 39.0, false),
+        (wide, 2, 41.0, true),
+        (unknown, 2, 23.0, false),
+        (unknown, 2, 25.0, true),
+        (Clip::Dynamic { ratio: 0.9, max: 9.0 }, 2, 4.1, true),
+        (unit, 1, 22.0, false), // noise counts there
+        (unit, 1, 26.0, true),
+        (unit, 1, 8063.0, true),
+    ] {
+        let warning = of(data, k, size)?;
+        assert_eq!(warning.is_some(), warns, "{data:?} {k} {size}: {warning:?}");
+        if let Some(text) = warning {
+            let at = if k == 1 { "timestep 499" } else { "timestep -1" };
+            assert!(text.contains(&format!("{size} after step {k} of")) && text.contains(at) && text.contains("trajectory_clip"), "{text}");
+        }
+    }
+    let error = of(unit, 1, 7e4).unwrap_err();
+    assert_eq!(error.status, Status::Numeric, "{error}");
+    assert!(error.message.contains("70000 after step 1") && error.message.contains("trajectory_clip"), "{error}");
+    Ok(())
+}
