@@ -3,6 +3,7 @@
 use criterion::{Criterion, criterion_group, criterion_main};
 use fewstep::Result;
 use fewstep::backend::cpu::CpuBackend;
+use fewstep::cancel::Stop;
 use fewstep::diffusion::philox::Purpose;
 use fewstep::diffusion::run::{RunSpec, SamplingRun};
 use fewstep::diffusion::sampler::{DdimConfig, SamplerConfig, Table};
@@ -25,7 +26,7 @@ fn teacher() -> Result<Model> {
 /// The demo's student, untrained: its time does not depend on its weights.
 fn student(teacher: &Model) -> Result<Model> {
     let options = StudentOptions { block_out_channels: Some(vec![16, 32]), layers_per_block: Some(1), attention: false, ..StudentOptions::default() };
-    derive(teacher, &options)
+    derive(teacher, &options, Stop::NEVER)
 }
 
 fn bench_run(c: &mut Criterion, name: &str, model: &Model, steps: usize, batch: usize) -> Result<()> {

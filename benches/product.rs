@@ -66,13 +66,13 @@ impl Ours {
     fn new(shape: &ConvShape, weights: &[f32], threads: usize) -> Result<Self, Failure> {
         let (conv, pool) = (Conv2d::new(shape, Isa::detect())?, ThreadPool::new(threads)?);
         let mut packed = vec![0.0; conv.packed_len()];
-        conv.pack_weights(weights, &mut packed, &pool)?;
+        conv.pack_weights(weights, &mut packed, (&pool).into())?;
         let (scratch, out) = (vec![0.0; conv.workspace()], vec![0.0; shape.n * shape.p() * shape.q() * shape.c_out]);
         Ok(Self { conv, packed, scratch, out, pool })
     }
 
     fn run(&mut self, x: &[f32]) -> Result<(), Failure> {
-        Ok(self.conv.run(x, &self.packed, &Epilogue::default(), &mut self.out, &mut self.scratch, &self.pool)?)
+        Ok(self.conv.run(x, &self.packed, &Epilogue::default(), &mut self.out, &mut self.scratch, (&self.pool).into())?)
     }
 }
 

@@ -199,7 +199,10 @@ inline fewstep_conditioning class_labels(const std::vector<std::int32_t> &labels
 }
 fewstep_conditioning class_labels(std::vector<std::int32_t> &&) = delete;
 
-/** A flag that stops blocking calls from any thread. Every member function may run at any time. */
+/**
+ * A flag that stops blocking calls from any thread. Every member function may run at any time. In a struct of options it is
+ * `options.cancel = token.handle().get()`.
+ */
 class CancelToken : public detail::Owner<fewstep_cancel_token> {
   public:
     /** A token that is not set. Throws Error. */

@@ -5,6 +5,7 @@
 //! Users link the C ABI of `include/fewstep.h`; the Rust modules are public for tests and benchmarks only.
 
 pub mod backend;
+pub mod cancel;
 pub mod diffusion;
 pub mod distill;
 pub mod error;

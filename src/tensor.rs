@@ -173,6 +173,11 @@ impl Tensor {
         self.shape.iter().product()
     }
 
+    /// Bytes of memory that it takes, its own among them.
+    pub fn host_bytes(&self) -> usize {
+        size_of::<Self>() + size_of_val(&*self.shape) + self.data.len().max(1).next_multiple_of(ALIGN)
+    }
+
     /// The first element of an f32 tensor that is NaN or infinite, and where it is.
     pub fn non_finite(&self) -> Result<Option<(usize, f32)>> {
         Ok(self.as_slice::<f32>()?.iter().copied().enumerate().find(|(_, v)| !v.is_finite()))

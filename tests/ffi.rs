@@ -3,6 +3,7 @@
 mod ffi_common;
 
 use fewstep::ffi::callback::*;
+use fewstep::ffi::device::FEWSTEP_DEVICE_CPU;
 use fewstep::ffi::model::*;
 use fewstep::ffi::runtime::fewstep_runtime_options;
 use fewstep::ffi::sampler_options::*;
@@ -144,6 +145,86 @@ fn callbacks_cannot_re_enter_and_can_cancel() {
             (api.fewstep_model_destroy)(model),
             (api.fewstep_dataset_destroy)(data),
             (api.fewstep_runtime_destroy)(runtime),
+        ] {
+            api.ok(status);
+        }
+    }
+}
+
+/// Every long call looks at its token, and at its runtime's, before it does anything; cleared, the token lets it through.
+#[test]
+fn long_calls_see_their_tokens() {
+    const CANCELLED: i32 = 12;
+    let _alone = alone();
+    let api = Api::load();
+    let term = term(FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_WEIGHT_STATE);
+    // SAFETY: valid pointers throughout.
+    unsafe {
+        let (mut token, mut runtime) = (null_mut(), null_mut());
+        api.ok((api.fewstep_cancel_token_create)(&mut token));
+        let with_token = fewstep_runtime_options { threads: 2, cancel: token, ..api.runtime_options(FEWSTEP_DEVICE_CPU) };
+        api.ok((api.fewstep_runtime_create)(&with_token, &mut runtime));
+        let plain = api.runtime(2);
+        let model = api.model(runtime, 1);
+        let mut sampler_options = api.sampler_options(2, 1);
+        let mut trainer_options = fewstep_trainer_options { steps: 2, substeps: 1, cache_size: 4, cache_batch: 2, batch: 2, ..api.trainer_options(&term) };
+        let (mut sampler, mut trainer, mut done, mut other) = (null_mut(), null_mut(), 0, null_mut());
+        api.ok((api.fewstep_sampler_create)(runtime, model, &sampler_options, &mut sampler));
+        api.begin(sampler, 1, 0, &[0]);
+        api.ok((api.fewstep_trainer_create)(runtime, model, model, null(), &trainer_options, &mut trainer));
+        let mut report: fewstep_step_report = std::mem::zeroed();
+        report.struct_size = size_of::<fewstep_step_report>() as u32;
+        let mut student_options: fewstep_student_options = std::mem::zeroed();
+        api.ok((api.fewstep_student_options_init)(&mut student_options, size_of_val(&student_options)));
+        let mut pixels = [0f32; 64];
+
+        api.ok((api.fewstep_cancel_token_cancel)(token));
+        let by_runtime = [
+            ("model_create", (api.fewstep_model_create)(runtime, c(TINY).as_ptr(), null(), 1, &mut other)),
+            ("derive_student", (api.fewstep_model_derive_student)(runtime, model, null(), &mut other)),
+            ("sampler_create", (api.fewstep_sampler_create)(runtime, model, &sampler_options, (&raw mut other).cast())),
+            ("sampler_step", (api.fewstep_sampler_step)(sampler, -1, &mut done)),
+            ("sampler_step of a run", (api.fewstep_sampler_step)(sampler, i64::MAX, &mut done)),
+            ("sampler_step of a budget", (api.fewstep_sampler_step)(sampler, 0, &mut done)),
+            ("sampler_run", (api.fewstep_sampler_run)(sampler, None, null_mut(), null())),
+            ("sample", (api.fewstep_sample)(runtime, model, &sampler_options, null(), pixels.as_mut_ptr(), pixels.len())),
+            ("trainer_create", (api.fewstep_trainer_create)(runtime, model, model, null(), &trainer_options, (&raw mut other).cast())),
+            ("trainer_prepare", (api.fewstep_trainer_prepare)(trainer, None, null_mut(), null())),
+            ("trainer_step", (api.fewstep_trainer_step)(trainer, null_mut())),
+            ("trainer_train", (api.fewstep_trainer_train)(trainer, 1, None, null_mut(), null())),
+            ("trainer_evaluate", (api.fewstep_trainer_evaluate)(trainer, 1, &mut report)),
+        ];
+        (sampler_options.cancel, trainer_options.cancel, student_options.cancel) = (token, token, token);
+        let by_options = [
+            ("derive_student", (api.fewstep_model_derive_student)(plain, model, &student_options, &mut other)),
+            ("sampler_create", (api.fewstep_sampler_create)(plain, model, &sampler_options, (&raw mut other).cast())),
+            ("sample", (api.fewstep_sample)(plain, model, &sampler_options, null(), pixels.as_mut_ptr(), pixels.len())),
+            ("trainer_create", (api.fewstep_trainer_create)(plain, model, model, null(), &trainer_options, (&raw mut other).cast())),
+        ];
+        for (name, status) in by_runtime.into_iter().chain(by_options) {
+            assert_eq!(status, CANCELLED, "{name}");
+        }
+        assert!(other.is_null(), "nothing is written");
+
+        // Nothing is spoilt: all of it goes on. A trainer that is prepared looks at the token too.
+        api.ok((api.fewstep_cancel_token_reset)(token));
+        api.ok((api.fewstep_sampler_step)(sampler, i64::MAX, &mut done));
+        assert_eq!(done, 1);
+        api.ok((api.fewstep_trainer_step)(trainer, &mut report));
+        api.ok((api.fewstep_cancel_token_cancel)(token));
+        assert_eq!((api.fewstep_trainer_step)(trainer, null_mut()), CANCELLED);
+        assert_eq!((api.fewstep_trainer_evaluate)(trainer, 1, &mut report), CANCELLED);
+        // The runtime looks at a token that is gone as it was; a call's own must be a token.
+        api.ok((api.fewstep_cancel_token_destroy)(token));
+        assert_eq!((api.fewstep_trainer_step)(trainer, null_mut()), CANCELLED);
+        sampler_options.cancel = model.cast();
+        api.fails("a model as a token", (api.fewstep_sampler_create)(plain, model, &sampler_options, (&raw mut other).cast()), 1, "cancel");
+        for status in [
+            (api.fewstep_sampler_destroy)(sampler),
+            (api.fewstep_trainer_destroy)(trainer),
+            (api.fewstep_model_destroy)(model),
+            (api.fewstep_runtime_destroy)(runtime),
+            (api.fewstep_runtime_destroy)(plain),
         ] {
             api.ok(status);
         }

@@ -6,6 +6,7 @@ mod host;
 
 pub use host::{HostBytes, HostSlice};
 
+use crate::cancel::Stop;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Plan, ValueId};
 use crate::tensor::{Element, Tensor};
@@ -14,8 +15,36 @@ use std::sync::Arc;
 
 /// A device that can compile graphs.
 pub trait Backend: Send + Sync {
-    /// Plans and compiles; every allocation that the run will need happens here and may fail with an out-of-memory error.
-    fn compile(&self, graph: &Graph) -> Result<Box<dyn Executable>>;
+    /// Plans and compiles; every allocation that the run will need happens here and may fail with an out-of-memory error. `stop` is looked at before each
+    /// node of each pass.
+    fn compile_until(&self, graph: &Graph, stop: Stop) -> Result<Box<dyn Executable>>;
+
+    /// The same, to the end.
+    fn compile(&self, graph: &Graph) -> Result<Box<dyn Executable>> {
+        self.compile_until(graph, Stop::NEVER)
+    }
+}
+
+/// Bytes that an executable holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// What a run works in.
+    pub arena: usize,
+    /// Inputs, repeated numbers, and what is computed once.
+    pub persistent: usize,
+    /// States: what the graph itself keeps from run to run.
+    pub states: usize,
+    /// Tables of constants.
+    pub constants: usize,
+    /// The program: its nodes and values, and the kernels' tables.
+    pub program: usize,
+}
+
+impl Memory {
+    /// All of it.
+    pub fn total(&self) -> usize {
+        self.arena + self.persistent + self.states + self.constants + self.program
+    }
 }
 
 /// A compiled graph with its memory. One thread at a time; different executables may run on different threads.
@@ -38,11 +67,25 @@ pub trait Executable: Send {
     /// The bytes of a tapped value (or any state), given by its id in the original graph.
     fn read_bytes(&self, value: ValueId) -> Result<HostBytes<'_>>;
 
-    /// Runs what depends on frozen storages and constants alone: once after binding.
-    fn prepare(&mut self) -> Result<()>;
+    /// Memory that it holds: weights bound to it are their owner's.
+    fn memory(&self) -> Memory;
+
+    /// Runs what depends on frozen storages and constants alone: once after binding. What was stopped must be prepared again.
+    fn prepare_until(&mut self, stop: Stop) -> Result<()>;
+
+    /// The same, to the end.
+    fn prepare(&mut self) -> Result<()> {
+        self.prepare_until(Stop::NEVER)
+    }
+
+    /// Runs the nodes of [`Plan::order`] in `range` and returns its end; or, where `stop` was set meanwhile, the first node that is not done. Going on there
+    /// gives the same bytes as one run. `stop` is looked at between nodes and inside those that take long, not inside those that update a state.
+    fn run_until(&mut self, range: Range<usize>, stop: Stop) -> Result<usize>;
 
     /// Runs the nodes of [`Plan::order`] in `range`. Stopping anywhere and going on later gives the same bytes as one run.
-    fn run(&mut self, range: Range<usize>) -> Result<()>;
+    fn run(&mut self, range: Range<usize>) -> Result<()> {
+        self.run_until(range, Stop::NEVER).map(|_| ())
+    }
 
     /// An error where [`Executable::run`] would be refused before anything is done: not prepared, say. Any other error of it may come half way.
     fn check_ready(&self) -> Result<()>;

@@ -2,7 +2,8 @@
 
 use super::philox::Purpose;
 use super::sampler::{Clip, MEMORY, Sum, Table};
-use crate::backend::{Backend, Executable, HostSlice, as_bytes};
+use crate::backend::{Backend, Executable, HostSlice, Memory, as_bytes};
+use crate::cancel::{Stop, cancelled};
 use crate::error::{Error, Result};
 use crate::graph::ops::{Assign, Combine, DynamicThreshold, RandomNormal, UnaryKind};
 use crate::graph::{Graph, TensorType, ValueId};
@@ -126,6 +127,11 @@ pub struct SamplingRun {
 impl SamplingRun {
     /// Builds, plans and compiles the run for a model's weights.
     pub fn new(backend: &dyn Backend, model: &Model, spec: &RunSpec) -> Result<Self> {
+        Self::new_until(backend, model, spec, Stop::NEVER)
+    }
+
+    /// The same; a cancelled error where `stop` is set before it is done.
+    pub fn new_until(backend: &dyn Backend, model: &Model, spec: &RunSpec, stop: Stop) -> Result<Self> {
         let config = &model.config;
         if spec.batch == 0 {
             return Err(Error::invalid("the batch of a sampling run must be at least 1"));
@@ -142,17 +148,20 @@ impl SamplingRun {
             Some(_) => Some(g.input("labels", TensorType::new(DType::I32, &[spec.batch]))?),
         };
         for (k, step) in spec.table.steps.iter().enumerate() {
+            stop.check()?;
             g.begin_segment(format!("step {k}"));
             let t = g.constant_fill("timestep", &[spec.batch], step.t as f32)?;
             let x = run.network_input(&mut g, spec.table, k)?;
             let out = UNet { config, prefix: "" }.build(&mut g, x, t, labels)?;
             run.update(&mut g, spec.table, k, out)?;
         }
-        let mut exec = backend.compile(&g)?;
+        let mut exec = backend.compile_until(&g, stop)?;
+        drop(g);
         for (name, tensor) in &model.weights {
+            stop.check()?;
             exec.bind(name, tensor.clone())?;
         }
-        exec.prepare()?;
+        exec.prepare_until(stop)?;
         let (seed, samples) = (run.draw.seed, run.draw.samples);
         let classes = model.classes().unwrap_or(0);
         let (steps, initial) = (spec.table.steps.len(), spec.table.initial as f32);
@@ -172,6 +181,11 @@ impl SamplingRun {
     /// The plan, for its sizes.
     pub fn plan(&self) -> &crate::graph::Plan {
         self.exec.plan()
+    }
+
+    /// Memory that it holds beside the model's weights.
+    pub fn memory(&self) -> Memory {
+        self.exec.memory()
     }
 
     /// Starts anew. Sample n gets the noise of (seed, samples[n]), whatever the batch and its place in it; `x_t` [N,H,W,C] replaces that noise;
@@ -194,7 +208,7 @@ impl SamplingRun {
             if let Some(i) = x.iter().position(|v| !v.is_finite()) {
                 return Err(Error::numeric(format!("the initial state has a non-finite value at element {i}")));
             }
-            self.exec.run(init.clone())?;
+            self.exec.check_ready()?;
             match self.initial {
                 1.0 => self.exec.write_storage(X, as_bytes(x))?,
                 initial => {
@@ -209,40 +223,58 @@ impl SamplingRun {
     }
 
     /// Draws the noise if no step has done so yet; the place of the next node.
-    fn draw(&mut self, at: usize) -> Result<usize> {
+    fn draw(&mut self, at: usize, stop: Stop) -> Result<usize> {
         let init = self.exec.plan().segments()[0].clone();
         if at < init.end {
-            self.go(at..init.end)?;
+            self.go(at..init.end, stop)?;
         }
         Ok(at.max(init.end))
     }
 
-    /// Runs nodes of the plan, the next ones. What is refused before anything is done can be tried again; what fails half way must be begun again.
-    fn go(&mut self, nodes: Range<usize>) -> Result<()> {
+    /// Draws the noise that the run begins with, which otherwise comes with the first step.
+    pub fn draw_noise(&mut self, stop: Stop) -> Result<()> {
+        let at = self.cursor.ok_or_else(|| Error::state("the run was not begun; begin it before drawing its noise"))?;
+        self.draw(at, stop).map(|_| ())
+    }
+
+    /// Runs nodes of the plan, the next ones. What is refused before anything is done can be tried again, what is stopped can go on; what fails half way
+    /// must be begun again.
+    fn go(&mut self, nodes: Range<usize>, stop: Stop) -> Result<()> {
         self.exec.check_ready()?;
         self.cursor = None;
-        self.exec.run(nodes.clone())?;
-        self.cursor = Some(nodes.end);
-        Ok(())
+        let at = self.exec.run_until(nodes.clone(), stop)?;
+        self.cursor = Some(at);
+        if at < nodes.end { Err(cancelled()) } else { Ok(()) }
+    }
+
+    /// The end of the sampler step that node `at` is in or begins.
+    fn step_end(&self, at: usize) -> usize {
+        let steps = &self.exec.plan().segments()[1..];
+        let next = steps.partition_point(|s| s.end <= at);
+        steps.get(next).or(steps.last()).map_or(0, |s| s.end)
     }
 
     /// Runs until the whole run or one more sampler step is done, or `budget` has passed; at least one op runs. Returns true when the run is done.
     pub fn step(&mut self, budget: Option<Duration>, whole: bool) -> Result<bool> {
+        self.step_until(budget, whole, Stop::NEVER)
+    }
+
+    /// The same; a cancelled error where `stop` is set before, after which the run can go on with any function.
+    pub fn step_until(&mut self, budget: Option<Duration>, whole: bool, stop: Stop) -> Result<bool> {
         let mut at = self.cursor.ok_or_else(|| Error::state("the run was not begun; begin it before stepping it"))?;
         let start = Instant::now();
-        let segments = self.exec.plan().segments();
-        let end = segments.last().map_or(0, |s| s.end);
-        let stop = if whole { end } else { segments[1..].iter().map(|s| s.end).find(|e| *e > at).unwrap_or(end) };
+        let end = self.exec.plan().segments().last().map_or(0, |s| s.end);
+        let last = if whole { end } else { self.step_end(at) };
         if !whole {
-            at = self.draw(at)?; // the graphs of a GPU are segments, or all of them
+            at = self.draw(at, stop)?; // the graphs of a GPU are segments, or all of them
         }
         let Some(budget) = budget else {
             // In one call: a GPU then starts the whole of it as one graph.
-            self.go(at..stop.max(at))?;
-            return Ok(stop >= end);
+            self.go(at..last.max(at), stop)?;
+            return Ok(last >= end);
         };
-        while at < stop {
-            self.go(at..at + 1)?;
+        while at < last {
+            self.go(at..at + 1, stop)?;
             self.exec.synchronize()?;
             at += 1;
             if start.elapsed() >= budget {
@@ -252,21 +284,22 @@ impl SamplingRun {
         Ok(at >= end)
     }
 
-    /// Goes on by what a cancelled caller should wait for at most: one op, or one sampler step where starting ops one by one is slow. Returns true when the
-    /// run is done.
-    pub fn advance(&mut self) -> Result<bool> {
-        if !self.exec.is_asynchronous() {
-            return self.step(Some(Duration::ZERO), true);
-        }
-        let done = self.step(None, false)?;
+    /// Goes on to the end of the present sampler step, or until `stop` is set: a cancelled error then, after which the run can go on with any function. On a
+    /// GPU a step that has begun is waited for. Returns true when the run is done.
+    pub fn advance(&mut self, stop: Stop) -> Result<bool> {
+        stop.check()?;
+        let at = self.cursor.ok_or_else(|| Error::state("the run was not begun; begin it before stepping it"))?;
+        let at = self.draw(at, stop)?;
+        let end = self.step_end(at);
+        self.go(at..end.max(at), stop)?;
         self.exec.synchronize()?;
-        Ok(done)
+        Ok(self.is_done())
     }
 
     /// Sampler steps that are complete, or `None` before `begin`.
     pub fn steps_done(&self) -> Option<usize> {
         let at = self.cursor?;
-        Some(self.exec.plan().segments()[1..].iter().filter(|s| s.end <= at).count())
+        Some(self.exec.plan().segments()[1..].partition_point(|s| s.end <= at))
     }
 
     /// True after the last op.
@@ -277,7 +310,7 @@ impl SamplingRun {
     /// The state x_t [N,H,W,C] as it is now: after the last complete step.
     pub fn read(&mut self) -> Result<HostSlice<'_, f32>> {
         let at = self.cursor.ok_or_else(|| Error::state("the run was not begun; begin it before reading it"))?;
-        self.draw(at)?;
+        self.draw(at, Stop::NEVER)?;
         let x = self.exec.storage_bytes(X)?.of::<f32>()?;
         match x.iter().position(|v| !v.is_finite()) {
             None => Ok(x),

@@ -2,6 +2,7 @@
 
 use super::range::StateRange;
 use crate::backend::Backend;
+use crate::cancel::Stop;
 use crate::diffusion::philox::{self, Purpose};
 use crate::diffusion::run::{RunSpec, SamplingRun, for_each_batch};
 use crate::diffusion::{Clip, NoiseSchedule, Prediction, Table, trajectory};
@@ -47,30 +48,37 @@ pub struct CacheSpec<'a> {
 }
 
 impl TrajectoryCache {
-    /// Runs the teacher; `progress(done, total)` returning false cancels.
-    pub fn build(backend: &dyn Backend, teacher: &Model, spec: &CacheSpec, progress: &mut dyn FnMut(usize, usize) -> bool) -> Result<Self> {
+    /// Runs the teacher; `progress(done, total)` returning false cancels, and so does `stop`, which is looked at inside an evaluation too.
+    pub fn build(backend: &dyn Backend, teacher: &Model, spec: &CacheSpec, progress: &mut dyn FnMut(usize, usize) -> bool, stop: Stop) -> Result<Self> {
         let n = spec.pairs.len();
         let c = teacher.config.in_channels;
         let shape = [n + 1, spec.count, spec.size[0], spec.size[1], c];
         let rows = (n + 1).checked_mul(spec.count).filter(|r| *r <= i32::MAX as usize);
         let rows = rows.ok_or_else(|| Error::invalid(format!("a cache of {} trajectories of {} states is too large", spec.count, n + 1)))?;
         let mut states = Tensor::zeros(DType::F16, &[rows, shape[2], shape[3], c]).map_err(|e| e.context("trajectory cache"))?;
-        let labels = draw_labels(teacher.classes(), spec)?;
+        let labels = draw_labels(teacher.classes(), spec, stop)?;
         let grid = trajectory::teacher_pairs(spec.schedule.len(), spec.pairs, spec.substeps)?;
         let table = Table::from_pairs(spec.schedule, spec.prediction, &grid, 0.0, spec.clip)?;
         let batch = spec.batch.min(spec.count).max(1);
-        let mut run = SamplingRun::new(backend, teacher, &RunSpec { table: &table, batch, size: spec.size, purpose: Purpose::Data, precision: DType::F32 })?;
+        let run = RunSpec { table: &table, batch, size: spec.size, purpose: Purpose::Data, precision: DType::F32 };
+        let mut run = SamplingRun::new_until(backend, teacher, &run, stop)?;
         let row = spec.size[0] * spec.size[1] * c;
         let out = states.as_mut_slice::<f16>()?;
         let mut range = StateRange::new(spec, teacher.scheduler.clip())?;
         let label_slice = labels.as_ref().map(|l| l.as_slice::<i32>()).transpose()?;
         let total = spec.count * grid.len();
         for_each_batch(&mut run, spec.seed, label_slice, spec.count, |run, first, used| {
+            run.draw_noise(stop)?;
             for k in 0..=n {
                 let to = &mut out[(k * spec.count + first) * row..][..used * row];
-                range.store(k, to, &run.read()?)?;
+                range.store(k, to, &run.read()?, stop)?;
                 for sub in 0..if k < n { spec.substeps } else { 0 } {
-                    run.step(None, false)?;
+                    // Where nobody can stop it a GPU need not be waited for.
+                    if stop.is_never() {
+                        run.step(None, false)?
+                    } else {
+                        run.advance(stop)?
+                    };
                     let done = first * grid.len() + (k * spec.substeps + sub + 1) * used;
                     if !progress(done, total) {
                         return Err(Error::cancelled("the trajectory cache was cancelled"));
@@ -84,11 +92,12 @@ impl TrajectoryCache {
 }
 
 /// Uniform labels from the data purpose of the seed.
-fn draw_labels(classes: Option<usize>, spec: &CacheSpec) -> Result<Option<Tensor>> {
+fn draw_labels(classes: Option<usize>, spec: &CacheSpec, stop: Stop) -> Result<Option<Tensor>> {
     let Some(classes) = classes else { return Ok(None) };
     let classes = u32::try_from(classes).map_err(|_| Error::invalid("too many classes"))?;
     let mut labels = Tensor::zeros(DType::I32, &[spec.count])?;
     for (i, label) in labels.as_mut_slice::<i32>()?.iter_mut().enumerate() {
+        stop.check()?;
         *label = philox::uniform_int(philox::words(spec.seed, Purpose::Timestep, u32::MAX, i as u32, 0)[0], classes) as i32;
     }
     Ok(Some(labels))

@@ -4,6 +4,7 @@
 //! predicts hides that; one that is run without it may leave the data's range for good, and a student learns it.
 
 use super::cache::CacheSpec;
+use crate::cancel::Stop;
 use crate::diffusion::{Clip, Level};
 use crate::error::{Error, Result};
 use crate::tensor::try_vec;
@@ -15,6 +16,9 @@ const NOISE: f64 = 6.0;
 const UNKNOWN_DATA: f64 = 6.0;
 /// How many times larger than a |x_0| + s |e| a state may be before it is worth a warning.
 const FACTOR: f64 = 4.0;
+
+/// Elements between two looks at the caller's wish to stop.
+const CHECKED: usize = 1 << 18;
 
 /// Stores states and remembers the one that is furthest out of range.
 pub(super) struct StateRange<'a> {
@@ -43,12 +47,15 @@ impl<'a> StateRange<'a> {
         Ok(Self { spec, found: try_vec(expected.len(), "the range of states")?, expected })
     }
 
-    /// Stores states after `k` student steps in f16; a numeric error if one of them does not fit.
-    pub fn store(&mut self, k: usize, to: &mut [f16], from: &[f32]) -> Result<()> {
+    /// Stores states after `k` student steps in f16; a numeric error if one of them does not fit, a cancelled one where `stop` is set.
+    pub fn store(&mut self, k: usize, to: &mut [f16], from: &[f32], stop: Stop) -> Result<()> {
         let mut largest = 0f32;
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = f16::from_f32(*from);
-            largest = largest.max(from.abs());
+        for (to, from) in to.chunks_mut(CHECKED).zip(from.chunks(CHECKED)) {
+            stop.check()?;
+            for (to, from) in to.iter_mut().zip(from) {
+                *to = f16::from_f32(*from);
+                largest = largest.max(from.abs());
+            }
         }
         if !f16::from_f32(largest).is_finite() {
             return Err(Error::numeric(format!("{}; the cache holds {} at most; {}", self.describe(k, largest), f16::MAX, self.remedy())));

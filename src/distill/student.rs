@@ -1,5 +1,6 @@
 //! Student derivation: a smaller architecture from a teacher's, and the weights that fit.
 
+use crate::cancel::Stop;
 use crate::diffusion::Prediction;
 use crate::error::{Error, Result};
 use crate::io::unet_config::{DownBlock, UNetConfig, UpBlock};
@@ -44,11 +45,11 @@ impl Default for StudentOptions {
     }
 }
 
-/// An initial student of a teacher.
-pub fn derive(teacher: &Model, options: &StudentOptions) -> Result<Model> {
+/// An initial student of a teacher; a cancelled error where `stop` is set before it is made.
+pub fn derive(teacher: &Model, options: &StudentOptions, stop: Stop) -> Result<Model> {
     let config = derive_config(&teacher.config, options)?;
     let scheduler = teacher.scheduler.for_student(options.prediction)?;
-    let mut student = Model::create(config, scheduler, options.seed)?;
+    let mut student = Model::create_until(config, scheduler, options.seed, stop)?;
     if options.copy_weights {
         copy_weights(&mut student, teacher);
     }

@@ -6,7 +6,8 @@ use super::loss_scale::{LossScale, LossScaleInputs};
 use super::objective::{Objective, TEACHER, Term};
 use super::overflow::{StateBounds, largest};
 use super::training_graph::{DrawInputs, Results, STATES, TrainingGraph, UpdateInputs};
-use crate::backend::{Backend, Executable, as_bytes};
+use crate::backend::{Backend, Executable, Memory, as_bytes};
+use crate::cancel::{Stop, cancelled};
 use crate::diffusion::{Clip, NoiseSchedule, grid};
 use crate::error::{Error, Result};
 use crate::graph::ValueId;
@@ -215,6 +216,18 @@ pub struct Trainer {
 impl Trainer {
     /// Builds and compiles the training plan. The student's weights are copied.
     pub fn new(backend: Arc<dyn Backend>, student: &Model, teacher: Option<&Model>, dataset: Option<&Dataset>, options: TrainerOptions) -> Result<Self> {
+        Self::new_until(backend, student, teacher, dataset, options, Stop::NEVER)
+    }
+
+    /// The same; a cancelled error where `stop` is set before it is done.
+    pub fn new_until(
+        backend: Arc<dyn Backend>,
+        student: &Model,
+        teacher: Option<&Model>,
+        dataset: Option<&Dataset>,
+        options: TrainerOptions,
+        stop: Stop,
+    ) -> Result<Self> {
         options.check()?;
         check_networks(student, teacher, dataset, &options)?;
         let schedule = student.scheduler.noise_schedule()?;
@@ -225,9 +238,11 @@ impl Trainer {
             trajectory_clip.check().map_err(|e| e.context("the trajectories"))?;
         }
         let TrainingGraph { graph, draws, updates, results, update } = TrainingGraph::new(student, teacher, dataset, &schedule, &options)?;
-        let exec = backend.compile(&graph)?;
+        stop.check()?;
+        let exec = backend.compile_until(&graph, stop)?;
         let mut most = 0f64;
         for tensor in student.weights.values() {
+            stop.check()?;
             most = most.max(largest(tensor.as_slice::<f32>()?));
         }
         let mut this = Self {
@@ -249,13 +264,13 @@ impl Trainer {
             steps_done: 0,
             options,
         };
-        this.load_initial_state()?;
-        this.bind_shared(dataset)?;
+        this.load_initial_state(stop)?;
+        this.bind_shared(dataset, stop)?;
         Ok(this)
     }
 
-    /// Computes what the steps read: the trajectory cache. `progress(done, total)` returning false cancels; a later call starts again.
-    pub fn prepare(&mut self, progress: &mut dyn FnMut(usize, usize) -> bool) -> Result<()> {
+    /// Computes what the steps read: the trajectory cache. `progress(done, total)` returning false cancels, and so does `stop`; a later call starts again.
+    pub fn prepare(&mut self, progress: &mut dyn FnMut(usize, usize) -> bool, stop: Stop) -> Result<()> {
         if self.is_prepared() {
             return Ok(());
         }
@@ -271,8 +286,8 @@ impl Trainer {
             seed: self.options.seed,
             batch: self.options.cache_batch,
         };
-        let cache = TrajectoryCache::build(self.backend.as_ref(), teacher, &spec, progress)?;
-        self.set_cache(cache)
+        let cache = TrajectoryCache::build(self.backend.as_ref(), teacher, &spec, progress, stop)?;
+        self.set_cache(cache, stop)
     }
 
     /// True when a step needs nothing more.
@@ -285,13 +300,13 @@ impl Trainer {
         self.warning.take()
     }
 
-    fn set_cache(&mut self, mut cache: TrajectoryCache) -> Result<()> {
+    fn set_cache(&mut self, mut cache: TrajectoryCache, stop: Stop) -> Result<()> {
         self.warning = cache.warning.take();
         self.exec.bind("cache.states", cache.states.clone())?;
         if let Some(labels) = &cache.labels {
             self.exec.bind("cache.labels", labels.clone())?;
         }
-        self.exec.prepare()?;
+        self.exec.prepare_until(stop)?;
         self.cache = Some(cache);
         Ok(())
     }
@@ -299,8 +314,13 @@ impl Trainer {
     /// One step. A loss, gradient or update that is not finite changes nothing and is a numeric error; gradients of a scaled loss are first tried at smaller
     /// scales.
     pub fn step(&mut self) -> Result<StepReport> {
+        self.step_until(Stop::NEVER)
+    }
+
+    /// The same; a cancelled error, and nothing changed, where `stop` is set before the update of the weights begins.
+    pub fn step_until(&mut self, stop: Stop) -> Result<StepReport> {
         if !self.is_prepared() {
-            self.prepare(&mut |_, _| true)?;
+            self.prepare(&mut |_, _| true, stop)?;
         }
         let rate = self.options.rate(self.steps_done) as f32;
         let n = self.steps_done;
@@ -311,7 +331,7 @@ impl Trainer {
             if let Some(inputs) = &self.loss_scale_inputs {
                 self.loss_scale.write(self.exec.as_mut(), inputs)?;
             }
-            self.exec.run_all()?;
+            self.run_step(stop)?;
             let report = self.report(self.results.all, rate)?;
             let overflow = report.loss.is_finite() && !report.grad_norm.is_finite() && self.loss_scale_inputs.is_some();
             if !(overflow && self.loss_scale.shrink()) {
@@ -338,15 +358,36 @@ impl Trainer {
         Ok(())
     }
 
-    /// The loss of the present weights on a batch of other draws; changes nothing.
-    pub fn evaluate(&mut self, seed: u64) -> Result<StepReport> {
+    /// Runs the whole plan. Where it can be stopped, that is before its last segment, the update: a step that is done by half would be none.
+    fn run_step(&mut self, stop: Stop) -> Result<()> {
+        stop.check()?;
+        if stop.is_never() || self.exec.is_asynchronous() {
+            return self.exec.run_all(); // a GPU gets it as one graph
+        }
+        let (start, end) = (self.exec.plan().prepared(), self.exec.plan().order().len());
+        let update = self.exec.plan().segments().last().map_or(end, |s| s.start);
+        if self.exec.run_until(start..update, stop)? < update {
+            return Err(cancelled());
+        }
+        self.exec.run(update..end)
+    }
+
+    /// The loss of the present weights on a batch of other draws; changes nothing. A cancelled error where `stop` is set before it is known.
+    pub fn evaluate_until(&mut self, seed: u64, stop: Stop) -> Result<StepReport> {
         if !self.is_prepared() {
-            self.prepare(&mut |_, _| true)?;
+            self.prepare(&mut |_, _| true, stop)?;
         }
         self.write_inputs(seed, self.steps_done, 0.0, 1.0)?;
         let forward = self.exec.plan().segments()[0].clone();
-        self.exec.run(forward)?;
+        if self.exec.run_until(forward.clone(), stop)? < forward.end {
+            return Err(cancelled());
+        }
         self.report(self.results.losses, 0.0)
+    }
+
+    /// The same, to the end.
+    pub fn evaluate(&mut self, seed: u64) -> Result<StepReport> {
+        self.evaluate_until(seed, Stop::NEVER)
     }
 
     fn write_inputs(&mut self, seed: u64, n: u64, rate: f32, decay: f32) -> Result<()> {
@@ -398,6 +439,16 @@ impl Trainer {
         self.exec.plan()
     }
 
+    /// Memory of the steps; the cache is apart.
+    pub fn memory(&self) -> Memory {
+        self.exec.memory()
+    }
+
+    /// Bytes of the trajectory cache; 0 before it is made and where none is needed.
+    pub fn cache_bytes(&self) -> usize {
+        self.cache.as_ref().map_or(0, |c| c.states.bytes().len() + c.labels.as_ref().map_or(0, |l| l.bytes().len()))
+    }
+
     /// Seed, schedule and the like.
     pub fn options(&self) -> &TrainerOptions {
         &self.options
@@ -407,8 +458,9 @@ impl Trainer {
         self.options.size.map_or_else(|| self.student.size(), Ok)
     }
 
-    fn load_initial_state(&mut self) -> Result<()> {
+    fn load_initial_state(&mut self, stop: Stop) -> Result<()> {
         for name in &self.parameters {
+            stop.check()?;
             let weight = &self.student.weights[name];
             for prefix in [STATES[0], STATES[3]] {
                 self.exec.write_storage(&format!("{prefix}{name}"), weight.bytes())?;
@@ -417,10 +469,11 @@ impl Trainer {
         Ok(())
     }
 
-    fn bind_shared(&mut self, dataset: Option<&Dataset>) -> Result<()> {
+    fn bind_shared(&mut self, dataset: Option<&Dataset>, stop: Stop) -> Result<()> {
         let has = |exec: &dyn Executable, name: &str| exec.plan().graph().storage(name).is_some();
         if let Some(teacher) = &self.teacher {
             for (name, tensor) in &teacher.weights {
+                stop.check()?;
                 let name = format!("{TEACHER}{name}");
                 if has(self.exec.as_ref(), &name) {
                     self.exec.bind(&name, tensor.clone())?;
@@ -435,7 +488,7 @@ impl Trainer {
                 self.exec.bind("dataset.labels", labels.clone())?;
             }
         }
-        if self.is_prepared() { self.exec.prepare() } else { Ok(()) }
+        if self.is_prepared() { self.exec.prepare_until(stop) } else { Ok(()) }
     }
 }
 

@@ -1,8 +1,9 @@
 //! What the library calls: progress, and the mediation between callbacks, cancel tokens and loops.
 
-use super::cancel::{Token, fewstep_cancel_token};
-use super::handle::{Shared, share_optional};
+use super::cancel::{Cancel, fewstep_cancel_token};
 use super::options::size_field;
+use super::runtime::Runtime;
+use crate::cancel::Stop;
 use crate::error::{Error, Result};
 use crate::process::fp_environment::as_caller;
 use std::ffi::c_void;
@@ -52,7 +53,7 @@ impl fewstep_progress {
 pub(crate) struct Watch<'a> {
     callback: fewstep_progress_callback,
     user: *mut c_void,
-    token: Option<Shared<'a, Token>>,
+    token: Cancel<'a>,
 }
 
 impl Watch<'_> {
@@ -60,7 +61,7 @@ impl Watch<'_> {
     /// The callback may be called with `user`; `token` is NULL or came from this library.
     pub(crate) unsafe fn new(callback: fewstep_progress_callback, user: *mut c_void, token: *const fewstep_cancel_token) -> Result<Self> {
         // SAFETY: as promised by the caller.
-        Ok(Self { callback, user, token: unsafe { share_optional(token)? } })
+        Ok(Self { callback, user, token: unsafe { Cancel::new(token)? } })
     }
 
     /// True where nobody watches: no callback and no token.
@@ -68,12 +69,9 @@ impl Watch<'_> {
         self.callback.is_none() && self.token.is_none()
     }
 
-    /// A cancelled error when the token says so.
-    pub(crate) fn check(&self) -> Result<()> {
-        match &self.token {
-            Some(token) if token.is_cancelled() => Err(Error::cancelled("cancelled by the cancel token")),
-            _ => Ok(()),
-        }
+    /// What long work of a runtime looks at between two reports.
+    pub(crate) fn stop<'a>(&'a self, runtime: &'a Runtime) -> Stop<'a> {
+        self.token.stop(runtime)
     }
 
     /// Reports, and a cancelled error when the callback says so.

@@ -1,22 +1,70 @@
-//! Cancel tokens: one atomic flag.
+//! Cancel tokens: one atomic flag, shared by the handle and by what looks at it.
 
 use super::boundary::{check_out, ffi_boundary, put};
 use super::error::fewstep_status;
-use super::handle::{self, Opaque, create, share};
+use super::handle::{self, Opaque, Shared, create, share, share_optional};
+use super::runtime::Runtime;
+use crate::cancel::Stop;
+use crate::error::Result;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A flag that stops blocking calls from any thread. It stays set until it is reset, so that a cancel that comes before the call is not lost.
+///
+/// A call that computes sees its token, and that of its runtime (`cancel` of fewstep_runtime_options), within a few milliseconds: while it plans, inside an
+/// evaluation of a network, inside a training step. On a GPU what was started is waited for: one sampler step, one training step. Calls that only read,
+/// write or copy (opening and saving, datasets, snapshots, beginning a run, reading images) take as long as disk, memory and hashes need, a few seconds a
+/// gigabyte, and look at no token.
 pub struct fewstep_cancel_token {
     _private: [u8; 0],
 }
 
 /// What a cancel token owns.
-pub(crate) struct Token(AtomicBool);
+pub(crate) struct Token(Arc<AtomicBool>);
 
 impl Token {
     /// Whether someone asked to stop.
-    pub(crate) fn is_cancelled(&self) -> bool {
+    fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Acquire)
+    }
+}
+
+/// The flag of a token without the token: what a runtime looks at as long as it lives.
+///
+/// # Safety
+/// `token` is NULL or came from this library.
+pub(crate) unsafe fn flag(token: *const fewstep_cancel_token) -> Result<Option<Arc<AtomicBool>>> {
+    // SAFETY: as promised by the caller.
+    let token = unsafe { share_optional(token) }.map_err(|e| e.context("cancel"))?;
+    Ok(token.map(|t| t.0.clone()))
+}
+
+/// The token of a call, which cannot be destroyed while the call lasts; or none.
+pub(crate) struct Cancel<'a>(Option<Shared<'a, Token>>);
+
+impl Cancel<'_> {
+    /// # Safety
+    /// `token` is NULL or came from this library.
+    pub(crate) unsafe fn new(token: *const fewstep_cancel_token) -> Result<Self> {
+        // SAFETY: as promised by the caller.
+        unsafe { share_optional(token) }.map(Self).map_err(|e| e.context("cancel"))
+    }
+
+    /// True where there is no token.
+    pub(crate) fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// What long work of a runtime looks at: this token, and the runtime's.
+    pub(crate) fn stop<'a>(&'a self, runtime: &'a Runtime) -> Stop<'a> {
+        Stop::on(self.0.as_ref().map(|token| &*token.0), runtime.cancel.as_deref())
+    }
+}
+
+impl Runtime {
+    /// What a call without a token of its own looks at.
+    pub(crate) fn stop(&self) -> Stop<'_> {
+        Stop::on(None, self.cancel.as_deref())
     }
 }
 
@@ -33,7 +81,7 @@ impl Opaque for fewstep_cancel_token {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_cancel_token_create(out: *mut *mut fewstep_cancel_token) -> fewstep_status {
     // SAFETY: `out` is NULL or valid by the header's contract.
-    ffi_boundary(|| unsafe { create(out, || Ok(Token(AtomicBool::new(false)))) })
+    ffi_boundary(|| unsafe { create(out, || Ok(Token(Arc::default()))) })
 }
 
 /// Sets the token: every call that watches it, and every later one until fewstep_cancel_token_reset, stops at its next step or operation and returns

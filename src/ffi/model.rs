@@ -1,6 +1,7 @@
 //! Models: opened, created, derived, saved and asked.
 
 use super::boundary::{check_out, choice, ffi_boundary, flag, optional_text, path, put, slice, slice_mut, text};
+use super::cancel::{Cancel, fewstep_cancel_token};
 use super::error::fewstep_status;
 use super::handle::{self, Opaque, create, share};
 use super::options::{self, Item, Options, Report, check_report, size_field, write_report};
@@ -71,6 +72,8 @@ pub struct fewstep_student_options {
     pub pair_count: usize,
     /// Bytes from one pair to the next; sizeof(fewstep_step_pair).
     pub pair_stride: usize,
+    /// Stops fewstep_model_derive_student with CANCELLED; only read during that call. NULL (the default) for none.
+    pub cancel: *const fewstep_cancel_token,
 }
 
 /// What a model is. Set struct_size before fewstep_model_get_info fills the rest.
@@ -106,7 +109,7 @@ pub struct fewstep_model_info {
 // SAFETY: repr(C), the fields leave no gap, numbers and pointers only.
 unsafe impl Options for fewstep_student_options {
     const NAME: &'static str = "student options";
-    const FIRST_SIZE: usize = size_of::<Self>();
+    const FIRST_SIZE: usize = std::mem::offset_of!(Self, cancel);
     fn defaults() -> Self {
         Self {
             struct_size: size_field::<Self>(),
@@ -123,6 +126,7 @@ unsafe impl Options for fewstep_student_options {
             pairs: std::ptr::null(),
             pair_count: 0,
             pair_stride: size_of::<fewstep_step_pair>(),
+            cancel: std::ptr::null(),
         }
     }
 }
@@ -334,7 +338,8 @@ pub unsafe extern "C" fn fewstep_model_open_memory(
 /// Creates a model with random weights, as PyTorch would initialise it, from the text of a diffusers `config.json` and of a `scheduler_config.json`
 /// (NULL for DDIM's defaults). The weights are a function of `seed`.
 ///
-/// Ownership and threads as fewstep_model_open. Returns OK, INVALID_ARGUMENT, CORRUPT_FILE (text that is not JSON), UNSUPPORTED or OUT_OF_MEMORY.
+/// Ownership and threads as fewstep_model_open. Returns OK, INVALID_ARGUMENT, CORRUPT_FILE (text that is not JSON), UNSUPPORTED, CANCELLED (by the runtime's
+/// token) or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_model_create(
     runtime: *const fewstep_runtime,
@@ -351,7 +356,7 @@ pub unsafe extern "C" fn fewstep_model_create(
             let config = UNetConfig::parse(config, "config_json")?;
             let scheduler = scheduler.map_or_else(|| Ok(SchedulerConfig::default()), |text| SchedulerConfig::parse(text, "scheduler_json"))?;
             let warnings = [config.warnings.clone(), scheduler.warnings.clone()].concat();
-            let model = Model { warnings, ..Model::create(config, scheduler, seed)? };
+            let model = Model { warnings, ..Model::create_until(config, scheduler, seed, runtime.stop())? };
             Ok(ModelHandle::new(runtime.clone(), model))
         })
     })
@@ -369,7 +374,7 @@ pub unsafe extern "C" fn fewstep_student_options_init(options: *mut fewstep_stud
 /// Makes an initial student of a teacher: a smaller architecture, random or copied weights, and the grid that it will be trained for. `options` may be
 /// NULL for the teacher's own architecture.
 ///
-/// Ownership and threads as fewstep_model_open. Returns OK, INVALID_ARGUMENT, UNSUPPORTED or OUT_OF_MEMORY.
+/// Ownership and threads as fewstep_model_open. Returns OK, INVALID_ARGUMENT, UNSUPPORTED, CANCELLED or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_model_derive_student(
     runtime: *const fewstep_runtime,
@@ -380,8 +385,10 @@ pub unsafe extern "C" fn fewstep_model_derive_student(
     // SAFETY: every pointer is NULL or valid by the header's contract.
     ffi_boundary(|| unsafe {
         let (runtime, teacher) = (share(runtime)?, share(teacher)?);
-        let options = student_options(&options::read(options)?, teacher.model.scheduler.num_train_timesteps)?;
-        create(out, || Ok(ModelHandle::new(runtime.clone(), derive(&teacher.model, &options)?)))
+        let options = options::read(options)?;
+        let cancel = Cancel::new(options.cancel)?;
+        let options = student_options(&options, teacher.model.scheduler.num_train_timesteps)?;
+        create(out, || Ok(ModelHandle::new(runtime.clone(), derive(&teacher.model, &options, cancel.stop(&runtime))?)))
     })
 }
 

@@ -1,6 +1,7 @@
 //! The runtime: compute threads, device and log of everything made from it.
 
 use super::boundary::{choice, ffi_boundary};
+use super::cancel::{fewstep_cancel_token, flag};
 use super::device::{FEWSTEP_DEVICE_CPU, FEWSTEP_DEVICE_NAME_SIZE, Kind, check_cpu, fewstep_device_info, gpu, kind};
 use super::error::{MESSAGE_SIZE, fewstep_status, write_line};
 use super::handle::{self, Opaque, create, share};
@@ -12,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::process::fp_environment::as_caller;
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// Log nothing.
 pub const FEWSTEP_LOG_NONE: i32 = 0;
@@ -59,6 +61,9 @@ pub struct fewstep_runtime_options {
     /// destroyed: that waits for the stream, which ends the capture. Other streams may be captured meanwhile; with the default stream, which CUDA orders
     /// among all others, only non-blocking ones. CU_STREAM_PER_THREAD is refused.
     pub cuda_stream: *mut c_void,
+    /// Stops every long call on this runtime and what is made from it, beside the call's own token: they answer CANCELLED while it is set. NULL (the default)
+    /// for none. The token may be destroyed before the runtime; it then stays as it was.
+    pub cancel: *const fewstep_cancel_token,
 }
 
 /// What a runtime computes with. Set struct_size before fewstep_runtime_get_info fills the rest.
@@ -121,6 +126,7 @@ unsafe impl Options for fewstep_runtime_options {
             device_uuid: std::ptr::null(),
             cuda_context: std::ptr::null_mut(),
             cuda_stream: std::ptr::null_mut(),
+            cancel: std::ptr::null(),
         }
     }
 }
@@ -129,6 +135,8 @@ unsafe impl Options for fewstep_runtime_options {
 pub(crate) struct Runtime {
     /// Where graphs are compiled.
     pub(crate) backend: Arc<dyn Backend>,
+    /// Set to stop whatever is computed.
+    pub(super) cancel: Option<Arc<AtomicBool>>,
     info: fewstep_runtime_info,
     log: fewstep_log_callback,
     log_user: *mut c_void,
@@ -148,7 +156,7 @@ impl Opaque for fewstep_runtime {
 
 impl Runtime {
     /// # Safety
-    /// `device_uuid` is NULL or 16 bytes; `cuda_context` and `cuda_stream` are NULL or alive for as long as the runtime.
+    /// `device_uuid` is NULL or 16 bytes; `cuda_context` and `cuda_stream` are NULL or alive for as long as the runtime; `cancel` is NULL or a token of ours.
     unsafe fn new(options: &fewstep_runtime_options) -> Result<Self> {
         choice(options.log_level, "log_level", &[(FEWSTEP_LOG_NONE, ()), (FEWSTEP_LOG_WARNING, ()), (FEWSTEP_LOG_INFO, ())])?;
         if options.reserved != 0 {
@@ -159,7 +167,9 @@ impl Runtime {
             // SAFETY: as promised by the caller.
             Kind::Cuda => unsafe { cuda_backend(options)? },
         };
-        Ok(Self { backend, info, log: options.log, log_user: options.log_user, log_level: options.log_level })
+        // SAFETY: as promised by the caller.
+        let cancel = unsafe { flag(options.cancel)? };
+        Ok(Self { backend, cancel, info, log: options.log, log_user: options.log_user, log_level: options.log_level })
     }
 
     /// Hands a line to the host, on the calling thread.

@@ -2,13 +2,14 @@
 
 use super::boundary::{check_out, ffi_boundary, null, product, put, slice, slice_mut, to_nchw, to_nhwc};
 use super::callback::{FEWSTEP_PHASE_SAMPLE, Watch, fewstep_progress, fewstep_progress_callback};
-use super::cancel::fewstep_cancel_token;
+use super::cancel::{Cancel, fewstep_cancel_token};
 use super::error::fewstep_status;
 use super::handle::{self, Opaque, create, exclusive, share};
 use super::model::fewstep_model;
 use super::options::{self, Report, check_report, size_field, write_report};
 use super::runtime::{Runtime, fewstep_runtime};
 use super::sampler_options::{FEWSTEP_CONDITIONING_CLASS_LABELS, Spec, fewstep_begin_options, fewstep_conditioning, fewstep_sampler_options};
+use crate::cancel::Stop;
 use crate::diffusion::Purpose;
 use crate::diffusion::philox::fill_normal;
 use crate::diffusion::run::{RunSpec, SamplingRun};
@@ -16,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::nn::Model;
 use crate::tensor::try_vec;
 use std::ffi::c_void;
+use std::mem::offset_of;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,18 +55,27 @@ pub struct fewstep_sampler_info {
     pub peak_live_bytes: u64,
     /// Bytes of inputs and of values computed once, such as packed weights.
     pub prepared_bytes: u64,
+    /// Bytes of the run's state.
+    pub state_bytes: u64,
+    /// Bytes of the constants of the sampler's steps.
+    pub constant_bytes: u64,
+    /// Bytes of the plan: its operations, and the tables of their kernels.
+    pub program_bytes: u64,
+    /// All the memory that the sampler holds, on the host and on a GPU: arena, prepared, state, constant and program bytes together. The model's weights,
+    /// which all its samplers share, are not in it.
+    pub total_bytes: u64,
 }
 
 // SAFETY: repr(C), numbers only, no gap.
 unsafe impl Report for fewstep_sampler_info {
     const NAME: &'static str = "sampler info";
-    const FIRST_SIZE: usize = size_of::<Self>();
+    const FIRST_SIZE: usize = offset_of!(Self, state_bytes);
 }
 
 /// What a sampler handle owns.
 pub(crate) struct SamplerHandle {
     /// Kept alive, as every child does.
-    _runtime: Arc<Runtime>,
+    runtime: Arc<Runtime>,
     run: SamplingRun,
 }
 
@@ -77,12 +88,12 @@ impl Opaque for fewstep_sampler {
 impl SamplerHandle {
     /// # Safety
     /// The pointers in `options` are NULL or arrays as their counts and strides say.
-    unsafe fn new(runtime: Arc<Runtime>, model: &Model, options: &fewstep_sampler_options) -> Result<Self> {
+    unsafe fn new(runtime: Arc<Runtime>, model: &Model, options: &fewstep_sampler_options, stop: Stop) -> Result<Self> {
         // SAFETY: as promised by the caller.
         let spec = unsafe { Spec::new(options, model)? };
         let run = RunSpec { table: &spec.table, batch: spec.batch, size: spec.size, purpose: Purpose::Evaluation, precision: spec.precision };
-        let run = SamplingRun::new(runtime.backend.as_ref(), model, &run)?;
-        Ok(Self { _runtime: runtime, run })
+        let run = SamplingRun::new_until(runtime.backend.as_ref(), model, &run, stop)?;
+        Ok(Self { runtime, run })
     }
 
     fn image(&self) -> [usize; 3] {
@@ -116,16 +127,17 @@ impl SamplerHandle {
         to_nhwc(noise, self.image(), "noise")
     }
 
-    /// In small pieces, so that a cancel is seen soon, and reports after each sampler step; all at once where nobody watches.
+    /// Step by step, with a report after each; all at once where nobody watches. A cancel is seen in the middle of a step.
     fn run_all(&mut self, watch: &Watch) -> Result<()> {
+        let runtime = self.runtime.clone();
+        let stop = watch.stop(&runtime);
         if watch.is_idle() {
-            return self.run.step(None, true).map(|_| ());
+            return self.run.step_until(None, true, stop).map(|_| ());
         }
         let steps = self.run.steps() as u64;
         let mut reported = self.steps_done()?;
         loop {
-            watch.check()?;
-            let done = self.run.advance()?;
+            let done = self.run.advance(stop)?;
             let now = self.steps_done()?;
             if now != reported {
                 reported = now;
@@ -149,7 +161,7 @@ impl SamplerHandle {
 
     fn info(&self) -> fewstep_sampler_info {
         let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let ([batch, h, w, c], plan) = (self.run.shape(), self.run.plan());
+        let ([batch, h, w, c], plan, memory) = (self.run.shape(), self.run.plan(), self.run.memory());
         fewstep_sampler_info {
             struct_size: size_field::<fewstep_sampler_info>(),
             batch: narrow(batch),
@@ -163,9 +175,13 @@ impl SamplerHandle {
                 Some(_) if self.run.is_done() => 2,
                 Some(_) => 1,
             },
-            arena_bytes: plan.arena_bytes() as u64,
+            arena_bytes: memory.arena as u64,
             peak_live_bytes: plan.peak_live_bytes() as u64,
-            prepared_bytes: plan.persistent_bytes() as u64,
+            prepared_bytes: memory.persistent as u64,
+            state_bytes: memory.states as u64,
+            constant_bytes: memory.constants as u64,
+            program_bytes: memory.program as u64,
+            total_bytes: memory.total() as u64,
         }
     }
 }
@@ -262,11 +278,11 @@ pub unsafe extern "C" fn fewstep_begin_options_init(options: *mut fewstep_begin_
     ffi_boundary(|| unsafe { options::init(options, struct_size) })
 }
 
-/// Plans a sampling run of a model and takes all of its memory: beginning and stepping a run allocate almost nothing. `options` may be NULL for the
-/// defaults. The weights are shared.
+/// Plans a sampling run of a model and takes all of its memory: beginning and stepping a run allocate almost nothing. It takes time in proportion to the
+/// steps; `cancel` of the options stops it. `options` may be NULL for the defaults. The weights are shared.
 ///
 /// The caller owns `*out` and gives it to fewstep_sampler_destroy; it keeps what it needs of runtime and model alive. Any thread may call.
-/// Returns OK, INVALID_ARGUMENT, SHAPE (a size that the model cannot take), UNSUPPORTED, NUMERIC or OUT_OF_MEMORY.
+/// Returns OK, INVALID_ARGUMENT, SHAPE (a size that the model cannot take), UNSUPPORTED, CANCELLED, NUMERIC or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_sampler_create(
     runtime: *const fewstep_runtime,
@@ -278,7 +294,8 @@ pub unsafe extern "C" fn fewstep_sampler_create(
     ffi_boundary(|| unsafe {
         let (runtime, model) = (share(runtime)?, share(model)?);
         let options = options::read(options)?;
-        create(out, || SamplerHandle::new(runtime.clone(), &model.model, &options))
+        let cancel = Cancel::new(options.cancel)?;
+        create(out, || SamplerHandle::new(runtime.clone(), &model.model, &options, cancel.stop(&runtime)))
     })
 }
 
@@ -299,9 +316,9 @@ pub unsafe extern "C" fn fewstep_sampler_begin(sampler: *mut fewstep_sampler, op
 /// calls gives the same bytes. Without a budget it goes on to the end of the present sampler step (any negative number) or of the run (INT64_MAX). A GPU
 /// then gets as few graphs as there can be (one for a whole run from noise of the library's own, else one a step), and the call may return before they are
 /// computed: reading waits. The operations of a budget are started one by one there, and waited for. Writes 1 to `*done` when the run is done (then a
-/// further call does nothing), 0 otherwise. After an error, except STATE and INVALID_ARGUMENT, the run must be begun again.
+/// further call does nothing), 0 otherwise. After an error, except STATE, INVALID_ARGUMENT and CANCELLED, the run must be begun again.
 ///
-/// One thread at a time. Returns OK, INVALID_ARGUMENT, STATE (not begun) or OUT_OF_MEMORY.
+/// One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED (by the runtime's token), STATE (not begun) or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_sampler_step(sampler: *mut fewstep_sampler, budget_us: i64, done: *mut i32) -> fewstep_status {
     // SAFETY: both are NULL or valid by the header's contract.
@@ -309,13 +326,14 @@ pub unsafe extern "C" fn fewstep_sampler_step(sampler: *mut fewstep_sampler, bud
         let mut sampler = exclusive(sampler)?;
         check_out(done, "done")?;
         let budget = u64::try_from(budget_us).ok().filter(|_| budget_us != i64::MAX).map(Duration::from_micros);
-        let finished = sampler.run.step(budget, budget_us >= 0)?;
+        let runtime = sampler.runtime.clone();
+        let finished = sampler.run.step_until(budget, budget_us >= 0, runtime.stop())?;
         put(done, i32::from(finished));
         Ok(())
     })
 }
 
-/// Goes on to the end of the run and calls `progress` after each sampler step. `progress` and `cancel` may be NULL: without both it is
+/// Goes on to the end of the run and calls `progress` after each sampler step; `cancel` is seen in the middle of one. Both may be NULL: without both it is
 /// fewstep_sampler_step with INT64_MAX, which on a GPU may return before it is computed. After CANCELLED the run can go on with any function, or be begun
 /// again.
 ///
@@ -391,8 +409,8 @@ pub unsafe extern "C" fn fewstep_sampler_get_info(sampler: *mut fewstep_sampler,
     })
 }
 
-/// All in one call, for programs that do not sample again: creates a sampler, begins, runs and reads it, and destroys it. `options` and `begin` may be
-/// NULL for the defaults; `out` receives [N,C,H,W] and has room for `capacity` elements.
+/// All in one call, for programs that do not sample again: creates a sampler, begins, runs and reads it, and destroys it. `cancel` of the options stops any
+/// of it. `options` and `begin` may be NULL for the defaults; `out` receives [N,C,H,W] and has room for `capacity` elements.
 ///
 /// Any thread may call. Returns what the single functions return.
 #[unsafe(no_mangle)]
@@ -409,10 +427,12 @@ pub unsafe extern "C" fn fewstep_sample(
         let (runtime, model) = (share(runtime)?, share(model)?);
         let (options, begin) = (options::read(options)?, options::read(begin)?);
         check_out(out, "out")?;
-        let mut sampler = SamplerHandle::new(runtime.clone(), &model.model, &options)?;
+        let cancel = Cancel::new(options.cancel)?;
+        let mut sampler = SamplerHandle::new(runtime.clone(), &model.model, &options, cancel.stop(&runtime))?;
         let out = output(out, capacity, sampler.numel())?;
         sampler.begin(&begin)?;
-        while !sampler.run.step(None, true)? {}
+        let stop = cancel.stop(&runtime);
+        while !if cancel.is_none() { sampler.run.step_until(None, true, stop)? } else { sampler.run.advance(stop)? } {}
         sampler.read(out)
     })
 }

@@ -1,6 +1,7 @@
 //! What fixes a sampling run, as C gives it, and its translation into a table of constants.
 
 use super::boundary::{choice, flag};
+use super::cancel::fewstep_cancel_token;
 use super::model::{check_steps, fewstep_step_pair, read_grid};
 use super::options::{Item, Options, size_field};
 use super::precision::{FEWSTEP_PRECISION_F32, precision};
@@ -10,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::nn::Model;
 use crate::tensor::DType;
 use std::ffi::c_void;
+use std::mem::offset_of;
 
 /// What the model says: a few-step student's own grid, or the sampler of its scheduler config, step for step as diffusers runs it. Known are DDIM, DPM-Solver++,
 /// Euler, Euler ancestral, DDPM, PNDM, LCM and UniPC (orders 1 to 3), each with its class's options; DDIMParallel and DDPMParallel are their plain ones. Every
@@ -70,7 +72,7 @@ pub const FEWSTEP_FINAL_SIGMA_MIN: i32 = 2;
 pub const FEWSTEP_CONDITIONING_CLASS_LABELS: i32 = 1;
 
 /// How a model is sampled. Fill it with fewstep_sampler_options_init, then change fields. With FEWSTEP_SAMPLER_FROM_MODEL and no pairs, only steps, batch,
-/// height, width and precision are read, and eta where the model's scheduler is DDIM or the grid a few-step student's.
+/// height, width, precision and cancel are read, and eta where the model's scheduler is DDIM or the grid a few-step student's.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct fewstep_sampler_options {
@@ -132,6 +134,8 @@ pub struct fewstep_sampler_options {
     pub euler_at_final: i32,
     /// FEWSTEP_PRECISION_*: what the network computes in; f32 by default. The images stay f32.
     pub precision: i32,
+    /// Stops fewstep_sampler_create, and all of fewstep_sample, with CANCELLED; only read during that call. NULL (the default) for none.
+    pub cancel: *const fewstep_cancel_token,
 }
 
 /// What the images depend on beside their noise. Set every field; those that a later version adds may be 0.
@@ -178,7 +182,7 @@ pub struct fewstep_begin_options {
 // SAFETY: repr(C), the fields leave no gap, numbers and pointers only.
 unsafe impl Options for fewstep_sampler_options {
     const NAME: &'static str = "sampler options";
-    const FIRST_SIZE: usize = size_of::<Self>();
+    const FIRST_SIZE: usize = offset_of!(Self, cancel);
     fn defaults() -> Self {
         Self {
             struct_size: size_field::<Self>(),
@@ -209,6 +213,7 @@ unsafe impl Options for fewstep_sampler_options {
             lower_order_final: 1,
             euler_at_final: 0,
             precision: FEWSTEP_PRECISION_F32,
+            cancel: std::ptr::null(),
         }
     }
 }

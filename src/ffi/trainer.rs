@@ -2,7 +2,7 @@
 
 use super::boundary::{choice, ffi_boundary, path};
 use super::callback::{FEWSTEP_PHASE_PREPARE, FEWSTEP_PHASE_TRAIN, Watch, fewstep_progress, fewstep_progress_callback};
-use super::cancel::fewstep_cancel_token;
+use super::cancel::{Cancel, fewstep_cancel_token};
 use super::dataset::fewstep_dataset;
 use super::error::fewstep_status;
 use super::handle::{self, Opaque, create, exclusive, share, share_optional};
@@ -13,6 +13,7 @@ use super::trainer_options::{fewstep_trainer_options, translate};
 use crate::distill::{OptionGroup, StepReport, Trainer, WeightsKind};
 use crate::error::{Error, Result};
 use std::ffi::{c_char, c_void};
+use std::mem::offset_of;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -87,6 +88,17 @@ pub struct fewstep_trainer_info {
     pub batch: u32,
     /// Steps of the student's grid; 0 without one.
     pub pair_count: u32,
+    /// Bytes of the student's weights as they are trained, of AdamW's moments and of the moving average.
+    pub state_bytes: u64,
+    /// Bytes of the constants of a step.
+    pub constant_bytes: u64,
+    /// Bytes of the plan: its operations, and the tables of their kernels.
+    pub program_bytes: u64,
+    /// Bytes of the cache of teacher trajectories; 0 before it is made, and where no term needs one.
+    pub cache_bytes: u64,
+    /// All the memory that the trainer holds, on the host and on a GPU: arena, prepared, state, constant, program and cache bytes together. The weights of
+    /// the models that it was made from and the dataset, which are shared, are not in it.
+    pub total_bytes: u64,
 }
 
 // SAFETY: repr(C), numbers only, no gap.
@@ -98,7 +110,7 @@ unsafe impl Report for fewstep_step_report {
 // SAFETY: repr(C), numbers only, no gap.
 unsafe impl Report for fewstep_trainer_info {
     const NAME: &'static str = "trainer info";
-    const FIRST_SIZE: usize = size_of::<Self>();
+    const FIRST_SIZE: usize = offset_of!(Self, state_bytes);
 }
 
 /// What a trainer handle owns.
@@ -118,15 +130,16 @@ impl TrainerHandle {
         if self.trainer.is_prepared() {
             return Ok(());
         }
-        watch.check()?;
-        let mut stopped = Ok(());
-        let result = self.trainer.prepare(&mut |done, total| {
-            let progress = fewstep_progress::new(FEWSTEP_PHASE_PREPARE, done as u64, total as u64);
-            stopped = watch.check().and_then(|()| watch.report(&progress));
-            stopped.is_ok()
-        });
-        // The watch's own words say who stopped it.
-        stopped?;
+        let stop = watch.stop(&self.runtime);
+        stop.check()?;
+        let mut answered = Ok(());
+        let mut report = |done: usize, total: usize| {
+            answered = watch.report(&fewstep_progress::new(FEWSTEP_PHASE_PREPARE, done as u64, total as u64));
+            answered.is_ok()
+        };
+        let result = self.trainer.prepare(&mut report, stop);
+        // The callback's own words say who stopped it.
+        answered?;
         result?;
         self.runtime.log(FEWSTEP_LOG_INFO, "the trajectory cache is complete");
         self.warn();
@@ -156,9 +169,9 @@ impl TrainerHandle {
 
     fn train(&mut self, steps: u64, watch: &Watch) -> Result<()> {
         self.prepare(watch)?;
+        let stop = watch.stop(&self.runtime);
         for done in 1..=steps {
-            watch.check()?;
-            let report = self.trainer.step()?;
+            let report = self.trainer.step_until(stop)?;
             let progress = fewstep_progress {
                 loss: report.loss,
                 grad_norm: report.grad_norm,
@@ -171,16 +184,21 @@ impl TrainerHandle {
     }
 
     fn info(&self) -> fewstep_trainer_info {
-        let (plan, options) = (self.trainer.plan(), self.trainer.options());
+        let (plan, options, memory, cache) = (self.trainer.plan(), self.trainer.options(), self.trainer.memory(), self.trainer.cache_bytes());
         fewstep_trainer_info {
             struct_size: size_field::<fewstep_trainer_info>(),
             prepared: i32::from(self.trainer.is_prepared()),
             steps_done: self.trainer.steps_done(),
-            arena_bytes: plan.arena_bytes() as u64,
+            arena_bytes: memory.arena as u64,
             peak_live_bytes: plan.peak_live_bytes() as u64,
-            prepared_bytes: plan.persistent_bytes() as u64,
+            prepared_bytes: memory.persistent as u64,
             batch: u32::try_from(options.batch).unwrap_or(u32::MAX),
             pair_count: u32::try_from(options.pairs.len()).unwrap_or(u32::MAX),
+            state_bytes: memory.states as u64,
+            constant_bytes: memory.constants as u64,
+            program_bytes: memory.program as u64,
+            cache_bytes: cache as u64,
+            total_bytes: (memory.total() + cache) as u64,
         }
     }
 }
@@ -208,10 +226,10 @@ pub unsafe extern "C" fn fewstep_trainer_options_init(options: *mut fewstep_trai
 }
 
 /// Plans a training run and takes all the memory of its steps; the trajectory cache comes with fewstep_trainer_prepare. The student's weights are
-/// copied, teacher and dataset are shared. `teacher` and `dataset` may be NULL where no term needs them.
+/// copied, teacher and dataset are shared. `teacher` and `dataset` may be NULL where no term needs them. `cancel` of the options stops it.
 ///
 /// The caller owns `*out` and gives it to fewstep_trainer_destroy; it keeps what it needs of the other handles alive. Any thread may call.
-/// Returns OK, INVALID_ARGUMENT, SHAPE (networks or data that do not fit together), UNSUPPORTED, NUMERIC or OUT_OF_MEMORY.
+/// Returns OK, INVALID_ARGUMENT, SHAPE (networks or data that do not fit together), UNSUPPORTED, CANCELLED, NUMERIC or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_trainer_create(
     runtime: *const fewstep_runtime,
@@ -225,17 +243,19 @@ pub unsafe extern "C" fn fewstep_trainer_create(
     ffi_boundary(|| unsafe {
         let (runtime, student) = (share(runtime)?, share(student).map_err(|e| e.context("student"))?);
         let (teacher, dataset) = (share_optional(teacher).map_err(|e| e.context("teacher"))?, share_optional(dataset)?);
-        let options = translate(&options::read(options)?, &student.model)?;
+        let options = options::read(options)?;
+        let cancel = Cancel::new(options.cancel)?;
+        let options = translate(&options, &student.model)?;
         create(out, || {
             let (teacher, dataset) = (teacher.as_ref().map(|t| t.model.as_ref()), dataset.as_ref().map(|d| &d.dataset));
-            let trainer = Trainer::new(runtime.backend.clone(), &student.model, teacher, dataset, options)?;
+            let trainer = Trainer::new_until(runtime.backend.clone(), &student.model, teacher, dataset, options, cancel.stop(&runtime))?;
             Ok(TrainerHandle { runtime: runtime.clone(), trainer })
         })
     })
 }
 
 /// Computes what the steps read: the cache of teacher trajectories. Nothing happens when there is none to make or it is made. `progress` and `cancel`
-/// may be NULL. After CANCELLED a later call starts again.
+/// may be NULL; `cancel` is seen in the middle of an evaluation of the teacher. After CANCELLED a later call starts again.
 ///
 /// One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED, NUMERIC, OUT_OF_MEMORY or STATE.
 #[unsafe(no_mangle)]
@@ -256,14 +276,15 @@ pub unsafe extern "C" fn fewstep_trainer_prepare(
 /// set. A step changes nothing and is NUMERIC when its loss, its gradient or a weight that it would leave is not finite, or its gradient, clipped, has a norm
 /// above 9.2e18: the weights are finite at any time.
 ///
-/// One thread at a time. Returns OK, INVALID_ARGUMENT, NUMERIC, OUT_OF_MEMORY or STATE.
+/// One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED (by the runtime's token; nothing has changed), NUMERIC, OUT_OF_MEMORY or STATE.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_trainer_step(trainer: *mut fewstep_trainer, report: *mut fewstep_step_report) -> fewstep_status {
     // SAFETY: both are NULL or valid by the header's contract.
     ffi_boundary(|| unsafe {
         let mut trainer = exclusive(trainer)?;
         let size = if report.is_null() { None } else { Some(check_report(report)?) };
-        let done = trainer.trainer.step();
+        let runtime = trainer.runtime.clone();
+        let done = trainer.trainer.step_until(runtime.stop());
         trainer.warn();
         let done = done?;
         if let Some(size) = size {
@@ -274,7 +295,8 @@ pub unsafe extern "C" fn fewstep_trainer_step(trainer: *mut fewstep_trainer, rep
 }
 
 /// Prepares if that is still to be done, with reports of FEWSTEP_PHASE_PREPARE, then runs `steps` training steps and calls `progress` after each. `progress`
-/// and `cancel` may be NULL. After CANCELLED the steps that were done count, and training can go on with any function.
+/// and `cancel` may be NULL; `cancel` is seen in the middle of a step, which then has changed nothing. After CANCELLED the steps that were done count, and
+/// training can go on with any function.
 ///
 /// One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED, NUMERIC, OUT_OF_MEMORY or STATE.
 #[unsafe(no_mangle)]
@@ -295,14 +317,15 @@ pub unsafe extern "C" fn fewstep_trainer_train(
 /// The loss of the present weights on a batch drawn with another seed. Prepares if that is still to be done (which takes as long as it does there), and
 /// changes nothing else. Fills `*report`, whose struct_size the caller has set.
 ///
-/// One thread at a time. Returns OK, INVALID_ARGUMENT, NUMERIC, OUT_OF_MEMORY or STATE.
+/// One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED (by the runtime's token), NUMERIC, OUT_OF_MEMORY or STATE.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_trainer_evaluate(trainer: *mut fewstep_trainer, seed: u64, report: *mut fewstep_step_report) -> fewstep_status {
     // SAFETY: both are NULL or valid by the header's contract.
     ffi_boundary(|| unsafe {
         let mut trainer = exclusive(trainer)?;
         let size = check_report(report)?;
-        let found = trainer.trainer.evaluate(seed);
+        let runtime = trainer.runtime.clone();
+        let found = trainer.trainer.evaluate_until(seed, runtime.stop());
         trainer.warn();
         let found = found?;
         if !found.loss.is_finite() {

@@ -1,6 +1,7 @@
 //! What fixes a training run, as C gives it, and its translation.
 
 use super::boundary::choice;
+use super::cancel::fewstep_cancel_token;
 use super::model::{fewstep_step_pair, read_grid};
 use super::options::{self, Item, Options, size_field};
 use super::precision::{FEWSTEP_PRECISION_F32, precision};
@@ -140,6 +141,8 @@ pub struct fewstep_trainer_options {
     pub threshold_ratio: f64,
     /// FEWSTEP_CLIP_DYNAMIC: upper bound; 1 by default.
     pub threshold_max: f64,
+    /// Stops fewstep_trainer_create with CANCELLED; only read during that call. NULL (the default) for none.
+    pub cancel: *const fewstep_cancel_token,
 }
 
 // SAFETY: repr(C), six 4-byte numbers.
@@ -187,6 +190,7 @@ unsafe impl Options for fewstep_trainer_options {
             clip_range: 1.0,
             threshold_ratio: 0.995,
             threshold_max: 1.0,
+            cancel: std::ptr::null(),
         }
     }
 }

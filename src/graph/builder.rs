@@ -3,7 +3,6 @@
 use super::ops::*;
 use super::{Graph, Op, ValueId};
 use crate::error::{Error, Result};
-use crate::tensor::{Tensor, try_vec};
 
 impl Graph {
     /// The same elements under another shape; nothing is copied.
@@ -12,13 +11,6 @@ impl Graph {
             return Ok(x);
         }
         self.push1(Reshape { shape: shape.to_vec() }.into(), &[x])
-    }
-
-    /// A constant of one repeated number.
-    pub fn constant_fill(&mut self, name: &str, shape: &[usize], value: f32) -> Result<ValueId> {
-        let mut data = try_vec::<f32>(crate::tensor::checked_numel(shape)?, name)?;
-        data.fill(value);
-        self.constant(name, Tensor::from_slice(shape, &data)?)
     }
 
     /// conv2d with optional bias; x NHWC, w OIHW.

@@ -7,6 +7,7 @@
 
 pub mod autodiff;
 mod builder;
+pub mod layout;
 pub mod op;
 pub mod ops;
 pub mod passes;
@@ -20,6 +21,7 @@ pub use plan::Plan;
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::tensor::{DType, Tensor, checked_numel};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// What a graph's own tables are called where there is no memory for them.
@@ -84,6 +86,8 @@ pub enum Origin {
     State,
     /// A table known when the graph is built.
     Const(Arc<Tensor>),
+    /// One number in every element, f32. It has no memory before the plan's is taken: its size is the caller's to choose.
+    Fill(f32),
 }
 
 /// One value of the program.
@@ -132,6 +136,11 @@ impl Node {
     }
 }
 
+/// What an allocation of so many bytes takes: allocators keep a word with each, and hand out multiples of two.
+pub(crate) fn heap(bytes: usize) -> usize {
+    if bytes == 0 { 0 } else { (bytes + size_of::<usize>()).next_multiple_of(2 * size_of::<usize>()).max(4 * size_of::<usize>()) }
+}
+
 fn check_type(ty: &TensorType) -> Result<()> {
     checked_numel(&ty.shape)?;
     if ty.shape.contains(&0) {
@@ -146,6 +155,8 @@ pub struct Graph {
     values: Vec<Value>,
     nodes: Vec<Node>,
     storages: Vec<Storage>,
+    /// Storages by name.
+    named: HashMap<String, StorageId>,
     segments: Vec<String>,
     outputs: Vec<ValueId>,
     precision: DType,
@@ -153,7 +164,7 @@ pub struct Graph {
 
 impl Default for Graph {
     fn default() -> Self {
-        Self { values: vec![], nodes: vec![], storages: vec![], segments: vec!["main".into()], outputs: vec![], precision: DType::F32 }
+        Self { values: vec![], nodes: vec![], storages: vec![], named: HashMap::new(), segments: vec!["main".into()], outputs: vec![], precision: DType::F32 }
     }
 }
 
@@ -161,6 +172,18 @@ impl Graph {
     /// An empty program.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty program with room for as much as another one has.
+    pub(crate) fn with_room_of(other: &Graph) -> Result<Self> {
+        let (values, nodes) = (memory::with_capacity(other.values.len(), WHAT)?, memory::with_capacity(other.nodes.len(), WHAT)?);
+        Ok(Self { values, nodes, ..Self::default() })
+    }
+
+    /// Gives back the room that it has for more.
+    pub(crate) fn shrink(&mut self) {
+        self.values.shrink_to_fit();
+        self.nodes.shrink_to_fit();
     }
 
     /// All values.
@@ -190,7 +213,7 @@ impl Graph {
 
     /// The storage called `name`.
     pub fn storage(&self, name: &str) -> Option<StorageId> {
-        self.storages.iter().position(|s| s.name == name).map(|i| StorageId(i as u32))
+        self.named.get(name).copied()
     }
 
     /// Names of the segments, in order of execution.
@@ -267,6 +290,7 @@ impl Graph {
         }
         let storage = StorageId(self.storages.len() as u32);
         let first = self.push_value(name.clone(), ty.clone(), Origin::State, Some(storage))?;
+        memory::insert(&mut self.named, name.clone(), storage, WHAT)?;
         memory::push(&mut self.storages, Storage { name, ty, first, current: first }, WHAT)?;
         Ok(first)
     }
@@ -275,6 +299,11 @@ impl Graph {
     pub fn constant(&mut self, name: impl Into<String>, tensor: Tensor) -> Result<ValueId> {
         let ty = TensorType::new(tensor.dtype(), tensor.shape());
         self.push_value(name.into(), ty, Origin::Const(Arc::new(tensor)), None)
+    }
+
+    /// A constant of one repeated number.
+    pub fn constant_fill(&mut self, name: impl Into<String>, shape: &[usize], value: f32) -> Result<ValueId> {
+        self.push_value(name.into(), TensorType::f32(shape), Origin::Fill(value), None)
     }
 
     /// Appends a node and returns its outputs. Shapes are checked here; the error names the op and its operands, and leaves the graph as it was.
@@ -356,6 +385,26 @@ impl Graph {
     /// Storages that no node overwrites; what depends on them alone can be computed once.
     pub fn frozen_storages(&self) -> Result<Vec<bool>> {
         memory::collect(self.storages.iter().map(|s| s.first == s.current), WHAT)
+    }
+
+    /// Bytes of the constant tables.
+    pub fn constant_bytes(&self) -> usize {
+        let bytes = |v: &Value| if let Origin::Const(tensor) = &v.origin { tensor.host_bytes() } else { 0 };
+        self.values.iter().map(bytes).sum()
+    }
+
+    /// Bytes of the program itself: values, nodes and their names.
+    pub fn program_bytes(&self) -> usize {
+        let value = |v: &Value| heap(v.name.capacity()) + heap(8 * v.ty.shape.capacity());
+        let op = |op: &Op| match op {
+            Op::Reshape(op) => heap(8 * op.shape.capacity()),
+            Op::ReduceSum(op) => heap(8 * op.shape.capacity()),
+            Op::Conv2d(op) => heap(8 * op.parts.capacity()),
+            _ => 0,
+        };
+        let node = |n: &Node| op(&n.op) + heap(4 * n.inputs.capacity()) + heap(4 * n.outputs.capacity());
+        let lists = self.values.capacity() * size_of::<Value>() + self.nodes.capacity() * size_of::<Node>();
+        lists + self.values.iter().map(value).sum::<usize>() + self.nodes.iter().map(node).sum::<usize>()
     }
 
     /// For each output of a node to be appended, the storage that it is the next version of.

@@ -1,10 +1,13 @@
 //! From a graph to something a backend can run: passes, what runs once and what runs always, and one arena laid out by liveness.
 
-use super::passes::{Wishes, absorb_norms, chain, eliminate_dead, fuse, merge_products, pack, precision};
+use super::layout::{self, Block, too_large};
+use super::passes::{Wishes, absorb_norms, eliminate_dead, fuse, merge_products, pack, precision};
 use super::{Alias, Graph, Node, NodeId, OpDef, Origin, StorageId, Value, ValueId};
+use crate::cancel::Stop;
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::tensor::{ALIGN, Tensor};
+use std::collections::HashMap;
 use std::ops::Range;
 
 /// What a plan's tables are called where there is no memory for them.
@@ -41,20 +44,21 @@ pub struct Plan {
     input_bytes: usize,
     persistent_bytes: usize,
     peak_live_bytes: usize,
+    comparisons: usize,
 }
 
 impl Plan {
     /// Runs the passes and fixes the order. [`Plan::lay_out`] must follow before the plan can run.
-    pub fn new(graph: &Graph, backend: &dyn Wishes) -> Result<Self> {
+    pub fn new(graph: &Graph, backend: &dyn Wishes, stop: Stop) -> Result<Self> {
         graph.verify()?;
-        let live = eliminate_dead(graph)?;
-        let typed = precision(&live.graph, graph.precision())?;
-        let fused = fuse(&typed.graph)?;
-        let merged = merge_products(&fused.graph, backend)?;
-        let absorbed = absorb_norms(&merged.graph, backend)?;
-        let packed = pack(&absorbed.graph, backend)?;
-        let map = [&typed.map, &fused.map, &merged.map, &absorbed.map, &packed.map].into_iter().try_fold(live.map, |map, next| chain(&map, next))?;
-        let graph = packed.graph;
+        let done = eliminate_dead(graph, stop)?
+            .then(|g, stop| precision(g, graph.precision(), stop))?
+            .then(fuse)?
+            .then(|g, stop| merge_products(g, backend, stop))?
+            .then(|g, stop| absorb_norms(g, backend, stop))?
+            .then(|g, stop| pack(g, backend, stop))?;
+        let (mut graph, map) = (done.graph, done.map);
+        graph.shrink();
         graph.verify()?;
         let hoisted = hoistable(&graph)?;
         let all = || (0..graph.nodes().len()).filter(|n| !graph.nodes()[*n].is_view()).map(|n| NodeId(n as u32));
@@ -77,15 +81,66 @@ impl Plan {
             input_bytes: 0,
             persistent_bytes: 0,
             peak_live_bytes: 0,
+            comparisons: 0,
         })
     }
 
     /// Gives every value its place. `workspace[i]` is the scratch of the i-th node of the order, in bytes.
-    pub fn lay_out(&mut self, workspace: &[usize]) -> Result<()> {
+    pub fn lay_out(&mut self, workspace: &[usize], stop: Stop) -> Result<()> {
         let roots = self.graph.roots()?;
-        let end = self.order.len();
-        let mut first = memory::filled(usize::MAX, self.graph.values().len(), WHAT)?;
-        let mut last = memory::filled(0usize, self.graph.values().len(), WHAT)?;
+        let (first, last) = self.lifetimes(&roots)?;
+        self.locations = memory::filled(Location::Unused, self.graph.values().len(), WHAT)?;
+        let (mut blocks, mut owners) = (vec![], vec![]);
+        let mut persistent = 0usize;
+        // The inputs come first and together: a device gets them in one copy.
+        for (i, value) in self.graph.values().iter().enumerate().filter(|(_, v)| matches!(v.origin, Origin::Input)) {
+            self.locations[i] = persist(&mut persistent, aligned(value.ty.bytes())?)?;
+        }
+        self.input_bytes = persistent;
+        let mut fills = HashMap::new();
+        for (i, value) in self.graph.values().iter().enumerate() {
+            if roots[i].0 as usize != i || matches!(value.origin, Origin::Input) {
+                continue;
+            }
+            let bytes = aligned(value.ty.bytes())?;
+            self.locations[i] = match (&value.origin, value.storage) {
+                (_, Some(s)) => Location::Storage(s),
+                (Origin::Const(_), _) => Location::Const(ValueId(i as u32)),
+                // As many of the same number are the same bytes.
+                (Origin::Fill(number), _) => match fills.get(&(number.to_bits(), bytes)) {
+                    Some(place) => *place,
+                    None => {
+                        let place = persist(&mut persistent, bytes)?;
+                        memory::insert(&mut fills, (number.to_bits(), bytes), place, WHAT)?;
+                        place
+                    }
+                },
+                // Computed once and read in every run.
+                (Origin::Node { .. }, _) if first[i] < self.prepared && last[i] >= self.prepared => persist(&mut persistent, bytes)?,
+                // What nobody reads (the gradient of a frozen parameter) still has memory while its node runs, so that kernels need not ask.
+                _ => {
+                    memory::push(&mut owners, Owner::Value(i), WHAT)?;
+                    memory::push(&mut blocks, Block { bytes, first: first[i], last: last[i] }, WHAT)?;
+                    Location::Unused
+                }
+            };
+        }
+        for (i, bytes) in workspace.iter().enumerate().filter(|(_, b)| **b > 0) {
+            memory::push(&mut owners, Owner::Workspace(i), WHAT)?;
+            memory::push(&mut blocks, Block { bytes: aligned(*bytes)?, first: i, last: i }, WHAT)?;
+        }
+        self.persistent_bytes = persistent;
+        self.place(&owners, &layout::lay_out(&blocks, self.order.len(), stop)?);
+        for (i, root) in roots.iter().enumerate() {
+            self.locations[i] = self.locations[root.0 as usize];
+        }
+        Ok(())
+    }
+
+    /// For each value that is its own root, the first and the last node of the order that need its memory.
+    fn lifetimes(&self, roots: &[ValueId]) -> Result<(Vec<usize>, Vec<usize>)> {
+        let mut first = memory::filled(usize::MAX, roots.len(), WHAT)?;
+        let mut last = memory::filled(0usize, roots.len(), WHAT)?;
         for (i, id) in self.order.iter().enumerate() {
             let node = &self.graph.nodes()[id.0 as usize];
             for v in &node.outputs {
@@ -99,42 +154,19 @@ impl Plan {
             }
         }
         for v in self.graph.outputs() {
-            last[roots[v.0 as usize].0 as usize] = end;
+            last[roots[v.0 as usize].0 as usize] = self.order.len();
         }
-        self.locations = memory::filled(Location::Unused, self.graph.values().len(), WHAT)?;
-        let mut blocks = vec![];
-        let mut persistent = 0usize;
-        // The inputs come first and together: a device gets them in one copy.
-        for (i, value) in self.graph.values().iter().enumerate().filter(|(_, v)| matches!(v.origin, Origin::Input)) {
-            self.locations[i] = persist(&mut persistent, aligned(value.ty.bytes())?)?;
-        }
-        self.input_bytes = persistent;
-        for (i, value) in self.graph.values().iter().enumerate() {
-            if roots[i].0 as usize != i || matches!(value.origin, Origin::Input) {
-                continue;
+        Ok((first, last))
+    }
+
+    fn place(&mut self, owners: &[Owner], layout: &layout::Layout) {
+        for (owner, offset) in owners.iter().zip(&layout.offsets) {
+            match owner {
+                Owner::Value(v) => self.locations[*v] = Location::Arena(*offset),
+                Owner::Workspace(n) => self.workspace[*n] = *offset,
             }
-            let bytes = aligned(value.ty.bytes())?;
-            self.locations[i] = match (&value.origin, value.storage) {
-                (_, Some(s)) => Location::Storage(s),
-                (Origin::Const(_), _) => Location::Const(ValueId(i as u32)),
-                // Computed once and read in every run.
-                (Origin::Node { .. }, _) if first[i] < self.prepared && last[i] >= self.prepared => persist(&mut persistent, bytes)?,
-                // What nobody reads (the gradient of a frozen parameter) still has memory while its node runs, so that kernels need not ask.
-                _ => {
-                    memory::push(&mut blocks, Block { owner: Owner::Value(i), bytes, first: first[i], last: last[i] }, WHAT)?;
-                    Location::Unused
-                }
-            };
         }
-        for (i, bytes) in workspace.iter().enumerate().filter(|(_, b)| **b > 0) {
-            memory::push(&mut blocks, Block { owner: Owner::Workspace(i), bytes: aligned(*bytes)?, first: i, last: i }, WHAT)?;
-        }
-        self.persistent_bytes = persistent;
-        self.place(blocks)?;
-        for (i, root) in roots.iter().enumerate() {
-            self.locations[i] = self.locations[root.0 as usize];
-        }
-        Ok(())
+        (self.arena_bytes, self.peak_live_bytes, self.comparisons) = (layout.arena_bytes, layout.peak_bytes, layout.comparisons);
     }
 
     /// The program after all passes.
@@ -238,78 +270,42 @@ impl Plan {
         self.persistent_bytes
     }
 
+    /// Bytes of the plan itself: the program, its order and places.
+    pub fn program_bytes(&self) -> usize {
+        let tables = size_of_val(&*self.map) + size_of_val(&*self.order) + size_of_val(&*self.locations) + size_of_val(&*self.workspace);
+        self.graph.program_bytes() + tables + size_of_val(&*self.segments)
+    }
+
+    /// How many pairs of blocks the layout compared: what it cost.
+    pub fn layout_comparisons(&self) -> usize {
+        self.comparisons
+    }
+
+    /// Constants of one repeated number: where each lies in the persistent area, its elements, and the number. The executable writes them once it has memory.
+    pub fn fills(&self) -> impl Iterator<Item = (usize, usize, f32)> {
+        let fill = |(i, value): (usize, &Value)| match (&value.origin, self.locations.get(i)) {
+            (Origin::Fill(number), Some(Location::Persistent(at))) => Some((*at, value.ty.numel(), *number)),
+            _ => None,
+        };
+        self.graph.values().iter().enumerate().filter_map(fill)
+    }
+
     /// The largest sum of live bytes over the schedule: no layout can be smaller.
     pub fn peak_live_bytes(&self) -> usize {
         self.peak_live_bytes
     }
-
-    /// Greedy by size: the largest block first, each at the lowest offset that is free for its whole life (Pisarchyk & Lee 2020, "offset calculation").
-    fn place(&mut self, mut blocks: Vec<Block>) -> Result<()> {
-        self.peak_live_bytes = peak(&blocks, self.order.len())?;
-        blocks.sort_unstable_by_key(|b| (std::cmp::Reverse(b.bytes), b.first, b.owner));
-        let mut placed: Vec<(usize, Block)> = vec![]; // by offset
-        for block in blocks {
-            let mut offset = 0usize;
-            for (at, other) in &placed {
-                if other.first <= block.last && block.first <= other.last {
-                    if offset.checked_add(block.bytes).ok_or_else(too_large)? <= *at {
-                        break;
-                    }
-                    offset = offset.max(at + other.bytes);
-                }
-            }
-            match block.owner {
-                Owner::Value(v) => self.locations[v] = Location::Arena(offset),
-                Owner::Workspace(n) => self.workspace[n] = offset,
-            }
-            self.arena_bytes = self.arena_bytes.max(offset.checked_add(block.bytes).ok_or_else(too_large)?);
-            let index = placed.partition_point(|(at, _)| *at <= offset);
-            memory::reserve(&mut placed, 1, WHAT)?;
-            placed.insert(index, (offset, block));
-        }
-        Ok(())
-    }
 }
 
-/// The largest sum of bytes that are needed at one time, `end` being the time after the last node.
-fn peak(blocks: &[Block], end: usize) -> Result<usize> {
-    let (mut born, mut freed) = (memory::filled(0usize, end + 1, WHAT)?, memory::filled(0usize, end + 1, WHAT)?);
-    for b in blocks {
-        born[b.first] = born[b.first].checked_add(b.bytes).ok_or_else(too_large)?;
-        freed[b.last] = freed[b.last].checked_add(b.bytes).ok_or_else(too_large)?;
-    }
-    let (mut live, mut peak) = (0usize, 0);
-    for (born, freed) in born.into_iter().zip(freed) {
-        live = live.checked_add(born).ok_or_else(too_large)?;
-        peak = peak.max(live);
-        live -= freed;
-    }
-    Ok(peak)
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What a block of the arena is for.
 enum Owner {
     Value(usize),
     Workspace(usize),
-}
-
-/// Bytes that are needed from one node to another, both included.
-#[derive(Debug)]
-struct Block {
-    owner: Owner,
-    bytes: usize,
-    first: usize,
-    last: usize,
 }
 
 fn persist(end: &mut usize, bytes: usize) -> Result<Location> {
     let at = *end;
     *end = at.checked_add(bytes).ok_or_else(too_large)?;
     Ok(Location::Persistent(at))
-}
-
-fn too_large() -> Error {
-    Error::out_of_memory("the plan needs more memory than can be addressed")
 }
 
 fn aligned(bytes: usize) -> Result<usize> {
@@ -320,7 +316,7 @@ fn aligned(bytes: usize) -> Result<usize> {
 fn hoistable(graph: &Graph) -> Result<Vec<bool>> {
     let frozen = graph.frozen_storages()?;
     let given = |v: &Value| match (&v.origin, v.storage) {
-        (Origin::Const(_), _) => true,
+        (Origin::Const(_) | Origin::Fill(_), _) => true,
         (Origin::State, Some(s)) => frozen[s.0 as usize],
         _ => false,
     };

@@ -29,9 +29,12 @@ pub fn array(shape: &[usize], data: Vec<f64>) -> Result<Array> {
 pub fn evaluate(graph: &Graph, given: &HashMap<ValueId, Array>) -> Result<HashMap<ValueId, Array>> {
     let mut known = given.clone();
     for (i, value) in graph.values().iter().enumerate() {
-        if let Origin::Const(tensor) = &value.origin {
-            known.insert(ValueId(i as u32), to_array(tensor)?);
-        }
+        let constant = match &value.origin {
+            Origin::Const(tensor) => to_array(tensor)?,
+            Origin::Fill(number) => Array::from_elem(IxDyn(&value.ty.shape), f64::from(*number)),
+            _ => continue,
+        };
+        known.insert(ValueId(i as u32), constant);
     }
     for node in graph.nodes() {
         let inputs = node

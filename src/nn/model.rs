@@ -1,6 +1,7 @@
 //! A model: architecture, weights and how it is meant to be sampled. Immutable and shared; a trainer copies what it changes.
 
 use super::unet;
+use crate::cancel::Stop;
 use crate::diffusion::grid;
 use crate::diffusion::philox::{self, Purpose};
 use crate::error::{Error, Result};
@@ -115,6 +116,11 @@ impl Model {
 
     /// A model with random weights as PyTorch initialises them: a function of the seed.
     pub fn create(config: UNetConfig, scheduler: SchedulerConfig, seed: u64) -> Result<Self> {
+        Self::create_until(config, scheduler, seed, Stop::NEVER)
+    }
+
+    /// The same; a cancelled error where `stop` is set before all weights are drawn.
+    pub fn create_until(config: UNetConfig, scheduler: SchedulerConfig, seed: u64, stop: Stop) -> Result<Self> {
         config.validate()?;
         let mut weights = BTreeMap::new();
         let parameters = unet::parameters(&config)?;
@@ -125,7 +131,7 @@ impl Model {
         }
         for (i, (name, shape)) in parameters.iter().enumerate() {
             memory::check()?;
-            weights.insert(name.clone(), Arc::new(initial(name, shape, &shapes, seed, i as u32)?));
+            weights.insert(name.clone(), Arc::new(initial(name, shape, &shapes, [seed, i as u64], stop)?));
         }
         Ok(Self { config, scheduler, weights, student: None, warnings: vec![] })
     }
@@ -194,8 +200,12 @@ impl Model {
     }
 }
 
+/// Blocks of four numbers that are drawn between two looks at the caller's wish to stop.
+const CHECKED: usize = 1 << 16;
+
 /// Initial values: U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases of layers, 1 and 0 for norms, N(0, 1) for embeddings (torch's defaults).
-fn initial(name: &str, shape: &[usize], shapes: &BTreeMap<&str, &[usize]>, seed: u64, index: u32) -> Result<Tensor> {
+fn initial(name: &str, shape: &[usize], shapes: &BTreeMap<&str, &[usize]>, [seed, index]: [u64; 2], stop: Stop) -> Result<Tensor> {
+    let index = index as u32;
     let mut tensor = Tensor::zeros(crate::tensor::DType::F32, shape)?;
     let data = tensor.as_mut_slice::<f32>()?;
     if name == "class_embedding.weight" {
@@ -211,6 +221,9 @@ fn initial(name: &str, shape: &[usize], shapes: &BTreeMap<&str, &[usize]>, seed:
     let fan_in = checked_numel(&weight[1..])?.max(1);
     let bound = 1.0 / (fan_in as f32).sqrt();
     for (block, four) in data.chunks_mut(4).enumerate() {
+        if block % CHECKED == 0 {
+            stop.check()?;
+        }
         let words = philox::words(seed, Purpose::Init, 0, index, block as u32);
         for (v, word) in four.iter_mut().zip(words) {
             *v = bound * (2.0 * (word >> 8) as f32 / (1u32 << 24) as f32 - 1.0);

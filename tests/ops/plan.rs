@@ -3,6 +3,7 @@
 use crate::common::{Case, check, conv_cases, load, models, read};
 use fewstep::backend::cpu::CpuBackend;
 use fewstep::backend::{Backend, Executable};
+use fewstep::cancel::Stop;
 use fewstep::graph::ops::*;
 use fewstep::graph::passes::{ConvSite, Wishes};
 use fewstep::graph::reference::{evaluate, to_array};
@@ -10,6 +11,7 @@ use fewstep::graph::{Op, OpDef, Plan, TensorType, ValueId};
 use fewstep::tensor::DType;
 use fewstep::{Result, Status};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 fn plan_ops(plan: &Plan) -> Vec<&Op> {
     plan.order().iter().map(|n| &plan.graph().nodes()[n.0 as usize].op).collect()
@@ -41,9 +43,9 @@ fn the_arena_is_near_the_lower_bound() -> Result<()> {
     cases.extend([models::u_shape(true)?, models::training(true)?, models::sampling(4, true)?]);
     for case in cases {
         // No kernels needed: an invented workspace stands for theirs.
-        let mut plan = Plan::new(&case.graph, &|_, _, w: &[usize], _| Some(w.iter().product()))?;
+        let mut plan = Plan::new(&case.graph, &|_, _, w: &[usize], _| Some(w.iter().product()), Stop::NEVER)?;
         let workspace: Vec<usize> = (0..plan.order().len()).map(|i| if i % 3 == 0 { 5000 * (i % 5) } else { 0 }).collect();
-        plan.lay_out(&workspace)?;
+        plan.lay_out(&workspace, Stop::NEVER)?;
         let (arena, peak) = (plan.arena_bytes(), plan.peak_live_bytes());
         assert!(arena >= peak && arena * 10 <= peak * 11, "{}: arena {arena}, peak {peak}", case.name);
     }
@@ -421,9 +423,9 @@ fn sizes_that_overflow_are_refused() -> Result<()> {
         ends.push(case.graph.unary(UnaryKind::Silu, x)?);
     }
     ends.iter().for_each(|e| case.graph.tap(*e));
-    let mut plan = Plan::new(&case.graph, &|_, _, _: &[usize], _| None)?;
+    let mut plan = Plan::new(&case.graph, &|_, _, _: &[usize], _| None, Stop::NEVER)?;
     let workspace = vec![0; plan.order().len()];
-    assert_eq!(plan.lay_out(&workspace).expect_err("too large").status, Status::OutOfMemory);
+    assert_eq!(plan.lay_out(&workspace, Stop::NEVER).expect_err("too large").status, Status::OutOfMemory);
     Ok(())
 }
 
@@ -466,7 +468,7 @@ fn absorbed_norms_and_merged_products_mean_the_same() -> Result<()> {
         [(conv_cases::normalised(), Change::NormsGo), (conv_cases::measured(), Change::NormsTakeMoments), (conv_cases::merged(), Change::ProductsMerge)];
     for (cases, change) in tables {
         for case in cases {
-            let plan = Plan::new(&case.graph, &TakesAll)?;
+            let plan = Plan::new(&case.graph, &TakesAll, Stop::NEVER)?;
             let ops = plan_ops(&plan);
             let changed = match change {
                 Change::NormsGo => !ops.iter().any(|op| matches!(op, Op::GroupNorm(_))),
@@ -490,35 +492,104 @@ fn absorbed_norms_and_merged_products_mean_the_same() -> Result<()> {
     Ok(())
 }
 
-/// 50 evaluations unrolled, about 8,000 nodes: planning is near-linear. The limit is loose because the machine may be busy; a quadratic pass would
-/// exceed it many times over.
+/// Twenty times the steps are twenty times the work and the same arena: a block is compared with its contemporaries alone.
 #[test]
-fn planning_is_fast() -> Result<()> {
-    let build = std::time::Instant::now();
-    let case = models::sampling(60, true)?;
-    assert!(case.graph.nodes().len() >= 8000, "{} nodes", case.graph.nodes().len());
-    let start = std::time::Instant::now();
-    let mut plan = Plan::new(&case.graph, &|_, _, w: &[usize], _| Some(w.iter().product()))?;
-    let middle = std::time::Instant::now();
-    let workspace = vec![4096; plan.order().len()];
-    plan.lay_out(&workspace)?;
-    let seconds = start.elapsed().as_secs_f64();
-    println!("build {:?}, passes {:?}, layout {:?}", start - build, middle - start, middle.elapsed());
-    assert!(seconds < 1.0, "planning {} nodes took {seconds} s", case.graph.nodes().len());
-    // A training graph keeps its activations: lifetimes are long.
-    let mut case = models::chain(1400)?;
-    let loss = case.graph.mean(case.expect[0].0)?;
-    let wrt: Vec<ValueId> = case.graph.storages().iter().map(|s| s.current).collect();
-    let grads = fewstep::graph::gradients(&mut case.graph, loss, &wrt, &[])?;
-    let norm = case.op(GlobalNorm, &grads);
-    case.graph.tap(norm);
-    let start = std::time::Instant::now();
-    let mut plan = Plan::new(&case.graph, &|_, _, w: &[usize], _| Some(w.iter().product()))?;
-    let workspace = vec![4096; plan.order().len()];
-    let middle = std::time::Instant::now();
-    plan.lay_out(&workspace)?;
-    let seconds = start.elapsed().as_secs_f64();
-    println!("{} nodes: passes {:?}, layout {:?}", case.graph.nodes().len(), middle - start, middle.elapsed());
-    assert!(seconds < 1.0, "planning {} nodes took {seconds} s", case.graph.nodes().len());
+fn the_layout_is_linear() -> Result<()> {
+    let lay_out = |steps: usize| -> Result<(usize, usize, usize)> {
+        let case = models::sampling(steps, true)?;
+        let mut plan = Plan::new(&case.graph, &|_, _, w: &[usize], _| Some(w.iter().product()), Stop::NEVER)?;
+        let workspace = vec![4096; plan.order().len()];
+        plan.lay_out(&workspace, Stop::NEVER)?;
+        Ok((plan.order().len(), plan.layout_comparisons(), plan.arena_bytes()))
+    };
+    let [short, long] = [lay_out(50)?, lay_out(1000)?];
+    assert!(long.0 > 19 * short.0, "{} and {} nodes", short.0, long.0);
+    let each = [short, long].map(|(nodes, comparisons, _)| comparisons as f64 / nodes as f64);
+    // The two ends of a run have fewer neighbours than its middle.
+    assert!(each[1] < 1.02 * each[0], "{} comparisons a node of 50 steps, {} of 1,000", each[0], each[1]);
+    assert_eq!(short.2, long.2, "the arenas");
     Ok(())
+}
+
+/// Nodes that are alike share their kernel with its tables.
+#[test]
+fn more_steps_need_no_more_tables() -> Result<()> {
+    let program = |steps: usize| -> Result<usize> { Ok(CpuBackend::new(1)?.compile(&models::sampling(steps, true)?.graph)?.memory().program) };
+    let (one, two, many) = (program(1)?, program(2)?, program(40)?);
+    assert!(two - one < one / 2, "{one} bytes for a step, {two} for two");
+    let each = (many - two) / 38;
+    assert!(each < (two - one) * 11 / 10, "{} bytes for the second step, {each} for each of 38 more", two - one);
+    Ok(())
+}
+
+/// Repeated numbers have no memory before the plan's own is taken, and equal ones share it.
+#[test]
+fn repeated_numbers_have_the_plan_s_memory() -> Result<()> {
+    let mut case = Case::new("fills");
+    let x = case.input(&[5, 100]);
+    let numbers = [2.5f32, 2.5, -1.0, 0.0];
+    let mut sum = x;
+    for (i, number) in numbers.into_iter().enumerate() {
+        let fill = case.graph.constant_fill(format!("fill {i}"), &[5, 100], number)?;
+        sum = case.graph.add(sum, fill)?;
+    }
+    case.expect(sum, 1e-6);
+    verified(&case)?;
+    let exe = ready(&case)?;
+    assert_eq!(case.graph.constant_bytes(), 0);
+    assert_eq!(exe.memory().constants, 0);
+    assert_eq!(exe.memory().persistent, 4 * 2048, "the input, and three numbers in 2,000 bytes of 64 each");
+    // A whole terabyte costs nothing until it is asked for.
+    let mut huge = Case::new("huge fill");
+    huge.graph.constant_fill("fill", &[1 << 38], 1.0)?;
+    Ok(())
+}
+
+/// Stopped anywhere, also in the middle of a node, a run goes on to the same bytes.
+#[test]
+fn a_run_that_is_stopped_goes_on() -> Result<()> {
+    let case = models::training(true)?;
+    let mut whole = ready(&case)?;
+    whole.run_all()?;
+    let mut stopped = ready(&case)?;
+    let (start, end) = (stopped.plan().prepared(), stopped.plan().order().len());
+    let flag = AtomicBool::new(true);
+    assert_eq!(stopped.run_until(start..end, Stop::from(&flag))?, start, "nothing runs");
+    let over = AtomicBool::new(false);
+    let stops = std::thread::scope(|scope| -> Result<usize> {
+        scope.spawn(|| {
+            while !over.load(Ordering::Acquire) {
+                flag.store(true, Ordering::Release);
+                std::thread::yield_now();
+                flag.store(false, Ordering::Release);
+                std::thread::sleep(std::time::Duration::from_micros(20));
+            }
+        });
+        let (mut at, mut stops) = (start, 0);
+        let done = loop {
+            match stopped.run_until(at..end, Stop::from(&flag)) {
+                Ok(next) if next < end => (at, stops) = (next, stops + 1),
+                done => break done,
+            }
+        };
+        over.store(true, Ordering::Release);
+        done.map(|_| stops)
+    })?;
+    for storage in case.graph.storages() {
+        assert_eq!(whole.storage_bytes(&storage.name)?[..], stopped.storage_bytes(&storage.name)?[..], "'{}' after {stops} stops", storage.name);
+    }
+    Ok(())
+}
+
+#[test]
+fn planning_and_preparing_stop() -> Result<()> {
+    let case = models::training(true)?;
+    let (backend, flag) = (CpuBackend::new(2)?, AtomicBool::new(true));
+    let stop = Stop::from(&flag);
+    assert_eq!(backend.compile_until(&case.graph, stop).err().map(|e| e.status), Some(Status::Cancelled));
+    let mut exe = ready(&case)?;
+    assert_eq!(exe.prepare_until(stop).expect_err("stopped").status, Status::Cancelled);
+    assert_eq!(exe.run_all().expect_err("half prepared").status, Status::State);
+    exe.prepare()?;
+    exe.run_all()
 }

@@ -45,6 +45,10 @@ pub(super) fn forward(op: &Conv2d, x: &TensorType, isa: Isa) -> Result<Box<dyn C
 }
 
 impl CpuKernel for ForwardKernel {
+    fn table_bytes(&self) -> usize {
+        self.kernel.table_bytes()
+    }
+
     fn workspace(&self) -> usize {
         self.kernel.workspace() * size_of::<f32>()
     }
@@ -68,6 +72,10 @@ pub(super) fn input_grad(op: &Conv2dInputGrad, dy: &TensorType, isa: Isa) -> Res
 }
 
 impl CpuKernel for InputGradKernel {
+    fn table_bytes(&self) -> usize {
+        self.0.table_bytes()
+    }
+
     fn run(&self, io: &Io) -> Result<()> {
         self.0.run(io.input(0), io.input(1), &Epilogue::default(), io.output(0), io.pool)
     }
@@ -80,6 +88,10 @@ pub(super) fn weight_grad(op: &Conv2dWeightGrad, x: &TensorType, dy: &TensorType
 }
 
 impl CpuKernel for WeightGradKernel {
+    fn table_bytes(&self) -> usize {
+        self.0.table_bytes()
+    }
+
     fn workspace(&self) -> usize {
         self.0.workspace() * size_of::<f32>()
     }
@@ -103,6 +115,13 @@ pub(super) fn pack(op: &PackConv, weight: &TensorType, isa: Isa) -> Result<Box<d
 }
 
 impl CpuKernel for PackKernel {
+    fn table_bytes(&self) -> usize {
+        match self {
+            PackKernel::Forward(k) => k.table_bytes(),
+            PackKernel::InputGrad(k) => k.table_bytes(),
+        }
+    }
+
     fn run(&self, io: &Io) -> Result<()> {
         match self {
             PackKernel::Forward(k) => k.pack_weights(io.input(0), io.output(0), io.pool),

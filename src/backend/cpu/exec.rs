@@ -1,13 +1,18 @@
 //! The CPU executable: a kernel a node, a pointer table, one arena.
 
+use super::kernels::workers::Workers;
 use super::lower::{CpuKernel, Io, Slot, Target, lower, packed_len};
 use super::{Isa, ThreadPool};
-use crate::backend::{Backend, Executable, HostBytes, unprepared};
-use crate::error::{Error, Result};
+use crate::backend::{Backend, Executable, HostBytes, Memory, unprepared};
+use crate::cancel::{Stop, cancelled};
+use crate::error::{Error, Result, Status};
+use crate::graph::heap;
 use crate::graph::plan::Location;
-use crate::graph::{Graph, Op, OpDef, Origin, Plan, ValueId};
+use crate::graph::{Alias, Graph, Node, Op, OpDef, Origin, Plan, TensorType, ValueId};
 use crate::memory;
 use crate::tensor::{Buffer, Tensor};
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -36,13 +41,61 @@ impl CpuBackend {
 }
 
 impl Backend for CpuBackend {
-    fn compile(&self, graph: &Graph) -> Result<Box<dyn Executable>> {
-        Ok(Box::new(CpuExecutable::new(graph, self)?))
+    fn compile_until(&self, graph: &Graph, stop: Stop) -> Result<Box<dyn Executable>> {
+        Ok(Box::new(CpuExecutable::new(graph, self, stop)?))
     }
 }
 
 /// What an executable's tables are called where there is no memory for them.
 const WHAT: &str = "compiled graph";
+/// Bytes that are filled between two looks at the caller's wish to stop.
+const FILL_BYTES: usize = 1 << 20;
+
+/// Kernels, each with the first node that it is for, whose types hash alike.
+type Alike<'a> = Vec<(&'a Node, Arc<dyn CpuKernel>)>;
+
+/// The kernels of a plan's order, and the bytes of their tables. Nodes of the same op and types share one: a run of a thousand steps has as many kernels as
+/// one of a single step.
+fn lower_all(plan: &Plan, target: Target, stop: Stop) -> Result<(Vec<Arc<dyn CpuKernel>>, usize)> {
+    let graph = plan.graph();
+    let mut known: HashMap<u64, Alike> = HashMap::new();
+    let mut kernels = memory::with_capacity(plan.order().len(), WHAT)?;
+    let mut table_bytes = 0;
+    for id in plan.order() {
+        stop.check()?;
+        memory::check()?;
+        let node = &graph.nodes()[id.0 as usize];
+        let hash = types_hash(graph, node);
+        if !known.contains_key(&hash) {
+            memory::insert(&mut known, hash, vec![], WHAT)?;
+        }
+        let alike = known.entry(hash).or_default();
+        let found = alike.iter().find(|(other, _)| other.op == node.op && types(graph, other).eq(types(graph, node)));
+        let kernel = match found {
+            Some((_, kernel)) => kernel.clone(),
+            None => {
+                let kernel: Arc<dyn CpuKernel> = lower(graph, node, target).map_err(|e| e.context(node.op.name()))?.into();
+                table_bytes += kernel.table_bytes();
+                memory::push(alike, (node, kernel.clone()), WHAT)?;
+                kernel
+            }
+        };
+        kernels.push(kernel);
+    }
+    Ok((kernels, table_bytes))
+}
+
+/// Types of a node's operands and results.
+fn types<'a>(graph: &'a Graph, node: &'a Node) -> impl Iterator<Item = &'a TensorType> {
+    node.inputs.iter().chain(&node.outputs).map(|v| &graph.value(*v).ty)
+}
+
+fn types_hash(graph: &Graph, node: &Node) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    node.op.name().hash(&mut hasher);
+    types(graph, node).for_each(|ty| ty.hash(&mut hasher));
+    hasher.finish()
+}
 
 /// What holds a storage's bytes.
 enum Held {
@@ -58,37 +111,53 @@ enum Held {
 pub struct CpuExecutable {
     plan: Plan,
     backend: CpuBackend,
-    kernels: Vec<Box<dyn CpuKernel>>,
+    /// By place in the plan's order; nodes that are alike share one.
+    kernels: Vec<Arc<dyn CpuKernel>>,
+    /// Bytes of the kernels' tables.
+    table_bytes: usize,
     storages: Vec<Held>,
     arena: Buffer,
     persistent: Buffer,
     /// Per node of the order: operands, then results, then scratch.
     slots: Vec<Vec<Slot>>,
+    /// Per node of the order, whether it writes a state.
+    updates: Vec<bool>,
     linked: bool,
 }
 
 impl CpuExecutable {
-    fn new(graph: &Graph, backend: &CpuBackend) -> Result<Self> {
-        let mut plan = Plan::new(graph, &|purpose, geometry, weight: &[usize], _| packed_len(purpose, geometry, weight, backend.isa))?;
+    fn new(graph: &Graph, backend: &CpuBackend, stop: Stop) -> Result<Self> {
+        let mut plan = Plan::new(graph, &|purpose, geometry, weight: &[usize], _| packed_len(purpose, geometry, weight, backend.isa), stop)?;
         let target = Target { isa: backend.isa, threads: backend.threads() };
-        let mut kernels = memory::with_capacity(plan.order().len(), WHAT)?;
-        for id in plan.order() {
-            memory::check()?;
-            let node = &plan.graph().nodes()[id.0 as usize];
-            kernels.push(lower(plan.graph(), node, target).map_err(|e| e.context(node.op.name()))?);
-        }
-        let workspace = memory::collect(kernels.iter().map(|k: &Box<dyn CpuKernel>| k.workspace()), WHAT)?;
-        plan.lay_out(&workspace)?;
+        let (kernels, table_bytes) = lower_all(&plan, target, stop)?;
+        let workspace = memory::collect(kernels.iter().map(|k| k.workspace()), WHAT)?;
+        plan.lay_out(&workspace, stop)?;
+        // The largest first, and all of it before a byte is written: what cannot fit is refused at once.
+        let arena = Buffer::zeroed(plan.arena_bytes(), "arena")?;
+        let persistent = Buffer::zeroed(plan.persistent_bytes(), "inputs and prepared values")?;
         let frozen = plan.frozen();
         let mut storages = memory::with_capacity(frozen.len(), WHAT)?;
         for (storage, frozen) in plan.graph().storages().iter().zip(frozen) {
             storages.push(if *frozen { Held::Unbound } else { Held::Owned(Buffer::zeroed(storage.ty.bytes(), &storage.name)?) });
         }
-        let arena = Buffer::zeroed(plan.arena_bytes(), "arena")?;
-        let persistent = Buffer::zeroed(plan.persistent_bytes(), "inputs and prepared values")?;
-        let mut this = Self { plan, backend: backend.clone(), kernels, storages, arena, persistent, slots: vec![], linked: false };
+        let updates = plan.order().iter().map(|id| matches!(plan.graph().nodes()[id.0 as usize].op.alias(), Alias::Updates(_)));
+        let updates = memory::collect(updates, WHAT)?;
+        let mut this = Self { plan, backend: backend.clone(), kernels, table_bytes, storages, arena, persistent, slots: vec![], updates, linked: false };
         this.reserve_slots(&workspace)?;
+        this.fill(stop)?;
         Ok(this)
+    }
+
+    /// Writes the constants of one repeated number.
+    fn fill(&mut self, stop: Stop) -> Result<()> {
+        let bytes = self.persistent.bytes_mut();
+        for (at, numel, number) in self.plan.fills().filter(|(.., number)| number.to_bits() != 0) {
+            for piece in bytes[at..at + numel * size_of::<f32>()].chunks_mut(FILL_BYTES) {
+                stop.check()?;
+                piece.chunks_exact_mut(size_of::<f32>()).for_each(|element| element.copy_from_slice(&number.to_ne_bytes()));
+            }
+        }
+        Ok(())
     }
 
     fn reserve_slots(&mut self, workspace: &[usize]) -> Result<()> {
@@ -185,28 +254,49 @@ impl Executable for CpuExecutable {
         Ok(HostBytes::Borrowed(unsafe { std::slice::from_raw_parts(ptr, len) }))
     }
 
-    fn prepare(&mut self) -> Result<()> {
+    fn memory(&self) -> Memory {
+        let owned = |held: &Held| if let Held::Owned(buffer) = held { buffer.len() } else { 0 };
+        let slots = self.slots.iter().map(|s| size_of_val(s) + heap(size_of_val(s.as_slice()))).sum::<usize>();
+        Memory {
+            arena: self.arena.len(),
+            persistent: self.persistent.len(),
+            states: self.storages.iter().map(owned).sum(),
+            constants: self.plan.graph().constant_bytes(),
+            program: self.plan.program_bytes() + self.table_bytes + size_of_val(&*self.kernels) + size_of_val(&*self.updates) + slots,
+        }
+    }
+
+    fn prepare_until(&mut self, stop: Stop) -> Result<()> {
         self.link()?;
-        let done = self.run(0..self.plan.prepared());
-        self.linked = done.is_ok(); // half prepared is not prepared
-        done
+        let done = self.run_until(0..self.plan.prepared(), stop);
+        let whole = done.as_ref().is_ok_and(|at| *at == self.plan.prepared());
+        self.linked = whole; // half prepared is not prepared
+        if done? == self.plan.prepared() { Ok(()) } else { Err(cancelled()) }
     }
 
     fn check_ready(&self) -> Result<()> {
         if self.linked { Ok(()) } else { Err(unprepared()) }
     }
 
-    fn run(&mut self, range: Range<usize>) -> Result<()> {
+    fn run_until(&mut self, range: Range<usize>, stop: Stop) -> Result<usize> {
         self.check_ready()?;
         if range.end > self.plan.order().len() {
             return Err(Error::invalid(format!("nodes {range:?} of a plan of {}", self.plan.order().len())));
         }
-        for at in range {
+        for at in range.clone() {
+            if stop.is_set() {
+                return Ok(at);
+            }
             let node = &self.plan.graph().nodes()[self.plan.order()[at].0 as usize];
-            let io = Io { slots: &self.slots[at], inputs: node.inputs.len(), pool: &self.backend.pool, isa: self.backend.isa };
-            self.kernels[at].run(&io).map_err(|e| e.context(node_name(&node.op, self.plan.graph(), node.outputs[0])))?;
+            // A node that was stopped in the middle runs again from its operands. Half an update could not.
+            let stop = if self.updates[at] { Stop::NEVER } else { stop };
+            let io = Io { slots: &self.slots[at], inputs: node.inputs.len(), pool: Workers::new(&self.backend.pool, stop), isa: self.backend.isa };
+            match self.kernels[at].run(&io) {
+                Err(e) if e.status == Status::Cancelled => return Ok(at),
+                done => done.map_err(|e| e.context(node_name(&node.op, self.plan.graph(), node.outputs[0])))?,
+            }
         }
-        Ok(())
+        Ok(range.end)
     }
 }
 

@@ -1,7 +1,8 @@
 //! From a node to its kernel: the one place where the CPU backend meets the op table.
 
-use super::kernels::pool::{Shared, ThreadPool};
+use super::kernels::pool::Shared;
 use super::kernels::simd::Isa;
+use super::kernels::workers::Workers;
 use super::{attention, combine, conv2d, elementwise, gather, group_norm, optimizer, random, reduce, resample, shape, timestep_embedding};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Op, OpDef, ValueId};
@@ -22,6 +23,11 @@ pub(super) struct Target {
 pub(super) trait CpuKernel: Send + Sync {
     /// Scratch in bytes.
     fn workspace(&self) -> usize {
+        0
+    }
+
+    /// Bytes that it holds beside itself.
+    fn table_bytes(&self) -> usize {
         0
     }
 
@@ -53,7 +59,7 @@ impl Slot {
 pub(super) struct Io<'a> {
     pub slots: &'a [Slot],
     pub inputs: usize,
-    pub pool: &'a ThreadPool,
+    pub pool: Workers<'a>,
     pub isa: Isa,
 }
 

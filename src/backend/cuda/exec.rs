@@ -6,10 +6,11 @@ use super::kernels::Kernels;
 use super::launch::{Arg, Lowered, Ready};
 use super::lower::{Target, lower};
 use super::memory::{DeviceBuffer, PinnedBuffer};
-use crate::backend::{Executable, HostBytes, unprepared};
+use crate::backend::{Executable, HostBytes, Memory, as_bytes, unprepared};
+use crate::cancel::{Stop, cancelled};
 use crate::error::{Error, Result};
 use crate::graph::plan::Location;
-use crate::graph::{Graph, Node, OpDef, Origin, Plan, ValueId};
+use crate::graph::{Graph, Node, NodeId, OpDef, Origin, Plan, ValueId};
 use crate::tensor::{ALIGN, Buffer, Tensor};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -49,6 +50,9 @@ impl Shared {
     }
 }
 
+/// Elements that are filled by one copy.
+const FILL: usize = 1 << 14;
+
 /// What holds a storage's bytes.
 enum Held {
     /// Nothing yet.
@@ -61,6 +65,7 @@ enum Held {
 
 /// A compiled graph on a GPU. Fields are dropped in order: what may still run goes first.
 pub struct CudaExecutable {
+    /// By where they begin.
     graphs: Vec<(Range<usize>, Captured)>,
     capture: CaptureStream,
     /// By place in the plan's order.
@@ -87,28 +92,30 @@ pub struct CudaExecutable {
 }
 
 impl CudaExecutable {
-    pub(super) fn new(graph: &Graph, shared: &Arc<Shared>) -> Result<Self> {
+    pub(super) fn new(graph: &Graph, shared: &Arc<Shared>, stop: Stop) -> Result<Self> {
         let device = &shared.context.device;
         let target = Target { capability: device.capability, multiprocessors: device.multiprocessors };
-        let mut plan = Plan::new(graph, &target)?;
-        let nodes = |plan: &Plan| plan.order().iter().map(|id| plan.graph().nodes()[id.0 as usize].clone()).collect::<Vec<Node>>();
-        let lowered = nodes(&plan).iter().map(|node| lower(plan.graph(), node, target)).collect::<Result<Vec<_>>>()?;
-        plan.lay_out(&lowered.iter().map(|l| l.workspace).collect::<Vec<_>>())?;
+        let mut plan = Plan::new(graph, &target, stop)?;
+        let node = |id: &NodeId| stop.check().and_then(|()| lower(plan.graph(), &plan.graph().nodes()[id.0 as usize], target));
+        let lowered = plan.order().iter().map(node).collect::<Result<Vec<_>>>()?;
+        plan.lay_out(&lowered.iter().map(|l| l.workspace).collect::<Vec<_>>(), stop)?;
         let context = &shared.context;
         let buffer = |len, what: &str| DeviceBuffer::zeroed(context, len, what);
+        // The largest first, and all of it before a byte is copied: what cannot fit is refused at once.
+        let (arena, persistent) = (buffer(plan.arena_bytes(), "arena")?, buffer(plan.persistent_bytes(), "inputs and prepared values")?);
         let mut storages = vec![];
         for (storage, frozen) in plan.graph().storages().iter().zip(plan.frozen()) {
             storages.push(if *frozen { Held::Unbound } else { Held::Owned(buffer(storage.ty.bytes(), &storage.name)?) });
         }
         let args = || lowered.iter().flat_map(|l| &l.launches).flat_map(|l| &l.args);
-        let (constants, constant_at) = upload_constants(&plan, context)?;
-        Ok(Self {
+        let (constants, constant_at) = upload_constants(&plan, context, stop)?;
+        let mut this = Self {
             graphs: vec![],
             capture: CaptureStream::new(context)?,
             ready: vec![],
             storages,
-            arena: buffer(plan.arena_bytes(), "arena")?,
-            persistent: buffer(plan.persistent_bytes(), "inputs and prepared values")?,
+            arena,
+            persistent,
             constants,
             constant_at,
             counters: buffer(args().map(counter_bytes).max().unwrap_or(0), "block counters")?,
@@ -119,16 +126,31 @@ impl CudaExecutable {
             lowered,
             shared: shared.clone(),
             plan,
-        })
+        };
+        this.fill(stop)?;
+        Ok(this)
+    }
+
+    /// Writes the constants of one repeated number.
+    fn fill(&mut self, stop: Stop) -> Result<()> {
+        for (at, numel, number) in self.plan.fills().filter(|(.., number)| number.to_bits() != 0) {
+            let piece = [number; FILL];
+            for start in (0..numel).step_by(FILL) {
+                stop.check()?;
+                self.persistent.write(at + start * size_of::<f32>(), as_bytes(&piece[..FILL.min(numel - start)]))?;
+            }
+        }
+        Ok(())
     }
 
     /// Puts all addresses in place.
-    fn link(&mut self) -> Result<()> {
+    fn link(&mut self, stop: Stop) -> Result<()> {
         self.graphs.clear();
         self.ready.clear();
         let mut tables = Vec::new();
         let mut ready = vec![];
         for (at, lowered) in self.lowered.iter().enumerate() {
+            stop.check()?;
             let node = &self.plan.graph().nodes()[self.plan.order()[at].0 as usize];
             let mut launches = vec![];
             for launch in &lowered.launches {
@@ -154,7 +176,7 @@ impl CudaExecutable {
             Arg::Counters(_) => self.counters.address(),
             Arg::Table(args) => {
                 let addresses = args.iter().map(|a| self.argument(node, at, a, &mut vec![])).collect::<Result<Vec<u64>>>()?;
-                self.append(tables, crate::backend::as_bytes(&addresses.iter().map(|a| *a as i64).collect::<Vec<_>>()))
+                self.append(tables, as_bytes(&addresses.iter().map(|a| *a as i64).collect::<Vec<_>>()))
             }
             Arg::Data(bytes) => self.append(tables, bytes),
             Arg::Value(_) | Arg::Struct(_) => return Err(Error::internal("a value has no address")),
@@ -185,16 +207,20 @@ impl CudaExecutable {
     }
 
     /// Captures every segment, and all of them as one graph: what a run and a step of it start.
-    fn capture_graphs(&mut self) -> Result<()> {
+    fn capture_graphs(&mut self, stop: Stop) -> Result<()> {
         let segments = self.plan.segments().iter().filter(|s| !s.is_empty()).cloned();
         let mut ranges: Vec<Range<usize>> = segments.collect();
         let whole = self.plan.prepared()..self.plan.order().len();
         if ranges.len() > 1 {
             ranges.push(whole);
         }
+        ranges.sort_by_key(|r| r.start); // looked up by it
         for range in ranges {
+            stop.check()?;
             let ready = &mut self.ready[range.clone()];
-            let captured = self.capture.capture(|entered, stream| ready.iter_mut().flatten().try_for_each(|launch| launch.enqueue(entered, stream)))?;
+            let captured = self
+                .capture
+                .capture(|entered, stream| ready.iter_mut().flatten().try_for_each(|launch| stop.check().and_then(|()| launch.enqueue(entered, stream))))?;
             self.graphs.push((range, captured));
         }
         Ok(())
@@ -235,24 +261,23 @@ fn counter_bytes(arg: &Arg) -> usize {
 }
 
 /// All constants that nodes read, in one buffer.
-fn upload_constants(plan: &Plan, context: &Arc<Context>) -> Result<(DeviceBuffer, HashMap<ValueId, usize>)> {
+fn upload_constants(plan: &Plan, context: &Arc<Context>, stop: Stop) -> Result<(DeviceBuffer, HashMap<ValueId, usize>)> {
     let mut at = HashMap::new();
     let mut tables: Vec<(usize, Arc<Tensor>)> = vec![];
     let mut end = 0usize;
-    for node in plan.graph().nodes() {
-        for input in &node.inputs {
-            let Location::Const(root) = plan.location(*input) else { continue };
-            let Origin::Const(tensor) = &plan.graph().value(root).origin else { continue };
-            if at.insert(root, end).is_none() {
-                tables.push((end, tensor.clone()));
-                end += tensor.bytes().len().next_multiple_of(ALIGN);
-            } else if let Some((offset, _)) = tables.iter().find(|(_, t)| Arc::ptr_eq(t, tensor)) {
-                at.insert(root, *offset);
-            }
-        }
+    for input in plan.graph().nodes().iter().flat_map(|node| &node.inputs) {
+        let Location::Const(root) = plan.location(*input) else { continue };
+        let Origin::Const(tensor) = &plan.graph().value(root).origin else { continue };
+        at.entry(root).or_insert_with(|| {
+            let start = end;
+            tables.push((start, tensor.clone()));
+            end += tensor.bytes().len().next_multiple_of(ALIGN);
+            start
+        });
     }
     let mut buffer = DeviceBuffer::zeroed(context, end, "constants")?;
     for (offset, tensor) in &tables {
+        stop.check()?;
         buffer.write(*offset, tensor.bytes())?;
     }
     Ok((buffer, at))
@@ -313,8 +338,23 @@ impl Executable for CudaExecutable {
         }
     }
 
-    fn prepare(&mut self) -> Result<()> {
-        let done = self.link().and_then(|()| self.run(0..self.plan.prepared())).and_then(|()| self.capture_graphs());
+    fn memory(&self) -> Memory {
+        let owned = |held: &Held| if let Held::Owned(buffer) = held { buffer.len() } else { 0 };
+        let lowered = self.lowered.iter().map(Lowered::bytes).chain(self.ready.iter().flatten().map(Ready::bytes));
+        Memory {
+            arena: self.arena.len(),
+            persistent: self.persistent.len(),
+            states: self.storages.iter().map(owned).sum(),
+            // On the host too.
+            constants: self.constants.len() + self.plan.graph().constant_bytes(),
+            program: self.plan.program_bytes() + lowered.sum::<usize>() + self.tables.len() + self.counters.len() + self.plan.input_bytes(),
+        }
+    }
+
+    fn prepare_until(&mut self, stop: Stop) -> Result<()> {
+        let prepared = self.plan.prepared();
+        let done = self.link(stop).and_then(|()| self.run_until(0..prepared, stop)).and_then(|at| if at == prepared { Ok(()) } else { Err(cancelled()) });
+        let done = done.and_then(|()| self.capture_graphs(stop));
         if done.is_err() {
             // Half prepared is not prepared.
             self.graphs.clear();
@@ -336,7 +376,7 @@ impl Executable for CudaExecutable {
         self.shared.context.enter_to_work()?.synchronize()
     }
 
-    fn run(&mut self, range: Range<usize>) -> Result<()> {
+    fn run_until(&mut self, range: Range<usize>, stop: Stop) -> Result<usize> {
         if range.end > self.plan.order().len() {
             return Err(Error::invalid(format!("nodes {range:?} of a plan of {}", self.plan.order().len())));
         }
@@ -347,8 +387,12 @@ impl Executable for CudaExecutable {
         self.upload_inputs(&entered)?;
         let mut at = range.start;
         while at < range.end {
+            if stop.is_set() {
+                return Ok(at);
+            }
             // The longest graph that begins here, so that a run that was stopped somewhere goes on by whole segments.
-            let graphs = self.graphs.iter().filter(|(captured, _)| captured.start == at && captured.end <= range.end);
+            let first = self.graphs.partition_point(|(captured, _)| captured.start < at);
+            let graphs = self.graphs[first..].iter().take_while(|(captured, _)| captured.start == at).filter(|(captured, _)| captured.end <= range.end);
             if let Some((captured, graph)) = graphs.max_by_key(|(captured, _)| captured.end) {
                 graph.launch(&entered)?;
                 at = captured.end;
@@ -361,6 +405,6 @@ impl Executable for CudaExecutable {
                 at += 1;
             }
         }
-        Ok(())
+        Ok(range.end)
     }
 }

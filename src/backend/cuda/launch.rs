@@ -4,6 +4,7 @@ use super::context::Entered;
 use super::driver::check;
 use super::kernels::Function;
 use crate::error::{Error, Result};
+use crate::graph::heap;
 use cudarc::driver::sys;
 use std::ffi::c_void;
 
@@ -51,6 +52,15 @@ pub(super) enum Arg {
 }
 
 impl Arg {
+    /// Bytes of host memory beside itself.
+    fn bytes(&self) -> usize {
+        match self {
+            Arg::Table(args) | Arg::Struct(args) => heap(args.capacity() * size_of::<Arg>()) + args.iter().map(Arg::bytes).sum::<usize>(),
+            Arg::Data(bytes) | Arg::Value(bytes) => heap(bytes.capacity()),
+            _ => 0,
+        }
+    }
+
     /// A value.
     pub fn of<T: Param>(value: T) -> Self {
         // SAFETY: `Param` promises no padding.
@@ -135,6 +145,16 @@ pub(super) struct Lowered {
     pub workspace: usize,
 }
 
+impl Lowered {
+    /// Bytes of host memory.
+    pub fn bytes(&self) -> usize {
+        let launch = |l: &Launch| {
+            size_of::<Launch>() + heap(l.kernel.capacity()) + heap(l.args.capacity() * size_of::<Arg>()) + l.args.iter().map(Arg::bytes).sum::<usize>()
+        };
+        size_of::<Self>() + self.launches.iter().map(launch).sum::<usize>()
+    }
+}
+
 impl From<Launch> for Lowered {
     fn from(launch: Launch) -> Self {
         Self { launches: vec![launch], workspace: 0 }
@@ -190,6 +210,11 @@ impl Ready {
         }
         let pointers = vec![std::ptr::null_mut(); starts.len()];
         Ok(Self { function, grid: launch.grid, block: launch.block, values, starts, pointers })
+    }
+
+    /// Bytes of host memory.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + heap(8 * self.values.capacity()) + heap(8 * self.starts.capacity()) + heap(8 * self.pointers.capacity())
     }
 
     /// Puts the launch on a stream; allocates nothing.

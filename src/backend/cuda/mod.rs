@@ -28,6 +28,7 @@ pub use driver::Device;
 pub use exec::CudaExecutable;
 
 use super::{Backend, Executable};
+use crate::cancel::Stop;
 use crate::error::Result;
 use crate::graph::Graph;
 use context::Context;
@@ -64,7 +65,7 @@ impl CudaBackend {
 }
 
 impl Backend for CudaBackend {
-    fn compile(&self, graph: &Graph) -> Result<Box<dyn Executable>> {
-        Ok(Box::new(CudaExecutable::new(graph, &self.shared)?))
+    fn compile_until(&self, graph: &Graph, stop: Stop) -> Result<Box<dyn Executable>> {
+        Ok(Box::new(CudaExecutable::new(graph, &self.shared, stop)?))
     }
 }

@@ -3,6 +3,7 @@
 //! convolution's while or others read the norm too, the norm stays and only scales and shifts.
 
 use super::{ConvSite, Rewrite, WHAT, Wishes};
+use crate::cancel::Stop;
 use crate::error::Result;
 use crate::graph::ops::{Conv2d, ConvNorm, GroupNorm};
 use crate::graph::{Graph, Node, Op, Origin, ValueId};
@@ -21,7 +22,7 @@ struct Absorbed {
 
 /// Rewrites conv2d (→ concat) → group_norm → conv2d where nothing else reads the norm's results and the backend takes it, else conv2d (→ concat) →
 /// group_norm where the backend does.
-pub fn absorb_norms(old: &Graph, backend: &dyn Wishes) -> Result<Rewrite> {
+pub fn absorb_norms<'s>(old: &Graph, backend: &dyn Wishes, stop: Stop<'s>) -> Result<Option<Rewrite<'s>>> {
     let uses = uses(old)?;
     let mut absorbed: HashMap<usize, Absorbed> = HashMap::new(); // by the reading convolution
     for (i, node) in old.nodes().iter().enumerate() {
@@ -37,9 +38,12 @@ pub fn absorb_norms(old: &Graph, backend: &dyn Wishes) -> Result<Rewrite> {
             memory::insert(&mut staying, i, found, WHAT)?;
         }
     }
+    if absorbed.is_empty() && staying.is_empty() {
+        return Ok(None);
+    }
     let mut measured = memory::filled(false, old.nodes().len(), WHAT)?;
     absorbed.values().flat_map(|a| &a.sources).chain(staying.values().flatten()).for_each(|i| measured[*i] = true);
-    let mut rewrite = Rewrite::start(old)?;
+    let mut rewrite = Rewrite::start(old, stop)?;
     let mut moments = HashMap::new();
     for (i, node) in old.nodes().iter().enumerate() {
         // What only views of the norm's result were for has no value to view any more.
@@ -68,7 +72,7 @@ pub fn absorb_norms(old: &Graph, backend: &dyn Wishes) -> Result<Rewrite> {
             memory::insert(&mut moments, i, last.outputs[1], WHAT)?;
         }
     }
-    rewrite.finish(old)
+    rewrite.finish(old).map(Some)
 }
 
 /// The convolution's operands with what was the norm's.

@@ -1,12 +1,13 @@
 //! Drops nodes whose results nobody reads.
 
 use super::{Rewrite, WHAT};
+use crate::cancel::Stop;
 use crate::error::Result;
 use crate::graph::{Alias, Graph, OpDef};
 use crate::memory;
 
 /// Keeps state updates, taps and what they depend on.
-pub fn eliminate_dead(old: &Graph) -> Result<Rewrite> {
+pub fn eliminate_dead<'s>(old: &Graph, stop: Stop<'s>) -> Result<Rewrite<'s>> {
     let mut live = memory::filled(false, old.values().len(), WHAT)?;
     for out in old.outputs() {
         live[out.0 as usize] = true;
@@ -19,7 +20,7 @@ pub fn eliminate_dead(old: &Graph) -> Result<Rewrite> {
             node.inputs.iter().for_each(|v| live[v.0 as usize] = true);
         }
     }
-    let mut rewrite = Rewrite::start(old)?;
+    let mut rewrite = Rewrite::start(old, stop)?;
     for (node, _) in old.nodes().iter().zip(&keep).filter(|(_, keep)| **keep) {
         rewrite.copy(old, node)?;
     }

@@ -1,6 +1,7 @@
 //! Moves the additions after a convolution into its epilogue: the time term, the residual and the output scale.
 
 use super::{Rewrite, WHAT};
+use crate::cancel::Stop;
 use crate::error::Result;
 use crate::graph::ops::BinaryKind;
 use crate::graph::{Alias, Graph, Node, Op, OpDef, ValueId};
@@ -14,7 +15,7 @@ enum Step {
 }
 
 /// Rewrites conv2d → add([N,1,1,O]) → add([N,P,Q,O]) → scale into one node where the intermediate results have no other reader.
-pub fn fuse(old: &Graph) -> Result<Rewrite> {
+pub fn fuse<'s>(old: &Graph, stop: Stop<'s>) -> Result<Option<Rewrite<'s>>> {
     let readers = Readers::of(old)?;
     let mut into: Vec<Option<usize>> = memory::filled(None, old.nodes().len(), WHAT)?; // node -> the last node of its chain, for convolutions
     let mut absorbed = memory::filled(false, old.nodes().len(), WHAT)?;
@@ -36,7 +37,7 @@ pub fn fuse(old: &Graph) -> Result<Rewrite> {
             chains[i] = steps;
         }
     }
-    emit(old, &into, &absorbed, &chains)
+    emit(old, &into, &absorbed, &chains, stop).map(Some)
 }
 
 /// Who reads what.
@@ -108,8 +109,8 @@ fn absorbable(graph: &Graph, node: &Node, value: ValueId, out: &[usize], before:
     }
 }
 
-fn emit(old: &Graph, into: &[Option<usize>], absorbed: &[bool], chains: &[Vec<Step>]) -> Result<Rewrite> {
-    let mut rewrite = Rewrite::start(old)?;
+fn emit<'s>(old: &Graph, into: &[Option<usize>], absorbed: &[bool], chains: &[Vec<Step>], stop: Stop<'s>) -> Result<Rewrite<'s>> {
+    let mut rewrite = Rewrite::start(old, stop)?;
     // The fused node stands where its last member stood, so that every operand is computed by then.
     let mut at = memory::filled(None, old.nodes().len(), WHAT)?;
     for (conv, last) in into.iter().enumerate() {

@@ -2,6 +2,7 @@
 //! products are launches and little else.
 
 use super::{Rewrite, WHAT, Wishes};
+use crate::cancel::Stop;
 use crate::error::Result;
 use crate::graph::ops::{Concat, Conv2d, ConvGeometry};
 use crate::graph::{Graph, Node, Op, Origin, ValueId};
@@ -14,9 +15,13 @@ const MOST: usize = 16;
 const MOST_JOINED: usize = 8;
 
 /// Merges the linear layers whose weights never change (joined weights are made once), if the backend wishes it.
-pub fn merge_products(old: &Graph, backend: &dyn Wishes) -> Result<Rewrite> {
-    let mut rewrite = Rewrite::start(old)?;
-    let groups = if backend.merges_products() { groups(old)? } else { vec![] };
+pub fn merge_products<'s>(old: &Graph, backend: &dyn Wishes, stop: Stop<'s>) -> Result<Option<Rewrite<'s>>> {
+    let roots = old.roots()?;
+    let groups = if backend.merges_products() { groups(old, &roots)? } else { vec![] };
+    if groups.is_empty() {
+        return Ok(None);
+    }
+    let mut rewrite = Rewrite::start(old, stop)?;
     let mut group_of = HashMap::new();
     for group in &groups {
         for (place, member) in group.iter().enumerate() {
@@ -27,16 +32,16 @@ pub fn merge_products(old: &Graph, backend: &dyn Wishes) -> Result<Rewrite> {
         match group_of.get(&i) {
             None => rewrite.copy(old, node)?,
             // Where the first stood all operands are there: they are the same value, and weights.
-            Some((0, group)) => emit(&mut rewrite, old, &group.iter().map(|m| &old.nodes()[*m]).collect::<Vec<_>>())?,
+            Some((0, group)) => emit(&mut rewrite, old, &roots, &group.iter().map(|m| &old.nodes()[*m]).collect::<Vec<_>>())?,
             Some(_) => {}
         }
     }
-    rewrite.finish(old)
+    rewrite.finish(old).map(Some)
 }
 
 /// Nodes that can be one, two or more together.
-fn groups(old: &Graph) -> Result<Vec<Vec<usize>>> {
-    let (roots, frozen) = (old.roots()?, old.frozen_storages()?);
+fn groups(old: &Graph, roots: &[ValueId]) -> Result<Vec<Vec<usize>>> {
+    let frozen = old.frozen_storages()?;
     let root = |v: ValueId| roots[v.0 as usize];
     let fixed = |v: ValueId| old.value(root(v)).storage.is_some_and(|s| frozen[s.0 as usize]) && matches!(old.value(root(v)).origin, Origin::State);
     let mut groups: Vec<Vec<usize>> = vec![];
@@ -66,9 +71,9 @@ fn is_linear(op: &Conv2d) -> bool {
     op.is_plain() && !op.packed && op.geometry == ConvGeometry::POINTWISE && op.out_channels.is_multiple_of(4)
 }
 
-fn emit(rewrite: &mut Rewrite, old: &Graph, members: &[&Node]) -> Result<()> {
+fn emit(rewrite: &mut Rewrite, old: &Graph, roots: &[ValueId], members: &[&Node]) -> Result<()> {
     let Op::Conv2d(first) = &members[0].op else { return Ok(()) };
-    let (roots, start) = (old.roots()?, rewrite.graph.nodes.len());
+    let start = rewrite.graph.nodes.len();
     let parts: Vec<usize> = members.iter().map(|m| old.shape(m.outputs[0])[3]).collect();
     let out_channels = parts.iter().sum();
     let in_channels = old.shape(members[0].inputs[0])[3];

@@ -15,6 +15,7 @@ pub use pack::pack;
 pub use precision::precision;
 
 use super::{Graph, Node, Origin, ValueId};
+use crate::cancel::Stop;
 use crate::error::{Error, Result};
 use crate::graph::ops::{Conv2d, ConvGeometry, PackFor};
 use crate::memory;
@@ -68,21 +69,24 @@ pub struct ConvSite<'a> {
 const WHAT: &str = "graph pass";
 
 /// A program being copied, and where each old value went.
-pub struct Rewrite {
+pub struct Rewrite<'s> {
     /// The new program.
     pub graph: Graph,
     /// New id of each old value that still exists.
     pub map: Vec<Option<ValueId>>,
+    stop: Stop<'s>,
 }
 
-impl Rewrite {
+impl<'s> Rewrite<'s> {
     /// Starts a copy: inputs, states, constants and segments, but no node yet.
-    fn start(old: &Graph) -> Result<Self> {
-        let mut this = Self { graph: Graph::new(), map: memory::filled(None, old.values().len(), WHAT)? };
+    fn start(old: &Graph, stop: Stop<'s>) -> Result<Self> {
+        let mut this = Self { graph: Graph::with_room_of(old)?, map: memory::filled(None, old.values().len(), WHAT)?, stop };
         this.graph.segments = memory::copy(&old.segments, WHAT)?;
         for (i, value) in old.values().iter().enumerate() {
+            stop.check()?;
             let new = match &value.origin {
                 Origin::Node { .. } => continue,
+                Origin::Fill(number) => this.graph.constant_fill(value.name.clone(), &value.ty.shape, *number)?,
                 Origin::Input => this.graph.input(value.name.clone(), value.ty.clone())?,
                 Origin::State => this.graph.state(value.name.clone(), value.ty.clone())?,
                 Origin::Const(tensor) => this.graph.push_value(value.name.clone(), value.ty.clone(), Origin::Const(tensor.clone()), None)?,
@@ -90,6 +94,14 @@ impl Rewrite {
             this.map[i] = Some(new);
         }
         Ok(this)
+    }
+
+    /// The same after another pass, which may have nothing to do. The program between them is gone by then.
+    pub fn then(self, pass: impl FnOnce(&Graph, Stop<'s>) -> Result<Option<Self>>) -> Result<Self> {
+        Ok(match pass(&self.graph, self.stop)? {
+            None => self,
+            Some(next) => Self { map: chain(&self.map, &next.map)?, ..next },
+        })
     }
 
     /// The new id of an old value.
@@ -109,6 +121,7 @@ impl Rewrite {
 
     /// Appends `op` as the producer of an old node's outputs.
     fn emit(&mut self, old: &Graph, node: &Node, op: super::Op, operands: &[ValueId]) -> Result<()> {
+        self.stop.check()?;
         let outputs = self.graph.push(op, operands)?;
         if let Some(last) = self.graph.nodes.last_mut() {
             last.segment = node.segment;
@@ -131,6 +144,6 @@ impl Rewrite {
 }
 
 /// Composes two value maps.
-pub fn chain(first: &[Option<ValueId>], second: &[Option<ValueId>]) -> Result<Vec<Option<ValueId>>> {
+fn chain(first: &[Option<ValueId>], second: &[Option<ValueId>]) -> Result<Vec<Option<ValueId>>> {
     memory::collect(first.iter().map(|v| v.and_then(|v| second[v.0 as usize])), WHAT)
 }

@@ -1,6 +1,7 @@
 //! Puts convolution weights into the backend's packed order; weights used several times are packed once a version.
 
 use super::{Rewrite, WHAT, Wishes};
+use crate::cancel::Stop;
 use crate::error::Result;
 use crate::graph::ops::{ConvGeometry, PackConv, PackFor};
 use crate::graph::{Graph, Op, ValueId};
@@ -9,8 +10,8 @@ use crate::tensor::DType;
 use std::collections::HashMap;
 
 /// Rewrites every convolution that the backend wants packed.
-pub fn pack(old: &Graph, backend: &dyn Wishes) -> Result<Rewrite> {
-    let mut rewrite = Rewrite::start(old)?;
+pub fn pack<'s>(old: &Graph, backend: &dyn Wishes, stop: Stop<'s>) -> Result<Option<Rewrite<'s>>> {
+    let mut rewrite = Rewrite::start(old, stop)?;
     // By the value whose memory the weights are (a linear layer views its matrix anew at each use), its rows, and what the packing depends on.
     let mut done: HashMap<(ValueId, usize, PackFor, ConvGeometry, DType), ValueId> = HashMap::new();
     let roots = old.roots()?;
@@ -56,5 +57,5 @@ pub fn pack(old: &Graph, backend: &dyn Wishes) -> Result<Rewrite> {
         };
         rewrite.emit(old, node, op, &operands)?;
     }
-    rewrite.finish(old)
+    rewrite.finish(old).map(Some)
 }

@@ -1,6 +1,7 @@
 //! Mixed precision (Micikevicius et al. 2018): activations in half or bfloat16; parameters, statistics, sums, losses and the sampler's state in f32.
 
 use super::{Rewrite, WHAT};
+use crate::cancel::Stop;
 use crate::error::Result;
 use crate::graph::ops::{BinaryKind, Cast, UnaryKind};
 use crate::graph::{Graph, Node, Op, ValueId};
@@ -45,30 +46,29 @@ fn is_narrow(dtype: DType) -> bool {
 }
 
 /// Rewrites a program of f32 with activations of `dtype`. Taps are cast back, so that the host reads the types that it asked for.
-pub fn precision(old: &Graph, dtype: DType) -> Result<Rewrite> {
-    let mut this = Narrowing { rewrite: Rewrite::start(old)?, casts: HashMap::new(), taps: vec![] };
-    if is_narrow(dtype) {
-        for node in old.nodes() {
-            this.node(old, node, dtype)?;
-        }
-    } else {
-        old.nodes().iter().try_for_each(|node| this.rewrite.copy(old, node))?;
+pub fn precision<'s>(old: &Graph, dtype: DType, stop: Stop<'s>) -> Result<Option<Rewrite<'s>>> {
+    if !is_narrow(dtype) {
+        return Ok(None);
+    }
+    let mut this = Narrowing { rewrite: Rewrite::start(old, stop)?, casts: HashMap::new(), taps: vec![] };
+    for node in old.nodes() {
+        this.node(old, node, dtype)?;
     }
     for (tap, cast) in this.taps {
         this.rewrite.map[tap.0 as usize] = Some(cast);
     }
-    this.rewrite.finish(old)
+    this.rewrite.finish(old).map(Some)
 }
 
-struct Narrowing {
-    rewrite: Rewrite,
+struct Narrowing<'s> {
+    rewrite: Rewrite<'s>,
     /// Values in another type, by their new id.
     casts: HashMap<(ValueId, DType), ValueId>,
     /// Old taps and their f32 copies.
     taps: Vec<(ValueId, ValueId)>,
 }
 
-impl Narrowing {
+impl Narrowing<'_> {
     fn node(&mut self, old: &Graph, node: &Node, dtype: DType) -> Result<()> {
         let mut operands = self.rewrite.operands(node)?;
         let narrow = |this: &Self, id: &ValueId| is_narrow(this.rewrite.graph.value(*id).ty.dtype);

@@ -1,8 +1,9 @@
 //! Convolution of NHWC activations with OIHW weights; a linear layer is a 1x1 convolution of single pixels.
 
 use super::gemm::{self, Gemm, Layout, Source};
-use super::pool::{Shared, ThreadPool, split};
+use super::pool::{Shared, split};
 use super::simd::Isa;
+use super::workers::Workers;
 use crate::error::{Error, Result};
 
 pub use super::gemm::Epilogue;
@@ -130,6 +131,11 @@ impl Conv2d {
         Ok(Self { shape: s, gemm: Gemm::new(layout, |_| 0, lookup)?, padded: None })
     }
 
+    /// Bytes of the tables.
+    pub fn table_bytes(&self) -> usize {
+        self.gemm.table_bytes()
+    }
+
     /// The shape it was built for.
     pub fn shape(&self) -> &ConvShape {
         &self.shape
@@ -146,7 +152,7 @@ impl Conv2d {
     }
 
     /// Packs `weights [c_out, c_in, r, s]` into `packed` (`packed_len` elements).
-    pub fn pack_weights(&self, weights: &[f32], packed: &mut [f32], pool: &ThreadPool) -> Result<()> {
+    pub fn pack_weights(&self, weights: &[f32], packed: &mut [f32], pool: Workers) -> Result<()> {
         let s = &self.shape;
         let taps = s.r * s.s;
         let source = Source { taps, channels: s.c_in, column_stride: s.c_in * taps, channel_stride: taps };
@@ -154,7 +160,7 @@ impl Conv2d {
     }
 
     /// `out [n, p, q, c_out] = epilogue(conv(x [n, h, w, c_in]))`, with at least `workspace` elements of scratch.
-    pub fn run(&self, x: &[f32], packed: &[f32], epilogue: &Epilogue, out: &mut [f32], scratch: &mut [f32], pool: &ThreadPool) -> Result<()> {
+    pub fn run(&self, x: &[f32], packed: &[f32], epilogue: &Epilogue, out: &mut [f32], scratch: &mut [f32], pool: Workers) -> Result<()> {
         let Some(size) = self.padded else {
             return self.gemm.run(x, packed, epilogue, out, pool);
         };
@@ -166,7 +172,7 @@ impl Conv2d {
 }
 
 /// Copies `x` into `out [n, size[0], size[1], c_in]` at the padding's offset; rows and columns no tap reads are left out.
-fn pad(s: &ConvShape, x: &[f32], [h, w]: [usize; 2], out: &mut [f32], pool: &ThreadPool) -> Result<()> {
+fn pad(s: &ConvShape, x: &[f32], [h, w]: [usize; 2], out: &mut [f32], pool: Workers) -> Result<()> {
     if x.len() != s.n * s.h * s.w * s.c_in {
         return Err(Error::shape(format!("convolution {s:?}: input has {} elements", x.len())));
     }

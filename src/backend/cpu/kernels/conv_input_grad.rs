@@ -2,8 +2,8 @@
 
 use super::conv::ConvShape;
 use super::gemm::{self, Epilogue, Gemm, Layout, Source};
-use super::pool::ThreadPool;
 use super::simd::Isa;
+use super::workers::Workers;
 use crate::error::{Error, Result};
 
 /// The input gradient of a convolution, compiled for one shape and instruction set.
@@ -36,6 +36,11 @@ impl Conv2dInputGrad {
         Ok(Self { shape: s, gemm: Gemm::new(layout, parity, lookup)? })
     }
 
+    /// Bytes of the tables.
+    pub fn table_bytes(&self) -> usize {
+        self.gemm.table_bytes()
+    }
+
     /// The shape of the forward convolution.
     pub fn shape(&self) -> &ConvShape {
         &self.shape
@@ -47,7 +52,7 @@ impl Conv2dInputGrad {
     }
 
     /// Packs `weights [c_out, c_in, r, s]` into `packed` (`packed_len` elements). Another layout than the forward convolution's.
-    pub fn pack_weights(&self, weights: &[f32], packed: &mut [f32], pool: &ThreadPool) -> Result<()> {
+    pub fn pack_weights(&self, weights: &[f32], packed: &mut [f32], pool: Workers) -> Result<()> {
         let s = &self.shape;
         let taps = s.r * s.s;
         let source = Source { taps, channels: s.c_out, column_stride: taps, channel_stride: s.c_in * taps };
@@ -55,7 +60,7 @@ impl Conv2dInputGrad {
     }
 
     /// `dx [n, h, w, c_in] = epilogue(gradient of dy [n, p, q, c_out])`. The epilogue's residual sums with a gradient that is already known.
-    pub fn run(&self, dy: &[f32], packed: &[f32], epilogue: &Epilogue, dx: &mut [f32], pool: &ThreadPool) -> Result<()> {
+    pub fn run(&self, dy: &[f32], packed: &[f32], epilogue: &Epilogue, dx: &mut [f32], pool: Workers) -> Result<()> {
         self.gemm.run(dy, packed, epilogue, dx, pool)
     }
 }
@@ -63,6 +68,7 @@ impl Conv2dInputGrad {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::cpu::ThreadPool;
     use crate::backend::cpu::kernels::conv::tests::{assert_close, each_mac, noise, shapes};
 
     #[test]
@@ -81,7 +87,7 @@ mod tests {
                 let grad = Conv2dInputGrad::new(&s, isa)?;
                 let epilogue = Epilogue { residual: Some(&residual), ..Epilogue::default() };
                 let mut bytes: Option<Vec<u32>> = None;
-                for pool in &pools {
+                for pool in pools.iter().map(Workers::from) {
                     let mut packed = vec![f32::NAN; grad.packed_len()];
                     grad.pack_weights(&w, &mut packed, pool)?;
                     let mut dx = vec![f32::NAN; nx];

@@ -5,8 +5,9 @@
 //! whose partial sums stand in scratch and are added in a fixed order.
 
 use super::conv::ConvShape;
-use super::pool::{Shared, ThreadPool, split};
+use super::pool::{Shared, split};
 use super::simd::{Isa, Kernel, Simd};
+use super::workers::Workers;
 use crate::error::{Error, Result};
 use crate::tensor::try_vec;
 use std::mem::MaybeUninit;
@@ -27,6 +28,8 @@ const CACHED: usize = 256 << 10;
 const CHUNKS: usize = 48;
 /// Multiply-adds of one chunk at least (about 10 us of one AVX-512 core).
 const CHUNK_MACS: usize = 1 << 20;
+/// Multiply-adds of one chunk at most, if that leaves it a row (about 10 ms of one AVX-512 core): a caller who wants to stop waits for one.
+const LONG_MACS: usize = 1 << 29;
 /// Columns of dY and rows of scratch that one chunk of the final sums takes.
 const FINAL_COLUMNS: usize = 16;
 
@@ -101,10 +104,17 @@ impl Conv2dWeightGrad {
         // Rows and panels of dW are cut first, for that costs only a copy of dY's block per cut; the pixel sum only as far as still needed.
         let units = s.r * s.s * row_tiles;
         let unit_macs = (images * pixels * isa.tile_rows() * 2 * isa.width()).max(1);
-        let row_parts = units.div_ceil((CHUNK_MACS / unit_macs).max(if images * x_image > CACHED { 4 * ROW_UNITS } else { ROW_UNITS })).max(1);
-        let wanted = CHUNKS.div_ceil(panels * row_parts);
+        let units_each = (CHUNK_MACS / unit_macs).max(if images * x_image > CACHED { 4 * ROW_UNITS } else { ROW_UNITS });
+        let wanted = CHUNKS.div_ceil(panels * units.div_ceil(units_each).max(1));
         let parts = wanted.clamp(1, MAX_PARTS).min(images * pixels / PART_PIXELS).clamp(1, images);
+        // The parts decide how numbers are added, so they are the same however many rows a chunk has.
+        let row_parts = units.div_ceil(units_each.min((LONG_MACS / (unit_macs / parts).max(1)).max(1))).max(1);
         Ok(Self { shape: s, isa, images, pixels, x_image, images_each, pairs, taps, parts, row_tiles, row_parts, panels })
+    }
+
+    /// Bytes of the tables.
+    pub fn table_bytes(&self) -> usize {
+        size_of_val(&*self.pairs) + size_of_val(&*self.taps)
     }
 
     /// The shape of the forward convolution.
@@ -121,7 +131,7 @@ impl Conv2dWeightGrad {
     /// `dw [c_out, c_in, r, s]` and, when given, `db [c_out]` from `x [n, h, w, c_in]` and `dy [n, p, q, c_out]`. Both are overwritten,
     /// or added to when `accumulate` is set.
     #[allow(clippy::too_many_arguments)] // operands, results and the three things every kernel takes
-    pub fn run(&self, x: &[f32], dy: &[f32], dw: &mut [f32], db: Option<&mut [f32]>, accumulate: bool, scratch: &mut [f32], pool: &ThreadPool) -> Result<()> {
+    pub fn run(&self, x: &[f32], dy: &[f32], dw: &mut [f32], db: Option<&mut [f32]>, accumulate: bool, scratch: &mut [f32], pool: Workers) -> Result<()> {
         let s = &self.shape;
         let [nx, nw, ny] = s.check()?;
         let sizes = [(x.len(), nx, "x"), (dy.len(), ny, "dy"), (dw.len(), nw, "dw"), (db.as_ref().map_or(s.c_out, |b| b.len()), s.c_out, "db")];
@@ -355,6 +365,7 @@ unsafe fn column_sums<S: Simd>(k: &PartKernel, images: std::ops::Range<usize>, c
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::cpu::ThreadPool;
     use crate::backend::cpu::kernels::conv::tests::{assert_close, each_mac, noise, shapes};
 
     #[test]
@@ -378,7 +389,7 @@ mod tests {
             for isa in Isa::all() {
                 let grad = Conv2dWeightGrad::new(&s, isa)?;
                 let mut bytes: Option<Vec<u32>> = None;
-                for pool in &pools {
+                for pool in pools.iter().map(Workers::from) {
                     let (mut dw, mut db) = (vec![f32::NAN; nw], vec![f32::NAN; s.c_out]);
                     let mut scratch = vec![f32::NAN; grad.workspace()];
                     grad.run(&x, &dy, &mut dw, Some(&mut db), false, &mut scratch, pool)?;

@@ -7,8 +7,9 @@
 //! Pixels with the same set of valid taps form a class, and a tile never mixes classes. On small maps this skips the halo work (31 % of a
 //! 3x3 convolution on 4x4 maps); where the classes would be too small to fill tiles, all pixels form one class and read zeros instead.
 
-use super::pool::{Shared, ThreadPool, split};
+use super::pool::{Shared, split};
 use super::simd::{Isa, Kernel, Simd};
+use super::workers::Workers;
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::tensor::{Buffer, try_vec};
@@ -23,8 +24,12 @@ const OUTSIDE: u32 = u32::MAX;
 const PANEL_BYTES: usize = 128 << 10;
 /// Multiply-adds of one chunk at least (about 10 us of one AVX-512 core): an atomic and a dispatch are then below 1 %.
 const CHUNK_MACS: usize = 1 << 20;
-/// No more chunks than this per product: enough to balance 32 threads.
+/// No more chunks than this per product, enough to balance 32 threads, unless each would then be long.
 const MAX_CHUNKS: usize = 128;
+/// Multiply-adds of one chunk at most (about 3 ms of one AVX-512 core): a caller who wants to stop waits for one. Products beyond all measure have longer ones.
+const LONG_MACS: usize = 1 << 27;
+/// No more chunks than this in any case.
+const MOST_CHUNKS: usize = 1 << 16;
 
 /// What is added to and multiplied into a product before it is stored: `(product + bias + addend + residual) * scale`.
 #[derive(Clone, Copy, Debug)]
@@ -134,6 +139,7 @@ fn classes(layout: &Layout, keys: &[(u64, u32)], lookup: &impl Fn(usize, usize) 
                 memory::push(&mut class.taps, tap as u32, "taps")?;
             }
         }
+        class.table.shrink_to_fit();
         memory::push(&mut out, class, "classes of pixels")?;
     }
     Ok(out)
@@ -181,12 +187,18 @@ impl Gemm {
         Ok(Self { layout, classes: best, chunks, zeros })
     }
 
+    /// Bytes of the tables.
+    pub fn table_bytes(&self) -> usize {
+        let classes = self.classes.iter().map(|c| 4 * (c.taps.len() + c.table.capacity() + c.pixels.len()));
+        classes.sum::<usize>() + self.chunks.capacity() * size_of::<Chunk>() + self.zeros.len()
+    }
+
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
     /// Computes `out`. `a` is `[images][a_image]`, `packed` has `packed_len` elements, `out` is `[images * c_rows][n]`.
-    pub fn run(&self, a: &[f32], packed: &[f32], epilogue: &Epilogue, out: &mut [f32], pool: &ThreadPool) -> Result<()> {
+    pub fn run(&self, a: &[f32], packed: &[f32], epilogue: &Epilogue, out: &mut [f32], pool: Workers) -> Result<()> {
         let l = &self.layout;
         let rows = l.images * l.c_rows;
         let need = |what: &str, found: usize, expected: usize| {
@@ -210,7 +222,7 @@ fn chunks(layout: &Layout, classes: &[Class]) -> Result<Vec<Chunk>> {
     let tile_macs = |class: &Class| (class.taps.len() * layout.channels * mr * layout.panel()).max(1);
     let tiles = |class: &Class| (class.pixels.len() * layout.images).div_ceil(mr);
     let total: usize = classes.iter().map(|c| tile_macs(c).saturating_mul(tiles(c)).saturating_mul(panels)).fold(0, usize::saturating_add);
-    let target = (total / MAX_CHUNKS).max(CHUNK_MACS.min(total / 8)).max(1);
+    let target = (total / MAX_CHUNKS).min(LONG_MACS.max(total / MOST_CHUNKS)).max(CHUNK_MACS.min(total / 8)).max(1);
     let mut out = Vec::new();
     for (index, class) in classes.iter().enumerate() {
         let rows = class.pixels.len() * layout.images;
@@ -430,7 +442,7 @@ pub(crate) struct Source {
 const PACK_CHANNELS: usize = 16;
 
 /// Packs `n` columns for `isa`. `packed` is `[panels][taps][channels][NR]`.
-pub(crate) fn pack(isa: Isa, n: usize, source: Source, weights: &[f32], packed: &mut [f32], pool: &ThreadPool) -> Result<()> {
+pub(crate) fn pack(isa: Isa, n: usize, source: Source, weights: &[f32], packed: &mut [f32], pool: Workers) -> Result<()> {
     let Source { taps, channels, .. } = source;
     let (w, nr) = (isa.width(), 2 * isa.width());
     let (panels, blocks) = (n.div_ceil(nr), channels.div_ceil(PACK_CHANNELS));

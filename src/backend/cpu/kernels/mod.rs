@@ -9,3 +9,4 @@ pub mod conv_weight_grad;
 pub mod gemm;
 pub mod pool;
 pub mod simd;
+pub mod workers;

@@ -1,6 +1,7 @@
 //! The convolution kernels against a direct f64 convolution.
 
 use super::*;
+use crate::backend::cpu::ThreadPool;
 use crate::backend::cpu::kernels::simd::Isa;
 
 /// Numbers in -1..1 from a fixed generator, so that every run tests the same.
@@ -93,7 +94,7 @@ fn forward_matches_f64() -> Result<()> {
             for isa in Isa::all() {
                 let conv = Conv2d::new(&s, isa)?;
                 let mut bytes: Option<Vec<u32>> = None;
-                for pool in &pools {
+                for pool in pools.iter().map(Workers::from) {
                     let mut packed = vec![f32::NAN; conv.packed_len()];
                     conv.pack_weights(&w, &mut packed, pool)?;
                     let mut out = vec![f32::NAN; ny];
@@ -127,12 +128,12 @@ fn wrong_sizes_are_errors() -> Result<()> {
     let conv = Conv2d::new(&good, Isa::Portable)?;
     let mut packed = vec![0.0; conv.packed_len()];
     let (mut out, mut scratch) = (vec![0.0; 64], vec![0.0; conv.workspace()]);
-    assert!(conv.pack_weights(&[0.0; 3], &mut packed, &pool).is_err());
+    assert!(conv.pack_weights(&[0.0; 3], &mut packed, (&pool).into()).is_err());
     let e = Epilogue::default();
-    assert!(conv.run(&[0.0; 63], &packed, &e, &mut out, &mut scratch, &pool).is_err());
-    assert!(conv.run(&[0.0; 64], &packed[1..], &e, &mut out, &mut scratch, &pool).is_err());
-    assert!(conv.run(&[0.0; 64], &packed, &e, &mut out[1..], &mut scratch, &pool).is_err());
-    assert!(conv.run(&[0.0; 64], &packed, &e, &mut out, &mut [], &pool).is_err());
-    assert!(conv.run(&[0.0; 64], &packed, &Epilogue { bias: Some(&[0.0; 3]), ..e }, &mut out, &mut scratch, &pool).is_err());
+    assert!(conv.run(&[0.0; 63], &packed, &e, &mut out, &mut scratch, (&pool).into()).is_err());
+    assert!(conv.run(&[0.0; 64], &packed[1..], &e, &mut out, &mut scratch, (&pool).into()).is_err());
+    assert!(conv.run(&[0.0; 64], &packed, &e, &mut out[1..], &mut scratch, (&pool).into()).is_err());
+    assert!(conv.run(&[0.0; 64], &packed, &e, &mut out, &mut [], (&pool).into()).is_err());
+    assert!(conv.run(&[0.0; 64], &packed, &Epilogue { bias: Some(&[0.0; 3]), ..e }, &mut out, &mut scratch, (&pool).into()).is_err());
     Ok(())
 }
