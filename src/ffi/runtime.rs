@@ -22,8 +22,8 @@ pub const FEWSTEP_LOG_WARNING: i32 = 1;
 /// Log what was done, too.
 pub const FEWSTEP_LOG_INFO: i32 = 2;
 
-/// Takes a line of log, UTF-8 without a line end and of less than 2048 bytes, valid during the call. Called on the thread that made the call which has something to say, never on
-/// a thread of the library. `level` is FEWSTEP_LOG_WARNING or FEWSTEP_LOG_INFO. Must return normally.
+/// Takes a line of log, UTF-8 without a line end and of less than 2048 bytes, valid during the call. Called on the thread that made the call which has
+/// something to say, never on a thread of the library. `level` is FEWSTEP_LOG_WARNING or FEWSTEP_LOG_INFO. Must return normally.
 pub type fewstep_log_callback = Option<unsafe extern "C" fn(user: *mut c_void, level: i32, message: *const c_char)>;
 
 /// Compute threads, device and log. Objects made from a runtime keep it alive.

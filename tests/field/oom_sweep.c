@@ -96,7 +96,7 @@ static fewstep_status model_open(void) { return fewstep_model_open(life.runtime,
 static fewstep_status model_open_file(void) { return fewstep_model_open(life.runtime, found("model.safetensors"), &life.file); }
 
 static fewstep_status model_open_buffer(void) {
-    static char bytes[1 << 20]; /* and read without stdio, which allocates */
+    static char bytes[8 << 20]; /* and read without stdio, which allocates */
     int file = open(found("model.safetensors"), O_RDONLY);
     ssize_t size = read(file, bytes, sizeof bytes);
     close(file);
