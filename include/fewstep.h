@@ -18,8 +18,12 @@
  * ERRORS. Nearly every function returns a fewstep_status; each function's comment lists its codes, and any function may return
  * FEWSTEP_STATUS_PANIC for a bug of the library. Outputs are written only on FEWSTEP_STATUS_OK. fewstep_last_error() has the details of the
  * calling thread's last failure: which argument, which file, which tensor. Bad input never ends the process, and no exception leaves the
- * library. Memory for tensors that is not there is FEWSTEP_STATUS_OUT_OF_MEMORY; only where the system has none even for a few bytes, Rust ends
- * the process, as it does everywhere.
+ * library.
+ *
+ * MEMORY that the system refuses is FEWSTEP_STATUS_OUT_OF_MEMORY, and the call can be made again when there is some. Small pieces, which a library
+ * cannot do without in its own names and tables, then come from a reserve of 3 MiB that is part of it and costs nothing until then; while half of it is
+ * used, calls that create something answer OUT_OF_MEMORY. So a refusal does not end the process, whatever the size. (The C library still may: for
+ * its own thread-local data, in a program that loads this library with dlopen.)
  *
  * On a CUDA device any function that computes may also return FEWSTEP_STATUS_OUT_OF_MEMORY, when the device's memory does not suffice, and
  * FEWSTEP_STATUS_DEVICE_LOST, after which the runtime and all that was made from it can only be destroyed.
@@ -49,7 +53,18 @@
  * FEWSTEP_STATUS_IO leaves the old file as it was, but for one case, which the sentence names: the file was replaced, and then its folder could
  * not be flushed. The new file is there, only a crash of the machine can bring back the old one; saving again makes sure.
  *
- * DETERMINISM. The same calls with the same seeds give the same bytes, whatever the number of threads; on CUDA, on GPUs of the same model.
+ * DETERMINISM. The same calls with the same seeds give the same bytes, whatever the number of threads and the caller's floating-point environment; on
+ * CUDA, on GPUs of the same model.
+ *
+ * SIGNALS, STACKS, FLOATING POINT. Threads of the library take no signals, so handlers of the program run on the program's threads; only those that an
+ * instruction of the thread itself raises (SIGSEGV and the like) are not blocked there. Their stacks have a size of the library's choice. A call takes less
+ * than 64 KiB of its caller's stack, callbacks not counted. It computes in the default floating-point environment (rounding to nearest, subnormals kept,
+ * nothing traps) and leaves the caller's as it was, exception flags included; callbacks run in the caller's.
+ *
+ * FORKS. A child of fork() has the memory of its parent but none of its threads. On the CPU it may go on with all handles that it inherited: calls then
+ * compute on the calling thread alone, with the same bytes, and destroying waits for nobody. A handle that another thread was using when the parent forked
+ * stays in use in the child for ever: FEWSTEP_STATUS_STATE. CUDA cannot be used in the child of a process that has used it: handles on a CUDA device can
+ * be destroyed there, and whatever else needs the device returns FEWSTEP_STATUS_STATE; fork before, or start the child by exec.
  */
 
 
@@ -262,6 +277,11 @@
 #define FEWSTEP_DECAY_COSINE 2
 
 /**
+ * trajectory_clip: clamp or threshold as the scheduler config of the teacher says, so that it runs as its own sampler runs it.
+ */
+#define FEWSTEP_CLIP_FROM_TEACHER 3
+
+/**
  * The weights as trained.
  */
 #define FEWSTEP_WEIGHTS_RAW 1
@@ -270,6 +290,47 @@
  * The moving average of the weights; usually the better ones.
  */
 #define FEWSTEP_WEIGHTS_EMA 2
+
+/**
+ * Resume with other learning_rate, warmup_steps, total_steps or decay. Both schedules count from the run's first step: the next step has the learning rate
+ * that the new schedule gives after the steps that are done, which is 0 if its cosine has ended by then (a warning in the log says so).
+ */
+#define FEWSTEP_RESUME_SCHEDULE 1
+
+/**
+ * Resume with another batch.
+ */
+#define FEWSTEP_RESUME_BATCH 2
+
+/**
+ * Resume with other beta1, beta2, eps, weight_decay, clip_norm or ema_decay. The moments and the moving average go on from what they are.
+ */
+#define FEWSTEP_RESUME_OPTIMIZER 4
+
+/**
+ * Resume with other terms.
+ */
+#define FEWSTEP_RESUME_LOSS 8
+
+/**
+ * Resume with other teacher trajectories: pairs or steps, substeps, cache_size, height and width, trajectory_clip and its fields.
+ */
+#define FEWSTEP_RESUME_TRAJECTORIES 16
+
+/**
+ * Resume with another seed.
+ */
+#define FEWSTEP_RESUME_SEED 32
+
+/**
+ * Resume with another precision. A loss scale that the checkpoint does not have begins anew.
+ */
+#define FEWSTEP_RESUME_PRECISION 64
+
+/**
+ * Resume with whatever the trainer was created with.
+ */
+#define FEWSTEP_RESUME_ANY 127
 
 /**
  * What the model says: a few-step student's own grid, or the sampler of its scheduler config, step for step as diffusers runs it. Known are DDIM, DPM-Solver++,
@@ -392,6 +453,11 @@
 
 /**
  * A flag that stops blocking calls from any thread. It stays set until it is reset, so that a cancel that comes before the call is not lost.
+ *
+ * A call that computes sees its token, and that of its runtime (`cancel` of fewstep_runtime_options), within a few milliseconds: while it plans, inside an
+ * evaluation of a network, inside a training step. On a GPU what was started is waited for: one sampler step, one training step. Calls that only read,
+ * write or copy (opening and saving, datasets, snapshots, beginning a run, reading images) take as long as disk, memory and hashes need, a few seconds a
+ * gigabyte, and look at no token.
  */
 typedef struct fewstep_cancel_token fewstep_cancel_token;
 
@@ -476,7 +542,7 @@ typedef struct {
 } fewstep_device_info;
 
 /**
- * Takes a line of log, UTF-8 without a line end, valid during the call. Called on the thread that made the call which has something to say, never on
+ * Takes a line of log, UTF-8 without a line end and of less than 2048 bytes, valid during the call. Called on the thread that made the call which has something to say, never on
  * a thread of the library. `level` is FEWSTEP_LOG_WARNING or FEWSTEP_LOG_INFO. Must return normally.
  */
 typedef void (*fewstep_log_callback)(void *user, int32_t level, const char *message);
@@ -533,6 +599,11 @@ typedef struct {
    * among all others, only non-blocking ones. CU_STREAM_PER_THREAD is refused.
    */
   void *cuda_stream;
+  /**
+   * Stops every long call on this runtime and what is made from it, beside the call's own token: they answer CANCELLED while it is set. NULL (the default)
+   * for none. The token may be destroyed before the runtime; it then stays as it was.
+   */
+  const fewstep_cancel_token *cancel;
 } fewstep_runtime_options;
 
 /**
@@ -647,6 +718,10 @@ typedef struct {
    * Bytes from one pair to the next; sizeof(fewstep_step_pair).
    */
   size_t pair_stride;
+  /**
+   * Stops fewstep_model_derive_student with CANCELLED; only read during that call. NULL (the default) for none.
+   */
+  const fewstep_cancel_token *cancel;
 } fewstep_student_options;
 
 /**
@@ -939,6 +1014,34 @@ typedef struct {
    * the loss is scaled, and a step whose gradients overflow is done again at half the scale.
    */
   int32_t precision;
+  /**
+   * What is done to the image that the teacher predicts in each step of its trajectories: FEWSTEP_CLIP_FROM_TEACHER (the default), or FEWSTEP_CLIP_NONE,
+   * FEWSTEP_CLIP_RANGE or FEWSTEP_CLIP_DYNAMIC with the fields below. TEACHER_FORCED and ON_POLICY match the states that come of it. Nothing else clips: not
+   * the student's own steps in ON_POLICY, since a few-step student is sampled without; nor the prediction that OUTPUT matches, which is the network's.
+   * A teacher that needs it shows at timesteps that are nearly pure noise, where an error of its noise is a thousand times that of its image: without it
+   * its states can leave the range of images for good. States that are far out of range are a warning in the runtime's log, once for the trajectories.
+   */
+  int32_t trajectory_clip;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * FEWSTEP_CLIP_RANGE: 1 by default.
+   */
+  double clip_range;
+  /**
+   * FEWSTEP_CLIP_DYNAMIC: quantile; 0.995 by default.
+   */
+  double threshold_ratio;
+  /**
+   * FEWSTEP_CLIP_DYNAMIC: upper bound; 1 by default.
+   */
+  double threshold_max;
+  /**
+   * Stops fewstep_trainer_create with CANCELLED; only read during that call. NULL (the default) for none.
+   */
+  const fewstep_cancel_token *cancel;
 } fewstep_trainer_options;
 
 /**
@@ -1052,11 +1155,32 @@ typedef struct {
    * Steps of the student's grid; 0 without one.
    */
   uint32_t pair_count;
+  /**
+   * Bytes of the student's weights as they are trained, of AdamW's moments and of the moving average.
+   */
+  uint64_t state_bytes;
+  /**
+   * Bytes of the constants of a step.
+   */
+  uint64_t constant_bytes;
+  /**
+   * Bytes of the plan: its operations, and the tables of their kernels.
+   */
+  uint64_t program_bytes;
+  /**
+   * Bytes of the cache of teacher trajectories; 0 before it is made, and where no term needs one.
+   */
+  uint64_t cache_bytes;
+  /**
+   * All the memory that the trainer holds, on the host and on a GPU: arena, prepared, state, constant, program and cache bytes together. The weights of
+   * the models that it was made from and the dataset, which are shared, are not in it.
+   */
+  uint64_t total_bytes;
 } fewstep_trainer_info;
 
 /**
  * How a model is sampled. Fill it with fewstep_sampler_options_init, then change fields. With FEWSTEP_SAMPLER_FROM_MODEL and no pairs, only steps, batch,
- * height, width and precision are read, and eta where the model's scheduler is DDIM or the grid a few-step student's.
+ * height, width, precision and cancel are read, and eta where the model's scheduler is DDIM or the grid a few-step student's.
  */
 typedef struct {
   /**
@@ -1173,6 +1297,10 @@ typedef struct {
    * FEWSTEP_PRECISION_*: what the network computes in; f32 by default. The images stay f32.
    */
   int32_t precision;
+  /**
+   * Stops fewstep_sampler_create, and all of fewstep_sample, with CANCELLED; only read during that call. NULL (the default) for none.
+   */
+  const fewstep_cancel_token *cancel;
 } fewstep_sampler_options;
 
 /**
@@ -1292,6 +1420,23 @@ typedef struct {
    * Bytes of inputs and of values computed once, such as packed weights.
    */
   uint64_t prepared_bytes;
+  /**
+   * Bytes of the run's state.
+   */
+  uint64_t state_bytes;
+  /**
+   * Bytes of the constants of the sampler's steps.
+   */
+  uint64_t constant_bytes;
+  /**
+   * Bytes of the plan: its operations, and the tables of their kernels.
+   */
+  uint64_t program_bytes;
+  /**
+   * All the memory that the sampler holds, on the host and on a GPU: arena, prepared, state, constant and program bytes together. The model's weights,
+   * which all its samplers share, are not in it.
+   */
+  uint64_t total_bytes;
 } fewstep_sampler_info;
 
 /**
@@ -1397,8 +1542,8 @@ extern "C" {
 #endif // __cplusplus
 
 /**
- * The message of the last call that failed on the calling thread: what was wrong, with names and numbers, in one line of UTF-8. Never NULL; an
- * empty string before the first failure. Successful calls leave it as it is.
+ * The message of the last call that failed on the calling thread: what was wrong, with names and numbers, in one line of UTF-8 of less than 2048 bytes
+ * (a longer one loses its middle). Never NULL; an empty string before the first failure. Successful calls leave it as it is.
  *
  * The text belongs to the library and stays valid until the next call that fails on the same thread, or until the thread ends. Any thread may call.
  */
@@ -1585,7 +1730,8 @@ fewstep_status fewstep_model_open_memory(const fewstep_runtime *runtime,
  * Creates a model with random weights, as PyTorch would initialise it, from the text of a diffusers `config.json` and of a `scheduler_config.json`
  * (NULL for DDIM's defaults). The weights are a function of `seed`.
  *
- * Ownership and threads as fewstep_model_open. Returns OK, INVALID_ARGUMENT, CORRUPT_FILE (text that is not JSON), UNSUPPORTED or OUT_OF_MEMORY.
+ * Ownership and threads as fewstep_model_open. Returns OK, INVALID_ARGUMENT, CORRUPT_FILE (text that is not JSON), UNSUPPORTED, CANCELLED (by the runtime's
+ * token) or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_model_create(const fewstep_runtime *runtime,
@@ -1605,7 +1751,7 @@ FEWSTEP_API fewstep_status fewstep_student_options_init(fewstep_student_options 
  * Makes an initial student of a teacher: a smaller architecture, random or copied weights, and the grid that it will be trained for. `options` may be
  * NULL for the teacher's own architecture.
  *
- * Ownership and threads as fewstep_model_open. Returns OK, INVALID_ARGUMENT, UNSUPPORTED or OUT_OF_MEMORY.
+ * Ownership and threads as fewstep_model_open. Returns OK, INVALID_ARGUMENT, UNSUPPORTED, CANCELLED or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_model_derive_student(const fewstep_runtime *runtime,
@@ -1623,8 +1769,9 @@ fewstep_status fewstep_model_derive_student(const fewstep_runtime *runtime,
  * by side for a moment: the disk needs room for both.
  *
  * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a grid that diffusers cannot express: use
- * fewstep_model_save_file), IO, NOT_FOUND, VERSION_MISMATCH (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether
- * the new model is already the one that opens (it could not be put into place whole, and the next save or opening goes on) or the old one still is.
+ * fewstep_model_save_file), NUMERIC (a weight that is not finite, which could not be opened again; nothing is written), IO, NOT_FOUND, VERSION_MISMATCH
+ * (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether the new model is already the one that opens (it could not
+ * be put into place whole, and the next save or opening goes on) or the old one still is.
  */
 FEWSTEP_API
 fewstep_status fewstep_model_save(const fewstep_model *model,
@@ -1634,8 +1781,9 @@ fewstep_status fewstep_model_save(const fewstep_model *model,
  * Saves a model as one file, whatever its grid: safetensors with the configs in its metadata, which fewstep_model_open and fewstep_model_open_buffer
  * read back. It appears whole or not at all. `path` is UTF-8.
  *
- * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY; what holds for all
- * files that are written, and what IO means, is at the top of this header.
+ * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, NUMERIC (a weight that is not finite, which could not be opened
+ * again; nothing is written), IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY; what holds for all files that are written, and what IO means, is at the top
+ * of this header.
  */
 FEWSTEP_API
 fewstep_status fewstep_model_save_file(const fewstep_model *model,
@@ -1728,10 +1876,10 @@ FEWSTEP_API fewstep_status fewstep_trainer_options_init(fewstep_trainer_options 
 
 /**
  * Plans a training run and takes all the memory of its steps; the trajectory cache comes with fewstep_trainer_prepare. The student's weights are
- * copied, teacher and dataset are shared. `teacher` and `dataset` may be NULL where no term needs them.
+ * copied, teacher and dataset are shared. `teacher` and `dataset` may be NULL where no term needs them. `cancel` of the options stops it.
  *
  * The caller owns `*out` and gives it to fewstep_trainer_destroy; it keeps what it needs of the other handles alive. Any thread may call.
- * Returns OK, INVALID_ARGUMENT, SHAPE (networks or data that do not fit together), UNSUPPORTED, NUMERIC or OUT_OF_MEMORY.
+ * Returns OK, INVALID_ARGUMENT, SHAPE (networks or data that do not fit together), UNSUPPORTED, CANCELLED, NUMERIC or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_trainer_create(const fewstep_runtime *runtime,
@@ -1743,7 +1891,7 @@ fewstep_status fewstep_trainer_create(const fewstep_runtime *runtime,
 
 /**
  * Computes what the steps read: the cache of teacher trajectories. Nothing happens when there is none to make or it is made. `progress` and `cancel`
- * may be NULL. After CANCELLED a later call starts again.
+ * may be NULL; `cancel` is seen in the middle of an evaluation of the teacher. After CANCELLED a later call starts again.
  *
  * One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED, NUMERIC, OUT_OF_MEMORY or STATE.
  */
@@ -1755,9 +1903,10 @@ fewstep_status fewstep_trainer_prepare(fewstep_trainer *trainer,
 
 /**
  * One training step; the first one prepares when fewstep_trainer_prepare was not called. Fills `*report` (may be NULL), whose struct_size the caller has
- * set. A step whose loss or gradient is not finite changes nothing and is NUMERIC.
+ * set. A step changes nothing and is NUMERIC when its loss, its gradient or a weight that it would leave is not finite, or its gradient, clipped, has a norm
+ * above 9.2e18: the weights are finite at any time.
  *
- * One thread at a time. Returns OK, INVALID_ARGUMENT, NUMERIC, OUT_OF_MEMORY or STATE.
+ * One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED (by the runtime's token; nothing has changed), NUMERIC, OUT_OF_MEMORY or STATE.
  */
 FEWSTEP_API
 fewstep_status fewstep_trainer_step(fewstep_trainer *trainer,
@@ -1765,7 +1914,8 @@ fewstep_status fewstep_trainer_step(fewstep_trainer *trainer,
 
 /**
  * Prepares if that is still to be done, with reports of FEWSTEP_PHASE_PREPARE, then runs `steps` training steps and calls `progress` after each. `progress`
- * and `cancel` may be NULL. After CANCELLED the steps that were done count, and training can go on with any function.
+ * and `cancel` may be NULL; `cancel` is seen in the middle of a step, which then has changed nothing. After CANCELLED the steps that were done count, and
+ * training can go on with any function.
  *
  * One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED, NUMERIC, OUT_OF_MEMORY or STATE.
  */
@@ -1780,7 +1930,7 @@ fewstep_status fewstep_trainer_train(fewstep_trainer *trainer,
  * The loss of the present weights on a batch drawn with another seed. Prepares if that is still to be done (which takes as long as it does there), and
  * changes nothing else. Fills `*report`, whose struct_size the caller has set.
  *
- * One thread at a time. Returns OK, INVALID_ARGUMENT, NUMERIC, OUT_OF_MEMORY or STATE.
+ * One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED (by the runtime's token), NUMERIC, OUT_OF_MEMORY or STATE.
  */
 FEWSTEP_API
 fewstep_status fewstep_trainer_evaluate(fewstep_trainer *trainer,
@@ -1791,7 +1941,7 @@ fewstep_status fewstep_trainer_evaluate(fewstep_trainer *trainer,
  * A new model with the present weights, also in the middle of training; it does not change when training goes on. `weights` is FEWSTEP_WEIGHTS_*.
  *
  * The caller owns `*out` and gives it to fewstep_model_destroy. One thread at a time for the trainer.
- * Returns OK, INVALID_ARGUMENT, OUT_OF_MEMORY or STATE.
+ * Returns OK, INVALID_ARGUMENT, NUMERIC (a weight that is not finite), OUT_OF_MEMORY or STATE.
  */
 FEWSTEP_API
 fewstep_status fewstep_trainer_snapshot(fewstep_trainer *trainer,
@@ -1799,22 +1949,39 @@ fewstep_status fewstep_trainer_snapshot(fewstep_trainer *trainer,
                                         fewstep_model **out);
 
 /**
- * Saves the whole state of training as one safetensors file, which appears whole or not at all. `path` is UTF-8.
+ * Saves the whole state of training as one safetensors file, which appears whole or not at all. `path` is UTF-8. What could not be resumed is NUMERIC and
+ * leaves the file that is there.
  *
- * One thread at a time. Returns OK, INVALID_ARGUMENT, IO, NOT_FOUND (no such folder), OUT_OF_MEMORY or STATE.
+ * One thread at a time. Returns OK, INVALID_ARGUMENT, NUMERIC, IO, NOT_FOUND (no such folder), OUT_OF_MEMORY or STATE.
  */
-FEWSTEP_API fewstep_status fewstep_trainer_save(fewstep_trainer *trainer, const char *path);
+FEWSTEP_API
+fewstep_status fewstep_trainer_save(fewstep_trainer *trainer,
+                                    const char *path);
 
 /**
  * Continues where fewstep_trainer_save stopped: the next steps are those that the saved run would have done, to the bit. The trainer must have been
- * created with the same student architecture and options; nothing changes on an error.
+ * created with the same student architecture and options, and with the same teacher and dataset, which a checkpoint does not hold; nothing changes on an
+ * error. fewstep_trainer_resume_with resumes with other options.
  *
- * One thread at a time. Returns OK, INVALID_ARGUMENT (another student or option), NOT_FOUND, IO, CORRUPT_FILE, VERSION_MISMATCH, SHAPE, NUMERIC,
- * OUT_OF_MEMORY or STATE.
+ * One thread at a time. Returns OK, INVALID_ARGUMENT (another student or option), NOT_FOUND, IO, CORRUPT_FILE (damaged, or a state that no training
+ * leaves: numbers that are not finite, second moments below 0, more than 2^53 steps), VERSION_MISMATCH, UNSUPPORTED, OUT_OF_MEMORY or STATE.
  */
 FEWSTEP_API
 fewstep_status fewstep_trainer_resume(fewstep_trainer *trainer,
                                       const char *path);
+
+/**
+ * Continues where fewstep_trainer_save stopped, with other options: `changes` says which may differ from the saved run's, as a sum of FEWSTEP_RESUME_*; 0 is
+ * fewstep_trainer_resume. The options are those that the trainer was created with. Weights, both of AdamW's moments, the moving average and the number
+ * of steps done are the checkpoint's. The student's architecture, noise schedule and prediction type must agree always. The trainer's own checkpoints
+ * have the new options.
+ *
+ * One thread at a time. Returns as fewstep_trainer_resume does.
+ */
+FEWSTEP_API
+fewstep_status fewstep_trainer_resume_with(fewstep_trainer *trainer,
+                                           const char *path,
+                                           uint32_t changes);
 
 /**
  * Fills `*out`, whose struct_size the caller has set.
@@ -1846,11 +2013,11 @@ FEWSTEP_API fewstep_status fewstep_sampler_options_init(fewstep_sampler_options 
 FEWSTEP_API fewstep_status fewstep_begin_options_init(fewstep_begin_options *options, size_t struct_size);
 
 /**
- * Plans a sampling run of a model and takes all of its memory: beginning and stepping a run allocate almost nothing. `options` may be NULL for the
- * defaults. The weights are shared.
+ * Plans a sampling run of a model and takes all of its memory: beginning and stepping a run allocate almost nothing. It takes time in proportion to the
+ * steps; `cancel` of the options stops it. `options` may be NULL for the defaults. The weights are shared.
  *
  * The caller owns `*out` and gives it to fewstep_sampler_destroy; it keeps what it needs of runtime and model alive. Any thread may call.
- * Returns OK, INVALID_ARGUMENT, SHAPE (a size that the model cannot take), UNSUPPORTED, NUMERIC or OUT_OF_MEMORY.
+ * Returns OK, INVALID_ARGUMENT, SHAPE (a size that the model cannot take), UNSUPPORTED, CANCELLED, NUMERIC or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_sampler_create(const fewstep_runtime *runtime,
@@ -1873,9 +2040,9 @@ fewstep_status fewstep_sampler_begin(fewstep_sampler *sampler,
  * calls gives the same bytes. Without a budget it goes on to the end of the present sampler step (any negative number) or of the run (INT64_MAX). A GPU
  * then gets as few graphs as there can be (one for a whole run from noise of the library's own, else one a step), and the call may return before they are
  * computed: reading waits. The operations of a budget are started one by one there, and waited for. Writes 1 to `*done` when the run is done (then a
- * further call does nothing), 0 otherwise. After an error, except STATE and INVALID_ARGUMENT, the run must be begun again.
+ * further call does nothing), 0 otherwise. After an error, except STATE, INVALID_ARGUMENT and CANCELLED, the run must be begun again.
  *
- * One thread at a time. Returns OK, INVALID_ARGUMENT, STATE (not begun) or OUT_OF_MEMORY.
+ * One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED (by the runtime's token), STATE (not begun) or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_sampler_step(fewstep_sampler *sampler,
@@ -1883,7 +2050,7 @@ fewstep_status fewstep_sampler_step(fewstep_sampler *sampler,
                                     int32_t *done);
 
 /**
- * Goes on to the end of the run and calls `progress` after each sampler step. `progress` and `cancel` may be NULL: without both it is
+ * Goes on to the end of the run and calls `progress` after each sampler step; `cancel` is seen in the middle of one. Both may be NULL: without both it is
  * fewstep_sampler_step with INT64_MAX, which on a GPU may return before it is computed. After CANCELLED the run can go on with any function, or be begun
  * again.
  *
@@ -1928,8 +2095,8 @@ fewstep_status fewstep_sampler_noise(fewstep_sampler *sampler,
 FEWSTEP_API fewstep_status fewstep_sampler_get_info(fewstep_sampler *sampler, fewstep_sampler_info *out);
 
 /**
- * All in one call, for programs that do not sample again: creates a sampler, begins, runs and reads it, and destroys it. `options` and `begin` may be
- * NULL for the defaults; `out` receives [N,C,H,W] and has room for `capacity` elements.
+ * All in one call, for programs that do not sample again: creates a sampler, begins, runs and reads it, and destroys it. `cancel` of the options stops any
+ * of it. `options` and `begin` may be NULL for the defaults; `out` receives [N,C,H,W] and has room for `capacity` elements.
  *
  * Any thread may call. Returns what the single functions return.
  */

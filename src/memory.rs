@@ -247,7 +247,8 @@ unsafe impl<S: GlobalAlloc> GlobalAlloc for Allocator<S> {
 
 static RESERVE: Reserve = Reserve::new();
 
-#[global_allocator]
+// Fuzz targets have an allocator of their own, which counts and fails (fuzz/src/lib.rs).
+#[cfg_attr(not(fuzzing), global_allocator)]
 static ALLOCATOR: Allocator = Allocator::new(System, &RESERVE);
 
 /// Calls of this process for memory so far, and the bytes that they asked for; both wrap around. For tests that nothing is asked for.
@@ -280,7 +281,7 @@ fn refused(count: usize, size: usize, what: &str) -> Error {
 pub(crate) unsafe fn zeroed(layout: Layout) -> *mut u8 {
     ALLOCATOR.note(layout.size());
     // SAFETY: the caller's contract.
-    unsafe { System.alloc_zeroed(layout) }
+    unsafe { if cfg!(fuzzing) { std::alloc::alloc_zeroed(layout) } else { System.alloc_zeroed(layout) } }
 }
 
 /// Frees what [`zeroed`] gave.
@@ -289,7 +290,7 @@ pub(crate) unsafe fn zeroed(layout: Layout) -> *mut u8 {
 /// `ptr` came from [`zeroed`] with this layout and was not freed.
 pub(crate) unsafe fn free(ptr: *mut u8, layout: Layout) {
     // SAFETY: the caller's contract.
-    unsafe { System.dealloc(ptr, layout) }
+    unsafe { if cfg!(fuzzing) { std::alloc::dealloc(ptr, layout) } else { System.dealloc(ptr, layout) } }
 }
 
 /// Room for `more` elements, as [`Vec::reserve`]: at least twice what there was, so that pushing one by one stays linear.

@@ -7,6 +7,7 @@ use super::training_graph::STATES;
 use super::*;
 use crate::backend::as_bytes;
 use crate::backend::cpu::CpuBackend;
+use crate::cancel::Stop;
 use crate::diffusion::{Clip, Prediction, Weight};
 use crate::error::{Result, Status};
 use crate::io::scheduler_config::SchedulerConfig;
@@ -183,8 +184,8 @@ fn states_out_of_range_are_a_warning_and_those_beyond_f16_an_error() -> Result<(
         };
         let mut range = StateRange::new(&spec, data)?;
         let mut stored = [f16::ZERO; 2];
-        range.store(0, &mut stored, &[5.9, -6.7])?;
-        range.store(k, &mut stored, &[0.0, -size])?;
+        range.store(0, &mut stored, &[5.9, -6.7], Stop::NEVER)?;
+        range.store(k, &mut stored, &[0.0, -size], Stop::NEVER)?;
         assert_eq!(stored[1].to_f32(), -f16::from_f32(size).to_f32());
         Ok(range.warning())
     };

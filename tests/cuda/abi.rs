@@ -275,3 +275,48 @@ fn too_little_memory_is_said_and_the_runtime_goes_on() {
     assert!(sampler.is_null());
     assert_eq!(api.sample(cuda, model, &api.sampler_options(2, 1), 5, 0, i64::MAX).len(), 8 * 8);
 }
+
+/// The driver does not survive a fork, so nothing in a child asks it: a sentence, and handles that can be given back.
+#[cfg(unix)]
+#[test]
+fn a_forked_child_is_told_so() {
+    const STATE: i32 = 14;
+    let api = Api::load();
+    let runtime = gpu(&api);
+    let model = api.model(runtime, 3);
+    let options = api.sampler_options(2, 2);
+    let expected = api.sample(runtime, model, &options, 5, 0, i64::MAX);
+    let (mut inherited, mut image) = (null_mut(), [0f32; 2 * 64]);
+    // SAFETY: valid pointers.
+    unsafe {
+        api.ok((api.fewstep_sampler_create)(runtime, model, &options, &mut inherited));
+        api.begin(inherited, 5, 0, &[0, 1]);
+        api.ok((api.fewstep_sampler_run)(inherited, None, null_mut(), null()));
+    }
+    let mut in_child = || {
+        let (mut count, mut sampler, mut another) = (0, null_mut(), null_mut());
+        // SAFETY: valid pointers, and handles of the library that are destroyed once in this process.
+        unsafe {
+            api.fails("count", (api.fewstep_device_count)(FEWSTEP_DEVICE_CUDA, &mut count), STATE, "fork");
+            api.fails("runtime", (api.fewstep_runtime_create)(&self::options(&api), &mut another), STATE, "fork");
+            api.fails("sampler", (api.fewstep_sampler_create)(runtime, model, &options, &mut sampler), STATE, "fork");
+            api.fails("read", (api.fewstep_sampler_read)(inherited, image.as_mut_ptr(), image.len()), STATE, "fork");
+            api.ok((api.fewstep_sampler_destroy)(inherited));
+            api.ok((api.fewstep_model_destroy)(model));
+            api.ok((api.fewstep_runtime_destroy)(runtime));
+        }
+        api.runtime(2); // the CPU is as good as ever
+    };
+    // SAFETY: the child calls the library, which is what is tested, and leaves without running anything of the test harness.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(&mut in_child)).is_err();
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(i32::from(failed)) };
+    }
+    let mut status = -1;
+    // SAFETY: waits for the child just made.
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    assert_eq!(status, 0, "the child failed");
+    assert_eq!(api.sample(runtime, model, &options, 5, 0, i64::MAX), expected, "the parent goes on");
+}

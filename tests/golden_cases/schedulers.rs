@@ -141,7 +141,8 @@ fn follow(table: &Table, record: &Record) -> Check {
     let mut exec = text(backend()?.compile(&g))?;
     text(exec.prepare())?;
     text(exec.write_storage("sampler.x", as_bytes(&record.states[0])))?;
-    let mut segments = exec.plan().segments()[1..].to_vec().into_iter();
+    let ranges = exec.plan().segments()[1..].to_vec();
+    let mut segments = ranges.into_iter();
     for (k, t) in record.timesteps.iter().enumerate() {
         let (seen, out, z) = inputs[k];
         let x = match seen {
