@@ -22,8 +22,8 @@
  *
  * MEMORY that the system refuses is FEWSTEP_STATUS_OUT_OF_MEMORY, and the call can be made again when there is some. Small pieces, which a library
  * cannot do without in its own names and tables, then come from a reserve of 3 MiB that is part of it and costs nothing until then; while half of it is
- * used, calls that create something answer OUT_OF_MEMORY. So a refusal does not end the process, whatever the size. (The C library still may: for
- * its own thread-local data, in a program that loads this library with dlopen.)
+ * used, calls that create something answer OUT_OF_MEMORY. The process ends only where the reserve is used up, or for a piece of more than 2 MiB that
+ * cannot be refused. The C library may end it too, for its own thread-local data in a program that loads this library with dlopen.
  *
  * On a CUDA device any function that computes may also return FEWSTEP_STATUS_OUT_OF_MEMORY, when the device's memory does not suffice, and
  * FEWSTEP_STATUS_DEVICE_LOST, after which the runtime and all that was made from it can only be destroyed.
@@ -542,8 +542,8 @@ typedef struct {
 } fewstep_device_info;
 
 /**
- * Takes a line of log, UTF-8 without a line end and of less than 2048 bytes, valid during the call. Called on the thread that made the call which has something to say, never on
- * a thread of the library. `level` is FEWSTEP_LOG_WARNING or FEWSTEP_LOG_INFO. Must return normally.
+ * Takes a line of log, UTF-8 without a line end and of less than 2048 bytes, valid during the call. Called on the thread that made the call which has
+ * something to say, never on a thread of the library. `level` is FEWSTEP_LOG_WARNING or FEWSTEP_LOG_INFO. Must return normally.
  */
 typedef void (*fewstep_log_callback)(void *user, int32_t level, const char *message);
 
