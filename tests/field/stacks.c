@@ -90,7 +90,8 @@ static void open_memory(void) {
 static void open_nothing(void) {
     REFUSED(fewstep_model_open(runtime, "/nowhere/at/all", &model), FEWSTEP_STATUS_NOT_FOUND, "/nowhere");
     REFUSED(fewstep_model_create(runtime, "{\"_class_name\":", NULL, 1, &model), FEWSTEP_STATUS_CORRUPT_FILE, "");
-    REFUSED(fewstep_model_open(runtime, "student/unet/config.json", &model), FEWSTEP_STATUS_CORRUPT_FILE, "");
+    write_file("junk.safetensors", "no header of a model", 20);
+    REFUSED(fewstep_model_open(runtime, "junk.safetensors", &model), FEWSTEP_STATUS_CORRUPT_FILE, "junk");
 }
 
 /* As deep as a file may be made for the purpose. */
