@@ -525,7 +525,9 @@ mod tests {
                 )
             };
         }
-        let rows: [(&str, Vec<u8>, Vec<u8>, [f32; 2]); 12] = [
+        /// Name, bytes in either order, the values as f32.
+        type Row<'a> = (&'a str, Vec<u8>, Vec<u8>, [f32; 2]);
+        let rows: [Row; 12] = [
             row!("f2", half::f16, [half::f16::from_f32(0.5), half::f16::from_f32(-3.0)], [0.5, -3.0]),
             row!("f4", f32, [0.1, -1e30], [0.1, -1e30]),
             // Rounded once to the nearest, and too large.
