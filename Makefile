@@ -128,7 +128,7 @@ sanitize: lib
 # The thread pool, the border to C and what goes over it, under Miri; needs `rustup component add --toolchain nightly miri rust-src`. In a folder of its
 # own, so that nothing else is built anew afterwards. Skipped: what asks the processor for its name, in assembly.
 miri:
-	FEWSTEP_CUDA=off MIRIFLAGS=-Zmiri-disable-isolation CARGO_TARGET_DIR=target/miri $(CARGO) +nightly miri test --lib -- kernels::pool ffi:: nn::model tensor::tests --skip ffi::device
+	FEWSTEP_CUDA=off MIRIFLAGS=-Zmiri-disable-isolation CARGO_TARGET_DIR=target/miri $(CARGO) +nightly miri test --lib -- kernels::pool memory:: ffi:: nn::model tensor::tests --skip ffi::device
 
 # Criterion; prints the table of benches/README.md.
 bench:
