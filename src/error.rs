@@ -97,7 +97,8 @@ impl Error {
         let text = format!("{}: {error}", path.display());
         match error.kind() {
             std::io::ErrorKind::NotFound => Self::not_found(text),
-            std::io::ErrorKind::OutOfMemory => Self::out_of_memory(text),
+            // With a number of the system's it is the system that refused to read or write.
+            std::io::ErrorKind::OutOfMemory if error.raw_os_error().is_none() => Self::out_of_memory(text),
             _ => Self::io(text),
         }
     }

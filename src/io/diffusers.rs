@@ -41,9 +41,9 @@ impl ModelFiles {
         variant.map_or(Ok(()), weights::check_variant)?;
         for attempt in 1.. {
             let root = ModelPaths::find(path, variant)?.root;
-            let before = FolderState::of(&root);
+            let before = FolderState::of(&root)?;
             let result = ModelPaths::find(path, variant).and_then(|paths| Self::load(&paths));
-            let settled = before.is_settled() && before == FolderState::of(&root);
+            let settled = before.is_settled() && before == FolderState::of(&root)?;
             match result {
                 Ok((files, whole)) if whole || settled => return Ok(files),
                 Err(error) if settled || attempt == ATTEMPTS => return Err(error),

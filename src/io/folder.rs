@@ -121,9 +121,12 @@ pub(super) struct FolderState {
 }
 
 impl FolderState {
-    pub fn of(root: &Path) -> Self {
-        let [journal, record] = [JOURNAL, RECORD].map(|name| json::read_text(&root.join(name)).ok());
-        Self { journal, record }
+    pub fn of(root: &Path) -> Result<Self> {
+        let text = |name: &str| match json::read_text(&root.join(name)) {
+            Err(e) if e.status == Status::NotFound => Ok(None),
+            text => text.map(Some),
+        };
+        Ok(Self { journal: text(JOURNAL)?, record: text(RECORD)? })
     }
 
     /// Whether no save is being put into place.

