@@ -54,7 +54,7 @@ fn a_checkpoint_keeps_the_loss_scale() {
     first.step().expect("a step");
     first.save(&path).expect("a file");
     let mut second = trainer(TOO_LARGE);
-    second.resume(&path).expect("the file");
+    second.resume(&path, 0).expect("the file");
     assert_eq!(second.loss_scale(), first.loss_scale());
     assert_eq!(second.step().expect("a step"), first.step().expect("a step"), "resumed bit for bit");
 }
@@ -69,7 +69,7 @@ fn a_checkpoint_of_another_precision_is_refused() {
         let bytes = std::fs::read(&path).expect("the file");
         let text = String::from_utf8_lossy(&bytes);
         assert_eq!(text.contains("loss_scale"), from == DType::F16);
-        let error = trainer_in(to, 1024.0).resume(&path).expect_err("another precision");
+        let error = trainer_in(to, 1024.0).resume(&path, 0).expect_err("another precision");
         assert!(needles.iter().all(|n| error.message.contains(n)), "{error}");
     }
 }
