@@ -96,10 +96,10 @@ fuzz-corpus:
 	fuzz/run --corpus
 
 # Single allocations of a whole program fail, of each call every OOM_EVERY-th and all large ones, then all from one on, then all above a size: how many
-# end the program, and how large they were. None may. OOM_EVERY=1 tries each, which takes hours.
+# end the program, and how large they were. None may. OOM_EVERY=1 tries each, which takes hours; OOM_MORE has further runs, such as the digits teacher's.
 OOM_EVERY ?= 97
 oom-sweep: lib
-	FIELD_VERBOSE=1 FIELD_RUNS='one tiny $(OOM_EVERY);after tiny 1009;least tiny 1;one teacher 4001;least teacher 1' tests/field/run oom_sweep
+	FIELD_VERBOSE=1 FIELD_RUNS='one tiny $(OOM_EVERY);after tiny 1009;least tiny 1$(OOM_MORE)' tests/field/run oom_sweep
 
 golden:
 	$(CARGO) test --release --test golden

@@ -63,7 +63,7 @@ fn a_checkpoint_keeps_the_loss_scale() {
 #[test]
 fn a_checkpoint_of_another_precision_is_refused() {
     let dir = scratch("other-precision");
-    for (from, to, needles) in [(DType::F16, DType::F32, ["is the default", "with F16"]), (DType::F32, DType::F16, ["is F16", "with the default"])] {
+    for (from, to, needles) in [(DType::F16, DType::F32, ["precision is F32", "with F16"]), (DType::F32, DType::F16, ["precision is F16", "with F32"])] {
         let path = dir.join(format!("{from:?}.safetensors"));
         trainer_in(from, 1024.0).save(&path).expect("a file");
         let bytes = std::fs::read(&path).expect("the file");

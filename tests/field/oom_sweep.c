@@ -1,10 +1,6 @@
 // preload: failalloc
-// limit: 600
-// run: one tiny 97
-// run: after tiny 4001
+// limit: 7200
 // run: least tiny 1
-// run: one teacher 4001
-// run: least teacher 1
 /* A whole program, in which memory runs out: one allocation fails, for each allocation (`one`); all from one on (`after`); all of at least so many
  * bytes (`least`). A call may answer OUT_OF_MEMORY, or do what it was asked for; it never ends the program. Of `one` and `after` every EVERY-th
  * allocation is tried, and each that has more than 4 KiB or is one of a call that makes few. Prints what became of them, call by call;
