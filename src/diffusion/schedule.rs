@@ -4,7 +4,7 @@
 //! `s_t = sqrt(1 - abar_t)` and `abar_t = prod_{i<=t} (1 - beta_i)`. Time -1 stands for clean data: a = 1, s = 0.
 //!
 //! Hosts may make floating-point exceptions traps, so nothing in this room divides by zero, overflows or takes the logarithm of zero, to get an infinity that is meant:
-//! the operand is changed ([`nonzero`]), for compilers may compute both sides of a condition, and the result chosen.
+//! the operand is changed (`nonzero`), for compilers may compute both sides of a condition, and the result chosen.
 
 use crate::error::{Error, Result};
 use crate::memory::{try_collect, try_vec};

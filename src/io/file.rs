@@ -48,7 +48,7 @@ pub fn read_text(path: &Path, max: u64) -> Result<String> {
 
 /// Writes a file through `write`, so that `path` holds the old bytes or all of the new ones, never a part.
 ///
-/// Links are followed, a replaced file's mode is kept, and only regular files are replaced ([`Target`]). The bytes go to a temporary file in the
+/// Links are followed, a replaced file's mode is kept, and only regular files are replaced (`Target`). The bytes go to a temporary file in the
 /// same folder, are flushed to the disk, and take the name in one step. On any failure the temporary file is removed.
 pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let named = |e: io::Error| Error::from_io(path, &e);

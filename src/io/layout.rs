@@ -34,7 +34,7 @@ pub struct ModelPaths {
 
 impl ModelPaths {
     /// Finds a model's files from a pipeline's folder, a flat folder, the folder of a pipeline's network whatever its name, a folder with one model
-    /// below it, or any file of a model. `variant` names the weights, `""` the plain ones; else [`weights::find`] has a preference.
+    /// below it, or any file of a model. `variant` names the weights, `""` the plain ones; else `weights::find` has a preference.
     pub fn find(path: &Path, variant: Option<&str>) -> Result<Self> {
         if !fs::metadata(path).map_err(|e| Error::from_io(path, &e))?.is_dir() {
             return Self::of_file(path, variant);
