@@ -301,56 +301,5 @@ pub unsafe extern "C" fn fewstep_dataset_destroy(dataset: *mut fewstep_dataset) 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Status;
-    use crate::io::test_util::TestDir;
-    use std::io::Write;
-
-    fn write_npz(path: &Path, arrays: &[(&str, &str, &str, Vec<u8>)]) {
-        let mut writer = zip::ZipWriter::new(std::fs::File::create(path).unwrap());
-        for (name, descr, shape, data) in arrays {
-            let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n");
-            writer.start_file(format!("{name}.npy"), zip::write::SimpleFileOptions::default()).unwrap();
-            writer.write_all(&[b"\x93NUMPY\x01\x00", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), data].concat()).unwrap();
-        }
-        writer.finish().unwrap();
-    }
-
-    /// Two images of 1x2 pixels with the values 0, 1, 2, 255 and the labels 3 and 0, in the types and shapes that people save.
-    #[test]
-    fn archives_as_people_have_them() {
-        let dir = TestDir::new("dataset-npz");
-        let path = dir.join("d.npz");
-        let values = [0u8, 1, 2, 255];
-        let doubles: Vec<u8> = values.iter().flat_map(|v| f64::from(*v).to_le_bytes()).collect();
-        let words: Vec<u8> = values.iter().flat_map(|v| u16::from(*v).to_be_bytes()).collect();
-        let longs: Vec<u8> = [3i64, 0].iter().flat_map(|v| v.to_le_bytes()).collect();
-        let images = [("|u1", "(2, 1, 2)", values.to_vec()), ("<f8", "(2, 1, 2, 1)", doubles.clone()), (">u2", "(2, 1, 2)", words)];
-        let labels = [("|u1", "(2,)", vec![3, 0]), ("<i8", "(2, 1)", longs.clone()), (">u2", "(2, 1)", vec![0, 3, 0, 0])];
-        for (descr, shape, data) in &images {
-            for (label_descr, label_shape, label_data) in &labels {
-                write_npz(&path, &[("x", descr, shape, data.clone()), ("y", label_descr, label_shape, label_data.clone())]);
-                let dataset = from_npz(&path, "x", Some("y"), 0.5, -1.0).unwrap();
-                assert_eq!(dataset.images().shape(), [2, 1, 2, 1]);
-                assert_eq!(dataset.images().as_slice::<f32>().unwrap(), [-1.0, -0.5, 0.0, 126.5], "{descr}");
-                assert_eq!(dataset.labels().unwrap().as_slice::<i32>().unwrap(), [3, 0], "{label_descr} {label_shape}");
-            }
-        }
-        let refused = [
-            ("labels of floats", "<f8", "(2,)", doubles[..16].to_vec(), Status::InvalidArgument, "astype"),
-            ("two columns", "|u1", "(2, 2)", values.to_vec(), Status::Shape, "[M,1]"),
-            ("one row", "<i8", "(1, 2)", longs.clone(), Status::Shape, "[1, 2]"),
-            ("no dimension", "<i8", "()", longs[..8].to_vec(), Status::Shape, "[]"),
-            ("too few", "<i8", "(1,)", longs[..8].to_vec(), Status::Shape, ""),
-            ("too large", "<i8", "(2,)", [(1i64 << 40), 0].iter().flat_map(|v| v.to_le_bytes()).collect(), Status::InvalidArgument, "1099511627776"),
-        ];
-        for (what, descr, shape, data, status, words) in refused {
-            write_npz(&path, &[("x", "|u1", "(2, 1, 2)", values.to_vec()), ("y", descr, shape, data)]);
-            let error = from_npz(&path, "x", Some("y"), 1.0, 0.0).map(drop).unwrap_err();
-            assert!(error.status == status && error.message.contains(words) && error.message.contains("d.npz"), "{what}: {error}");
-        }
-        write_npz(&path, &[("x", "<f8", "(1, 1, 1)", 1e300f64.to_le_bytes().to_vec())]);
-        assert_eq!(from_npz(&path, "x", None, 1.0, 0.0).map(drop).unwrap_err().status, Status::Numeric);
-    }
-}
+#[path = "dataset_tests.rs"]
+mod tests;

@@ -20,6 +20,7 @@ pub mod record;
 pub mod safetensors;
 mod scheduler_class;
 pub mod scheduler_config;
+mod scheduler_names;
 mod target;
 mod temporary;
 pub mod unet_config;

@@ -3,7 +3,7 @@
 //! ```json
 //! {"version": 1, "parts": {"unet/config.json": {"sha256": "…"}, …}, "pairs": [[999, 499], [499, -1]], "teacher_substeps": 25}
 //! ```
-//! Every model has `parts`, students have the rest too. Folders of other programs have no record, records of fewstep 0.1 have no `parts`.
+//! Every model has `parts`, students have the rest too. Folders of other programs have no record, records of earlier builds have no `parts`.
 
 use crate::error::{Error, Result};
 use serde_json::{Map, Value, json};

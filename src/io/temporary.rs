@@ -96,7 +96,7 @@ fn name(n: u64) -> String {
 enum Naming {
     /// `.fewstep-<n>.tmp`, locked by its writer.
     Locked,
-    /// `.fewstep-<process>-<n>.tmp`, without a lock: versions before 0.2.
+    /// `.fewstep-<process>-<n>.tmp`, without a lock: earlier builds.
     OfProcess(u32),
 }
 

@@ -4,8 +4,8 @@ use super::{fp_environment, signals};
 use crate::error::{Error, Result};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-/// Stack of a thread, ours to choose: the environment variable `RUST_MIN_STACK` does not reach it. The deepest kernel uses a tenth of it (the test below),
-/// a panic with a backtrace about half. Only what is touched is memory.
+/// Stack of a thread, ours to choose: the environment variable `RUST_MIN_STACK` does not reach it. Kernels use a small part of it
+/// (`tests/field/worker_stacks.c`); the rest is for a panic with a backtrace. Only what is touched is memory.
 const STACK: usize = 512 << 10;
 
 /// Where a thread of the library sleeps. A wake-up that comes first is kept.
