@@ -3,7 +3,7 @@
 use super::grid::{PrevRule, Spacing, ddim_timesteps, pairs};
 use super::parametrisation::Prediction;
 use super::sampler::{Clip, Kept, Step, Sum, Table};
-use super::schedule::{Level, NoiseSchedule, Precision};
+use super::schedule::{Level, NoiseSchedule, Rounding};
 use crate::error::Result;
 
 /// The variance of the noise that a step adds (`variance_type`).
@@ -52,7 +52,7 @@ fn step(schedule: &NoiseSchedule, prediction: Prediction, config: &DdpmConfig, (
 }
 
 /// The posterior's mean as a combination of x and of clean data. Near clean data 1 - abar/abar' cancels, so every operation is rounded as diffusers rounds it.
-fn mean(from: f64, to: f64, p: Precision) -> Sum {
+fn mean(from: f64, to: f64, p: Rounding) -> Sum {
     let r = |v: f64| p.round(v);
     let alpha = r(from / to);
     let (beta, beta_from, beta_to) = (r(1.0 - alpha), r(1.0 - from), r(1.0 - to));
@@ -61,7 +61,7 @@ fn mean(from: f64, to: f64, p: Precision) -> Sum {
 }
 
 /// The noise's standard deviation.
-fn deviation(from: f64, to: f64, variance: Variance, p: Precision) -> f64 {
+fn deviation(from: f64, to: f64, variance: Variance, p: Rounding) -> f64 {
     let r = |v: f64| p.round(v);
     let beta = r(1.0 - r(from / to));
     let variance = match variance {

@@ -7,7 +7,7 @@
 use super::grid::{Spacing, check_steps, ddim_timesteps};
 use super::parametrisation::{Linear, Prediction};
 use super::sampler::{Clip, Kept, Step, Sum, Table};
-use super::schedule::{CLEAN, NoiseSchedule, Precision};
+use super::schedule::{CLEAN, NoiseSchedule, Rounding};
 use super::sigmas::{FinalSigma, SigmaSpread, logarithms, spread_between, timestep_of, training_sigmas};
 use crate::error::{Error, Result};
 use crate::memory::try_collect;
@@ -55,7 +55,7 @@ pub(super) fn table(schedule: &NoiseSchedule, prediction: Prediction, config: &E
     Ok(Table { initial, ..table })
 }
 
-fn step(grid: &Grid, i: usize, prediction: Prediction, config: &EulerConfig, p: Precision) -> Result<Step> {
+fn step(grid: &Grid, i: usize, prediction: Prediction, config: &EulerConfig, p: Rounding) -> Result<Step> {
     let (from, to) = (grid.sigmas[i], grid.sigmas[i + 1]);
     let [down, up] = if config.ancestral { ancestral(from, to, p) } else { [to, 0.0] };
     // d as a combination of x and the output.
@@ -73,7 +73,7 @@ fn step(grid: &Grid, i: usize, prediction: Prediction, config: &EulerConfig, p: 
 }
 
 /// `sigma_down` and `sigma_up`, rounded as diffusers rounds them: the first is a difference that may cancel.
-fn ancestral(from: f64, to: f64, p: Precision) -> [f64; 2] {
+fn ancestral(from: f64, to: f64, p: Rounding) -> [f64; 2] {
     let r = |v: f64| p.round(v);
     let (from2, to2) = (r(from * from), r(to * to));
     let up = r(r(r(to2 * r(from2 - to2)) / from2).sqrt());
@@ -129,7 +129,7 @@ fn interpolate(train: &[f64], t: f64) -> f64 {
 }
 
 /// `steps` + 1 sigmas from the largest to the smallest.
-fn log_linear(train: &[f64], steps: usize, p: Precision) -> Result<Vec<f64>> {
+fn log_linear(train: &[f64], steps: usize, p: Rounding) -> Result<Vec<f64>> {
     let ends = [train[train.len() - 1], train[0]].map(|s| p.round(s.ln()));
     let logs = super::schedule::linspace(ends[0], ends[1], steps + 1, p)?;
     try_collect(logs.iter().take(steps + 1).map(|l| Ok(p.round(l.exp()))), "sigmas")

@@ -5,7 +5,7 @@
 use super::grid::check_steps;
 use super::parametrisation::Prediction;
 use super::sampler::{Clip, Kept, Step, Sum, Table};
-use super::schedule::{CLEAN, Level, NoiseSchedule, Precision};
+use super::schedule::{CLEAN, Level, NoiseSchedule, Rounding};
 use crate::error::{Error, Result};
 use crate::memory::try_collect;
 
@@ -37,7 +37,7 @@ pub(super) fn table(schedule: &NoiseSchedule, prediction: Prediction, config: &L
 }
 
 /// `c_skip` and `c_out` with sigma_data = 1/2, in the precision of PyTorch's scalars.
-fn boundary(t: f64, scaling: f64, p: Precision) -> [f64; 2] {
+fn boundary(t: f64, scaling: f64, p: Rounding) -> [f64; 2] {
     let scaled = p.round(t * scaling);
     let sum = p.round(p.round(scaled * scaled) + 0.25);
     if !sum.is_finite() {

@@ -1,27 +1,26 @@
 //! Noise schedules, predictions, samplers, and the algebra of distillation; knows nothing of networks or devices.
 //!
 //! [`NoiseSchedule`] says how noisy each timestep is, [`Prediction`] how a network's output reads, [`grid`] which timesteps are visited. A sampler is a [`Table`] of
-//! constants, a loss three coefficients ([`trajectory`]), and randomness a function of its place ([`philox`]). [`diffusers`] reads `scheduler_config.json`.
+//! constants, a loss three coefficients ([`trajectory`]). [`scheduler`] reads `scheduler_config.json`.
 
 pub mod ddpm;
-pub mod diffusers;
 pub mod dpm;
 pub mod euler;
 pub mod grid;
 pub mod lcm;
 pub mod parametrisation;
-pub mod philox;
 pub mod pndm;
-pub mod reference;
-pub mod run;
 pub mod sampler;
 pub mod schedule;
+pub mod scheduler;
 pub mod sigmas;
 pub mod trajectory;
 pub mod unipc;
 
 #[cfg(test)]
 mod golden_tests;
+#[cfg(test)]
+mod reference;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod trap_tests;
 
@@ -31,11 +30,9 @@ pub use euler::EulerConfig;
 pub use grid::{PrevRule, Spacing, trailing_pairs};
 pub use lcm::LcmConfig;
 pub use parametrisation::{Linear, Prediction};
-pub use philox::Purpose;
 pub use pndm::PndmConfig;
-pub use reference::History;
 pub use sampler::{Clip, DdimConfig, Kept, MEMORY, SamplerConfig, Step, Sum, Table};
-pub use schedule::{BetaSchedule, Level, NoiseSchedule, Precision, ScheduleConfig};
+pub use schedule::{BetaSchedule, Level, NoiseSchedule, Rounding, ScheduleConfig};
 pub use sigmas::{FinalSigma, SigmaSpread};
 pub use trajectory::{Weight, denoise_loss_coefficients, loss_coefficients, output_loss_coefficients};
 pub use unipc::UniPcConfig;

@@ -17,7 +17,7 @@ use super::grid::{PrevRule, Spacing, check_pairs, ddim_timesteps, pairs};
 use super::lcm::{self, LcmConfig};
 use super::parametrisation::{Linear, Prediction};
 use super::pndm::{self, PndmConfig};
-use super::schedule::{Level, NoiseSchedule, Precision};
+use super::schedule::{Level, NoiseSchedule, Rounding};
 use super::unipc::{self, UniPcConfig};
 use crate::error::{Error, Result};
 use crate::memory::try_collect;
@@ -309,7 +309,7 @@ impl Step {
 
 /// The factors of the predicted and of the fresh noise in a DDIM step between the given `abar`s: `sigma² = eta² (s_n/s_t)² (1 - a_t²/a_n²)` and
 /// `direction² = s_n² - sigma²`, a difference that cancels near clean data: with float32 tables every operation is rounded as diffusers rounds it.
-fn noise_split([from, to]: [f64; 2], eta: f64, p: Precision) -> Result<(f64, f64)> {
+fn noise_split([from, to]: [f64; 2], eta: f64, p: Rounding) -> Result<(f64, f64)> {
     if eta == 0.0 {
         return Ok(((1.0 - to).sqrt(), 0.0));
     }

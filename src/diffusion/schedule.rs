@@ -35,9 +35,9 @@ pub enum BetaSchedule {
 /// In which precision betas and their products are made.
 ///
 /// A teacher was trained with float32 tables, and near `abar = 0` their rounding is visible (cosine schedule: `abar[999]` differs by 6e-5 relative), so
-/// [`Precision::Float32`] is the default: it repeats PyTorch's tables bit for bit. The two differ by about 1e-6 relative for linear betas.
+/// [`Rounding::Float32`] is the default: it repeats PyTorch's tables bit for bit. The two differ by about 1e-6 relative for linear betas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Precision {
+pub enum Rounding {
     /// Float32 betas; products accumulated in float64 and stored as float32, as `torch.cumprod` does on a CPU.
     #[default]
     Float32,
@@ -62,8 +62,8 @@ pub struct ScheduleConfig {
     pub rescale_betas_zero_snr: bool,
     /// Factor c of `1/snr`: `abar / (c + (1 - c) abar)` takes the place of `abar` (CogVideoX); 1 changes nothing.
     pub snr_shift_scale: f64,
-    /// Precision of the tables.
-    pub precision: Precision,
+    /// Rounding of the tables.
+    pub precision: Rounding,
 }
 
 impl Default for ScheduleConfig {
@@ -76,7 +76,7 @@ impl Default for ScheduleConfig {
             trained_betas: None,
             rescale_betas_zero_snr: false,
             snr_shift_scale: 1.0,
-            precision: Precision::Float32,
+            precision: Rounding::Float32,
         }
     }
 }
@@ -219,17 +219,17 @@ impl NoiseSchedule {
     }
 }
 
-impl Precision {
+impl Rounding {
     /// The nearest number that the tables can hold. One float64 operation on float32 values rounded once is the float32 operation (double rounding is harmless for + - * / sqrt).
     pub(crate) fn round(self, v: f64) -> f64 {
         const MAX: f64 = f32::MAX as f64;
         match self {
             // A cast that overflows raises a flag; see the module's words on traps.
-            Precision::Float32 => {
+            Rounding::Float32 => {
                 let within = f64::from(v.clamp(-MAX, MAX) as f32);
                 if v.abs() > MAX { f64::INFINITY.copysign(v) } else { within }
             }
-            Precision::Float64 => v,
+            Rounding::Float64 => v,
         }
     }
 }
@@ -313,7 +313,7 @@ fn check_betas(betas: &[f64]) -> Result<()> {
 }
 
 /// `torch.linspace`: from the start in the first half and from the end in the second, each with one rounding (a fused multiply-add).
-pub(super) fn linspace(start: f64, end: f64, n: usize, p: Precision) -> Result<Vec<f64>> {
+pub(super) fn linspace(start: f64, end: f64, n: usize, p: Rounding) -> Result<Vec<f64>> {
     let mut v = try_vec::<f64>(n, "betas")?;
     let (start, end) = (p.round(start), p.round(end));
     let step = if n > 1 { p.round(p.round(end - start) / (n - 1) as f64) } else { 0.0 };
@@ -323,7 +323,7 @@ pub(super) fn linspace(start: f64, end: f64, n: usize, p: Precision) -> Result<V
     Ok(v)
 }
 
-fn cumulative_product(betas: &[f64], p: Precision) -> Result<Vec<f64>> {
+fn cumulative_product(betas: &[f64], p: Rounding) -> Result<Vec<f64>> {
     let mut v = try_vec::<f64>(betas.len(), "alphas_cumprod")?;
     let mut product = 1.0;
     for (o, beta) in v.iter_mut().zip(betas) {
@@ -334,7 +334,7 @@ fn cumulative_product(betas: &[f64], p: Precision) -> Result<Vec<f64>> {
 }
 
 /// arXiv 2305.08891, algorithm 1, operation for operation as diffusers does it: the differences of nearly equal numbers near T make the order of rounding visible.
-fn rescale_zero_terminal_snr(betas: &mut [f64], p: Precision) -> Result<()> {
+fn rescale_zero_terminal_snr(betas: &mut [f64], p: Rounding) -> Result<()> {
     let bars = zero_terminal_snr(cumulative_product(betas, p)?, p)?;
     let mut before = 1.0;
     for (beta, bar) in betas.iter_mut().zip(bars) {
@@ -345,7 +345,7 @@ fn rescale_zero_terminal_snr(betas: &mut [f64], p: Precision) -> Result<()> {
 }
 
 /// The `abar`s whose roots are shifted and scaled to end at zero and begin where they did.
-fn zero_terminal_snr(mut bars: Vec<f64>, p: Precision) -> Result<Vec<f64>> {
+fn zero_terminal_snr(mut bars: Vec<f64>, p: Rounding) -> Result<Vec<f64>> {
     bars.iter_mut().for_each(|a| *a = p.round(a.sqrt()));
     let (first, last) = (bars[0], bars[bars.len() - 1]);
     if bars.len() < 2 || first <= last {
@@ -399,7 +399,7 @@ mod tests {
 
     #[test]
     fn both_precisions_agree_for_linear_betas() {
-        let (a, b) = (schedule(|_| ()).unwrap(), schedule(|c| c.precision = Precision::Float64).unwrap());
+        let (a, b) = (schedule(|_| ()).unwrap(), schedule(|c| c.precision = Rounding::Float64).unwrap());
         for (a, b) in a.alphas_cumprod.iter().zip(&b.alphas_cumprod) {
             assert!((a / b - 1.0).abs() < 5e-6, "{a} against {b}");
         }
@@ -407,7 +407,7 @@ mod tests {
 
     #[test]
     fn zero_snr_ends_at_exactly_zero() {
-        for p in [Precision::Float32, Precision::Float64] {
+        for p in [Rounding::Float32, Rounding::Float64] {
             let s = schedule(|c| (c.rescale_betas_zero_snr, c.precision) = (true, p)).unwrap();
             assert!(s.zero_terminal_snr());
             assert_eq!(s.snr(999), 0.0);

@@ -3,7 +3,7 @@
 //! Here sigma is the ratio `s_t / a_t` (the variance-exploding view of the same process). Formulas and rounding follow diffusers' `DPMSolverMultistepScheduler`.
 
 use super::grid::{Spacing, dpm_timesteps};
-use super::schedule::{BetaSchedule, CLEAN, NoiseSchedule, Precision, nonzero};
+use super::schedule::{BetaSchedule, CLEAN, NoiseSchedule, Rounding, nonzero};
 use crate::error::{Error, Result};
 use crate::memory::{try_collect, try_vec};
 
@@ -188,7 +188,7 @@ pub(super) fn logarithms(schedule: &NoiseSchedule, train: &[f64]) -> Result<Vec<
 
 /// The fractional timestep at which the training schedule has this sigma, by linear interpolation of ln sigma. With zero terminal SNR the last logarithm may be
 /// below the one before, so the list is searched from its end.
-pub(super) fn timestep_of(sigma: f64, logs: &[f64], p: Precision) -> f64 {
+pub(super) fn timestep_of(sigma: f64, logs: &[f64], p: Rounding) -> f64 {
     if logs.len() < 2 {
         return 0.0;
     }
@@ -200,7 +200,7 @@ pub(super) fn timestep_of(sigma: f64, logs: &[f64], p: Precision) -> f64 {
 
 /// Natural logarithm of a positive number in the tables' precision; in float32 with the bits of numpy's vectorised `log` on x86 (a rational approximation that is
 /// an ulp off here and there).
-fn ln(p: Precision, v: f64) -> f64 {
+fn ln(p: Rounding, v: f64) -> f64 {
     /// Numerator and denominator, highest power first.
     const RATIONAL: [(f32, f32); 6] = [
         (2.589_979e-2, 5.875_095_4e-3),
@@ -210,7 +210,7 @@ fn ln(p: Precision, v: f64) -> f64 {
         (1.0, 2.612_677_6),
         (0.0, 1.0),
     ];
-    if p == Precision::Float64 {
+    if p == Rounding::Float64 {
         return v.ln();
     }
     let exponent = (v.to_bits() >> 52) as i64 - 1023;
@@ -313,9 +313,9 @@ mod tests {
     fn float32_logarithms() {
         for i in 1..4000 {
             let v = f64::from((f64::from(i) * 0.01 - 20.0).exp() as f32);
-            assert!((ln(Precision::Float32, v) - v.ln()).abs() <= 2e-7 * v.ln().abs().max(1.0), "{v}");
+            assert!((ln(Rounding::Float32, v) - v.ln()).abs() <= 2e-7 * v.ln().abs().max(1.0), "{v}");
         }
-        assert_eq!(ln(Precision::Float32, 1.0), 0.0);
+        assert_eq!(ln(Rounding::Float32, 1.0), 0.0);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use super::grid::Spacing;
 use super::parametrisation::Prediction;
 use super::sampler::{Clip, Kept, Step, Sum, Table};
-use super::schedule::{Level, NoiseSchedule, Precision, nonzero};
+use super::schedule::{Level, NoiseSchedule, Rounding, nonzero};
 use super::sigmas::{FinalSigma, Rules, SigmaGrid, SigmaOptions, SigmaSpread};
 use crate::error::{Error, Result};
 
@@ -48,7 +48,7 @@ const LAST: usize = 3;
 struct Run<'a> {
     config: &'a UniPcConfig,
     grid: SigmaGrid,
-    p: Precision,
+    p: Rounding,
 }
 
 /// The table of a run of `steps` steps.
@@ -177,7 +177,7 @@ struct Length {
     growth: f64,
     /// B(h).
     b: f64,
-    p: Precision,
+    p: Rounding,
 }
 
 impl Length {

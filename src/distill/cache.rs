@@ -3,11 +3,11 @@
 use super::range::StateRange;
 use crate::backend::Backend;
 use crate::cancel::Stop;
-use crate::diffusion::philox::{self, Purpose};
-use crate::diffusion::run::{RunSpec, SamplingRun, for_each_batch};
 use crate::diffusion::{Clip, NoiseSchedule, Prediction, Table, trajectory};
 use crate::error::{Error, Result};
 use crate::nn::Model;
+use crate::random::{self, Purpose};
+use crate::sampling::{RunSpec, SamplingRun, for_each_batch};
 use crate::tensor::{DType, Tensor};
 use half::f16;
 use std::sync::Arc;
@@ -98,7 +98,7 @@ fn draw_labels(classes: Option<usize>, spec: &CacheSpec, stop: Stop) -> Result<O
     let mut labels = Tensor::zeros(DType::I32, &[spec.count])?;
     for (i, label) in labels.as_mut_slice::<i32>()?.iter_mut().enumerate() {
         stop.check()?;
-        *label = philox::uniform_int(philox::words(spec.seed, Purpose::Timestep, u32::MAX, i as u32, 0)[0], classes) as i32;
+        *label = random::uniform_int(random::words(spec.seed, Purpose::Timestep, u32::MAX, i as u32, 0)[0], classes) as i32;
     }
     Ok(Some(labels))
 }

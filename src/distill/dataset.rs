@@ -1,7 +1,7 @@
 //! Images and labels that stay in memory while a trainer draws from them.
 
-use crate::diffusion::run::check_labels;
 use crate::error::{Error, Result};
+use crate::nn::conditions::check_labels;
 use crate::tensor::{DType, Tensor};
 use std::sync::Arc;
 

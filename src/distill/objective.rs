@@ -1,7 +1,6 @@
 //! What a student is asked to match. Every objective is a difference d = c0 x_t + c1 student + c2 target, a norm and a mean; the coefficients carry
 //! parametrisation and weight (research: state, epsilon, x0 and v errors differ only by a weight for each step).
 
-use crate::diffusion::run::weighted_sum;
 use crate::diffusion::trajectory::{Ddim, Weight, denoise_loss_coefficients, loss_coefficients, output_loss_coefficients};
 use crate::diffusion::{NoiseSchedule, Prediction};
 use crate::error::{Error, Result};
@@ -141,7 +140,7 @@ impl TermContext<'_> {
             let out = self.student_at(g, states[j], time, batch.labels)?;
             let (from, to) = (self.schedule.level(t)?, self.schedule.level(next)?);
             let [cx, co] = Ddim::new(from, to).coefficients(from, self.student_prediction)?;
-            states.push(weighted_sum(g, &[(cx, states[j]), (co, out)])?);
+            states.push(g.weighted_sum(&[(cx, states[j]), (co, out)])?);
         }
         let mut identity = vec![0f32; n * n];
         (0..n).for_each(|i| identity[i * n + i] = 1.0);

@@ -4,7 +4,8 @@
 //! infinities although both are finite. Bounds on the weights follow from the options alone and rule that out for ordinary runs, at no cost. Where they
 //! do not, the states are kept aside, and come back if the step spoilt them.
 
-use super::trainer::{Trainer, TrainerOptions};
+use super::options::TrainerOptions;
+use super::trainer::Trainer;
 use super::training_graph::STATES;
 use crate::error::{Error, Result};
 use crate::graph::ops::ClipScale;

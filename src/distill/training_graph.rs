@@ -3,14 +3,14 @@
 use super::dataset::Dataset;
 use super::loss_scale::LossScaleInputs;
 use super::objective::{DataBatch, Objective, STUDENT, Term, TermContext, TrajectoryBatch};
-use super::trainer::TrainerOptions;
+use super::options::TrainerOptions;
 use crate::diffusion::NoiseSchedule;
-use crate::diffusion::philox::Purpose;
 use crate::error::{Error, Result};
 use crate::graph::ops::{AdamW, ClipScale, Concat, Ema, GlobalNorm, IntAffine, RandomInt, RandomNormal};
 use crate::graph::{Graph, TensorType, ValueId, gradients};
 use crate::memory;
 use crate::nn::Model;
+use crate::random::Purpose;
 use crate::tensor::{DType, Tensor};
 
 /// What lists of the program are called where there is no memory for them.

@@ -3,6 +3,7 @@
 use super::ops::*;
 use super::{Graph, Op, ValueId};
 use crate::error::{Error, Result};
+use crate::tensor::Tensor;
 
 impl Graph {
     /// The same elements under another shape; nothing is copied.
@@ -37,6 +38,14 @@ impl Graph {
             *last = o;
         }
         self.reshape(y, &shape)
+    }
+
+    /// The sum of c_j v_j with constant coefficients.
+    pub fn weighted_sum(&mut self, terms: &[(f64, ValueId)]) -> Result<ValueId> {
+        let coefficients: Vec<f32> = terms.iter().map(|t| t.0 as f32).collect();
+        let table = self.constant("coefficients", Tensor::from_slice(&[1, terms.len()], &coefficients)?)?;
+        let operands: Vec<_> = std::iter::once(table).chain(terms.iter().map(|t| t.1)).collect();
+        self.push1(Combine { first: 0 }.into(), &operands)
     }
 
     /// a + b with broadcasting.

@@ -132,7 +132,7 @@ impl Write for &mut Data<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diffusion::philox::philox4x32;
+    use crate::random::philox4x32;
 
     fn decode(file: &[u8]) -> (u32, u32, ::png::ColorType, Vec<u8>) {
         let mut reader = ::png::Decoder::new(io::Cursor::new(file)).read_info().unwrap();

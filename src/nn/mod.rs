@@ -1,6 +1,7 @@
 //! Model families written as graph builders. They hold no numbers: parameters are named states of the graph.
 
 mod attention;
+pub mod conditions;
 pub mod model;
 mod resnet;
 pub mod unet;

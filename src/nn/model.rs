@@ -3,7 +3,6 @@
 use super::unet;
 use crate::cancel::Stop;
 use crate::diffusion::grid;
-use crate::diffusion::philox::{self, Purpose};
 use crate::error::{Error, Result};
 use crate::io::diffusers::{self, ModelFiles};
 use crate::io::json::describe;
@@ -11,6 +10,7 @@ use crate::io::scheduler_config::{SchedulerClass, SchedulerConfig};
 use crate::io::unet_config::{ClassEmbedding, UNetConfig};
 use crate::io::{model_file, record};
 use crate::memory;
+use crate::random::{self, Purpose};
 use crate::tensor::{Tensor, checked_numel};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -209,7 +209,7 @@ fn initial(name: &str, shape: &[usize], shapes: &BTreeMap<&str, &[usize]>, [seed
     let mut tensor = Tensor::zeros(crate::tensor::DType::F32, shape)?;
     let data = tensor.as_mut_slice::<f32>()?;
     if name == "class_embedding.weight" {
-        philox::fill_normal(seed, Purpose::Init, 0, index, data);
+        random::fill_normal(seed, Purpose::Init, 0, index, data);
         return Ok(tensor);
     }
     let norm = shape.len() == 1 && shapes.get(name.replace(".bias", ".weight").as_str()).is_some_and(|w| w.len() == 1);
@@ -224,7 +224,7 @@ fn initial(name: &str, shape: &[usize], shapes: &BTreeMap<&str, &[usize]>, [seed
         if block % CHECKED == 0 {
             stop.check()?;
         }
-        let words = philox::words(seed, Purpose::Init, 0, index, block as u32);
+        let words = random::words(seed, Purpose::Init, 0, index, block as u32);
         for (v, word) in four.iter_mut().zip(words) {
             *v = bound * (2.0 * (word >> 8) as f32 / (1u32 << 24) as f32 - 1.0);
         }

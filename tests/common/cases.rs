@@ -1,9 +1,9 @@
 //! Cases of every op but the convolutions. Where an op only moves numbers the tolerance is 0; the others say why they have theirs.
 
 use super::Case;
-use fewstep::diffusion::philox::Purpose;
 use fewstep::graph::ops::*;
 use fewstep::graph::{TensorType, ValueId};
+use fewstep::random::Purpose;
 use fewstep::tensor::DType;
 use half::f16;
 

@@ -111,7 +111,7 @@ pub fn training(norms: bool) -> Result<Case> {
     let (seed, step) = (case.data(&[1], &[11i64]), case.data(&[1], &[3i64]));
     let data = case.input(&[5, 8, 8, 3]);
     let samples = case.data(&[2], &[0i32, 1]);
-    let purpose = fewstep::diffusion::philox::Purpose::Noise;
+    let purpose = fewstep::random::Purpose::Noise;
     let rows = case.op(RandomInt { purpose, bound: 5, count: 2, stream: 0 }, &[seed, step]);
     let x0 = case.graph.gather(data, rows)?;
     let z = case.op(RandomNormal { purpose, image: [8, 8, 3] }, &[seed, step, samples]);

@@ -3,7 +3,7 @@
 use crate::common::{Check, backend, close, fail, integers, read, text, to_nhwc, values, write};
 use crate::trajectory::teacher_dir;
 use fewstep::backend::Executable;
-use fewstep::diffusion::{NoiseSchedule, Precision, Prediction, ScheduleConfig, Weight, trajectory};
+use fewstep::diffusion::{NoiseSchedule, Prediction, Rounding, ScheduleConfig, Weight, trajectory};
 use fewstep::distill::TrainerOptions;
 use fewstep::distill::objective::{DataBatch, NormKind, Objective, STUDENT, TEACHER, Term, TermContext, TrajectoryBatch};
 use fewstep::distill::training_graph::{Update, UpdateInputs, append_update};
@@ -60,7 +60,7 @@ fn load(case: &Path) -> Result<Case, String> {
     check_substeps(&pairs, &lists("teacher_substeps"))?;
     let dir = case.parent().ok_or("no folder")?;
     let student = [dir.join("student"), dir.join("../unet/class_conditional")].into_iter().find(|d| d.exists()).ok_or("no student folder")?;
-    let schedule = text(NoiseSchedule::new(ScheduleConfig { precision: Precision::Float64, ..ScheduleConfig::default() }))?;
+    let schedule = text(NoiseSchedule::new(ScheduleConfig { precision: Rounding::Float64, ..ScheduleConfig::default() }))?;
     let term = Term { objective, weight: 1.0, step_weight, norm };
     Ok(Case { term, student: text(Model::open(&student))?, teacher: text(Model::open(&teacher_dir()))?, prediction, pairs, schedule })
 }

@@ -3,11 +3,12 @@
 
 use crate::common::{Check, backend, close, fail, read, text, values, write};
 use fewstep::backend::as_bytes;
-use fewstep::diffusion::run::{RunGraph, RunSpec};
-use fewstep::diffusion::{Purpose, Table};
+use fewstep::diffusion::Table;
 use fewstep::graph::{Graph, TensorType};
 use fewstep::io::TensorFile;
 use fewstep::io::scheduler_config::SchedulerConfig;
+use fewstep::random::Purpose;
+use fewstep::sampling::{RunGraph, RunSpec};
 use serde_json::Value;
 use std::path::Path;
 

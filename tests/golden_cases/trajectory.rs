@@ -1,10 +1,11 @@
 //! The bundled teacher's 20-step DDIM run, state by state.
 
 use crate::common::{Check, backend, close, integers, text, to_nhwc, values};
-use fewstep::diffusion::run::{RunSpec, SamplingRun};
-use fewstep::diffusion::{DdimConfig, Purpose, SamplerConfig, Table};
+use fewstep::diffusion::{DdimConfig, SamplerConfig, Table};
 use fewstep::io::safetensors::TensorFile;
 use fewstep::nn::Model;
+use fewstep::random::Purpose;
+use fewstep::sampling::{RunSpec, SamplingRun};
 use fewstep::tensor::Tensor;
 use std::path::PathBuf;
 

@@ -1,9 +1,9 @@
 //! Graphs that cannot be meant: a status and a sentence with both shapes, never a panic.
 
 use crate::common::Case;
-use fewstep::diffusion::philox::Purpose;
 use fewstep::graph::ops::*;
 use fewstep::graph::{Graph, Op, TensorType};
+use fewstep::random::Purpose;
 use fewstep::tensor::DType;
 use fewstep::{Result, Status};
 

@@ -3,10 +3,11 @@
 //! Keys (and for the backward pass values) of a head are transposed once, so that every inner loop runs over neighbouring floats. Scratch holds one head and a
 //! few rows of scores for each thread, never T x T.
 
-use super::elementwise::vectorised;
+use super::chunks::vectorised;
+use super::kernel::{CpuKernel, Io};
 use super::kernels::pool::{Shared, split};
-use super::lower::{CpuKernel, Io, Target};
 use super::math::exp;
+use super::target::Target;
 use crate::error::Result;
 use crate::graph::TensorType;
 use crate::graph::ops::{Attention, AttentionGrad};

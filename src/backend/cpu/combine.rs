@@ -1,8 +1,8 @@
 //! Kernels of the linear combination and of dynamic thresholding.
 
-use super::elementwise::{for_chunks, vectorised};
+use super::chunks::{for_chunks, vectorised};
+use super::kernel::{CpuKernel, Io};
 use super::kernels::pool::Shared;
-use super::lower::{CpuKernel, Io};
 use crate::error::Result;
 use crate::graph::TensorType;
 use crate::graph::ops::{Combine, DynamicThreshold};

@@ -1,11 +1,11 @@
 //! The convolution ops on the indirect-product kernels.
 
+use super::kernel::{CpuKernel, Io};
 use super::kernels::conv::{Conv2d as Forward, ConvShape, Epilogue};
 use super::kernels::conv_input_grad::Conv2dInputGrad as InputGrad;
 use super::kernels::conv_weight_grad::Conv2dWeightGrad as WeightGrad;
 use super::kernels::gemm;
 use super::kernels::simd::Isa;
-use super::lower::{CpuKernel, Io};
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
 use crate::graph::ops::{Conv2d, Conv2dInputGrad, Conv2dWeightGrad, ConvGeometry, PackConv, PackFor};

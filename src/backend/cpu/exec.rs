@@ -1,7 +1,9 @@
 //! The CPU executable: a kernel a node, a pointer table, one arena.
 
+use super::kernel::{CpuKernel, Io, Slot};
 use super::kernels::workers::Workers;
-use super::lower::{CpuKernel, Io, Slot, Target, lower, packed_len};
+use super::lower::lower;
+use super::target::{Target, packed_len};
 use super::{Isa, ThreadPool};
 use crate::backend::{Backend, Executable, HostBytes, Memory, unprepared};
 use crate::cancel::{Stop, cancelled};

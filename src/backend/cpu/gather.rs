@@ -1,7 +1,7 @@
 //! Row look-ups and index arithmetic.
 
+use super::kernel::{CpuKernel, Io};
 use super::kernels::pool::Shared;
-use super::lower::{CpuKernel, Io};
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
 use crate::graph::ops::{GatherGrad, IntAffine};

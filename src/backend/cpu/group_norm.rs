@@ -3,9 +3,9 @@
 //! Floor: both passes read x twice (statistics, then apply) and write once; a block of rows fits L1, so the second look at it is free in the statistics pass.
 //! Work is cut into (sample, block of rows) by shape alone, and blocks are merged in order.
 
-use super::elementwise::vectorised;
+use super::chunks::vectorised;
+use super::kernel::{CpuKernel, Io};
 use super::kernels::pool::Shared;
-use super::lower::{CpuKernel, Io};
 use super::math::sigmoid;
 use crate::error::{Error, Result};
 use crate::graph::TensorType;

@@ -1,12 +1,14 @@
-//! The CPU backend: [`exec`] runs a plan, `lower` picks a kernel for each node, one file an op adapts it, [`kernels`] holds the heavy arithmetic.
+//! The CPU backend: [`exec`] runs a plan, `lower` picks a `kernel` for each node, one file an op adapts it, [`kernels`] holds the heavy arithmetic.
 
 mod attention;
+mod chunks;
 mod combine;
 mod conv2d;
 mod elementwise;
 pub mod exec;
 mod gather;
 mod group_norm;
+mod kernel;
 pub mod kernels;
 mod lower;
 mod math;
@@ -16,6 +18,7 @@ mod random;
 mod reduce;
 mod resample;
 mod shape;
+mod target;
 mod timestep_embedding;
 
 pub use exec::{CpuBackend, CpuExecutable};

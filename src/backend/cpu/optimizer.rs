@@ -1,8 +1,8 @@
 //! Global norm, AdamW and the moving average over all parameters at once.
 
-use super::elementwise::vectorised;
+use super::chunks::vectorised;
+use super::kernel::{CpuKernel, Io};
 use super::kernels::pool::Shared;
-use super::lower::{CpuKernel, Io};
 use crate::error::Result;
 use crate::graph::ops::{AdamW, ClipScale, Ema};
 use crate::memory;

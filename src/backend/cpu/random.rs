@@ -1,10 +1,10 @@
 //! Philox noise and integers.
 
+use super::kernel::{CpuKernel, Io};
 use super::kernels::pool::Shared;
-use super::lower::{CpuKernel, Io};
-use crate::diffusion::philox;
 use crate::error::Result;
 use crate::graph::ops::{RandomInt, RandomNormal};
+use crate::random;
 
 struct Normal(RandomNormal);
 
@@ -22,8 +22,8 @@ impl CpuKernel for Normal {
             let image = unsafe { out.part(n * h * w * c, h * w * c) };
             // Four normals at a time in NCHW order, scattered to NHWC.
             for block in 0..(h * w * c).div_ceil(4) {
-                let words = philox::words(seed as u64, self.0.purpose, step as u32, samples[n] as u32, block as u32);
-                let normals = philox::normal4(words);
+                let words = random::words(seed as u64, self.0.purpose, step as u32, samples[n] as u32, block as u32);
+                let normals = random::normal4(words);
                 for (k, v) in normals.into_iter().enumerate() {
                     let i = 4 * block + k;
                     if i < h * w * c {
@@ -45,8 +45,8 @@ impl CpuKernel for Integers {
     fn run(&self, io: &Io) -> Result<()> {
         let (seed, step) = (io.input::<i64>(0)[0], io.input::<i64>(1)[0]);
         for (b, o) in io.output::<i32>(0).iter_mut().enumerate() {
-            let words = philox::words(seed as u64, self.0.purpose, step as u32, b as u32, 0);
-            *o = philox::uniform_int(words[self.0.stream], self.0.bound) as i32;
+            let words = random::words(seed as u64, self.0.purpose, step as u32, b as u32, 0);
+            *o = random::uniform_int(words[self.0.stream], self.0.bound) as i32;
         }
         Ok(())
     }

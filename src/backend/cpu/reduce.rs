@@ -1,8 +1,8 @@
 //! Sums over broadcast dimensions.
 
-use super::elementwise::vectorised;
+use super::chunks::vectorised;
+use super::kernel::{CpuKernel, Io};
 use super::kernels::pool::{Shared, split};
-use super::lower::{CpuKernel, Io};
 use crate::error::Result;
 use crate::graph::TensorType;
 use crate::graph::ops::ReduceSum;

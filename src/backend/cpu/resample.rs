@@ -1,7 +1,7 @@
 //! Nearest doubling and 2x2 average pooling.
 
-use super::elementwise::for_chunks;
-use super::lower::{CpuKernel, Io};
+use super::chunks::for_chunks;
+use super::kernel::{CpuKernel, Io};
 use crate::error::Result;
 use crate::graph::TensorType;
 

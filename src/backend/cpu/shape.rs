@@ -1,7 +1,7 @@
 //! Copies along the last axis, and state assignment.
 
-use super::elementwise::{for_chunks, row_grain};
-use super::lower::{CpuKernel, Io};
+use super::chunks::{for_chunks, row_grain};
+use super::kernel::{CpuKernel, Io};
 use crate::error::Result;
 use crate::graph::TensorType;
 use crate::graph::ops::{Pad, Slice};

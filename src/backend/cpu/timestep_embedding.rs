@@ -1,6 +1,6 @@
 //! The sinusoidal timestep embedding.
 
-use super::lower::{CpuKernel, Io};
+use super::kernel::{CpuKernel, Io};
 use crate::error::Result;
 use crate::graph::ops::TimestepEmbedding;
 

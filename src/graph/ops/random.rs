@@ -1,10 +1,10 @@
 //! Philox noise and integers drawn inside the plan: a function of (seed, purpose, step, sample index, element) and of nothing else.
 
-use crate::diffusion::philox::{self, Purpose};
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
 use crate::graph::op::{OpDef, arity, expect_dtype, expect_shape};
 use crate::graph::reference::Array;
+use crate::random::{self, Purpose};
 use crate::tensor::DType;
 
 fn head(inputs: &[&TensorType]) -> Result<()> {
@@ -44,7 +44,7 @@ impl OpDef for RandomNormal {
         let mut y = Array::zeros(vec![inputs[2].len(), h, w, c]);
         for (n, sample) in inputs[2].iter().enumerate() {
             let mut chw = vec![0f32; h * w * c];
-            philox::fill_normal(seed, self.purpose, step as u32, *sample as i32 as u32, &mut chw);
+            random::fill_normal(seed, self.purpose, step as u32, *sample as i32 as u32, &mut chw);
             for (i, v) in chw.iter().enumerate() {
                 y[[n, i / w % h, i % w, i / (w * h)]] = f64::from(*v);
             }
@@ -83,8 +83,8 @@ impl OpDef for RandomInt {
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
         let (seed, step) = (inputs[0].sum() as i64 as u64, inputs[1].sum() as i64);
         Ok(vec![Array::from_shape_fn(vec![self.count], |i| {
-            let words = philox::words(seed, self.purpose, step as u32, i[0] as u32, 0);
-            f64::from(philox::uniform_int(words[self.stream], self.bound))
+            let words = random::words(seed, self.purpose, step as u32, i[0] as u32, 0);
+            f64::from(random::uniform_int(words[self.stream], self.bound))
         })])
     }
 }

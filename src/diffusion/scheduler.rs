@@ -8,7 +8,7 @@ use super::lcm::LcmConfig;
 use super::parametrisation::Prediction;
 use super::pndm::PndmConfig;
 use super::sampler::{Clip, DdimConfig, SamplerConfig};
-use super::schedule::{BetaSchedule, NoiseSchedule, Precision, ScheduleConfig};
+use super::schedule::{BetaSchedule, NoiseSchedule, Rounding, ScheduleConfig};
 use super::sigmas::{FinalSigma, SigmaSpread};
 use super::unipc::UniPcConfig;
 use crate::error::{Error, Result};
@@ -34,7 +34,7 @@ impl SchedulerConfig {
             trained_betas: self.trained_betas.clone(),
             rescale_betas_zero_snr: self.rescale_betas_zero_snr,
             snr_shift_scale: self.snr_shift_scale,
-            precision: if self.has_float64_betas() { Precision::Float64 } else { Precision::Float32 },
+            precision: if self.has_float64_betas() { Rounding::Float64 } else { Rounding::Float32 },
         })
     }
 

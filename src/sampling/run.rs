@@ -1,13 +1,14 @@
 //! A sampling run as one plan: noise, then for each step the model's evaluation and the sampler's update, one segment a step.
 
-use super::philox::Purpose;
-use super::sampler::{Clip, MEMORY, Sum, Table};
 use crate::backend::{Backend, Executable, HostSlice, Memory, as_bytes};
 use crate::cancel::{Stop, cancelled};
+use crate::diffusion::{Clip, MEMORY, Sum, Table};
 use crate::error::{Error, Result};
-use crate::graph::ops::{Assign, Combine, DynamicThreshold, RandomNormal, UnaryKind};
+use crate::graph::ops::{Assign, DynamicThreshold, RandomNormal, UnaryKind};
 use crate::graph::{Graph, TensorType, ValueId};
+use crate::nn::conditions::check_labels;
 use crate::nn::{Model, UNet};
+use crate::random::Purpose;
 use crate::tensor::{DType, Tensor, try_vec};
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -33,7 +34,7 @@ fn append_update(g: &mut Graph, table: &Table, k: usize, out: ValueId, fresh: im
     let mut values = [(0.0, x); 3 + MEMORY];
     values[1].1 = out;
     if step.reads_m0() {
-        let x0 = weighted_sum(g, &[(step.x0_x, x), (step.x0_out, out)])?;
+        let x0 = g.weighted_sum(&[(step.x0_x, x), (step.x0_out, out)])?;
         values[2].1 = clipped(g, x0, &table.clip)?;
     }
     for (value, name) in values[3..].iter_mut().zip(KEPT).take(table.memory) {
@@ -47,12 +48,12 @@ fn append_update(g: &mut Graph, table: &Table, k: usize, out: ValueId, fresh: im
     if step.noise != 0.0 {
         next.push((step.noise, fresh(g)?));
     }
-    let mut updates = vec![(x, weighted_sum(g, &next)?)];
+    let mut updates = vec![(x, g.weighted_sum(&next)?)];
     for (sum, (_, place)) in step.keep.iter().zip(&values[3..]) {
         let Some(sum) = sum else { continue };
         let new = match terms(sum)[..] {
             [(1.0, value)] => value,
-            ref several => weighted_sum(g, several)?,
+            ref several => g.weighted_sum(several)?,
         };
         updates.push((*place, new));
     }
@@ -67,14 +68,6 @@ fn assign(g: &mut Graph, mut updates: Vec<(ValueId, ValueId)>) -> Result<()> {
         g.push1(Assign.into(), &[state, new])?;
     }
     Ok(())
-}
-
-/// sum of c_j v_j with constant coefficients.
-pub(crate) fn weighted_sum(g: &mut Graph, terms: &[(f64, ValueId)]) -> Result<ValueId> {
-    let coefficients: Vec<f32> = terms.iter().map(|t| t.0 as f32).collect();
-    let table = g.constant("coefficients", Tensor::from_slice(&[1, terms.len()], &coefficients)?)?;
-    let operands: Vec<_> = std::iter::once(table).chain(terms.iter().map(|t| t.1)).collect();
-    g.push1(Combine { first: 0 }.into(), &operands)
 }
 
 fn clipped(g: &mut Graph, x0: ValueId, clip: &Clip) -> Result<ValueId> {
@@ -328,17 +321,6 @@ impl SamplingRun {
     }
 }
 
-/// Checks that there are `count` labels in `0..classes`.
-pub fn check_labels(labels: &[i32], count: usize, classes: usize) -> Result<()> {
-    if labels.len() != count {
-        return Err(Error::shape(format!("expected {count} labels, found {}", labels.len())));
-    }
-    match labels.iter().position(|l| *l < 0 || *l as usize >= classes) {
-        None => Ok(()),
-        Some(i) => Err(Error::invalid(format!("label {} at index {i} is not in 0..{classes}", labels[i]))),
-    }
-}
-
 /// Samples of any number through a run of fixed batch: `visit(run, first, count)` is called after every batch.
 pub fn for_each_batch(
     run: &mut SamplingRun,
@@ -380,7 +362,7 @@ impl RunGraph {
         let draw = Draw { seed, samples, image: [shape[1], shape[2], shape[3]] };
         let mut noise = noise(g, spec.purpose, 0, draw)?;
         if spec.table.initial != 1.0 {
-            noise = weighted_sum(g, &[(spec.table.initial, noise)])?;
+            noise = g.weighted_sum(&[(spec.table.initial, noise)])?;
         }
         g.push1(Assign.into(), &[x, noise])?;
         Ok(Self { draw })
@@ -391,7 +373,7 @@ impl RunGraph {
         let x = current(g, X)?;
         match table.steps[k].input {
             1.0 => Ok(x),
-            factor => weighted_sum(g, &[(factor, x)]),
+            factor => g.weighted_sum(&[(factor, x)]),
         }
     }
 
