@@ -19,6 +19,8 @@ mod training;
 use common::{Case, compare, load, read};
 use fewstep::backend::Backend;
 use fewstep::backend::cuda::{CudaBackend, Device};
+use fewstep::cancel::Stop;
+use fewstep::graph::Numerics;
 use fewstep::tensor::{DType, Tensor};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -67,18 +69,17 @@ fn check_narrow(backend: &dyn Backend, case: &Case, dtype: DType, tolerance: f64
     // On numbers that the type has: rounding the operands is not the kernel's error.
     let given: HashMap<_, _> = case.given.iter().map(|(id, tensor)| (*id, rounded(tensor, dtype))).collect();
     let reference = case.reference_of(&given).map_err(named)?;
-    let mut graph = case.graph.clone();
-    graph.set_precision(dtype).map_err(named)?;
-    let mut exe = backend.compile(&graph).map_err(named)?;
-    load(&mut *exe, &graph, &given).map_err(named)?;
+    let numerics = Numerics::of(dtype).map_err(named)?;
+    let mut exe = backend.compile_until(&case.graph, &numerics, Stop::NEVER).map_err(named)?;
+    load(&mut *exe, &case.graph, &given).map_err(named)?;
     exe.run_all().map_err(named)?;
     for (value, _) in &case.expect {
-        let got = read(&*exe, &graph, *value).map_err(named)?;
+        let got = read(&*exe, &case.graph, *value).map_err(named)?;
         let want = &reference[value];
         let error: f64 = got.iter().zip(want).map(|(g, w)| if g == w || g.is_nan() && w.is_nan() { 0.0 } else { (g - w).powi(2) }).sum();
         let size: f64 = want.iter().filter(|w| w.is_finite()).map(|w| w * w).sum();
         if !(error <= tolerance * size) {
-            return Err(format!("{} in {dtype:?} '{}': NMSE {:.2e}, allowed {tolerance:e}", case.name, graph.value(*value).name, error / size));
+            return Err(format!("{} in {dtype:?} '{}': NMSE {:.2e}, allowed {tolerance:e}", case.name, case.graph.value(*value).name, error / size));
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ pub use host::{HostBytes, HostSlice};
 
 use crate::cancel::Stop;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Plan, ValueId};
+use crate::graph::{Graph, Numerics, Plan, ValueId};
 use crate::tensor::{Element, Tensor};
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use std::sync::Arc;
 pub trait Backend: Send + Sync {
     /// Plans and compiles; every allocation that the run will need happens here and may fail with an out-of-memory error. `stop` is looked at before each
     /// node of each pass.
-    fn compile_until(&self, graph: &Graph, stop: Stop) -> Result<Box<dyn Executable>>;
+    fn compile_until(&self, graph: &Graph, numerics: &Numerics, stop: Stop) -> Result<Box<dyn Executable>>;
 
-    /// The same, to the end.
+    /// The same in f32, to the end.
     fn compile(&self, graph: &Graph) -> Result<Box<dyn Executable>> {
-        self.compile_until(graph, Stop::NEVER)
+        self.compile_until(graph, &Numerics::F32, Stop::NEVER)
     }
 }
 

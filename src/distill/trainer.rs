@@ -11,8 +11,8 @@ use crate::backend::{Backend, Executable, Memory, as_bytes};
 use crate::cancel::{Stop, cancelled};
 use crate::diffusion::{Clip, NoiseSchedule, grid};
 use crate::error::{Error, Result};
-use crate::graph::ValueId;
 use crate::graph::ops::ClipScale;
+use crate::graph::{Numerics, ValueId};
 use crate::nn::{Model, StudentInfo};
 use crate::tensor::Tensor;
 use std::sync::Arc;
@@ -90,7 +90,7 @@ impl Trainer {
         }
         let TrainingGraph { graph, draws, updates, results, update } = TrainingGraph::new(student, teacher, dataset, &schedule, &options)?;
         stop.check()?;
-        let exec = backend.compile_until(&graph, stop)?;
+        let exec = backend.compile_until(&graph, &Numerics::of(options.precision)?, stop)?;
         let mut most = 0f64;
         for tensor in student.weights.values() {
             stop.check()?;

@@ -132,7 +132,6 @@ impl<'a> Builder<'a> {
         let update = append_update(&mut self.graph, loss, self.context.student, self.options, &updates)?;
         let all = self.graph.push1(Concat.into(), &[losses, update.norm])?;
         self.graph.tap(all);
-        self.graph.set_precision(self.options.precision)?;
         Ok(TrainingGraph { graph: self.graph, draws, updates, results: Results { losses, all }, update })
     }
 

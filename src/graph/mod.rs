@@ -8,6 +8,7 @@
 pub mod autodiff;
 mod builder;
 pub mod layout;
+pub mod numerics;
 pub mod op;
 pub mod ops;
 pub mod passes;
@@ -15,6 +16,7 @@ pub mod plan;
 pub mod reference;
 
 pub use autodiff::{GradCx, gradients};
+pub use numerics::Numerics;
 pub use op::{Alias, Op, OpDef, Updated};
 pub use plan::Plan;
 
@@ -159,12 +161,11 @@ pub struct Graph {
     named: HashMap<String, StorageId>,
     segments: Vec<String>,
     outputs: Vec<ValueId>,
-    precision: DType,
 }
 
 impl Default for Graph {
     fn default() -> Self {
-        Self { values: vec![], nodes: vec![], storages: vec![], named: HashMap::new(), segments: vec!["main".into()], outputs: vec![], precision: DType::F32 }
+        Self { values: vec![], nodes: vec![], storages: vec![], named: HashMap::new(), segments: vec!["main".into()], outputs: vec![] }
     }
 }
 
@@ -219,20 +220,6 @@ impl Graph {
     /// Names of the segments, in order of execution.
     pub fn segments(&self) -> &[String] {
         &self.segments
-    }
-
-    /// The type of activations when the program is planned: f32, or f16 or bf16 on backends that have them.
-    pub fn precision(&self) -> DType {
-        self.precision
-    }
-
-    /// Chooses the type of activations. The program itself stays in f32; the plan narrows it ([`passes::precision`]).
-    pub fn set_precision(&mut self, dtype: DType) -> Result<()> {
-        match dtype {
-            DType::F32 | DType::F16 | DType::Bf16 => self.precision = dtype,
-            other => return Err(Error::unsupported(format!("activations of {other:?}"))),
-        }
-        Ok(())
     }
 
     /// Values that stay readable after a run (taps and results).

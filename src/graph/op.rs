@@ -38,12 +38,25 @@ impl Updated {
     }
 }
 
+/// How an op takes activations of a narrow type, where a plan has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Narrow {
+    /// These operands are narrow; the others stay as they are.
+    Operands(Vec<usize>),
+    /// Narrow where all its operands already are: the op only passes activations on.
+    Follow,
+    /// Everything in f32 (or whole numbers): states, losses, parameters, small things.
+    Wide,
+}
+
 /// What an op has to say about itself. A backend adds the kernel.
 pub trait OpDef {
     /// The op's name, the same in every room.
     fn name(&self) -> &'static str;
     /// Output types from input types, or why they do not fit.
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>>;
+    /// Which operands are activations, of the type that a plan chooses for them. No default: an op that nobody thought about must not compile.
+    fn narrow(&self) -> Narrow;
     /// The op's meaning, in double precision, written for clarity.
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>>;
     /// Gradients with respect to each input, `None` where there is none; built from other ops.
@@ -64,6 +77,7 @@ macro_rules! op_table {
         impl OpDef for Op {
             fn name(&self) -> &'static str { match self { $(Op::$name(op) => op.name()),* } }
             fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> { match self { $(Op::$name(op) => op.infer(inputs)),* } }
+            fn narrow(&self) -> Narrow { match self { $(Op::$name(op) => op.narrow()),* } }
             fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> { match self { $(Op::$name(op) => op.reference(inputs)),* } }
             fn grad(&self, cx: &mut GradCx) -> Result<Vec<Option<ValueId>>> { match self { $(Op::$name(op) => op.grad(cx)),* } }
             fn alias(&self) -> Alias { match self { $(Op::$name(op) => op.alias()),* } }

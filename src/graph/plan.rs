@@ -2,7 +2,7 @@
 
 use super::layout::{self, Block, too_large};
 use super::passes::{Wishes, absorb_norms, eliminate_dead, fuse, merge_products, pack, precision};
-use super::{Alias, Graph, Node, NodeId, OpDef, Origin, StorageId, Value, ValueId};
+use super::{Alias, Graph, Node, NodeId, Numerics, OpDef, Origin, StorageId, Value, ValueId};
 use crate::cancel::Stop;
 use crate::error::{Error, Result};
 use crate::memory;
@@ -33,6 +33,7 @@ pub enum Location {
 #[derive(Debug)]
 pub struct Plan {
     graph: Graph,
+    numerics: Numerics,
     map: Vec<Option<ValueId>>,
     order: Vec<NodeId>,
     prepared: usize,
@@ -49,10 +50,10 @@ pub struct Plan {
 
 impl Plan {
     /// Runs the passes and fixes the order. [`Plan::lay_out`] must follow before the plan can run.
-    pub fn new(graph: &Graph, backend: &dyn Wishes, stop: Stop) -> Result<Self> {
+    pub fn new(graph: &Graph, numerics: &Numerics, backend: &dyn Wishes, stop: Stop) -> Result<Self> {
         graph.verify()?;
         let done = eliminate_dead(graph, stop)?
-            .then(|g, stop| precision(g, graph.precision(), stop))?
+            .then(|g, stop| precision(g, numerics.activations(), stop))?
             .then(fuse)?
             .then(|g, stop| merge_products(g, backend, stop))?
             .then(|g, stop| absorb_norms(g, backend, stop))?
@@ -70,6 +71,7 @@ impl Plan {
         let frozen = graph.frozen_storages()?;
         Ok(Self {
             graph,
+            numerics: *numerics,
             map,
             order,
             prepared,
@@ -172,6 +174,11 @@ impl Plan {
     /// The program after all passes.
     pub fn graph(&self) -> &Graph {
         &self.graph
+    }
+
+    /// What it computes in.
+    pub fn numerics(&self) -> &Numerics {
+        &self.numerics
     }
 
     /// The planned id of a value of the graph that was given.

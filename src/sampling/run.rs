@@ -5,7 +5,7 @@ use crate::cancel::{Stop, cancelled};
 use crate::diffusion::{Clip, MEMORY, Sum, Table};
 use crate::error::{Error, Result};
 use crate::graph::ops::{Assign, DynamicThreshold, RandomNormal, UnaryKind};
-use crate::graph::{Graph, TensorType, ValueId};
+use crate::graph::{Graph, Numerics, TensorType, ValueId};
 use crate::nn::conditions::check_labels;
 use crate::nn::{Model, UNet};
 use crate::random::Purpose;
@@ -133,8 +133,8 @@ impl SamplingRun {
             return Err(Error::unsupported(format!("sampling needs in_channels = out_channels, found {} and {}", config.in_channels, config.out_channels)));
         }
         let shape = [spec.batch, spec.size[0], spec.size[1], config.in_channels];
+        let numerics = Numerics::of(spec.precision)?;
         let mut g = Graph::new();
-        g.set_precision(spec.precision)?;
         let mut run = RunGraph::start(&mut g, spec, shape)?;
         let labels = match model.classes() {
             None => None,
@@ -148,7 +148,7 @@ impl SamplingRun {
             let out = UNet { config, prefix: "" }.build(&mut g, x, t, labels)?;
             run.update(&mut g, spec.table, k, out)?;
         }
-        let mut exec = backend.compile_until(&g, stop)?;
+        let mut exec = backend.compile_until(&g, &numerics, stop)?;
         drop(g);
         for (name, tensor) in &model.weights {
             stop.check()?;

@@ -3,8 +3,10 @@
 use crate::common::conv_cases;
 use crate::gpu;
 use fewstep::Result;
-use fewstep::backend::Backend;
-use fewstep::graph::{Graph, Op, OpDef, TensorType};
+use fewstep::backend::cuda::CudaBackend;
+use fewstep::backend::{Backend, Executable};
+use fewstep::cancel::Stop;
+use fewstep::graph::{Graph, Numerics, Op, OpDef, TensorType};
 use fewstep::io::unet_config::UNetConfig;
 use fewstep::nn::UNet;
 use fewstep::tensor::{DType, Tensor};
@@ -39,14 +41,17 @@ impl Log {
     }
 }
 
-fn student_s(batch: usize, dtype: DType) -> Result<Graph> {
+fn student_s(batch: usize) -> Result<Graph> {
     let config = UNetConfig::parse(STUDENT_S, "student_s")?;
     let mut graph = Graph::new();
     let (x, t) = (graph.input("x", TensorType::f32(&[batch, 32, 32, 3]))?, graph.input("t", TensorType::f32(&[batch]))?);
     let out = UNet { config: &config, prefix: "" }.build(&mut graph, x, t, None)?;
     graph.tap(out);
-    graph.set_precision(dtype)?;
     Ok(graph)
+}
+
+fn in_half(gpu: &CudaBackend, graph: &Graph) -> Result<Box<dyn Executable>> {
+    gpu.compile_until(graph, &Numerics::of(DType::F16)?, Stop::NEVER)
 }
 
 /// What one evaluation of student_s takes.
@@ -58,11 +63,11 @@ const MULTIPROCESSORS: i32 = 132;
 #[test]
 fn student_s_takes_few_launches() {
     let Some(log) = Log::open() else { return };
-    let graph = student_s(1, DType::F16).expect("a graph");
+    let graph = student_s(1).expect("a graph");
     let before = log.set_multiprocessors(MULTIPROCESSORS);
     let gpu = gpu();
     log.set_multiprocessors(before);
-    let mut exe = gpu.compile(&graph).expect("a plan");
+    let mut exe = in_half(&gpu, &graph).expect("a plan");
     for storage in graph.storages() {
         exe.bind(&storage.name, Arc::new(Tensor::zeros(DType::F32, &storage.ty.shape).expect("memory"))).expect("weights");
     }
@@ -114,7 +119,7 @@ fn norms_of_a_large_batch_take_moments() {
     let before = log.set_multiprocessors(MULTIPROCESSORS);
     let gpu = gpu();
     log.set_multiprocessors(before);
-    let exe = gpu.compile(&student_s(128, DType::F16).expect("a graph")).expect("a plan");
+    let exe = in_half(&gpu, &student_s(128).expect("a graph")).expect("a plan");
     let norms: Vec<_> = exe.plan().graph().nodes().iter().filter_map(|n| if let Op::GroupNorm(op) = &n.op { Some(op.sources) } else { None }).collect();
     println!("sources of the norms: {norms:?}");
     assert!(norms.len() > 20 && norms.iter().all(|sources| *sources > 0), "sources of the norms: {norms:?}");

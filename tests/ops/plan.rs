@@ -7,7 +7,7 @@ use fewstep::cancel::Stop;
 use fewstep::graph::ops::*;
 use fewstep::graph::passes::{ConvSite, Wishes};
 use fewstep::graph::reference::{evaluate, to_array};
-use fewstep::graph::{Op, OpDef, Plan, TensorType, ValueId};
+use fewstep::graph::{Numerics, Op, OpDef, Plan, TensorType, ValueId};
 use fewstep::tensor::DType;
 use fewstep::{Result, Status};
 use std::collections::HashMap;
@@ -43,7 +43,7 @@ fn the_arena_is_near_the_lower_bound() -> Result<()> {
     cases.extend([models::u_shape(true)?, models::training(true)?, models::sampling(4, true)?]);
     for case in cases {
         // No kernels needed: an invented workspace stands for theirs.
-        let mut plan = Plan::new(&case.graph, &|_, _, w: &[usize], _| Some(w.iter().product()), Stop::NEVER)?;
+        let mut plan = Plan::new(&case.graph, &Numerics::F32, &|_, _, w: &[usize], _| Some(w.iter().product()), Stop::NEVER)?;
         let workspace: Vec<usize> = (0..plan.order().len()).map(|i| if i % 3 == 0 { 5000 * (i % 5) } else { 0 }).collect();
         plan.lay_out(&workspace, Stop::NEVER)?;
         let (arena, peak) = (plan.arena_bytes(), plan.peak_live_bytes());
@@ -423,7 +423,7 @@ fn sizes_that_overflow_are_refused() -> Result<()> {
         ends.push(case.graph.unary(UnaryKind::Silu, x)?);
     }
     ends.iter().for_each(|e| case.graph.tap(*e));
-    let mut plan = Plan::new(&case.graph, &|_, _, _: &[usize], _| None, Stop::NEVER)?;
+    let mut plan = Plan::new(&case.graph, &Numerics::F32, &|_, _, _: &[usize], _| None, Stop::NEVER)?;
     let workspace = vec![0; plan.order().len()];
     assert_eq!(plan.lay_out(&workspace, Stop::NEVER).expect_err("too large").status, Status::OutOfMemory);
     Ok(())
@@ -468,7 +468,7 @@ fn absorbed_norms_and_merged_products_mean_the_same() -> Result<()> {
         [(conv_cases::normalised(), Change::NormsGo), (conv_cases::measured(), Change::NormsTakeMoments), (conv_cases::merged(), Change::ProductsMerge)];
     for (cases, change) in tables {
         for case in cases {
-            let plan = Plan::new(&case.graph, &TakesAll, Stop::NEVER)?;
+            let plan = Plan::new(&case.graph, &Numerics::F32, &TakesAll, Stop::NEVER)?;
             let ops = plan_ops(&plan);
             let changed = match change {
                 Change::NormsGo => !ops.iter().any(|op| matches!(op, Op::GroupNorm(_))),
@@ -497,7 +497,7 @@ fn absorbed_norms_and_merged_products_mean_the_same() -> Result<()> {
 fn the_layout_is_linear() -> Result<()> {
     let lay_out = |steps: usize| -> Result<(usize, usize, usize)> {
         let case = models::sampling(steps, true)?;
-        let mut plan = Plan::new(&case.graph, &|_, _, w: &[usize], _| Some(w.iter().product()), Stop::NEVER)?;
+        let mut plan = Plan::new(&case.graph, &Numerics::F32, &|_, _, w: &[usize], _| Some(w.iter().product()), Stop::NEVER)?;
         let workspace = vec![4096; plan.order().len()];
         plan.lay_out(&workspace, Stop::NEVER)?;
         Ok((plan.order().len(), plan.layout_comparisons(), plan.arena_bytes()))
@@ -590,7 +590,7 @@ fn planning_and_preparing_stop() -> Result<()> {
     let case = models::training(true)?;
     let (backend, flag) = (CpuBackend::new(2)?, AtomicBool::new(true));
     let stop = Stop::from(&flag);
-    assert_eq!(backend.compile_until(&case.graph, stop).err().map(|e| e.status), Some(Status::Cancelled));
+    assert_eq!(backend.compile_until(&case.graph, &Numerics::F32, stop).err().map(|e| e.status), Some(Status::Cancelled));
     let mut exe = ready(&case)?;
     assert_eq!(exe.prepare_until(stop).expect_err("stopped").status, Status::Cancelled);
     assert_eq!(exe.run_all().expect_err("half prepared").status, Status::State);

@@ -10,7 +10,7 @@ use crate::cancel::{Stop, cancelled};
 use crate::error::{Error, Result, Status};
 use crate::graph::heap;
 use crate::graph::plan::Location;
-use crate::graph::{Alias, Graph, Node, Op, OpDef, Origin, Plan, TensorType, ValueId};
+use crate::graph::{Alias, Graph, Node, Numerics, Op, OpDef, Origin, Plan, TensorType, ValueId};
 use crate::memory;
 use crate::tensor::{Buffer, Tensor};
 use std::collections::HashMap;
@@ -43,8 +43,8 @@ impl CpuBackend {
 }
 
 impl Backend for CpuBackend {
-    fn compile_until(&self, graph: &Graph, stop: Stop) -> Result<Box<dyn Executable>> {
-        Ok(Box::new(CpuExecutable::new(graph, self, stop)?))
+    fn compile_until(&self, graph: &Graph, numerics: &Numerics, stop: Stop) -> Result<Box<dyn Executable>> {
+        Ok(Box::new(CpuExecutable::new(graph, numerics, self, stop)?))
     }
 }
 
@@ -128,8 +128,8 @@ pub struct CpuExecutable {
 }
 
 impl CpuExecutable {
-    fn new(graph: &Graph, backend: &CpuBackend, stop: Stop) -> Result<Self> {
-        let mut plan = Plan::new(graph, &|purpose, geometry, weight: &[usize], _| packed_len(purpose, geometry, weight, backend.isa), stop)?;
+    fn new(graph: &Graph, numerics: &Numerics, backend: &CpuBackend, stop: Stop) -> Result<Self> {
+        let mut plan = Plan::new(graph, numerics, &|purpose, geometry, weight: &[usize], _| packed_len(purpose, geometry, weight, backend.isa), stop)?;
         let target = Target { isa: backend.isa, threads: backend.threads() };
         let (kernels, table_bytes) = lower_all(&plan, target, stop)?;
         let workspace = memory::collect(kernels.iter().map(|k| k.workspace()), WHAT)?;

@@ -10,7 +10,7 @@ use crate::backend::{Executable, HostBytes, Memory, as_bytes, unprepared};
 use crate::cancel::{Stop, cancelled};
 use crate::error::{Error, Result};
 use crate::graph::plan::Location;
-use crate::graph::{Graph, Node, NodeId, OpDef, Origin, Plan, ValueId};
+use crate::graph::{Graph, Node, NodeId, Numerics, OpDef, Origin, Plan, ValueId};
 use crate::tensor::{ALIGN, Buffer, Tensor};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -92,10 +92,10 @@ pub struct CudaExecutable {
 }
 
 impl CudaExecutable {
-    pub(super) fn new(graph: &Graph, shared: &Arc<Shared>, stop: Stop) -> Result<Self> {
+    pub(super) fn new(graph: &Graph, numerics: &Numerics, shared: &Arc<Shared>, stop: Stop) -> Result<Self> {
         let device = &shared.context.device;
         let target = Target { capability: device.capability, multiprocessors: device.multiprocessors };
-        let mut plan = Plan::new(graph, &target, stop)?;
+        let mut plan = Plan::new(graph, numerics, &target, stop)?;
         let node = |id: &NodeId| stop.check().and_then(|()| lower(plan.graph(), &plan.graph().nodes()[id.0 as usize], target));
         let lowered = plan.order().iter().map(node).collect::<Result<Vec<_>>>()?;
         plan.lay_out(&lowered.iter().map(|l| l.workspace).collect::<Vec<_>>(), stop)?;

@@ -30,7 +30,7 @@ pub use exec::CudaExecutable;
 use super::{Backend, Executable};
 use crate::cancel::Stop;
 use crate::error::Result;
-use crate::graph::Graph;
+use crate::graph::{Graph, Numerics};
 use context::Context;
 use exec::Shared;
 use std::sync::Arc;
@@ -65,7 +65,7 @@ impl CudaBackend {
 }
 
 impl Backend for CudaBackend {
-    fn compile_until(&self, graph: &Graph, stop: Stop) -> Result<Box<dyn Executable>> {
-        Ok(Box::new(CudaExecutable::new(graph, &self.shared, stop)?))
+    fn compile_until(&self, graph: &Graph, numerics: &Numerics, stop: Stop) -> Result<Box<dyn Executable>> {
+        Ok(Box::new(CudaExecutable::new(graph, numerics, &self.shared, stop)?))
     }
 }

@@ -1,7 +1,7 @@
 //! Scaled dot-product self-attention over tokens, all heads at once.
 
 use crate::error::{Error, Result};
-use crate::graph::op::{OpDef, activations, arity, expect_shape, floats};
+use crate::graph::op::{Narrow, OpDef, activations, arity, expect_shape, floats};
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 
@@ -59,6 +59,10 @@ impl OpDef for Attention {
         Ok(vec![inputs[0].clone(), check(inputs, self.heads)?])
     }
 
+    fn narrow(&self) -> Narrow {
+        Narrow::Operands(vec![0, 1, 2])
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
         let (q, k, v) = (inputs[0], inputs[1], inputs[2]);
         let (n, t, inner) = (q.shape()[0], q.shape()[1], q.shape()[2]);
@@ -110,6 +114,10 @@ impl OpDef for AttentionGrad {
         expect_shape("lse", inputs[4], &lse.shape)?;
         expect_shape("dout", inputs[5], &inputs[0].shape)?;
         Ok(vec![inputs[0].clone(), inputs[1].clone(), inputs[2].clone()])
+    }
+
+    fn narrow(&self) -> Narrow {
+        Narrow::Operands(vec![0, 1, 2, 3, 5])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {

@@ -1,7 +1,7 @@
 //! Linear combinations with per-row coefficients: the sampler update, the forward process and the loss difference are all this op.
 
 use crate::error::{Error, Result};
-use crate::graph::op::{OpDef, arity, expect_shape, floats, rows};
+use crate::graph::op::{Narrow, OpDef, arity, expect_shape, floats, rows};
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 
@@ -31,6 +31,10 @@ impl OpDef for Combine {
             expect_shape("value", v, &values[0].shape)?;
         }
         Ok(vec![values[0].clone()])
+    }
+
+    fn narrow(&self) -> Narrow {
+        Narrow::Wide
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
@@ -83,6 +87,10 @@ impl OpDef for DynamicThreshold {
         floats(inputs)?;
         rows(inputs[0])?;
         Ok(vec![inputs[0].clone()])
+    }
+
+    fn narrow(&self) -> Narrow {
+        Narrow::Wide
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {

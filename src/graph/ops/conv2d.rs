@@ -1,7 +1,7 @@
 //! 2-D convolution over NHWC activations with OIHW weights, and its two gradients. Linear layers are its 1x1 form.
 
 use crate::error::{Error, Result};
-use crate::graph::op::{OpDef, activations, arity, expect_dtype, expect_shape, floats};
+use crate::graph::op::{Narrow, OpDef, activations, arity, expect_dtype, expect_shape, floats};
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 use crate::tensor::DType;
@@ -221,6 +221,10 @@ impl OpDef for Conv2d {
         self.results(TensorType::new(dtype, &out))
     }
 
+    fn narrow(&self) -> Narrow {
+        Narrow::Operands([Some(0), self.addend_operand(), self.residual_operand()].into_iter().flatten().collect())
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
         let normalised = self.norm.as_ref().map(|norm| self.normalised(norm, inputs)).transpose()?;
         let (x, w) = (normalised.as_ref().unwrap_or(inputs[0]), inputs[1]);
@@ -302,6 +306,10 @@ impl OpDef for Conv2dInputGrad {
         Ok(vec![TensorType::new(inputs[0].dtype, &self.input)])
     }
 
+    fn narrow(&self) -> Narrow {
+        Narrow::Operands(vec![0])
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
         let (dy, w) = (inputs[0], inputs[1]);
         let mut dx = Array::zeros(self.input.clone());
@@ -334,6 +342,10 @@ impl OpDef for Conv2dWeightGrad {
         let [_, _, _, o] = nhwc(inputs[1])?;
         expect_shape("dy", inputs[1], &[n, p, q, o])?;
         Ok(vec![TensorType::f32(&[o, c, self.geometry.kernel[0], self.geometry.kernel[1]])])
+    }
+
+    fn narrow(&self) -> Narrow {
+        Narrow::Operands(vec![0, 1])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
@@ -386,6 +398,10 @@ impl OpDef for PackConv {
             return Err(Error::shape(format!("expected weights [O,C,R,S], found {:?}", inputs[0].shape)));
         }
         Ok(vec![TensorType::new(self.dtype, &[self.packed_len])])
+    }
+
+    fn narrow(&self) -> Narrow {
+        Narrow::Wide
     }
 
     fn reference(&self, _inputs: &[&Array]) -> Result<Vec<Array>> {

@@ -1,7 +1,7 @@
 //! Element-wise ops: unary functions, affine maps and broadcasting arithmetic.
 
 use crate::error::{Error, Result};
-use crate::graph::op::{OpDef, activations, arity, expect_shape};
+use crate::graph::op::{Narrow, OpDef, activations, arity, expect_shape};
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 use crate::tensor::DType;
@@ -114,6 +114,14 @@ pub struct Unary {
     pub kind: UnaryKind,
 }
 
+/// Losses stay wide: powers of a small difference, which half would round or overflow.
+fn narrow_unary(kind: UnaryKind) -> Narrow {
+    match kind {
+        UnaryKind::Abs | UnaryKind::Square | UnaryKind::Huber(_) => Narrow::Wide,
+        UnaryKind::Silu | UnaryKind::Relu | UnaryKind::Gelu | UnaryKind::Mish | UnaryKind::Clamp(..) => Narrow::Follow,
+    }
+}
+
 impl OpDef for Unary {
     fn name(&self) -> &'static str {
         "unary"
@@ -124,6 +132,10 @@ impl OpDef for Unary {
         activations(inputs)?;
         self.kind.check()?;
         Ok(vec![inputs[0].clone()])
+    }
+
+    fn narrow(&self) -> Narrow {
+        narrow_unary(self.kind)
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
@@ -156,6 +168,10 @@ impl OpDef for UnaryGrad {
         Ok(vec![inputs[0].clone()])
     }
 
+    fn narrow(&self) -> Narrow {
+        narrow_unary(self.kind)
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
         Ok(vec![inputs[0].mapv(|x| self.kind.slope(x)) * inputs[1]])
     }
@@ -179,6 +195,10 @@ impl OpDef for Affine {
         arity(inputs, 1..=1)?;
         activations(inputs)?;
         Ok(vec![inputs[0].clone()])
+    }
+
+    fn narrow(&self) -> Narrow {
+        Narrow::Follow
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
@@ -223,6 +243,14 @@ impl OpDef for Binary {
             return Err(Error::shape(format!("shapes {a:?} and {b:?} do not broadcast")));
         }
         Ok(vec![TensorType::new(dtype, &a.iter().zip(b).map(|(x, y)| *x.max(y)).collect::<Vec<_>>())])
+    }
+
+    fn narrow(&self) -> Narrow {
+        match self.kind {
+            // A difference of neighbouring numbers, which half would round.
+            BinaryKind::Sub => Narrow::Wide,
+            BinaryKind::Add | BinaryKind::Mul => Narrow::Follow,
+        }
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
@@ -278,6 +306,10 @@ impl OpDef for Cast {
             (from, to) => return Err(Error::unsupported(format!("cast from {from:?} to {to:?}"))),
         }
         Ok(vec![TensorType::new(self.to, &inputs[0].shape)])
+    }
+
+    fn narrow(&self) -> Narrow {
+        Narrow::Wide
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {

@@ -1,7 +1,7 @@
 //! Row look-ups (embeddings, dataset rows) and the integer arithmetic that addresses them.
 
 use crate::error::{Error, Result};
-use crate::graph::op::{OpDef, arity, expect_dtype, expect_shape, rows};
+use crate::graph::op::{Narrow, OpDef, arity, expect_dtype, expect_shape, rows};
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 use crate::tensor::DType;
@@ -35,6 +35,10 @@ impl OpDef for Gather {
         let mut shape = table.shape.clone();
         shape[0] = index.shape[0];
         Ok(vec![TensorType::new(dtype, &shape)])
+    }
+
+    fn narrow(&self) -> Narrow {
+        Narrow::Wide
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
@@ -72,6 +76,10 @@ impl OpDef for GatherGrad {
         Ok(vec![TensorType::f32(&shape)])
     }
 
+    fn narrow(&self) -> Narrow {
+        Narrow::Wide
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
         let mut shape = inputs[0].shape().to_vec();
         shape[0] = self.rows;
@@ -104,6 +112,10 @@ impl OpDef for IntAffine {
             return Err(Error::unsupported("needs i32 operands"));
         }
         Ok(vec![inputs[0].clone()])
+    }
+
+    fn narrow(&self) -> Narrow {
+        Narrow::Wide
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {

@@ -1,7 +1,7 @@
 //! Group normalisation (Wu & He 2018) over NHWC or [N,T,C], optionally followed by SiLU.
 
 use crate::error::{Error, Result};
-use crate::graph::op::{OpDef, activations, arity, expect_shape, floats};
+use crate::graph::op::{Narrow, OpDef, activations, arity, expect_shape, floats};
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 
@@ -94,6 +94,10 @@ impl OpDef for GroupNorm {
         Ok(vec![inputs[0].clone(), stat.clone(), stat])
     }
 
+    fn narrow(&self) -> Narrow {
+        Narrow::Operands(vec![0])
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
         let [n, t, c] = extent(inputs[0].shape());
         let x = inputs[0].to_shape([n, t, c]).map_err(super::conv2d::bug)?;
@@ -160,6 +164,10 @@ impl OpDef for GroupNormGrad {
         }
         expect_shape("dy", inputs[5], &inputs[0].shape)?;
         Ok(vec![inputs[0].clone(), inputs[1].clone(), inputs[2].clone()])
+    }
+
+    fn narrow(&self) -> Narrow {
+        Narrow::Operands(vec![0, 5])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
-use crate::graph::op::{Alias, OpDef, Updated, arity, expect_dtype, expect_shape, floats};
+use crate::graph::op::{Alias, Narrow, OpDef, Updated, arity, expect_dtype, expect_shape, floats};
 use crate::graph::reference::Array;
 use crate::memory;
 use crate::tensor::DType;
@@ -24,6 +24,10 @@ impl OpDef for GlobalNorm {
         arity(inputs, 1..=usize::MAX)?;
         floats(inputs)?;
         Ok(vec![TensorType::f32(&[1])])
+    }
+
+    fn narrow(&self) -> Narrow {
+        Narrow::Wide
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
@@ -65,6 +69,10 @@ impl OpDef for ClipScale {
         floats(inputs)?;
         scalar(inputs, "norm", 0)?;
         Ok(vec![TensorType::f32(&[1])])
+    }
+
+    fn narrow(&self) -> Narrow {
+        Narrow::Wide
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
@@ -117,6 +125,10 @@ impl OpDef for AdamW {
             out.extend(p[..3].iter().map(|t| (*t).clone()));
         }
         Ok(out)
+    }
+
+    fn narrow(&self) -> Narrow {
+        Narrow::Wide
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
@@ -172,6 +184,10 @@ impl OpDef for Ema {
         memory::collect(inputs[Self::HEAD..].chunks_exact(2).map(|p| p[0].clone()), "moving average")
     }
 
+    fn narrow(&self) -> Narrow {
+        Narrow::Wide
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
         let (decay, scale) = (inputs[0].sum(), inputs[1].sum());
         let step = |p: &[&Array]| if scale.is_nan() { p[0].clone() } else { p[0] * decay + p[1] * (1.0 - decay) };
@@ -199,6 +215,10 @@ impl OpDef for Assign {
             return Err(Error::shape(format!("cannot assign {:?} to {:?}", inputs[1].dtype, inputs[0].dtype)));
         }
         Ok(vec![inputs[0].clone()])
+    }
+
+    fn narrow(&self) -> Narrow {
+        Narrow::Wide
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {

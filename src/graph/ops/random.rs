@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
-use crate::graph::op::{OpDef, arity, expect_dtype, expect_shape};
+use crate::graph::op::{Narrow, OpDef, arity, expect_dtype, expect_shape};
 use crate::graph::reference::Array;
 use crate::random::{self, Purpose};
 use crate::tensor::DType;
@@ -36,6 +36,10 @@ impl OpDef for RandomNormal {
             (DType::I32, &[n]) => Ok(vec![TensorType::f32(&[n, h, w, c])]),
             _ => Err(Error::shape(format!("sample indices must be i32 [N], found {:?} {:?}", inputs[2].dtype, inputs[2].shape))),
         }
+    }
+
+    fn narrow(&self) -> Narrow {
+        Narrow::Wide
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
@@ -78,6 +82,10 @@ impl OpDef for RandomInt {
             return Err(Error::invalid(format!("random integers below {} from word {}", self.bound, self.stream)));
         }
         Ok(vec![TensorType::new(DType::I32, &[self.count])])
+    }
+
+    fn narrow(&self) -> Narrow {
+        Narrow::Wide
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {

@@ -1,7 +1,7 @@
 //! Sums over broadcast dimensions.
 
 use crate::error::{Error, Result};
-use crate::graph::op::{OpDef, activations, arity};
+use crate::graph::op::{Narrow, OpDef, activations, arity};
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 use ndarray::Axis;
@@ -42,6 +42,10 @@ impl OpDef for ReduceSum {
             return Err(Error::shape(format!("cannot sum {from:?} to {:?}", self.shape)));
         }
         Ok(vec![TensorType::f32(&self.shape)])
+    }
+
+    fn narrow(&self) -> Narrow {
+        Narrow::Follow
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {

@@ -3,7 +3,7 @@
 use super::Affine;
 use super::conv2d::nhwc;
 use crate::error::{Error, Result};
-use crate::graph::op::{OpDef, arity};
+use crate::graph::op::{Narrow, OpDef, arity};
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 
@@ -24,6 +24,10 @@ impl OpDef for Upsample2x {
         arity(inputs, 1..=1)?;
         let [n, h, w, c] = nhwc(inputs[0])?;
         Ok(vec![TensorType::new(inputs[0].dtype, &[n, 2 * h, 2 * w, c])])
+    }
+
+    fn narrow(&self) -> Narrow {
+        Narrow::Follow
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
@@ -50,6 +54,10 @@ impl OpDef for AvgPool2x {
             return Err(Error::shape(format!("average pooling halves even sizes only, found {h}x{w}")));
         }
         Ok(vec![TensorType::new(inputs[0].dtype, &[n, h / 2, w / 2, c])])
+    }
+
+    fn narrow(&self) -> Narrow {
+        Narrow::Follow
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {

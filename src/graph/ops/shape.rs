@@ -1,7 +1,7 @@
 //! Ops that move or rename data without arithmetic.
 
 use crate::error::{Error, Result};
-use crate::graph::op::{Alias, OpDef, arity};
+use crate::graph::op::{Alias, Narrow, OpDef, arity};
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 use crate::tensor::checked_numel;
@@ -35,6 +35,10 @@ impl OpDef for Concat {
             shape[last] = shape[last].checked_add(other.shape[last]).ok_or_else(|| Error::shape(format!("{shape:?} and {:?} overflow", other.shape)))?;
         }
         Ok(vec![TensorType::new(inputs[0].dtype, &shape)])
+    }
+
+    fn narrow(&self) -> Narrow {
+        Narrow::Follow
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
@@ -81,6 +85,10 @@ impl OpDef for Slice {
         Ok(vec![ty])
     }
 
+    fn narrow(&self) -> Narrow {
+        Narrow::Follow
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
         let axis = Axis(inputs[0].ndim() - 1);
         Ok(vec![inputs[0].slice_axis(axis, Range::from(self.start..self.start + self.len)).to_owned()])
@@ -114,6 +122,10 @@ impl OpDef for Pad {
         let full = ty.shape[axis].checked_add(self.before).and_then(|n| n.checked_add(self.after));
         ty.shape[axis] = full.ok_or_else(|| Error::shape(format!("padding {:?} by {} and {}", ty.shape, self.before, self.after)))?;
         Ok(vec![ty])
+    }
+
+    fn narrow(&self) -> Narrow {
+        Narrow::Follow
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
@@ -153,6 +165,10 @@ impl OpDef for Reshape {
         Ok(vec![TensorType::new(inputs[0].dtype, &self.shape)])
     }
 
+    fn narrow(&self) -> Narrow {
+        Narrow::Follow
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
         Ok(vec![inputs[0].to_shape(self.shape.as_slice()).map_err(super::conv2d::bug)?.to_owned()])
     }
@@ -180,6 +196,10 @@ impl OpDef for StopGradient {
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 1..=1)?;
         Ok(vec![inputs[0].clone()])
+    }
+
+    fn narrow(&self) -> Narrow {
+        Narrow::Follow
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {

@@ -1,7 +1,7 @@
 //! The sinusoidal timestep embedding of diffusers' `Timesteps`.
 
 use crate::error::{Error, Result};
-use crate::graph::op::{OpDef, arity};
+use crate::graph::op::{Narrow, OpDef, arity};
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 use crate::tensor::DType;
@@ -41,6 +41,10 @@ impl OpDef for TimestepEmbedding {
             return Err(Error::invalid(format!("freq_shift {} equals half the embedding width", self.freq_shift)));
         }
         Ok(vec![TensorType::f32(&[inputs[0].shape[0], self.dim])])
+    }
+
+    fn narrow(&self) -> Narrow {
+        Narrow::Wide
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {

@@ -3,43 +3,12 @@
 use super::{Rewrite, WHAT};
 use crate::cancel::Stop;
 use crate::error::Result;
-use crate::graph::ops::{BinaryKind, Cast, UnaryKind};
-use crate::graph::{Graph, Node, Op, ValueId};
+use crate::graph::op::Narrow;
+use crate::graph::ops::Cast;
+use crate::graph::{Graph, Node, OpDef, ValueId};
 use crate::memory;
 use crate::tensor::DType;
 use std::collections::HashMap;
-
-/// How an op takes the narrow type.
-enum Rule {
-    /// These operands are narrow; the others stay as they are.
-    Narrow(Vec<usize>),
-    /// Narrow where all its operands already are: the op only passes activations on.
-    Follow,
-    /// Everything in f32: states, losses, small things.
-    Full,
-}
-
-fn rule(op: &Op) -> Rule {
-    match op {
-        Op::Conv2d(c) => Rule::Narrow([Some(0), c.addend_operand(), c.residual_operand()].into_iter().flatten().collect()),
-        Op::Conv2dInputGrad(_) | Op::GroupNorm(_) => Rule::Narrow(vec![0]),
-        Op::Conv2dWeightGrad(_) => Rule::Narrow(vec![0, 1]),
-        Op::GroupNormGrad(_) => Rule::Narrow(vec![0, 5]),
-        Op::Attention(_) => Rule::Narrow(vec![0, 1, 2]),
-        Op::AttentionGrad(_) => Rule::Narrow(vec![0, 1, 2, 3, 5]),
-        // Losses: a difference of neighbouring numbers and its powers, which half would round or overflow.
-        Op::Binary(b) if b.kind == BinaryKind::Sub => Rule::Full,
-        Op::Unary(u) if is_loss(u.kind) => Rule::Full,
-        Op::UnaryGrad(u) if is_loss(u.kind) => Rule::Full,
-        Op::Unary(_) | Op::UnaryGrad(_) | Op::Affine(_) | Op::Binary(_) | Op::Upsample2x(_) | Op::AvgPool2x(_) => Rule::Follow,
-        Op::Concat(_) | Op::Slice(_) | Op::Pad(_) | Op::Reshape(_) | Op::StopGradient(_) | Op::ReduceSum(_) => Rule::Follow,
-        _ => Rule::Full,
-    }
-}
-
-fn is_loss(kind: UnaryKind) -> bool {
-    matches!(kind, UnaryKind::Abs | UnaryKind::Square | UnaryKind::Huber(_))
-}
 
 fn is_narrow(dtype: DType) -> bool {
     matches!(dtype, DType::F16 | DType::Bf16)
@@ -72,14 +41,14 @@ impl Narrowing<'_> {
     fn node(&mut self, old: &Graph, node: &Node, dtype: DType) -> Result<()> {
         let mut operands = self.rewrite.operands(node)?;
         let narrow = |this: &Self, id: &ValueId| is_narrow(this.rewrite.graph.value(*id).ty.dtype);
-        match rule(&node.op) {
-            Rule::Narrow(which) => {
+        match node.op.narrow() {
+            Narrow::Operands(which) => {
                 for (k, operand) in operands.iter_mut().enumerate() {
                     *operand = self.cast(*operand, if which.contains(&k) { dtype } else { DType::F32 }, node.segment)?;
                 }
             }
-            Rule::Follow if operands.iter().all(|id| narrow(self, id)) => {}
-            Rule::Follow | Rule::Full => {
+            Narrow::Follow if operands.iter().all(|id| narrow(self, id)) => {}
+            Narrow::Follow | Narrow::Wide => {
                 for operand in &mut operands {
                     if narrow(self, operand) {
                         *operand = self.cast(*operand, DType::F32, node.segment)?;
