@@ -29,6 +29,11 @@ const UNITS: usize = 64;
 const SMALL_BYTES: usize = CLASSES * CLASS_BYTES;
 const BYTES: usize = SMALL_BYTES + UNITS * UNIT;
 
+/// What an allocation of so many bytes takes: allocators keep a word with each, and hand out multiples of two.
+pub(crate) fn heap(bytes: usize) -> usize {
+    if bytes == 0 { 0 } else { (bytes + size_of::<usize>()).next_multiple_of(2 * size_of::<usize>()).max(4 * size_of::<usize>()) }
+}
+
 /// Zeros that cost no memory until they are touched.
 #[repr(C, align(4096))]
 struct Area(UnsafeCell<[MaybeUninit<u8>; BYTES]>);

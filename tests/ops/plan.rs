@@ -196,6 +196,30 @@ fn fusion_corner_cases() -> Result<()> {
     let other = case.input(&[2, 100]);
     let y = case.graph.add(flat, other)?;
     case.expect(y, 1e-5);
+    cases.push((case, 0));
+    // A transformer's residual: a linear layer over tokens, seen as tokens again, and scaled behind another view.
+    let mut case = Case::new("tokens");
+    let (x, w, bias) = (case.input(&[2, 6, 4]), case.state("w", &[4, 4]), case.state("b", &[4]));
+    let y = case.graph.linear(x, w, Some(bias))?;
+    let sum = case.graph.add(x, y)?;
+    let flat = case.graph.reshape(sum, &[12, 4])?;
+    let y = case.graph.affine(flat, 0.5, 0.0)?;
+    case.expect(y, 1e-5);
+    cases.push((case, 0));
+    // What is added to every token is no addend of the convolution, which has a sample a token.
+    let mut case = Case::new("a sum per sample");
+    let (x, w, other) = (case.input(&[2, 6, 4]), case.state("w", &[4, 4]), case.input(&[2, 1, 4]));
+    let y = case.graph.linear(x, w, None)?;
+    let y = case.graph.add(y, other)?;
+    case.expect(y, 1e-5);
+    cases.push((case, 1));
+    // A tapped view stays readable.
+    let mut case = Case::new("tapped view");
+    let (x, w) = (case.input(&[2, 6, 4]), case.state("w", &[4, 4]));
+    let y = case.graph.linear(x, w, None)?;
+    let sum = case.graph.add(x, y)?;
+    case.expect(y, 1e-5);
+    case.expect(sum, 1e-5);
     cases.push((case, 1));
     // A tapped intermediate stays readable.
     let (mut case, x) = start("tapped");

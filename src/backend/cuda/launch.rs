@@ -4,7 +4,7 @@ use super::context::Entered;
 use super::driver::check;
 use super::kernels::Function;
 use crate::error::{Error, Result};
-use crate::graph::heap;
+use crate::memory::heap;
 use cudarc::driver::sys;
 use std::ffi::c_void;
 

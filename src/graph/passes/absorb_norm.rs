@@ -5,8 +5,9 @@
 use super::{ConvSite, Rewrite, WHAT, Wishes};
 use crate::cancel::Stop;
 use crate::error::Result;
+use crate::graph::analysis::Readers;
 use crate::graph::ops::{Conv2d, ConvNorm, GroupNorm};
-use crate::graph::{Graph, Node, Op, Origin, ValueId};
+use crate::graph::{Graph, Node, Op, ValueId};
 use crate::memory;
 use std::collections::HashMap;
 
@@ -23,10 +24,10 @@ struct Absorbed {
 /// Rewrites conv2d (→ concat) → group_norm → conv2d where nothing else reads the norm's results and the backend takes it, else conv2d (→ concat) →
 /// group_norm where the backend does.
 pub fn absorb_norms<'s>(old: &Graph, backend: &dyn Wishes, stop: Stop<'s>) -> Result<Option<Rewrite<'s>>> {
-    let uses = uses(old)?;
+    let readers = Readers::of(old)?;
     let mut absorbed: HashMap<usize, Absorbed> = HashMap::new(); // by the reading convolution
     for (i, node) in old.nodes().iter().enumerate() {
-        if let Some(found) = absorbable(old, &uses, node, backend) {
+        if let Some(found) = absorbable(old, &readers, node, backend) {
             memory::insert(&mut absorbed, i, found, WHAT)?;
         }
     }
@@ -66,7 +67,7 @@ pub fn absorb_norms<'s>(old: &Graph, backend: &dyn Wishes, stop: Stop<'s>) -> Re
             None => rewrite.operands(node)?,
         };
         rewrite.emit(old, node, op.into(), &operands)?;
-        if let Some(last) = rewrite.graph.nodes.last()
+        if let Some(last) = rewrite.graph.nodes().last()
             && measured[i]
         {
             memory::insert(&mut moments, i, last.outputs[1], WHAT)?;
@@ -81,9 +82,7 @@ fn with_norm(rewrite: &mut Rewrite, old: &Graph, node: &Node, op: &mut Conv2d, a
     let Op::GroupNorm(GroupNorm { groups, eps, silu, .. }) = norm.op else { return rewrite.operands(node) };
     op.norm = Some(ConvNorm { groups, eps, silu, sources: absorbed.sources.len() });
     let x = rewrite.get(norm.inputs[0])?;
-    let start = rewrite.graph.nodes.len();
-    let mut operands = vec![rewrite.graph.reshape(x, old.shape(node.inputs[0]))?];
-    rewrite.graph.nodes[start..].iter_mut().for_each(|view| view.segment = node.segment);
+    let mut operands = vec![rewrite.beside(node).reshape(x, old.shape(node.inputs[0]))?];
     for v in node.inputs[1..].iter().chain(&norm.inputs[1..]) {
         operands.push(rewrite.get(*v)?);
     }
@@ -91,34 +90,15 @@ fn with_norm(rewrite: &mut Rewrite, old: &Graph, node: &Node, op: &mut Conv2d, a
     Ok(operands)
 }
 
-/// How often each value is read; a tap reads too.
-fn uses(graph: &Graph) -> Result<Vec<usize>> {
-    let mut uses = memory::filled(0usize, graph.values().len(), WHAT)?;
-    graph.nodes().iter().flat_map(|n| &n.inputs).chain(graph.outputs()).for_each(|v| uses[v.0 as usize] += 1);
-    Ok(uses)
-}
-
-/// The node and the result that a value is a view of.
-fn origin(graph: &Graph, mut value: ValueId) -> Option<(usize, usize)> {
-    while let Origin::Node { node, output } = graph.value(value).origin {
-        let from = &graph.nodes()[node.0 as usize];
-        if !from.is_view() {
-            return Some((node.0 as usize, output));
-        }
-        value = from.inputs[0];
-    }
-    None
-}
-
-fn absorbable(graph: &Graph, uses: &[usize], node: &Node, backend: &dyn Wishes) -> Option<Absorbed> {
+fn absorbable(graph: &Graph, readers: &Readers, node: &Node, backend: &dyn Wishes) -> Option<Absorbed> {
     let site = site(graph, node)?;
-    let (norm_at, 0) = origin(graph, node.inputs[0])? else { return None };
+    let (norm_at, 0) = graph.origin(node.inputs[0])? else { return None };
     let norm = &graph.nodes()[norm_at];
     let Op::GroupNorm(op) = &norm.op else { return None };
-    let unread = norm.outputs[1..].iter().all(|v| uses[v.0 as usize] == 0);
+    let unread = norm.outputs[1..].iter().all(|v| readers.none(*v));
     let [n, .., c] = site.x;
     let shape = graph.shape(norm.inputs[0]);
-    if site.op.norm.is_some() || !unread || !read_once(graph, uses, node.inputs[0]) || shape[0] != n || shape.last() != Some(&c) {
+    if site.op.norm.is_some() || !unread || !readers.read_once(graph, node.inputs[0]) || shape[0] != n || shape.last() != Some(&c) {
         return None;
     }
     let sources = measurable(graph, norm.inputs[0], n, backend)?;
@@ -140,20 +120,9 @@ fn measurable(graph: &Graph, value: ValueId, n: usize, backend: &dyn Wishes) -> 
     sources.iter().all(gives).then_some(sources)
 }
 
-/// Whether a value and all that it is a view of have one reader each.
-fn read_once(graph: &Graph, uses: &[usize], mut value: ValueId) -> bool {
-    while uses[value.0 as usize] == 1 {
-        match graph.value(value).origin {
-            Origin::Node { node, .. } if graph.nodes()[node.0 as usize].is_view() => value = graph.nodes()[node.0 as usize].inputs[0],
-            _ => return true,
-        }
-    }
-    false
-}
-
 /// The convolutions of `n` samples that a value comes from, by itself or joined along the channels.
 fn sources(graph: &Graph, value: ValueId, n: usize) -> Option<Vec<usize>> {
-    let (at, _) = origin(graph, value)?;
+    let (at, _) = graph.origin(value)?;
     let node = &graph.nodes()[at];
     let joined = matches!(node.op, Op::Concat(_));
     // A view with other channels is of no use.
@@ -162,7 +131,7 @@ fn sources(graph: &Graph, value: ValueId, n: usize) -> Option<Vec<usize>> {
     }
     let parts = if joined { node.inputs.clone() } else { vec![value] };
     let conv = |part: &ValueId| {
-        let (at, output) = origin(graph, *part)?;
+        let (at, output) = graph.origin(*part)?;
         let y = graph.shape(graph.nodes()[at].outputs[0]);
         let whole = matches!(&graph.nodes()[at].op, Op::Conv2d(op) if op.parts.is_empty()) && output == 0;
         (whole && y[0] == n && graph.shape(*part).last() == y.last()).then_some(at)

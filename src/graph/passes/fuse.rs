@@ -3,8 +3,9 @@
 use super::{Rewrite, WHAT};
 use crate::cancel::Stop;
 use crate::error::Result;
+use crate::graph::analysis::{Readers, updates_so_far};
 use crate::graph::ops::BinaryKind;
-use crate::graph::{Alias, Graph, Node, Op, OpDef, ValueId};
+use crate::graph::{Graph, Node, Op, ValueId};
 use crate::memory;
 
 /// What a convolution swallows, in the order in which the epilogue applies it.
@@ -14,91 +15,79 @@ enum Step {
     Scale(f32),
 }
 
-/// Rewrites conv2d → add([N,1,1,O]) → add([N,P,Q,O]) → scale into one node where the intermediate results have no other reader.
+/// A node that goes, and the views that led to it, which go with it.
+struct Link {
+    step: Step,
+    node: usize,
+    views: Vec<usize>,
+}
+
+/// Rewrites conv2d → add([N,1,1,O]) → add([N,P,Q,O]) → scale into one node where the intermediate results have no other reader. Views may stand between: a
+/// linear layer over tokens [N,T,C] is a convolution of single pixels, seen as tokens again.
 pub fn fuse<'s>(old: &Graph, stop: Stop<'s>) -> Result<Option<Rewrite<'s>>> {
-    let readers = Readers::of(old)?;
-    let mut into: Vec<Option<usize>> = memory::filled(None, old.nodes().len(), WHAT)?; // node -> the last node of its chain, for convolutions
-    let mut absorbed = memory::filled(false, old.nodes().len(), WHAT)?;
-    let mut chains: Vec<Vec<Step>> = memory::collect((0..old.nodes().len()).map(|_| vec![]), WHAT)?;
+    let (readers, updates) = (Readers::of(old)?, updates_so_far(old)?);
+    let mut gone = memory::filled(false, old.nodes().len(), WHAT)?;
+    // By the node that a chain ends in: the fused node stands there, so that every operand is computed by then.
+    let mut ending: Vec<Option<(usize, Vec<Link>)>> = memory::collect((0..old.nodes().len()).map(|_| None), WHAT)?;
     for (i, node) in old.nodes().iter().enumerate() {
         // A convolution that has an epilogue already has no room for these.
-        if let Op::Conv2d(c) = &node.op
-            && c.is_plain()
-        {
-            let (mut steps, mut members) = chain_after(old, &readers, i);
-            // Another convolution may have taken the sum that this chain ends in: the first taker wins, this one keeps what comes before.
-            let free = members.iter().position(|m| absorbed[*m]).unwrap_or(members.len());
-            members.truncate(free);
-            steps.truncate(free);
-            for m in &members {
-                absorbed[*m] = true;
-            }
-            into[i] = members.last().copied();
-            chains[i] = steps;
+        if !matches!(&node.op, Op::Conv2d(c) if c.is_plain()) {
+            continue;
+        }
+        let mut links = chain_after(old, &readers, &updates, i);
+        // Another convolution may have taken the sum that this chain ends in: the first taker wins, this one keeps what comes before.
+        let free = links.iter().position(|link| gone[link.node]).unwrap_or(links.len());
+        links.truncate(free);
+        let Some(last) = links.last().map(|link| link.node) else { continue };
+        gone[i] = true;
+        links.iter().flat_map(|link| link.views.iter().chain([&link.node])).for_each(|node| gone[*node] = true);
+        ending[last] = Some((i, links));
+    }
+    let mut rewrite = Rewrite::start(old, stop)?;
+    for (i, node) in old.nodes().iter().enumerate() {
+        match &ending[i] {
+            Some((conv, links)) => emit_fused(&mut rewrite, old, &old.nodes()[*conv], node, links)?,
+            None if gone[i] => {}
+            None => rewrite.copy(old, node)?,
         }
     }
-    emit(old, &into, &absorbed, &chains, stop).map(Some)
+    rewrite.finish(old).map(Some)
 }
 
-/// Who reads what.
-struct Readers {
-    /// For each value its only reader, unless it is tapped or read elsewhere too.
-    only: Vec<Option<usize>>,
-    /// For each node, how many nodes up to it (included) overwrite a state.
-    updates: Vec<usize>,
-}
-
-impl Readers {
-    fn of(graph: &Graph) -> Result<Self> {
-        let mut uses = memory::filled(0usize, graph.values().len(), WHAT)?;
-        let mut only = memory::filled(None, graph.values().len(), WHAT)?;
-        let mut updates = memory::with_capacity(graph.nodes().len(), WHAT)?;
-        let mut seen = 0;
-        for (i, node) in graph.nodes().iter().enumerate() {
-            for v in &node.inputs {
-                uses[v.0 as usize] += 1;
-                only[v.0 as usize] = Some(i);
-            }
-            seen += usize::from(matches!(node.op.alias(), Alias::Updates(_)));
-            updates.push(seen);
-        }
-        graph.outputs().iter().for_each(|o| uses[o.0 as usize] += 2);
-        only.iter_mut().zip(uses).filter(|(_, uses)| *uses != 1).for_each(|(only, _)| *only = None);
-        Ok(Self { only, updates })
-    }
-}
-
-/// The additions and the scale that follow convolution `start`, and the nodes that they are.
-fn chain_after(graph: &Graph, readers: &Readers, start: usize) -> (Vec<Step>, Vec<usize>) {
-    let (mut steps, mut members) = (vec![], vec![]);
+/// The additions and the scale that follow convolution `start`.
+fn chain_after(graph: &Graph, readers: &Readers, updates: &[usize], start: usize) -> Vec<Link> {
+    let (mut links, mut views) = (vec![], vec![]);
     let mut value = graph.nodes()[start].outputs[0];
-    let out = graph.shape(value).to_vec();
-    while let Some(at) = readers.only[value.0 as usize] {
+    while let Some(at) = readers.only(value) {
         let node = &graph.nodes()[at];
         // The fused node runs where its last member ran: it stays in its segment, and never behind an update that may overwrite its operands.
-        if node.segment != graph.nodes()[start].segment || readers.updates[at] != readers.updates[start] {
+        if node.segment != graph.nodes()[start].segment || updates[at] != updates[start] {
             break;
         }
-        let Some(step) = absorbable(graph, node, value, &out, &steps) else { break };
-        steps.push(step);
-        members.push(at);
+        if node.is_view() {
+            views.push(at);
+        } else {
+            let Some(step) = absorbable(graph, node, value, &links, views.is_empty()) else { break };
+            links.push(Link { step, node: at, views: std::mem::take(&mut views) });
+        }
         value = node.outputs[0];
     }
-    (steps, members)
+    links
 }
 
-fn absorbable(graph: &Graph, node: &Node, value: ValueId, out: &[usize], before: &[Step]) -> Option<Step> {
-    let has = |f: fn(&Step) -> bool| before.iter().any(f);
+/// What a node that reads `value` adds to it, if the epilogue can do so. Where no view came before (`plain`), `value` has the convolution's shape.
+fn absorbable(graph: &Graph, node: &Node, value: ValueId, before: &[Link], plain: bool) -> Option<Step> {
+    let has = |f: fn(&Step) -> bool| before.iter().any(|link| f(&link.step));
+    let shape = graph.shape(value);
     match &node.op {
         Op::Binary(b) if b.kind == BinaryKind::Add && node.inputs[0] != node.inputs[1] => {
             let other = if node.inputs[0] == value { node.inputs[1] } else { node.inputs[0] };
-            let shape = graph.shape(other);
-            let scaled = has(|s| matches!(s, Step::Scale(_)));
-            if scaled {
+            let added = graph.shape(other);
+            if has(|s| matches!(s, Step::Scale(_))) {
                 None
-            } else if shape == out && !has(|s| matches!(s, Step::Residual(_))) {
+            } else if added == shape && !has(|s| matches!(s, Step::Residual(_))) {
                 Some(Step::Residual(other))
-            } else if shape == [out[0], 1, 1, out[3]] && before.is_empty() {
+            } else if plain && before.is_empty() && added == [shape[0], 1, 1, shape[3]] {
                 Some(Step::Addend(other))
             } else {
                 None
@@ -109,51 +98,33 @@ fn absorbable(graph: &Graph, node: &Node, value: ValueId, out: &[usize], before:
     }
 }
 
-fn emit<'s>(old: &Graph, into: &[Option<usize>], absorbed: &[bool], chains: &[Vec<Step>], stop: Stop<'s>) -> Result<Rewrite<'s>> {
-    let mut rewrite = Rewrite::start(old, stop)?;
-    // The fused node stands where its last member stood, so that every operand is computed by then.
-    let mut at = memory::filled(None, old.nodes().len(), WHAT)?;
-    for (conv, last) in into.iter().enumerate() {
-        if let Some(last) = last {
-            at[*last] = Some(conv);
-        }
-    }
-    for (i, node) in old.nodes().iter().enumerate() {
-        if into[i].is_some() || (absorbed[i] && at[i].is_none()) {
-            continue;
-        }
-        match at[i] {
-            None => rewrite.copy(old, node)?,
-            Some(conv) => emit_fused(&mut rewrite, old, &old.nodes()[conv], node, &chains[conv])?,
-        }
-    }
-    rewrite.finish(old)
-}
-
-fn emit_fused(rewrite: &mut Rewrite, old: &Graph, conv: &Node, last: &Node, steps: &[Step]) -> Result<()> {
+/// The convolution with all of them, in the shape that its result has behind the last.
+fn emit_fused(rewrite: &mut Rewrite, old: &Graph, conv: &Node, last: &Node, links: &[Link]) -> Result<()> {
     let Op::Conv2d(mut op) = conv.op.clone() else { return rewrite.copy(old, last) };
+    let out = old.shape(conv.outputs[0]);
     let mut operands = rewrite.operands(conv)?;
     // Operand order is fixed by Conv2d: bias, addend, residual.
-    for step in steps {
-        if let Step::Addend(value) = step {
+    for link in links {
+        if let Step::Addend(value) = link.step {
             op.addend = true;
-            let shape = [old.shape(*value)[0], op.out_channels];
-            let flat = rewrite.get(*value)?;
-            operands.push(rewrite.graph.reshape(flat, &shape)?);
-            if let Some(node) = rewrite.graph.nodes.last_mut() {
-                node.segment = last.segment;
-            }
+            let flat = rewrite.get(value)?;
+            operands.push(rewrite.beside(last).reshape(flat, &[out[0], out[3]])?);
         }
     }
-    for step in steps {
-        match step {
+    for link in links {
+        match link.step {
             Step::Residual(value) => {
                 op.residual = true;
-                operands.push(rewrite.get(*value)?);
+                let value = rewrite.get(value)?;
+                operands.push(rewrite.beside(last).reshape(value, out)?);
             }
-            Step::Scale(scale) => op.scale = *scale,
+            Step::Scale(scale) => op.scale = scale,
             Step::Addend(_) => {}
         }
     }
-    rewrite.emit(old, last, op.into(), &operands)
+    let graph = rewrite.beside(last);
+    let y = graph.push1(op.into(), &operands)?;
+    let y = graph.reshape(y, old.shape(last.outputs[0]))?;
+    rewrite.replace(old, last.outputs[0], y);
+    Ok(())
 }

@@ -73,7 +73,7 @@ fn is_linear(op: &Conv2d) -> bool {
 
 fn emit(rewrite: &mut Rewrite, old: &Graph, roots: &[ValueId], members: &[&Node]) -> Result<()> {
     let Op::Conv2d(first) = &members[0].op else { return Ok(()) };
-    let start = rewrite.graph.nodes.len();
+    rewrite.beside(members[0]);
     let parts: Vec<usize> = members.iter().map(|m| old.shape(m.outputs[0])[3]).collect();
     let out_channels = parts.iter().sum();
     let in_channels = old.shape(members[0].inputs[0])[3];
@@ -89,11 +89,7 @@ fn emit(rewrite: &mut Rewrite, old: &Graph, roots: &[ValueId], members: &[&Node]
         operands.push(if k == 1 { rewrite.graph.reshape(all, &[out_channels, in_channels, 1, 1])? } else { all });
     }
     let outputs = rewrite.graph.push(Conv2d { out_channels, parts, ..first.clone() }.into(), &operands)?;
-    rewrite.graph.nodes[start..].iter_mut().for_each(|node| node.segment = members[0].segment);
-    for (member, output) in members.iter().zip(outputs) {
-        rewrite.map[member.outputs[0].0 as usize] = Some(output);
-        rewrite.graph.set_name(output, old.value(member.outputs[0]).name.clone());
-    }
+    members.iter().zip(outputs).for_each(|(member, output)| rewrite.replace(old, member.outputs[0], output));
     Ok(())
 }
 

@@ -81,7 +81,7 @@ impl<'s> Rewrite<'s> {
     /// Starts a copy: inputs, states, constants and segments, but no node yet.
     fn start(old: &Graph, stop: Stop<'s>) -> Result<Self> {
         let mut this = Self { graph: Graph::with_room_of(old)?, map: memory::filled(None, old.values().len(), WHAT)?, stop };
-        this.graph.segments = memory::copy(&old.segments, WHAT)?;
+        this.graph.copy_segments(old)?;
         for (i, value) in old.values().iter().enumerate() {
             stop.check()?;
             let new = match &value.origin {
@@ -89,7 +89,7 @@ impl<'s> Rewrite<'s> {
                 Origin::Fill(number) => this.graph.constant_fill(value.name.clone(), &value.ty.shape, *number)?,
                 Origin::Input => this.graph.input(value.name.clone(), value.ty.clone())?,
                 Origin::State => this.graph.state(value.name.clone(), value.ty.clone())?,
-                Origin::Const(tensor) => this.graph.push_value(value.name.clone(), value.ty.clone(), Origin::Const(tensor.clone()), None)?,
+                Origin::Const(tensor) => this.graph.shared_constant(value.name.clone(), tensor.clone())?,
             };
             this.map[i] = Some(new);
         }
@@ -122,20 +122,26 @@ impl<'s> Rewrite<'s> {
     /// Appends `op` as the producer of an old node's outputs.
     fn emit(&mut self, old: &Graph, node: &Node, op: super::Op, operands: &[ValueId]) -> Result<()> {
         self.stop.check()?;
-        let outputs = self.graph.push(op, operands)?;
-        if let Some(last) = self.graph.nodes.last_mut() {
-            last.segment = node.segment;
-        }
-        for (from, to) in node.outputs.iter().zip(outputs) {
-            self.map[from.0 as usize] = Some(to);
-            self.graph.set_name(to, old.value(*from).name.clone());
-        }
+        let outputs = self.beside(node).push(op, operands)?;
+        node.outputs.iter().zip(outputs).for_each(|(from, to)| self.replace(old, *from, to));
         Ok(())
+    }
+
+    /// The new program, ready for nodes in the segment of an old one.
+    fn beside(&mut self, node: &Node) -> &mut Graph {
+        self.graph.write_in(node.segment);
+        &mut self.graph
+    }
+
+    /// `to` stands for an old value from here on, and has its name.
+    fn replace(&mut self, old: &Graph, from: ValueId, to: ValueId) {
+        self.map[from.0 as usize] = Some(to);
+        self.graph.set_name(to, old.value(from).name.clone());
     }
 
     /// Carries the taps over.
     fn finish(mut self, old: &Graph) -> Result<Self> {
-        for out in &old.outputs {
+        for out in old.outputs() {
             let new = self.get(*out)?;
             self.graph.tap(new);
         }

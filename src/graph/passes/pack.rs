@@ -35,10 +35,7 @@ pub fn pack<'s>(old: &Graph, backend: &dyn Wishes, stop: Stop<'s>) -> Result<Opt
         operands[1] = match done.get(&key) {
             Some(packed) => *packed,
             None => {
-                let packed = rewrite.graph.push1(PackConv { purpose, geometry, packed_len, dtype }.into(), &[operands[1]])?;
-                if let Some(last) = rewrite.graph.nodes.last_mut() {
-                    last.segment = node.segment;
-                }
+                let packed = rewrite.beside(node).push1(PackConv { purpose, geometry, packed_len, dtype }.into(), &[operands[1]])?;
                 rewrite.graph.set_name(packed, format!("{}.packed", old.value(node.inputs[1]).name));
                 memory::insert(&mut done, key, packed, WHAT)?;
                 packed

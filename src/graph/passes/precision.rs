@@ -68,16 +68,14 @@ impl Narrowing<'_> {
     /// A value as `to`, cast once.
     fn cast(&mut self, value: ValueId, to: DType, segment: usize) -> Result<ValueId> {
         let graph = &mut self.rewrite.graph;
+        graph.write_in(segment);
         if graph.value(value).ty.dtype == to {
             return Ok(value);
         }
         if let Some(cast) = self.casts.get(&(value, to)) {
             return Ok(*cast);
         }
-        let cast = graph.push(Cast { to }.into(), &[value])?[0];
-        if let Some(last) = graph.nodes.last_mut() {
-            last.segment = segment;
-        }
+        let cast = graph.push1(Cast { to }.into(), &[value])?;
         let name = graph.value(value).name.clone();
         graph.set_name(cast, format!("{name}.{to:?}"));
         memory::insert(&mut self.casts, (value, to), cast, WHAT)?;

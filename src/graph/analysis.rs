@@ -1,0 +1,89 @@
+//! What passes and plans ask of a program: who reads a value, what it is a view of, what never changes.
+
+use super::{Alias, Graph, OpDef, Origin, ValueId};
+use crate::error::Result;
+use crate::memory;
+
+/// What the tables are called where there is no memory for them.
+const WHAT: &str = "analysis of a graph";
+
+impl Graph {
+    /// The value whose memory each value shares: itself, unless it is a view.
+    pub(crate) fn roots(&self) -> Result<Vec<ValueId>> {
+        let mut roots = memory::collect((0..self.values().len() as u32).map(ValueId), WHAT)?;
+        for node in self.nodes().iter().filter(|n| n.is_view()) {
+            roots[node.outputs[0].0 as usize] = roots[node.inputs[0].0 as usize];
+        }
+        Ok(roots)
+    }
+
+    /// Storages that no node overwrites; what depends on them alone can be computed once.
+    pub fn frozen_storages(&self) -> Result<Vec<bool>> {
+        memory::collect(self.storages().iter().map(|s| s.first == s.current), WHAT)
+    }
+
+    /// The node and the result that a value is, or is a view of.
+    pub(crate) fn origin(&self, mut value: ValueId) -> Option<(usize, usize)> {
+        while let Origin::Node { node, output } = self.value(value).origin {
+            let from = &self.nodes()[node.0 as usize];
+            if !from.is_view() {
+                return Some((node.0 as usize, output));
+            }
+            value = from.inputs[0];
+        }
+        None
+    }
+}
+
+/// Who reads what. A tap reads too, twice: what is tapped has never only one reader.
+pub(crate) struct Readers {
+    uses: Vec<usize>,
+    /// For each value the last node that reads it.
+    last: Vec<usize>,
+}
+
+impl Readers {
+    pub fn of(graph: &Graph) -> Result<Self> {
+        let mut uses = memory::filled(0usize, graph.values().len(), WHAT)?;
+        let mut last = memory::filled(0usize, graph.values().len(), WHAT)?;
+        for (i, node) in graph.nodes().iter().enumerate() {
+            for v in &node.inputs {
+                uses[v.0 as usize] += 1;
+                last[v.0 as usize] = i;
+            }
+        }
+        graph.outputs().iter().for_each(|o| uses[o.0 as usize] += 2);
+        Ok(Self { uses, last })
+    }
+
+    /// Whether nobody reads a value.
+    pub fn none(&self, value: ValueId) -> bool {
+        self.uses[value.0 as usize] == 0
+    }
+
+    /// The only reader of a value that one node reads, once.
+    pub fn only(&self, value: ValueId) -> Option<usize> {
+        (self.uses[value.0 as usize] == 1).then(|| self.last[value.0 as usize])
+    }
+
+    /// Whether a value and all that it is a view of have one reader each.
+    pub fn read_once(&self, graph: &Graph, mut value: ValueId) -> bool {
+        while self.only(value).is_some() {
+            match graph.value(value).origin {
+                Origin::Node { node, .. } if graph.nodes()[node.0 as usize].is_view() => value = graph.nodes()[node.0 as usize].inputs[0],
+                _ => return true,
+            }
+        }
+        false
+    }
+}
+
+/// For each node, how many nodes up to it (included) overwrite a state.
+pub(crate) fn updates_so_far(graph: &Graph) -> Result<Vec<usize>> {
+    let mut seen = 0;
+    let count = |updates: bool| {
+        seen += usize::from(updates);
+        seen
+    };
+    memory::collect(graph.nodes().iter().map(|n| matches!(n.op.alias(), Alias::Updates(_))).map(count), WHAT)
+}
