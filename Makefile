@@ -12,22 +12,27 @@ SMOKE := target/smoke
 SMOKE_FLAGS := -std=c11 -g -Wall -Wextra -Wpedantic -Werror -Iinclude tests/c/smoke.c
 SMOKE_LINK := -Ltarget/release -lfewstep -Wl,-rpath,'$$ORIGIN/../release'
 
-.PHONY: all lib demo test fuzz fuzz-planted fuzz-corpus test-cuda gpu-check sanitize-cuda sanitize-cuda-address sanitize-cuda-thread demo-emulated mutations field-cases oom-sweep golden lint check-targets sanitize miri bench bench-peers header cuda-toolkit clean
+.DEFAULT_GOAL := all
+.PHONY: help all lib demo test fuzz fuzz-planted fuzz-corpus test-cuda gpu-check sanitize-cuda sanitize-cuda-address sanitize-cuda-thread demo-emulated mutations field-cases oom-sweep golden lint check-targets sanitize miri bench bench-peers header cuda-toolkit clean
 
-all: lib
+# What can be made.
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/\1\t\2/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do printf '%-16s %s\n' "$$name" "$$what"; done
+
+all: lib ## the shared library
 
 # The shared library under its SONAME, as the dynamic linker looks for it.
-lib:
+lib: ## the shared library under its SONAME, target/release/libfewstep.so.0
 	$(CARGO) build --release --lib
 	ln -sf libfewstep.so $(SONAME)
 
 # The README's program: C against include/fewstep.h and the .so; no Rust program takes part.
-demo: lib
+demo: lib ## the main job: distil digits in C, save pictures and a table (a few minutes)
 	@mkdir -p $(DEMO)
 	$(CC) -std=c11 -O2 -Wall -Wextra -Wpedantic -Werror -Iinclude examples-c/distill_digits.c -o $(DEMO)/distill_digits -Ltarget/release -lfewstep -lm -Wl,-rpath,'$$ORIGIN/../release'
 	$(DEMO)/distill_digits examples-c/data $(DEMO)
 
-test:
+test: ## all tests that need no GPU
 	$(CARGO) test --release --workspace
 
 # The CUDA suite: on this machine's NVIDIA driver, or, where there is none, on the emulated one, built from the same kernels.
@@ -35,7 +40,7 @@ DRIVER := $(shell ldconfig -p 2>/dev/null | grep -o 'libcuda\.so\.1 .*x86-64' | 
 EMULATED := $(if $(DRIVER),,LD_LIBRARY_PATH=$(CURDIR)/target/emulator FEWSTEP_EMU_MANIFEST=$(CURDIR)/target/cuda/manifest.txt)
 # The emulator decides in which order threads and blocks run, and when copies arrive: ops and networks under other decisions.
 OTHER_SETTINGS = FEWSTEP_CUDA=require $(EMULATED) $(CARGO) test --release --test cuda -- --test-threads=1 conformance networks
-test-cuda: cuda-toolkit
+test-cuda: cuda-toolkit ## the CUDA suite, on this machine's driver or the emulated one
 	FEWSTEP_CUDA=require $(CARGO) build --release --lib
 	$(if $(DRIVER),,$(MAKE) -C cuda/emulator test libcuda)
 	FEWSTEP_CUDA=require $(EMULATED) $(CARGO) test --release --test cuda -- --test-threads=1
@@ -48,7 +53,7 @@ test-cuda: cuda-toolkit
 TEST_PROGRAM = $$(FEWSTEP_CUDA=require $(CARGO) test --release --test $(1) --no-run 2>&1 | sed -n 's/.*(\(target.*\))$$/\1/p')
 SUITE = $(call TEST_PROGRAM,cuda)
 ASAN = $(foreach lib,asan ubsan,$(shell $(CXX) -print-file-name=lib$(lib).so))
-sanitize-cuda: cuda-toolkit
+sanitize-cuda: cuda-toolkit ## kernels under ASan, UBSan and TSan, on the emulated GPU
 	$(MAKE) -j2 --output-sync=target sanitize-cuda-address sanitize-cuda-thread
 sanitize-cuda-address:
 	$(MAKE) -C cuda/emulator test libcuda SANITIZE=address
@@ -61,7 +66,7 @@ sanitize-cuda-thread:
 	  cuda/emulator/test/suite_races target/emulator-thread target/cuda/manifest.txt "$$suite" conformance
 
 # The example that trains and samples on the CPU and on CUDA and compares: on this machine's driver, or on the emulated one.
-demo-emulated: cuda-toolkit
+demo-emulated: cuda-toolkit ## trains and samples on the CPU and on CUDA and compares
 	FEWSTEP_CUDA=require $(MAKE) lib
 	$(if $(DRIVER),,$(MAKE) -C cuda/emulator libcuda)
 	@mkdir -p $(DEMO)
@@ -69,48 +74,48 @@ demo-emulated: cuda-toolkit
 	$(EMULATED) $(DEMO)/compare_devices examples-c/data
 
 # Plants bugs in a copy of the kernels; each must be caught by the check that cuda/emulator/MUTATIONS.md then names beside it.
-mutations: cuda-toolkit
+mutations: cuda-toolkit ## plants bugs in the kernels; each must be caught
 	$(MAKE) -C cuda/emulator test libcuda
 	$(MAKE) -C cuda/emulator libcuda SANITIZE=thread
 	FEWSTEP_CUDA=require $(PYTHON) cuda/emulator/mutations.py . "$(SUITE)"
 
 # target/gpu-check: programs that check and time the library on a machine with a GPU and no Rust. benches/gpu/README.md tells how to run them there.
-gpu-check: cuda-toolkit
+gpu-check: cuda-toolkit ## target/gpu-check: programs to run on a machine with a GPU
 	FEWSTEP_CUDA=require $(MAKE) lib
 	$(MAKE) -C cuda/emulator gpu-programs
 	benches/gpu/bundle $(NVCC) "$(call TEST_PROGRAM,cuda)" "$(call TEST_PROGRAM,golden)"
 
 # What failed in the field: programs against the header that exit non-zero while a fault is there (tests/field).
-field-cases: lib
+field-cases: lib ## what failed in the field, as programs against the header
 	tests/field/run
 
 # Coverage-guided tests of everything that reads bytes from outside, a target a parser: each for its share of so many seconds, at least 100,000 inputs
 # each where there are 600. fuzz-planted: each target finds a bug that was planted in its parser.
 FUZZ_SECONDS ?= 60
-fuzz:
+fuzz: ## every parser for its share of FUZZ_SECONDS
 	FUZZ_SECONDS=$(FUZZ_SECONDS) fuzz/run
-fuzz-planted:
+fuzz-planted: ## each fuzz target finds a bug that was planted
 	fuzz/run --planted
 # The small corpus in the tree, anew.
-fuzz-corpus:
+fuzz-corpus: ## the small corpus in the tree, anew
 	fuzz/run --corpus
 
 # Single allocations of a whole program fail, of each call every OOM_EVERY-th and all large ones, then all from one on, then all above a size: how many
 # end the program, and how large they were. None may. OOM_EVERY=1 tries each, which takes hours; OOM_MORE has further runs, such as the digits teacher's.
 OOM_EVERY ?= 97
-oom-sweep: lib
+oom-sweep: lib ## single allocations of a whole program fail: how many end it
 	FIELD_VERBOSE=1 FIELD_RUNS='one tiny $(OOM_EVERY);after tiny 1009;least tiny 1$(OOM_MORE)' tests/field/run oom_sweep
 
-golden:
+golden: ## the reference vectors alone
 	$(CARGO) test --release --test golden
 
-lint:
+lint: ## formatting, clippy, rustdoc
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --lib
 
 # Compiles everything for each of TARGETS that `rustup target add` has brought; says which it has not.
-check-targets:
+check-targets: ## compiles for each of TARGETS that is installed
 	@for target in $(TARGETS); do \
 		if [ -d "$$(rustc --print sysroot)/lib/rustlib/$$target" ]; then \
 			$(CARGO) check --workspace --all-targets --target $$target || exit 1; echo "$$target: checked"; \
@@ -118,7 +123,7 @@ check-targets:
 	done
 
 # The C ABI under the C compiler's sanitizers, then under valgrind, which sees into the library too. Needs valgrind, gcc or clang.
-sanitize: lib
+sanitize: lib ## the C ABI under the C compiler's sanitizers and valgrind
 	@mkdir -p $(SMOKE)
 	$(CC) -fsanitize=address,undefined -fno-sanitize-recover=all $(SMOKE_FLAGS) -o $(SMOKE)/smoke-asan $(SMOKE_LINK)
 	ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 $(SMOKE)/smoke-asan examples-c/data $(SMOKE)
@@ -127,24 +132,24 @@ sanitize: lib
 
 # The thread pool, the border to C and what goes over it, under Miri; needs `rustup component add --toolchain nightly miri rust-src`. In a folder of its
 # own, so that nothing else is built anew afterwards. Skipped: what asks the processor for its name, in assembly.
-miri:
+miri: ## unsafe code that Miri can run
 	FEWSTEP_CUDA=off MIRIFLAGS=-Zmiri-disable-isolation CARGO_TARGET_DIR=target/miri $(CARGO) +nightly miri test --lib -- kernels::pool memory:: ffi:: nn::model tensor::tests --skip ffi::device
 
 # Criterion; prints the table of benches/README.md.
-bench:
+bench: ## benchmarks
 	$(CARGO) bench
 
 # Ratios against PyTorch and OpenVINO in one run; PYTHON needs torch, diffusers and openvino (see benches/peers.py).
-bench-peers: lib
+bench-peers: lib ## times beside other libraries
 	$(PYTHON) benches/peers.py
 
 # Writes include/fewstep.h anew from src/ffi.
-header:
+header: ## include/fewstep.h anew
 	FEWSTEP_UPDATE_HEADER=1 $(CARGO) test --release --test header -- --exact the_header_is_generated
 
 # NVIDIA's compiler for build.rs, from PyPI; without one the library is built without CUDA kernels.
-cuda-toolkit:
+cuda-toolkit: ## the CUDA compiler, from PyPI, into target/
 	.ci/cuda-toolkit
 
-clean:
+clean: ## removes target/
 	$(CARGO) clean

@@ -9,5 +9,7 @@ mod conformance;
 mod gradients;
 #[path = "ops/plan.rs"]
 mod plan;
+#[path = "ops/random_graphs.rs"]
+mod random_graphs;
 #[path = "ops/state.rs"]
 mod state;

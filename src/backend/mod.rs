@@ -3,6 +3,7 @@
 pub mod cpu;
 pub mod cuda;
 mod host;
+mod report;
 
 pub use host::{HostBytes, HostSlice};
 

@@ -16,6 +16,7 @@ pub mod op;
 pub mod ops;
 pub mod passes;
 pub mod plan;
+mod print;
 pub mod reference;
 mod value;
 

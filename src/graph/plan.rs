@@ -1,7 +1,7 @@
 //! From a graph to something a backend can run: passes, what runs once and what runs always, and one arena laid out by liveness.
 
 use super::layout::{self, Block, too_large};
-use super::passes::{Wishes, absorb_norms, eliminate_dead, fuse, merge_products, pack, precision};
+use super::passes::{self, Wishes};
 use super::{Alias, Graph, Node, NodeId, Numerics, OpDef, Origin, StorageId, Value, ValueId};
 use crate::cancel::Stop;
 use crate::error::{Error, Result};
@@ -52,12 +52,7 @@ impl Plan {
     /// Runs the passes and fixes the order. [`Plan::lay_out`] must follow before the plan can run.
     pub fn new(graph: &Graph, numerics: &Numerics, backend: &dyn Wishes, stop: Stop) -> Result<Self> {
         graph.verify()?;
-        let done = eliminate_dead(graph, stop)?
-            .then(|g, stop| precision(g, numerics.activations(), stop))?
-            .then(fuse)?
-            .then(|g, stop| merge_products(g, backend, stop))?
-            .then(|g, stop| absorb_norms(g, backend, stop))?
-            .then(|g, stop| pack(g, backend, stop))?;
+        let done = passes::run(graph, numerics, backend, stop, &mut |_, _| Ok(()))?;
         let (mut graph, map) = (done.graph, done.map);
         graph.shrink();
         graph.verify()?;

@@ -11,11 +11,38 @@ mod op_tests;
 use fewstep::Result;
 use fewstep::backend::cpu::{CpuBackend, Isa};
 use fewstep::backend::{Backend, Executable};
+use fewstep::graph::ops::{ConvGeometry, PackFor};
+use fewstep::graph::passes::{ConvSite, Wishes};
 use fewstep::graph::reference::{Array, evaluate, to_array};
 use fewstep::graph::{Graph, Op, Origin, TensorType, ValueId};
 use fewstep::tensor::{DType, Element, Tensor};
 use std::collections::HashMap;
 use std::sync::Arc;
+
+/// A backend that takes whatever a pass offers.
+pub struct TakesAll;
+
+impl Wishes for TakesAll {
+    fn packed_len(&self, _: PackFor, _: ConvGeometry, _: &[usize], _: DType) -> Option<usize> {
+        None
+    }
+
+    fn merges_products(&self) -> bool {
+        true
+    }
+
+    fn gives_moments(&self, _: &ConvSite) -> bool {
+        true
+    }
+
+    fn normalises(&self, _: &ConvSite, _: usize) -> bool {
+        true
+    }
+
+    fn norms_by_moments(&self, _: usize, _: usize) -> bool {
+        true
+    }
+}
 
 /// A fixed stream of numbers (splitmix64), so that every run tests the same.
 pub struct Noise(pub u64);

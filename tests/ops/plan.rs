@@ -1,14 +1,12 @@
 //! Plans: memory, splitting, hoisting, fusion, packing, dead code, taps, and the cost of planning.
 
-use crate::common::{Case, check, conv_cases, load, models, read};
+use crate::common::{Case, TakesAll, check, conv_cases, load, models, read};
 use fewstep::backend::cpu::CpuBackend;
 use fewstep::backend::{Backend, Executable};
 use fewstep::cancel::Stop;
 use fewstep::graph::ops::*;
-use fewstep::graph::passes::{ConvSite, Wishes};
 use fewstep::graph::reference::{evaluate, to_array};
 use fewstep::graph::{Numerics, Op, OpDef, Plan, TensorType, ValueId};
-use fewstep::tensor::DType;
 use fewstep::{Result, Status};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -453,31 +451,6 @@ fn sizes_that_overflow_are_refused() -> Result<()> {
     Ok(())
 }
 
-/// A backend that takes whatever a pass offers.
-struct TakesAll;
-
-impl Wishes for TakesAll {
-    fn packed_len(&self, _: PackFor, _: ConvGeometry, _: &[usize], _: DType) -> Option<usize> {
-        None
-    }
-
-    fn merges_products(&self) -> bool {
-        true
-    }
-
-    fn gives_moments(&self, _: &ConvSite) -> bool {
-        true
-    }
-
-    fn normalises(&self, _: &ConvSite, _: usize) -> bool {
-        true
-    }
-
-    fn norms_by_moments(&self, _: usize, _: usize) -> bool {
-        true
-    }
-}
-
 /// How a pass must change a case.
 enum Change {
     NormsGo,
@@ -620,4 +593,58 @@ fn planning_and_preparing_stop() -> Result<()> {
     assert_eq!(exe.run_all().expect_err("half prepared").status, Status::State);
     exe.prepare()?;
     exe.run_all()
+}
+
+/// What stays apart says why, and a plan reads as a program with its places.
+#[test]
+fn plans_are_readable() -> Result<()> {
+    let mut case = Case::new("readable");
+    let x = case.input(&[2, 5, 5, 4]);
+    let a = conv(&mut case, "a", x);
+    let y = case.graph.add(a, x)?;
+    let b = conv(&mut case, "b", y);
+    let z = case.graph.add(b, x)?;
+    let (gamma, beta) = (case.state("gamma", &[4]), case.state("beta", &[4]));
+    let n = case.graph.group_norm(z, gamma, beta, 2, 1e-5, true)?;
+    for (value, name) in [(a, "first"), (y, "sum"), (z, "output"), (n, "normalised")] {
+        case.graph.set_name(value, name);
+    }
+    case.expect(a, 1e-5);
+    case.expect(n, 1e-5);
+    let text = ready(&case)?.plan().to_string();
+    for words in [
+        "plan: 6 nodes, 2 of them once; activations F32",
+        "note: binary 'sum' is not part of conv2d 'first': others read the convolution's result too",
+        "note: group_norm 'normalised' sums over its input: the backend takes no moments there",
+        "segment 'main'",
+        "'output' F32[2, 5, 5, 4] @arena+",
+        "residual: true",
+        "tap %",
+    ] {
+        assert!(text.contains(words), "no \"{words}\" in\n{text}");
+    }
+    assert!(!text.contains("'output' is not part"), "{text}");
+    let program = case.graph.to_string();
+    assert!(program.contains("= state\n") && program.contains("= input\n") && program.contains("  %"), "{program}");
+    Ok(())
+}
+
+/// The variables that name a file, in a process of their own: this one's belong to all tests.
+#[test]
+fn plans_and_times_go_where_they_are_asked_for() {
+    let folder = std::env::temp_dir().join(format!("fewstep-reports-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let [plan, profile] = ["plan", "profile"].map(|name| folder.join(name));
+    let run = |plan: &std::path::Path| {
+        let mut child = std::process::Command::new(std::env::current_exe().expect("this program"));
+        child.args(["--exact", "plan::epilogues_are_fused"]).env("FEWSTEP_PLAN", plan).env("FEWSTEP_PROFILE", &profile);
+        child.output().expect("a run")
+    };
+    assert!(run(&plan).status.success());
+    let [plans, times] = [&plan, &profile].map(|path| std::fs::read_to_string(path).expect("a report"));
+    assert_eq!(plans.matches("== CPU\nplan: ").count(), 2 * conv_cases::EPILOGUES.len(), "{plans}");
+    assert!(times.contains("== CPU: ") && times.contains(" x  conv2d\n") && times.contains("longest\n"), "{times}");
+    let failed = run(&folder);
+    assert!(!failed.status.success() && String::from_utf8_lossy(&failed.stdout).contains("FEWSTEP_PLAN"), "{failed:?}");
+    std::fs::remove_dir_all(&folder).expect("an end");
 }

@@ -5,17 +5,19 @@ use super::kernels::workers::Workers;
 use super::lower::lower;
 use super::target::{Target, packed_len};
 use super::{Isa, ThreadPool};
+use crate::backend::report::{self, Profile};
 use crate::backend::{Backend, Executable, HostBytes, Memory, unprepared};
 use crate::cancel::{Stop, cancelled};
 use crate::error::{Error, Result, Status};
 use crate::graph::plan::Location;
 use crate::graph::{Alias, Graph, Node, Numerics, Op, OpDef, Origin, Plan, TensorType, ValueId};
 use crate::memory::{self, heap};
-use crate::tensor::{Buffer, Tensor};
+use crate::tensor::{Buffer, DType, Tensor};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The CPU as a device: an instruction set and the worker threads of one runtime.
 #[derive(Clone)]
@@ -124,6 +126,7 @@ pub struct CpuExecutable {
     /// Per node of the order, whether it writes a state.
     updates: Vec<bool>,
     linked: bool,
+    profile: Option<Profile>,
 }
 
 impl CpuExecutable {
@@ -133,6 +136,7 @@ impl CpuExecutable {
         let (kernels, table_bytes) = lower_all(&plan, target, stop)?;
         let workspace = memory::collect(kernels.iter().map(|k| k.workspace()), WHAT)?;
         plan.lay_out(&workspace, stop)?;
+        report::plan("CPU", &plan)?;
         // The largest first, and all of it before a byte is written: what cannot fit is refused at once.
         let arena = Buffer::zeroed(plan.arena_bytes(), "arena")?;
         let persistent = Buffer::zeroed(plan.persistent_bytes(), "inputs and prepared values")?;
@@ -143,7 +147,9 @@ impl CpuExecutable {
         }
         let updates = plan.order().iter().map(|id| matches!(plan.graph().nodes()[id.0 as usize].op.alias(), Alias::Updates(_)));
         let updates = memory::collect(updates, WHAT)?;
-        let mut this = Self { plan, backend: backend.clone(), kernels, table_bytes, storages, arena, persistent, slots: vec![], updates, linked: false };
+        let profile = Profile::of("CPU", &plan)?;
+        let mut this =
+            Self { plan, backend: backend.clone(), kernels, table_bytes, storages, arena, persistent, slots: vec![], updates, linked: false, profile };
         this.reserve_slots(&workspace)?;
         this.fill(stop)?;
         Ok(this)
@@ -166,8 +172,8 @@ impl CpuExecutable {
         for (i, id) in self.plan.order().iter().enumerate() {
             let node = &self.plan.graph().nodes()[id.0 as usize];
             memory::check()?;
-            let values = node.inputs.iter().chain(&node.outputs).map(|v| Slot::empty(self.plan.graph().value(*v).ty.numel()));
-            self.slots.push(memory::collect(values.chain([Slot::empty(workspace[i])]), WHAT)?);
+            let values = types(self.plan.graph(), node).map(|ty| Slot::empty(ty.numel(), ty.dtype));
+            self.slots.push(memory::collect(values.chain([Slot::empty(workspace[i], DType::U8)]), WHAT)?);
         }
         Ok(())
     }
@@ -292,9 +298,13 @@ impl Executable for CpuExecutable {
             // A node that was stopped in the middle runs again from its operands. Half an update could not.
             let stop = if self.updates[at] { Stop::NEVER } else { stop };
             let io = Io { slots: &self.slots[at], inputs: node.inputs.len(), pool: Workers::new(&self.backend.pool, stop), isa: self.backend.isa };
+            let start = self.profile.as_ref().map(|_| Instant::now());
             match self.kernels[at].run(&io) {
                 Err(e) if e.status == Status::Cancelled => return Ok(at),
                 done => done.map_err(|e| e.context(node_name(&node.op, self.plan.graph(), node.outputs[0])))?,
+            }
+            if let (Some(profile), Some(start)) = (&mut self.profile, start) {
+                profile.add(at, start);
             }
         }
         Ok(range.end)

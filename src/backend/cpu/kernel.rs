@@ -4,7 +4,7 @@ use super::kernels::pool::Shared;
 use super::kernels::simd::Isa;
 use super::kernels::workers::Workers;
 use crate::error::Result;
-use crate::tensor::Element;
+use crate::tensor::{DType, Element};
 
 /// A compiled node. `run` allocates nothing.
 pub(super) trait CpuKernel: Send + Sync {
@@ -28,6 +28,8 @@ pub(super) struct Slot {
     pub ptr: *mut u8,
     /// Elements (bytes for the scratch).
     pub len: usize,
+    /// Their type.
+    pub dtype: DType,
 }
 
 // SAFETY: a slot is only an address; `Io` hands out its contents under the plan's rules.
@@ -36,8 +38,13 @@ unsafe impl Send for Slot {}
 unsafe impl Sync for Slot {}
 
 impl Slot {
-    pub fn empty(len: usize) -> Self {
-        Self { ptr: std::ptr::null_mut(), len }
+    pub fn empty(len: usize, dtype: DType) -> Self {
+        Self { ptr: std::ptr::null_mut(), len, dtype }
+    }
+
+    /// Refuses to be read as what it is not: a kernel that takes bytes for floats would read four times past its end.
+    fn check<T: Element>(&self) {
+        assert!(self.dtype == T::DTYPE, "a kernel takes an operand of {:?} for {:?}", self.dtype, T::DTYPE);
     }
 }
 
@@ -54,8 +61,8 @@ impl<'a> Io<'a> {
     /// Operand `i`.
     pub fn input<T: Element>(&self, i: usize) -> &'a [T] {
         let slot = self.slots[i];
-        // SAFETY: the plan gives the operand's location numel elements of its dtype, 64-byte aligned; T is the dtype that the op's `infer`
-        // demands; nobody writes it during this node but an in-place update, whose kernels do not read the operand.
+        slot.check::<T>();
+        // SAFETY: the plan gives the operand's location numel elements of its dtype, which is T's, 64-byte aligned; nobody writes it during this node but an in-place update, whose kernels do not read the operand.
         unsafe { std::slice::from_raw_parts(slot.ptr.cast(), slot.len) }
     }
 
@@ -63,6 +70,7 @@ impl<'a> Io<'a> {
     #[allow(clippy::mut_from_ref)] // each kernel takes each output once; the plan keeps outputs, inputs and scratch disjoint
     pub fn output<T: Element>(&self, i: usize) -> &'a mut [T] {
         let slot = self.slots[self.inputs + i];
+        slot.check::<T>();
         // SAFETY: as `input`; outputs of one node are disjoint from its operands and from each other by the plan's layout.
         unsafe { std::slice::from_raw_parts_mut(slot.ptr.cast(), slot.len) }
     }
@@ -70,6 +78,7 @@ impl<'a> Io<'a> {
     /// Result `i`, to be written by chunks in disjoint parts.
     pub fn shared_output<T: Element>(&self, i: usize) -> Shared<'a, T> {
         let slot = self.slots[self.inputs + i];
+        slot.check::<T>();
         // SAFETY: as `output`; the parts that chunks take are disjoint by the contract of `Shared::part`.
         unsafe { Shared::from_raw(slot.ptr.cast(), slot.len) }
     }

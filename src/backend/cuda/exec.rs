@@ -6,6 +6,7 @@ use super::kernels::Kernels;
 use super::launch::{Arg, Lowered, Ready};
 use super::lower::{Target, lower};
 use super::memory::{DeviceBuffer, PinnedBuffer};
+use crate::backend::report::{self, Profile};
 use crate::backend::{Executable, HostBytes, Memory, as_bytes, unprepared};
 use crate::cancel::{Stop, cancelled};
 use crate::error::{Error, Result};
@@ -15,6 +16,7 @@ use crate::tensor::{ALIGN, Buffer, Tensor};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
 
 /// A host tensor and its copy on the device, for as long as somebody uses both.
 type Upload = (Weak<Tensor>, Weak<DeviceBuffer>);
@@ -88,6 +90,7 @@ pub struct CudaExecutable {
     /// The copy may still be under way.
     copying: bool,
     shared: Arc<Shared>,
+    profile: Option<Profile>,
     plan: Plan,
 }
 
@@ -99,6 +102,7 @@ impl CudaExecutable {
         let node = |id: &NodeId| stop.check().and_then(|()| lower(plan.graph(), &plan.graph().nodes()[id.0 as usize], target));
         let lowered = plan.order().iter().map(node).collect::<Result<Vec<_>>>()?;
         plan.lay_out(&lowered.iter().map(|l| l.workspace).collect::<Vec<_>>(), stop)?;
+        report::plan(&device.name, &plan)?;
         let context = &shared.context;
         let buffer = |len, what: &str| DeviceBuffer::zeroed(context, len, what);
         // The largest first, and all of it before a byte is copied: what cannot fit is refused at once.
@@ -125,6 +129,7 @@ impl CudaExecutable {
             copying: false,
             lowered,
             shared: shared.clone(),
+            profile: Profile::of("CUDA", &plan)?,
             plan,
         };
         this.fill(stop)?;
@@ -393,14 +398,21 @@ impl Executable for CudaExecutable {
             // The longest graph that begins here, so that a run that was stopped somewhere goes on by whole segments.
             let first = self.graphs.partition_point(|(captured, _)| captured.start < at);
             let graphs = self.graphs[first..].iter().take_while(|(captured, _)| captured.start == at).filter(|(captured, _)| captured.end <= range.end);
-            if let Some((captured, graph)) = graphs.max_by_key(|(captured, _)| captured.end) {
+            // A graph has no times of its nodes: to be profiled they run one by one, each waited for.
+            let whole = graphs.max_by_key(|(captured, _)| captured.end).filter(|_| self.profile.is_none());
+            if let Some((captured, graph)) = whole {
                 graph.launch(&entered)?;
                 at = captured.end;
             } else {
                 let node = &self.plan.graph().nodes()[self.plan.order()[at].0 as usize];
+                let start = self.profile.as_ref().map(|_| Instant::now());
                 for launch in &mut self.ready[at] {
                     let named = || format!("{} '{}'", node.op.name(), self.plan.graph().value(node.outputs[0]).name);
                     launch.enqueue(&entered, entered.stream()).map_err(|e| e.context(named()))?;
+                }
+                if let (Some(profile), Some(start)) = (&mut self.profile, start) {
+                    entered.synchronize()?;
+                    profile.add(at, start);
                 }
                 at += 1;
             }

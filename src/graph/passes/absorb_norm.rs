@@ -7,7 +7,7 @@ use crate::cancel::Stop;
 use crate::error::Result;
 use crate::graph::analysis::Readers;
 use crate::graph::ops::{Conv2d, ConvNorm, GroupNorm};
-use crate::graph::{Graph, Node, Op, ValueId};
+use crate::graph::{Graph, Node, Op, OpDef, ValueId};
 use crate::memory;
 use std::collections::HashMap;
 
@@ -88,6 +88,26 @@ fn with_norm(rewrite: &mut Rewrite, old: &Graph, node: &Node, op: &mut Conv2d, a
     }
     operands.extend(absorbed.sources.iter().map(|s| moments[s]));
     Ok(operands)
+}
+
+/// The norms that read their input twice, each with the reason.
+pub(super) fn why_not(graph: &Graph) -> Result<Vec<String>> {
+    let mut notes = vec![];
+    for node in graph.nodes() {
+        if !matches!(&node.op, Op::GroupNorm(op) if op.sources == 0) {
+            continue;
+        }
+        let x = node.inputs[0];
+        let reason = match sources(graph, x, graph.shape(x)[0]) {
+            Some(_) => "the backend takes no moments there".to_string(),
+            None => {
+                let from = graph.origin(x).map_or("a value that is given", |(at, _)| graph.nodes()[at].op.name());
+                format!("its input comes from {from}, which gives no moments of its channels")
+            }
+        };
+        notes.push(format!("group_norm '{}' sums over its input: {reason}", graph.value(node.outputs[0]).name));
+    }
+    Ok(notes)
 }
 
 fn absorbable(graph: &Graph, readers: &Readers, node: &Node, backend: &dyn Wishes) -> Option<Absorbed> {

@@ -5,7 +5,7 @@ use crate::cancel::Stop;
 use crate::error::Result;
 use crate::graph::analysis::{Readers, updates_so_far};
 use crate::graph::ops::BinaryKind;
-use crate::graph::{Graph, Node, Op, ValueId};
+use crate::graph::{Graph, Node, Op, OpDef, ValueId};
 use crate::memory;
 
 /// What a convolution swallows, in the order in which the epilogue applies it.
@@ -73,6 +73,35 @@ fn chain_after(graph: &Graph, readers: &Readers, updates: &[usize], start: usize
         value = node.outputs[0];
     }
     links
+}
+
+/// The additions and scales that no convolution took, each with the reason.
+pub(super) fn why_not(graph: &Graph) -> Result<Vec<String>> {
+    let (readers, updates) = (Readers::of(graph)?, updates_so_far(graph)?);
+    let mut notes = vec![];
+    for (at, node) in graph.nodes().iter().enumerate() {
+        if !matches!(&node.op, Op::Binary(b) if b.kind == BinaryKind::Add) && !matches!(&node.op, Op::Affine(a) if a.shift == 0.0) {
+            continue;
+        }
+        for input in &node.inputs {
+            let Some((conv, 0)) = graph.origin(*input) else { continue };
+            let (from, Op::Conv2d(op)) = (&graph.nodes()[conv], &graph.nodes()[conv].op) else { continue };
+            let reason = if !readers.read_once(graph, *input) {
+                "others read the convolution's result too"
+            } else if from.segment != node.segment {
+                "it is in another segment"
+            } else if updates[at] != updates[conv] {
+                "a state is overwritten between them"
+            } else if op.residual || op.scale != 1.0 || op.norm.is_some() || op.moments || !op.parts.is_empty() {
+                "the convolution's epilogue is full"
+            } else {
+                "its shape is none that the epilogue has"
+            };
+            let name = |value: ValueId| &graph.value(value).name;
+            notes.push(format!("{} '{}' is not part of conv2d '{}': {reason}", node.op.name(), name(node.outputs[0]), name(from.outputs[0])));
+        }
+    }
+    Ok(notes)
 }
 
 /// What a node that reads `value` adds to it, if the epilogue can do so. Where no view came before (`plain`), `value` has the convolution's shape.

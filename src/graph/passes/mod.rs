@@ -7,14 +7,14 @@ mod merge;
 mod pack;
 mod precision;
 
-pub use absorb_norm::absorb_norms;
-pub use dead::eliminate_dead;
-pub use fuse::fuse;
-pub use merge::merge_products;
-pub use pack::pack;
-pub use precision::precision;
+use absorb_norm::absorb_norms;
+use dead::eliminate_dead;
+use fuse::fuse;
+use merge::merge_products;
+use pack::pack;
+use precision::precision;
 
-use super::{Graph, Node, Origin, ValueId};
+use super::{Graph, Node, Numerics, Origin, ValueId};
 use crate::cancel::Stop;
 use crate::error::{Error, Result};
 use crate::graph::ops::{Conv2d, ConvGeometry, PackFor};
@@ -67,6 +67,36 @@ pub struct ConvSite<'a> {
 
 /// What a pass's tables are called where there is no memory for them.
 const WHAT: &str = "graph pass";
+
+/// All passes in their order. `after` sees the program behind each one that changed it, with the pass's name.
+pub fn run<'s>(
+    graph: &Graph,
+    numerics: &Numerics,
+    backend: &dyn Wishes,
+    stop: Stop<'s>,
+    after: &mut dyn FnMut(&'static str, &Graph) -> Result<()>,
+) -> Result<Rewrite<'s>> {
+    type Pass<'a, 's> = (&'static str, &'a dyn Fn(&Graph, Stop<'s>) -> Result<Option<Rewrite<'s>>>);
+    let passes: [Pass; 5] = [
+        ("precision", &|g, stop| precision(g, numerics.activations(), stop)),
+        ("fuse", &fuse),
+        ("merge_products", &|g, stop| merge_products(g, backend, stop)),
+        ("absorb_norms", &|g, stop| absorb_norms(g, backend, stop)),
+        ("pack", &|g, stop| pack(g, backend, stop)),
+    ];
+    let mut done = eliminate_dead(graph, stop)?;
+    after("eliminate_dead", &done.graph)?;
+    for (name, pass) in passes {
+        done = done.then(pass)?;
+        after(name, &done.graph)?;
+    }
+    Ok(done)
+}
+
+/// Why steps that could be one are not, in a program that went through all passes: a sentence each.
+pub fn why_not(graph: &Graph) -> Result<Vec<String>> {
+    Ok([fuse::why_not(graph)?, absorb_norm::why_not(graph)?].concat())
+}
 
 /// A program being copied, and where each old value went.
 pub struct Rewrite<'s> {
