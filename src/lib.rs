@@ -19,4 +19,7 @@ pub mod random;
 pub mod sampling;
 pub mod tensor;
 
+#[cfg(test)]
+mod rooms_tests;
+
 pub use error::{Error, Result, Status};
