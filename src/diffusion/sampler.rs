@@ -20,6 +20,7 @@ use super::pndm::{self, PndmConfig};
 use super::schedule::{Level, NoiseSchedule, Precision};
 use super::unipc::{self, UniPcConfig};
 use crate::error::{Error, Result};
+use crate::io::scheduler_config::is_limit;
 use crate::memory::try_collect;
 
 /// What is done to the predicted data of every step before it is used.
@@ -28,7 +29,7 @@ pub enum Clip {
     /// Nothing.
     #[default]
     None,
-    /// Clamp to -range ..= range (`clip_sample`, `clip_sample_range`).
+    /// Clamp to -range ..= range (`clip_sample`, `clip_sample_range`), above 0.
     Range(f64),
     /// Dynamic thresholding (Imagen, arXiv 2205.11487, section 2.3): with s the `ratio` quantile of |x0| over one sample's elements, at least 1 and at most `max`,
     /// clamp to ±s and divide by s (`thresholding`, `dynamic_thresholding_ratio`, `sample_max_value`).
@@ -264,14 +265,14 @@ impl Clip {
     /// An error unless the numbers make sense.
     pub fn check(self) -> Result<()> {
         match self {
-            Clip::Range(r) if !(r > 0.0 && r.is_finite()) => {
-                Err(Error::invalid(format!("clip_range (diffusers: clip_sample_range) is {r}; it must be above 0")))
+            Clip::Range(r) if !is_limit(r) => {
+                Err(Error::invalid(format!("clip_range (diffusers: clip_sample_range) is {r}; it must be above 0, also in float32")))
             }
             Clip::Dynamic { ratio, .. } if !(0.0..=1.0).contains(&ratio) => {
                 Err(Error::invalid(format!("threshold_ratio (diffusers: dynamic_thresholding_ratio) is {ratio}; it must be between 0 and 1")))
             }
-            Clip::Dynamic { max, .. } if !(max > 0.0 && max.is_finite()) => {
-                Err(Error::invalid(format!("threshold_max (diffusers: sample_max_value) is {max}; it must be above 0")))
+            Clip::Dynamic { max, .. } if !is_limit(max) => {
+                Err(Error::invalid(format!("threshold_max (diffusers: sample_max_value) is {max}; it must be above 0, also in float32")))
             }
             _ => Ok(()),
         }
@@ -397,8 +398,10 @@ mod tests {
         assert!(of(f64::NAN, Clip::None).contains("eta is NaN"));
         assert!(of(3.0, Clip::None).contains("eta is 3"));
         assert!(of(0.0, Clip::Range(0.0)).contains("clip_sample_range) is 0"));
+        assert!(of(0.0, Clip::Range(1e-50)).contains("float32"));
         assert!(of(0.0, Clip::Dynamic { ratio: 1.5, max: 1.0 }).contains("dynamic_thresholding_ratio) is 1.5"));
         assert!(of(0.0, Clip::Dynamic { ratio: 0.5, max: f64::NAN }).contains("sample_max_value) is NaN"));
+        assert!(of(0.0, Clip::Dynamic { ratio: 0.5, max: 1e-50 }).contains("float32"));
     }
 
     #[test]

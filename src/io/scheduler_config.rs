@@ -507,7 +507,7 @@ impl SchedulerConfig {
 }
 
 /// Whether a step can limit float32 values to it: a positive number, and not one that float32 rounds to 0.
-fn is_limit(value: f64) -> bool {
+pub(crate) fn is_limit(value: f64) -> bool {
     value.is_finite() && value >= f64::from(f32::MIN_POSITIVE)
 }
 
