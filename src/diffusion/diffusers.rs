@@ -266,6 +266,9 @@ mod tests {
             ("UniPCMultistep", &format!(", \"a_note\": \"{}\", \"solver_p\": {{\"a\": 1}}", "x".repeat(file::MAX_OTHER - 10)), 5, "solver_p"),
             ("DPMSolverMultistep", ", \"variance_type\": \"learned\"", 5, "learned"),
             ("UniPCMultistep", ", \"lower_order_final\": false", 5, "lower_order_final"),
+            ("UniPCMultistep", ", \"lower_order_final\": false, \"predict_x0\": false", 1, "predict_x0 false"),
+            ("EulerDiscrete", ", \"use_karras_sigmas\": true, \"sigma_max\": 1e25, \"timestep_spacing\": \"leading\"", 5, "sigma_max"),
+            ("UniPCMultistep", ", \"use_karras_sigmas\": true, \"sigma_min\": 1e-50", 5, "sigma does not fall"),
             ("UniPCMultistep", ", \"predict_x0\": false", 5, "predict_x0 false"),
             ("DDPM", ", \"variance_type\": \"learned_range\"", 5, "learned_range"),
             ("DDPM", ", \"variance_type\": \"fixed_large_log\"", 5, "fixed_large_log"),
@@ -311,7 +314,7 @@ mod tests {
         assert!(noise.clip() == Clip::None && noise.thresholding && noise.sample_max_value == 0.5);
     }
 
-    /// PNDM evaluates more often than it steps; every other sampler once a step. Classes for sampling in parallel are their plain ones.
+    /// PNDM evaluates more often than it steps, and those with sigmas where numpy's arange does; every other sampler once a step. Classes for sampling in parallel are their plain ones.
     #[test]
     fn evaluations_of_a_run() {
         for (class, more, steps, evaluations) in [
@@ -320,6 +323,9 @@ mod tests {
             ("PNDM", ", \"skip_prk_steps\": true", 10, 11),
             ("PNDM", ", \"skip_prk_steps\": true", 1, 1),
             ("EulerDiscrete", "", 10, 10),
+            ("EulerDiscrete", ", \"timestep_spacing\": \"trailing\"", 61, 62),
+            ("DPMSolverMultistep", ", \"timestep_spacing\": \"trailing\"", 122, 123),
+            ("DDIM", ", \"timestep_spacing\": \"trailing\"", 61, 61),
             ("UniPCMultistep", "", 10, 10),
             ("LCM", "", 4, 4),
         ] {

@@ -44,7 +44,7 @@ struct Evaluation {
     keep: [Option<Sum>; MEMORY],
 }
 
-/// The table of a run of `steps` steps, which evaluates the network once more, or nine times with Runge-Kutta steps.
+/// The table of a run of `steps` steps, which evaluates the network once more (but for a single step), or nine times more with Runge-Kutta steps.
 pub(super) fn table(schedule: &NoiseSchedule, prediction: Prediction, config: &PndmConfig, steps: usize) -> Result<Table> {
     if prediction == Prediction::Sample {
         return Err(Error::unsupported("PNDM has no prediction_type sample, in diffusers neither; sample with DDIM or DPM-Solver++"));

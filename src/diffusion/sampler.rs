@@ -250,6 +250,14 @@ impl Table {
         Ok(Self { steps, initial: 1.0, clip, memory, kept })
     }
 
+    /// The same table for a run that starts from unit noise times `initial`.
+    pub(super) fn starting_from(self, initial: f64) -> Result<Self> {
+        match is_coefficient(initial) {
+            true => Ok(Self { initial, ..self }),
+            false => Err(Error::numeric(format!("the first sigma ({initial:e}) is too large for float32; lower sigma_max, or take a milder noise schedule"))),
+        }
+    }
+
     /// True when some step needs fresh noise.
     pub fn is_stochastic(&self) -> bool {
         self.steps.iter().any(|s| s.noise != 0.0)
@@ -298,14 +306,19 @@ impl Step {
         std::iter::once(&self.next).chain(self.keep.iter().flatten()).any(|row| row.m0 != 0.0)
     }
 
-    /// An error unless every coefficient is finite.
+    /// An error unless every coefficient is finite in float32, in which backends take them.
     fn check(&self) -> Result<()> {
         let rows = std::iter::once(&self.next).chain(self.keep.iter().flatten());
-        match [self.input, self.x0_x, self.x0_out, self.noise].into_iter().chain(rows.flat_map(Sum::factors)).find(|c| !c.is_finite()) {
-            Some(c) => Err(Error::numeric(format!("a sampler coefficient is {c}; the schedule is too extreme for this prediction type"))),
+        match [self.input, self.x0_x, self.x0_out, self.noise].into_iter().chain(rows.flat_map(Sum::factors)).find(|c| !is_coefficient(*c)) {
+            Some(c) => Err(Error::numeric(format!("a sampler coefficient is {c:e}; the schedule is too extreme for this prediction type"))),
             None => Ok(()),
         }
     }
+}
+
+/// Whether float32 has a finite number for it. Not a cast, which would raise a flag; see schedule.rs on traps.
+pub(crate) fn is_coefficient(value: f64) -> bool {
+    value.abs() <= f64::from(f32::MAX)
 }
 
 /// The factors of the predicted and of the fresh noise in a DDIM step between the given `abar`s: `sigma² = eta² (s_n/s_t)² (1 - a_t²/a_n²)` and
