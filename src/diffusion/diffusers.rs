@@ -314,7 +314,8 @@ mod tests {
         assert!(noise.clip() == Clip::None && noise.thresholding && noise.sample_max_value == 0.5);
     }
 
-    /// PNDM evaluates more often than it steps, and those with sigmas where numpy's arange does; every other sampler once a step. Classes for sampling in parallel are their plain ones.
+    /// PNDM evaluates more often than it steps, and those with sigmas where numpy's arange has one more; every other sampler once a step. Classes for
+    /// sampling in parallel are their plain ones.
     #[test]
     fn evaluations_of_a_run() {
         for (class, more, steps, evaluations) in [

@@ -6,7 +6,7 @@
 
 use super::grid::{Spacing, check_steps, ddim_timesteps, trailing_timesteps};
 use super::parametrisation::{Linear, Prediction};
-use super::sampler::{Clip, Kept, Step, Sum, Table};
+use super::sampler::{Clip, Step, Sum, Table};
 use super::schedule::{CLEAN, NoiseSchedule, Precision};
 use super::sigmas::{FinalSigma, Logarithms, SigmaSpread, check_falling, spread_between, training_sigmas};
 use crate::error::{Error, Result};
@@ -51,7 +51,7 @@ pub(super) fn table(schedule: &NoiseSchedule, prediction: Prediction, config: &E
         Spacing::Leading => p.round(p.round(p.round(largest * largest) + 1.0).sqrt()),
         Spacing::Linspace | Spacing::Trailing => largest,
     };
-    Table::new(grid.times.len(), |i| step(&grid, i, prediction, config, p), Clip::None, Kept::Data)?.starting_from(initial)
+    Table::new(grid.times.len(), |i| step(&grid, i, prediction, config, p), Clip::None)?.starting_from(initial)
 }
 
 fn step(grid: &Grid, i: usize, prediction: Prediction, config: &EulerConfig, p: Precision) -> Result<Step> {

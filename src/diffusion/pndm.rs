@@ -5,7 +5,7 @@
 
 use super::grid::{Spacing, ddim_timesteps};
 use super::parametrisation::{Linear, Prediction};
-use super::sampler::{Clip, Kept, MEMORY, Step, Sum, Table};
+use super::sampler::{Clip, MEMORY, Step, Sum, Table};
 use super::schedule::{CLEAN, Level, NoiseSchedule};
 use crate::error::{Error, Result};
 use crate::tensor::try_vec;
@@ -72,7 +72,7 @@ pub(super) fn table(schedule: &NoiseSchedule, prediction: Prediction, config: &P
         let evaluation = if i < runge_kutta { runge_kutta_part(&visited, i, stride) } else { multistep_part(&visited, i, stride, config) };
         evaluation.step(schedule, prediction, config)
     };
-    Table::new(visited.len(), step, Clip::None, Kept::Noise)
+    Table::new(visited.len(), step, Clip::None)
 }
 
 /// Part i % 4 of a Runge-Kutta step: two half steps and a whole one from the same state, and their weighted mean (equation 13).

@@ -168,15 +168,6 @@ pub struct Step {
     pub keep: [Option<Sum>; MEMORY],
 }
 
-/// What m0 stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kept {
-    /// Predicted clean data: DDIM, DPM-Solver++ and SDE-DPM-Solver++.
-    Data,
-    /// Predicted noise: the older DPM-Solver and SDE-DPM-Solver.
-    Noise,
-}
-
 /// A whole run as constants.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
@@ -188,8 +179,6 @@ pub struct Table {
     pub clip: Clip,
     /// How many places of `keep` any step uses, 0 ..= [`MEMORY`].
     pub memory: usize,
-    /// What m0 stands for.
-    pub kept: Kept,
 }
 
 impl Table {
@@ -234,11 +223,11 @@ impl Table {
             let s = Step { t: t as f64, t_next: next as f64, ..s };
             Ok(s)
         };
-        Self::new(pairs.len(), |i| step(&pairs[i]), config.clip, Kept::Data)
+        Self::new(pairs.len(), |i| step(&pairs[i]), config.clip)
     }
 
     /// The table of `count` steps, from 0 on, without noise beside the steps' own.
-    pub(super) fn new(count: usize, step: impl Fn(usize) -> Result<Step>, clip: Clip, kept: Kept) -> Result<Self> {
+    pub(super) fn new(count: usize, step: impl Fn(usize) -> Result<Step>, clip: Clip) -> Result<Self> {
         let checked = |i: usize| {
             let s = step(i)?;
             s.check().map_err(|e| e.context(format!("sampler step {i}, from timestep {} to {}", s.t, s.t_next)))?;
@@ -247,7 +236,7 @@ impl Table {
         let steps = try_collect((0..count).map(checked), "sampler steps")?;
         let used = |j: &usize| steps.iter().any(|s| s.keep[*j].is_some());
         let memory = (0..MEMORY).rev().find(used).map_or(0, |j| j + 1);
-        Ok(Self { steps, initial: 1.0, clip, memory, kept })
+        Ok(Self { steps, initial: 1.0, clip, memory })
     }
 
     /// The same table for a run that starts from unit noise times `initial`.
@@ -261,11 +250,6 @@ impl Table {
     /// True when some step needs fresh noise.
     pub fn is_stochastic(&self) -> bool {
         self.steps.iter().any(|s| s.noise != 0.0)
-    }
-
-    /// The timesteps and landing places, as saved with a student.
-    pub fn pairs(&self) -> Vec<(f64, f64)> {
-        self.steps.iter().map(|s| (s.t, s.t_next)).collect()
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::grid::Spacing;
 use super::parametrisation::Prediction;
-use super::sampler::{Clip, Kept, Step, Sum, Table};
+use super::sampler::{Clip, Step, Sum, Table};
 use super::schedule::{Level, NoiseSchedule, Precision, nonzero};
 use super::sigmas::{FinalSigma, Rules, SigmaGrid, SigmaOptions, SigmaSpread};
 use crate::error::{Error, Result};
@@ -65,8 +65,7 @@ pub(super) fn table(schedule: &NoiseSchedule, prediction: Prediction, config: &U
     };
     let run = Run { config, grid: SigmaGrid::new(schedule, &options, steps)?, p: schedule.config.precision };
     let clip = if config.predict_x0 { config.clip } else { Clip::None };
-    let kept = if config.predict_x0 { Kept::Data } else { Kept::Noise };
-    Table::new(run.grid.timesteps.len(), |i| run.step(i, prediction), clip, kept)
+    Table::new(run.grid.timesteps.len(), |i| run.step(i, prediction), clip)
 }
 
 fn check(config: &UniPcConfig, steps: usize) -> Result<()> {

@@ -141,7 +141,7 @@ impl SchedulerClass {
         }
     }
 
-    /// Whether a step of the class does with predicted data what `clip_sample` and `thresholding` say. CogVideoX's and TCD's have the keys and do not read them.
+    /// Whether a step of the class does with predicted data what `clip_sample` and `thresholding` say. Those of CogVideoX and TCD do not read the keys.
     pub(crate) fn clips(self) -> bool {
         !matches!(self, Self::CogVideoXDdim | Self::CogVideoXDpm | Self::Tcd)
     }

@@ -78,7 +78,8 @@ UNIPC = spacings(7) + predictions(6) + ENDS + BETAS + spreads(8) + spreads(8, "_
     ("noise_v_bh1_6", 6, dict(predict_x0=False, final_sigmas_type="sigma_min", prediction_type="v_prediction", solver_type="bh1")),
     ("sigma_min_high_6", 6, dict(final_sigmas_type="sigma_min", lower_order_final=False)), ("karras_sigma_min_6", 6, dict(use_karras_sigmas=True, final_sigmas_type="sigma_min")),
     ("karras_range_6", 6, dict(use_karras_sigmas=True, sigma_min=0.05, sigma_max=20.0)), ("no_corrector_8", 8, dict(disable_corrector=[0, 1, 4])),
-    ("karras_flat_end_6", 6, dict(use_karras_sigmas=True, final_sigmas_type="sigma_min", lower_order_final=False)), ("high_1", 1, dict(lower_order_final=False)),
+    ("karras_flat_end_6", 6, dict(use_karras_sigmas=True, final_sigmas_type="sigma_min", lower_order_final=False)),
+    ("high_1", 1, dict(lower_order_final=False)),
 ] + spreads(1, "_sigma_min", final_sigmas_type="sigma_min") + ONE_MORE + [(f"order{o}_{k}_{n}", n, dict(solver_order=o, **c)) for o in (1, 3) for k, n, c in (
     ("plain", 9, {}), ("bh1", 9, BH1), ("trailing", 5, dict(timestep_spacing="trailing")), ("long", 30, {}),
     ("noise", 7, dict(predict_x0=False, final_sigmas_type="sigma_min", lower_order_final=False)))]
