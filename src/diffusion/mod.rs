@@ -31,7 +31,7 @@ pub use grid::{PrevRule, Spacing, trailing_pairs};
 pub use lcm::LcmConfig;
 pub use parametrisation::{Linear, Prediction};
 pub use pndm::PndmConfig;
-pub use sampler::{Clip, DdimConfig, Kept, MEMORY, SamplerConfig, Step, Sum, Table};
+pub use sampler::{Clip, DdimConfig, MEMORY, SamplerConfig, Step, Sum, Table};
 pub use schedule::{BetaSchedule, Level, NoiseSchedule, Rounding, ScheduleConfig};
 pub use sigmas::{FinalSigma, SigmaSpread};
 pub use trajectory::{Weight, denoise_loss_coefficients, loss_coefficients, output_loss_coefficients};
