@@ -4,7 +4,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use fewstep::Result;
 use fewstep::backend::cpu::CpuBackend;
 use fewstep::cancel::Stop;
-use fewstep::diffusion::sampler::{DdimConfig, SamplerConfig, Table};
+use fewstep::diffusion::{DdimConfig, SamplerConfig};
 use fewstep::diffusion::{Weight, grid};
 use fewstep::distill::objective::{NormKind, Objective, Term};
 use fewstep::distill::student::{StudentOptions, derive};
@@ -30,7 +30,7 @@ fn student(teacher: &Model) -> Result<Model> {
 }
 
 fn bench_run(c: &mut Criterion, name: &str, model: &Model, steps: usize, batch: usize) -> Result<()> {
-    let table = Table::build(&model.scheduler.noise_schedule()?, model.scheduler.prediction(), &SamplerConfig::Ddim(DdimConfig::default()), steps)?;
+    let table = SamplerConfig::Ddim(DdimConfig::default()).table(&model.scheduler.noise_schedule()?, model.scheduler.prediction(), steps)?;
     let spec = RunSpec { table: &table, batch, size: model.size()?, purpose: Purpose::Evaluation, precision: fewstep::tensor::DType::F32 };
     let mut run = SamplingRun::new(&CpuBackend::new(THREADS)?, model, &spec)?;
     let samples: Vec<i32> = (0..batch as i32).collect();

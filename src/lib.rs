@@ -13,6 +13,7 @@ pub mod ffi;
 pub mod graph;
 pub mod io;
 pub mod memory;
+pub mod names;
 pub mod nn;
 mod process;
 pub mod random;

@@ -2,8 +2,8 @@
 
 use super::grid::{PrevRule, Spacing, ddim_timesteps, pairs};
 use super::parametrisation::Prediction;
-use super::sampler::{Clip, Step, Sum, Table};
 use super::schedule::{Level, NoiseSchedule, Rounding};
+use super::table::{Clip, Step, Sum, Table};
 use crate::error::Result;
 
 /// The variance of the noise that a step adds (`variance_type`).

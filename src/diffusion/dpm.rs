@@ -5,34 +5,13 @@
 
 use super::grid::Spacing;
 use super::parametrisation::Prediction;
-use super::sampler::{Clip, Step, Sum, Table};
 use super::schedule::{Level, NoiseSchedule, nonzero};
 use super::sigmas::{FinalSigma, Rules, SigmaGrid, SigmaOptions, SigmaSpread};
+use super::table::{Clip, Step, Sum, Table};
 use crate::error::{Error, Result};
+use crate::names::Named;
 
-/// Which equation is solved (`algorithm_type`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Algorithm {
-    /// `dpmsolver++`: the probability-flow ODE in terms of predicted data.
-    #[default]
-    DpmSolverPp,
-    /// `sde-dpmsolver++`: the diffusion SDE in terms of predicted data.
-    SdeDpmSolverPp,
-    /// `dpmsolver`: the ODE in terms of predicted noise (arXiv 2206.00927). diffusers has deprecated it.
-    DpmSolver,
-    /// `sde-dpmsolver`: the SDE in terms of predicted noise; orders 1 and 2. diffusers has deprecated it.
-    SdeDpmSolver,
-}
-
-/// Form of the second-order step (`solver_type`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum SolverType {
-    /// Midpoint rule.
-    #[default]
-    Midpoint,
-    /// Heun-like: the exact integral of the linear extrapolation.
-    Heun,
-}
+pub use crate::names::{Algorithm, SolverType};
 
 /// Options of a DPM-Solver++ run. The defaults are diffusers'.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -80,16 +59,6 @@ impl Default for DpmConfig {
 }
 
 impl Algorithm {
-    /// diffusers' name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Algorithm::DpmSolverPp => "dpmsolver++",
-            Algorithm::SdeDpmSolverPp => "sde-dpmsolver++",
-            Algorithm::DpmSolver => "dpmsolver",
-            Algorithm::SdeDpmSolver => "sde-dpmsolver",
-        }
-    }
-
     /// Whether m0 is predicted noise, and not data.
     fn predicts_noise(self) -> bool {
         matches!(self, Algorithm::DpmSolver | Algorithm::SdeDpmSolver)
@@ -247,7 +216,7 @@ mod tests {
     fn build(change: impl FnOnce(&mut DpmConfig), steps: usize) -> Result<Table> {
         let mut config = DpmConfig::default();
         change(&mut config);
-        Table::build(&NoiseSchedule::new(ScheduleConfig::default())?, Prediction::Epsilon, &SamplerConfig::DpmSolverPp(config), steps)
+        SamplerConfig::DpmSolverPp(config).table(&NoiseSchedule::new(ScheduleConfig::default())?, Prediction::Epsilon, steps)
     }
 
     #[test]

@@ -6,9 +6,9 @@
 
 use super::grid::{Spacing, check_steps, ddim_timesteps, trailing_timesteps};
 use super::parametrisation::{Linear, Prediction};
-use super::sampler::{Clip, Step, Sum, Table};
 use super::schedule::{CLEAN, NoiseSchedule, Rounding};
 use super::sigmas::{FinalSigma, Logarithms, SigmaSpread, check_falling, spread_between, training_sigmas};
+use super::table::{Clip, Step, Sum, Table};
 use crate::error::{Error, Result};
 use crate::memory::try_collect;
 

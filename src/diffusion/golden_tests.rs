@@ -2,7 +2,8 @@
 //! `golden/schedulers/*.json`; optional keys `eta`, `use_clipped_model_output`, `samples` and `noise`, one list a step).
 
 use super::reference::{History, apply};
-use super::sampler::{Clip, MEMORY, SamplerConfig, Sum, Table};
+use super::sampler::SamplerConfig;
+use super::table::{Clip, MEMORY, Sum, Table};
 use crate::io::scheduler_config::SchedulerConfig;
 use serde_json::Value;
 
@@ -49,7 +50,7 @@ fn worst_error(text: &str) -> f64 {
         c.use_clipped_model_output = json["use_clipped_model_output"].as_bool().unwrap_or(false);
     }
     let steps = json["num_inference_steps"].as_u64().unwrap() as usize;
-    let table = Table::build(&config.noise_schedule().unwrap(), config.prediction(), &sampler, steps).unwrap();
+    let table = sampler.table(&config.noise_schedule().unwrap(), config.prediction(), steps).unwrap();
     assert_eq!(table.steps.iter().map(|s| s.t).collect::<Vec<_>>(), floats(&json["timesteps"]));
     let states: Vec<Vec<f64>> = json["states"].as_array().unwrap().iter().map(floats).collect();
     let samples = json["samples"].as_u64().unwrap_or(1) as usize;

@@ -6,16 +6,7 @@ use super::schedule::CLEAN;
 use crate::error::{Error, Result};
 use crate::memory::{collect, try_vec};
 
-/// How timesteps are spread over 0 .. T. The names are those of diffusers' `timestep_spacing`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Spacing {
-    /// Multiples of T/N from 0: never visits the noisiest times (N = 1 starts at t = 0).
-    Leading,
-    /// Multiples of T/N counted from T: always starts at T-1. The right one for few steps.
-    Trailing,
-    /// Equal parts of 0 ..= T-1, both ends included.
-    Linspace,
-}
+pub use crate::names::Spacing;
 
 /// Where a DDIM step from t lands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

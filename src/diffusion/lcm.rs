@@ -4,8 +4,8 @@
 
 use super::grid::check_steps;
 use super::parametrisation::Prediction;
-use super::sampler::{Clip, Step, Sum, Table};
 use super::schedule::{CLEAN, Level, NoiseSchedule, Rounding};
+use super::table::{Clip, Step, Sum, Table};
 use crate::error::{Error, Result};
 use crate::memory::try_collect;
 

@@ -6,16 +6,7 @@
 use super::schedule::Level;
 use crate::error::{Error, Result};
 
-/// The quantity that a network's output stands for. The names are those of diffusers' `prediction_type`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Prediction {
-    /// The noise e.
-    Epsilon,
-    /// The clean data x_0.
-    Sample,
-    /// The velocity v = a e - s x_0: the default of a few-step student, since its errors are never amplified by a step.
-    VPrediction,
-}
+pub use crate::names::Prediction;
 
 /// `x_part * x + out_part * output`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,25 +25,6 @@ impl Linear {
 }
 
 impl Prediction {
-    /// diffusers' name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Prediction::Epsilon => "epsilon",
-            Prediction::Sample => "sample",
-            Prediction::VPrediction => "v_prediction",
-        }
-    }
-
-    /// From diffusers' name.
-    pub fn from_name(name: &str) -> Result<Self> {
-        match name {
-            "epsilon" => Ok(Prediction::Epsilon),
-            "sample" => Ok(Prediction::Sample),
-            "v_prediction" => Ok(Prediction::VPrediction),
-            other => Err(Error::unsupported(format!("prediction_type is \"{other}\"; supported are epsilon, sample and v_prediction"))),
-        }
-    }
-
     /// Clean data x_0 from (x, output). An error for epsilon at zero SNR, where the output tells nothing about the data.
     pub fn data(self, level: Level) -> Result<Linear> {
         let Level { alpha, sigma } = level;
@@ -132,9 +104,5 @@ mod tests {
         assert!(Prediction::Epsilon.data(pure_noise).unwrap_err().message.contains("v_prediction"));
         assert_eq!(Prediction::VPrediction.data(pure_noise).unwrap(), Linear { x: 0.0, out: -1.0 });
         assert!(Prediction::Sample.noise(Level::CLEAN).is_err());
-        assert!(Prediction::from_name("flow_prediction").unwrap_err().message.contains("flow_prediction"));
-        for p in ALL {
-            assert_eq!(Prediction::from_name(p.name()).unwrap(), p);
-        }
     }
 }

@@ -5,8 +5,8 @@
 
 use super::grid::{Spacing, ddim_timesteps};
 use super::parametrisation::{Linear, Prediction};
-use super::sampler::{Clip, MEMORY, Step, Sum, Table};
 use super::schedule::{CLEAN, Level, NoiseSchedule};
+use super::table::{Clip, MEMORY, Step, Sum, Table};
 use crate::error::{Error, Result};
 use crate::tensor::try_vec;
 

@@ -1,6 +1,6 @@
 //! The step of a [`Table`] on the host in f64: what every backend's sampler kernel is compared with.
 
-use super::sampler::{Clip, MEMORY, Step, Sum, Table};
+use super::table::{Clip, MEMORY, Step, Sum, Table};
 use crate::error::{Error, Result};
 
 /// What a sampler keeps from step to step, by place. Start empty.
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn wrong_calls_are_errors() {
         let schedule = NoiseSchedule::new(ScheduleConfig::default()).unwrap();
-        let table = Table::build(&schedule, Prediction::Epsilon, &SamplerConfig::DpmSolverPp(DpmConfig::default()), 4).unwrap();
+        let table = SamplerConfig::DpmSolverPp(DpmConfig::default()).table(&schedule, Prediction::Epsilon, 4).unwrap();
         let mut h = History::default();
         assert!(apply(&table, 4, 1, &[0.0], &[0.0], &mut h, None).is_err());
         assert!(apply(&table, 0, 2, &[0.0], &[0.0], &mut h, None).is_err());

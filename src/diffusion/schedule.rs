@@ -9,28 +9,13 @@
 use crate::error::{Error, Result};
 use crate::memory::{try_collect, try_vec};
 
+pub use crate::names::BetaSchedule;
+
 /// Most training timesteps that a schedule may have.
 pub const MAX_TRAIN_TIMESTEPS: usize = 100_000;
 
 /// The timestep that stands for clean data (a = 1, s = 0), one past the end of every sampling run.
 pub const CLEAN: i64 = -1;
-
-/// How beta grows with time. The names are those of diffusers' `beta_schedule`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BetaSchedule {
-    /// Equal steps of beta (DDPM, section 4).
-    Linear,
-    /// Equal steps of sqrt(beta) (latent diffusion, arXiv 2112.10752).
-    ScaledLinear,
-    /// `abar(u) = cos²((u + 0.008) / 1.008 · pi/2)`, beta at most 0.999 (improved DDPM, arXiv 2102.09672, equation 17).
-    SquaredcosCapV2,
-    /// Along a sigmoid from -6 to 6 (GeoDiff, arXiv 2203.02923).
-    Sigmoid,
-    /// `abar` from a Laplace distribution of ln snr, as diffusers writes it, beta at most 0.999.
-    Laplace,
-    /// `abar(u) = e^(-12 u)`.
-    Exp,
-}
 
 /// In which precision betas and their products are made.
 ///

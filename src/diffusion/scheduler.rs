@@ -1,20 +1,22 @@
 //! What a diffusers scheduler configuration means: a schedule, a prediction type and a sampler, with diffusers' quirks.
 
+use super::ddim::DdimConfig;
 use super::ddpm::{DdpmConfig, Variance};
-use super::dpm::{Algorithm, DpmConfig, SolverType};
+use super::dpm::DpmConfig;
 use super::euler::EulerConfig;
 use super::grid::{PrevRule, Spacing};
 use super::lcm::LcmConfig;
 use super::parametrisation::Prediction;
 use super::pndm::PndmConfig;
-use super::sampler::{Clip, DdimConfig, SamplerConfig};
+use super::sampler::SamplerConfig;
 use super::schedule::{BetaSchedule, NoiseSchedule, Rounding, ScheduleConfig};
-use super::sigmas::{FinalSigma, SigmaSpread};
+use super::sigmas::SigmaSpread;
+use super::table::Clip;
 use super::unipc::UniPcConfig;
 use crate::error::{Error, Result};
-use crate::io::Named;
 use crate::io::scheduler_config as file;
 use crate::io::scheduler_config::{SchedulerClass, SchedulerConfig};
+use crate::names::Named;
 
 impl SchedulerConfig {
     /// The noise schedule, in the precision of PyTorch's own tables.
@@ -23,14 +25,7 @@ impl SchedulerConfig {
             num_train_timesteps: self.num_train_timesteps,
             beta_start: self.beta_start,
             beta_end: self.beta_end,
-            beta_schedule: match self.beta_schedule {
-                file::BetaSchedule::Linear => BetaSchedule::Linear,
-                file::BetaSchedule::ScaledLinear => BetaSchedule::ScaledLinear,
-                file::BetaSchedule::SquaredCosCapV2 => BetaSchedule::SquaredcosCapV2,
-                file::BetaSchedule::Sigmoid => BetaSchedule::Sigmoid,
-                file::BetaSchedule::Laplace => BetaSchedule::Laplace,
-                file::BetaSchedule::Exp => BetaSchedule::Exp,
-            },
+            beta_schedule: self.beta_schedule,
             trained_betas: self.trained_betas.clone(),
             rescale_betas_zero_snr: self.rescale_betas_zero_snr,
             snr_shift_scale: self.snr_shift_scale,
@@ -40,17 +35,13 @@ impl SchedulerConfig {
 
     /// What the network predicts.
     pub fn prediction(&self) -> Prediction {
-        match self.prediction_type {
-            file::PredictionType::Epsilon => Prediction::Epsilon,
-            file::PredictionType::Sample => Prediction::Sample,
-            file::PredictionType::VPrediction => Prediction::VPrediction,
-        }
+        self.prediction_type
     }
 
     /// CogVideoX makes this kind of betas in float64.
     fn has_float64_betas(&self) -> bool {
         let cog = matches!(self.class, SchedulerClass::CogVideoXDdim | SchedulerClass::CogVideoXDpm);
-        cog && self.beta_schedule == file::BetaSchedule::ScaledLinear && self.trained_betas.is_none()
+        cog && self.beta_schedule == BetaSchedule::ScaledLinear && self.trained_betas.is_none()
     }
 
     /// The sampler that the configuration describes, step for step as diffusers runs it ([`PrevRule::Diffusers`] included; eta is a run's choice there
@@ -91,7 +82,7 @@ impl SchedulerConfig {
         let named = self.snr_shift_scale == 1.0 && plain.has_schedule(self.beta_schedule) && !self.has_float64_betas();
         let (beta_schedule, trained_betas) = match named {
             true => (self.beta_schedule, self.trained_betas.clone()),
-            false => (file::BetaSchedule::Linear, Some(self.noise_schedule()?.betas()?)),
+            false => (BetaSchedule::Linear, Some(self.noise_schedule()?.betas()?)),
         };
         Ok(Self {
             num_train_timesteps: self.num_train_timesteps,
@@ -100,12 +91,8 @@ impl SchedulerConfig {
             beta_schedule,
             trained_betas,
             rescale_betas_zero_snr: named && self.rescale_betas_zero_snr,
-            prediction_type: match prediction {
-                Prediction::Epsilon => file::PredictionType::Epsilon,
-                Prediction::Sample => file::PredictionType::Sample,
-                Prediction::VPrediction => file::PredictionType::VPrediction,
-            },
-            timestep_spacing: file::TimestepSpacing::Trailing,
+            prediction_type: prediction,
+            timestep_spacing: Spacing::Trailing,
             clip_sample: false,
             ..Self::for_class(plain)
         })
@@ -113,7 +100,7 @@ impl SchedulerConfig {
 
     fn ddim(&self) -> DdimConfig {
         DdimConfig {
-            spacing: self.spacing(),
+            spacing: self.timestep_spacing,
             steps_offset: self.steps_offset as i64,
             eta: 0.0,
             clip: self.clip(),
@@ -136,12 +123,12 @@ impl SchedulerConfig {
             }
             Some(learned) => return Err(learned_variance(learned)),
         };
-        Ok(DdpmConfig { spacing: self.spacing(), steps_offset: self.steps_offset as i64, variance, clip: self.clip() })
+        Ok(DdpmConfig { spacing: self.timestep_spacing, steps_offset: self.steps_offset as i64, variance, clip: self.clip() })
     }
 
     fn pndm(&self) -> PndmConfig {
         PndmConfig {
-            spacing: self.spacing(),
+            spacing: self.timestep_spacing,
             steps_offset: self.steps_offset as i64,
             skip_prk_steps: self.skip_prk_steps,
             set_alpha_to_one: self.set_alpha_to_one,
@@ -154,7 +141,7 @@ impl SchedulerConfig {
 
     fn euler(&self) -> Result<EulerConfig> {
         Ok(EulerConfig {
-            spacing: self.spacing(),
+            spacing: self.timestep_spacing,
             steps_offset: self.steps_offset as i64,
             ancestral: false,
             sigmas: self.spread()?,
@@ -162,7 +149,7 @@ impl SchedulerConfig {
             // For other predictions diffusers goes on with timesteps.
             continuous: self.timestep_type == file::TimestepType::Continuous && self.prediction() == Prediction::VPrediction,
             range: [self.sigma_min, self.sigma_max],
-            final_sigmas: self.final_sigmas(),
+            final_sigmas: self.final_sigmas_type,
         })
     }
 
@@ -171,7 +158,7 @@ impl SchedulerConfig {
             return Err(Error::unsupported("solver_p is set; UniPC with another predictor is not supported: sample with DDIM or DPM-Solver++ (kind)"));
         }
         Ok(UniPcConfig {
-            spacing: self.spacing(),
+            spacing: self.timestep_spacing,
             steps_offset: self.steps_offset as i64,
             order: self.solver_order,
             predict_x0: self.predict_x0,
@@ -180,16 +167,9 @@ impl SchedulerConfig {
             disable_corrector: self.disable_corrector.clone(),
             sigmas: self.spread()?,
             range: [self.sigma_min, self.sigma_max],
-            final_sigmas: self.final_sigmas(),
+            final_sigmas: self.final_sigmas_type,
             clip: self.clip(),
         })
-    }
-
-    fn final_sigmas(&self) -> FinalSigma {
-        match self.final_sigmas_type {
-            file::FinalSigmasType::Zero => FinalSigma::Zero,
-            file::FinalSigmasType::SigmaMin => FinalSigma::SigmaMin,
-        }
     }
 
     fn dpm(&self) -> Result<DpmConfig> {
@@ -197,23 +177,15 @@ impl SchedulerConfig {
             return Err(learned_variance(learned));
         }
         Ok(DpmConfig {
-            spacing: self.spacing(),
+            spacing: self.timestep_spacing,
             steps_offset: self.steps_offset as i64,
             order: self.solver_order,
-            solver_type: match self.solver_type {
-                file::SolverType::Midpoint => SolverType::Midpoint,
-                file::SolverType::Heun => SolverType::Heun,
-            },
-            algorithm: match self.algorithm_type {
-                file::AlgorithmType::DpmSolverPlusPlus => Algorithm::DpmSolverPp,
-                file::AlgorithmType::SdeDpmSolverPlusPlus => Algorithm::SdeDpmSolverPp,
-                file::AlgorithmType::DpmSolver => Algorithm::DpmSolver,
-                file::AlgorithmType::SdeDpmSolver => Algorithm::SdeDpmSolver,
-            },
+            solver_type: self.solver_type,
+            algorithm: self.algorithm_type,
             sigmas: self.spread()?,
             lower_order_final: self.lower_order_final,
             euler_at_final: self.euler_at_final,
-            final_sigmas: self.final_sigmas(),
+            final_sigmas: self.final_sigmas_type,
             lambda_min_clipped: self.lambda_min_clipped,
             clip: self.clip(),
         })
@@ -229,14 +201,6 @@ impl SchedulerConfig {
             (.., true) => SigmaSpread::Beta,
             _ => SigmaSpread::Schedule,
         })
-    }
-
-    fn spacing(&self) -> Spacing {
-        match self.timestep_spacing {
-            file::TimestepSpacing::Leading => Spacing::Leading,
-            file::TimestepSpacing::Trailing => Spacing::Trailing,
-            file::TimestepSpacing::Linspace => Spacing::Linspace,
-        }
     }
 }
 
@@ -254,7 +218,7 @@ mod tests {
 
     fn table(class: &str, more: &str, steps: usize) -> Result<super::super::Table> {
         let config = parse(class, more);
-        super::super::Table::build(&config.noise_schedule()?, config.prediction(), &config.sampler()?, steps)
+        config.sampler()?.table(&config.noise_schedule()?, config.prediction(), steps)
     }
 
     #[test]

@@ -7,6 +7,8 @@ use super::schedule::{BetaSchedule, CLEAN, NoiseSchedule, Rounding, nonzero};
 use crate::error::{Error, Result};
 use crate::memory::{self, try_collect, try_vec};
 
+pub use crate::names::FinalSigma;
+
 /// How the sigmas of a run are spread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum SigmaSpread {
@@ -21,16 +23,6 @@ pub enum SigmaSpread {
     Beta,
     /// Equal steps of lambda (DPM-Solver, arXiv 2206.00927; `use_lu_lambdas`). The same numbers as [`SigmaSpread::Exponential`], but for the rounding of timesteps.
     Lu,
-}
-
-/// The sigma after the last step (`final_sigmas_type`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum FinalSigma {
-    /// Clean data.
-    #[default]
-    Zero,
-    /// The smallest sigma of the training schedule.
-    SigmaMin,
 }
 
 /// Timesteps (fed to the network) and sigmas of one run.

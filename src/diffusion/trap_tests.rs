@@ -1,8 +1,8 @@
 //! Hosts may make division by zero, invalid operations and overflow traps. No schedule or table may raise these flags, whatever it is made of.
 
-use super::{NoiseSchedule, Prediction, SamplerConfig, Table, Weight, loss_coefficients, output_loss_coefficients, trailing_pairs};
-use crate::io::Named;
+use super::{NoiseSchedule, Prediction, SamplerConfig, Weight, loss_coefficients, output_loss_coefficients, trailing_pairs};
 use crate::io::scheduler_config::{SchedulerClass, SchedulerConfig};
+use crate::names::Named;
 use std::arch::asm;
 
 /// Invalid operation, division by zero, overflow in MXCSR.
@@ -88,7 +88,7 @@ fn check_tables(text: &str, config: &SchedulerConfig, schedule: &NoiseSchedule) 
     let own = config.sampler().ok();
     let others = [SamplerConfig::Ddim(super::DdimConfig { eta: 1.0, ..Default::default() }), SamplerConfig::DpmSolverPp(super::DpmConfig::default())];
     let tables = own.iter().chain(&others).flat_map(|sampler| [1, 2, 7, 30].map(|steps| (sampler, steps)));
-    tables.filter_map(|(sampler, steps)| quiet(&format!("{text} {steps} steps"), || Table::build(schedule, config.prediction(), sampler, steps))).count()
+    tables.filter_map(|(sampler, steps)| quiet(&format!("{text} {steps} steps"), || sampler.table(schedule, config.prediction(), steps))).count()
 }
 
 fn check_losses(text: &str, schedule: &NoiseSchedule, prediction: Prediction) {

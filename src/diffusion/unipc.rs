@@ -6,9 +6,9 @@
 
 use super::grid::Spacing;
 use super::parametrisation::Prediction;
-use super::sampler::{Clip, Step, Sum, Table};
 use super::schedule::{Level, NoiseSchedule, Rounding, nonzero};
 use super::sigmas::{FinalSigma, Rules, SigmaGrid, SigmaOptions, SigmaSpread};
+use super::table::{Clip, Step, Sum, Table};
 use crate::error::{Error, Result};
 
 /// Options of a UniPC run.

@@ -1,7 +1,7 @@
 //! What a student is asked to match. Every objective is a difference d = c0 x_t + c1 student + c2 target, a norm and a mean; the coefficients carry
 //! parametrisation and weight (research: state, epsilon, x0 and v errors differ only by a weight for each step).
 
-use crate::diffusion::sampler::is_coefficient;
+use crate::diffusion::table::is_coefficient;
 use crate::diffusion::trajectory::{Ddim, Weight, denoise_loss_coefficients, loss_coefficients, output_loss_coefficients};
 use crate::diffusion::{NoiseSchedule, Prediction};
 use crate::error::{Error, Result};

@@ -303,7 +303,7 @@ unsafe fn table(o: &fewstep_sampler_options, model: &Model) -> Result<Table> {
     if o.steps == 0 {
         return Err(Error::invalid("steps is 0: give the number of steps, pairs, or a few-step student with FEWSTEP_SAMPLER_FROM_MODEL"));
     }
-    Table::build(&schedule, prediction, &config, o.steps as usize)
+    config.table(&schedule, prediction, o.steps as usize)
 }
 
 fn clip(o: &fewstep_sampler_options) -> Result<Clip> {

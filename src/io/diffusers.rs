@@ -3,11 +3,12 @@
 use crate::error::{Error, Result};
 use crate::io::folder::{FolderSave, FolderState};
 use crate::io::hashing::sha256;
-use crate::io::json::{self, Named, to_text};
+use crate::io::json::{self, to_text};
 use crate::io::layout::ModelPaths;
 use crate::io::record::{self, CONFIG, INDEX, Parts, RECORD, SCHEDULER, UNET, WEIGHTS};
 use crate::io::scheduler_config::SchedulerClass;
 use crate::io::{DIFFUSERS_VERSION, SchedulerConfig, TensorFile, UNetConfig, safetensors, weights};
+use crate::names::Named;
 use crate::tensor::Tensor;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;

@@ -84,7 +84,7 @@ fn parts_of_two_models_are_refused() {
     let other = Tensor::from_slice(&[2], &[1.5f32, -2.5]).unwrap();
     let config = UNetConfig { freq_shift: 1.0, ..UNetConfig::default() };
     let scheduler =
-        SchedulerConfig { num_train_timesteps: 500, prediction_type: crate::io::scheduler_config::PredictionType::VPrediction, ..SchedulerConfig::default() };
+        SchedulerConfig { num_train_timesteps: 500, prediction_type: crate::io::scheduler_config::Prediction::VPrediction, ..SchedulerConfig::default() };
     save_model(two.path(), &config, &[("conv_in.bias", &other)], &scheduler, None).unwrap();
     for part in [CONFIG, WEIGHTS, SCHEDULER, RECORD] {
         let dir = TestDir::new("model-mixed");

@@ -3,45 +3,13 @@
 use crate::error::{Error, Result};
 use crate::io::file;
 use crate::io::json_reader::Reader;
+use crate::names::Named;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::Path;
-
-/// An enum whose values have names in configuration files.
-pub trait Named: Copy + PartialEq + 'static {
-    /// What the enum is called in messages.
-    const KIND: &'static str;
-    /// Every accepted name with its value; the first name of a value is the one written.
-    const NAMES: &'static [(&'static str, Self)];
-
-    /// The name that files use.
-    fn name(self) -> &'static str {
-        Self::NAMES.iter().find(|(_, value)| *value == self).map_or("?", |(name, _)| name)
-    }
-
-    /// The value with this name.
-    fn from_name(name: &str) -> Option<Self> {
-        Self::NAMES.iter().find(|(n, _)| *n == name).map(|(_, value)| *value)
-    }
-}
-
-/// Declares an enum and its [`Named`] table; further names after `|` are read, never written.
-macro_rules! named_enum {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal $(| $alias:literal)*),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$vdoc])* $variant),+ }
-
-        impl $crate::io::json::Named for $name {
-            const KIND: &'static str = stringify!($name);
-            const NAMES: &'static [(&'static str, Self)] = &[$(($text, Self::$variant), $(($alias, Self::$variant),)*)+];
-        }
-    };
-}
-pub(crate) use named_enum;
 
 /// Strings that stand for the numbers which JSON lacks, in what [`parse`] gives.
 const NON_FINITE: [(&str, f64); 3] = [("-Infinity", f64::NEG_INFINITY), ("Infinity", f64::INFINITY), ("NaN", f64::NAN)];

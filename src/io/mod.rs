@@ -29,7 +29,6 @@ pub mod zip;
 
 pub use diffusers::{ModelFiles, save_model};
 pub use image::{GridRow, ImageShape, save_grid, save_png};
-pub use json::Named;
 pub use layout::ModelPaths;
 pub use model_file::save_model_file;
 pub use npy::{NpzFile, save_npy};

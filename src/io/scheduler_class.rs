@@ -1,8 +1,8 @@
 //! diffusers' scheduler classes: which of them say how noisy each timestep is, and what each assumes for keys that its file leaves out.
 
-use super::scheduler_config::{BetaSchedule, TimestepSpacing};
+use super::scheduler_config::{BetaSchedule, Spacing};
 use crate::error::{Error, Result};
-use crate::io::json::{Named, named_enum};
+use crate::names::{Named, named_enum};
 
 named_enum! {
     /// The scheduler classes of diffusers with betas, whose noise schedule is all that a teacher needs.
@@ -68,7 +68,7 @@ pub(crate) struct ClassDefaults {
     /// `beta_schedule`.
     pub beta_schedule: BetaSchedule,
     /// `timestep_spacing`; a class that has it has `steps_offset` too.
-    pub spacing: Option<TimestepSpacing>,
+    pub spacing: Option<Spacing>,
     /// `clip_sample`.
     pub clip_sample: Option<bool>,
     /// `set_alpha_to_one`.
@@ -89,9 +89,9 @@ impl SchedulerClass {
 
     /// The classes that diffusers has, by the defaults of their constructors (0.42).
     pub(crate) fn defaults(self) -> ClassDefaults {
-        use BetaSchedule::{Linear, ScaledLinear, SquaredCosCapV2};
+        use BetaSchedule::{Linear, ScaledLinear, SquaredcosCapV2};
         use SchedulerClass as C;
-        use TimestepSpacing::{Leading, Linspace};
+        use Spacing::{Leading, Linspace};
         let ddim = ClassDefaults {
             betas: (1e-4, 0.02),
             beta_schedule: Linear,
@@ -109,7 +109,7 @@ impl SchedulerClass {
             C::DdimInverse => ClassDefaults { thresholding: false, ..ddim },
             C::Ddpm | C::DdpmParallel => ClassDefaults { set_alpha_to_one: None, ..ddim },
             C::RePaint => ClassDefaults { spacing: None, set_alpha_to_one: None, thresholding: false, zero_snr: false, ..ddim },
-            C::UnClip => ClassDefaults { beta_schedule: SquaredCosCapV2, spacing: None, set_alpha_to_one: None, thresholding: false, zero_snr: false, ..ddim },
+            C::UnClip => ClassDefaults { beta_schedule: SquaredcosCapV2, spacing: None, set_alpha_to_one: None, thresholding: false, zero_snr: false, ..ddim },
             C::CogVideoXDdim | C::CogVideoXDpm => {
                 ClassDefaults { betas: (0.00085, 0.012), beta_schedule: ScaledLinear, thresholding: false, snr_shift: Some(3.0), ..ddim }
             }
@@ -133,7 +133,7 @@ impl SchedulerClass {
     pub(crate) fn has_schedule(self, schedule: BetaSchedule) -> bool {
         use SchedulerClass as C;
         match schedule {
-            BetaSchedule::SquaredCosCapV2 => true,
+            BetaSchedule::SquaredcosCapV2 => true,
             BetaSchedule::Linear | BetaSchedule::ScaledLinear => self != C::UnClip,
             BetaSchedule::Sigmoid => matches!(self, C::Ddpm | C::DdpmParallel | C::RePaint),
             BetaSchedule::Laplace => matches!(self, C::Ddpm | C::DdpmParallel),

@@ -5,10 +5,11 @@
 
 use crate::error::{Error, Result};
 use crate::io::DIFFUSERS_VERSION;
-use crate::io::json::{Fields, Named, float, number, to_text};
+use crate::io::json::{Fields, float, number, to_text};
 pub use crate::io::scheduler_class::SchedulerClass;
 use crate::io::scheduler_class::{ClassDefaults, SAMPLING_KEYS};
 pub use crate::io::scheduler_names::*;
+use crate::names::Named;
 use serde_json::{Map, Value, json};
 
 /// The most training timesteps; real models have 1000 to 4000.
@@ -30,7 +31,7 @@ pub struct SchedulerConfig {
     /// The betas themselves, one a timestep; they replace the three fields above.
     pub trained_betas: Option<Vec<f64>>,
     /// What the model predicts.
-    pub prediction_type: PredictionType,
+    pub prediction_type: Prediction,
     /// Whether the predicted image is limited by a quantile of its values.
     pub thresholding: bool,
     /// Which quantile.
@@ -38,7 +39,7 @@ pub struct SchedulerConfig {
     /// The largest limit that thresholding may choose.
     pub sample_max_value: f64,
     /// How sampling timesteps are spread.
-    pub timestep_spacing: TimestepSpacing,
+    pub timestep_spacing: Spacing,
     /// Added to leading timesteps.
     pub steps_offset: usize,
     /// Whether the last timestep is made pure noise.
@@ -54,7 +55,7 @@ pub struct SchedulerConfig {
     /// DPM-Solver, UniPC: order. DPM-Solver has 1 to 3.
     pub solver_order: usize,
     /// DPM-Solver: variant.
-    pub algorithm_type: AlgorithmType,
+    pub algorithm_type: Algorithm,
     /// DPM-Solver: second-order rule.
     pub solver_type: SolverType,
     /// DPM-Solver, UniPC: lower orders at the end (DPM-Solver: of short runs).
@@ -70,7 +71,7 @@ pub struct SchedulerConfig {
     /// DPM-Solver: Lu's noise levels.
     pub use_lu_lambdas: bool,
     /// DPM-Solver, Euler, UniPC: where the last step ends.
-    pub final_sigmas_type: FinalSigmasType,
+    pub final_sigmas_type: FinalSigma,
     /// DPM-Solver: half log signal-to-noise ratio below which no timestep lies; -infinity for no limit.
     pub lambda_min_clipped: f64,
     /// DDPM: the variance of the noise that it adds. DPM-Solver: the learned ones say that the model predicts it beside the image, the others nothing.
@@ -130,18 +131,18 @@ impl SchedulerConfig {
             beta_end: d.betas.1,
             beta_schedule: d.beta_schedule,
             trained_betas: None,
-            prediction_type: PredictionType::Epsilon,
+            prediction_type: Prediction::Epsilon,
             thresholding: false,
             dynamic_thresholding_ratio: 0.995,
             sample_max_value: 1.0,
-            timestep_spacing: d.spacing.unwrap_or(TimestepSpacing::Leading),
+            timestep_spacing: d.spacing.unwrap_or(Spacing::Leading),
             steps_offset: 0,
             rescale_betas_zero_snr: false,
             clip_sample: d.clip_sample.unwrap_or(false),
             clip_sample_range: 1.0,
             set_alpha_to_one: d.set_alpha_to_one.unwrap_or(true),
             solver_order: 2,
-            algorithm_type: AlgorithmType::DpmSolverPlusPlus,
+            algorithm_type: Algorithm::DpmSolverPp,
             solver_type: SolverType::Midpoint,
             lower_order_final: true,
             euler_at_final: false,
@@ -149,7 +150,7 @@ impl SchedulerConfig {
             use_exponential_sigmas: false,
             use_beta_sigmas: false,
             use_lu_lambdas: false,
-            final_sigmas_type: FinalSigmasType::Zero,
+            final_sigmas_type: FinalSigma::Zero,
             lambda_min_clipped: f64::NEG_INFINITY,
             variance_type: class.is_ddpm().then_some(VarianceType::FixedSmall),
             interpolation_type: InterpolationType::Linear,
@@ -221,7 +222,7 @@ impl SchedulerConfig {
         }
         // Before prediction_type there was this flag; false meant that the model gives the image.
         if !f.bool("predict_epsilon", true)? {
-            self.prediction_type = PredictionType::Sample;
+            self.prediction_type = Prediction::Sample;
         }
         self.prediction_type = f.choice("prediction_type", self.prediction_type)?;
         Ok(())

@@ -28,19 +28,19 @@ fn loose(text: &str) -> Value {
 #[test]
 fn reads_every_key() {
     let c = SchedulerConfig::parse(DDIM, "s").unwrap();
-    assert_eq!((c.class, c.beta_schedule, c.prediction_type), (SchedulerClass::Ddim, BetaSchedule::ScaledLinear, PredictionType::VPrediction));
+    assert_eq!((c.class, c.beta_schedule, c.prediction_type), (SchedulerClass::Ddim, BetaSchedule::ScaledLinear, Prediction::VPrediction));
     assert_eq!((c.beta_start, c.beta_end, c.clip_sample, c.clip_sample_range), (0.00085, 0.012, false, 2.0));
-    assert_eq!((c.set_alpha_to_one, c.steps_offset, c.timestep_spacing), (false, 1, TimestepSpacing::Trailing));
+    assert_eq!((c.set_alpha_to_one, c.steps_offset, c.timestep_spacing), (false, 1, Spacing::Trailing));
     assert!(c.rescale_betas_zero_snr && c.warnings.is_empty());
     let c = SchedulerConfig::parse(DPM, "s").unwrap();
     assert_eq!((c.class, c.solver_order, c.solver_type), (SchedulerClass::DpmSolverMultistep, 3, SolverType::Heun));
-    assert_eq!((c.final_sigmas_type, c.lambda_min_clipped), (FinalSigmasType::SigmaMin, f64::NEG_INFINITY));
+    assert_eq!((c.final_sigmas_type, c.lambda_min_clipped), (FinalSigma::SigmaMin, f64::NEG_INFINITY));
     assert!(c.use_karras_sigmas && c.euler_at_final && !c.clip_sample && c.warnings.is_empty());
 }
 
 #[test]
 fn every_class_opens_with_its_defaults_and_is_written_back() {
-    use TimestepSpacing::{Leading, Linspace};
+    use Spacing::{Leading, Linspace};
     let (ddpm, sd) = (1e-4, 0.00085);
     let cases = [
         ("DDIMScheduler", true, true, Leading, ddpm),
@@ -157,8 +157,8 @@ fn writes_what_diffusers_writes() {
 #[test]
 fn diffusers_own_substitutions_are_made() {
     let parse = |base: &str, key: &str, value: &str| SchedulerConfig::parse(&with(base, key, value), "s").unwrap();
-    assert_eq!(parse(DPM, "algorithm_type", "\"deis\"").algorithm_type, AlgorithmType::DpmSolverPlusPlus);
-    assert_eq!(parse(DPM, "algorithm_type", "\"sde-dpmsolver++\"").algorithm_type, AlgorithmType::SdeDpmSolverPlusPlus);
+    assert_eq!(parse(DPM, "algorithm_type", "\"deis\"").algorithm_type, Algorithm::DpmSolverPp);
+    assert_eq!(parse(DPM, "algorithm_type", "\"sde-dpmsolver++\"").algorithm_type, Algorithm::SdeDpmSolverPp);
     for name in ["logrho", "bh1", "bh2"] {
         let config = parse(DPM, "solver_type", &format!("\"{name}\""));
         assert_eq!((config.solver_type, config.solver_type.name()), (SolverType::Midpoint, "midpoint"));
@@ -175,7 +175,7 @@ fn diffusers_own_substitutions_are_made() {
     assert_eq!(parse(&ddpm, "variance_type", "\"learned\"").variance_type, Some(VarianceType::Learned));
     let old = r#"{"_class_name": "DDPMScheduler", "predict_epsilon": false, "tensor_format": "pt"}"#;
     let old = SchedulerConfig::parse(old, "s").unwrap();
-    assert_eq!((old.prediction_type, old.warnings.len()), (PredictionType::Sample, 1));
+    assert_eq!((old.prediction_type, old.warnings.len()), (Prediction::Sample, 1));
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::io::DIFFUSERS_VERSION;
-use crate::io::json::{Fields, MAX_LIST, Named, describe, float, named_enum, number, to_text};
+use crate::io::json::{Fields, MAX_LIST, describe, float, number, to_text};
+use crate::names::{Named, named_enum};
 use serde_json::{Map, Value, json};
 
 named_enum! {

@@ -9,6 +9,7 @@ use fewstep::distill::objective::{DataBatch, NormKind, Objective, STUDENT, TEACH
 use fewstep::distill::training_graph::{Update, UpdateInputs, append_update};
 use fewstep::graph::{Graph, TensorType, ValueId};
 use fewstep::io::safetensors::TensorFile;
+use fewstep::names::Named;
 use fewstep::nn::Model;
 use fewstep::tensor::{DType, Tensor};
 use serde_json::Value;
@@ -53,7 +54,8 @@ fn load(case: &Path) -> Result<Case, String> {
         other => return Err(format!("{}: unknown norm {other}", case.display())),
     };
     let step_weight = text(Weight::from_name(word("weight")?))?;
-    let prediction = [text(Prediction::from_name(word("student_prediction_type")?))?, text(Prediction::from_name(word("teacher_prediction_type")?))?];
+    let named = |name: &str| Prediction::from_name(name).ok_or_else(|| format!("no prediction type {name}"));
+    let prediction = [named(word("student_prediction_type")?)?, named(word("teacher_prediction_type")?)?];
     let list = |v: &Value| v.as_array().map_or_else(Vec::new, |a| a.iter().filter_map(Value::as_i64).collect::<Vec<_>>());
     let lists = |key: &str| record[key].as_array().map_or_else(Vec::new, |a| a.iter().map(list).collect::<Vec<_>>());
     let pairs: Vec<(i64, i64)> = lists("pairs").iter().map(|p| (p[0], p[1])).collect();

@@ -93,7 +93,7 @@ fn table(config: &Value, class: &str, steps: usize) -> Result<Table, String> {
     let mut config = config.clone();
     config["_class_name"] = class.into();
     let config = text(SchedulerConfig::parse(&config.to_string(), class))?;
-    text(Table::build(&text(config.noise_schedule())?, config.prediction(), &text(config.sampler())?, steps))
+    text(text(config.sampler())?.table(&text(config.noise_schedule())?, config.prediction(), steps))
 }
 
 /// To the last bits of float32: Euler's are not whole numbers.

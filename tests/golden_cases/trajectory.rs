@@ -1,7 +1,7 @@
 //! The bundled teacher's 20-step DDIM run, state by state.
 
 use crate::common::{Check, backend, close, integers, text, to_nhwc, values};
-use fewstep::diffusion::{DdimConfig, SamplerConfig, Table};
+use fewstep::diffusion::{DdimConfig, SamplerConfig};
 use fewstep::io::safetensors::TensorFile;
 use fewstep::nn::Model;
 use fewstep::random::Purpose;
@@ -23,8 +23,7 @@ pub fn run() -> Check {
     let data = text(all.to_f32_vec())?;
     let len: usize = shape.iter().product();
     let state = |k: usize| -> Result<Vec<f32>, String> { to_nhwc(&text(Tensor::from_slice(&shape, &data[k * len..][..len]))?) };
-    let table =
-        text(Table::build(&text(teacher.scheduler.noise_schedule())?, teacher.scheduler.prediction(), &SamplerConfig::Ddim(DdimConfig::default()), steps))?;
+    let table = text(SamplerConfig::Ddim(DdimConfig::default()).table(&text(teacher.scheduler.noise_schedule())?, teacher.scheduler.prediction(), steps))?;
     let recorded = values(&io, "timesteps")?;
     if table.steps.iter().map(|s| s.t as f32).collect::<Vec<_>>() != recorded {
         return Err(format!("timesteps differ from {recorded:?}"));
