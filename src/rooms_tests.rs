@@ -16,8 +16,9 @@ const ROOMS: [(&str, &[&str]); 9] = [
     ("process", &[]),
 ];
 
-/// Circles that are one thing in several files, by a file of each.
-const CIRCLES: [&str; 0] = [];
+/// Circles that are one thing in several files, by a file of each: the parts of a U-Net, the CUDA backend's switchboard and the ops that it names, options that
+/// share the reading of a grid, a runtime and its cancel token, a trainer and what watches over its states.
+const CIRCLES: [&str; 5] = ["nn::unet", "backend::cuda::lower", "ffi::sampler_options", "ffi::runtime", "distill::trainer"];
 
 /// The code of every file by its module, without tests.
 fn modules() -> BTreeMap<String, String> {
@@ -30,7 +31,8 @@ fn modules() -> BTreeMap<String, String> {
                 walk(&path, &inner, out);
             } else if path.extension().is_some_and(|e| e == "rs") && !name.ends_with("tests") && name != "lib" {
                 let text = std::fs::read_to_string(&path).expect("a source");
-                let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default().to_string();
+                let tests = ["\n#[cfg(test)]\nmod ", "\n#[cfg(all(test"].iter().filter_map(|start| text.find(start)).min();
+                let code = text[..tests.unwrap_or(text.len())].to_string();
                 out.insert(if name == "mod" { module.to_string() } else { inner }, code);
             }
         }

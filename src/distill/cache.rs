@@ -64,7 +64,7 @@ impl TrajectoryCache {
         let mut run = SamplingRun::new_until(backend, teacher, &run, stop)?;
         let row = spec.size[0] * spec.size[1] * c;
         let out = states.as_mut_slice::<f16>()?;
-        let mut range = StateRange::new(spec, teacher.scheduler.clip())?;
+        let mut range = StateRange::new(spec.schedule, spec.pairs, spec.clip, teacher.scheduler.clip())?;
         let label_slice = labels.as_ref().map(|l| l.as_slice::<i32>()).transpose()?;
         let total = spec.count * grid.len();
         for_each_batch(&mut run, spec.seed, label_slice, spec.count, |run, first, used| {

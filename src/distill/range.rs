@@ -3,9 +3,8 @@
 //! Near pure noise an error of predicted noise is one of the data a thousand times as large. A teacher whose scheduler clips (or thresholds) what it
 //! predicts hides that; one that is run without it may leave the data's range for good, and a student learns it.
 
-use super::cache::CacheSpec;
 use crate::cancel::Stop;
-use crate::diffusion::{Clip, Level};
+use crate::diffusion::{Clip, Level, NoiseSchedule};
 use crate::error::{Error, Result};
 use crate::tensor::try_vec;
 use half::f16;
@@ -22,7 +21,9 @@ const CHECKED: usize = 1 << 18;
 
 /// Stores states and remembers the one that is furthest out of range.
 pub(super) struct StateRange<'a> {
-    spec: &'a CacheSpec<'a>,
+    pairs: &'a [(i64, i64)],
+    /// What is done to the predicted data on the way.
+    clip: Clip,
     /// Largest expected |x| after k student steps, for each k.
     expected: Vec<f64>,
     /// The largest |x| after each k.
@@ -30,21 +31,21 @@ pub(super) struct StateRange<'a> {
 }
 
 impl<'a> StateRange<'a> {
-    /// `data` is the clipping of the teacher's own scheduler, which tells the data's range.
-    pub fn new(spec: &'a CacheSpec, data: Clip) -> Result<Self> {
+    /// Over the student's grid with this clipping; `data` is that of the teacher's own scheduler, which tells the data's range.
+    pub fn new(schedule: &NoiseSchedule, pairs: &'a [(i64, i64)], clip: Clip, data: Clip) -> Result<Self> {
         let data = match data {
             Clip::None => UNKNOWN_DATA,
             Clip::Range(range) => range,
             // Thresholding divides by the threshold.
             Clip::Dynamic { .. } => 1.0,
         };
-        let size = |t: i64| spec.schedule.level(t).map(|Level { alpha, sigma }| alpha * data + sigma * NOISE);
-        let mut expected = try_vec(spec.pairs.len() + 1, "the range of states")?;
-        let first = spec.pairs.first().map(|p| p.0);
-        for (expected, t) in expected.iter_mut().zip(first.into_iter().chain(spec.pairs.iter().map(|p| p.1))) {
+        let size = |t: i64| schedule.level(t).map(|Level { alpha, sigma }| alpha * data + sigma * NOISE);
+        let mut expected = try_vec(pairs.len() + 1, "the range of states")?;
+        let first = pairs.first().map(|p| p.0);
+        for (expected, t) in expected.iter_mut().zip(first.into_iter().chain(pairs.iter().map(|p| p.1))) {
             *expected = size(t)?;
         }
-        Ok(Self { spec, found: try_vec(expected.len(), "the range of states")?, expected })
+        Ok(Self { pairs, clip, found: try_vec(expected.len(), "the range of states")?, expected })
     }
 
     /// Stores states after `k` student steps in f16; a numeric error if one of them does not fit, a cancelled one where `stop` is set.
@@ -72,7 +73,7 @@ impl<'a> StateRange<'a> {
     }
 
     fn describe(&self, k: usize, size: f32) -> String {
-        let (pairs, expected) = (self.spec.pairs, self.expected[k]);
+        let (pairs, expected) = (self.pairs, self.expected[k]);
         let at = if k == 0 { pairs[0].0 } else { pairs[k - 1].1 };
         format!(
             "the teacher's trajectories reach {size} after step {k} of the student's {} (timestep {at}), where data and noise give {expected:.1} at most",
@@ -81,7 +82,7 @@ impl<'a> StateRange<'a> {
     }
 
     fn remedy(&self) -> &'static str {
-        match self.spec.clip {
+        match self.clip {
             Clip::None => {
                 "its predicted images are not clipped: set the trainer's trajectory_clip to FEWSTEP_CLIP_FROM_TEACHER where its scheduler clips, to \
                  FEWSTEP_CLIP_RANGE or FEWSTEP_CLIP_DYNAMIC where it does not, or give pairs that begin at a lower timestep"

@@ -1,6 +1,5 @@
 //! What a training run refuses to become: states out of range, weights that are not finite, files that cannot be read back.
 
-use super::cache::CacheSpec;
 use super::overflow::Watch;
 use super::range::StateRange;
 use super::training_graph::STATES;
@@ -193,18 +192,7 @@ fn states_out_of_range_are_a_warning_and_those_beyond_f16_an_error() -> Result<(
     let schedule = SchedulerConfig::default().noise_schedule()?;
     let pairs = [(999, 499), (499, -1)];
     let of = |data: Clip, k: usize, size: f32| -> Result<Option<String>> {
-        let spec = CacheSpec {
-            schedule: &schedule,
-            prediction: Prediction::Epsilon,
-            clip: Clip::None,
-            pairs: &pairs,
-            substeps: 2,
-            count: 2,
-            size: [1, 1],
-            seed: 0,
-            batch: 2,
-        };
-        let mut range = StateRange::new(&spec, data)?;
+        let mut range = StateRange::new(&schedule, &pairs, Clip::None, data)?;
         let mut stored = [f16::ZERO; 2];
         range.store(0, &mut stored, &[5.9, -6.7], Stop::NEVER)?;
         range.store(k, &mut stored, &[0.0, -size], Stop::NEVER)?;

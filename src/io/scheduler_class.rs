@@ -1,8 +1,7 @@
 //! diffusers' scheduler classes: which of them say how noisy each timestep is, and what each assumes for keys that its file leaves out.
 
-use super::scheduler_config::{BetaSchedule, Spacing};
 use crate::error::{Error, Result};
-use crate::names::{Named, named_enum};
+use crate::names::{BetaSchedule, Named, Spacing, named_enum};
 
 named_enum! {
     /// The scheduler classes of diffusers with betas, whose noise schedule is all that a teacher needs.
