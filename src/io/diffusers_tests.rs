@@ -193,3 +193,26 @@ fn invalid_configs_are_not_saved() {
     assert_eq!(result.unwrap_err().status, Status::InvalidArgument);
     assert!(!dir.join("m").exists());
 }
+
+/// A text is no longer than what is read again, which is found out before anything is written.
+#[test]
+fn what_would_not_be_read_again_is_not_saved() {
+    let dir = TestDir::new("model-long");
+    let deep = format!("{}{}{}", "[".repeat(30), vec!["0"; 32_000].join(","), "]".repeat(30));
+    let mut scheduler = SchedulerConfig::parse(&format!("{{\"_class_name\": \"DDIMScheduler\", \"deep\": {deep}}}"), "s").unwrap();
+    assert_eq!(scheduler.other.len(), 1);
+    (scheduler.num_train_timesteps, scheduler.trained_betas) = (100_000, Some(vec![0.1 + 0.2; 100_000]));
+    let config = UNetConfig::default();
+    for error in [
+        save_model(&dir.join("m"), &config, &[("x", &tensor())], &scheduler, None).unwrap_err(),
+        crate::io::save_model_file(&dir.join("m.safetensors"), &config, &[("x", &tensor())], &scheduler, None).unwrap_err(),
+    ] {
+        assert_eq!(error.status, Status::Unsupported, "{error}");
+        assert!(error.message.contains("scheduler_config.json") && error.message.contains("4194304"), "{error}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    scheduler.other.clear();
+    scheduler.warnings.clear();
+    save_model(&dir.join("m"), &config, &[("conv_in.bias", &tensor())], &scheduler, None).unwrap();
+    assert_eq!(open(&dir.join("m")).unwrap().scheduler.unwrap(), scheduler);
+}

@@ -2,7 +2,7 @@
 
 use super::scheduler_config::{BetaSchedule, TimestepSpacing};
 use crate::error::{Error, Result};
-use crate::io::json::{Named, named_enum};
+use crate::io::json::{Named, named_enum, shorten};
 
 named_enum! {
     /// The scheduler classes of diffusers with betas, whose noise schedule is all that a teacher needs.
@@ -84,7 +84,7 @@ pub(crate) struct ClassDefaults {
 impl SchedulerClass {
     /// The class of this name; another is refused with the reason.
     pub(crate) fn read(name: &str, file: &str) -> Result<Self> {
-        Self::from_name(name).ok_or_else(|| Error::unsupported(format!("{file}: _class_name \"{name}\" is not supported: {}", refusal(name))))
+        Self::from_name(name).ok_or_else(|| Error::unsupported(format!("{file}: _class_name \"{}\" is not supported: {}", shorten(name), refusal(name))))
     }
 
     /// The classes that diffusers has, by the defaults of their constructors (0.42).
