@@ -161,7 +161,7 @@ pub fn save_model(folder: &Path, config: &UNetConfig, tensors: &[(&str, &Tensor)
     }
     let record = record::to_text(student, &parts)?;
     save.write(RECORD, |w| w.write_all(record.as_bytes()))?;
-    weights::shards_and_index(&folder.join(UNET)).into_iter().for_each(|name| save.remove(format!("{UNET}/{name}")));
+    weights::shards_and_index(&folder.join(UNET))?.into_iter().for_each(|name| save.remove(format!("{UNET}/{name}")));
     save.commit()
 }
 

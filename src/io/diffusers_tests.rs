@@ -194,6 +194,20 @@ fn invalid_configs_are_not_saved() {
     assert!(!dir.join("m").exists());
 }
 
+/// A save that is killed while it writes leaves a file of weights under a name of its own, which is not to be taken for the folder's.
+#[test]
+fn weights_that_a_save_is_writing_are_not_the_folder_s() {
+    let dir = TestDir::new("model-writing");
+    save(dir.path());
+    fs::remove_file(dir.join(RECORD)).unwrap();
+    fs::rename(dir.join(WEIGHTS), dir.join("unet/model.safetensors")).unwrap();
+    let mut saving = FolderSave::begin(dir.path()).unwrap();
+    saving.write(WEIGHTS, |w| w.write_all(b"half of it")).unwrap();
+    assert_eq!(open(dir.path()).unwrap().tensors.len(), 2);
+    fs::remove_file(dir.join("unet/model.safetensors")).unwrap();
+    assert_eq!(open(dir.path()).map(drop).unwrap_err().status, Status::NotFound);
+}
+
 /// A text is no longer than what is read again, which is found out before anything is written.
 #[test]
 fn what_would_not_be_read_again_is_not_saved() {

@@ -90,7 +90,13 @@ fn a_save_that_died_after_its_commit_opens_as_the_new_model_and_is_finished() {
             let _lock = FolderLock::try_acquire(dir.path()).unwrap();
             assert_eq!(opened(dir.path()), 2, "{placed}");
             assert_eq!(opened(&dir.join(UNET)), 2, "{placed}");
+            if with_old || placed > 0 {
+                assert_eq!(opened(&dir.join(WEIGHTS)), 2, "{placed}");
+            }
             assert!(dir.join(JOURNAL).exists());
+        }
+        if placed > 0 {
+            assert_eq!(opened(&dir.join(WEIGHTS)), 2, "{placed}");
         }
         assert_eq!(opened(&dir.join(UNET)), 2);
         let mut found = files(dir.path());

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::io::diffusers::{ModelFiles, ModelTexts};
 use crate::io::json::shorten;
 use crate::io::json_writer::compact;
-use crate::io::{SchedulerConfig, TensorFile, UNetConfig, safetensors};
+use crate::io::{SchedulerConfig, TensorFile, UNetConfig, file, safetensors};
 use crate::tensor::Tensor;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ impl ModelFiles {
             return Self::open(path, None);
         }
         let tensors = TensorFile::open(path)?;
-        if !tensors.metadata().contains_key(FORMAT) && name.ends_with(".safetensors") && path.with_file_name(CONFIG).is_file() {
+        if !tensors.metadata().contains_key(FORMAT) && name.ends_with(".safetensors") && file::is_file(&path.with_file_name(CONFIG))? {
             drop(tensors);
             return Self::open(path, None);
         }
