@@ -70,6 +70,7 @@ impl ModelPaths {
     fn unfinished(root: &Path, variant: Option<&str>) -> Result<Option<Self>> {
         folder::finish_quietly(root);
         let Some(journal) = Journal::read(root)? else { return Ok(None) };
+        journal.check_latest(root)?;
         let mut notes = vec![];
         let at = |part: &str| journal.locate(root, part);
         let weights = match variant {
