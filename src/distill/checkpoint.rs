@@ -14,6 +14,7 @@ use crate::io::json::{self, MAX_TEXT, shorten};
 use crate::io::json_writer;
 use crate::io::safetensors::{self, TensorFile};
 use crate::io::scheduler_config::SchedulerConfig;
+use crate::io::unet_config::UNetConfig;
 use crate::memory;
 use crate::tensor::{DType, Tensor};
 use serde::{Deserialize, Serialize};
@@ -168,7 +169,7 @@ impl Trainer {
         if record.steps_done > MOST_STEPS {
             return Err(Error::corrupt(format!("the training record says that {} steps are done; no run can be longer than {MOST_STEPS}", record.steps_done)));
         }
-        if record.student != self.student.config.to_json()? {
+        if !self.is_student(&record.student)? {
             return Err(Error::invalid("the checkpoint was made with another student architecture"));
         }
         let own = self.run_record()?;
@@ -196,6 +197,9 @@ impl Trainer {
         if group.is_some_and(|group| changes & group as u32 != 0) {
             return Ok(());
         }
+        if key == SCHEDULER {
+            return Err(Error::invalid("option scheduler: the checkpoint was made with another noise schedule or prediction type"));
+        }
         let default = match key {
             PRECISION => "F32",
             CLIP => "None",
@@ -207,6 +211,13 @@ impl Trainer {
             None => String::new(),
         };
         Err(Error::invalid(format!("option {key} is {own}; the checkpoint was made with {saved}{way_out}")))
+    }
+
+    /// Whether a saved config has this student's architecture, whatever else it says, and whichever version has written it.
+    fn is_student(&self, saved: &str) -> Result<bool> {
+        let saved = UNetConfig::parse(saved, "the training record's student").map_err(|e| Error::corrupt(e.message))?;
+        let own = &self.student.config;
+        Ok(UNetConfig { other: own.other.clone(), warnings: own.warnings.clone(), ..saved } == *own)
     }
 
     /// Whether a saved scheduler config has this student's noise schedule and prediction type, whatever it says about sampling.

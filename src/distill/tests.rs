@@ -166,6 +166,22 @@ fn schedulers_agree_by_what_training_reads() -> Result<()> {
     Ok(())
 }
 
+/// What the student's config says beside its architecture, and which version wrote it, does not matter to a resumed run.
+#[test]
+fn students_agree_by_their_architecture() -> Result<()> {
+    let dir = scratch("students");
+    let path = dir.join("run");
+    trainer(options())?.save(&path)?;
+    for (change, status) in [(r#","_name_or_path":"runs/7","my_note":[1]}"#, None), (r#","freq_shift":1}"#, Some(Status::InvalidArgument))] {
+        let student = Model { config: UNetConfig::parse(&TINY.replace('}', change), "config.json")?, ..model()? };
+        let mut trainer = Trainer::new(Arc::new(CpuBackend::new(1)?), &student, Some(&student), None, options())?;
+        let found = trainer.resume(&path, 0);
+        assert_eq!(found.as_ref().err().map(|e| e.status), status, "{found:?}");
+    }
+    std::fs::remove_dir_all(dir).expect("clean up");
+    Ok(())
+}
+
 #[test]
 fn states_out_of_range_are_a_warning_and_those_beyond_f16_an_error() -> Result<()> {
     let schedule = SchedulerConfig::default().noise_schedule()?;
