@@ -171,6 +171,21 @@ fn callables_and_tokens_cancel() {
 }
 
 #[test]
+fn a_token_among_the_options_stops_sampling_in_one_call() {
+    let runtime = runtime(2).expect("runtime");
+    let teacher = teacher(&runtime);
+    let token = cancel_token().expect("token");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // In the middle of the run, which takes many seconds; on a slow machine perhaps before it.
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            token.cancel().expect("cancel");
+        });
+        assert_fails(sample_until_token(&runtime, &teacher, 1000, &[1; 64], &token), "CANCELLED", "cancel token");
+    });
+}
+
+#[test]
 fn devices_and_runtimes_describe_themselves() {
     const CPU: i32 = 0;
     assert_eq!(device_count(CPU).expect("count"), 1);
