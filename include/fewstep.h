@@ -64,7 +64,8 @@
  * FORKS. A child of fork() has the memory of its parent but none of its threads. On the CPU it may go on with all handles that it inherited: calls then
  * compute on the calling thread alone, with the same bytes, and destroying waits for nobody. A handle that another thread was using when the parent forked
  * stays in use in the child for ever: FEWSTEP_STATUS_STATE. CUDA cannot be used in the child of a process that has used it: handles on a CUDA device can
- * be destroyed there, and whatever else needs the device returns FEWSTEP_STATUS_STATE; fork before, or start the child by exec.
+ * be destroyed there, and whatever else needs the device returns FEWSTEP_STATUS_STATE; fork before, or start the child by exec. A child that was forked
+ * while its parent saved shares that save's lock until it ends or calls exec: should the parent be killed, nobody else saves there before.
  */
 
 
@@ -1573,7 +1574,7 @@ FEWSTEP_API const char *fewstep_version_string(void);
  * Creates a cancel token that is not set. It needs no runtime, and one token may serve many calls, one after the other or at once.
  *
  * The caller owns `*out` and gives it to fewstep_cancel_token_destroy. Any thread may call.
- * Returns OK or INVALID_ARGUMENT.
+ * Returns OK, INVALID_ARGUMENT or OUT_OF_MEMORY.
  */
 FEWSTEP_API fewstep_status fewstep_cancel_token_create(fewstep_cancel_token **out);
 
@@ -1681,7 +1682,8 @@ fewstep_status fewstep_runtime_destroy(fewstep_runtime *runtime);
  *
  * A folder that fewstep_model_save wrote names its files by their SHA-256 in `fewstep.json`. One with a file that is another is refused, CORRUPT_FILE: it
  * would be a mixture of two models. Where the change was meant, delete `fewstep.json`, or only its "parts" to keep a student's grid. Folders without such
- * hashes open as they are. A save that was killed after its commit is finished if the folder can be written to; if not, the new model is read all the same.
+ * hashes open as they are. A save that was killed after its commit is finished if the folder can be written to and no link leads out of it; if not, the
+ * new model is read all the same. Where others have written into the folder after such a save, it is refused, CORRUPT_FILE, with the ways out.
  *
  * The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call, also while the folder is saved into: what
  * opens is the model before or after.
@@ -1771,8 +1773,8 @@ fewstep_status fewstep_model_derive_student(const fewstep_runtime *runtime,
  * by side for a moment: the disk needs room for both.
  *
  * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a grid that diffusers cannot express: use
- * fewstep_model_save_file), NUMERIC (a weight that is not finite, which could not be opened again; nothing is written), IO, NOT_FOUND, VERSION_MISMATCH
- * (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether the new model is already the one that opens (it could not
+ * fewstep_model_save_file; a config of more text than is read), NUMERIC (a weight that is not finite, which could not be opened again; nothing is
+ * written), IO, NOT_FOUND, VERSION_MISMATCH (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether the new model is already the one that opens (it could not
  * be put into place whole, and the next save or opening goes on) or the old one still is.
  */
 FEWSTEP_API
@@ -1783,8 +1785,8 @@ fewstep_status fewstep_model_save(const fewstep_model *model,
  * Saves a model as one file, whatever its grid: safetensors with the configs in its metadata, which fewstep_model_open and fewstep_model_open_buffer
  * read back. It appears whole or not at all. `path` is UTF-8.
  *
- * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, NUMERIC (a weight that is not finite, which could not be opened
- * again; nothing is written), IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY; what holds for all files that are written, and what IO means, is at the top
+ * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a config of more text than is read), NUMERIC (a weight
+ * that is not finite, which could not be opened again; nothing is written), IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY; what holds for all files that are written, and what IO means, is at the top
  * of this header.
  */
 FEWSTEP_API
@@ -1844,7 +1846,8 @@ fewstep_status fewstep_dataset_create(const fewstep_runtime *runtime,
  * than 512 times what it takes in the file is UNSUPPORTED: it was made to cost, or should be saved uncompressed.
  *
  * Ownership and threads as fewstep_dataset_create.
- * Returns OK, INVALID_ARGUMENT, NOT_FOUND (the file, or an array in it), IO, CORRUPT_FILE, SHAPE, UNSUPPORTED, NUMERIC or OUT_OF_MEMORY.
+ * Returns OK, INVALID_ARGUMENT, NOT_FOUND (the file, or an array in it), IO, CORRUPT_FILE, VERSION_MISMATCH (a later npy format), SHAPE, UNSUPPORTED,
+ * NUMERIC or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_dataset_open_npz(const fewstep_runtime *runtime,
@@ -1955,7 +1958,8 @@ fewstep_status fewstep_trainer_snapshot(fewstep_trainer *trainer,
  * Saves the whole state of training as one safetensors file, which appears whole or not at all. `path` is UTF-8. What could not be resumed is NUMERIC and
  * leaves the file that is there.
  *
- * One thread at a time. Returns OK, INVALID_ARGUMENT, NUMERIC, IO, NOT_FOUND (no such folder), OUT_OF_MEMORY or STATE.
+ * One thread at a time. Returns OK, INVALID_ARGUMENT, NUMERIC, UNSUPPORTED (configs of more text than is read), IO, NOT_FOUND (no such folder),
+ * OUT_OF_MEMORY or STATE.
  */
 FEWSTEP_API
 fewstep_status fewstep_trainer_save(fewstep_trainer *trainer,

@@ -509,12 +509,21 @@ class Sampler : public detail::Owner<fewstep_sampler> {
     }
 };
 
-/** All in one call, for programs that do not sample again: the images [N,C,H,W]. Throws Error. */
+namespace detail {
+
+// The images of a run to its end.
+inline std::vector<float> finish(Sampler &sampler, const fewstep_cancel_token *cancel) {
+    check(fewstep_sampler_run(sampler.handle().get(), nullptr, nullptr, cancel));
+    return sampler.read();
+}
+
+} // namespace detail
+
+/** All in one call, for programs that do not sample again: the images [N,C,H,W]. `options.cancel` stops it at any time. Throws Error. */
 inline std::vector<float> sample(const Runtime &runtime, const Model &model, const fewstep_sampler_options &options, const fewstep_begin_options &begin) {
     Sampler sampler(runtime, model, options);
     sampler.begin(begin);
-    sampler.run();
-    return sampler.read();
+    return detail::finish(sampler, options.cancel);
 }
 
 /** The same from a seed, with the labels that a class-conditional model needs. Throws Error. */
@@ -522,8 +531,7 @@ inline std::vector<float> sample(const Runtime &runtime, const Model &model, con
                                  const std::vector<std::int32_t> &labels = {}) {
     Sampler sampler(runtime, model, options);
     sampler.begin(seed, labels);
-    sampler.run();
-    return sampler.read();
+    return detail::finish(sampler, options.cancel);
 }
 
 } // namespace fewstep

@@ -10,6 +10,6 @@ fuzz_target!(|data: &[u8]| {
     let mut found = None;
     within(&Cost { base: 64 << 10, factor: 128, failing: true }, data, || found = check(SchedulerConfig::parse(text, "fuzz")));
     let Some(config) = found else { return };
-    let written = config.to_json();
-    assert_eq!(SchedulerConfig::parse(&written, "written").expect("what was written").to_json(), written);
+    let written = config.to_json().expect("a text");
+    assert_eq!(SchedulerConfig::parse(&written, "written").expect("what was written").to_json().expect("a text"), written);
 });

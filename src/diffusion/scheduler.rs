@@ -318,7 +318,7 @@ mod tests {
         ] {
             let teacher = parse(class, more);
             let student = teacher.for_student(Prediction::VPrediction).unwrap();
-            let saved = SchedulerConfig::parse(&student.to_json(), "s").unwrap();
+            let saved = SchedulerConfig::parse(&student.to_json().unwrap(), "s").unwrap();
             assert!(saved == student, "{class} {more}");
             assert_eq!((saved.class, saved.clip(), saved.steps_offset, saved.other.len()), (SchedulerClass::Ddim, Clip::None, 0, 0), "{class}");
             let (ours, theirs) = (saved.noise_schedule().unwrap(), teacher.noise_schedule().unwrap());

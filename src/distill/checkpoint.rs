@@ -10,9 +10,11 @@ use super::training_graph::STATES;
 use crate::diffusion::Clip;
 use crate::error::{Error, Result, Status};
 use crate::graph::ops::ClipScale;
-use crate::io::json;
+use crate::io::json::{self, MAX_TEXT, shorten};
+use crate::io::json_writer;
 use crate::io::safetensors::{self, TensorFile};
 use crate::io::scheduler_config::SchedulerConfig;
+use crate::io::unet_config::UNetConfig;
 use crate::memory;
 use crate::tensor::{DType, Tensor};
 use serde::{Deserialize, Serialize};
@@ -107,11 +109,11 @@ impl Trainer {
         let record = Record {
             version: VERSION,
             steps_done: self.steps_done,
-            student: self.student.config.to_json(),
-            run: self.run_record(),
+            student: self.student.config.to_json()?,
+            run: self.run_record()?,
             loss_scale: self.loss_scale().map(|_| self.loss_scale),
         };
-        let text = serde_json::to_string(&record).map_err(|e| Error::internal(e.to_string()))?;
+        let text = json_writer::text_of(&record, MAX_TEXT, "the training record")?;
         let entries = memory::collect(states.iter().map(|(name, tensor)| (name.as_str(), tensor)), "list of tensors")?;
         safetensors::save(path, &entries, &BTreeMap::from([(KEY.to_owned(), text)]))
     }
@@ -167,10 +169,10 @@ impl Trainer {
         if record.steps_done > MOST_STEPS {
             return Err(Error::corrupt(format!("the training record says that {} steps are done; no run can be longer than {MOST_STEPS}", record.steps_done)));
         }
-        if record.student != self.student.config.to_json() {
+        if !self.is_student(&record.student)? {
             return Err(Error::invalid("the checkpoint was made with another student architecture"));
         }
-        let own = self.run_record();
+        let own = self.run_record()?;
         for key in own.keys().chain(record.run.keys()) {
             self.check_option(key, own.get(key), record.run.get(key), changes)?;
         }
@@ -195,17 +197,27 @@ impl Trainer {
         if group.is_some_and(|group| changes & group as u32 != 0) {
             return Ok(());
         }
+        if key == SCHEDULER {
+            return Err(Error::invalid("option scheduler: the checkpoint was made with another noise schedule or prediction type"));
+        }
         let default = match key {
             PRECISION => "F32",
             CLIP => "None",
             _ => "unknown",
         };
-        let shown = |value: Option<&String>| value.map_or(default, String::as_str).to_owned();
+        let [own, saved] = [own, saved].map(|value| shorten(value.map_or(default, String::as_str)));
         let way_out = match group {
             Some(group) => format!("; to resume with another, call fewstep_trainer_resume_with and {}", group.name()),
             None => String::new(),
         };
-        Err(Error::invalid(format!("option {key} is {}; the checkpoint was made with {}{way_out}", shown(own), shown(saved))))
+        Err(Error::invalid(format!("option {key} is {own}; the checkpoint was made with {saved}{way_out}")))
+    }
+
+    /// Whether a saved config has this student's architecture, whatever else it says, and whichever version has written it.
+    fn is_student(&self, saved: &str) -> Result<bool> {
+        let saved = UNetConfig::parse(saved, "the training record's student").map_err(|e| Error::corrupt(e.message))?;
+        let own = &self.student.config;
+        Ok(UNetConfig { other: own.other.clone(), warnings: own.warnings.clone(), ..saved } == *own)
     }
 
     /// Whether a saved scheduler config has this student's noise schedule and prediction type, whatever it says about sampling.
@@ -218,7 +230,7 @@ impl Trainer {
     }
 
     /// Every option that the continuation depends on, as text; floats in full precision.
-    pub(super) fn run_record(&self) -> BTreeMap<String, String> {
+    pub(super) fn run_record(&self) -> Result<BTreeMap<String, String>> {
         let o = &self.options;
         let entries = [
             ("seed", o.seed.to_string()),
@@ -238,12 +250,12 @@ impl Trainer {
             ("clip_norm", o.clip_norm.to_string()),
             ("ema_decay", o.ema_decay.to_string()),
             ("size", format!("{:?}", o.size)),
-            (SCHEDULER, self.student.scheduler.to_json()),
+            (SCHEDULER, self.student.scheduler.to_json()?),
         ];
         // Options that came later are recorded where they are not at their default: runs saved before go on.
         let precision = (o.precision != DType::F32).then(|| (PRECISION, format!("{:?}", o.precision)));
         let clip = (self.trajectory_clip != Clip::None).then(|| (CLIP, format!("{:?}", self.trajectory_clip)));
-        entries.into_iter().chain(precision).chain(clip).map(|(k, v)| (k.to_owned(), v)).collect()
+        Ok(entries.into_iter().chain(precision).chain(clip).map(|(k, v)| (k.to_owned(), v)).collect())
     }
 }
 

@@ -156,11 +156,11 @@ fn bounds_rule_out_what_cannot_happen() -> Result<()> {
 fn recorded_options_have_a_group() -> Result<()> {
     let mut trainer = trainer(TrainerOptions { trajectory_clip: Some(Clip::Range(2.0)), ..options() })?;
     trainer.options.precision = DType::F16; // not on this backend
-    let record = trainer.run_record();
+    let record = trainer.run_record()?;
     assert!(record["trajectory_clip"] == "Range(2.0)" && record["precision"] == "F16");
     let fixed: Vec<&String> = record.keys().filter(|key| OptionGroup::of(key).is_none()).collect();
     assert_eq!(fixed, ["scheduler"]);
-    let none = self::trainer(TrainerOptions { trajectory_clip: Some(Clip::None), ..options() })?.run_record();
+    let none = self::trainer(TrainerOptions { trajectory_clip: Some(Clip::None), ..options() })?.run_record()?;
     assert!(!none.contains_key("trajectory_clip"), "runs that were saved before there was this option did not clip");
     Ok(())
 }
@@ -182,6 +182,22 @@ fn schedulers_agree_by_what_training_reads() -> Result<()> {
         let mut trainer = Trainer::new(Arc::new(CpuBackend::new(1)?), &student, Some(&teacher), None, options())?;
         let found = trainer.resume(&path, 0);
         assert_eq!(found.as_ref().err().map(|e| e.status), (!agrees).then_some(Status::InvalidArgument), "{found:?}");
+    }
+    std::fs::remove_dir_all(dir).expect("clean up");
+    Ok(())
+}
+
+/// What the student's config says beside its architecture, and which version wrote it, does not matter to a resumed run.
+#[test]
+fn students_agree_by_their_architecture() -> Result<()> {
+    let dir = scratch("students");
+    let path = dir.join("run");
+    trainer(options())?.save(&path)?;
+    for (change, status) in [(r#","_name_or_path":"runs/7","my_note":[1]}"#, None), (r#","freq_shift":1}"#, Some(Status::InvalidArgument))] {
+        let student = Model { config: UNetConfig::parse(&TINY.replace('}', change), "config.json")?, ..model()? };
+        let mut trainer = Trainer::new(Arc::new(CpuBackend::new(1)?), &student, Some(&student), None, options())?;
+        let found = trainer.resume(&path, 0);
+        assert_eq!(found.as_ref().err().map(|e| e.status), status, "{found:?}");
     }
     std::fs::remove_dir_all(dir).expect("clean up");
     Ok(())

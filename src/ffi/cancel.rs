@@ -77,7 +77,7 @@ impl Opaque for fewstep_cancel_token {
 /// Creates a cancel token that is not set. It needs no runtime, and one token may serve many calls, one after the other or at once.
 ///
 /// The caller owns `*out` and gives it to fewstep_cancel_token_destroy. Any thread may call.
-/// Returns OK or INVALID_ARGUMENT.
+/// Returns OK, INVALID_ARGUMENT or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_cancel_token_create(out: *mut *mut fewstep_cancel_token) -> fewstep_status {
     // SAFETY: `out` is NULL or valid by the header's contract.

@@ -257,7 +257,8 @@ pub unsafe extern "C" fn fewstep_dataset_create(
 /// than 512 times what it takes in the file is UNSUPPORTED: it was made to cost, or should be saved uncompressed.
 ///
 /// Ownership and threads as fewstep_dataset_create.
-/// Returns OK, INVALID_ARGUMENT, NOT_FOUND (the file, or an array in it), IO, CORRUPT_FILE, SHAPE, UNSUPPORTED, NUMERIC or OUT_OF_MEMORY.
+/// Returns OK, INVALID_ARGUMENT, NOT_FOUND (the file, or an array in it), IO, CORRUPT_FILE, VERSION_MISMATCH (a later npy format), SHAPE, UNSUPPORTED,
+/// NUMERIC or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_dataset_open_npz(
     runtime: *const fewstep_runtime,

@@ -252,7 +252,8 @@ unsafe fn student_options(options: &fewstep_student_options, train: usize) -> Re
 ///
 /// A folder that fewstep_model_save wrote names its files by their SHA-256 in `fewstep.json`. One with a file that is another is refused, CORRUPT_FILE: it
 /// would be a mixture of two models. Where the change was meant, delete `fewstep.json`, or only its "parts" to keep a student's grid. Folders without such
-/// hashes open as they are. A save that was killed after its commit is finished if the folder can be written to; if not, the new model is read all the same.
+/// hashes open as they are. A save that was killed after its commit is finished if the folder can be written to and no link leads out of it; if not, the
+/// new model is read all the same. Where others have written into the folder after such a save, it is refused, CORRUPT_FILE, with the ways out.
 ///
 /// The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call, also while the folder is saved into: what
 /// opens is the model before or after.
@@ -401,8 +402,8 @@ pub unsafe extern "C" fn fewstep_model_derive_student(
 /// by side for a moment: the disk needs room for both.
 ///
 /// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a grid that diffusers cannot express: use
-/// fewstep_model_save_file), NUMERIC (a weight that is not finite, which could not be opened again; nothing is written), IO, NOT_FOUND, VERSION_MISMATCH
-/// (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether the new model is already the one that opens (it could not
+/// fewstep_model_save_file; a config of more text than is read), NUMERIC (a weight that is not finite, which could not be opened again; nothing is
+/// written), IO, NOT_FOUND, VERSION_MISMATCH (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether the new model is already the one that opens (it could not
 /// be put into place whole, and the next save or opening goes on) or the old one still is.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_model_save(model: *const fewstep_model, path: *const c_char) -> fewstep_status {
@@ -416,8 +417,8 @@ pub unsafe extern "C" fn fewstep_model_save(model: *const fewstep_model, path: *
 /// Saves a model as one file, whatever its grid: safetensors with the configs in its metadata, which fewstep_model_open and fewstep_model_open_buffer
 /// read back. It appears whole or not at all. `path` is UTF-8.
 ///
-/// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, NUMERIC (a weight that is not finite, which could not be opened
-/// again; nothing is written), IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY; what holds for all files that are written, and what IO means, is at the top
+/// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a config of more text than is read), NUMERIC (a weight
+/// that is not finite, which could not be opened again; nothing is written), IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY; what holds for all files that are written, and what IO means, is at the top
 /// of this header.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_model_save_file(model: *const fewstep_model, path: *const c_char) -> fewstep_status {

@@ -354,7 +354,8 @@ pub unsafe extern "C" fn fewstep_trainer_snapshot(trainer: *mut fewstep_trainer,
 /// Saves the whole state of training as one safetensors file, which appears whole or not at all. `path` is UTF-8. What could not be resumed is NUMERIC and
 /// leaves the file that is there.
 ///
-/// One thread at a time. Returns OK, INVALID_ARGUMENT, NUMERIC, IO, NOT_FOUND (no such folder), OUT_OF_MEMORY or STATE.
+/// One thread at a time. Returns OK, INVALID_ARGUMENT, NUMERIC, UNSUPPORTED (configs of more text than is read), IO, NOT_FOUND (no such folder),
+/// OUT_OF_MEMORY or STATE.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_trainer_save(trainer: *mut fewstep_trainer, path: *const c_char) -> fewstep_status {
     // SAFETY: both are NULL or valid by the header's contract.

@@ -3,7 +3,8 @@
 use crate::error::{Error, Result};
 use crate::io::folder::{FolderSave, FolderState};
 use crate::io::hashing::sha256;
-use crate::io::json::{self, to_text};
+use crate::io::json;
+use crate::io::json_writer::to_text;
 use crate::io::layout::ModelPaths;
 use crate::io::record::{self, CONFIG, INDEX, Parts, RECORD, SCHEDULER, UNET, WEIGHTS};
 use crate::io::scheduler_config::SchedulerClass;
@@ -152,25 +153,27 @@ fn assumed_scheduler(paths: &ModelPaths) -> String {
 pub fn save_model(folder: &Path, config: &UNetConfig, tensors: &[(&str, &Tensor)], scheduler: &SchedulerConfig, student: Option<&Value>) -> Result<()> {
     config.validate().and_then(|()| scheduler.validate()).map_err(|e| e.context(folder.display()))?;
     let write_weights = safetensors::writer(tensors, &BTreeMap::from([("format".to_string(), "pt".to_string())]))?;
+    // Before anything is written: they may be too long.
+    let texts = [(CONFIG, config.to_json()?), (SCHEDULER, scheduler.to_json()?), (INDEX, model_index(scheduler)?)];
     let mut save = FolderSave::begin(folder)?;
     let mut parts = vec![(WEIGHTS, save.write(WEIGHTS, write_weights)?)];
-    for (part, text) in [(CONFIG, config.to_json()), (SCHEDULER, scheduler.to_json()), (INDEX, model_index(scheduler))] {
+    for (part, text) in texts {
         parts.push((part, save.write(part, |w| w.write_all(text.as_bytes()))?));
     }
     let record = record::to_text(student, &parts)?;
     save.write(RECORD, |w| w.write_all(record.as_bytes()))?;
-    weights::shards_and_index(&folder.join(UNET)).into_iter().for_each(|name| save.remove(format!("{UNET}/{name}")));
+    weights::shards_and_index(&folder.join(UNET))?.into_iter().for_each(|name| save.remove(format!("{UNET}/{name}")));
     save.commit()
 }
 
 /// Which classes of which library a pipeline is made of.
-fn model_index(scheduler: &SchedulerConfig) -> String {
+fn model_index(scheduler: &SchedulerConfig) -> Result<String> {
     let mut map = Map::new();
     map.insert("_class_name".into(), json!("DDIMPipeline"));
     map.insert("_diffusers_version".into(), json!(DIFFUSERS_VERSION));
     map.insert("scheduler".into(), json!(["diffusers", scheduler.class.name()]));
     map.insert("unet".into(), json!(["diffusers", "UNet2DModel"]));
-    to_text(map)
+    to_text(&map, &Map::new(), INDEX)
 }
 
 #[cfg(test)]

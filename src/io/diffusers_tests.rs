@@ -193,3 +193,40 @@ fn invalid_configs_are_not_saved() {
     assert_eq!(result.unwrap_err().status, Status::InvalidArgument);
     assert!(!dir.join("m").exists());
 }
+
+/// A save that is killed while it writes leaves a file of weights under a name of its own, which is not to be taken for the folder's.
+#[test]
+fn weights_that_a_save_is_writing_are_not_the_folder_s() {
+    let dir = TestDir::new("model-writing");
+    save(dir.path());
+    fs::remove_file(dir.join(RECORD)).unwrap();
+    fs::rename(dir.join(WEIGHTS), dir.join("unet/model.safetensors")).unwrap();
+    let mut saving = FolderSave::begin(dir.path()).unwrap();
+    saving.write(WEIGHTS, |w| w.write_all(b"half of it")).unwrap();
+    assert_eq!(open(dir.path()).unwrap().tensors.len(), 2);
+    fs::remove_file(dir.join("unet/model.safetensors")).unwrap();
+    assert_eq!(open(dir.path()).map(drop).unwrap_err().status, Status::NotFound);
+}
+
+/// A text is no longer than what is read again, which is found out before anything is written.
+#[test]
+fn what_would_not_be_read_again_is_not_saved() {
+    let dir = TestDir::new("model-long");
+    let deep = format!("{}{}{}", "[".repeat(30), vec!["0"; 32_000].join(","), "]".repeat(30));
+    let mut scheduler = SchedulerConfig::parse(&format!("{{\"_class_name\": \"DDIMScheduler\", \"deep\": {deep}}}"), "s").unwrap();
+    assert_eq!(scheduler.other.len(), 1);
+    (scheduler.num_train_timesteps, scheduler.trained_betas) = (100_000, Some(vec![0.1 + 0.2; 100_000]));
+    let config = UNetConfig::default();
+    for error in [
+        save_model(&dir.join("m"), &config, &[("x", &tensor())], &scheduler, None).unwrap_err(),
+        crate::io::save_model_file(&dir.join("m.safetensors"), &config, &[("x", &tensor())], &scheduler, None).unwrap_err(),
+    ] {
+        assert_eq!(error.status, Status::Unsupported, "{error}");
+        assert!(error.message.contains("scheduler_config.json") && error.message.contains("4194304"), "{error}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    scheduler.other.clear();
+    scheduler.warnings.clear();
+    save_model(&dir.join("m"), &config, &[("conv_in.bias", &tensor())], &scheduler, None).unwrap();
+    assert_eq!(open(&dir.join("m")).unwrap().scheduler.unwrap(), scheduler);
+}

@@ -23,6 +23,18 @@ pub fn open(path: &Path) -> Result<(File, u64)> {
     Ok((file, len))
 }
 
+/// Whether there is a regular file at a path. What cannot be told is an error, and so is a link to nothing: somebody has meant something by it, and to go
+/// on as if it were not there would be a guess.
+pub(super) fn is_file(path: &Path) -> Result<bool> {
+    use io::ErrorKind::{NotADirectory, NotFound};
+    match std::fs::metadata(path) {
+        Ok(found) => Ok(found.is_file()),
+        Err(e) if !matches!(e.kind(), NotFound | NotADirectory) => Err(Error::from_io(path, &e)),
+        Err(_) if std::fs::symlink_metadata(path).is_ok() => Err(Error::not_found(format!("{}: a link to nothing", path.display()))),
+        Err(_) => Ok(false),
+    }
+}
+
 /// The bytes of a file.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     read_at_most(path, u64::MAX)

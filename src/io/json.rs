@@ -3,16 +3,26 @@
 use crate::error::{Error, Result};
 use crate::io::file;
 use crate::io::json_reader::Reader;
+use crate::io::json_writer::write_value;
+use crate::memory;
 use crate::names::Named;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
-use std::io;
+use std::io::{self, Write};
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-/// Strings that stand for the numbers which JSON lacks, in what [`parse`] gives.
+/// The words of Python for the numbers which JSON lacks.
 const NON_FINITE: [(&str, f64); 3] = [("-Infinity", f64::NEG_INFINITY), ("Infinity", f64::INFINITY), ("NaN", f64::NAN)];
+/// With this before it, a word stands for its number in what [`parse`] gives, and is no text. Unicode keeps the character for uses as this one.
+const MARK: char = '\u{fdd0}';
+
+/// The word and the number that a string of [`parse`] stands for; `None` for a text.
+pub(super) fn non_finite(text: &str) -> Option<(&'static str, f64)> {
+    let word = text.strip_prefix(MARK)?;
+    NON_FINITE.into_iter().find(|(known, _)| *known == word)
+}
 
 /// Bytes that a text has at most. The largest are schedulers with a beta for each of 100,000 timesteps, 30 bytes a line.
 pub(crate) const MAX_TEXT: usize = 4 << 20;
@@ -32,7 +42,7 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
     file::read_text(path, MAX_TEXT as u64)
 }
 
-/// Parses JSON in Python's dialect. Bare `Infinity`, `-Infinity` and `NaN` come out as strings of that name.
+/// Parses JSON in Python's dialect. Bare `Infinity`, `-Infinity` and `NaN` come out as strings that no text is equal to.
 pub fn parse(text: &str, file: &str) -> Result<Value> {
     if text.len() > MAX_TEXT {
         return Err(Error::corrupt(format!("{file}: {} bytes; at most {MAX_TEXT} are read as JSON", text.len())));
@@ -45,7 +55,12 @@ pub fn parse(text: &str, file: &str) -> Result<Value> {
 
 /// [`parse`] into a record of known fields.
 pub(crate) fn parse_record<T: DeserializeOwned>(text: &str, file: &str) -> Result<T> {
-    serde_json::from_value(parse(text, file)?).map_err(|e| Error::corrupt(format!("{file}: {e}")))
+    serde_json::from_value(parse(text, file)?).map_err(|e| {
+        // It names the value, which may be as long as the text.
+        let mut shown = Beginning(Vec::with_capacity(4 * SHOWN));
+        let _ = write!(shown, "{e}");
+        Error::corrupt(format!("{file}: {}", String::from_utf8_lossy(&shown.0)))
+    })
 }
 
 /// Makes a tree of a text, within limits that bound its memory; lists and texts in it are allocated fallibly.
@@ -64,6 +79,9 @@ impl Builder<'_> {
             Some(b'[') => self.array(),
             Some(b'"') => {
                 let text = self.reader.string()?;
+                if non_finite(&text).is_some() {
+                    return Err(self.reader.refused("a text that would be taken for a number"));
+                }
                 self.reader.owned(text).map(Value::String)
             }
             _ => self.scalar(),
@@ -101,22 +119,10 @@ impl Builder<'_> {
             return Ok(value);
         }
         match NON_FINITE.iter().find(|(word, _)| self.reader.word(word)) {
-            Some((word, _)) => Ok(Value::from(*word)),
+            Some((_, number)) => Ok(float(*number)),
             None => self.reader.number().map(Value::Number),
         }
     }
-}
-
-/// Writes a config as diffusers does: sorted keys, two spaces, a final newline, bare `Infinity`.
-pub(crate) fn to_text(mut map: Map<String, Value>) -> String {
-    map.sort_keys();
-    let mut text = serde_json::to_string_pretty(&Value::Object(map)).unwrap_or_default();
-    // Only values are touched: no key or text of ours has these names.
-    for (word, _) in NON_FINITE {
-        text = text.replace(&format!(": \"{word}\""), &format!(": {word}"));
-    }
-    text.push('\n');
-    text
 }
 
 /// A number as Python would write it: whole ones without a point.
@@ -127,15 +133,20 @@ pub(crate) fn number(value: f64) -> Value {
     float(value)
 }
 
-/// A float as Python would write it; non-finite ones become the words that [`to_text`] leaves bare.
+/// A float as Python would write it; non-finite ones become strings that are written as bare words.
 pub(crate) fn float(value: f64) -> Value {
     serde_json::Number::from_f64(value).map_or_else(
         || {
             let word = if value.is_nan() { 2 } else { usize::from(value > 0.0) };
-            Value::from(NON_FINITE[word].0)
+            Value::String(format!("{MARK}{}", NON_FINITE[word].0))
         },
         Value::Number,
     )
+}
+
+/// A list of floats, which may be a long one.
+pub(crate) fn floats(values: &[f64], what: &str) -> Result<Value> {
+    memory::collect(values.iter().map(|value| float(*value)), what).map(Value::Array)
 }
 
 /// The keys of a config, taken one by one; what is left at the end was unknown.
@@ -259,7 +270,8 @@ impl Fields {
     /// A number that may be infinite.
     pub fn float(&mut self, key: &str, default: f64) -> Result<f64> {
         let Some(value) = self.take(key) else { return Ok(default) };
-        let word = value.as_str().and_then(|s| NON_FINITE.iter().find(|(word, _)| *word == s)).map(|(_, number)| *number);
+        // Programs without the bare words write them in quotes.
+        let word = value.as_str().and_then(|s| NON_FINITE.into_iter().find(|(word, _)| *word == s).or(non_finite(s))).map(|(_, number)| number);
         value.as_f64().or(word).ok_or_else(|| self.invalid(key, "a number", &value))
     }
 
@@ -277,7 +289,7 @@ impl Fields {
         match self.take(key) {
             None => Ok(default.map(str::to_string)),
             Some(Value::Null) => Ok(None),
-            Some(Value::String(s)) => Ok(Some(s)),
+            Some(Value::String(s)) if non_finite(&s).is_none() => Ok(Some(s)),
             Some(other) => Err(self.invalid(key, "a text", &other)),
         }
     }
@@ -286,7 +298,7 @@ impl Fields {
     pub fn choice<E: Named>(&mut self, key: &str, default: E) -> Result<E> {
         match self.take(key) {
             None => Ok(default),
-            Some(Value::String(s)) => self.to_choice(key, &s),
+            Some(Value::String(s)) if non_finite(&s).is_none() => self.to_choice(key, &s),
             Some(other) => Err(self.invalid(key, "a text", &other)),
         }
     }
@@ -296,7 +308,7 @@ impl Fields {
         match self.take(key) {
             None => Ok(default),
             Some(Value::Null) => Ok(None),
-            Some(Value::String(s)) => self.to_choice(key, &s).map(Some),
+            Some(Value::String(s)) if non_finite(&s).is_none() => self.to_choice(key, &s).map(Some),
             Some(other) => Err(self.invalid(key, "a text or null", &other)),
         }
     }
@@ -314,7 +326,7 @@ impl Fields {
 pub(crate) fn describe(value: &Value) -> String {
     // A config's value may be as long as its text: no more of it is written than is shown.
     let mut out = Beginning(Vec::with_capacity(2 * SHOWN));
-    let _ = serde_json::to_writer(&mut out, value);
+    let _ = write_value(&mut out, value, None);
     shorten(&String::from_utf8_lossy(&out.0)).into_owned()
 }
 
@@ -322,7 +334,7 @@ pub(crate) fn describe(value: &Value) -> String {
 const SHOWN: usize = 60;
 
 /// The beginning of a text that may be long.
-fn shorten(text: &str) -> Cow<'_, str> {
+pub(crate) fn shorten(text: &str) -> Cow<'_, str> {
     if text.len() <= SHOWN {
         return Cow::Borrowed(text);
     }
@@ -363,6 +375,7 @@ impl io::Write for Beginning {
 mod tests {
     use super::*;
     use crate::Status;
+    use crate::io::json_writer::to_text;
 
     #[test]
     fn python_words_are_numbers_outside_strings_only() {
@@ -372,6 +385,15 @@ mod tests {
         assert!(f.float("f", 0.0).unwrap().is_nan());
         assert_eq!(f.opt_text("d", None).unwrap().unwrap(), "Infinity \" NaN");
         assert_eq!(f.opt_text("e", None).unwrap().unwrap(), "ä\\");
+    }
+
+    #[test]
+    fn words_are_no_texts_and_texts_no_words() {
+        let mut f = Fields::parse(r#"{"a": NaN, "b": [Infinity], "c": Infinity}"#, "t").unwrap();
+        let (list, number) = (f.take("b").unwrap(), f.take("c").unwrap());
+        assert!(f.invalid("b", "texts", &list).message.ends_with("found [Infinity]") && f.invalid("c", "texts", &number).message.ends_with("found Infinity"));
+        assert!(f.opt_text("a", None).unwrap_err().message.ends_with("expected a text, found NaN"));
+        assert_eq!(parse(&format!("[\"{MARK}NaN\"]"), "t").unwrap_err().status, Status::CorruptFile);
     }
 
     #[test]
@@ -385,9 +407,27 @@ mod tests {
         map.insert("b".into(), float(f64::NEG_INFINITY));
         map.insert("a".into(), float(0.5));
         map.insert("c".into(), number(2.0));
-        let text = to_text(map);
+        let text = to_text(&map, &Map::new(), "t").unwrap();
         assert_eq!(text, "{\n  \"a\": 0.5,\n  \"b\": -Infinity,\n  \"c\": 2\n}\n");
         assert_eq!(Fields::parse(&text, "t").unwrap().float("b", 0.0).unwrap(), f64::NEG_INFINITY);
+    }
+
+    /// Numbers that JSON lacks stay numbers and texts of the same name stay texts, at every depth of what is only kept.
+    #[test]
+    fn unknown_values_are_written_back_as_they_were() {
+        let text = r#"{"_class_name": "DDIMScheduler", "a": [NaN, {"b": -Infinity}], "c": "Infinity", "d": "x\": \"NaN", "e": {}, "f": [], "g": [[0.5, "ä\n"]], "z": Infinity}"#;
+        let config = crate::io::SchedulerConfig::parse(text, "t").unwrap();
+        let written = config.to_json().unwrap();
+        let kept = [
+            "\"a\": [\n    NaN,\n    {\n      \"b\": -Infinity\n    }\n  ]",
+            "\"c\": \"Infinity\"",
+            r#""d": "x\": \"NaN""#,
+            "\"e\": {}",
+            "\"f\": []",
+            "\"z\": Infinity",
+        ];
+        kept.iter().for_each(|part| assert!(written.contains(part), "{part}: {written}"));
+        assert_eq!(crate::io::SchedulerConfig::parse(&written, "t").unwrap().other, config.other);
     }
 
     #[test]

@@ -3,15 +3,16 @@
 use super::folder::{self, Journal};
 use super::record::{self, UNET};
 use super::target::folder_of;
-use super::{json, weights};
+use super::{file, json, weights};
 use crate::error::{Error, Result};
+use crate::memory;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "config.json";
 const SCHEDULER: &str = "scheduler_config.json";
 /// Subfolders that are looked at for a model.
-const MAX_ENTRIES: usize = 1000;
+const MAX_FOLDERS: usize = 1000;
 
 /// Where a model's files lie. Finding them reads no weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +51,7 @@ impl ModelPaths {
             return Ok(Some(found));
         }
         let nested = folder.join(UNET);
-        if nested.join(CONFIG).is_file() {
+        if file::is_file(&nested.join(CONFIG))? {
             return Self::at(&nested, folder, variant).map(Some);
         }
         let pipeline = pipeline_of(folder);
@@ -59,7 +60,7 @@ impl ModelPaths {
         {
             return Ok(Some(found));
         }
-        if !folder.join(CONFIG).is_file() {
+        if !file::is_file(&folder.join(CONFIG))? {
             return Ok(None);
         }
         Self::at(folder, pipeline.as_deref().unwrap_or(folder), variant).map(Some)
@@ -69,6 +70,7 @@ impl ModelPaths {
     fn unfinished(root: &Path, variant: Option<&str>) -> Result<Option<Self>> {
         folder::finish_quietly(root);
         let Some(journal) = Journal::read(root)? else { return Ok(None) };
+        journal.check_latest(root)?;
         let mut notes = vec![];
         let at = |part: &str| journal.locate(root, part);
         let weights = match variant {
@@ -82,34 +84,34 @@ impl ModelPaths {
     fn at(unet: &Path, root: &Path, variant: Option<&str>) -> Result<Self> {
         let mut notes = vec![];
         let weights = weights::find(unet, variant, &mut notes)?;
-        Ok(Self::with_weights(unet, root, weights, notes))
+        Self::with_weights(unet, root, weights, notes)
     }
 
-    fn with_weights(unet: &Path, root: &Path, weights: PathBuf, mut notes: Vec<String>) -> Self {
-        Self {
+    fn with_weights(unet: &Path, root: &Path, weights: PathBuf, mut notes: Vec<String>) -> Result<Self> {
+        Ok(Self {
             root: root.to_path_buf(),
             config: unet.join(CONFIG),
             weights,
-            scheduler: find_scheduler(unet, root, &mut notes),
-            index: existing(root.join(record::INDEX)),
-            record: existing(root.join(record::RECORD)).or_else(|| existing(unet.join(record::RECORD))),
+            scheduler: find_scheduler(unet, root, &mut notes)?,
+            index: first([root.join(record::INDEX)])?,
+            record: first([root.join(record::RECORD), unet.join(record::RECORD)])?,
             notes,
-        }
+        })
     }
 
     /// The model that a file belongs to: weights stand for themselves, other files for their folder's or, as the scheduler's, the folder's above.
     fn of_file(path: &Path, variant: Option<&str>) -> Result<Self> {
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
         let folder = folder_of(path);
-        if weights::is_weights(name) && folder.join(CONFIG).is_file() {
-            if variant.is_some() {
-                return Err(Error::invalid(format!("{}: weights by their own path; give their folder to choose a variant", path.display())));
-            }
-            let root = pipeline_of(folder);
-            let notes = vec![format!("{} is taken with the configuration beside it", path.display())];
-            return Ok(Self::with_weights(folder, root.as_deref().unwrap_or(folder), path.to_path_buf(), notes));
+        let shard = weights::is_shard(name);
+        if weights::is_weights(name)
+            && !shard
+            && let Some(found) = Self::of_weights(path, folder, variant)?
+        {
+            return Ok(found);
         }
-        if [CONFIG, SCHEDULER, record::INDEX, record::RECORD].contains(&name) {
+        if shard || [CONFIG, SCHEDULER, record::INDEX, record::RECORD].contains(&name) {
+            let variant = variant.or(weights::variant_of_shard(name));
             let above = folder.canonicalize().ok().and_then(|f| f.parent().map(Path::to_path_buf));
             for folder in [Some(folder), above.as_deref()].into_iter().flatten() {
                 if let Some(mut found) = Self::in_folder(folder, variant)? {
@@ -119,6 +121,25 @@ impl ModelPaths {
             }
         }
         Err(Error::invalid(format!("{}: expected a model's folder, found a file", path.display())))
+    }
+
+    /// Weights with what lies around them; `None` where there is no configuration.
+    fn of_weights(path: &Path, folder: &Path, variant: Option<&str>) -> Result<Option<Self>> {
+        let root = pipeline_of(folder);
+        let unfinished = root.as_deref().map(|root| Self::unfinished(root, None)).transpose()?.flatten();
+        if unfinished.is_none() && !file::is_file(&folder.join(CONFIG))? {
+            return Ok(None);
+        }
+        if variant.is_some() {
+            return Err(Error::invalid(format!("{}: weights by their own path; give their folder to choose a variant", path.display())));
+        }
+        let note = format!("{} is taken with the configuration beside it", path.display());
+        Ok(Some(match unfinished {
+            // The name of a new model's weights, which are still under another one.
+            Some(found) if Path::new(record::WEIGHTS).file_name() == path.file_name() => found,
+            Some(found) => Self { weights: path.to_path_buf(), notes: vec![note], ..found },
+            None => Self::with_weights(folder, root.as_deref().unwrap_or(folder), path.to_path_buf(), vec![note])?,
+        }))
     }
 
     /// The only model below a folder that is none itself.
@@ -141,8 +162,14 @@ impl ModelPaths {
     }
 }
 
-fn existing(path: PathBuf) -> Option<PathBuf> {
-    path.is_file().then_some(path)
+/// The first of some files that is there.
+fn first(paths: impl IntoIterator<Item = PathBuf>) -> Result<Option<PathBuf>> {
+    for path in paths {
+        if file::is_file(&path)? {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
 }
 
 /// The pipeline's folder, when this is its `unet` folder.
@@ -154,26 +181,26 @@ fn pipeline_of(folder: &Path) -> Option<PathBuf> {
 }
 
 /// The scheduler of a model, or that of the folders above: training scripts keep networks below the pipeline that they belong to, without one.
-fn find_scheduler(unet: &Path, root: &Path, notes: &mut Vec<String>) -> Option<PathBuf> {
+fn find_scheduler(unet: &Path, root: &Path, notes: &mut Vec<String>) -> Result<Option<PathBuf>> {
     // A folder named "unet" can be a flat one too.
     let own = [root.join("scheduler").join(SCHEDULER), unet.join(SCHEDULER), unet.join("scheduler").join(SCHEDULER)];
-    if let Some(found) = own.into_iter().find(|path| path.is_file()) {
-        return Some(found);
+    if let Some(found) = first(own)? {
+        return Ok(Some(found));
     }
     let resolved = root.canonicalize().ok();
     let named = root.parent().filter(|p| !p.as_os_str().is_empty() && root.file_name().is_some());
     let above = resolved.as_deref().and_then(Path::parent);
     let further = above.and_then(Path::parent);
     let near = [named, above].into_iter().flatten().flat_map(|folder| [folder.join("scheduler").join(SCHEDULER), folder.join(SCHEDULER)]);
-    let found = near.chain(further.map(|folder| folder.join("scheduler").join(SCHEDULER))).find(|path| path.is_file())?;
-    notes.push(format!("{}: has no {SCHEDULER} of its own; {} is taken", unet.display(), found.display()));
-    Some(found)
+    let found = first(near.chain(further.map(|folder| folder.join("scheduler").join(SCHEDULER))))?;
+    notes.extend(found.iter().map(|found| format!("{}: has no {SCHEDULER} of its own; {} is taken", unet.display(), found.display())));
+    Ok(found)
 }
 
 /// The models right below a folder: a run's only checkpoint, a network under another name, the snapshot of a hub's cache.
 fn models_below(folder: &Path) -> Result<Vec<PathBuf>> {
     let snapshots = folder.join("snapshots");
-    if let Some(main) = existing(folder.join("refs").join("main")) {
+    if let Some(main) = first([folder.join("refs").join("main")])? {
         let main = json::read_text(&main)?;
         let main = main.trim();
         let snapshot = snapshots.join(main);
@@ -182,9 +209,23 @@ fn models_below(folder: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     let listed = if snapshots.is_dir() { &snapshots } else { folder };
-    let entries = fs::read_dir(listed).map_err(|e| Error::from_io(listed, &e))?;
-    let mut found: Vec<PathBuf> = entries.take(MAX_ENTRIES).flatten().map(|e| e.path()).filter(|path| path.is_dir() && holds_model(path)).collect();
-    found.sort();
+    let failed = |e: std::io::Error| Error::from_io(listed, &e);
+    let (mut found, mut looked_at) = (vec![], 0);
+    for entry in fs::read_dir(listed).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if !path.is_dir() {
+            continue;
+        }
+        if looked_at == MAX_FOLDERS {
+            let advice = "too many to look for a model in each; give its own";
+            return Err(Error::not_found(format!("{}: no model here, and more than {MAX_FOLDERS} folders, {advice}", listed.display())));
+        }
+        looked_at += 1;
+        if holds_model(&path) {
+            memory::push(&mut found, path, "models below a folder")?;
+        }
+    }
+    found.sort_unstable();
     Ok(found)
 }
 

@@ -123,3 +123,69 @@ fn where_it_is_not_clear_what_is_meant_the_choices_are_named() {
         assert!(words.iter().all(|word| error.message.contains(word)), "{error}");
     }
 }
+
+/// A link to nothing, and what the system cannot read (here, because links lead round in a circle), are not the same as no file.
+#[cfg(unix)]
+#[test]
+fn what_cannot_be_read_is_not_taken_for_absent() {
+    let pipeline = [
+        ("c", "o/m/unet/config.json"),
+        ("w", "o/m/unet/diffusion_pytorch_model.safetensors"),
+        ("w", "o/m/unet/diffusion_pytorch_model.fp16.safetensors"),
+        ("s", "o/m/scheduler/scheduler_config.json"),
+        ("s", "o/scheduler/scheduler_config.json"),
+    ];
+    // (the link, what it says, what is opened)
+    for (link, text, path) in [
+        ("o/m/scheduler/scheduler_config.json", "absent", "o/m"),
+        ("o/m/scheduler", "scheduler", "o/m"),
+        ("o/m/scheduler/scheduler_config.json", "absent", "o/m/unet/diffusion_pytorch_model.safetensors"),
+        ("o/m/fewstep.json", "absent", "o/m"),
+        ("o/m/model_index.json", "model_index.json", "o/m"),
+        ("o/m/unet/diffusion_pytorch_model.safetensors", "absent", "o/m"),
+        ("o/m/unet/config.json", "absent", "o/m"),
+        ("o/m/unet/config.json", "absent", "o/m/unet"),
+        ("o/m/unet/config.json", "absent", "o/m/unet/diffusion_pytorch_model.safetensors"),
+        ("o/m/unet", "unet", "o/m"),
+    ] {
+        let dir = TestDir::new("layout-unreadable");
+        arrange(&dir, &pipeline);
+        ModelFiles::open(&dir.join(path), None).unwrap();
+        let (at, _) = (dir.join(link), dir.join(text));
+        let _ = if at.is_dir() { fs::remove_dir_all(&at) } else { fs::remove_file(&at) };
+        std::os::unix::fs::symlink(text, &at).unwrap();
+        let error = ModelFiles::open(&dir.join(path), None).map(drop).unwrap_err();
+        assert!(matches!(error.status, Status::Io | Status::NotFound), "{link}: {error}");
+        assert!(error.message.contains(link), "{link}: {error}");
+    }
+}
+
+#[test]
+fn a_shard_s_path_stands_for_its_model() {
+    let (plain, fp16) = (format!("{W}.index.json"), "diffusion_pytorch_model.safetensors.index.fp16.json");
+    for (shard, expected) in [
+        ("diffusion_pytorch_model-00001-of-00002.safetensors", plain.as_str()),
+        ("diffusion_pytorch_model.fp16-00001-of-00002.safetensors", fp16),
+        ("diffusion_pytorch_model-00001-of-00002.fp16.safetensors", fp16),
+        ("part-00001-of-00002.safetensors", plain.as_str()),
+    ] {
+        let dir = TestDir::new("layout-shard");
+        arrange(&dir, &[("c", "m/unet/config.json"), ("s", "m/scheduler/scheduler_config.json"), ("w", &*format!("m/unet/{shard}"))]);
+        [plain.as_str(), fp16].iter().for_each(|index| fs::write(dir.join("m/unet").join(index), "{}").unwrap());
+        let found = ModelPaths::find(&dir.join("m/unet").join(shard), None).unwrap();
+        assert_eq!(found.weights.file_name().unwrap(), expected, "{shard}");
+        assert!(found.notes[0].contains("m/unet is opened") && found.scheduler.is_some(), "{:?}", found.notes);
+    }
+}
+
+#[test]
+fn the_only_model_is_said_of_folders_that_were_all_looked_at() {
+    let dir = TestDir::new("layout-many");
+    arrange(&dir, &[("c", "net/config.json"), ("w", "net/diffusion_pytorch_model.safetensors")]);
+    (0..MAX_FOLDERS + 500).for_each(|n| fs::write(dir.join(&format!("{n}.png")), "").unwrap());
+    ModelFiles::open(dir.path(), None).unwrap();
+    (0..MAX_FOLDERS).for_each(|n| fs::create_dir(dir.join(&format!("{n}"))).unwrap());
+    let error = ModelFiles::open(dir.path(), None).map(drop).unwrap_err();
+    assert_eq!(error.status, Status::NotFound, "{error}");
+    assert!(error.message.contains("more than 1000 folders"), "{error}");
+}

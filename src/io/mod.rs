@@ -12,6 +12,7 @@ mod hashing;
 pub mod image;
 pub mod json;
 mod json_reader;
+pub(crate) mod json_writer;
 mod layout;
 pub mod model_file;
 pub mod npy;

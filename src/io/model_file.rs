@@ -5,7 +5,9 @@
 
 use crate::error::{Error, Result};
 use crate::io::diffusers::{ModelFiles, ModelTexts};
-use crate::io::{SchedulerConfig, TensorFile, UNetConfig, safetensors};
+use crate::io::json::shorten;
+use crate::io::json_writer::compact;
+use crate::io::{SchedulerConfig, TensorFile, UNetConfig, file, safetensors};
 use crate::tensor::Tensor;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -26,7 +28,7 @@ impl ModelFiles {
             return Self::open(path, None);
         }
         let tensors = TensorFile::open(path)?;
-        if !tensors.metadata().contains_key(FORMAT) && path.with_file_name(CONFIG).is_file() && name.ends_with(".safetensors") {
+        if !tensors.metadata().contains_key(FORMAT) && name.ends_with(".safetensors") && file::is_file(&path.with_file_name(CONFIG))? {
             drop(tensors);
             return Self::open(path, None);
         }
@@ -43,7 +45,7 @@ impl ModelFiles {
         match metadata.get(FORMAT).map(String::as_str) {
             Some(VERSION) => {}
             Some(other) => {
-                return Err(Error::version(format!("{file}: {FORMAT} version {other:?}, this library reads {VERSION:?}")));
+                return Err(Error::version(format!("{file}: {FORMAT} version {:?}, this library reads {VERSION:?}", shorten(other))));
             }
             None => {
                 return Err(Error::unsupported(format!(
@@ -63,11 +65,11 @@ pub fn save_model_file(path: &Path, config: &UNetConfig, tensors: &[(&str, &Tens
     let mut metadata = BTreeMap::from([
         ("format".to_string(), "pt".to_string()),
         (FORMAT.to_string(), VERSION.to_string()),
-        (CONFIG.to_string(), config.to_json()),
-        (SCHEDULER.to_string(), scheduler.to_json()),
+        (CONFIG.to_string(), config.to_json()?),
+        (SCHEDULER.to_string(), scheduler.to_json()?),
     ]);
     if let Some(value) = fewstep {
-        metadata.insert(FEWSTEP.to_string(), value.to_string());
+        metadata.insert(FEWSTEP.to_string(), compact(value, FEWSTEP)?);
     }
     safetensors::save(path, tensors, &metadata)
 }
@@ -110,13 +112,14 @@ mod tests {
         for (metadata, status, word) in [
             (&[][..], Status::Unsupported, "diffusers folder"),
             (&[(FORMAT, "2")], Status::VersionMismatch, "\"2\""),
+            (&[(FORMAT, &*"2".repeat(1 << 20))], Status::VersionMismatch, "\"22"),
             (&[(FORMAT, VERSION)], Status::CorruptFile, CONFIG),
             (&[(FORMAT, VERSION), (CONFIG, "{")], Status::CorruptFile, CONFIG),
             (&[(FORMAT, VERSION), (CONFIG, "{}"), (SCHEDULER, "[")], Status::CorruptFile, SCHEDULER),
         ] {
             let error = open(metadata);
             assert_eq!(error.status, status, "{error}");
-            assert!(error.message.starts_with("m.safetensors") && error.message.contains(word), "{error}");
+            assert!(error.message.starts_with("m.safetensors") && error.message.contains(word) && error.message.len() < 1000, "{error}");
         }
     }
 }

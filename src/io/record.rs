@@ -6,6 +6,7 @@
 //! Every model has `parts`, students have the rest too. Folders of other programs have no record, records of earlier builds have no `parts`.
 
 use crate::error::{Error, Result};
+use crate::io::json_writer;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -92,8 +93,7 @@ pub(super) fn to_text(student: Option<&Value>, parts: &[(&str, String)]) -> Resu
     };
     let hashes: Map<String, Value> = parts.iter().map(|(part, hash)| (part.to_string(), json!({SHA256: hash}))).collect();
     map.insert(KEY.into(), Value::Object(hashes));
-    let text = serde_json::to_string_pretty(&map).map_err(|e| Error::internal(format!("fewstep.json: {e}")))?;
-    Ok(format!("{text}\n"))
+    json_writer::to_text(&map, &Map::new(), RECORD)
 }
 
 /// Whether a record has a student's grid, or only names parts.

@@ -1,6 +1,7 @@
 //! diffusers' scheduler classes: which of them say how noisy each timestep is, and what each assumes for keys that its file leaves out.
 
 use crate::error::{Error, Result};
+use crate::io::json::shorten;
 use crate::names::{BetaSchedule, Named, Spacing, named_enum};
 
 named_enum! {
@@ -83,7 +84,7 @@ pub(crate) struct ClassDefaults {
 impl SchedulerClass {
     /// The class of this name; another is refused with the reason.
     pub(crate) fn read(name: &str, file: &str) -> Result<Self> {
-        Self::from_name(name).ok_or_else(|| Error::unsupported(format!("{file}: _class_name \"{name}\" is not supported: {}", refusal(name))))
+        Self::from_name(name).ok_or_else(|| Error::unsupported(format!("{file}: _class_name \"{}\" is not supported: {}", shorten(name), refusal(name))))
     }
 
     /// The classes that diffusers has, by the defaults of their constructors (0.42).

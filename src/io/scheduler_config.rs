@@ -5,7 +5,8 @@
 
 use crate::error::{Error, Result};
 use crate::io::DIFFUSERS_VERSION;
-use crate::io::json::{Fields, float, number, to_text};
+use crate::io::json::{self, Fields, float, number};
+use crate::io::json_writer::to_text;
 pub use crate::io::scheduler_class::SchedulerClass;
 use crate::io::scheduler_class::{ClassDefaults, SAMPLING_KEYS};
 pub use crate::io::scheduler_names::*;
@@ -402,7 +403,7 @@ impl SchedulerConfig {
     }
 
     /// Writes a `scheduler_config.json` that diffusers opens: every key of the class that this library reads, and what else its file had.
-    pub fn to_json(&self) -> String {
+    pub fn to_json(&self) -> Result<String> {
         let has = self.class.defaults();
         let mut map = Map::new();
         let mut put = |key: &str, value: Value| drop(map.insert(key.to_string(), value));
@@ -414,7 +415,8 @@ impl SchedulerConfig {
         if self.class != SchedulerClass::UnClip {
             put("beta_start", float(self.beta_start));
             put("beta_end", float(self.beta_end));
-            put("trained_betas", json!(self.trained_betas));
+            let betas = self.trained_betas.as_ref().map(|betas| json::floats(betas, "trained_betas")).transpose()?;
+            put("trained_betas", betas.unwrap_or(Value::Null));
         }
         self.put_grid(&mut put, &has);
         self.put_clipping(&mut put, &has);
@@ -434,8 +436,7 @@ impl SchedulerConfig {
         if self.class.has_sigmas() {
             self.put_sigmas(&mut put);
         }
-        map.extend(self.other.clone());
-        to_text(map)
+        to_text(&map, &self.other, "scheduler_config.json")
     }
 
     fn put_grid(&self, put: &mut impl FnMut(&str, Value), has: &ClassDefaults) {

@@ -45,6 +45,11 @@ impl Target {
         Err(Error::io(format!("{}: its links lead round in a circle, or to no path that can be replaced", path.display())))
     }
 
+    /// The place of a file that is this library's own: a link there is replaced by it, and not followed.
+    pub fn own(path: PathBuf) -> Self {
+        Self { path, replaced: None }
+    }
+
     /// The file's own path, which is no link.
     pub fn path(&self) -> &Path {
         &self.path

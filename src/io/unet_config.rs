@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::io::DIFFUSERS_VERSION;
-use crate::io::json::{Fields, MAX_LIST, describe, float, number, to_text};
+use crate::io::json::{Fields, MAX_LIST, describe, float, number};
+use crate::io::json_writer::to_text;
 use crate::names::{Named, named_enum};
 use serde_json::{Map, Value, json};
 
@@ -311,7 +312,7 @@ impl UNetConfig {
     }
 
     /// Writes a `config.json` that diffusers opens.
-    pub fn to_json(&self) -> String {
+    pub fn to_json(&self) -> Result<String> {
         let mut map = Map::new();
         let mut put = |key: &str, value: Value| drop(map.insert(key.to_string(), value));
         put("_class_name", json!("UNet2DModel"));
@@ -344,8 +345,7 @@ impl UNetConfig {
         put("class_embed_type", json!(self.class_embed_type.map(Named::name)));
         put("num_class_embeds", json!(self.num_class_embeds));
         put("num_train_timesteps", json!(self.num_train_timesteps));
-        map.extend(self.other.clone());
-        to_text(map)
+        to_text(&map, &self.other, "config.json")
     }
 }
 

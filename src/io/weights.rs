@@ -1,8 +1,9 @@
 //! Which file of a folder has the weights: diffusers' names, with their variants, in one file or in shards.
 
-use super::TensorFile;
-use super::json;
+use super::json::{self, describe};
+use super::{TensorFile, file};
 use crate::error::{Error, Result};
+use crate::memory;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,8 +14,8 @@ const STEM: &str = "diffusion_pytorch_model";
 const PREFERENCE: [&str; 5] = ["", "ema", "fp16", "bf16", "non_ema"];
 /// Ends of names of weights that are not read.
 const PICKLES: [&str; 5] = [".bin", ".bin.index.json", ".pt", ".pth", ".ckpt"];
-/// Entries of a folder that are looked at.
-const MAX_ENTRIES: usize = 10_000;
+/// Names of weights in one folder.
+const MAX_NAMES: usize = 10_000;
 /// Shards of one model; diffusers makes them of 10 GB.
 const MAX_SHARDS: usize = 1000;
 
@@ -22,13 +23,19 @@ const MAX_SHARDS: usize = 1000;
 ///
 /// `variant` names one (`""` the plain file); else the first of [`PREFERENCE`] is taken, else the only safetensors file there is.
 pub(super) fn find(folder: &Path, variant: Option<&str>, notes: &mut Vec<String>) -> Result<PathBuf> {
-    let of_variant = |variant: &str| names_of(variant).into_iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect::<Vec<_>>();
+    let of_variant = |variant: &str| {
+        let mut found = vec![];
+        for path in names_of(variant).into_iter().map(|name| folder.join(name)) {
+            found.extend(file::is_file(&path)?.then_some(path));
+        }
+        Ok::<_, Error>(found)
+    };
     let candidates = match variant {
         Some(name) => vec![name],
         None => PREFERENCE.to_vec(),
     };
     for name in candidates {
-        let found = of_variant(name);
+        let found = of_variant(name)?;
         if let [first, second, ..] = found.as_slice() {
             notes.push(format!("{} is taken; {} is there too", first.display(), second.display()));
         }
@@ -39,7 +46,7 @@ pub(super) fn find(folder: &Path, variant: Option<&str>, notes: &mut Vec<String>
             return Ok(first);
         }
     }
-    let entries = entries(folder);
+    let entries = names(folder, |name| name.ends_with(".safetensors") || is_pickle(name))?;
     let others: Vec<&String> = entries.iter().filter(|n| n.ends_with(".safetensors") && !is_shard(n)).collect();
     match (variant, others.as_slice()) {
         (None, [only]) => {
@@ -66,7 +73,7 @@ fn not_found(folder: &Path, variant: Option<&str>, entries: &[String], others: &
     if let (Some(variant), false) = (variant, others.is_empty()) {
         return Error::not_found(format!("{}: no weights of the variant {variant:?}; there are: {shown}", folder.display()));
     }
-    if let Some(pickle) = entries.iter().find(|n| PICKLES.iter().any(|end| n.ends_with(end))) {
+    if let Some(pickle) = entries.iter().find(|n| is_pickle(n)) {
         let advice = "the weights are pickled, which is not read: convert them to safetensors, with save_pretrained(..., safe_serialization=True)";
         return Error::unsupported(format!("{}: {advice}", folder.join(pickle).display()));
     }
@@ -76,20 +83,43 @@ fn not_found(folder: &Path, variant: Option<&str>, entries: &[String], others: &
     Error::not_found(format!("{}: no such file, and which of the others is meant is not clear ({shown}): give one by its own path", plain.display()))
 }
 
-/// The names in a folder, in order.
-fn entries(folder: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(folder) else { return vec![] };
-    let mut names: Vec<String> = entries.take(MAX_ENTRIES).flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
-    names.sort();
-    names
+/// The names in a folder for which `keep` holds, in order. Hidden files are none of a model's: among them are what saves are writing.
+fn names(folder: &Path, keep: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+    let failed = |e: std::io::Error| Error::from_io(folder, &e);
+    let mut names = vec![];
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let Ok(name) = entry.map_err(failed)?.file_name().into_string() else { continue };
+        if name.starts_with('.') || !keep(&name) {
+            continue;
+        }
+        if names.len() == MAX_NAMES {
+            return Err(Error::unsupported(format!("{}: more than {MAX_NAMES} files of weights in one folder", folder.display())));
+        }
+        memory::check()?;
+        memory::push(&mut names, name, "names of weights")?;
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn is_pickle(name: &str) -> bool {
+    PICKLES.iter().any(|end| name.ends_with(end))
 }
 
 /// Whether a name is that of one of several files: `…-00001-of-00002.safetensors`, with or without a variant.
-fn is_shard(name: &str) -> bool {
+pub(super) fn is_shard(name: &str) -> bool {
     let five = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
     let Some((before, after)) = name.split_once("-of-") else { return false };
     let number = before.rsplit_once('-').is_some_and(|(_, number)| five(number));
     number && after.split_once('.').is_some_and(|(count, end)| five(count) && (end == "safetensors" || end.ends_with(".safetensors")))
+}
+
+/// The variant whose index names a shard of this name; `None` where the name does not say.
+pub(super) fn variant_of_shard(name: &str) -> Option<&str> {
+    let (before, after) = name.strip_prefix(STEM).filter(|_| is_shard(name))?.split_once("-of-")?;
+    let newer = before.strip_prefix('.').and_then(|rest| rest.rsplit_once('-')).map(|(variant, _)| variant);
+    let older = after.strip_suffix(".safetensors").and_then(|rest| rest.split_once('.')).map(|(_, variant)| variant);
+    Some(newer.or(older).unwrap_or_default())
 }
 
 /// Whether a name is that of a plain model's shard or index, which would stay beside the weights that a save writes and be taken for them by diffusers.
@@ -104,8 +134,8 @@ pub(super) fn is_weights(name: &str) -> bool {
 }
 
 /// The names in a folder which [`is_shard_or_index`].
-pub(super) fn shards_and_index(folder: &Path) -> Vec<String> {
-    entries(folder).into_iter().filter(|name| is_shard_or_index(name)).collect()
+pub(super) fn shards_and_index(folder: &Path) -> Result<Vec<String>> {
+    names(folder, is_shard_or_index)
 }
 
 /// Reads what [`find`] found.
@@ -127,8 +157,9 @@ fn read_shards(index: &Path) -> Result<TensorFile> {
     let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (tensor, shard) in map {
         let name = shard.as_str().filter(|name| is_plain_name(name));
-        let name = name.ok_or_else(|| corrupt(format!("tensor {tensor:?} is said to be in {shard}, which is no plain name of a safetensors file")))?;
-        shards.entry(name).or_default().push(tensor);
+        let unknown = || corrupt(format!("tensor {tensor:?} is said to be in {}, which is no plain name of a safetensors file", describe(shard)));
+        memory::check()?;
+        memory::push(shards.entry(name.ok_or_else(unknown)?).or_default(), tensor, "names of tensors")?;
     }
     if shards.is_empty() || shards.len() > MAX_SHARDS {
         return Err(corrupt(format!("names {} shards; from 1 to {MAX_SHARDS} are read", shards.len())));

@@ -9,6 +9,9 @@ fn touch(dir: &TestDir, names: &[&str]) {
     names.iter().for_each(|name| fs::write(dir.join(name), "").unwrap());
 }
 
+/// What a save that is under way, or was killed, has in the folder.
+const LEFT: &str = ".fewstep-new-0123456789abcdef-diffusion_pytorch_model.safetensors";
+
 #[test]
 fn the_preferred_or_named_weights_are_found() {
     let plain = "diffusion_pytorch_model.safetensors";
@@ -32,6 +35,7 @@ fn the_preferred_or_named_weights_are_found() {
         (&[plain, old_index], Some("fp16"), old_index, false),
         (&["diffusion_pytorch_model.mine.safetensors"], Some("mine"), "diffusion_pytorch_model.mine.safetensors", false),
         (&["model.safetensors", "notes.txt"], None, "model.safetensors", true),
+        (&["model.safetensors", LEFT], None, "model.safetensors", true),
         (&["diffusion_pytorch_model.mine.safetensors", "diffusion_pytorch_model.bin"], None, "diffusion_pytorch_model.mine.safetensors", true),
     ];
     for (files, variant, expected, said) in cases {
@@ -51,6 +55,7 @@ fn what_cannot_be_taken_is_named() {
         (&["diffusion_pytorch_model.bin"], None, Status::Unsupported, "safe_serialization"),
         (&["diffusion_pytorch_model.fp16.bin"], None, Status::Unsupported, "diffusion_pytorch_model.fp16.bin"),
         (&["diffusion_pytorch_model.bin.index.json"], None, Status::Unsupported, "diffusion_pytorch_model.bin.index.json"),
+        (&[LEFT], None, Status::NotFound, "diffusion_pytorch_model.safetensors: no such file"),
         (&["last.ckpt"], None, Status::Unsupported, "last.ckpt"),
         (&["a.safetensors", "b.safetensors"], None, Status::NotFound, "a.safetensors, b.safetensors"),
         (&["diffusion_pytorch_model-00001-of-00002.safetensors"], None, Status::NotFound, "no such file"),
@@ -62,7 +67,7 @@ fn what_cannot_be_taken_is_named() {
         touch(&dir, files);
         let error = find(dir.path(), *variant, &mut vec![]).unwrap_err();
         assert_eq!(error.status, *status, "{error}");
-        assert!(error.message.contains(word), "{error}");
+        assert!(error.message.contains(word) && error.message.len() < 1000, "{error}");
     }
 }
 
@@ -84,6 +89,14 @@ fn names_of_shards_and_variants() {
     for (variant, good) in [("fp16", true), ("", true), ("non_ema-2", true), ("a/b", false), ("..", false), ("fp 16", false), (&*"x".repeat(65), false)] {
         assert_eq!(check_variant(variant).is_ok(), good, "{variant}");
     }
+}
+
+#[test]
+fn a_folder_that_cannot_be_listed_is_no_folder_without_shards() {
+    let dir = TestDir::new("weights-unlisted");
+    touch(&dir, &["diffusion_pytorch_model-00001-of-00002.safetensors"]);
+    assert_eq!(shards_and_index(dir.path()).unwrap().len(), 1);
+    assert_eq!(shards_and_index(&dir.join("absent")).unwrap_err().status, Status::NotFound);
 }
 
 /// Writes shards and an index that says where each tensor is.
@@ -120,6 +133,7 @@ fn indices_are_not_trusted() {
         (json!({"a": "C:s-1.safetensors"}), Status::CorruptFile, "no plain name"),
         (json!({"a": "s-1.bin"}), Status::CorruptFile, "s-1.bin"),
         (json!({"a": 7}), Status::CorruptFile, "7"),
+        (json!({"a": "x".repeat(1 << 20)}), Status::CorruptFile, "no plain name"),
         (json!({}), Status::CorruptFile, "0 shards"),
         (json!([]), Status::CorruptFile, "weight_map"),
         (json!({"a": "s-1.safetensors", "b": "absent.safetensors"}), Status::NotFound, "absent.safetensors"),
@@ -136,6 +150,6 @@ fn indices_are_not_trusted() {
         let index = shards(&dir, &[("s-1.safetensors", &["a", "c"]), ("s-2.safetensors", &["b"]), ("s-3.safetensors", &["b", "d"])], map.clone());
         let error = read(&index).map(drop).unwrap_err();
         assert_eq!(error.status, *status, "{error}");
-        assert!(error.message.contains(word), "{error}");
+        assert!(error.message.contains(word) && error.message.len() < 1000, "{error}");
     }
 }

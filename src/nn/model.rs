@@ -292,7 +292,7 @@ mod tests {
         let one = model.weights["conv_out.bias"].clone();
         (0..SHOWN_KEYS + 7).for_each(|i| drop(model.weights.insert(format!("more.{i}"), one.clone())));
         let bytes = weights_as(&model, "F32", "", |v| v.to_le_bytes().to_vec());
-        let warnings = Model::from_memory(TINY, Some(&model.scheduler.to_json()), &bytes).unwrap().warnings;
+        let warnings = Model::from_memory(TINY, Some(&model.scheduler.to_json().unwrap()), &bytes).unwrap().warnings;
         assert_eq!(warnings.iter().filter(|w| w.starts_with("tensor 'more.")).count(), SHOWN_KEYS);
         assert!(warnings.len() == SHOWN_KEYS + 1 && warnings[SHOWN_KEYS].starts_with("7 more tensors"), "{warnings:?}");
     }

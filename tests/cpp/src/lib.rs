@@ -62,6 +62,7 @@ pub mod ffi {
         fn read(sampler: Pin<&mut Sampler>) -> Result<Vec<f32>>;
         fn noise(sampler: Pin<&mut Sampler>, seed: u64, first_index: u32, count: usize) -> Result<Vec<f32>>;
         fn sample(runtime: &Runtime, model: &Model, steps: u32, seed: u64, labels: &[i32]) -> Result<Vec<f32>>;
+        fn sample_until_token(runtime: &Runtime, model: &Model, steps: u32, labels: &[i32], token: &CancelToken) -> Result<()>;
         fn move_sampler(from: UniquePtr<Sampler>, to: UniquePtr<Sampler>) -> UniquePtr<Sampler>;
         fn use_after_move(sampler: UniquePtr<Sampler>) -> Result<()>;
 

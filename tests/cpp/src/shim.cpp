@@ -205,6 +205,12 @@ rust::Vec<float> sample(const Runtime &runtime, const Model &model, std::uint32_
     return to_rust(fewstep::sample(runtime, model, sampler_options(steps, static_cast<std::uint32_t>(labels.size())), seed, to_std(labels)));
 }
 
+void sample_until_token(const Runtime &runtime, const Model &model, std::uint32_t steps, rust::Slice<const std::int32_t> labels, const CancelToken &token) {
+    fewstep_sampler_options options = sampler_options(steps, static_cast<std::uint32_t>(labels.size()));
+    options.cancel = token.handle().get();
+    fewstep::sample(runtime, model, options, 1, to_std(labels));
+}
+
 std::unique_ptr<Sampler> move_sampler(std::unique_ptr<Sampler> from, std::unique_ptr<Sampler> to) {
     Sampler between(std::move(*from));
     *to = std::move(between);

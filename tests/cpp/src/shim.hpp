@@ -75,6 +75,7 @@ std::uint32_t steps_done(Sampler &sampler);
 rust::Vec<float> read(Sampler &sampler);
 rust::Vec<float> noise(Sampler &sampler, std::uint64_t seed, std::uint32_t first_index, std::size_t count);
 rust::Vec<float> sample(const Runtime &runtime, const Model &model, std::uint32_t steps, std::uint64_t seed, rust::Slice<const std::int32_t> labels);
+void sample_until_token(const Runtime &runtime, const Model &model, std::uint32_t steps, rust::Slice<const std::int32_t> labels, const CancelToken &token);
 std::unique_ptr<Sampler> move_sampler(std::unique_ptr<Sampler> from, std::unique_ptr<Sampler> to);
 void use_after_move(std::unique_ptr<Sampler> sampler);
 
