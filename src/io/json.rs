@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::io::file;
-use crate::io::json_reader::Reader;
+pub(crate) use crate::io::json_reader::MAX_TEXT;
+use crate::io::json_reader::{MARK, NON_FINITE, Reader, non_finite};
 use crate::io::json_writer::write_value;
 use crate::memory;
 use crate::names::Named;
@@ -13,19 +14,6 @@ use std::io::{self, Write};
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-/// The words of Python for the numbers which JSON lacks.
-const NON_FINITE: [(&str, f64); 3] = [("-Infinity", f64::NEG_INFINITY), ("Infinity", f64::INFINITY), ("NaN", f64::NAN)];
-/// With this before it, a word stands for its number in what [`parse`] gives, and is no text. Unicode keeps the character for uses as this one.
-const MARK: char = '\u{fdd0}';
-
-/// The word and the number that a string of [`parse`] stands for; `None` for a text.
-pub(super) fn non_finite(text: &str) -> Option<(&'static str, f64)> {
-    let word = text.strip_prefix(MARK)?;
-    NON_FINITE.into_iter().find(|(known, _)| *known == word)
-}
-
-/// Bytes that a text has at most. The largest are schedulers with a beta for each of 100,000 timesteps, 30 bytes a line.
-pub(crate) const MAX_TEXT: usize = 4 << 20;
 /// Values in a text, of whatever kind. They take 32 bytes each.
 const MAX_VALUES: usize = 1 << 19;
 /// Keys in a text, which take up to 1 KiB each, in small pieces. An index of a model in several files has one for each tensor.

@@ -8,6 +8,20 @@ use crate::memory;
 use serde_json::Number;
 use std::borrow::Cow;
 
+/// The words of Python for the numbers which JSON lacks.
+pub(super) const NON_FINITE: [(&str, f64); 3] = [("-Infinity", f64::NEG_INFINITY), ("Infinity", f64::INFINITY), ("NaN", f64::NAN)];
+/// With this before it, a word stands for its number in what `json::parse` gives, and is no text. Unicode keeps the character for uses as this one.
+pub(super) const MARK: char = '\u{fdd0}';
+
+/// The word and the number that a string of `json::parse` stands for; `None` for a text.
+pub(super) fn non_finite(text: &str) -> Option<(&'static str, f64)> {
+    let word = text.strip_prefix(MARK)?;
+    NON_FINITE.into_iter().find(|(known, _)| *known == word)
+}
+
+/// Bytes that a text has at most. The largest are schedulers with a beta for each of 100,000 timesteps, 30 bytes a line.
+pub(crate) const MAX_TEXT: usize = 4 << 20;
+
 /// What is kept of a text is called so where there is no memory for it.
 const WHAT: &str = "values of a JSON text";
 /// Configs are nested four deep, headers three.

@@ -2,7 +2,7 @@
 //!
 //! A text is made in memory that may not be had, and is never longer than what is read again.
 
-use super::json::{MAX_TEXT, non_finite};
+use super::json_reader::{MAX_TEXT, non_finite};
 use crate::error::{Error, Result};
 use crate::memory;
 use serde::Serialize;
