@@ -309,7 +309,8 @@ FEWSTEP_DEVICE void store_split(const Rows<P>& rows, typename P::T* ring, typena
 }
 
 template <class P>
-FEWSTEP_DEVICE void attend(const typename P::T* q, const typename P::T* k, const typename P::T* v, typename P::T* out, float* lse, const Heads& h, int parts) {
+FEWSTEP_DEVICE void attend(const fs::Block& block, const typename P::T* q, const typename P::T* k, const typename P::T* v, typename P::T* out, float* lse,
+                           const Heads& h, int parts) {
   using T = typename P::T;
   FEWSTEP_SHARED(T, ring, P::kRing);
   FEWSTEP_SHARED(Place, place, 1);
@@ -317,7 +318,7 @@ FEWSTEP_DEVICE void attend(const typename P::T* q, const typename P::T* k, const
     fs::trap();
     return;
   }
-  if (fs::thread_index().x == 0) place[0] = place_of<P::kQueries>(h, parts);
+  if (fs::thread_index().x == 0) place[0] = place_of<P::kQueries>(block, h, parts);
   fs::sync_threads();
   const int tiles = fs::max(0, ((h.tokens + P::kKeys - 1) / P::kKeys - first_tile<P>() + P::kTileStep - 1) / P::kTileStep);
   T* own = ring + (P::kSplit ? int(fs::warp()) * P::kTeamRing : 0);
@@ -349,11 +350,11 @@ FEWSTEP_DEVICE void attend(const typename P::T* q, const typename P::T* k, const
 #define FEWSTEP_ATTENTION(widest, resident, T, suffix)                                                                                                  \
   FEWSTEP_KERNEL_RESIDENT(kWarps * 32, resident, fewstep_attention_tall_##widest##_##suffix, const T* q, const T* k, const T* v, T* out, float* lse,    \
                           Heads heads, int parts) {                                                                                                     \
-    attend<Tiling<T, widest, false>>(q, k, v, out, lse, heads, parts);                                                                                  \
+    attend<Tiling<T, widest, false>>(fs::this_block(), q, k, v, out, lse, heads, parts);                                                                \
   }                                                                                                                                                     \
   FEWSTEP_KERNEL_RESIDENT(kWarps * 32, 2, fewstep_attention_split_##widest##_##suffix, const T* q, const T* k, const T* v, T* out, float* lse,          \
                           Heads heads, int parts) {                                                                                                     \
-    attend<Tiling<T, widest, true>>(q, k, v, out, lse, heads, parts);                                                                                   \
+    attend<Tiling<T, widest, true>>(fs::this_block(), q, k, v, out, lse, heads, parts);                                                                 \
   }
 #define FEWSTEP_ATTENTIONS(T, suffix)    \
   FEWSTEP_ATTENTION(32, 4, T, suffix)    \

@@ -30,12 +30,13 @@ FEWSTEP_DEVICE float one_minus_exp(float x) {
 // partial[piece] = sum of the squares of a piece of tensors[piece.tensor].
 FEWSTEP_KERNEL(kThreads, fewstep_square_sums_f32, const float* const* tensors, const Piece* pieces, float* partial) {
   FEWSTEP_SHARED(float, partials, 32);
-  const Piece piece = pieces[fs::block_index().x];
+  const uint32_t number = fs::this_block().index.x;
+  const Piece piece = pieces[number];
   const float* x = tensors[piece.tensor] + piece.start;
   float sum = 0;
   for (int i = int(fs::thread_index().x); i < piece.length; i += kThreads) sum += x[i] * x[i];
   sum = block_sum(sum, partials);
-  if (fs::thread_index().x == 0) partial[fs::block_index().x] = sum;
+  if (fs::thread_index().x == 0) partial[number] = sum;
 }
 
 // norm[1] = square root of the sum of partial[count]. One block.
@@ -73,7 +74,7 @@ FEWSTEP_KERNEL(kThreads, fewstep_adamw_f32, const float* lr, const int64_t* step
                AdamWSettings s) {
   const float factor = scale[0];
   if (factor != factor) return;
-  const Piece piece = pieces[fs::block_index().x];
+  const Piece piece = pieces[fs::this_block().index.x];
   float* const* own = tensors + 4 * piece.tensor;
   float* p = own[0] + piece.start;
   float* m = own[1] + piece.start;
@@ -97,7 +98,7 @@ FEWSTEP_KERNEL(kThreads, fewstep_adamw_f32, const float* lr, const int64_t* step
 // changes nothing.
 FEWSTEP_KERNEL(kThreads, fewstep_ema_f32, const float* decay, const float* scale, float* const* tensors, const Piece* pieces) {
   if (scale[0] != scale[0]) return;
-  const Piece piece = pieces[fs::block_index().x];
+  const Piece piece = pieces[fs::this_block().index.x];
   float* average = tensors[2 * piece.tensor] + piece.start;
   const float* p = tensors[2 * piece.tensor + 1] + piece.start;
   const float rest = 1.0f - decay[0];

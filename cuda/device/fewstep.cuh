@@ -2,11 +2,12 @@
 // namespace fs, and nothing else: then nvcc makes GPU code of it and g++ makes a program that runs under cuda/emulator.
 //
 //   FEWSTEP_KERNEL(256, fewstep_scale, const float* x, float* y, float factor, int n) {
-//     const int i = fs::block_index().x * 256 + fs::thread_index().x;
+//     const int64_t i = fs::thread_in_grid(fs::this_block(), 256);
 //     if (i < n) y[i] = x[i] * factor;
 //   }
 //
 // Rules that the compiler cannot check:
+// - Only a kernel's own body asks which block it is (fs::this_block()); functions are told (const fs::Block&).
 // - No CUDA names (threadIdx, __shared__, __half, __expf ...), no #ifdef of a compiler or an architecture.
 // - Functions of a .cu file are FEWSTEP_DEVICE and its types stand in an anonymous namespace: the emulator links all .cu files
 //   into one library, where two inline functions or types of one name would be merged.

@@ -74,10 +74,10 @@ FEWSTEP_DEVICE void place(Slab& s, const Norm& norm) {
 }
 
 // A slab of whole groups. Blocks count splits, then slabs, then samples. Threads have no places yet.
-FEWSTEP_DEVICE Slab slab_of(const Norm& norm) {
+FEWSTEP_DEVICE Slab slab_of(const fs::Block& own, const Norm& norm) {
   Slab s;
   const int slabs = (norm.groups + norm.slab_groups - 1) / norm.slab_groups;
-  const int block = int(fs::block_index().x);
+  const int block = int(own.index.x);
   s.split = block % norm.splits;
   s.sample = block / norm.splits / slabs;
   s.group_channels = norm.channels / norm.groups;
@@ -89,10 +89,10 @@ FEWSTEP_DEVICE Slab slab_of(const Norm& norm) {
 }
 
 // One of at most `widest` channels, whatever their groups.
-FEWSTEP_DEVICE Slab channel_slab_of(const Norm& norm, int widest) {
+FEWSTEP_DEVICE Slab channel_slab_of(const fs::Block& own, const Norm& norm, int widest) {
   Slab s;
   const int slabs = (norm.channels + widest - 1) / widest;
-  const int block = int(fs::block_index().x);
+  const int block = int(own.index.x);
   s.split = block % norm.splits;
   s.sample = block / norm.splits / slabs;
   s.group_channels = norm.channels / norm.groups;
