@@ -103,7 +103,7 @@ FEWSTEP_DEVICE void attend(const fs::Block& block, const T* q, const T* k, const
 // Shared memory: 7.5 KiB (8 channels), 13.5 KiB (32), 21.5 KiB (others).
 #define FEWSTEP_ATTENTION(widest, W, Chunks, T, suffix)                                                                                              \
   FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_attention_##widest##_##suffix, const T* q, const T* k, const T* v, T* out, float* lse, Heads heads) { \
-    attend<W, Chunks>(fs::this_block(), q, k, v, out, lse, heads);                                                                                   \
+    attend<W, Chunks>(fs::begin(), q, k, v, out, lse, heads);                                                                                        \
   }
 
 FEWSTEP_ATTENTION(8, 8, 1, float, f32)

@@ -152,11 +152,11 @@ FEWSTEP_DEVICE void key_grad(const fs::Block& block, const Saved<T>& saved, cons
 #define FEWSTEP_ATTENTION_GRAD(widest, W, Chunks, T, suffix)                                                                                             \
   FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_attention_query_grad_##widest##_##suffix, const T* q, const T* k, const T* v, const T* out,               \
                           const float* lse, const T* dout, T* dq, float* delta, Heads heads, int parts) {                                                \
-    query_grad<W, Chunks, T>(fs::this_block(), {q, k, v, out, lse, dout}, dq, delta, heads, parts);                                                      \
+    query_grad<W, Chunks, T>(fs::begin(), {q, k, v, out, lse, dout}, dq, delta, heads, parts);                                                           \
   }                                                                                                                                                      \
   FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_attention_key_grad_##widest##_##suffix, const T* q, const T* k, const T* v, const float* lse,             \
                           const T* dout, const float* delta, T* dk, T* dv, Heads heads, int parts) {                                                     \
-    key_grad<W, Chunks, T>(fs::this_block(), {q, k, v, nullptr, lse, dout}, delta, dk, dv, heads, parts);                                                \
+    key_grad<W, Chunks, T>(fs::begin(), {q, k, v, nullptr, lse, dout}, delta, dk, dv, heads, parts);                                                     \
   }
 #define FEWSTEP_ATTENTION_GRADS(T, suffix)       \
   FEWSTEP_ATTENTION_GRAD(8, 8, 1, T, suffix)     \

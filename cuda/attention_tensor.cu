@@ -350,11 +350,11 @@ FEWSTEP_DEVICE void attend(const fs::Block& block, const typename P::T* q, const
 #define FEWSTEP_ATTENTION(widest, resident, T, suffix)                                                                                                  \
   FEWSTEP_KERNEL_RESIDENT(kWarps * 32, resident, fewstep_attention_tall_##widest##_##suffix, const T* q, const T* k, const T* v, T* out, float* lse,    \
                           Heads heads, int parts) {                                                                                                     \
-    attend<Tiling<T, widest, false>>(fs::this_block(), q, k, v, out, lse, heads, parts);                                                                \
+    attend<Tiling<T, widest, false>>(fs::begin(), q, k, v, out, lse, heads, parts);                                                                     \
   }                                                                                                                                                     \
   FEWSTEP_KERNEL_RESIDENT(kWarps * 32, 2, fewstep_attention_split_##widest##_##suffix, const T* q, const T* k, const T* v, T* out, float* lse,          \
                           Heads heads, int parts) {                                                                                                     \
-    attend<Tiling<T, widest, true>>(fs::this_block(), q, k, v, out, lse, heads, parts);                                                                 \
+    attend<Tiling<T, widest, true>>(fs::begin(), q, k, v, out, lse, heads, parts);                                                                      \
   }
 #define FEWSTEP_ATTENTIONS(T, suffix)    \
   FEWSTEP_ATTENTION(32, 4, T, suffix)    \

@@ -126,14 +126,14 @@ FEWSTEP_DEVICE void norm_conv2d(const fs::Block& block, const T* x, const T* wei
                  T* const* parts, const int* ends, float* partial, uint32_t* counters, float* moments, float* pieces, Conv conv, int slices,        \
                  float scale) {                                                                                                                     \
     const Epilogue<T> epilogue = {bias, addend, residual, scale, conv.out_c, conv.out_h * conv.out_w};                                              \
-    plain_conv2d<P, T>(fs::this_block(), x, weights, {epilogue, {y, parts, ends, conv.out_c}, partial, counters, {moments, pieces}}, conv, slices); \
+    plain_conv2d<P, T>(fs::begin(), x, weights, {epilogue, {y, parts, ends, conv.out_c}, partial, counters, {moments, pieces}}, conv, slices);      \
   }
 #define FEWSTEP_NORM_CONV2D(suffix, P, T)                                                                                                                \
   FEWSTEP_KERNEL(P::kThreads, fewstep_norm_conv2d_##suffix, const T* x, const T* weights, const float* bias, const T* addend, const T* residual, T* y,   \
                  T* const* parts, const int* ends, float* partial, uint32_t* counters, float* moments, float* pieces, Conv conv, int slices,             \
                  float scale, ConvNorm norm) {                                                                                                           \
     const Epilogue<T> epilogue = {bias, addend, residual, scale, conv.out_c, conv.out_h * conv.out_w};                                                   \
-    norm_conv2d<P, T>(fs::this_block(), x, weights, {epilogue, {y, parts, ends, conv.out_c}, partial, counters, {moments, pieces}}, conv, slices, norm); \
+    norm_conv2d<P, T>(fs::begin(), x, weights, {epilogue, {y, parts, ends, conv.out_c}, partial, counters, {moments, pieces}}, conv, slices, norm);      \
   }
 
 FEWSTEP_CONV2D(f32_64x64, FloatLarge, float)
@@ -155,7 +155,7 @@ FEWSTEP_NORM_CONV2D(bf16_32x32, Bf16Small, fs::bf16)
 // Floor: bytes of partial, read once, over the bandwidth (of the L2, which has them from the launch before). One element a thread: the tensors that
 // are cut are small, and more threads hide more latency.
 #define FEWSTEP_SUM_SLICES(name, Out) \
-  FEWSTEP_KERNEL(256, name, const float* partial, Out* y, int n, int slices) { sum_slices(fs::this_block(), partial, y, n, slices); }
+  FEWSTEP_KERNEL(256, name, const float* partial, Out* y, int n, int slices) { sum_slices(fs::begin(), partial, y, n, slices); }
 
 FEWSTEP_SUM_SLICES(fewstep_sum_slices_f32, float)
 FEWSTEP_SUM_SLICES(fewstep_sum_slices_f16, fs::half)

@@ -41,7 +41,7 @@ FEWSTEP_DEVICE void conv2d_input_grad(const fs::Block& block, const T* dy, const
 
 #define FEWSTEP_CONV2D_INPUT_GRAD(name, P, T)                                                                      \
   FEWSTEP_KERNEL(P::kThreads, name, const T* dy, const T* weights, T* dx, float* partial, Conv conv, int slices) { \
-    conv2d_input_grad<P>(fs::this_block(), dy, weights, dx, partial, conv, slices);                                \
+    conv2d_input_grad<P>(fs::begin(), dy, weights, dx, partial, conv, slices);                                     \
   }
 
 FEWSTEP_CONV2D_INPUT_GRAD(fewstep_conv2d_input_grad_f32_64x64, FloatLarge, float)

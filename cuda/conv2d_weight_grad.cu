@@ -111,7 +111,7 @@ FEWSTEP_DEVICE void conv2d_weight_grad(const fs::Block& block, const T* x, const
 
 #define FEWSTEP_CONV2D_WEIGHT_GRAD(name, P, T)                                                                   \
   FEWSTEP_KERNEL(P::kThreads, name, const T* x, const T* dy, float* dw, float* partial, Conv conv, int slices) { \
-    conv2d_weight_grad<P>(fs::this_block(), x, dy, dw, partial, conv, slices);                                   \
+    conv2d_weight_grad<P>(fs::begin(), x, dy, dw, partial, conv, slices);                                        \
   }
 
 namespace {

@@ -131,19 +131,19 @@ FEWSTEP_DEVICE void broadcast(const fs::Block& block, const T* a, const T* b, T*
 //   binary      y = a (op) b, without and with repetition
 #define FEWSTEP_ELEMENTWISE(suffix, T)                                                                                                     \
   FEWSTEP_KERNEL(kThreads, fewstep_unary_##suffix, const T* x, T* y, int n, int function, float a, float b) {                              \
-    map(fs::this_block(), x, y, n, [&](float v) { return value_of(function, v, a, b); });                                                  \
+    map(fs::begin(), x, y, n, [&](float v) { return value_of(function, v, a, b); });                                                       \
   }                                                                                                                                        \
   FEWSTEP_KERNEL(kThreads, fewstep_unary_grad_##suffix, const T* x, const T* dy, T* dx, int n, int function, float a, float b) {           \
-    map_pairs(fs::this_block(), x, dy, dx, n, [&](float v, float d) { return slope_of(function, v, a, b) * d; });                          \
+    map_pairs(fs::begin(), x, dy, dx, n, [&](float v, float d) { return slope_of(function, v, a, b) * d; });                               \
   }                                                                                                                                        \
   FEWSTEP_KERNEL(kThreads, fewstep_affine_##suffix, const T* x, T* y, int n, float scale, float shift) {                                   \
-    map(fs::this_block(), x, y, n, [&](float v) { return scale * v + shift; });                                                            \
+    map(fs::begin(), x, y, n, [&](float v) { return scale * v + shift; });                                                                 \
   }                                                                                                                                        \
   FEWSTEP_KERNEL(kThreads, fewstep_binary_##suffix, const T* a, const T* b, T* y, int n, int arithmetic) {                                 \
-    map_pairs(fs::this_block(), a, b, y, n, [&](float v, float w) { return combine(arithmetic, v, w); });                                  \
+    map_pairs(fs::begin(), a, b, y, n, [&](float v, float w) { return combine(arithmetic, v, w); });                                       \
   }                                                                                                                                        \
   FEWSTEP_KERNEL(kThreads, fewstep_binary_broadcast_##suffix, const T* a, const T* b, T* y, int n, int arithmetic, Broadcast where) {      \
-    broadcast(fs::this_block(), a, b, y, n, arithmetic, where);                                                                            \
+    broadcast(fs::begin(), a, b, y, n, arithmetic, where);                                                                                 \
   }
 
 FEWSTEP_ELEMENTWISE(f32, float)
@@ -152,13 +152,13 @@ FEWSTEP_ELEMENTWISE(bf16, fs::bf16)
 
 // y[n] = float(x[n]).
 FEWSTEP_KERNEL(kThreads, fewstep_cast_i32_f32, const int* x, float* y, int n) {
-  const int64_t at = fs::thread_in_grid(fs::this_block(), kThreads);
+  const int64_t at = fs::thread_in_grid(fs::begin(), kThreads);
   if (at < n) y[at] = float(x[at]);
 }
 
 // y[n] = x[n], rounded to nearest even.
 #define FEWSTEP_CAST(name, From, To) \
-  FEWSTEP_KERNEL(kThreads, name, const From* x, To* y, int n) { map(fs::this_block(), x, y, n, [](float v) { return v; }); }
+  FEWSTEP_KERNEL(kThreads, name, const From* x, To* y, int n) { map(fs::begin(), x, y, n, [](float v) { return v; }); }
 
 FEWSTEP_CAST(fewstep_cast_f32_f16, float, fs::half)
 FEWSTEP_CAST(fewstep_cast_f32_bf16, float, fs::bf16)

@@ -375,22 +375,22 @@ FEWSTEP_DEVICE void forward_of_moments(const fs::Block& block, const T* x, const
 #define FEWSTEP_GROUP_NORM(T, suffix)                                                                                                                  \
   FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_group_norm_##suffix, const T* x, const float* gamma, const float* beta, T* y, float* mean, float* rstd, \
                           Norm norm, float eps) {                                                                                                      \
-    forward<T>(fs::this_block(), x, {gamma, beta, eps}, y, {mean, rstd}, norm);                                                                        \
+    forward<T>(fs::begin(), x, {gamma, beta, eps}, y, {mean, rstd}, norm);                                                                             \
   }                                                                                                                                                    \
   FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_group_norm_kept_##suffix, const T* x, const float* gamma, const float* beta, T* y, float* mean,         \
                           float* rstd, Norm norm, float eps) {                                                                                         \
-    forward_kept<T>(fs::this_block(), x, {gamma, beta, eps}, y, {mean, rstd}, norm);                                                                   \
+    forward_kept<T>(fs::begin(), x, {gamma, beta, eps}, y, {mean, rstd}, norm);                                                                        \
   }                                                                                                                                                    \
   FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_group_norm_pieces_##suffix, const T* x, float* pieces, Norm norm) {                                     \
-    piece_statistics(fs::this_block(), x, pieces, norm);                                                                                               \
+    piece_statistics(fs::begin(), x, pieces, norm);                                                                                                    \
   }                                                                                                                                                    \
   FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_group_norm_of_pieces_##suffix, const T* x, const float* gamma, const float* beta, const float* pieces,  \
                           T* y, float* mean, float* rstd, Norm norm, float eps) {                                                                      \
-    forward_of_pieces<T>(fs::this_block(), x, {gamma, beta, eps}, pieces, y, {mean, rstd}, norm);                                                      \
+    forward_of_pieces<T>(fs::begin(), x, {gamma, beta, eps}, pieces, y, {mean, rstd}, norm);                                                           \
   }                                                                                                                                                    \
   FEWSTEP_KERNEL_RESIDENT(kThreads, 3, fewstep_group_norm_of_moments_##suffix, const T* x, const float* gamma, const float* beta, const float* first,  \
                           const float* second, T* y, float* mean, float* rstd, Norm norm, int first_channels, float eps) {                             \
-    forward_of_moments<T>(fs::this_block(), x, {gamma, beta, eps}, {first, second, first_channels}, y, {mean, rstd}, norm);                            \
+    forward_of_moments<T>(fs::begin(), x, {gamma, beta, eps}, {first, second, first_channels}, y, {mean, rstd}, norm);                                 \
   }
 
 FEWSTEP_GROUP_NORM(float, f32)

@@ -180,11 +180,11 @@ FEWSTEP_DEVICE void input_grad(const fs::Block& block, const Saved<T>& saved, co
 #define FEWSTEP_GROUP_NORM_GRAD(T, suffix)                                                                                                                 \
   FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_group_norm_grad_sums_##suffix, const T* x, const float* gamma, const float* beta, const float* mean,        \
                           const float* rstd, const T* dy, float* sums, Norm norm) {                                                                        \
-    channel_sums<T>(fs::this_block(), {x, gamma, beta, mean, rstd, dy}, sums, norm);                                                                       \
+    channel_sums<T>(fs::begin(), {x, gamma, beta, mean, rstd, dy}, sums, norm);                                                                            \
   }                                                                                                                                                        \
   FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_group_norm_grad_##suffix, const T* x, const float* gamma, const float* beta, const float* mean,             \
                           const float* rstd, const T* dy, const float* sums, T* dx, Norm norm) {                                                           \
-    input_grad<T>(fs::this_block(), {x, gamma, beta, mean, rstd, dy}, sums, dx, norm);                                                                     \
+    input_grad<T>(fs::begin(), {x, gamma, beta, mean, rstd, dy}, sums, dx, norm);                                                                          \
   }
 
 FEWSTEP_GROUP_NORM_GRAD(float, f32)
@@ -195,7 +195,7 @@ FEWSTEP_GROUP_NORM_GRAD(fs::bf16, bf16)
 FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_group_norm_grad_parameters, const float* sums, float* dgamma, float* dbeta, int rows, int channels) {
   FEWSTEP_SHARED(float, parts, 2 * kThreads);
   const int thread = int(fs::thread_index().x);
-  const int channel = int(fs::this_block().index.x) * 32 + thread % 32;
+  const int channel = int(fs::begin().index.x) * 32 + thread % 32;
   float d = 0, dhat = 0;
   if (channel < channels) {
     for (int r = thread / 32; r < rows; r += kWarps) {

@@ -46,7 +46,7 @@ FEWSTEP_DEVICE void pack_conv(const fs::Block& block, const float* weights, T* p
 // packed[n] of T. Of `conv` only the channels, the kernel and the stride are used.
 #define FEWSTEP_PACK_CONV(name, T)                                                               \
   FEWSTEP_KERNEL(256, name, const float* weights, T* packed, Conv conv, int input_grad, int n) { \
-    pack_conv(fs::this_block(), weights, packed, conv, input_grad, n);                           \
+    pack_conv(fs::begin(), weights, packed, conv, input_grad, n);                                \
   }
 
 FEWSTEP_PACK_CONV(fewstep_pack_conv_f32, float)

@@ -58,11 +58,11 @@ FEWSTEP_DEVICE void sum_runs(const fs::Block& block, const T* x, float* y, int r
 #define FEWSTEP_SUM(suffix, T)                                                                              \
   FEWSTEP_KERNEL(kThreads, fewstep_sum_columns_##suffix, const T* x, float* y, int reduced, int inner) {    \
     FEWSTEP_SHARED(float, sums, kThreads);                                                                  \
-    sum_columns(fs::this_block(), x, y, reduced, inner, sums);                                              \
+    sum_columns(fs::begin(), x, y, reduced, inner, sums);                                                   \
   }                                                                                                         \
   FEWSTEP_KERNEL(kThreads, fewstep_sum_runs_##suffix, const T* x, float* y, int reduced) {                  \
     FEWSTEP_SHARED(float, partials, 32);                                                                    \
-    sum_runs(fs::this_block(), x, y, reduced, partials);                                                    \
+    sum_runs(fs::begin(), x, y, reduced, partials);                                                         \
   }
 
 FEWSTEP_SUM(f32, float)
@@ -71,7 +71,7 @@ FEWSTEP_SUM(bf16, fs::bf16)
 
 // y[outer, inner] = sum over parts of partial[outer, parts, inner]; `elements` of y.
 FEWSTEP_KERNEL(kThreads, fewstep_sum_parts_f32, const float* partial, float* y, int elements, int parts, int inner) {
-  const int64_t at = fs::thread_in_grid(fs::this_block(), kThreads);
+  const int64_t at = fs::thread_in_grid(fs::begin(), kThreads);
   if (at >= elements) return;
   const float* from = partial + at / inner * parts * inner + at % inner;
   float sum = 0;

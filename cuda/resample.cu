@@ -53,16 +53,16 @@ FEWSTEP_DEVICE void avg_pool2x(const fs::Block& block, const T* x, T* y, int ele
 // upsample2x: y[N,2H,2W,C] = x[N,H,W,C] with each pixel four times; `units` of x, `width` W, `channels` C in units.
 #define FEWSTEP_UPSAMPLE(bits, T)                                                                                       \
   FEWSTEP_KERNEL(kThreads, fewstep_upsample2x_##bits, const T* x, T* y, int units, int width, int channels) {           \
-    upsample2x(fs::this_block(), x, y, units, width, channels);                                                         \
+    upsample2x(fs::begin(), x, y, units, width, channels);                                                              \
   }
 
 // avg_pool2x: y[N,H/2,W/2,C] = mean of 2x2 pixels of x[N,H,W,C]; `elements` and `width` of y; `run`: elements a thread, kRun<T> or 1.
 #define FEWSTEP_AVG_POOL(suffix, T)                                                                                         \
   FEWSTEP_KERNEL(kThreads, fewstep_avg_pool2x_##suffix, const T* x, T* y, int elements, int width, int channels, int run) { \
     if (run > 1) {                                                                                                          \
-      avg_pool2x<kRun<T>>(fs::this_block(), x, y, elements, width, channels);                                               \
+      avg_pool2x<kRun<T>>(fs::begin(), x, y, elements, width, channels);                                                    \
     } else {                                                                                                                \
-      avg_pool2x<1>(fs::this_block(), x, y, elements, width, channels);                                                     \
+      avg_pool2x<1>(fs::begin(), x, y, elements, width, channels);                                                          \
     }                                                                                                                       \
   }
 

@@ -80,11 +80,11 @@ FEWSTEP_DEVICE void copy(const fs::Block& block, const T* x, T* y, int units) {
 // window: y[rows,to] = x[rows,from] read from column `start` on, and 0 where x has no such column: a slice (start > 0) or a padding (start < 0).
 // copy:   y[units] = x[units].
 #define FEWSTEP_SHAPE(bits, T)                                                                                                                      \
-  FEWSTEP_KERNEL(kThreads, fewstep_concat_##bits, Parts<T> parts, T* y, int units, int width) { concat(fs::this_block(), parts, y, units, width); } \
+  FEWSTEP_KERNEL(kThreads, fewstep_concat_##bits, Parts<T> parts, T* y, int units, int width) { concat(fs::begin(), parts, y, units, width); }      \
   FEWSTEP_KERNEL(kThreads, fewstep_window_##bits, const T* x, T* y, int units, int from, int to, int start) {                                       \
-    window(fs::this_block(), x, y, units, from, to, start);                                                                                         \
+    window(fs::begin(), x, y, units, from, to, start);                                                                                              \
   }                                                                                                                                                 \
-  FEWSTEP_KERNEL(kThreads, fewstep_copy_##bits, const T* x, T* y, int units) { copy(fs::this_block(), x, y, units); }
+  FEWSTEP_KERNEL(kThreads, fewstep_copy_##bits, const T* x, T* y, int units) { copy(fs::begin(), x, y, units); }
 
 FEWSTEP_SHAPE(16, uint16_t)
 FEWSTEP_SHAPE(32, uint32_t)

@@ -8,7 +8,7 @@ constexpr int kThreads = 128;
 
 // y[B,dim] = sines then cosines (the other way round with cos_first) of t[b] frequencies[i], i < dim / 2; an odd dim ends in a zero.
 FEWSTEP_KERNEL(kThreads, fewstep_timestep_embedding_f32, const float* t, const float* frequencies, float* y, int elements, int dim, int cos_first) {
-  const int at = int(fs::thread_in_grid(fs::this_block(), kThreads));
+  const int at = int(fs::thread_in_grid(fs::begin(), kThreads));
   if (at >= elements) return;
   const int half = dim / 2, i = at % dim;
   if (i >= 2 * half) {

@@ -299,25 +299,31 @@ fn settings_are_understood_or_refused() {
     assert!(read("FEWSTEP_CUDA_ARCHS", "").is_err());
 }
 
-/// Where the text `fs::this_block()` stands in a function that is not a kernel.
+/// The lines in which a function that is not a kernel asks which block it is.
 fn asks_for_its_block(source: &str) -> Vec<usize> {
-    let ask = source.match_indices("fs::this_block()");
+    let asks = ["fs::this_block()", "fs::begin()"].into_iter().flat_map(|ask| source.match_indices(ask));
     let in_kernel = |at: &usize| source[..*at].rfind("FEWSTEP_KERNEL") > source[..*at].rfind("FEWSTEP_DEVICE");
-    ask.map(|(at, _)| at).filter(|at| !in_kernel(at)).map(|at| source[..at].lines().count()).collect()
+    asks.map(|(at, _)| at).filter(|at| !in_kernel(at)).map(|at| source[..at].lines().count()).collect()
 }
 
 /// Functions are told which block they work for, so that a kernel may give them another.
 #[test]
 fn only_kernels_ask_which_block_they_are() {
-    let asks = "FEWSTEP_DEVICE int f() {\n  return fs::this_block().index.x; }\nFEWSTEP_KERNEL(32, k) { f(fs::this_block()); }\n";
+    let asks = "FEWSTEP_DEVICE int f() {\n  return fs::begin().index.x; }\nFEWSTEP_KERNEL(32, k) { f(fs::this_block()); }\n";
     assert_eq!(asks_for_its_block(asks), [2]);
     let cuda = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda");
-    let files = [cuda.clone(), cuda.join("parts")].into_iter().flat_map(|folder| fs::read_dir(folder).unwrap()).map(|entry| entry.unwrap().path());
     let mut kernels = 0;
-    for path in files.filter(|path| path.is_file()) {
-        let source = fs::read_to_string(&path).unwrap();
-        assert!(asks_for_its_block(&source).is_empty(), "{}: line {:?}", path.display(), asks_for_its_block(&source));
-        kernels += source.matches("fs::this_block()").count();
+    let mut folders = vec![cuda.clone()];
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.extend(Some(path).filter(|path| !["device", "emulator"].map(|name| cuda.join(name)).contains(path)));
+                continue;
+            }
+            let source = fs::read_to_string(&path).unwrap();
+            assert!(asks_for_its_block(&source).is_empty(), "{}: line {:?}", path.display(), asks_for_its_block(&source));
+            kernels += source.matches("fs::begin()").count();
+        }
     }
-    assert!(kernels > 30, "only {kernels} places ask: are these the kernels?");
+    assert!(kernels > 40, "only {kernels} places ask: are these the kernels?");
 }

@@ -411,6 +411,44 @@ void resources() {
   that(last == 0, "last word %u", last);
 }
 
+/// cuLaunchKernelEx: dynamic shared memory, and launches that may overlap, captured and replayed.
+void extended_launches(const char* architecture, uint64_t overlapping) {
+  setenv("FEWSTEP_EMU_ARCHITECTURE", architecture, 1);
+  Session s;
+  void *scale = s.function("grid_copy"), *shared = s.function("driver_shared"), *stream = s.stream();
+  for (void* f : {scale, shared}) ok("cuFuncLoad", f);
+  CUdeviceptr x = s.floats(64), y = s.floats(64), z = s.floats(64);
+  const float one = 1;
+  ok("cuMemcpyHtoD_v2", x, static_cast<const void*>(&one), size_t(4));
+  CUlaunchAttribute attribute{};
+  attribute.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+  attribute.value.programmaticStreamSerializationAllowed = 1;
+  CUlaunchConfig config{1, 1, 1, 64, 1, 1, 0, stream, &attribute, 0};
+  const auto launch = [&](void* f, std::vector<void*> parameters) {
+    return cu("cuLaunchKernelEx", static_cast<const CUlaunchConfig*>(&config), f, parameters.data(), static_cast<void**>(nullptr));
+  };
+  void *graph = nullptr, *exec = nullptr;
+  ok("cuStreamBeginCapture_v2", stream, int(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
+  that(launch(scale, {&x, &y}) == CUDA_SUCCESS, "a plain launch");
+  config.numAttrs = 1;
+  that(launch(scale, {&y, &z}) == CUDA_SUCCESS, "an overlapping launch");
+  ok("cuStreamEndCapture", stream, &graph);
+  ok("cuGraphInstantiateWithFlags", &exec, graph, 0ull);
+  ok("cuGraphLaunch", exec, stream);
+  ok("cuStreamSynchronize", stream);
+  that(first(z) == 1, "%g, not 1", double(first(z)));
+  that(count("overlapping_launches") == overlapping, "%d overlapping launches", int(count("overlapping_launches")));
+
+  unsigned words = 64;
+  config = {1, 1, 1, 32, 1, 1, 256, stream, nullptr, 0};
+  that(launch(shared, {&y, &words}) == CUDA_SUCCESS, "dynamic shared memory");
+  ok("cuStreamSynchronize", stream);
+  attribute.id = 4;  // clusters
+  config.attrs = &attribute, config.numAttrs = 1;
+  that(launch(shared, {&y, &words}) == CUDA_ERROR_NOT_SUPPORTED, "an attribute that the emulator does not know");
+  unsetenv("FEWSTEP_EMU_ARCHITECTURE");
+}
+
 void misuse() {
   Session s;
   void *f = s.function("driver_affine"), *stream = s.stream();
@@ -454,6 +492,7 @@ int main() {
     {"memory limit, bounds, double free, leaks", memory},
     {"manifest: kernels, images, architectures, parameters", manifest},
     {"launch bound and shared memory limits", resources},
+    {"cuLaunchKernelEx: launches overlap on sm_90, not on sm_80; shared memory", [] { extended_launches("90", 1), extended_launches("80", 0); }},
     {"wrong handles, no context, calls from a host function", misuse},
     {"stream-ordered free under another stream's work", freed_too_early},
   });

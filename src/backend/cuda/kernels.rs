@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(super) struct Function {
     pub raw: sys::CUfunction,
     pub info: &'static KernelInfo,
+    /// Launches may begin before those before them have ended.
+    pub overlaps: bool,
 }
 
 // SAFETY: a name that the driver understands on every thread.
@@ -23,6 +25,8 @@ unsafe impl Send for Function {}
 pub(super) struct Kernels {
     context: Arc<Context>,
     loaded: Mutex<Loaded>,
+    /// Where kernels wait for one another.
+    overlap: bool,
 }
 
 #[derive(Default)]
@@ -34,10 +38,23 @@ struct Loaded {
 // SAFETY: names that the driver understands on every thread.
 unsafe impl Send for Loaded {}
 
+/// The first compute capability whose launches may overlap, for which kernels are compiled to wait for one another (`cuda/device/grid.cuh`). Those that the
+/// driver translates from PTX do not: that is for an older one.
+const OVERLAP_CAPABILITY: u32 = 90;
+
+/// `FEWSTEP_CUDA_OVERLAP`: may launches begin before those before them have ended? Not unasked, before it was measured to pay (benches/gpu/README.md).
+fn overlap() -> Result<bool> {
+    match std::env::var("FEWSTEP_CUDA_OVERLAP").as_deref() {
+        Err(_) | Ok("0") => Ok(false),
+        Ok("1") => Ok(true),
+        Ok(other) => Err(Error::invalid(format!("FEWSTEP_CUDA_OVERLAP={other}: expected 0 or 1"))),
+    }
+}
+
 impl Kernels {
     /// None loaded yet.
-    pub fn new(context: &Arc<Context>) -> Self {
-        Self { context: context.clone(), loaded: Mutex::default() }
+    pub fn new(context: &Arc<Context>) -> Result<Self> {
+        Ok(Self { context: context.clone(), loaded: Mutex::default(), overlap: overlap()? })
     }
 
     /// A kernel by name.
@@ -63,7 +80,8 @@ impl Kernels {
                 // Kernels are loaded when they are first used, which must not be while a graph is captured.
                 // SAFETY: the function was just found.
                 check(unsafe { sys::cuFuncLoad(raw) }.result(), format!("loading the kernel {name}"))?;
-                let function = Function { raw, info };
+                let overlaps = self.overlap && info.machine_code(self.context.device.capability).is_some_and(|code| code.arch >= OVERLAP_CAPABILITY);
+                let function = Function { raw, info, overlaps };
                 loaded.functions.insert(info.name, function);
                 function
             }

@@ -26,6 +26,13 @@ pub(crate) struct KernelInfo {
     pub(crate) archs: &'static [ArchInfo],
 }
 
+impl KernelInfo {
+    /// What a GPU of this compute capability (times ten) runs; none where the driver translates the PTX.
+    pub(crate) fn machine_code(&self, capability: u32) -> Option<&ArchInfo> {
+        self.archs.iter().rev().find(|code| code.arch / 10 == capability / 10 && code.arch <= capability)
+    }
+}
+
 /// What a kernel needs on one architecture.
 #[derive(Debug)]
 pub(crate) struct ArchInfo {
@@ -64,8 +71,7 @@ const PORTABLE: u32 = 80;
 
 /// Is there code for GPUs of this compute capability (times ten)? Machine code runs on its own major version, from its minor one on.
 pub(crate) fn runs_on(capability: u32) -> bool {
-    let machine = |code: &ArchInfo| code.arch / 10 == capability / 10 && code.arch <= capability;
-    KERNELS.first().is_some_and(|kernel| capability >= PORTABLE || kernel.archs.iter().any(machine))
+    KERNELS.first().is_some_and(|kernel| capability >= PORTABLE || kernel.machine_code(capability).is_some())
 }
 
 /// The kernel of this name.
