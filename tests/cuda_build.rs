@@ -3,6 +3,7 @@
 #[path = "../build/cuda.rs"]
 mod cuda;
 
+use cuda::arch::Arch;
 use cuda::compiler::{self, Compiler};
 use cuda::settings::{Mode, Settings};
 use cuda::{Built, Request, tables};
@@ -127,9 +128,9 @@ fn the_table_says_what_was_compiled() {
     assert_eq!((&reverse.params[..], reverse.max_threads, reverse.module), (&[8, 4, 4][..], 256, 0));
     assert_eq!((&spilling.params[..], spilling.max_threads, spilling.module), (&[8][..], 1024, 1));
     for kernel in &built.kernels {
-        assert_eq!(kernel.archs.iter().map(|arch| arch.arch).collect::<Vec<u32>>(), ARCHS);
-        for arch in &kernel.archs {
-            let (usage, name) = (arch.usage, &kernel.name);
+        assert_eq!(kernel.codes.iter().map(|code| code.arch).collect::<Vec<Arch>>(), ARCHS.map(Arch::plain));
+        for code in &kernel.codes {
+            let (usage, name) = (code.usage, &kernel.name);
             assert!((1..=255).contains(&usage.registers), "{name} {usage:?}");
             assert_eq!(usage.static_shared, if name == "reverse" { 1024 } else { 0 }, "{name} {usage:?}");
             let spills = usage.stack > 0 && usage.spill_stores > 0 && usage.spill_loads > 0;
@@ -206,6 +207,48 @@ fn a_kernel_that_some_gpus_lack_is_refused() {
 }
 
 #[test]
+fn architectures_have_names() {
+    for (text, arch) in [("90", Some((90, None))), ("90a", Some((90, Some('a')))), ("120f", Some((120, Some('f')))), ("a", None), ("90ab", None), ("9 0", None)]
+    {
+        let expected = arch.map(|(number, feature)| Arch { number, feature });
+        assert_eq!(Arch::parse(text), expected, "{text}");
+        assert_eq!(expected.map_or(text.to_owned(), |arch| arch.to_string()), text);
+    }
+}
+
+/// Kernels in a folder named after an architecture are compiled for that one alone, with what it alone has.
+#[test]
+fn a_folder_is_for_its_architecture_alone() {
+    let Some(compiler) = compiler() else { return };
+    let project = Project::new("alone");
+    fs::create_dir_all(project.0.join("cuda/sm90a")).unwrap();
+    fs::create_dir_all(project.0.join("cuda/sm103a")).unwrap();
+    project.write("cuda/kernels.cu", KERNELS);
+    let only = |name: &str| {
+        format!("#include \"device/types.cuh\"\nextern \"C\" __global__ void {name}(Strides p) {{ asm volatile(\"wgmma.fence.sync.aligned;\"); }}\n")
+    };
+    project.write("cuda/sm90a/kernels.cu", &only("hopper"));
+    project.write("cuda/sm103a/kernels.cu", &only("nobody")); // not asked for: would not compile
+    let built = project.compile(&compiler).unwrap();
+    let modules: Vec<&str> = built.modules.iter().map(|module| module.name.as_str()).collect();
+    assert_eq!(modules, ["kernels", "kernels.sm90a"]);
+    let kernels: Vec<(&str, usize, usize)> = built.kernels.iter().map(|kernel| (kernel.name.as_str(), kernel.module, kernel.codes.len())).collect();
+    assert_eq!(kernels, [("hopper", 1, 1), ("nothing", 0, ARCHS.len()), ("odd", 0, ARCHS.len()), ("reverse", 0, ARCHS.len())]);
+    assert_eq!(built.kernels[0].codes[0].arch, Arch { number: 90, feature: Some('a') });
+    tables::write_rust(&built, &project.0).unwrap();
+    tables::write_text(&built, &project.0).unwrap();
+    let read = |name: &str| fs::read_to_string(project.0.join(name)).unwrap();
+    assert!(read("cuda_kernels.rs").contains("codes: &[Code { arch: Arch { number: 90, feature: Some('a') }, registers: "));
+    assert!(read("cuda_modules.rs").contains("/kernels.sm90a.fatbin"));
+    assert_eq!(read("manifest.txt").lines().filter(|line| line.starts_with("1 hopper ")).count(), 1, "no PTX");
+    assert!(read("manifest.txt").contains("\n1 hopper 90a 24 ") || read("manifest.txt").starts_with("1 hopper 90a 24 "));
+    assert_eq!(fs::read(project.0.join("kernels.sm90a.fatbin")).unwrap()[..4], 0xBA55_ED50_u32.to_le_bytes());
+    project.write("cuda/sm90a/kernels.cu", &only("nothing"));
+    let message = project.compile(&compiler).err().unwrap();
+    assert!(message.ends_with("sm90a/kernels.cu, sm_90a: nothing: another source has a kernel of this name"), "{message}");
+}
+
+#[test]
 fn headers_in_angle_brackets_are_followed() {
     let Some(compiler) = compiler() else { return };
     let project = Project::new("angle");
@@ -227,7 +270,7 @@ fn the_tables_are_written() {
     assert!(read("cuda_modules.rs").contains(r#"Module { name: "kernels""#));
     assert!(
         read("cuda_kernels.rs")
-            .contains(r#"KernelInfo { name: "odd", module: 0, max_threads: 64, params: &[24, 2, 8, 1], offsets: &[0, 24, 32, 40], archs: &["#)
+            .contains(r#"KernelInfo { name: "odd", module: 0, max_threads: 64, params: &[24, 2, 8, 1], offsets: &[0, 24, 32, 40], codes: &["#)
     );
     assert_eq!(fs::read(project.0.join("kernels.fatbin")).unwrap()[..4], 0xBA55_ED50_u32.to_le_bytes());
     assert_eq!(read("resources.csv").lines().count(), 1 + 3 * ARCHS.len());

@@ -366,7 +366,7 @@ void memory() {
 void manifest() {
   const std::string path = std::string(getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp") + "/fewstep_manifest_" + std::to_string(getpid());
   std::ofstream(path) << "# test\n0 driver_affine 80 8 8 8 4 32 0\n0 driver_shared ptx75 8 4 0 0\n1 test_sum 80 8 8 4 20 128\n"
-                         "0 driver_fault 90 8 10 0\n0 bug_read 80 8 8 8 10 0\n";
+                         "0 driver_fault 90 8 10 0\n0 bug_read 80 8 8 8 10 0\n0 grid_copy 80a 8 8 10 0\n0 grid_scale 86a 8 8 8 10 0\n";
   {
     Session s(0, path.c_str());
     void* f = s.function("driver_affine");
@@ -377,6 +377,8 @@ void manifest() {
     expect(CUDA_ERROR_NOT_FOUND, "cuModuleGetFunction", &f, s.module, "test_last_block");         // not in the manifest
     expect(CUDA_ERROR_NOT_FOUND, "cuModuleGetFunction", &f, s.module, "test_sum");                // in another image
     expect(CUDA_ERROR_NO_BINARY_FOR_GPU, "cuModuleGetFunction", &f, s.module, "driver_fault");    // for another architecture
+    s.function("grid_copy");
+    expect(CUDA_ERROR_NO_BINARY_FOR_GPU, "cuModuleGetFunction", &f, s.module, "grid_scale");      // for another one alone
     expect(CUDA_ERROR_INVALID_IMAGE, "cuModuleGetFunction", &f, s.module, "bug_read");            // other parameters
     void* second = nullptr;
     expect(CUDA_ERROR_INVALID_IMAGE, "cuModuleLoadData", &second, static_cast<const void*>("no such thing"));

@@ -60,6 +60,11 @@ impl Kernels {
     /// A kernel by name.
     pub fn get(&self, name: &str) -> Result<Function> {
         let info = manifest::find(name).ok_or_else(|| Error::internal(format!("no kernel {name} was compiled")))?;
+        let device = &self.context.device;
+        if !info.runs_on(device.capability) {
+            let archs: Vec<String> = info.codes.iter().map(|code| code.arch.to_string()).collect();
+            return Err(Error::internal(format!("{name} is for {} alone, not for {}", archs.join(", "), device.name)));
+        }
         let entered = self.context.enter()?;
         // A panic elsewhere leaves the maps as whole as they were.
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,7 +85,7 @@ impl Kernels {
                 // Kernels are loaded when they are first used, which must not be while a graph is captured.
                 // SAFETY: the function was just found.
                 check(unsafe { sys::cuFuncLoad(raw) }.result(), format!("loading the kernel {name}"))?;
-                let overlaps = self.overlap && info.machine_code(self.context.device.capability).is_some_and(|code| code.arch >= OVERLAP_CAPABILITY);
+                let overlaps = self.overlap && info.machine_code(device.capability).is_some_and(|code| code.arch.number >= OVERLAP_CAPABILITY);
                 let function = Function { raw, info, overlaps };
                 loaded.functions.insert(info.name, function);
                 function
