@@ -16,6 +16,7 @@ mod kernels;
 mod parallel;
 mod ptxas;
 pub mod settings;
+pub mod shared;
 mod source;
 pub mod tables;
 

@@ -18,11 +18,13 @@
 #include "parts/chunk.cuh"
 #include "parts/heads.cuh"
 #include "parts/quad.cuh"
+#include "shared.h"
 
 namespace {
 
-constexpr int kWarps = 4;
+constexpr int kWarps = shared::attention::kThreads / 32;
 constexpr int kWarpQueries = 16;
+static_assert(kWarpQueries == shared::attention::kSplitQueries && kWarps * kWarpQueries == shared::attention::kTallQueries);
 
 // A team fills and reads a ring together: the block (tall) or a warp (split). A stage is kKeys rows of kChannels channels, their rows 16 bytes further apart
 // than they are long: the eight rows of a matrix that ldmatrix reads then lie in different banks.
@@ -32,7 +34,7 @@ struct Tiling {
   static constexpr bool kSplit = Split;
   static constexpr int kWidth = Width;                                               // channels of a head at most
   static constexpr int kKeys = Split ? 16 : Width > 32 ? 32 : 64;                    // every two cost a register
-  static constexpr int kChannels = Split ? (Width > 64 ? 64 : Width) : (Width > 128 ? 128 : Width);
+  static constexpr int kChannels = Split ? (Width > shared::attention::kSplitChannels ? shared::attention::kSplitChannels : Width) : (Width > 128 ? 128 : Width);
   static constexpr int kOut = Split ? kChannels : Width;                             // channels of the output that a block has
   static constexpr int kTileStep = Split ? kWarps : 1;
   static constexpr int kTeam = Split ? 32 : kWarps * 32;                             // threads

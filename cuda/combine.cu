@@ -1,11 +1,11 @@
 // Linear combinations with per-row coefficients (the sampler update, the forward process, the loss difference), and dynamic thresholding.
 #include "device/fewstep.cuh"
 #include "parts/reduce.cuh"
+#include "shared.h"
 
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kMostValues = 8;
+using namespace shared::combine;
 
 struct Values {
   const float* v[kMostValues];

@@ -155,7 +155,7 @@ FEWSTEP_NORM_CONV2D(bf16_32x32, Bf16Small, fs::bf16)
 // Floor: bytes of partial, read once, over the bandwidth (of the L2, which has them from the launch before). One element a thread: the tensors that
 // are cut are small, and more threads hide more latency.
 #define FEWSTEP_SUM_SLICES(name, Out) \
-  FEWSTEP_KERNEL(256, name, const float* partial, Out* y, int n, int slices) { sum_slices(fs::begin(), partial, y, n, slices); }
+  FEWSTEP_KERNEL(shared::conv::kThreads, name, const float* partial, Out* y, int n, int slices) { sum_slices(fs::begin(), partial, y, n, slices); }
 
 FEWSTEP_SUM_SLICES(fewstep_sum_slices_f32, float)
 FEWSTEP_SUM_SLICES(fewstep_sum_slices_f16, fs::half)

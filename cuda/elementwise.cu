@@ -3,14 +3,11 @@
 // is a parameter: all threads take the same branch, which costs nothing beside the memory.
 #include "device/fewstep.cuh"
 #include "parts/run.cuh"
+#include "shared.h"
 
 namespace {
 
-constexpr int kThreads = 256;
-
-// src/backend/cuda/elementwise.rs has the same numbers.
-enum Function : int { kSilu = 0, kGelu = 1, kMish = 2, kRelu = 3, kAbs = 4, kSquare = 5, kHuber = 6, kClamp = 7 };
-enum Arithmetic : int { kAdd = 0, kSub = 1, kMul = 2 };
+using namespace shared::elementwise;
 
 FEWSTEP_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + fs::exp(-x)); }
 // tanh(ln(1 + e^x)) without the logarithm: (u^2 - 1) / (u^2 + 1) with u = 1 + e^x, written so that nothing cancels. From x = 20 on it is 1 to f32.
@@ -33,7 +30,7 @@ FEWSTEP_DEVICE float value_of(int function, float x, float a, float b) {
       const float m = x < 0 ? -x : x;
       return m <= a ? 0.5f * x * x : a * (m - 0.5f * a);
     }
-    default: return x < a ? a : x > b ? b : x;  // NaN stays
+    default: return x < a ? a : x > b ? b : x;  // kClamp; NaN stays
   }
 }
 
@@ -61,7 +58,7 @@ FEWSTEP_DEVICE float combine(int arithmetic, float a, float b) {
   return arithmetic == kAdd ? a + b : arithmetic == kSub ? a - b : a * b;
 }
 
-// Elements of a thread, as in src/backend/cuda/elementwise.rs: sixteen bytes of the narrower type.
+// Elements of a thread: sixteen bytes of the narrower type.
 template <class A, class B>
 constexpr int kElements = kRun<A> > kRun<B> ? kRun<A> : kRun<B>;
 

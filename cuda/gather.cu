@@ -1,10 +1,11 @@
 // Row look-ups (embeddings, dataset and cache rows), their gradient, and the integer arithmetic that addresses them. Floor: bytes of the rows over the
 // bandwidth.
 #include "device/fewstep.cuh"
+#include "shared.h"
 
 namespace {
 
-constexpr int kThreads = 256;
+using namespace shared::gather;
 
 // The host checks indices that come from users; here they are clamped, so that none can leave the table.
 FEWSTEP_DEVICE int clamp_row(int index, int rows) { return index < 0 ? 0 : index >= rows ? rows - 1 : index; }

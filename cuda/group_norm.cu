@@ -14,11 +14,6 @@
 
 namespace {
 
-// Rows that a thread keeps: 32 KiB a block.
-constexpr int kKept = 8;
-// Channels of a slab whose channels have their moments: a channel's scale and shift are in shared memory.
-constexpr int kMomentChannels = 512;
-
 // totals[g] = sum of the runs' elements that belong to group g, over all threads. `runs` is room for one run a thread.
 template <int N>
 FEWSTEP_DEVICE void sum_groups(const Run<N>& own, const Slab& s, float* runs, float* totals) {
@@ -388,7 +383,7 @@ FEWSTEP_DEVICE void forward_of_moments(const fs::Block& block, const T* x, const
                           T* y, float* mean, float* rstd, Norm norm, float eps) {                                                                      \
     forward_of_pieces<T>(fs::begin(), x, {gamma, beta, eps}, pieces, y, {mean, rstd}, norm);                                                           \
   }                                                                                                                                                    \
-  FEWSTEP_KERNEL_RESIDENT(kThreads, 3, fewstep_group_norm_of_moments_##suffix, const T* x, const float* gamma, const float* beta, const float* first,  \
+  FEWSTEP_KERNEL_RESIDENT(kThreads, kMomentBlocks, fewstep_group_norm_of_moments_##suffix, const T* x, const float* gamma, const float* beta, const float* first,  \
                           const float* second, T* y, float* mean, float* rstd, Norm norm, int first_channels, float eps) {                             \
     forward_of_moments<T>(fs::begin(), x, {gamma, beta, eps}, {first, second, first_channels}, y, {mean, rstd}, norm);                                 \
   }

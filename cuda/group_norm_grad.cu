@@ -9,8 +9,7 @@
 
 namespace {
 
-// Channels of a slab of the sums: whole lines, one column a thread.
-constexpr int kSumChannels = 128;
+static_assert(kParameterChannels == 32, "a lane of a warp has one");
 
 // The operands that stay the same for the whole launch.
 template <class T>
@@ -195,7 +194,7 @@ FEWSTEP_GROUP_NORM_GRAD(fs::bf16, bf16)
 FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_group_norm_grad_parameters, const float* sums, float* dgamma, float* dbeta, int rows, int channels) {
   FEWSTEP_SHARED(float, parts, 2 * kThreads);
   const int thread = int(fs::thread_index().x);
-  const int channel = int(fs::begin().index.x) * 32 + thread % 32;
+  const int channel = int(fs::begin().index.x) * kParameterChannels + thread % 32;
   float d = 0, dhat = 0;
   if (channel < channels) {
     for (int r = thread / 32; r < rows; r += kWarps) {

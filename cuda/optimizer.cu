@@ -2,10 +2,11 @@
 // Floor: bytes of parameters, moments and gradients over the bandwidth.
 #include "device/fewstep.cuh"
 #include "parts/reduce.cuh"
+#include "shared.h"
 
 namespace {
 
-constexpr int kThreads = 256;
+using namespace shared::optimizer;
 // 2^63, the most that clipping may leave of a norm: AdamW's second moment holds squares (ClipScale::LARGEST).
 constexpr float kLargestNorm = 9223372036854775808.0f;
 

@@ -6,6 +6,7 @@
 #include "device/fewstep.cuh"
 #include "parts/conv_shape.cuh"
 #include "parts/digits.cuh"
+#include "shared.h"
 
 namespace {
 
@@ -45,7 +46,7 @@ FEWSTEP_DEVICE void pack_conv(const fs::Block& block, const float* weights, T* p
 
 // packed[n] of T. Of `conv` only the channels, the kernel and the stride are used.
 #define FEWSTEP_PACK_CONV(name, T)                                                               \
-  FEWSTEP_KERNEL(256, name, const float* weights, T* packed, Conv conv, int input_grad, int n) { \
+  FEWSTEP_KERNEL(shared::conv::kThreads, name, const float* weights, T* packed, Conv conv, int input_grad, int n) { \
     pack_conv(fs::begin(), weights, packed, conv, input_grad, n);                                \
   }
 

@@ -1,10 +1,11 @@
 // Philox4x32-10 noise and integers, bit for bit those of src/diffusion/philox.rs, which has the sources: every float operation is rounded once, in its order.
 // key = seed, counter = [block, sample, step, purpose], block = element / 4 in logical C, H, W order.
 #include "device/fewstep.cuh"
+#include "shared.h"
 
 namespace {
 
-constexpr int kThreads = 256;
+using namespace shared::random;
 
 struct Words {
   uint32_t w[4];

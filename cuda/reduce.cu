@@ -2,12 +2,12 @@
 // sums [outer, parts, inner], and a second launch adds those in order. Floor: bytes of x over the bandwidth; slices are cut so that they fill the GPU.
 #include "device/fewstep.cuh"
 #include "parts/reduce.cuh"
+#include "shared.h"
 
 namespace {
 
-constexpr int kThreads = 256;
-// A block of the column kernel: 32 neighbouring columns, so that a warp reads whole lines, by 8 rows at a time.
-constexpr int kColumns = 32;
+using namespace shared::reduce;
+// Rows that a block of the column kernel reads at a time.
 constexpr int kLanes = kThreads / kColumns;
 
 // The rows of slice `part` of `parts`: the first ones take one more where they do not divide.

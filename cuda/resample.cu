@@ -4,10 +4,11 @@
 #include "device/fewstep.cuh"
 #include "parts/run.cuh"
 #include "parts/unit.cuh"
+#include "shared.h"
 
 namespace {
 
-constexpr int kThreads = 256;
+using namespace shared::resample;
 
 // The place of a unit in [rows, width, channels]: rows are those of all images, one below the other.
 struct Place {

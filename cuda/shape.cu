@@ -3,13 +3,11 @@
 // moves two units, both under way at once, neighbouring threads neighbouring units: 8 KiB a block of 16 bytes each.
 #include "device/fewstep.cuh"
 #include "parts/unit.cuh"
+#include "shared.h"
 
 namespace {
 
-constexpr int kThreads = 256;
-// Units of a thread, as in src/backend/cuda/shape.rs.
-constexpr int kUnits = 2;
-constexpr int kMostParts = 8;
+using namespace shared::shape;
 
 // The parts of a concatenation, and the last axis of each; none from the first width of 0 on.
 template <class T>

@@ -1,9 +1,10 @@
 // The sinusoidal timestep embedding of diffusers' `Timesteps`. A few thousand elements: the launch is the cost.
 #include "device/fewstep.cuh"
 #include "parts/trigonometry.cuh"
+#include "shared.h"
 
 namespace {
-constexpr int kThreads = 128;
+using namespace shared::timestep_embedding;
 }
 
 // y[B,dim] = sines then cosines (the other way round with cos_first) of t[b] frequencies[i], i < dim / 2; an odd dim ends in a zero.

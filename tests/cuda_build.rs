@@ -6,7 +6,7 @@ mod cuda;
 use cuda::arch::Arch;
 use cuda::compiler::{self, Compiler};
 use cuda::settings::{Mode, Settings};
-use cuda::{Built, Request, tables};
+use cuda::{Built, Request, shared, tables};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -208,8 +208,8 @@ fn a_kernel_that_some_gpus_lack_is_refused() {
 
 #[test]
 fn architectures_have_names() {
-    for (text, arch) in [("90", Some((90, None))), ("90a", Some((90, Some('a')))), ("120f", Some((120, Some('f')))), ("a", None), ("90ab", None), ("9 0", None)]
-    {
+    let (known, unknown) = ([("90", (90, None)), ("90a", (90, Some('a'))), ("120f", (120, Some('f')))], ["", "a", "90ab", "9 0"]);
+    for (text, arch) in known.map(|(text, arch)| (text, Some(arch))).into_iter().chain(unknown.map(|text| (text, None))) {
         let expected = arch.map(|(number, feature)| Arch { number, feature });
         assert_eq!(Arch::parse(text), expected, "{text}");
         assert_eq!(expected.map_or(text.to_owned(), |arch| arch.to_string()), text);
@@ -225,7 +225,8 @@ fn a_folder_is_for_its_architecture_alone() {
     fs::create_dir_all(project.0.join("cuda/sm103a")).unwrap();
     project.write("cuda/kernels.cu", KERNELS);
     let only = |name: &str| {
-        format!("#include \"device/types.cuh\"\nextern \"C\" __global__ void {name}(Strides p) {{ asm volatile(\"wgmma.fence.sync.aligned;\"); }}\n")
+        let body = r#"asm volatile("wgmma.fence.sync.aligned;");"#;
+        format!("#include \"device/types.cuh\"\nextern \"C\" __global__ void {name}(Strides p) {{ {body} }}\n")
     };
     project.write("cuda/sm90a/kernels.cu", &only("hopper"));
     project.write("cuda/sm103a/kernels.cu", &only("nobody")); // not asked for: would not compile
@@ -340,6 +341,28 @@ fn settings_are_understood_or_refused() {
     assert_eq!(read("FEWSTEP_CUDA_ARCHS", "90, 80,90").unwrap().archs, [80, 90]);
     assert!(read("FEWSTEP_CUDA_ARCHS", "sm_90").unwrap_err().starts_with("FEWSTEP_CUDA_ARCHS=sm_90: expected numbers"));
     assert!(read("FEWSTEP_CUDA_ARCHS", "").is_err());
+}
+
+#[test]
+fn shared_numbers_become_rust() {
+    let header = "// Numbers.\n#pragma once\n\nnamespace shared {\n\nnamespace conv {\nconstexpr int kMostTaps = 15;  // in a direction\n\
+                  constexpr int kDepth2 = 3;\n}  // namespace conv\n}  // namespace shared\n";
+    let rust = "pub mod conv {\n/// in a direction.\npub const MOST_TAPS: usize = 15;\npub const DEPTH2: usize = 3;\n}\n";
+    assert_eq!(shared::to_rust(header).unwrap(), rust);
+    for (line, wrong) in [
+        ("constexpr int kMostTaps = 15;", "constexpr int kMostTaps = 3 * 5;"),
+        ("constexpr int kMostTaps = 15;", "constexpr int kMostTaps = -1;"),
+        ("constexpr int kMostTaps = 15;", "constexpr int MostTaps = 15;"),
+        ("constexpr int kMostTaps = 15;", "constexpr int k = 15;"),
+        ("constexpr int kMostTaps = 15;", "constexpr uint32_t kMostTaps = 15;"),
+        ("constexpr int kMostTaps = 15;  // in a direction", "constexpr int kMostTaps = 15;  /* in a direction */"),
+        ("namespace conv {", "struct Conv {"),
+    ] {
+        let message = shared::to_rust(&header.replace(line, wrong)).unwrap_err();
+        assert!(message.contains("not understood") && message.contains(wrong), "{message}");
+    }
+    assert_eq!(shared::to_rust("namespace shared {\nnamespace a {\n}  // namespace a\n").unwrap_err(), "namespace shared has no end");
+    assert!(shared::to_rust("constexpr int kLoose = 1;\n").is_err() && shared::to_rust("}  // namespace shared\n").is_err());
 }
 
 /// The lines in which a function that is not a kernel asks which block it is.

@@ -8,6 +8,7 @@
 #include "parts/pipeline.cuh"
 #include "parts/quad.cuh"
 #include "parts/tile_product.cuh"
+#include "shared.h"
 
 namespace {
 
@@ -20,6 +21,9 @@ using HalfSmall = RowsTensor<fs::half, 32, 32>;
 using Bf16Tall = RowsTensor<fs::bf16, 128, 64>;
 using Bf16Large = RowsTensor<fs::bf16, 64, 64>;
 using Bf16Small = RowsTensor<fs::bf16, 32, 32>;
+static_assert(FloatSmall::kDepth == shared::conv::kDepth && HalfSmall::kDepth == shared::conv::kTensorDepth);
+static_assert(HalfSmall::kThreads == shared::conv::kTensorThreads && HalfTall::kRows == shared::conv::kTallRows);
+static_assert(shared::conv::kMostTaps < 16, "a bit each, and one behind, in half a word");
 
 // A thread copies the same chunk of every stage, for the rows that are kRowsPerPass apart.
 template <class P>
@@ -46,8 +50,8 @@ struct RowCopies {
   FEWSTEP_DEVICE int first_k() { return int(fs::thread_index().x) % kChunksPerRow * kChunk<T>; }
 };
 
-// Which of `taps` taps, the first over `first`, lie over [0, size): a bit each. At most 15 taps (src/backend/cuda/conv2d.rs), so that the bit after the last
-// is zero: what a stage holds beyond the sum's end is under no tap.
+// Which of `taps` taps, the first over `first`, lie over [0, size): a bit each. At most shared::conv::kMostTaps taps, so that the bit after the last is
+// zero: what a stage holds beyond the sum's end is under no tap.
 FEWSTEP_DEVICE uint32_t taps_inside(int first, int size, int taps) {
   const int begin = fs::max(-first, 0), end = fs::min(size - first, taps);
   return begin < end ? (1u << end) - (1u << begin) : 0;

@@ -3,13 +3,12 @@
 #pragma once
 #include "device/fewstep.cuh"
 #include "parts/run.cuh"
+#include "shared.h"
 
 namespace {
 
-constexpr int kThreads = 256;
+using namespace shared::group_norm;
 constexpr int kWarps = kThreads / 32;
-// Groups of a slab at most.
-constexpr int kGroups = 32;
 // Elements of a run at most.
 constexpr int kMostRun = 8;
 
@@ -38,7 +37,7 @@ struct Access {
 };
 template <class T>
 struct Access<T, false> {
-  static constexpr int kN = 4;
+  static constexpr int kN = kRaggedRun;
   using Raw = Run<kN>;
   static constexpr int kAhead = 1;  // a run is loads enough on its own
   FEWSTEP_DEVICE int valid(int count) { return count; }

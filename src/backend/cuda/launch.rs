@@ -84,18 +84,19 @@ pub(super) struct Launch {
 
 impl Launch {
     /// A launch without arguments yet; an error when the grid has more blocks than a GPU takes.
-    pub fn new(kernel: impl Into<String>, grid: [usize; 3], block: u32) -> Result<Self> {
+    pub fn new(kernel: impl Into<String>, grid: [usize; 3], block: usize) -> Result<Self> {
         let kernel = kernel.into();
         let fits = grid[0] > 0 && grid[0] <= i32::MAX as usize && grid[1..].iter().all(|g| *g > 0 && *g <= MAX_GRID_YZ as usize);
         if !fits {
             return Err(Error::unsupported(format!("{kernel}: a grid of {grid:?} blocks; the shapes are too large for the CUDA backend")));
         }
-        Ok(Self { kernel, grid: grid.map(|g| g as u32), block, args: vec![] })
+        // More threads than a kernel takes are found where it is loaded.
+        Ok(Self { kernel, grid: grid.map(|g| g as u32), block: u32::try_from(block).unwrap_or(u32::MAX), args: vec![] })
     }
 
     /// One thread an element, in blocks of `block`.
-    pub fn over(kernel: impl Into<String>, elements: usize, block: u32) -> Result<Self> {
-        Self::new(kernel, [elements.div_ceil(block as usize), 1, 1], block)
+    pub fn over(kernel: impl Into<String>, elements: usize, block: usize) -> Result<Self> {
+        Self::new(kernel, [elements.div_ceil(block), 1, 1], block)
     }
 
     /// Any argument.

@@ -21,6 +21,7 @@ mod random;
 mod reduce;
 mod resample;
 mod shape;
+mod shared;
 mod timestep_embedding;
 
 pub use context::Foreign;

@@ -2,12 +2,12 @@
 
 use super::launch::{Arg, Launch, Lowered, Param};
 use super::lower::Site;
+use super::shared::optimizer::THREADS;
 use crate::backend::as_bytes;
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
 use crate::graph::ops::{AdamW, ClipScale, Ema};
 
-const THREADS: u32 = 256;
 /// Elements of one piece: 16 a thread, which hides the loads of the piece's own addresses.
 const PIECE: usize = 4 << 10;
 

@@ -2,12 +2,10 @@
 
 use super::launch::{Launch, Lowered};
 use super::lower::Site;
+use super::shared::reduce::{COLUMNS, THREADS};
 use crate::error::Result;
 use crate::graph::ops::ReduceSum;
 
-const THREADS: u32 = 256;
-/// Columns of one block of the column kernel.
-const COLUMNS: usize = 32;
 /// A slice is worth a block of its own from this many elements on.
 const GRAIN: usize = 4 << 10;
 
