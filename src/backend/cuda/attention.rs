@@ -19,8 +19,6 @@ const GRAD: [usize; 5] = [8, 32, 64, 128, 256];
 
 /// Tensor cores take heads of multiples of so many channels.
 const CHUNK: usize = 8;
-/// So many blocks a multiprocessor and no more may split the keys: each fetches them for a quarter of the queries.
-const SPLIT_BLOCKS: usize = 2;
 /// The first compute capability on which wide heads may have tall blocks.
 const TALL_CAPABILITY: u32 = 80;
 
@@ -71,7 +69,7 @@ fn tensor(heads: Heads, count: usize, dtype: DType, target: Target) -> Option<Te
     let parts = width.div_ceil(SPLIT_CHANNELS);
     let split = Tensor { kind: "split", widest, blocks: tokens.div_ceil(SPLIT_QUERIES) * count * parts, parts };
     let may_be_tall = target.capability >= TALL_CAPABILITY || widest <= SPLIT_CHANNELS;
-    if split.blocks > SPLIT_BLOCKS * target.multiprocessors as usize && may_be_tall {
+    if split.blocks > target.tuning().attention.split_blocks * target.multiprocessors as usize && may_be_tall {
         return Some(Tensor { kind: "tall", widest, blocks: tokens.div_ceil(TALL_QUERIES) * count, parts: 1 });
     }
     Some(split)

@@ -12,20 +12,6 @@ use crate::tensor::DType;
 
 /// No index of a kernel exceeds this; the rest of 31 bits is for tiles that reach beyond the last element.
 const LIMIT: usize = i32::MAX as usize - (1 << 20);
-/// A sum is cut from this many steps on: below, adding the parts costs more than it saves.
-const WORTH_CUTTING: usize = 16;
-/// Fewest steps of a slice: two of them only fill the pipeline.
-const SHORTEST_SLICE: usize = 4;
-/// Steps of a slice that is long enough for what its block does before and after.
-const LONG_SLICE: usize = 16;
-/// Most slices: each is written and read once more.
-const MOST_SLICES: usize = 64;
-
-/// The most channels of a group that each thread walks over on its own.
-const NORM_GROUP: usize = 64;
-/// Elements that a multiprocessor normalises in the time that a launch and a walk over a small map take, 3 microseconds: at 16 special functions a clock
-/// and two an element, 8 elements a clock of 0.6 ns (CUDA C++ Programming Guide, "Throughput of Native Arithmetic Instructions").
-const WORTH_NORMALISING: usize = 40_000;
 
 /// Elements of a chunk: packed weights have a multiple of so many for each tap.
 fn chunk(dtype: DType) -> usize {
@@ -122,12 +108,12 @@ impl Wishes for Target {
         let tiling = Tiling::of_conv(conv, true, *self);
         let [r, s] = conv.op.geometry.kernel;
         let work = [p, q, c, r, s, o.div_ceil(tiling.columns)].into_iter().fold(n, usize::saturating_mul);
-        let fits = c <= conv::NORM_CHANNELS && c / groups <= NORM_GROUP && (p * q).is_multiple_of(tiling.rows);
-        fits && work <= WORTH_NORMALISING * self.multiprocessors as usize
+        let fits = c <= conv::NORM_CHANNELS && c / groups <= self.tuning().conv.norm_group && (p * q).is_multiple_of(tiling.rows);
+        fits && work <= self.tuning().conv.worth_normalising * self.multiprocessors as usize
     }
 
     fn norms_by_moments(&self, channels: usize, groups: usize) -> bool {
-        group_norm::takes_moments(channels, groups)
+        group_norm::takes_moments(channels, groups, *self)
     }
 }
 
@@ -197,15 +183,14 @@ impl Tiling {
     /// For `parts` products of rows x columns with sums of `depth` terms. The order of a sum depends on the slices and so on the device: equal devices
     /// give equal bytes.
     fn of(rows: usize, columns: usize, parts: usize, depth: usize, dtype: DType, target: Target) -> Self {
-        let multiprocessors = target.multiprocessors as usize;
+        let (multiprocessors, tuning) = (target.multiprocessors as usize, &target.tuning().conv);
         let blocks = |tile: usize| rows.div_ceil(tile) * columns.div_ceil(tile) * parts;
         let steps = depth.div_ceil(if dtype == DType::F32 { conv::DEPTH } else { conv::TENSOR_DEPTH });
         // Large blocks if they fill the device, or do so in long slices, as those of weights' gradients.
-        let filled = blocks(64) >= multiprocessors || blocks(64) * (steps / LONG_SLICE).min(MOST_SLICES) >= 2 * multiprocessors;
-        // Enough warps to hide the latency of shared memory.
-        let (tile, resident) = if rows > 32 && columns > 32 && filled { (64, 2) } else { (32, 4) };
-        let wanted = (resident * multiprocessors / blocks(tile).max(1)).min(MOST_SLICES);
-        let slices = if steps < WORTH_CUTTING { 1 } else { wanted.clamp(1, steps / SHORTEST_SLICE) };
+        let filled = blocks(64) >= multiprocessors || blocks(64) * (steps / tuning.long_slice).min(tuning.most_slices) >= tuning.resident[0] * multiprocessors;
+        let (tile, resident) = if rows > 32 && columns > 32 && filled { (64, tuning.resident[0]) } else { (32, tuning.resident[1]) };
+        let wanted = (resident * multiprocessors / blocks(tile).max(1)).min(tuning.most_slices);
+        let slices = if steps < tuning.worth_cutting { 1 } else { wanted.clamp(1, steps / tuning.shortest_slice) };
         Self { rows: tile, columns: tile, slices, dtype }
     }
 

@@ -10,14 +10,6 @@ use crate::graph::ops::{GroupNorm, GroupNormGrad};
 
 /// Channels that make a row of a slab a whole line of memory.
 const WIDE: usize = 32;
-/// Rows that a thread of a norm by moments takes at most: beyond, the block's scales are paid for.
-const MOMENT_ROWS: usize = 8;
-/// The most channels of a group that each thread of it walks over on its own.
-const MOMENT_GROUP: usize = 64;
-/// A slab of at most so many elements is one block's work: a second launch costs more than its blocks would save.
-const ONE_BLOCK: usize = 16 << 10;
-/// The fewest elements that are worth a block.
-const GRAIN: usize = 4 << 10;
 
 /// The kernels' view of the shape.
 #[repr(C)]
@@ -54,8 +46,9 @@ fn gcd(a: usize, b: usize) -> usize {
 /// How many pieces the positions are cut into so that there are two blocks a multiprocessor, none of them empty or too small. Depends on the device, as the
 /// order of the sums then does: equal devices give equal bytes.
 fn pieces(blocks: usize, positions: usize, width: usize, target: Target) -> usize {
-    let wanted = (2 * target.multiprocessors as usize).div_ceil(blocks);
-    let splits = wanted.min(positions * width / GRAIN).min(positions).max(1);
+    let tuning = &target.tuning().norm;
+    let wanted = (tuning.resident * target.multiprocessors as usize).div_ceil(blocks);
+    let splits = wanted.min(positions * width / tuning.grain).min(positions).max(1);
     positions.div_ceil(positions.div_ceil(splits))
 }
 
@@ -107,7 +100,7 @@ impl Cut {
     fn kept(x: &TensorType, groups: usize, target: Target) -> Result<Option<Self>> {
         let mut cut = Self::new(x, groups)?;
         cut.slab_groups = cut.slab(groups);
-        while !cut.is_kept() || cut.blocks() < 2 * target.multiprocessors as usize {
+        while !cut.is_kept() || cut.blocks() < target.tuning().norm.resident * target.multiprocessors as usize {
             if !cut.narrow() {
                 break;
             }
@@ -127,7 +120,7 @@ impl Cut {
         let run = if cut.channels.is_multiple_of(cut.run) { cut.run } else { RAGGED_RUN };
         let rows = THREADS / cut.channels.min(MOMENT_CHANNELS).div_ceil(run);
         let steps = cut.positions.div_ceil(rows) * cut.n * cut.moment_slabs();
-        let own = (steps / (MOMENT_BLOCKS * target.multiprocessors as usize)).clamp(1, MOMENT_ROWS);
+        let own = (steps / (MOMENT_BLOCKS * target.multiprocessors as usize)).clamp(1, target.tuning().norm.moment_rows);
         cut.splits = cut.positions.div_ceil(rows * own);
         Ok(cut)
     }
@@ -141,7 +134,7 @@ impl Cut {
         let mut cut = Self::new(x, groups)?;
         while cut.blocks() < target.multiprocessors as usize && cut.narrow() {}
         let width = cut.slab_groups * cut.group_channels();
-        if cut.positions * width > ONE_BLOCK {
+        if cut.positions * width > target.tuning().norm.one_block {
             cut.splits = pieces(cut.blocks(), cut.positions, width, target);
         }
         Ok(cut)
@@ -180,8 +173,8 @@ impl Cut {
 }
 
 /// Whether a norm takes the moments of its input's channels: each thread walks over a group of them.
-pub(super) fn takes_moments(channels: usize, groups: usize) -> bool {
-    channels / groups <= MOMENT_GROUP
+pub(super) fn takes_moments(channels: usize, groups: usize, target: Target) -> bool {
+    channels / groups <= target.tuning().norm.moment_group
 }
 
 pub(super) fn forward(op: &GroupNorm, site: &Site) -> Result<Lowered> {

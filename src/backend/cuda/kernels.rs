@@ -3,6 +3,7 @@
 use super::context::Context;
 use super::driver::check;
 use super::manifest::{self, KernelInfo, MODULES};
+use super::tuning::Tuning;
 use crate::error::{Error, Result};
 use cudarc::driver::{result, sys};
 use std::collections::HashMap;
@@ -42,19 +43,24 @@ unsafe impl Send for Loaded {}
 /// driver translates from PTX do not: that is for an older one.
 const OVERLAP_CAPABILITY: u32 = 90;
 
-/// `FEWSTEP_CUDA_OVERLAP`: may launches begin before those before them have ended? Not unasked, before it was measured to pay (benches/gpu/README.md).
-fn overlap() -> Result<bool> {
-    match std::env::var("FEWSTEP_CUDA_OVERLAP").as_deref() {
-        Err(_) | Ok("0") => Ok(false),
-        Ok("1") => Ok(true),
-        Ok(other) => Err(Error::invalid(format!("FEWSTEP_CUDA_OVERLAP={other}: expected 0 or 1"))),
+/// What says whether launches may begin before those before them have ended, before the table of tuning does.
+const OVERLAP: &str = "FEWSTEP_CUDA_OVERLAP";
+
+fn overlap(asked: Option<&str>, unasked: bool) -> Result<bool> {
+    match asked {
+        None => Ok(unasked),
+        Some("0") => Ok(false),
+        Some("1") => Ok(true),
+        Some(other) => Err(Error::invalid(format!("{OVERLAP}={other}: expected 0 or 1"))),
     }
 }
 
 impl Kernels {
     /// None loaded yet.
     pub fn new(context: &Arc<Context>) -> Result<Self> {
-        Ok(Self { context: context.clone(), loaded: Mutex::default(), overlap: overlap()? })
+        let asked = std::env::var_os(OVERLAP).map(|value| value.to_string_lossy().into_owned());
+        let overlap = overlap(asked.as_deref(), Tuning::of(context.device.capability).overlap)?;
+        Ok(Self { context: context.clone(), loaded: Mutex::default(), overlap })
     }
 
     /// A kernel by name.
@@ -110,6 +116,20 @@ impl Drop for Kernels {
         for module in loaded.modules.values() {
             // SAFETY: loaded in `load`, unloaded once; nothing runs any more, since every executable holds an Arc of this. Errors have nobody to hear them.
             let _ = unsafe { result::module::unload(*module) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overlap_is_asked_for_or_left_to_the_table() {
+        for unasked in [false, true] {
+            assert_eq!(overlap(None, unasked), Ok(unasked));
+            assert_eq!((overlap(Some("0"), unasked), overlap(Some("1"), unasked)), (Ok(false), Ok(true)));
+            assert_eq!(overlap(Some("yes"), unasked).unwrap_err().message, "FEWSTEP_CUDA_OVERLAP=yes: expected 0 or 1");
         }
     }
 }

@@ -23,6 +23,7 @@ mod resample;
 mod shape;
 mod shared;
 mod timestep_embedding;
+mod tuning;
 
 pub use context::Foreign;
 pub use driver::Device;
