@@ -12,7 +12,7 @@ SMOKE := target/smoke
 SMOKE_FLAGS := -std=c11 -g -Wall -Wextra -Wpedantic -Werror -Iinclude tests/c/smoke.c
 SMOKE_LINK := -Ltarget/release -lfewstep -Wl,-rpath,'$$ORIGIN/../release'
 
-.PHONY: all lib demo test fuzz fuzz-planted fuzz-corpus test-cuda gpu-check sanitize-cuda sanitize-cuda-address sanitize-cuda-thread demo-emulated mutations field-cases oom-sweep golden lint check-targets sanitize miri bench bench-peers header cuda-toolkit clean
+.PHONY: all lib demo test fuzz fuzz-planted fuzz-corpus test-cuda gpu-micro gpu-check sanitize-cuda sanitize-cuda-address sanitize-cuda-thread demo-emulated mutations field-cases oom-sweep golden lint check-targets sanitize miri bench bench-peers header cuda-toolkit clean
 
 all: lib
 
@@ -74,8 +74,15 @@ mutations: cuda-toolkit
 	$(MAKE) -C cuda/emulator libcuda SANITIZE=thread
 	FEWSTEP_CUDA=require $(PYTHON) cuda/emulator/mutations.py . "$(SUITE)"
 
+# The microbenchmarks that decide how kernels are built (benches/gpu/README.md), in target/gpu-micro; what the emulator can run of them must give right
+# results there.
+gpu-micro: cuda-toolkit
+	benches/gpu/micro/build $(NVCC) target/gpu-micro
+	$(MAKE) -C cuda/emulator libcuda BUILD=../../target/emulator-micro KERNELS=../../benches/gpu/micro/portable.cu
+	LD_LIBRARY_PATH=target/emulator-micro FEWSTEP_EMU_ARCHITECTURE=90 target/gpu-micro/micro target/gpu-micro/portable.fatbin target/gpu-micro/hopper.fatbin --quick
+
 # target/gpu-check: programs that check and time the library on a machine with a GPU and no Rust. benches/gpu/README.md tells how to run them there.
-gpu-check: cuda-toolkit
+gpu-check: gpu-micro
 	FEWSTEP_CUDA=require $(MAKE) lib
 	$(MAKE) -C cuda/emulator gpu-programs
 	benches/gpu/bundle $(NVCC) "$(call TEST_PROGRAM,cuda)" "$(call TEST_PROGRAM,golden)"

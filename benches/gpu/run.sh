@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks and times fewstep on this machine's first GPU; needs a driver, no Rust.  usage: run.sh [OUT_DIR [STAGE...]]
 #
-# Writes OUT_DIR/results.json anew after each stage, log.txt with all that was printed, bench.json, overlap.json, peers.json, profile.csv and samples.png.
+# Writes OUT_DIR/results.json anew after each stage, log.txt with all that was printed, micro.json, bench.json, overlap.json, peers.json, profile.csv and samples.png.
 # Ends within 8 minutes, or $FEWSTEP_GPU_SECONDS: what has no time left is reported as failed.
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -30,7 +30,7 @@ write_results() {
       separator=,
     done
     printf '\n  ]'
-    for row in bench overlap peers; do
+    for row in micro bench overlap peers; do
       if [[ -s $out/$row.json ]]; then
         printf ',\n  "%s": ' $row
         cat "$out/$row.json"
@@ -110,6 +110,7 @@ for r in rows[2:]: print(",".join(r[i].replace(",", "") for i in at))' || return
 export -f instructions overlap demo peers profile # for the shell that has the time limit
 export out scratch bin SKIPPED
 write_results
+stage micro 60 "$bin/micro" kernels/portable.fatbin kernels/hopper.fatbin --out "$out/micro.json"
 stage instructions 30 instructions
 stage conformance 150 "$bin/cuda" --test-threads=1
 stage golden 90 "$bin/golden" --test-threads=1
