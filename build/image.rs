@@ -92,7 +92,9 @@ impl Image {
 /// Compiles a source unless the cache has it.
 pub fn compile(request: &Request, cache: &Cache, source: &Source, target: Target) -> Result<Image, String> {
     let options = target.options();
-    let key = digest(&(&request.compiler.identity, FLAGS, &options, &source.contents));
+    // By names within the folder: the same sources in another checkout are the same.
+    let contents: Vec<_> = source.contents.iter().map(|(path, text)| (path.strip_prefix(request.sources).unwrap_or(path), text)).collect();
+    let key = digest(&(&request.compiler.identity, FLAGS, &options, &contents));
     let name = format!("{}.{}.{key}", source.name, target.name());
     let entry = cache.entry(&name, |folder| {
         let mut command = Command::new(&request.compiler.nvcc);

@@ -63,7 +63,7 @@ FEWSTEP_DEVICE uint32_t select(const float* x, int row, uint32_t rank, uint32_t*
 
 }  // namespace
 
-// y[n,row] = clamp(x[n], -s, s) / s with s = clamp(quantile(|x[n]|), 1, max): the quantile is that of rank `rank` + fraction, between neighbours linearly.
+// y[n,row] = clamp(x[n], -s, s) / s with s = min(max(quantile(|x[n]|), 1), max): the quantile is that of rank `rank` + fraction, between neighbours linearly.
 // One block a sample. Floor: nine readings of x (they meet in the second-level cache) and one writing.
 FEWSTEP_KERNEL(kThreads, fewstep_dynamic_threshold_f32, const float* x, float* y, int row, int rank, float fraction, float max) {
   FEWSTEP_SHARED(uint32_t, counts, kDigits);
@@ -74,7 +74,8 @@ FEWSTEP_KERNEL(kThreads, fewstep_dynamic_threshold_f32, const float* x, float* y
   const float lo = fs::bit_cast<float>(select(x, row, uint32_t(rank), counts, found));
   const float hi = fraction > 0 ? fs::bit_cast<float>(select(x, row, uint32_t(rank) + 1, counts, found)) : lo;
   float s = lo + (hi - lo) * fraction;
-  s = s < 1 ? 1.0f : s > max ? max : s;  // NaN stays: then all of the sample is NaN
+  s = s < 1 ? 1.0f : s;
+  s = s > max ? max : s;  // NaN stays: then all of the sample is NaN
   for (int i = int(fs::thread_index().x); i < row; i += kThreads) {
     const float v = x[i];
     y[i] = s != s ? s : (v < -s ? -s : v > s ? s : v) / s;

@@ -336,8 +336,10 @@
  * What the model says: a few-step student's own grid, or the sampler of its scheduler config, step for step as diffusers runs it. Known are DDIM, DPM-Solver++,
  * Euler, Euler ancestral, DDPM, PNDM, LCM and UniPC (orders 1 to 3), each with its class's options; DDIMParallel and DDPMParallel are their plain ones. Every
  * other class with betas opens too, and so can be a teacher, but to sample it by this kind is UNSUPPORTED: choose one of the other kinds. Euler's images are
- * x_0 + sigma noise until its last step: it starts from unit noise times the first sigma, also where noise is given. PNDM evaluates the network once more than
- * it has steps, nine times more with its Runge-Kutta steps; each is a step of the sampler.
+ * x_0 + sigma noise until its last step: it starts from unit noise times the first sigma, also where noise is given. Some runs evaluate the network more often
+ * than they have steps, and each is a step of the sampler: PNDM's once more (but for one step), nine times more with its Runge-Kutta steps; Euler's once more
+ * where its config has log_linear and continuous times; those of Euler, DPM-Solver++ (of its own kind too) and UniPC with trailing spacing once more, at
+ * timestep -1, for the few numbers of steps (61 and 122 of 1000) where diffusers' rounding makes one more.
  */
 #define FEWSTEP_SAMPLER_FROM_MODEL 0
 
@@ -1906,7 +1908,8 @@ fewstep_status fewstep_trainer_prepare(fewstep_trainer *trainer,
  * set. A step changes nothing and is NUMERIC when its loss, its gradient or a weight that it would leave is not finite, or its gradient, clipped, has a norm
  * above 9.2e18: the weights are finite at any time.
  *
- * One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED (by the runtime's token; nothing has changed), NUMERIC, OUT_OF_MEMORY or STATE.
+ * One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED (by the runtime's token; nothing has changed, but for f16's loss scale, which may be smaller
+ * by then), NUMERIC, OUT_OF_MEMORY or STATE.
  */
 FEWSTEP_API
 fewstep_status fewstep_trainer_step(fewstep_trainer *trainer,

@@ -1,4 +1,4 @@
-//! After compile, prepare and one warm-up run, a run allocates nothing.
+//! After compile, prepare and one warm-up run, a run allocates nothing; nor does a training step.
 
 mod common;
 
@@ -6,8 +6,13 @@ use common::{Case, load, models};
 use fewstep::Result;
 use fewstep::backend::Backend;
 use fewstep::backend::cpu::CpuBackend;
+use fewstep::diffusion::Weight;
+use fewstep::distill::{NormKind, Objective, Term, Trainer, TrainerOptions};
 use fewstep::graph::ops::*;
+use fewstep::io::{SchedulerConfig, UNetConfig};
 use fewstep::memory;
+use fewstep::nn::Model;
+use std::sync::Arc;
 
 /// A training step plus the ops that it does not use, large enough for several chunks.
 fn everything(norms: bool) -> Result<Case> {
@@ -49,12 +54,33 @@ fn measure(case: &Case) -> Result<()> {
         let mut exe = backend.compile(&case.graph)?;
         load(&mut *exe, &case.graph, &case.given)?;
         exe.run_all()?;
-        let before = memory::asked();
-        let done = exe.run_all();
-        let after = memory::asked();
-        done?;
-        let (calls, bytes) = (after.0.wrapping_sub(before.0), after.1.wrapping_sub(before.1));
-        assert_eq!((calls, bytes), (0, 0), "{threads} threads: {calls} allocations, {bytes} bytes");
+        assert_eq!(asked_by(|| exe.run_all())?, (0, 0), "{threads} threads: allocations, bytes");
+    }
+    Ok(())
+}
+
+/// What the library asks for, in calls and bytes, while `work` runs.
+fn asked_by<T>(work: impl FnOnce() -> Result<T>) -> Result<(usize, usize)> {
+    let before = memory::asked();
+    let done = work();
+    let after = memory::asked();
+    done?;
+    Ok((after.0.wrapping_sub(before.0), after.1.wrapping_sub(before.1)))
+}
+
+const TINY: &str = r#"{"_class_name":"UNet2DModel","sample_size":8,"in_channels":1,"out_channels":1,"layers_per_block":1,"block_out_channels":[8,8],
+"down_block_types":["DownBlock2D","DownBlock2D"],"up_block_types":["UpBlock2D","UpBlock2D"],"norm_num_groups":4}"#;
+
+/// A trainer's own part of a step: its numbers in, its report out, and the look at what became of the weights.
+fn measure_training() -> Result<()> {
+    let model = Model::create(UNetConfig::parse(TINY, "config.json")?, SchedulerConfig::default(), 1)?;
+    let term = Term { objective: Objective::OnPolicy, weight: 1.0, step_weight: Weight::State, norm: NormKind::Huber(1.0) };
+    let pairs = vec![(999, 499), (499, -1)];
+    let options = TrainerOptions { terms: vec![term], pairs, substeps: 2, cache_size: 4, cache_batch: 4, batch: 2, ..TrainerOptions::default() };
+    let mut trainer = Trainer::new(Arc::new(CpuBackend::new(2)?), &model, Some(&model), None, options)?;
+    trainer.step()?;
+    for step in 2..5 {
+        assert_eq!(asked_by(|| trainer.step())?, (0, 0), "step {step}: allocations, bytes");
     }
     Ok(())
 }
@@ -63,5 +89,6 @@ fn measure(case: &Case) -> Result<()> {
 #[test]
 fn a_run_allocates_nothing() -> Result<()> {
     measure(&everything(false)?)?;
-    measure(&everything(true)?)
+    measure(&everything(true)?)?;
+    measure_training()
 }

@@ -2,7 +2,7 @@
 
 use super::grid::{PrevRule, Spacing, ddim_timesteps, pairs};
 use super::parametrisation::Prediction;
-use super::sampler::{Clip, Kept, Step, Sum, Table};
+use super::sampler::{Clip, Step, Sum, Table};
 use super::schedule::{Level, NoiseSchedule, Precision};
 use crate::error::Result;
 
@@ -34,7 +34,7 @@ pub(super) fn table(schedule: &NoiseSchedule, prediction: Prediction, config: &D
     config.clip.check()?;
     let timesteps = ddim_timesteps(schedule.len(), config.spacing, config.steps_offset, steps)?;
     let pairs = pairs(&timesteps, schedule.len(), steps, PrevRule::Schedule)?;
-    Table::new(pairs.len(), |i| step(schedule, prediction, config, pairs[i]), config.clip, Kept::Data)
+    Table::new(pairs.len(), |i| step(schedule, prediction, config, pairs[i]), config.clip)
 }
 
 fn step(schedule: &NoiseSchedule, prediction: Prediction, config: &DdpmConfig, (t, next): (i64, i64)) -> Result<Step> {

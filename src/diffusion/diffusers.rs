@@ -75,19 +75,20 @@ impl SchedulerConfig {
         })
     }
 
-    /// What is done to predicted data in every step, whatever the class: what a class does not have is off.
+    /// What the class's step does to predicted data in diffusers: nothing where it does not read the keys.
     pub fn clip(&self) -> Clip {
-        match self.thresholding() {
-            Clip::None if self.clip_sample => Clip::Range(self.clip_sample_range),
-            other => other,
+        match self.clip_range() {
+            _ if self.thresholds() => Clip::Dynamic { ratio: self.dynamic_thresholding_ratio, max: self.sample_max_value },
+            Some(range) => Clip::Range(range),
+            None => Clip::None,
         }
     }
 
     /// The same noise schedule with the settings of a few-step student: DDIM, trailing spacing, no clipping, a clean last step. Nothing else of this
-    /// configuration is in it; a schedule that DDIM's configuration has no name for becomes a list of betas.
+    /// configuration is in it; a schedule that DDIM's configuration has no name for, or that DDIM makes in another precision, becomes a list of betas.
     pub fn for_student(&self, prediction: Prediction) -> Result<Self> {
         let plain = SchedulerClass::Ddim;
-        let named = self.snr_shift_scale == 1.0 && plain.has_schedule(self.beta_schedule);
+        let named = self.snr_shift_scale == 1.0 && plain.has_schedule(self.beta_schedule) && !self.has_float64_betas();
         let (beta_schedule, trained_betas) = match named {
             true => (self.beta_schedule, self.trained_betas.clone()),
             false => (file::BetaSchedule::Linear, Some(self.noise_schedule()?.betas()?)),
@@ -166,7 +167,7 @@ impl SchedulerConfig {
     }
 
     fn unipc(&self) -> Result<UniPcConfig> {
-        if self.other.get("solver_p").is_some_and(|v| !v.is_null()) {
+        if self.solver_p {
             return Err(Error::unsupported("solver_p is set; UniPC with another predictor is not supported: sample with DDIM or DPM-Solver++ (kind)"));
         }
         Ok(UniPcConfig {
@@ -180,7 +181,7 @@ impl SchedulerConfig {
             sigmas: self.spread()?,
             range: [self.sigma_min, self.sigma_max],
             final_sigmas: self.final_sigmas(),
-            clip: self.thresholding(),
+            clip: self.clip(),
         })
     }
 
@@ -192,7 +193,7 @@ impl SchedulerConfig {
     }
 
     fn dpm(&self) -> Result<DpmConfig> {
-        if let Some(learned) = self.variance_type {
+        if let Some(learned @ (file::VarianceType::Learned | file::VarianceType::LearnedRange)) = self.variance_type {
             return Err(learned_variance(learned));
         }
         Ok(DpmConfig {
@@ -214,16 +215,13 @@ impl SchedulerConfig {
             euler_at_final: self.euler_at_final,
             final_sigmas: self.final_sigmas(),
             lambda_min_clipped: self.lambda_min_clipped,
-            clip: self.thresholding(),
+            clip: self.clip(),
         })
     }
 
     /// At most one of karras, exponential and beta may be asked for; Lu gives way to Karras and goes before the others, as in diffusers.
     fn spread(&self) -> Result<SigmaSpread> {
-        let exclusive = [self.use_karras_sigmas, self.use_exponential_sigmas, self.use_beta_sigmas];
-        if exclusive.iter().filter(|on| **on).count() > 1 {
-            return Err(Error::invalid("only one of use_karras_sigmas, use_exponential_sigmas and use_beta_sigmas can be true"));
-        }
+        self.check_sigmas()?;
         Ok(match (self.use_karras_sigmas, self.use_lu_lambdas, self.use_exponential_sigmas, self.use_beta_sigmas) {
             (true, ..) => SigmaSpread::Karras,
             (_, true, ..) => SigmaSpread::Lu,
@@ -231,10 +229,6 @@ impl SchedulerConfig {
             (.., true) => SigmaSpread::Beta,
             _ => SigmaSpread::Schedule,
         })
-    }
-
-    fn thresholding(&self) -> Clip {
-        if self.thresholding { Clip::Dynamic { ratio: self.dynamic_thresholding_ratio, max: self.sample_max_value } } else { Clip::None }
     }
 
     fn spacing(&self) -> Spacing {
@@ -269,7 +263,12 @@ mod tests {
             ("DEISMultistep", "", 5, "DEISMultistepScheduler"),
             ("UniPCMultistep", ", \"solver_order\": 4", 5, "solver_order is 4"),
             ("UniPCMultistep", ", \"solver_p\": {}", 5, "solver_p"),
+            ("UniPCMultistep", &format!(", \"a_note\": \"{}\", \"solver_p\": {{\"a\": 1}}", "x".repeat(file::MAX_OTHER - 10)), 5, "solver_p"),
+            ("DPMSolverMultistep", ", \"variance_type\": \"learned\"", 5, "learned"),
             ("UniPCMultistep", ", \"lower_order_final\": false", 5, "lower_order_final"),
+            ("UniPCMultistep", ", \"lower_order_final\": false, \"predict_x0\": false", 1, "predict_x0 false"),
+            ("EulerDiscrete", ", \"use_karras_sigmas\": true, \"sigma_max\": 1e25, \"timestep_spacing\": \"leading\"", 5, "sigma_max"),
+            ("UniPCMultistep", ", \"use_karras_sigmas\": true, \"sigma_min\": 1e-50", 5, "sigma does not fall"),
             ("UniPCMultistep", ", \"predict_x0\": false", 5, "predict_x0 false"),
             ("DDPM", ", \"variance_type\": \"learned_range\"", 5, "learned_range"),
             ("DDPM", ", \"variance_type\": \"fixed_large_log\"", 5, "fixed_large_log"),
@@ -288,7 +287,35 @@ mod tests {
         }
     }
 
-    /// PNDM evaluates more often than it steps; every other sampler once a step. Classes for sampling in parallel are their plain ones.
+    /// As diffusers' steps clip, by class: those of CogVideoX and TCD do not read the keys, RePaint's clamps to 1, UniPC's thresholds predicted data only.
+    #[test]
+    fn clipping_is_that_of_the_class() {
+        let range = ", \"clip_sample\": true, \"clip_sample_range\": 2";
+        let threshold = ", \"thresholding\": true, \"dynamic_thresholding_ratio\": 0.9, \"sample_max_value\": 0.5, \"clip_sample\": true";
+        let dynamic = Clip::Dynamic { ratio: 0.9, max: 0.5 };
+        for (class, by_range, by_threshold) in [
+            ("DDIM", Clip::Range(2.0), dynamic),
+            ("DDPM", Clip::Range(2.0), dynamic),
+            ("LCM", Clip::Range(2.0), dynamic),
+            ("HeunDiscrete", Clip::Range(2.0), Clip::Range(1.0)),
+            ("DDIMInverse", Clip::Range(2.0), Clip::Range(1.0)),
+            ("RePaint", Clip::Range(1.0), Clip::Range(1.0)),
+            ("DPMSolverMultistep", Clip::None, dynamic),
+            ("UniPCMultistep", Clip::None, dynamic),
+            ("EulerDiscrete", Clip::None, Clip::None),
+            ("PNDM", Clip::None, Clip::None),
+            ("TCD", Clip::None, Clip::None),
+            ("CogVideoXDDIM", Clip::None, Clip::None),
+            ("CogVideoXDPM", Clip::None, Clip::None),
+        ] {
+            assert_eq!((parse(class, range).clip(), parse(class, threshold).clip()), (by_range, by_threshold), "{class}");
+        }
+        let noise = parse("UniPCMultistep", &format!("{threshold}, \"predict_x0\": false"));
+        assert!(noise.clip() == Clip::None && noise.thresholding && noise.sample_max_value == 0.5);
+    }
+
+    /// PNDM evaluates more often than it steps, and those with sigmas where numpy's arange has one more; every other sampler once a step. Classes for
+    /// sampling in parallel are their plain ones.
     #[test]
     fn evaluations_of_a_run() {
         for (class, more, steps, evaluations) in [
@@ -297,6 +324,9 @@ mod tests {
             ("PNDM", ", \"skip_prk_steps\": true", 10, 11),
             ("PNDM", ", \"skip_prk_steps\": true", 1, 1),
             ("EulerDiscrete", "", 10, 10),
+            ("EulerDiscrete", ", \"timestep_spacing\": \"trailing\"", 61, 62),
+            ("DPMSolverMultistep", ", \"timestep_spacing\": \"trailing\"", 122, 123),
+            ("DDIM", ", \"timestep_spacing\": \"trailing\"", 61, 61),
             ("UniPCMultistep", "", 10, 10),
             ("LCM", "", 4, 4),
         ] {
@@ -316,6 +346,9 @@ mod tests {
             ("DDPM", ", \"beta_schedule\": \"laplace\", \"rescale_betas_zero_snr\": true"),
             ("HeunDiscrete", ", \"beta_schedule\": \"exp\""),
             ("CogVideoXDDIM", ""),
+            ("CogVideoXDDIM", ", \"snr_shift_scale\": 1"),
+            // In float32 the noise levels near zero would be others.
+            ("CogVideoXDDIM", ", \"snr_shift_scale\": 1, \"rescale_betas_zero_snr\": true"),
             ("CogVideoXDPM", ", \"rescale_betas_zero_snr\": true"),
             ("UnCLIP", ""),
         ] {

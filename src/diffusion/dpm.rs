@@ -5,7 +5,7 @@
 
 use super::grid::Spacing;
 use super::parametrisation::Prediction;
-use super::sampler::{Clip, Kept, Step, Sum, Table};
+use super::sampler::{Clip, Step, Sum, Table};
 use super::schedule::{Level, NoiseSchedule, nonzero};
 use super::sigmas::{FinalSigma, Rules, SigmaGrid, SigmaOptions, SigmaSpread};
 use crate::error::{Error, Result};
@@ -90,11 +90,9 @@ impl Algorithm {
         }
     }
 
-    fn kept(self) -> Kept {
-        match self {
-            Algorithm::DpmSolverPp | Algorithm::SdeDpmSolverPp => Kept::Data,
-            Algorithm::DpmSolver | Algorithm::SdeDpmSolver => Kept::Noise,
-        }
+    /// Whether m0 is predicted noise, and not data.
+    fn predicts_noise(self) -> bool {
+        matches!(self, Algorithm::DpmSolver | Algorithm::SdeDpmSolver)
     }
 }
 
@@ -117,7 +115,7 @@ pub(super) fn table(schedule: &NoiseSchedule, prediction: Prediction, config: &D
         // Short runs never get to order 3, and diffusers accepts those.
         return Err(Error::unsupported("solver_order is 3, which the algorithm sde-dpmsolver does not have; use 1 or 2"));
     }
-    Table::new(count, |i| step(&grid, i, prediction, config, highest), config.clip, config.algorithm.kept())
+    Table::new(count, |i| step(&grid, i, prediction, config, highest), config.clip)
 }
 
 fn check(config: &DpmConfig) -> Result<()> {
@@ -126,7 +124,7 @@ fn check(config: &DpmConfig) -> Result<()> {
         return Err(Error::invalid(format!("solver_order is {}; it must be 1, 2 or 3", config.order)));
     }
     let name = config.algorithm.name();
-    if config.algorithm.kept() == Kept::Noise {
+    if config.algorithm.predicts_noise() {
         if config.final_sigmas == FinalSigma::Zero {
             return Err(Error::invalid(format!(
                 "the final sigma (diffusers: final_sigmas_type) is zero, which the algorithm {name} cannot reach; use the smallest of the schedule (sigma_min)"
@@ -157,10 +155,7 @@ fn order_of(i: usize, count: usize, config: &DpmConfig) -> usize {
 fn step(grid: &SigmaGrid, i: usize, prediction: Prediction, config: &DpmConfig, highest: usize) -> Result<Step> {
     let (from, to) = (grid.sigmas[i], grid.sigmas[i + 1]);
     let level = Level::from_ratio(from);
-    let m0 = match config.algorithm.kept() {
-        Kept::Data => prediction.data(level)?,
-        Kept::Noise => prediction.noise(level)?,
-    };
+    let m0 = if config.algorithm.predicts_noise() { prediction.noise(level)? } else { prediction.data(level)? };
     let order = order_of(i, grid.timesteps.len(), config);
     // lambda = -ln sigma, so a difference of lambdas is the log of a ratio of sigmas; to sigma 0 it is +inf, which the first-order terms stand.
     let h = if to == 0.0 { f64::INFINITY } else { (from / nonzero(to)).ln() };

@@ -4,11 +4,11 @@
 //! The state is `x_0 + sigma e` with sigma = s/a, so it begins at the largest sigma and the network sees `x / sqrt(sigma² + 1)`. With D the predicted data and
 //! d = (x - D) / sigma, a step is `x' = x + (sigma_down - sigma) d + sigma_up z`; the plain method has sigma_down = sigma' and sigma_up = 0.
 
-use super::grid::{Spacing, check_steps, ddim_timesteps};
+use super::grid::{Spacing, check_steps, ddim_timesteps, trailing_timesteps};
 use super::parametrisation::{Linear, Prediction};
-use super::sampler::{Clip, Kept, Step, Sum, Table};
+use super::sampler::{Clip, Step, Sum, Table};
 use super::schedule::{CLEAN, NoiseSchedule, Precision};
-use super::sigmas::{FinalSigma, SigmaSpread, logarithms, spread_between, timestep_of, training_sigmas};
+use super::sigmas::{FinalSigma, Logarithms, SigmaSpread, check_falling, spread_between, training_sigmas};
 use crate::error::{Error, Result};
 use crate::memory::try_collect;
 
@@ -25,7 +25,7 @@ pub struct EulerConfig {
     pub sigmas: SigmaSpread,
     /// Equal steps of ln sigma over the whole schedule, whatever the spacing; the run then ends at the smallest sigma.
     pub log_linear: bool,
-    /// The network is given a quarter of ln sigma as time.
+    /// The network is given a quarter of ln sigma as time. With `log_linear` the run then takes one step more, to the end that is said below.
     pub continuous: bool,
     /// The smallest and the largest sigma of a spread other than the schedule's, instead of those of the timesteps.
     pub range: [Option<f64>; 2],
@@ -51,8 +51,7 @@ pub(super) fn table(schedule: &NoiseSchedule, prediction: Prediction, config: &E
         Spacing::Leading => p.round(p.round(p.round(largest * largest) + 1.0).sqrt()),
         Spacing::Linspace | Spacing::Trailing => largest,
     };
-    let table = Table::new(grid.times.len(), |i| step(&grid, i, prediction, config, p), Clip::None, Kept::Data)?;
-    Ok(Table { initial, ..table })
+    Table::new(grid.times.len(), |i| step(&grid, i, prediction, config, p), Clip::None)?.starting_from(initial)
 }
 
 fn step(grid: &Grid, i: usize, prediction: Prediction, config: &EulerConfig, p: Precision) -> Result<Step> {
@@ -90,14 +89,19 @@ fn grid(schedule: &NoiseSchedule, config: &EulerConfig, steps: usize) -> Result<
     };
     if config.sigmas != SigmaSpread::Schedule {
         let (high, low) = (config.range[1].unwrap_or(sigmas[0]), config.range[0].unwrap_or(sigmas[sigmas.len() - 1]));
-        let logs = logarithms(schedule, &train)?;
+        let logs = Logarithms::new(schedule, &train)?;
         sigmas = spread_between(config.sigmas, high, low, steps)?;
-        times = try_collect(sigmas.iter().map(|s| Ok(timestep_of(*s, &logs, p))), "timesteps")?;
+        times = try_collect(sigmas.iter().map(|s| Ok(logs.timestep_of(*s))), "timesteps")?;
     }
     let mut sigmas = try_collect(sigmas.iter().copied().chain([end(config, train[0])]).map(|s| Ok(p.round(s))), "sigmas")?;
-    sigmas.truncate(times.len() + 1);
+    if !config.continuous {
+        sigmas.truncate(times.len() + 1);
+    }
     check_falling(&sigmas)?;
-    times.iter_mut().zip(&sigmas).for_each(|(t, s)| *t = p.round(if config.continuous { p.round(s.ln()) * 0.25 } else { *t }));
+    times = match config.continuous {
+        true => try_collect(sigmas[..sigmas.len() - 1].iter().map(|s| Ok(p.round(p.round(s.ln()) * 0.25))), "timesteps")?,
+        false => try_collect(times.iter().map(|t| Ok(p.round(*t))), "timesteps")?,
+    };
     Ok(Grid { times, sigmas })
 }
 
@@ -108,7 +112,7 @@ fn end(config: &EulerConfig, smallest: f64) -> f64 {
     }
 }
 
-/// The same as DDIM's, but that linspace is not rounded to whole ones.
+/// The same as DDIM's, but that linspace is not rounded to whole ones, and that a last trailing timestep of -1 is one.
 fn timesteps(schedule: &NoiseSchedule, config: &EulerConfig, steps: usize) -> Result<Vec<f64>> {
     check_steps(schedule.len(), steps)?;
     if config.spacing == Spacing::Linspace {
@@ -117,7 +121,10 @@ fn timesteps(schedule: &NoiseSchedule, config: &EulerConfig, steps: usize) -> Re
         let at = |i: usize| if i > 0 && i + 1 == steps { last } else { i as f64 * stride };
         return try_collect((0..steps).rev().map(|i| Ok(p.round(at(i)))), "timesteps");
     }
-    let whole = ddim_timesteps(schedule.len(), config.spacing, config.steps_offset, steps)?;
+    let whole = match config.spacing {
+        Spacing::Trailing => trailing_timesteps(schedule.len(), schedule.len(), steps)?,
+        other => ddim_timesteps(schedule.len(), other, config.steps_offset, steps)?,
+    };
     try_collect(whole.iter().map(|t| Ok(*t as f64)), "timesteps")
 }
 
@@ -133,15 +140,4 @@ fn log_linear(train: &[f64], steps: usize, p: Precision) -> Result<Vec<f64>> {
     let ends = [train[train.len() - 1], train[0]].map(|s| p.round(s.ln()));
     let logs = super::schedule::linspace(ends[0], ends[1], steps + 1, p)?;
     try_collect(logs.iter().take(steps + 1).map(|l| Ok(p.round(l.exp()))), "sigmas")
-}
-
-/// An error unless the sigmas are positive and fall, but for a last step of length zero and an end at zero.
-fn check_falling(sigmas: &[f64]) -> Result<()> {
-    for (i, w) in sigmas.windows(2).enumerate() {
-        let last = i + 2 == sigmas.len();
-        if !(w[0] > 0.0 && w[0].is_finite() && w[1] >= 0.0 && (w[1] < w[0] || last)) {
-            return Err(Error::invalid(format!("sigma does not fall in sampler step {i} (from {} to {}); ask for fewer steps", w[0], w[1])));
-        }
-    }
-    Ok(())
 }

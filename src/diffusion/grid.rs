@@ -4,7 +4,7 @@
 
 use super::schedule::CLEAN;
 use crate::error::{Error, Result};
-use crate::tensor::try_vec;
+use crate::memory::{collect, try_vec};
 
 /// How timesteps are spread over 0 .. T. The names are those of diffusers' `timestep_spacing`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,25 +32,30 @@ pub enum PrevRule {
 pub fn ddim_timesteps(train: usize, spacing: Spacing, offset: i64, steps: usize) -> Result<Vec<i64>> {
     check_steps(train, steps)?;
     let list = match spacing {
-        Spacing::Linspace => rising_linspace(train as f64 - 1.0, steps)?.into_iter().rev().collect(),
-        Spacing::Leading => (0..steps).rev().map(|i| ((i * (train / steps)) as i64).saturating_add(offset)).collect(),
-        Spacing::Trailing => falling(train as f64, train as f64 / steps as f64),
+        Spacing::Linspace => collect(rising_linspace(train as f64 - 1.0, steps)?.into_iter().rev(), "timesteps")?,
+        Spacing::Leading => collect((0..steps).rev().map(|i| ((i * (train / steps)) as i64).saturating_add(offset)), "timesteps")?,
+        Spacing::Trailing => {
+            let mut list = trailing_timesteps(train, train, steps)?;
+            // Here it would have the noise level of T-1, Python's element -1, which nobody means.
+            list.retain(|t| *t >= 0);
+            list
+        }
     };
     check_range(train, &list)?;
     Ok(list)
 }
 
 /// The timesteps of a DPM-Solver++ run (`DPMSolverMultistepScheduler.set_timesteps`), which spreads N+1 points and drops the last. `last` (1 ..= T) is T less the
-/// timesteps whose lambda is below `lambda_min_clipped`; with it below T the trailing list is shorter than N.
+/// timesteps whose lambda is below `lambda_min_clipped`; with it below T the trailing list is shorter than N. See [`trailing_timesteps`] for when it is longer.
 pub fn dpm_timesteps(train: usize, last: usize, spacing: Spacing, offset: i64, steps: usize) -> Result<Vec<i64>> {
     check_steps(train, steps)?;
     if last == 0 || last > train {
         return Err(Error::invalid(format!("lambda_min_clipped leaves {last} of {train} timesteps; at least one is needed")));
     }
     let list = match spacing {
-        Spacing::Linspace => rising_linspace(last as f64 - 1.0, steps + 1)?.into_iter().skip(1).rev().collect(),
-        Spacing::Leading => (1..=steps).rev().map(|i| ((i * (last / (steps + 1))) as i64).saturating_add(offset)).collect(),
-        Spacing::Trailing => falling(last as f64, train as f64 / steps as f64),
+        Spacing::Linspace => collect(rising_linspace(last as f64 - 1.0, steps + 1)?.into_iter().skip(1).rev(), "timesteps")?,
+        Spacing::Leading => collect((1..=steps).rev().map(|i| ((i * (last / (steps + 1))) as i64).saturating_add(offset)), "timesteps")?,
+        Spacing::Trailing => return trailing_timesteps(train, last, steps),
     };
     check_range(train, &list)?;
     Ok(list)
@@ -64,7 +69,7 @@ pub fn pairs(timesteps: &[i64], train: usize, steps: usize, rule: PrevRule) -> R
         PrevRule::Schedule => timesteps.get(i + 1).copied().unwrap_or(CLEAN),
         PrevRule::Diffusers => (t - stride).max(CLEAN),
     };
-    let list: Vec<_> = timesteps.iter().enumerate().map(|(i, &t)| (t, next(i, t))).collect();
+    let list = collect(timesteps.iter().enumerate().map(|(i, &t)| (t, next(i, t))), "timestep pairs")?;
     check_pairs(train, &list)?;
     Ok(list)
 }
@@ -137,12 +142,13 @@ fn rising_linspace(stop: f64, n: usize) -> Result<Vec<i64>> {
     Ok(v)
 }
 
-/// `numpy.round(numpy.arange(start, 0, -step)) - 1`. For some N (61 at T = 1000) rounding makes numpy's list one longer, with a last timestep of -1 that no
-/// schedule has; that one is left out.
-fn falling(start: f64, step: f64) -> Vec<i64> {
+/// `numpy.round(numpy.arange(last, 0, -train / steps)) - 1`. For some N (61 and 122 at T = 1000) rounding makes numpy's list one longer, with a last timestep
+/// of -1. The samplers that look sigmas up by timestep take the step, from the sigma of timestep 0.
+pub(super) fn trailing_timesteps(train: usize, last: usize, steps: usize) -> Result<Vec<i64>> {
+    let (start, step) = (last as f64, train as f64 / steps as f64);
     let delta = (start - step) - start;
     let count = (start / step).ceil() as usize;
-    (0..count).map(|i| (start + i as f64 * delta).round_ties_even() as i64 - 1).filter(|t| *t >= 0).collect()
+    collect((0..count).map(|i| (start + i as f64 * delta).round_ties_even() as i64 - 1), "timesteps")
 }
 
 #[cfg(test)]
@@ -160,6 +166,10 @@ mod tests {
         assert_eq!(dpm(Spacing::Linspace, 4), [999, 749, 500, 250]);
         assert_eq!(dpm(Spacing::Leading, 4), [800, 600, 400, 200]);
         assert_eq!(dpm(Spacing::Trailing, 4), [999, 749, 499, 249]);
+        for (steps, last) in [(60, 16), (61, -1), (122, -1)] {
+            let list = dpm(Spacing::Trailing, steps);
+            assert_eq!((list.len(), list.last()), (steps + usize::from(last < 0), Some(&last)), "{steps}");
+        }
         assert_eq!(ddim_timesteps(1000, Spacing::Leading, 1, 4).unwrap(), [751, 501, 251, 1]);
     }
 

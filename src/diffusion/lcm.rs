@@ -4,7 +4,7 @@
 
 use super::grid::check_steps;
 use super::parametrisation::Prediction;
-use super::sampler::{Clip, Kept, Step, Sum, Table};
+use super::sampler::{Clip, Step, Sum, Table};
 use super::schedule::{CLEAN, Level, NoiseSchedule, Precision};
 use crate::error::{Error, Result};
 use crate::memory::try_collect;
@@ -33,7 +33,7 @@ pub(super) fn table(schedule: &NoiseSchedule, prediction: Prediction, config: &L
         let sum = Sum { x: to.alpha * skip, m0: to.alpha * out, ..Sum::default() };
         Ok(Step::new((t as f64, next.unwrap_or(CLEAN) as f64), data, sum, to.sigma))
     };
-    Table::new(steps, step, config.clip, Kept::Data)
+    Table::new(steps, step, config.clip)
 }
 
 /// `c_skip` and `c_out` with sigma_data = 1/2, in the precision of PyTorch's scalars.

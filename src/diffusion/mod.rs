@@ -34,7 +34,7 @@ pub use parametrisation::{Linear, Prediction};
 pub use philox::Purpose;
 pub use pndm::PndmConfig;
 pub use reference::History;
-pub use sampler::{Clip, DdimConfig, Kept, MEMORY, SamplerConfig, Step, Sum, Table};
+pub use sampler::{Clip, DdimConfig, MEMORY, SamplerConfig, Step, Sum, Table};
 pub use schedule::{BetaSchedule, Level, NoiseSchedule, Precision, ScheduleConfig};
 pub use sigmas::{FinalSigma, SigmaSpread};
 pub use trajectory::{Weight, denoise_loss_coefficients, loss_coefficients, output_loss_coefficients};

@@ -5,7 +5,7 @@
 
 use super::grid::{Spacing, ddim_timesteps};
 use super::parametrisation::{Linear, Prediction};
-use super::sampler::{Clip, Kept, MEMORY, Step, Sum, Table};
+use super::sampler::{Clip, MEMORY, Step, Sum, Table};
 use super::schedule::{CLEAN, Level, NoiseSchedule};
 use crate::error::{Error, Result};
 use crate::tensor::try_vec;
@@ -44,7 +44,7 @@ struct Evaluation {
     keep: [Option<Sum>; MEMORY],
 }
 
-/// The table of a run of `steps` steps, which evaluates the network once more, or nine times with Runge-Kutta steps.
+/// The table of a run of `steps` steps, which evaluates the network once more (but for a single step), or nine times more with Runge-Kutta steps.
 pub(super) fn table(schedule: &NoiseSchedule, prediction: Prediction, config: &PndmConfig, steps: usize) -> Result<Table> {
     if prediction == Prediction::Sample {
         return Err(Error::unsupported("PNDM has no prediction_type sample, in diffusers neither; sample with DDIM or DPM-Solver++"));
@@ -72,7 +72,7 @@ pub(super) fn table(schedule: &NoiseSchedule, prediction: Prediction, config: &P
         let evaluation = if i < runge_kutta { runge_kutta_part(&visited, i, stride) } else { multistep_part(&visited, i, stride, config) };
         evaluation.step(schedule, prediction, config)
     };
-    Table::new(visited.len(), step, Clip::None, Kept::Noise)
+    Table::new(visited.len(), step, Clip::None)
 }
 
 /// Part i % 4 of a Runge-Kutta step: two half steps and a whole one from the same state, and their weighted mean (equation 13).

@@ -349,9 +349,10 @@ pub fn for_each_batch(
 ) -> Result<()> {
     let batch = run.shape()[0];
     let mut padded = try_vec::<i32>(batch, "labels")?;
+    let mut samples = try_vec::<i32>(batch, "samples")?;
     for first in (0..count).step_by(batch) {
         let n = batch.min(count - first);
-        let samples: Vec<i32> = (0..batch).map(|i| (first + i.min(n - 1)) as i32).collect();
+        samples.iter_mut().enumerate().for_each(|(i, s)| *s = (first + i.min(n - 1)) as i32);
         if let Some(labels) = labels {
             (0..batch).for_each(|i| padded[i] = labels[first + i.min(n - 1)]);
         }

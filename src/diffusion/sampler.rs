@@ -20,6 +20,7 @@ use super::pndm::{self, PndmConfig};
 use super::schedule::{Level, NoiseSchedule, Precision};
 use super::unipc::{self, UniPcConfig};
 use crate::error::{Error, Result};
+use crate::io::scheduler_config::is_limit;
 use crate::memory::try_collect;
 
 /// What is done to the predicted data of every step before it is used.
@@ -28,7 +29,7 @@ pub enum Clip {
     /// Nothing.
     #[default]
     None,
-    /// Clamp to -range ..= range (`clip_sample`, `clip_sample_range`).
+    /// Clamp to -range ..= range (`clip_sample`, `clip_sample_range`), above 0.
     Range(f64),
     /// Dynamic thresholding (Imagen, arXiv 2205.11487, section 2.3): with s the `ratio` quantile of |x0| over one sample's elements, at least 1 and at most `max`,
     /// clamp to ±s and divide by s (`thresholding`, `dynamic_thresholding_ratio`, `sample_max_value`).
@@ -167,15 +168,6 @@ pub struct Step {
     pub keep: [Option<Sum>; MEMORY],
 }
 
-/// What m0 stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kept {
-    /// Predicted clean data: DDIM, DPM-Solver++ and SDE-DPM-Solver++.
-    Data,
-    /// Predicted noise: the older DPM-Solver and SDE-DPM-Solver.
-    Noise,
-}
-
 /// A whole run as constants.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
@@ -187,8 +179,6 @@ pub struct Table {
     pub clip: Clip,
     /// How many places of `keep` any step uses, 0 ..= [`MEMORY`].
     pub memory: usize,
-    /// What m0 stands for.
-    pub kept: Kept,
 }
 
 impl Table {
@@ -233,11 +223,11 @@ impl Table {
             let s = Step { t: t as f64, t_next: next as f64, ..s };
             Ok(s)
         };
-        Self::new(pairs.len(), |i| step(&pairs[i]), config.clip, Kept::Data)
+        Self::new(pairs.len(), |i| step(&pairs[i]), config.clip)
     }
 
     /// The table of `count` steps, from 0 on, without noise beside the steps' own.
-    pub(super) fn new(count: usize, step: impl Fn(usize) -> Result<Step>, clip: Clip, kept: Kept) -> Result<Self> {
+    pub(super) fn new(count: usize, step: impl Fn(usize) -> Result<Step>, clip: Clip) -> Result<Self> {
         let checked = |i: usize| {
             let s = step(i)?;
             s.check().map_err(|e| e.context(format!("sampler step {i}, from timestep {} to {}", s.t, s.t_next)))?;
@@ -246,17 +236,20 @@ impl Table {
         let steps = try_collect((0..count).map(checked), "sampler steps")?;
         let used = |j: &usize| steps.iter().any(|s| s.keep[*j].is_some());
         let memory = (0..MEMORY).rev().find(used).map_or(0, |j| j + 1);
-        Ok(Self { steps, initial: 1.0, clip, memory, kept })
+        Ok(Self { steps, initial: 1.0, clip, memory })
+    }
+
+    /// The same table for a run that starts from unit noise times `initial`.
+    pub(super) fn starting_from(self, initial: f64) -> Result<Self> {
+        match is_coefficient(initial) {
+            true => Ok(Self { initial, ..self }),
+            false => Err(Error::numeric(format!("the first sigma ({initial:e}) is too large for float32; lower sigma_max, or take a milder noise schedule"))),
+        }
     }
 
     /// True when some step needs fresh noise.
     pub fn is_stochastic(&self) -> bool {
         self.steps.iter().any(|s| s.noise != 0.0)
-    }
-
-    /// The timesteps and landing places, as saved with a student.
-    pub fn pairs(&self) -> Vec<(f64, f64)> {
-        self.steps.iter().map(|s| (s.t, s.t_next)).collect()
     }
 }
 
@@ -264,14 +257,14 @@ impl Clip {
     /// An error unless the numbers make sense.
     pub fn check(self) -> Result<()> {
         match self {
-            Clip::Range(r) if !(r > 0.0 && r.is_finite()) => {
-                Err(Error::invalid(format!("clip_range (diffusers: clip_sample_range) is {r}; it must be above 0")))
+            Clip::Range(r) if !is_limit(r) => {
+                Err(Error::invalid(format!("clip_range (diffusers: clip_sample_range) is {r}; it must be above 0, also in float32")))
             }
             Clip::Dynamic { ratio, .. } if !(0.0..=1.0).contains(&ratio) => {
                 Err(Error::invalid(format!("threshold_ratio (diffusers: dynamic_thresholding_ratio) is {ratio}; it must be between 0 and 1")))
             }
-            Clip::Dynamic { max, .. } if !(max > 0.0 && max.is_finite()) => {
-                Err(Error::invalid(format!("threshold_max (diffusers: sample_max_value) is {max}; it must be above 0")))
+            Clip::Dynamic { max, .. } if !is_limit(max) => {
+                Err(Error::invalid(format!("threshold_max (diffusers: sample_max_value) is {max}; it must be above 0, also in float32")))
             }
             _ => Ok(()),
         }
@@ -297,14 +290,19 @@ impl Step {
         std::iter::once(&self.next).chain(self.keep.iter().flatten()).any(|row| row.m0 != 0.0)
     }
 
-    /// An error unless every coefficient is finite.
+    /// An error unless every coefficient is finite in float32, in which backends take them.
     fn check(&self) -> Result<()> {
         let rows = std::iter::once(&self.next).chain(self.keep.iter().flatten());
-        match [self.input, self.x0_x, self.x0_out, self.noise].into_iter().chain(rows.flat_map(Sum::factors)).find(|c| !c.is_finite()) {
-            Some(c) => Err(Error::numeric(format!("a sampler coefficient is {c}; the schedule is too extreme for this prediction type"))),
+        match [self.input, self.x0_x, self.x0_out, self.noise].into_iter().chain(rows.flat_map(Sum::factors)).find(|c| !is_coefficient(*c)) {
+            Some(c) => Err(Error::numeric(format!("a sampler coefficient is {c:e}; the schedule is too extreme for this prediction type"))),
             None => Ok(()),
         }
     }
+}
+
+/// Whether float32 has a finite number for it. Not a cast, which would raise a flag; see schedule.rs on traps.
+pub(crate) fn is_coefficient(value: f64) -> bool {
+    value.abs() <= f64::from(f32::MAX)
 }
 
 /// The factors of the predicted and of the fresh noise in a DDIM step between the given `abar`s: `sigma² = eta² (s_n/s_t)² (1 - a_t²/a_n²)` and
@@ -397,8 +395,10 @@ mod tests {
         assert!(of(f64::NAN, Clip::None).contains("eta is NaN"));
         assert!(of(3.0, Clip::None).contains("eta is 3"));
         assert!(of(0.0, Clip::Range(0.0)).contains("clip_sample_range) is 0"));
+        assert!(of(0.0, Clip::Range(1e-50)).contains("float32"));
         assert!(of(0.0, Clip::Dynamic { ratio: 1.5, max: 1.0 }).contains("dynamic_thresholding_ratio) is 1.5"));
         assert!(of(0.0, Clip::Dynamic { ratio: 0.5, max: f64::NAN }).contains("sample_max_value) is NaN"));
+        assert!(of(0.0, Clip::Dynamic { ratio: 0.5, max: 1e-50 }).contains("float32"));
     }
 
     #[test]

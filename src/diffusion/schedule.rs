@@ -126,7 +126,8 @@ impl Level {
 /// A validated schedule with its table of `abar`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NoiseSchedule {
-    /// `abar_t` for t = 0 ..= T-1, strictly falling, in (0, 1); the last may be exactly 0 (zero terminal SNR).
+    /// `abar_t` for t = 0 ..= T-1, strictly falling, from 0 to 1. The last may be exactly 0 (zero terminal SNR), the first exactly 1 (a beta that float32's
+    /// 1 - beta does not show), so that timestep 0 has no noise.
     pub alphas_cumprod: Vec<f64>,
     /// What it was made from.
     pub config: ScheduleConfig,
@@ -348,8 +349,13 @@ fn rescale_zero_terminal_snr(betas: &mut [f64], p: Precision) -> Result<()> {
 fn zero_terminal_snr(mut bars: Vec<f64>, p: Precision) -> Result<Vec<f64>> {
     bars.iter_mut().for_each(|a| *a = p.round(a.sqrt()));
     let (first, last) = (bars[0], bars[bars.len() - 1]);
-    if bars.len() < 2 || first <= last {
+    if bars.len() < 2 {
         return Err(Error::invalid(format!("rescale_betas_zero_snr needs at least two timesteps; num_train_timesteps is {}", bars.len())));
+    }
+    if first <= last {
+        return Err(Error::invalid(format!(
+            "rescale_betas_zero_snr needs noise that grows, but sqrt(alphas_cumprod) is {first} at timestep 0 and {last} at the last: the betas are too small"
+        )));
     }
     let scale = p.round(first / p.round(first - last));
     for bar in &mut bars {
@@ -446,6 +452,7 @@ mod tests {
             (|c| c.trained_betas = Some(vec![-0.1; 1000]), "beta at timestep 0 is -0.1"),
             (|c| c.trained_betas = Some(vec![0.9999; 1000]), "does not fall"),
             (|c| (c.num_train_timesteps, c.rescale_betas_zero_snr) = (1, true), "at least two timesteps"),
+            (|c| (c.beta_start, c.beta_end, c.rescale_betas_zero_snr) = (1e-9, 1e-9, true), "the betas are too small"),
         ];
         for (change, part) in cases {
             let message = schedule(change).unwrap_err().message;

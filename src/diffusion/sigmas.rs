@@ -5,7 +5,7 @@
 use super::grid::{Spacing, dpm_timesteps};
 use super::schedule::{BetaSchedule, CLEAN, NoiseSchedule, Precision, nonzero};
 use crate::error::{Error, Result};
-use crate::memory::{try_collect, try_vec};
+use crate::memory::{self, try_collect, try_vec};
 
 /// How the sigmas of a run are spread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -36,9 +36,9 @@ pub enum FinalSigma {
 /// Timesteps (fed to the network) and sigmas of one run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SigmaGrid {
-    /// One timestep a step, falling; neighbours may be equal under a spread other than the schedule's.
+    /// One timestep a step, falling; neighbours may be equal under a spread other than the schedule's, and the last may be -1 with trailing spacing.
     pub timesteps: Vec<i64>,
-    /// One sigma more than there are timesteps: before each step, and after the last. Falling; the last two may be equal.
+    /// One sigma more than there are timesteps: before each step, and after the last. See [`check_falling`].
     pub sigmas: Vec<f64>,
 }
 
@@ -80,13 +80,14 @@ impl SigmaGrid {
         let (timesteps, mut sigmas) = match options.spread {
             SigmaSpread::Schedule => {
                 let mut sigmas = try_vec::<f64>(listed.len(), "sigmas")?;
-                sigmas.iter_mut().zip(&listed).for_each(|(s, t)| *s = train[*t as usize]);
+                sigmas.iter_mut().zip(&listed).for_each(|(s, t)| *s = train[(*t).max(0) as usize]);
                 (listed, sigmas)
             }
             spread => spread_sigmas(schedule, &train, spread, options, steps)?,
         };
-        let smallest = match (options.rules, options.spread, options.range[0]) {
-            (Rules::UniPc, SigmaSpread::Karras | SigmaSpread::Exponential | SigmaSpread::Beta, Some(low)) => low,
+        let smallest = match (options.rules, options.spread, sigmas.last()) {
+            // The spread's own, which in a run of one step is its largest.
+            (Rules::UniPc, SigmaSpread::Karras | SigmaSpread::Exponential | SigmaSpread::Beta, Some(own)) => *own,
             _ => train[0],
         };
         sigmas.push(match options.end {
@@ -138,11 +139,10 @@ fn visited(schedule: &NoiseSchedule, clip: f64) -> Result<usize> {
 }
 
 fn spread_sigmas(schedule: &NoiseSchedule, train: &[f64], spread: SigmaSpread, options: &SigmaOptions, steps: usize) -> Result<(Vec<i64>, Vec<f64>)> {
-    let p = schedule.config.precision;
-    let logs = logarithms(schedule, train)?;
+    let logs = Logarithms::new(schedule, train)?;
     let (low, high) = (options.range[0].unwrap_or(train[0]), options.range[1].unwrap_or(train[train.len() - 1]));
     let mut sigmas = match spread {
-        SigmaSpread::Lu => exponential(logs[logs.len() - 1], logs[0], steps)?,
+        SigmaSpread::Lu => exponential(logs.of[logs.of.len() - 1], logs.of[0], steps)?,
         spread => spread_between(spread, high, low, steps)?,
     };
     // diffusers rounds the timesteps of Karras and Lu, but not for the cosine schedule (UniPC: for all); whatever is left of a fraction is then cut off. So the
@@ -150,7 +150,7 @@ fn spread_sigmas(schedule: &NoiseSchedule, train: &[f64], spread: SigmaSpread, o
     let cosine = options.rules == Rules::Dpm && schedule.config.beta_schedule == BetaSchedule::SquaredcosCapV2;
     let rounds = matches!(spread, SigmaSpread::Karras | SigmaSpread::Lu) && !cosine;
     let timestep = |s: &f64| {
-        let t = timestep_of(*s, &logs, p);
+        let t = logs.timestep_of(*s);
         Ok((if rounds { t.round_ties_even() } else { t.trunc() }) as i64)
     };
     let timesteps = try_collect(sigmas.iter().map(timestep), "timesteps")?;
@@ -182,20 +182,36 @@ fn part(i: usize, steps: usize) -> f64 {
 }
 
 /// ln sigma of every training timestep.
-pub(super) fn logarithms(schedule: &NoiseSchedule, train: &[f64]) -> Result<Vec<f64>> {
-    try_collect(train.iter().map(|s| Ok(ln(schedule.config.precision, *s))), "logarithms of sigmas")
+pub(super) struct Logarithms {
+    of: Vec<f64>,
+    /// The least from each timestep on. Rises, which the logarithms themselves need not: the last may be below the one before with zero terminal SNR, and
+    /// neighbours by an ulp.
+    least: Vec<f64>,
+    p: Precision,
 }
 
-/// The fractional timestep at which the training schedule has this sigma, by linear interpolation of ln sigma. With zero terminal SNR the last logarithm may be
-/// below the one before, so the list is searched from its end.
-pub(super) fn timestep_of(sigma: f64, logs: &[f64], p: Precision) -> f64 {
-    if logs.len() < 2 {
-        return 0.0;
+impl Logarithms {
+    pub fn new(schedule: &NoiseSchedule, train: &[f64]) -> Result<Self> {
+        let p = schedule.config.precision;
+        let of = try_collect(train.iter().map(|s| Ok(ln(p, *s))), "logarithms of sigmas")?;
+        let mut least = memory::copy(&of, "logarithms of sigmas")?;
+        for t in (1..least.len()).rev() {
+            least[t - 1] = least[t - 1].min(least[t]);
+        }
+        Ok(Self { of, least, p })
     }
-    let log = sigma.max(1e-10).ln();
-    let low = logs.iter().rposition(|l| *l <= log).unwrap_or(0).min(logs.len() - 2);
-    let w = ((logs[low] - log) / p.round(logs[low] - logs[low + 1])).clamp(0.0, 1.0);
-    (1.0 - w) * low as f64 + w * (low + 1) as f64
+
+    /// The fractional timestep at which the training schedule has this sigma, by linear interpolation of ln sigma above the last timestep that has no more.
+    pub fn timestep_of(&self, sigma: f64) -> f64 {
+        let logs = &self.of;
+        if logs.len() < 2 {
+            return 0.0;
+        }
+        let log = sigma.max(1e-10).ln();
+        let low = self.least.partition_point(|l| *l <= log).saturating_sub(1).min(logs.len() - 2);
+        let w = ((logs[low] - log) / self.p.round(logs[low] - logs[low + 1])).clamp(0.0, 1.0);
+        (1.0 - w) * low as f64 + w * (low + 1) as f64
+    }
 }
 
 /// Natural logarithm of a positive number in the tables' precision; in float32 with the bits of numpy's vectorised `log` on x86 (a rational approximation that is
@@ -221,11 +237,11 @@ fn ln(p: Precision, v: f64) -> f64 {
     f64::from((e as f32).mul_add(std::f32::consts::LN_2, n / d))
 }
 
-/// Falling strictly, but for a last step of length zero.
-fn check_falling(sigmas: &[f64]) -> Result<()> {
+/// An error unless the sigmas are positive and fall, but for an end at zero, or one that a spread with limits of its own has passed.
+pub(super) fn check_falling(sigmas: &[f64]) -> Result<()> {
     for (i, w) in sigmas.windows(2).enumerate() {
         let last = i + 2 == sigmas.len();
-        if !(w[1] < w[0] || last && w[1] == w[0]) {
+        if !(w[0] > 0.0 && w[0].is_finite() && w[1] >= 0.0 && (w[1] < w[0] || last)) {
             return Err(Error::invalid(format!("sigma does not fall in sampler step {i} (from {} to {}); ask for fewer steps", w[0], w[1])));
         }
     }
@@ -283,6 +299,24 @@ mod tests {
         let grid = SigmaGrid::new(&schedule, &SigmaOptions { spread: SigmaSpread::Karras, ..PLAIN }, 8).unwrap();
         assert_eq!(grid.timesteps, [999, 917, 815, 681, 484, 205, 32, 0]);
         assert_eq!((grid.sigmas.len(), grid.next_timestep(0), grid.next_timestep(7)), (9, 917, -1));
+    }
+
+    /// The last timestep whose logarithm is not above, wherever the logarithms fall: what a search from the end finds.
+    #[test]
+    fn timesteps_are_found_where_logarithms_fall() {
+        let p = Precision::Float64;
+        let of = vec![-3.0, -1.0, -1.5, 0.0, 2.0, 1.9];
+        let logs = Logarithms { least: vec![-3.0, -1.5, -1.5, 0.0, 1.9, 1.9], of: of.clone(), p };
+        for i in -400..300 {
+            let sigma = (f64::from(i) * 0.01).exp();
+            let low = of.iter().rposition(|l| *l <= sigma.ln()).unwrap_or(0).min(4);
+            let w = ((of[low] - sigma.ln()) / (of[low] - of[low + 1])).clamp(0.0, 1.0);
+            assert_eq!(logs.timestep_of(sigma), (1.0 - w) * low as f64 + w * (low + 1) as f64, "{sigma}");
+        }
+        let schedule = NoiseSchedule::new(ScheduleConfig { rescale_betas_zero_snr: true, ..Default::default() }).unwrap();
+        let logs = Logarithms::new(&schedule, &training_sigmas(&schedule).unwrap()).unwrap();
+        assert!(logs.least.is_sorted() && logs.least.iter().zip(&logs.of).all(|(a, b)| a <= b));
+        assert_eq!(logs.least[..10], logs.of[..10]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::grid::check_pairs;
 use super::parametrisation::Prediction;
 use super::schedule::{Level, NoiseSchedule, nonzero};
 use crate::error::{Error, Result};
+use crate::memory;
 
 /// Weight w of the squared error of predicted data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +44,11 @@ impl Weight {
         found.ok_or_else(|| Error::invalid(format!("weight is \"{name}\"; it must be const, snr, trunc_snr, v or state")))
     }
 
-    /// The square root of w at level `from`, for a step that lands on `to`; an error for [`Weight::State`] without `to`.
+    /// The square root of w at level `from`, for a step that lands on `to`; an error for [`Weight::State`] without `to`, and where there is no noise.
     fn root(self, from: Level, to: Option<Level>) -> Result<f64> {
+        if self != Weight::Const && from.sigma == 0.0 {
+            return Err(Error::numeric(format!("weight {} is infinite where there is no noise (sigma is 0); use const, or larger betas", self.name())));
+        }
         Ok(match self {
             Weight::Const => 1.0,
             Weight::Snr => from.alpha / from.sigma,
@@ -95,6 +99,9 @@ impl Ddim {
 pub fn loss_coefficients(schedule: &NoiseSchedule, pair: (i64, i64), prediction: Prediction, weight: Weight) -> Result<[f64; 3]> {
     let from = noisy(schedule, pair.0)?;
     let to = landing(schedule, pair.0, Some(pair.1))?;
+    if from.sigma == 0.0 {
+        return Err(Error::numeric(format!("timestep {} has no noise (sigma is 0), so no step starts there; use larger betas, or other pairs", pair.0)));
+    }
     let step = Ddim::new(from, to.unwrap_or(Level::CLEAN));
     let [x, out] = step.coefficients(from, prediction)?;
     // A state error is C times a data error, so the state form needs no division at all.
@@ -137,19 +144,19 @@ pub fn substeps(pair: (i64, i64), count: usize) -> Result<Vec<i64>> {
     let parts = parts.ok_or_else(|| Error::invalid(format!("teacher sub-steps are {count}; a step from timestep {t} to {n} holds 1 to {length}")))?;
     // In i128, since only the schedule bounds t.
     let at = |j: i64| t - ((i128::from(j) * i128::from(length) + i128::from(parts) - 1) / i128::from(parts)) as i64;
-    Ok((0..=parts).map(at).collect())
+    memory::collect((0..=parts).map(at), "teacher timesteps")
 }
 
 /// [`substeps`] of every pair of a student's grid over T = `train` timesteps.
 pub fn teacher_grid(train: usize, pairs: &[(i64, i64)], count: usize) -> Result<Vec<Vec<i64>>> {
     check_pairs(train, pairs)?;
-    pairs.iter().map(|p| substeps(*p, count)).collect()
+    memory::try_collect(pairs.iter().map(|p| substeps(*p, count)), "teacher timesteps")
 }
 
 /// The same grid as one list of (t, t_next) pairs, in order: what the teacher's sampler runs through.
 pub fn teacher_pairs(train: usize, pairs: &[(i64, i64)], count: usize) -> Result<Vec<(i64, i64)>> {
     let grid = teacher_grid(train, pairs, count)?;
-    Ok(grid.iter().flat_map(|g| g.windows(2).map(|w| (w[0], w[1]))).collect())
+    memory::collect(grid.iter().flat_map(|g| g.windows(2).map(|w| (w[0], w[1]))), "teacher timesteps")
 }
 
 /// Difference of the two predictions' factors of x, in forms without cancellation: 1/a - a = s²/a.
@@ -194,6 +201,28 @@ mod tests {
 
     fn close(got: f64, expected: f64) {
         assert!((got - expected).abs() <= 1e-9 * (1.0 + expected.abs()), "{got} against {expected}");
+    }
+
+    /// A beta that float32 does not show leaves timestep 0 without noise. Only what divides by it is refused.
+    #[test]
+    fn a_timestep_without_noise_is_refused_where_a_loss_divides_by_it() {
+        let s = NoiseSchedule::new(ScheduleConfig { beta_start: 1e-9, ..Default::default() }).unwrap();
+        assert_eq!((s.sigma(0), s.snr(0)), (0.0, f64::INFINITY));
+        for prediction in PREDICTIONS {
+            for weight in WEIGHTS {
+                let denoise = |t, next| denoise_loss_coefficients(&s, t, Some(next), prediction, weight);
+                let output = |t, next| output_loss_coefficients(&s, t, Some(next), prediction, Prediction::Epsilon, weight);
+                assert!(denoise(1, 0).unwrap().iter().chain(&output(1, 0).unwrap()).all(|c| c.is_finite()));
+                for found in [denoise(0, -1), output(0, -1)] {
+                    match found {
+                        Ok(c) => assert!(weight == Weight::Const && c.iter().all(|c| c.is_finite()), "{weight:?} {c:?}"),
+                        Err(e) => assert!(weight != Weight::Const && e.message.contains(weight.name()), "{e}"),
+                    }
+                }
+                assert!(loss_coefficients(&s, (1, 0), prediction, weight).unwrap().iter().all(|c| c.is_finite()));
+                assert!(loss_coefficients(&s, (0, -1), prediction, weight).unwrap_err().message.contains("timestep 0"));
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use super::grid::Spacing;
 use super::parametrisation::Prediction;
-use super::sampler::{Clip, Kept, Step, Sum, Table};
+use super::sampler::{Clip, Step, Sum, Table};
 use super::schedule::{Level, NoiseSchedule, Precision, nonzero};
 use super::sigmas::{FinalSigma, Rules, SigmaGrid, SigmaOptions, SigmaSpread};
 use crate::error::{Error, Result};
@@ -53,7 +53,7 @@ struct Run<'a> {
 
 /// The table of a run of `steps` steps.
 pub(super) fn table(schedule: &NoiseSchedule, prediction: Prediction, config: &UniPcConfig, steps: usize) -> Result<Table> {
-    check(config)?;
+    check(config, steps)?;
     let options = SigmaOptions {
         spacing: config.spacing,
         steps_offset: config.steps_offset,
@@ -65,11 +65,10 @@ pub(super) fn table(schedule: &NoiseSchedule, prediction: Prediction, config: &U
     };
     let run = Run { config, grid: SigmaGrid::new(schedule, &options, steps)?, p: schedule.config.precision };
     let clip = if config.predict_x0 { config.clip } else { Clip::None };
-    let kept = if config.predict_x0 { Kept::Data } else { Kept::Noise };
-    Table::new(run.grid.timesteps.len(), |i| run.step(i, prediction), clip, kept)
+    Table::new(run.grid.timesteps.len(), |i| run.step(i, prediction), clip)
 }
 
-fn check(config: &UniPcConfig) -> Result<()> {
+fn check(config: &UniPcConfig, steps: usize) -> Result<()> {
     config.clip.check()?;
     if !(1..=HIGHEST).contains(&config.order) {
         return Err(Error::unsupported(format!(
@@ -80,7 +79,7 @@ fn check(config: &UniPcConfig) -> Result<()> {
     if config.final_sigmas == FinalSigma::Zero && !config.predict_x0 {
         return Err(Error::invalid("the final sigma (final_sigmas_type) is zero, which UniPC with predict_x0 false cannot reach; use sigma_min"));
     }
-    if config.final_sigmas == FinalSigma::Zero && config.order > 1 && !config.lower_order_final {
+    if config.final_sigmas == FinalSigma::Zero && config.order.min(steps) > 1 && !config.lower_order_final {
         return Err(Error::invalid(
             "the final sigma (final_sigmas_type) is zero, which UniPC reaches at order 1 only; set lower_order_final, or use sigma_min",
         ));

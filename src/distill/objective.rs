@@ -2,13 +2,15 @@
 //! parametrisation and weight (research: state, epsilon, x0 and v errors differ only by a weight for each step).
 
 use crate::diffusion::run::weighted_sum;
+use crate::diffusion::sampler::is_coefficient;
 use crate::diffusion::trajectory::{Ddim, Weight, denoise_loss_coefficients, loss_coefficients, output_loss_coefficients};
 use crate::diffusion::{NoiseSchedule, Prediction};
 use crate::error::{Error, Result};
 use crate::graph::ops::{Cast, Combine, StopGradient, UnaryKind};
 use crate::graph::{Graph, ValueId};
+use crate::memory;
 use crate::nn::{Model, UNet};
-use crate::tensor::{DType, Tensor, try_vec};
+use crate::tensor::{DType, Tensor};
 
 /// The objectives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,12 +120,12 @@ impl TermContext<'_> {
             Objective::OnPolicy => self.own_states(g, batch)?,
             _ => batch.state,
         };
-        let times: Vec<f32> = self.pairs.iter().map(|p| p.0 as f32).collect();
+        let times = memory::collect(self.pairs.iter().map(|p| p.0 as f32), "timesteps")?;
         let times = g.constant("pair.timesteps", Tensor::from_slice(&[times.len()], &times)?)?;
         let t = g.gather(times, batch.pair)?;
         let out = self.student_at(g, x, t, batch.labels)?;
-        let rows = self.pairs.iter().map(|p| loss_coefficients(self.schedule, *p, self.student_prediction, term.step_weight));
-        let coefficients = table(g, "pair.coefficients", rows)?;
+        let rows = self.pairs.iter().map(|p| (p.0, loss_coefficients(self.schedule, *p, self.student_prediction, term.step_weight)));
+        let coefficients = table(g, "pair.coefficients", term.step_weight, rows)?;
         let coefficients = g.gather(coefficients, batch.pair)?;
         difference_loss(g, coefficients, [x, out, batch.target], term.norm)
     }
@@ -155,8 +157,8 @@ impl TermContext<'_> {
     /// Loss [1] of an output or denoise term, without the term's factor.
     pub fn data_loss(&self, g: &mut Graph, term: &Term, batch: &DataBatch) -> Result<ValueId> {
         let steps = self.schedule.len() as i64;
-        let forward = (0..steps).map(|t| self.schedule.level(t).map(|l| [l.alpha, l.sigma]));
-        let forward = table(g, "forward.coefficients", forward)?;
+        let forward = (0..steps).map(|t| (t, self.schedule.level(t).map(|l| [l.alpha, l.sigma])));
+        let forward = table(g, "forward.coefficients", Weight::Const, forward)?;
         let forward = g.gather(forward, batch.timestep)?;
         let x = g.push1(Combine { first: 0 }.into(), &[forward, batch.data, batch.noise])?;
         let t = g.push1(Cast { to: DType::F32 }.into(), &[batch.timestep])?;
@@ -164,12 +166,12 @@ impl TermContext<'_> {
         let (coefficients, target) = match (term.objective, self.teacher) {
             (Objective::Output, Some((teacher, prediction))) => {
                 let target = UNet { config: &teacher.config, prefix: TEACHER }.build(g, x, t, batch.labels)?;
-                let rows = (0..steps).map(|t| output_loss_coefficients(self.schedule, t, None, self.student_prediction, prediction, term.step_weight));
-                (table(g, "output.coefficients", rows)?, target)
+                let row = |t| output_loss_coefficients(self.schedule, t, None, self.student_prediction, prediction, term.step_weight);
+                (table(g, "output.coefficients", term.step_weight, (0..steps).map(|t| (t, row(t))))?, target)
             }
             (Objective::Denoise, _) => {
-                let rows = (0..steps).map(|t| denoise_loss_coefficients(self.schedule, t, None, self.student_prediction, term.step_weight));
-                (table(g, "denoise.coefficients", rows)?, batch.data)
+                let row = |t| denoise_loss_coefficients(self.schedule, t, None, self.student_prediction, term.step_weight);
+                (table(g, "denoise.coefficients", term.step_weight, (0..steps).map(|t| (t, row(t))))?, batch.data)
             }
             _ => return Err(Error::invalid("the output objective needs a teacher")),
         };
@@ -178,11 +180,21 @@ impl TermContext<'_> {
     }
 }
 
-fn table<const K: usize>(g: &mut Graph, name: &str, rows: impl Iterator<Item = Result<[f64; K]>>) -> Result<ValueId> {
-    let mut data = try_vec::<f32>(0, name)?;
+/// The rows of a table of coefficients, each with the timestep that it is for; an error for one that float32 does not hold, whose batches would be NaN.
+fn table<const K: usize>(g: &mut Graph, name: &str, weight: Weight, rows: impl Iterator<Item = (i64, Result<[f64; K]>)>) -> Result<ValueId> {
+    let mut data = memory::with_capacity::<f32>(rows.size_hint().0.saturating_mul(K), name)?;
     let mut count = 0;
-    for row in rows {
-        data.extend(row?.map(|c| c as f32));
+    for (t, row) in rows {
+        let at = || format!("timestep {t}");
+        let row = row.map_err(|e| e.context(at()))?;
+        if let Some(c) = row.iter().find(|c| !is_coefficient(**c)) {
+            let name = weight.name();
+            return Err(Error::numeric(format!(
+                "{}: a coefficient of the loss with weight {name} is {c:e}, which float32 does not hold; use another weight",
+                at()
+            )));
+        }
+        memory::append(&mut data, &row.map(|c| c as f32), name)?;
         count += 1;
     }
     g.constant(name, Tensor::from_slice(&[count, K], &data)?)
@@ -197,4 +209,20 @@ fn difference_loss(g: &mut Graph, coefficients: ValueId, [x, out, target]: [Valu
     };
     let normed = g.unary(kind, d)?;
     g.mean(normed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn coefficients_that_float32_does_not_hold_are_named() {
+        let mut g = Graph::new();
+        for (row, good) in [([1.0, 3e38], true), ([1.0, 4e38], false), ([f64::NAN, 0.0], false)] {
+            let made = table(&mut g, "rows", Weight::TruncSnr, [(999, Ok([0.0, 1.0])), (7, Ok(row))].into_iter());
+            assert_eq!(made.is_ok(), good, "{row:?}");
+            let Err(error) = made else { continue };
+            assert!(error.message.contains("timestep 7") && error.message.contains("trunc_snr"), "{error}");
+        }
+    }
 }

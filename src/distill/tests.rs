@@ -102,6 +102,28 @@ fn an_update_that_is_not_finite_is_taken_back() -> Result<()> {
     Ok(())
 }
 
+/// With a first beta that float32 does not show, a weight that divides by the noise of timestep 0 is an error of the trainer, not a NaN some steps on.
+#[test]
+fn weights_without_a_value_are_named_before_training() -> Result<()> {
+    let model = Model { scheduler: SchedulerConfig { beta_start: 1e-9, ..SchedulerConfig::default() }, ..model()? };
+    let data = Dataset::new(Tensor::zeros(DType::F32, &[2, 8, 8, 1])?, None)?;
+    for (objective, step_weight, good) in [
+        (Objective::Denoise, Weight::Const, true),
+        (Objective::Denoise, Weight::Snr, false),
+        (Objective::Output, Weight::V, false),
+        (Objective::Output, Weight::Const, true),
+    ] {
+        let terms = vec![Term { objective, weight: 1.0, step_weight, norm: NormKind::L2 }];
+        let teacher = (objective == Objective::Output).then_some(&model);
+        let made = Trainer::new(Arc::new(CpuBackend::new(1)?), &model, teacher, Some(&data), TrainerOptions { terms, batch: 2, ..TrainerOptions::default() });
+        match made {
+            Ok(_) => assert!(good, "{objective:?} {step_weight:?}"),
+            Err(e) => assert!(!good && e.message.contains("timestep 0") && e.message.contains(step_weight.name()), "{e}"),
+        }
+    }
+    Ok(())
+}
+
 /// Ordinary runs are never looked at, however long; others are, and only where the options cannot rule it out.
 #[test]
 fn bounds_rule_out_what_cannot_happen() -> Result<()> {

@@ -317,7 +317,7 @@ impl Trainer {
         self.step_until(Stop::NEVER)
     }
 
-    /// The same; a cancelled error, and nothing changed, where `stop` is set before the update of the weights begins.
+    /// The same; a cancelled error, and nothing changed but perhaps the scale of a scaled loss, where `stop` is set before the update of the weights begins.
     pub fn step_until(&mut self, stop: Stop) -> Result<StepReport> {
         if !self.is_prepared() {
             self.prepare(&mut |_, _| true, stop)?;
@@ -348,11 +348,13 @@ impl Trainer {
     /// An error where the update left everything as it was.
     fn check_gradients(&self, report: &StepReport) -> Result<()> {
         let (n, StepReport { loss, grad_norm, .. }) = (self.steps_done, report);
-        let found = format!("step {}: loss {loss} and gradient norm {grad_norm}; the weights are those of step {n}", n + 1);
+        // A sentence only where there is something to say: a step allocates nothing.
+        let found = || format!("step {}: loss {loss} and gradient norm {grad_norm}; the weights are those of step {n}", n + 1);
         if !loss.is_finite() || !grad_norm.is_finite() {
-            return Err(Error::numeric(found));
+            return Err(Error::numeric(found()));
         }
         if !ClipScale::new(self.options.clip_norm).accepts(*grad_norm) {
+            let found = found();
             return Err(Error::numeric(format!("{found}: clip_norm must leave {:e} of a norm at most", ClipScale::LARGEST)));
         }
         Ok(())

@@ -16,8 +16,10 @@ use std::mem::offset_of;
 /// What the model says: a few-step student's own grid, or the sampler of its scheduler config, step for step as diffusers runs it. Known are DDIM, DPM-Solver++,
 /// Euler, Euler ancestral, DDPM, PNDM, LCM and UniPC (orders 1 to 3), each with its class's options; DDIMParallel and DDPMParallel are their plain ones. Every
 /// other class with betas opens too, and so can be a teacher, but to sample it by this kind is UNSUPPORTED: choose one of the other kinds. Euler's images are
-/// x_0 + sigma noise until its last step: it starts from unit noise times the first sigma, also where noise is given. PNDM evaluates the network once more than
-/// it has steps, nine times more with its Runge-Kutta steps; each is a step of the sampler.
+/// x_0 + sigma noise until its last step: it starts from unit noise times the first sigma, also where noise is given. Some runs evaluate the network more often
+/// than they have steps, and each is a step of the sampler: PNDM's once more (but for one step), nine times more with its Runge-Kutta steps; Euler's once more
+/// where its config has log_linear and continuous times; those of Euler, DPM-Solver++ (of its own kind too) and UniPC with trailing spacing once more, at
+/// timestep -1, for the few numbers of steps (61 and 122 of 1000) where diffusers' rounding makes one more.
 pub const FEWSTEP_SAMPLER_FROM_MODEL: i32 = 0;
 /// DDIM.
 pub const FEWSTEP_SAMPLER_DDIM: i32 = 1;

@@ -276,7 +276,8 @@ pub unsafe extern "C" fn fewstep_trainer_prepare(
 /// set. A step changes nothing and is NUMERIC when its loss, its gradient or a weight that it would leave is not finite, or its gradient, clipped, has a norm
 /// above 9.2e18: the weights are finite at any time.
 ///
-/// One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED (by the runtime's token; nothing has changed), NUMERIC, OUT_OF_MEMORY or STATE.
+/// One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED (by the runtime's token; nothing has changed, but for f16's loss scale, which may be smaller
+/// by then), NUMERIC, OUT_OF_MEMORY or STATE.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_trainer_step(trainer: *mut fewstep_trainer, report: *mut fewstep_step_report) -> fewstep_status {
     // SAFETY: both are NULL or valid by the header's contract.

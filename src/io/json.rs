@@ -56,8 +56,8 @@ const MAX_KEYS: usize = 20_000;
 const MAX_KEY: usize = 1024;
 /// Items of a list, where they are not one for each timestep.
 pub(crate) const MAX_LIST: usize = 1024;
-/// Unknown keys that are named one by one.
-const SHOWN_KEYS: usize = 50;
+/// Unknown keys of a config, and tensors of no use, that are named one by one.
+pub(crate) const SHOWN_KEYS: usize = 50;
 
 /// The text of a file that is to be parsed, if it is no larger than one can be.
 pub(crate) fn read_text(path: &Path) -> Result<String> {

@@ -123,7 +123,7 @@ impl ModelPaths {
 
     /// The only model below a folder that is none itself.
     fn below(folder: &Path, variant: Option<&str>) -> Result<Self> {
-        let candidates = models_below(folder);
+        let candidates = models_below(folder)?;
         if let [only] = candidates.as_slice()
             && let Some(mut found) = Self::in_folder(only, variant)?
         {
@@ -171,19 +171,21 @@ fn find_scheduler(unet: &Path, root: &Path, notes: &mut Vec<String>) -> Option<P
 }
 
 /// The models right below a folder: a run's only checkpoint, a network under another name, the snapshot of a hub's cache.
-fn models_below(folder: &Path) -> Vec<PathBuf> {
+fn models_below(folder: &Path) -> Result<Vec<PathBuf>> {
     let snapshots = folder.join("snapshots");
-    if let Some(main) = json::read_text(&folder.join("refs").join("main")).ok().map(|text| text.trim().to_string()) {
-        let snapshot = snapshots.join(&main);
+    if let Some(main) = existing(folder.join("refs").join("main")) {
+        let main = json::read_text(&main)?;
+        let main = main.trim();
+        let snapshot = snapshots.join(main);
         if !main.is_empty() && !main.contains(['/', '\\', '.']) && holds_model(&snapshot) {
-            return vec![snapshot];
+            return Ok(vec![snapshot]);
         }
     }
-    let entries = if snapshots.is_dir() { fs::read_dir(snapshots) } else { fs::read_dir(folder) };
-    let Ok(entries) = entries else { return vec![] };
+    let listed = if snapshots.is_dir() { &snapshots } else { folder };
+    let entries = fs::read_dir(listed).map_err(|e| Error::from_io(listed, &e))?;
     let mut found: Vec<PathBuf> = entries.take(MAX_ENTRIES).flatten().map(|e| e.path()).filter(|path| path.is_dir() && holds_model(path)).collect();
     found.sort();
-    found
+    Ok(found)
 }
 
 fn holds_model(folder: &Path) -> bool {

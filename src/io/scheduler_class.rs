@@ -141,6 +141,11 @@ impl SchedulerClass {
         }
     }
 
+    /// Whether a step of the class does with predicted data what `clip_sample` and `thresholding` say. Those of CogVideoX and TCD do not read the keys.
+    pub(crate) fn clips(self) -> bool {
+        !matches!(self, Self::CogVideoXDdim | Self::CogVideoXDpm | Self::Tcd)
+    }
+
     /// Whether the class can be set to flow matching.
     pub(crate) fn has_flow(self) -> bool {
         use SchedulerClass as C;

@@ -48,7 +48,7 @@ pub struct SchedulerConfig {
     pub clip_sample: bool,
     /// To plus and minus this.
     pub clip_sample_range: f64,
-    /// DDIM, PNDM, LCM: whether the step past the first timestep ends at no noise, or at that of timestep 0.
+    /// DDIM, PNDM: whether the step past the first timestep ends at no noise, or at that of timestep 0.
     pub set_alpha_to_one: bool,
 
     /// DPM-Solver, UniPC: order. DPM-Solver has 1 to 3.
@@ -73,7 +73,7 @@ pub struct SchedulerConfig {
     pub final_sigmas_type: FinalSigmasType,
     /// DPM-Solver: half log signal-to-noise ratio below which no timestep lies; -infinity for no limit.
     pub lambda_min_clipped: f64,
-    /// DDPM: the variance of the noise that it adds. DPM-Solver: a variance that the model predicts beside the image, or none.
+    /// DDPM: the variance of the noise that it adds. DPM-Solver: the learned ones say that the model predicts it beside the image, the others nothing.
     pub variance_type: Option<VarianceType>,
     /// Euler: how sigmas between timesteps are found.
     pub interpolation_type: InterpolationType,
@@ -95,6 +95,8 @@ pub struct SchedulerConfig {
     pub unipc_type: UniPcType,
     /// UniPC: steps whose result is not corrected.
     pub disable_corrector: Vec<usize>,
+    /// UniPC: whether another scheduler, which only [`SchedulerConfig::other`] has, predicts in its place.
+    pub solver_p: bool,
     /// CogVideoX: factor by which 1/snr is changed; 1 for others.
     pub snr_shift_scale: f64,
 
@@ -160,6 +162,7 @@ impl SchedulerConfig {
             predict_x0: true,
             unipc_type: UniPcType::Bh2,
             disable_corrector: Vec::new(),
+            solver_p: false,
             snr_shift_scale: d.snr_shift.unwrap_or(1.0),
             other: Map::new(),
             warnings: Vec::new(),
@@ -262,11 +265,7 @@ impl SchedulerConfig {
         self.euler_at_final = f.bool("euler_at_final", self.euler_at_final)?;
         self.use_lu_lambdas = f.bool("use_lu_lambdas", self.use_lu_lambdas)?;
         self.lambda_min_clipped = f.float("lambda_min_clipped", self.lambda_min_clipped)?;
-        self.variance_type = f.opt_choice("variance_type", None)?;
-        match self.variance_type {
-            None | Some(VarianceType::Learned | VarianceType::LearnedRange) => Ok(()),
-            Some(fixed) => Err(Error::unsupported(format!("{}: variance_type \"{}\" is not one of {}'s", f.file(), fixed.name(), self.class.name()))),
-        }
+        self.read_variance(f)
     }
 
     /// Flow matching is refused where a config asks for it; its other keys matter only then and are kept.
@@ -284,6 +283,8 @@ impl SchedulerConfig {
         self.predict_x0 = f.bool("predict_x0", self.predict_x0)?;
         self.lower_order_final = f.bool("lower_order_final", self.lower_order_final)?;
         self.disable_corrector = f.sizes("disable_corrector", &[], 0..=MAX_STEPS)?;
+        // Asked here, since what is written back of the other keys has a limit.
+        self.solver_p = f.peek("solver_p").is_some_and(|v| !v.is_null());
         self.read_sigma_range(f)
     }
 
@@ -312,7 +313,7 @@ impl SchedulerConfig {
         Ok(())
     }
 
-    /// One that diffusers does not know is the small one there, and is kept as it is.
+    /// Of DDPM and DPM-Solver. One that diffusers does not know is DDPM's small one there, and none for DPM-Solver; it is kept as it is.
     fn read_variance(&mut self, f: &mut Fields) -> Result<()> {
         match f.peek("variance_type") {
             Some(Value::String(name)) if VarianceType::from_name(name).is_none() => self.variance_type = None,
@@ -336,20 +337,19 @@ impl SchedulerConfig {
         if !(1..=MAX_TIMESTEPS).contains(&self.num_train_timesteps) {
             return wrong("num_train_timesteps", "1 to 100000", &self.num_train_timesteps);
         }
-        if !(0.0..1.0).contains(&self.beta_start) {
-            return wrong("beta_start", "at least 0 and less than 1", &self.beta_start);
+        for (key, beta) in [("beta_start", self.beta_start), ("beta_end", self.beta_end)] {
+            if self.reads_beta_range() && !(beta > 0.0 && beta < 1.0) {
+                return wrong(key, "more than 0 and less than 1", &beta);
+            }
         }
-        if !(self.beta_end > 0.0 && self.beta_end < 1.0) {
-            return wrong("beta_end", "more than 0 and less than 1", &self.beta_end);
-        }
-        if !(self.clip_sample_range.is_finite() && self.clip_sample_range > 0.0) {
-            return wrong("clip_sample_range", "a positive number", &self.clip_sample_range);
-        }
-        if !(0.0..=1.0).contains(&self.dynamic_thresholding_ratio) {
+        if self.thresholds() && !(0.0..=1.0).contains(&self.dynamic_thresholding_ratio) {
             return wrong("dynamic_thresholding_ratio", "0 to 1", &self.dynamic_thresholding_ratio);
         }
-        if !(self.sample_max_value.is_finite() && self.sample_max_value > 0.0) {
-            return wrong("sample_max_value", "a positive number", &self.sample_max_value);
+        if self.thresholds() && !is_limit(self.sample_max_value) {
+            return wrong("sample_max_value", "a positive number that float32 holds", &self.sample_max_value);
+        }
+        if self.clip_range().is_some_and(|range| !is_limit(range)) {
+            return wrong("clip_sample_range", "a positive number that float32 holds", &self.clip_sample_range);
         }
         if self.class != SchedulerClass::UniPcMultistep && !(1..=3).contains(&self.solver_order) {
             return wrong("solver_order", "1, 2 or 3", &self.solver_order);
@@ -361,7 +361,26 @@ impl SchedulerConfig {
         self.check_betas()
     }
 
-    fn check_sigmas(&self) -> Result<()> {
+    /// Whether the noise schedule is made of `beta_start` and `beta_end`.
+    fn reads_beta_range(&self) -> bool {
+        let made_of_range = matches!(self.beta_schedule, BetaSchedule::Linear | BetaSchedule::ScaledLinear | BetaSchedule::Sigmoid);
+        made_of_range && self.trained_betas.is_none()
+    }
+
+    /// Whether the class's step limits the predicted image by a quantile of its values.
+    pub fn thresholds(&self) -> bool {
+        self.thresholding && self.predict_x0 && self.class.clips()
+    }
+
+    /// What the class's step clamps the predicted image to, if it clamps and does not threshold it.
+    pub fn clip_range(&self) -> Option<f64> {
+        let clamps = self.clip_sample && self.class.clips() && !self.thresholds();
+        // RePaint's range is no key of its own.
+        clamps.then_some(if self.class == SchedulerClass::RePaint { 1.0 } else { self.clip_sample_range })
+    }
+
+    /// An error unless at most one of three spreads of sigmas is chosen.
+    pub fn check_sigmas(&self) -> Result<()> {
         let chosen = [self.use_karras_sigmas, self.use_exponential_sigmas, self.use_beta_sigmas];
         if chosen.iter().filter(|c| **c).count() > 1 {
             return Err(Error::invalid("use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas: only one of them can be true"));
@@ -485,6 +504,11 @@ impl SchedulerConfig {
         put("use_beta_sigmas", json!(self.use_beta_sigmas));
         put("final_sigmas_type", json!(self.final_sigmas_type.name()));
     }
+}
+
+/// Whether a step can limit float32 values to it: a positive number, and not one that float32 rounds to 0.
+pub(crate) fn is_limit(value: f64) -> bool {
+    value.is_finite() && value >= f64::from(f32::MIN_POSITIVE)
 }
 
 /// What diffusers' solvers write beside their own keys; a file's other values of them are kept and go before these.

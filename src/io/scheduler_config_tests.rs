@@ -104,6 +104,7 @@ fn keys_are_kept_as_they_are() {
         r#"{"_class_name": "EulerDiscreteScheduler", "clip_sample": true, "set_alpha_to_one": false, "skip_prk_steps": true, "sigma_max": 80.5, "timestep_type": "continuous"}"#,
         r#"{"_class_name": "DDPMScheduler", "variance_type": "fixed_large", "set_alpha_to_one": false}"#,
         r#"{"_class_name": "DDPMScheduler", "variance_type": "of_my_own"}"#,
+        r#"{"_class_name": "DPMSolverMultistepScheduler", "variance_type": "of_my_own"}"#,
         r#"{"_class_name": "PNDMScheduler", "rescale_betas_zero_snr": true, "skip_prk_steps": true, "clip_sample": false}"#,
         r#"{"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": false, "flow_shift": 3.5, "time_shift_type": "linear"}"#,
         r#"{"_class_name": "DEISMultistepScheduler", "solver_order": 3, "algorithm_type": "deis", "use_flow_sigmas": false, "use_karras_sigmas": true}"#,
@@ -163,7 +164,11 @@ fn diffusers_own_substitutions_are_made() {
         assert_eq!((config.solver_type, config.solver_type.name()), (SolverType::Midpoint, "midpoint"));
     }
     assert_eq!(parse(DPM, "lambda_min_clipped", "-5.1").lambda_min_clipped, -5.1);
-    assert_eq!(parse(DPM, "variance_type", "\"learned_range\"").variance_type, Some(VarianceType::LearnedRange));
+    // What from_config makes of DDPM's.
+    for kind in VarianceType::NAMES.iter().map(|(_, kind)| *kind) {
+        let config = parse(DPM, "variance_type", &format!("\"{}\"", kind.name()));
+        assert_eq!((config.variance_type, &loose(&config.to_json())["variance_type"]), (Some(kind), &Value::from(kind.name())));
+    }
     let ddpm = with(DDIM, "_class_name", "\"DDPMScheduler\"");
     assert_eq!(parse(&ddpm, "variance_type", "\"fixed_large\"").variance_type, Some(VarianceType::FixedLarge));
     assert_eq!(parse(&ddpm, "variance_type", "null").variance_type, None);
@@ -196,7 +201,6 @@ fn unsupported_values_are_named() {
         (DPM, "algorithm_type", "\"unipc\"", "\"unipc\""),
         (DPM, "solver_type", "\"rk4\"", "rk4"),
         (DPM, "final_sigmas_type", "\"one\"", "one"),
-        (DPM, "variance_type", "\"fixed_small\"", "fixed_small"),
         (DPM, "use_flow_sigmas", "true", "use_flow_sigmas"),
         (DPM, "use_dynamic_shifting", "true", "use_dynamic_shifting"),
     ];
@@ -210,6 +214,7 @@ fn unsupported_values_are_named() {
 
 #[test]
 fn numbers_that_cannot_be_meant_are_refused() {
+    let (clipped, thresholded) = (with(DDIM, "clip_sample", "true"), with(DDIM, "thresholding", "true"));
     let cases = [
         (DDIM, "num_train_timesteps", "0"),
         (DDIM, "num_train_timesteps", "-5"),
@@ -218,12 +223,16 @@ fn numbers_that_cannot_be_meant_are_refused() {
         (DDIM, "beta_start", "-0.1"),
         (DDIM, "beta_start", "\"NaN\""),
         (DDIM, "beta_start", "\"small\""),
+        (DDIM, "beta_start", "0"),
         (DDIM, "beta_end", "1"),
         (DDIM, "beta_end", "0"),
         (DDIM, "clip_sample", "3"),
-        (DDIM, "clip_sample_range", "0"),
-        (DDIM, "sample_max_value", "\"Infinity\""),
-        (DDIM, "dynamic_thresholding_ratio", "1.5"),
+        (&clipped, "clip_sample_range", "0"),
+        (&clipped, "clip_sample_range", "1e-50"),
+        (DDIM, "clip_sample_range", "\"wide\""),
+        (&thresholded, "sample_max_value", "\"Infinity\""),
+        (&thresholded, "sample_max_value", "1e-50"),
+        (&thresholded, "dynamic_thresholding_ratio", "1.5"),
         (DDIM, "steps_offset", "-1"),
         (DDIM, "_class_name", "7"),
         (DPM, "solver_order", "4"),
@@ -239,4 +248,27 @@ fn numbers_that_cannot_be_meant_are_refused() {
         assert!(error.message.starts_with("s.json") && error.message.contains(key), "{error}");
     }
     assert_eq!(SchedulerConfig::parse("not json", "s").unwrap_err().status, Status::CorruptFile);
+}
+
+/// As in diffusers, which hands them on.
+#[test]
+fn numbers_that_nobody_reads_are_kept_whatever_they_are() {
+    let cosine = with(DDIM, "beta_schedule", "\"squaredcos_cap_v2\"");
+    let (thresholded, clipped) = (with(DDIM, "thresholding", "true"), with(DDIM, "clip_sample", "true"));
+    let noise = with(&thresholded.replace("DDIMScheduler", "UniPCMultistepScheduler"), "predict_x0", "false");
+    for (base, key, value) in [
+        (&*cosine, "beta_end", "1"),
+        (&cosine, "beta_start", "0"),
+        (DDIM, "sample_max_value", "0"),
+        (DDIM, "dynamic_thresholding_ratio", "1.5"),
+        (DDIM, "clip_sample_range", "-1"),
+        (&thresholded, "clip_sample_range", "0"),
+        (&noise, "sample_max_value", "0"),
+        (&clipped.replace("DDIMScheduler", "TCDScheduler"), "clip_sample_range", "0"),
+        (&clipped.replace("DDIMScheduler", "RePaintScheduler"), "clip_sample_range", "0"),
+    ] {
+        let config = SchedulerConfig::parse(&with(base, key, value), "s").unwrap();
+        assert_eq!(loose(&config.to_json())[key].as_f64(), value.parse().ok(), "{key} of {base}");
+        config.noise_schedule().unwrap();
+    }
 }

@@ -99,7 +99,7 @@ named_enum! {
 }
 
 named_enum! {
-    /// Where DPM-Solver ends.
+    /// Where DPM-Solver, Euler and UniPC end.
     FinalSigmasType {
         /// At no noise.
         Zero = "zero",

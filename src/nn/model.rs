@@ -6,7 +6,7 @@ use crate::diffusion::grid;
 use crate::diffusion::philox::{self, Purpose};
 use crate::error::{Error, Result};
 use crate::io::diffusers::{self, ModelFiles};
-use crate::io::json::describe;
+use crate::io::json::{SHOWN_KEYS, describe};
 use crate::io::scheduler_config::{SchedulerClass, SchedulerConfig};
 use crate::io::unet_config::{ClassEmbedding, UNetConfig};
 use crate::io::{model_file, record};
@@ -108,7 +108,10 @@ impl Model {
         }
         let mut warnings = [files.notes, config.warnings.clone()].concat();
         warnings.extend(files.scheduler.iter().flat_map(|s| s.warnings.clone()));
-        warnings.extend(files.tensors.names().filter(|n| !weights.contains_key(*n)).map(|n| format!("tensor '{n}' is not part of the model and was ignored")));
+        let unused = || files.tensors.names().filter(|n| !weights.contains_key(*n));
+        warnings.extend(unused().take(SHOWN_KEYS).map(|n| format!("tensor '{n}' is not part of the model and was ignored")));
+        let more = unused().count().saturating_sub(SHOWN_KEYS);
+        warnings.extend((more > 0).then(|| format!("{more} more tensors are not part of the model and were ignored")));
         let scheduler = files.scheduler.unwrap_or_else(|| SchedulerConfig::for_class(SchedulerClass::Ddim));
         let student = files.fewstep.map(|(value, name)| StudentInfo::read(value, &name, scheduler.num_train_timesteps)).transpose()?.flatten();
         Ok(Self { config, scheduler, weights, student, warnings })
@@ -234,7 +237,7 @@ fn initial(name: &str, shape: &[usize], shapes: &BTreeMap<&str, &[usize]>, [seed
 
 #[cfg(test)]
 mod tests {
-    use super::{Model, StudentInfo};
+    use super::{Model, SHOWN_KEYS, StudentInfo};
     use crate::error::Status;
     use crate::io::test_util::TestDir;
     use crate::io::{SchedulerConfig, UNetConfig};
@@ -281,6 +284,17 @@ mod tests {
             }
             assert!(matches!(opened.warnings.as_slice(), [only] if only.contains("DDIMScheduler is assumed")), "{:?}", opened.warnings);
         }
+    }
+
+    #[test]
+    fn tensors_of_no_use_are_named_up_to_a_limit() {
+        let mut model = Model::create(UNetConfig::parse(TINY, "t").unwrap(), SchedulerConfig::default(), 1).unwrap();
+        let one = model.weights["conv_out.bias"].clone();
+        (0..SHOWN_KEYS + 7).for_each(|i| drop(model.weights.insert(format!("more.{i}"), one.clone())));
+        let bytes = weights_as(&model, "F32", "", |v| v.to_le_bytes().to_vec());
+        let warnings = Model::from_memory(TINY, Some(&model.scheduler.to_json()), &bytes).unwrap().warnings;
+        assert_eq!(warnings.iter().filter(|w| w.starts_with("tensor 'more.")).count(), SHOWN_KEYS);
+        assert!(warnings.len() == SHOWN_KEYS + 1 && warnings[SHOWN_KEYS].starts_with("7 more tensors"), "{warnings:?}");
     }
 
     #[test]

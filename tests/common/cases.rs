@@ -103,7 +103,7 @@ pub fn combine() -> Vec<Case> {
         cases.push(case);
     }
     for shape in [[1usize, 1], [3, 17], [2, 20_000]] {
-        for (ratio, max, scale) in [(0.995, 100.0, 3.0), (0.5, 1.5, 5.0), (1.0, 100.0, 0.5), (0.0, 2.0, 1.0)] {
+        for (ratio, max, scale) in [(0.995, 100.0, 3.0), (0.5, 1.5, 5.0), (1.0, 100.0, 0.5), (0.0, 2.0, 1.0), (0.8, 0.5, 3.0)] {
             let mut case = Case::new(format!("dynamic threshold {shape:?} {ratio} {max}"));
             let x = case.input_around(&shape, scale, 0.0);
             let y = case.op(DynamicThreshold { ratio, max }, &[x]);

@@ -38,9 +38,13 @@ CLIPS = [
     ("unclipped_8", 8, dict(clip_sample=False)),
     ("clip_half_8", 8, dict(clip_sample=True, clip_sample_range=0.5)),
     ("threshold_8", 8, dict(thresholding=True, dynamic_thresholding_ratio=0.8, sample_max_value=1.5, clip_sample=False)),
+    ("threshold_below_one_8", 8, dict(thresholding=True, dynamic_thresholding_ratio=0.8, sample_max_value=0.5, clip_sample=False)),
 ]
 ENDS = [("one_1", 1, {}), ("two_2", 2, {}), ("offset_7", 7, dict(steps_offset=1, timestep_spacing="leading")), ("long_50", 50, {})]
 BETAS = [("cosine_9", 9, COSINE), ("scaled_linear_9", 9, SD), ("trained_5", 5, dict(trained_betas=list(np.linspace(0.01, 0.3, 20)), num_train_timesteps=20))]
+
+# numpy's arange rounds to one element more than asked for: a step at timestep -1.
+ONE_MORE = [("trailing_61", 61, dict(timestep_spacing="trailing"))]
 
 DDIM = spacings(7) + predictions(6) + CLIPS + ENDS + BETAS + [("zero_snr_6", 6, ZERO_SNR)]
 DDPM = DDIM + [(f"{v}_6", 6, dict(variance_type=v)) for v in ("fixed_small", "fixed_small_log", "fixed_large")] + [
@@ -52,7 +56,8 @@ EULER = spacings(7) + predictions(6) + ENDS + BETAS + spreads(8) + spreads(6, "_
     ("zero_snr_6", 6, ZERO_SNR), ("sigma_min_6", 6, dict(final_sigmas_type="sigma_min")), ("log_linear_6", 6, dict(interpolation_type="log_linear")),
     ("continuous_6", 6, dict(timestep_type="continuous", prediction_type="v_prediction")), ("continuous_epsilon_6", 6, dict(timestep_type="continuous")),
     ("karras_range_6", 6, dict(use_karras_sigmas=True, sigma_min=0.05, sigma_max=20.0)), ("karras_sigma_min_6", 6, dict(use_karras_sigmas=True, final_sigmas_type="sigma_min")),
-]
+    ("log_linear_continuous_6", 6, dict(interpolation_type="log_linear", timestep_type="continuous", prediction_type="v_prediction")),
+] + ONE_MORE
 ANCESTRAL = spacings(7) + predictions(6, ("v_prediction",)) + ENDS + BETAS + [("zero_snr_6", 6, ZERO_SNR)]
 PLMS = dict(skip_prk_steps=True)
 PNDM = spacings(9) + spacings(7, **PLMS) + predictions(6, ("v_prediction",)) + [
@@ -74,9 +79,12 @@ UNIPC = spacings(7) + predictions(6) + ENDS + BETAS + spreads(8) + spreads(8, "_
     ("sigma_min_high_6", 6, dict(final_sigmas_type="sigma_min", lower_order_final=False)), ("karras_sigma_min_6", 6, dict(use_karras_sigmas=True, final_sigmas_type="sigma_min")),
     ("karras_range_6", 6, dict(use_karras_sigmas=True, sigma_min=0.05, sigma_max=20.0)), ("no_corrector_8", 8, dict(disable_corrector=[0, 1, 4])),
     ("karras_flat_end_6", 6, dict(use_karras_sigmas=True, final_sigmas_type="sigma_min", lower_order_final=False)),
-] + [(f"order{o}_{k}_{n}", n, dict(solver_order=o, **c)) for o in (1, 3) for k, n, c in (
+    ("high_1", 1, dict(lower_order_final=False)),
+] + spreads(1, "_sigma_min", final_sigmas_type="sigma_min") + ONE_MORE + [(f"order{o}_{k}_{n}", n, dict(solver_order=o, **c)) for o in (1, 3) for k, n, c in (
     ("plain", 9, {}), ("bh1", 9, BH1), ("trailing", 5, dict(timestep_spacing="trailing")), ("long", 30, {}),
     ("noise", 7, dict(predict_x0=False, final_sigmas_type="sigma_min", lower_order_final=False)))]
+# The other cases of this class are single files.
+DPM = CLIPS[-1:] + ONE_MORE + [("fixed_large_6", 6, dict(variance_type="fixed_large"))]
 
 CASES = {
     "DDIMParallelScheduler": DDIM,
@@ -87,6 +95,7 @@ CASES = {
     "PNDMScheduler": PNDM,
     "LCMScheduler": LCM,
     "UniPCMultistepScheduler": UNIPC,
+    "DPMSolverMultistepScheduler": DPM,
 }
 
 

@@ -194,7 +194,7 @@ fn attributes_that_cannot_be_meant() {
         assert_eq!(push(Unary { kind }, &["3"]).status, Status::InvalidArgument);
         assert_eq!(push(UnaryGrad { kind }, &["3", "3"]).status, Status::InvalidArgument);
     }
-    for (ratio, max) in [(-0.1, 2.0), (1.1, 2.0), (f64::NAN, 2.0), (0.5, 0.5), (0.5, f64::NAN)] {
+    for (ratio, max) in [(-0.1, 2.0), (1.1, 2.0), (f64::NAN, 2.0), (0.5, 0.0), (0.5, -1.0), (0.5, 1e-50), (0.5, f64::NAN)] {
         assert_eq!(push(DynamicThreshold { ratio, max }, &["2,3"]).status, Status::InvalidArgument);
     }
     assert_eq!(push(RandomInt { purpose: Purpose::Noise, bound: 0, count: 3, stream: 0 }, &["i64:1", "i64:1"]).status, Status::InvalidArgument);
@@ -224,7 +224,7 @@ fn builders_refuse_wrong_ranks() -> Result<()> {
 fn not_a_number_passes_through() -> Result<()> {
     let mut case = Case::new("nan");
     let x = case.data(&[4, 3], &[f32::NAN, 1.0, 2.0, f32::INFINITY, f32::INFINITY, 0.0, 3.0, 1.0, 0.5, f32::NEG_INFINITY, -0.2, f32::NAN]);
-    for (ratio, max) in [(0.9, 2.0), (1.0, f64::INFINITY), (0.1, 5.0)] {
+    for (ratio, max) in [(0.9, 2.0), (1.0, f64::INFINITY), (0.1, 5.0), (0.9, 0.5)] {
         let y = case.op(DynamicThreshold { ratio, max }, &[x]);
         case.expect(y, 1e-6);
     }

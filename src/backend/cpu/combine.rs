@@ -71,9 +71,10 @@ impl CpuKernel for Threshold {
             sorted.sort_unstable_by(f32::total_cmp);
             let at = self.ratio * (self.row - 1) as f64;
             let (lo, hi) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
-            let s = (lo + (hi - lo) * (at - at.floor()) as f32).clamp(1.0, self.max);
-            // As the definition: clamp to NaN limits would panic.
-            out.iter_mut().zip(x).for_each(|(o, v)| *o = if s.is_nan() { s } else { v.clamp(-s, s) / s });
+            let quantile = lo + (hi - lo) * (at - at.floor()) as f32;
+            let s = quantile.max(1.0).min(self.max);
+            // As the definition: a NaN is lost in s, and clamp to limits of NaN would panic.
+            out.iter_mut().zip(x).for_each(|(o, v)| *o = if quantile.is_nan() { quantile } else { v.clamp(-s, s) / s });
         })
     }
 }

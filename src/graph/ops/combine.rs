@@ -60,13 +60,13 @@ impl OpDef for Combine {
     }
 }
 
-/// Dynamic thresholding (Saharia et al. 2022, section 2.3; diffusers `_threshold_sample`): per sample, s = clamp(quantile(|x|, ratio), 1, max),
+/// Dynamic thresholding (Saharia et al. 2022, section 2.3; diffusers `_threshold_sample`): per sample, s = min(max(quantile(|x|, ratio), 1), max),
 /// y = clamp(x, -s, s) / s. The quantile interpolates linearly, as torch.quantile. Operand x [N,...].
 #[derive(Clone, Debug, PartialEq)]
 pub struct DynamicThreshold {
     /// Quantile in [0, 1].
     pub ratio: f64,
-    /// Upper limit of s.
+    /// Upper limit of s, at least the smallest normal f32. Below 1 it wins over the lower limit, as in torch.clamp: s is then `max` always.
     pub max: f64,
 }
 
@@ -77,7 +77,7 @@ impl OpDef for DynamicThreshold {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 1..=1)?;
-        if !(0.0..=1.0).contains(&self.ratio) || self.max.is_nan() || self.max < 1.0 {
+        if !(0.0..=1.0).contains(&self.ratio) || self.max.is_nan() || self.max < f64::from(f32::MIN_POSITIVE) {
             return Err(Error::invalid(format!("dynamic thresholding with ratio {} and maximum {}", self.ratio, self.max)));
         }
         floats(inputs)?;
@@ -92,9 +92,10 @@ impl OpDef for DynamicThreshold {
             sorted.sort_by(f64::total_cmp);
             let at = self.ratio * (sorted.len() - 1) as f64;
             let (lo, hi) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
-            let s = (lo + (hi - lo) * (at - at.floor())).clamp(1.0, self.max);
+            let quantile = lo + (hi - lo) * (at - at.floor());
+            let s = quantile.max(1.0).min(self.max);
             // A row with NaN, or whose quantile falls between infinities, is NaN.
-            row.mapv_inplace(|v| if s.is_nan() { s } else { v.clamp(-s, s) / s });
+            row.mapv_inplace(|v| if quantile.is_nan() { quantile } else { v.clamp(-s, s) / s });
         }
         Ok(vec![y])
     }
