@@ -13,7 +13,7 @@ SMOKE_FLAGS := -std=c11 -g -Wall -Wextra -Wpedantic -Werror -Iinclude tests/c/sm
 SMOKE_LINK := -Ltarget/release -lfewstep -Wl,-rpath,'$$ORIGIN/../release'
 
 .DEFAULT_GOAL := all
-.PHONY: help all lib demo test fuzz fuzz-planted fuzz-corpus test-cuda gpu-check sanitize-cuda sanitize-cuda-address sanitize-cuda-thread demo-emulated mutations field-cases oom-sweep golden lint check-targets sanitize miri bench bench-peers header cuda-toolkit clean
+.PHONY: help all lib demo test fuzz fuzz-planted fuzz-corpus test-cuda gpu-micro gpu-check sanitize-cuda sanitize-cuda-address sanitize-cuda-thread demo-emulated mutations field-cases oom-sweep golden lint check-targets sanitize miri bench bench-peers header cuda-toolkit clean
 
 # What can be made.
 help: ## this list
@@ -38,13 +38,13 @@ test: ## all tests that need no GPU
 # The CUDA suite: on this machine's NVIDIA driver, or, where there is none, on the emulated one, built from the same kernels.
 DRIVER := $(shell ldconfig -p 2>/dev/null | grep -o 'libcuda\.so\.1 .*x86-64' | head -1)
 EMULATED := $(if $(DRIVER),,LD_LIBRARY_PATH=$(CURDIR)/target/emulator FEWSTEP_EMU_MANIFEST=$(CURDIR)/target/cuda/manifest.txt)
-# The emulator decides in which order threads and blocks run, and when copies arrive: ops and networks under other decisions.
+# The emulator decides in which order threads and blocks run, and when copies arrive: ops and networks under other decisions, and launches that overlap.
 OTHER_SETTINGS = FEWSTEP_CUDA=require $(EMULATED) $(CARGO) test --release --test cuda -- --test-threads=1 conformance networks
 test-cuda: cuda-toolkit ## the CUDA suite, on this machine's driver or the emulated one
 	FEWSTEP_CUDA=require $(CARGO) build --release --lib
 	$(if $(DRIVER),,$(MAKE) -C cuda/emulator test libcuda)
 	FEWSTEP_CUDA=require $(EMULATED) $(CARGO) test --release --test cuda -- --test-threads=1
-	$(if $(DRIVER),,FEWSTEP_EMU_SEED=1 FEWSTEP_EMU_COPIES=eager FEWSTEP_EMU_GUARD=underrun FEWSTEP_EMU_ARCHITECTURE=90 $(OTHER_SETTINGS))
+	$(if $(DRIVER),,FEWSTEP_EMU_SEED=1 FEWSTEP_EMU_COPIES=eager FEWSTEP_EMU_GUARD=underrun FEWSTEP_EMU_ARCHITECTURE=90 FEWSTEP_CUDA_OVERLAP=1 $(OTHER_SETTINGS) launches_overlap)
 	$(if $(DRIVER),,FEWSTEP_EMU_SEED=2 $(OTHER_SETTINGS))
 	FEWSTEP_CUDA=require FEWSTEP_GOLDEN_DEVICE=cuda $(EMULATED) $(CARGO) test --release --test golden -- --test-threads=1
 
@@ -79,8 +79,15 @@ mutations: cuda-toolkit ## plants bugs in the kernels; each must be caught
 	$(MAKE) -C cuda/emulator libcuda SANITIZE=thread
 	FEWSTEP_CUDA=require $(PYTHON) cuda/emulator/mutations.py . "$(SUITE)"
 
+# The microbenchmarks that decide how kernels are built (benches/gpu/README.md), in target/gpu-micro; what the emulator can run of them must give right
+# results there.
+gpu-micro: cuda-toolkit ## target/gpu-micro: microbenchmarks for a machine with a GPU
+	benches/gpu/micro/build $(NVCC) target/gpu-micro
+	$(MAKE) -C cuda/emulator libcuda BUILD=../../target/emulator-micro KERNELS=../../benches/gpu/micro/portable.cu
+	LD_LIBRARY_PATH=target/emulator-micro FEWSTEP_EMU_ARCHITECTURE=90 target/gpu-micro/micro target/gpu-micro/portable.fatbin target/gpu-micro/hopper.fatbin --quick
+
 # target/gpu-check: programs that check and time the library on a machine with a GPU and no Rust. benches/gpu/README.md tells how to run them there.
-gpu-check: cuda-toolkit ## target/gpu-check: programs to run on a machine with a GPU
+gpu-check: gpu-micro ## target/gpu-check: programs to run on a machine with a GPU
 	FEWSTEP_CUDA=require $(MAKE) lib
 	$(MAKE) -C cuda/emulator gpu-programs
 	benches/gpu/bundle $(NVCC) "$(call TEST_PROGRAM,cuda)" "$(call TEST_PROGRAM,golden)"

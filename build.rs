@@ -5,7 +5,7 @@ mod cuda;
 
 use cuda::compiler::{self, Compiler};
 use cuda::settings::{Mode, Settings};
-use cuda::tables;
+use cuda::{shared, tables};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,7 @@ fn main() {
 fn kernels() -> Result<(), String> {
     println!("cargo::rustc-check-cfg=cfg(fewstep_cuda)");
     let root = folder("CARGO_MANIFEST_DIR")?;
+    share_numbers(&root)?;
     let settings = Settings::read(&watched)?;
     let built = match find(&settings, &root)? {
         Some(compiler) => compile(&settings, &compiler, &root)?,
@@ -37,6 +38,16 @@ fn kernels() -> Result<(), String> {
         println!("cargo::rustc-cfg=fewstep_cuda");
     }
     Ok(())
+}
+
+/// Leaves the numbers of `cuda/shared.h` in OUT_DIR, for `src/backend/cuda/shared.rs`: with kernels or without.
+fn share_numbers(root: &Path) -> Result<(), String> {
+    let header = root.join("cuda/shared.h");
+    println!("cargo::rerun-if-changed={}", header.display());
+    let text = std::fs::read_to_string(&header).map_err(|e| format!("{}: {e}", header.display()))?;
+    let rust = shared::to_rust(&text).map_err(|message| format!("{}: {message}", header.display()))?;
+    let file = folder("OUT_DIR")?.join("cuda_shared.rs");
+    std::fs::write(&file, rust).map_err(|e| format!("{}: {e}", file.display()))
 }
 
 fn find(settings: &Settings, root: &Path) -> Result<Option<Compiler>, String> {

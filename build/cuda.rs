@@ -3,7 +3,10 @@
 //! Each source file becomes one fat binary: machine code for every asked architecture and portable code (PTX) for those that come later. They are not
 //! linked into one, because then a program would load every kernel of the library, and the driver would translate all PTX on a newer GPU, for a model that
 //! needs a few of them; and a changed kernel would have every other one packed anew.
+//!
+//! A folder such as `cuda/sm90a` holds sources for that architecture alone: their fat binaries have its machine code and nothing else.
 
+pub mod arch;
 mod cache;
 pub mod compiler;
 mod cubin;
@@ -13,10 +16,11 @@ mod kernels;
 mod parallel;
 mod ptxas;
 pub mod settings;
+pub mod shared;
 mod source;
 pub mod tables;
 
-pub use kernels::{Arch, Kernel};
+pub use kernels::{Code, Kernel};
 
 use cache::Cache;
 use compiler::Compiler;
@@ -27,7 +31,7 @@ use std::path::{Path, PathBuf};
 
 /// What to compile, with what, for whom.
 pub struct Request<'a> {
-    /// The folder of the `.cu` files; their includes are relative to it.
+    /// The folder of the `.cu` files, and of folders of those for one architecture; their includes are relative to it.
     pub sources: &'a Path,
     /// Where compiled images are kept between builds.
     pub cache: &'a Path,
@@ -50,19 +54,20 @@ pub struct Built {
 
 /// One source file's fat binary.
 pub struct Module {
-    /// The source's name without `.cu`.
+    /// The source's name without `.cu`; for one architecture alone, with that behind a dot.
     pub name: String,
     pub fatbin: PathBuf,
 }
 
 /// Compiles every source, or takes it from the cache.
 pub fn compile(request: &Request) -> Result<Built, String> {
-    let sources = source::list(request.sources)?;
-    let targets = image::targets(request.archs);
+    let mut sources = source::list(request.sources)?;
+    sources.retain(|source| !image::targets(request.archs, source.only).is_empty());
     let cache = Cache::new(request.cache);
-    let pairs: Vec<(&Source, Target)> = sources.iter().flat_map(|source| targets.iter().map(move |target| (source, *target))).collect();
+    let targets = |source: &Source| image::targets(request.archs, source.only);
+    let pairs: Vec<(&Source, Target)> = sources.iter().flat_map(|source| targets(source).into_iter().map(move |target| (source, target))).collect();
     let images = parallel::map(request.jobs, &pairs, |(source, target)| image::compile(request, &cache, source, *target))?;
-    let per_source: Vec<&[image::Image]> = images.chunks(targets.len()).collect();
+    let per_source: Vec<&[image::Image]> = images.chunk_by(|a, b| a.source() == b.source()).collect();
     let fatbins = parallel::map(request.jobs, &per_source, |images| image::pack(request.compiler, &cache, images))?;
     let modules = sources.iter().zip(fatbins).map(|(source, fatbin)| Module { name: source.name.clone(), fatbin }).collect();
     let kernels = kernels::collect(&sources, &per_source)?;

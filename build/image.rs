@@ -1,6 +1,7 @@
 //! One source compiled for one target, and a source's images packed into a fat binary.
 
 use super::Request;
+use super::arch::Arch;
 use super::cache::Cache;
 use super::compiler::{Compiler, run};
 use super::digest::digest;
@@ -25,7 +26,7 @@ const CODE: &str = "code";
 #[derive(Clone, Copy)]
 pub enum Target {
     /// A GPU's own instructions.
-    Machine(u32),
+    Machine(Arch),
     /// PTX, which the driver translates.
     Portable(u32),
 }
@@ -41,9 +42,12 @@ pub struct Image {
     pub log: String,
 }
 
-/// Machine code for each architecture, and PTX.
-pub fn targets(archs: &[u32]) -> Vec<Target> {
-    archs.iter().copied().map(Target::Machine).chain([Target::Portable(PORTABLE)]).collect()
+/// Machine code for each architecture, and PTX; of a source for one of them alone, that one's if it is asked for.
+pub fn targets(archs: &[u32], only: Option<Arch>) -> Vec<Target> {
+    match only {
+        Some(arch) => archs.iter().filter(|number| **number == arch.number).map(|_| Target::Machine(arch)).collect(),
+        None => archs.iter().map(|number| Target::Machine(Arch::plain(*number))).chain([Target::Portable(PORTABLE)]).collect(),
+    }
 }
 
 impl Target {
@@ -67,13 +71,18 @@ impl Target {
     fn image(self, file: &str) -> String {
         let (kind, arch) = match self {
             Target::Machine(arch) => ("elf", arch),
-            Target::Portable(arch) => ("ptx", arch),
+            Target::Portable(number) => ("ptx", Arch::plain(number)),
         };
         format!("--image3=kind={kind},sm={arch},file={file}")
     }
 }
 
 impl Image {
+    /// The name of the source.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
     /// The lines of the log that warn, without nvcc's remark on how not to be warned.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         self.log.lines().filter(|line| line.contains("warning") && !line.starts_with("Remark:")).map(str::to_owned)

@@ -1,5 +1,6 @@
 //! The kernels of all images, each once.
 
+use super::arch::Arch;
 use super::cubin;
 use super::image::{Image, Target};
 use super::ptxas::{self, Usage};
@@ -7,7 +8,7 @@ use super::source::Source;
 use std::collections::BTreeMap;
 use std::fs;
 
-/// A kernel, as all its architectures have it.
+/// A kernel, the same on all its architectures but for what it needs.
 pub struct Kernel {
     pub name: String,
     /// The index of its module.
@@ -19,13 +20,12 @@ pub struct Kernel {
     /// Where each parameter begins in the kernel's parameter buffer, in bytes.
     pub offsets: Vec<u32>,
     /// Ascending.
-    pub archs: Vec<Arch>,
+    pub codes: Vec<Code>,
 }
 
-/// What a kernel needs on one architecture.
-pub struct Arch {
-    /// Compute capability times ten.
-    pub arch: u32,
+/// Its machine code for one architecture.
+pub struct Code {
+    pub arch: Arch,
     pub usage: Usage,
 }
 
@@ -43,20 +43,20 @@ pub fn collect(sources: &[Source], images: &[&[Image]]) -> Result<Vec<Kernel>, S
     Ok(kernels.into_values().collect())
 }
 
-fn read(image: &Image, arch: u32, module: usize, kernels: &mut BTreeMap<String, Kernel>) -> Result<(), String> {
+fn read(image: &Image, arch: Arch, module: usize, kernels: &mut BTreeMap<String, Kernel>) -> Result<(), String> {
     let cubin = fs::read(&image.code).map_err(|e| format!("{}: {e}", image.code.display()))?;
     let usages = ptxas::parse(&image.log);
     for entry in cubin::entries(&cubin)? {
         let usage = *usages.get(&entry.name).ok_or_else(|| format!("{}: ptxas reported nothing about it:\n{}", entry.name, image.log))?;
-        let arch = Arch { arch, usage };
+        let code = Code { arch, usage };
         match kernels.get_mut(&entry.name) {
             Some(kernel) => {
                 agree(kernel, module, &entry)?;
-                kernel.archs.push(arch);
+                kernel.codes.push(code);
             }
             None => {
                 let cubin::Entry { name, params, offsets, max_threads } = entry;
-                kernels.insert(name.clone(), Kernel { name, module, max_threads, params, offsets, archs: vec![arch] });
+                kernels.insert(name.clone(), Kernel { name, module, max_threads, params, offsets, codes: vec![code] });
             }
         }
     }
@@ -68,7 +68,7 @@ fn complete(images: &[Image], module: usize, kernels: &BTreeMap<String, Kernel>)
     let ours = || kernels.values().filter(|kernel| kernel.module == module);
     for image in images {
         let lacks: Box<dyn Fn(&Kernel) -> bool> = match image.target {
-            Target::Machine(arch) => Box::new(move |kernel| kernel.archs.iter().all(|has| has.arch != arch)),
+            Target::Machine(arch) => Box::new(move |kernel| kernel.codes.iter().all(|code| code.arch != arch)),
             Target::Portable(_) => {
                 let ptx = fs::read_to_string(&image.code).map_err(|e| format!("{}: {e}", image.code.display()))?;
                 Box::new(move |kernel| !ptx.contains(&format!(".entry {}(", kernel.name)))
@@ -88,13 +88,13 @@ fn agree(kernel: &Kernel, module: usize, entry: &cubin::Entry) -> Result<(), Str
         return Err(format!("{name}: another source has a kernel of this name"));
     }
     if kernel.params != entry.params {
-        return Err(format!("{name}: its parameters have {:?} bytes here and {:?} on sm_{}", entry.params, kernel.params, kernel.archs[0].arch));
+        return Err(format!("{name}: its parameters have {:?} bytes here and {:?} on sm_{}", entry.params, kernel.params, kernel.codes[0].arch));
     }
     if kernel.offsets != entry.offsets {
-        return Err(format!("{name}: its parameters begin at {:?} here and at {:?} on sm_{}", entry.offsets, kernel.offsets, kernel.archs[0].arch));
+        return Err(format!("{name}: its parameters begin at {:?} here and at {:?} on sm_{}", entry.offsets, kernel.offsets, kernel.codes[0].arch));
     }
     if kernel.max_threads != entry.max_threads {
-        return Err(format!("{name}: at most {} threads here and {} on sm_{}", entry.max_threads, kernel.max_threads, kernel.archs[0].arch));
+        return Err(format!("{name}: at most {} threads here and {} on sm_{}", entry.max_threads, kernel.max_threads, kernel.codes[0].arch));
     }
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! The table of kernels, for the library, for people and for the emulator.
 
+use super::arch::Arch;
 use super::image::PORTABLE;
 use super::ptxas::Usage;
-use super::{Arch, Built, Kernel, Module};
+use super::{Built, Code, Kernel, Module};
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
@@ -34,17 +35,18 @@ fn rust_module(Module { name, .. }: &Module) -> String {
     format!(r#"Module {{ name: {name:?}, fatbin: &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/{name}.fatbin"))).0 }}"#)
 }
 
-fn rust_kernel(Kernel { name, module, max_threads, params, offsets, archs }: &Kernel) -> String {
-    let archs: Vec<String> = archs.iter().map(rust_arch).collect();
-    let archs = archs.join(", ");
-    format!("KernelInfo {{ name: {name:?}, module: {module}, max_threads: {max_threads}, params: &{params:?}, offsets: &{offsets:?}, archs: &[{archs}] }}")
+fn rust_kernel(Kernel { name, module, max_threads, params, offsets, codes }: &Kernel) -> String {
+    let codes: Vec<String> = codes.iter().map(rust_code).collect();
+    let codes = codes.join(", ");
+    format!("KernelInfo {{ name: {name:?}, module: {module}, max_threads: {max_threads}, params: &{params:?}, offsets: &{offsets:?}, codes: &[{codes}] }}")
 }
 
-fn rust_arch(Arch { arch, usage }: &Arch) -> String {
+fn rust_code(Code { arch, usage }: &Code) -> String {
+    let Arch { number, feature } = arch;
     let Usage { registers, static_shared, stack, spill_stores, spill_loads } = usage;
     format!(
-        "ArchInfo {{ arch: {arch}, registers: {registers}, static_shared: {static_shared}, stack: {stack}, spill_stores: {spill_stores}, \
-         spill_loads: {spill_loads} }}"
+        "Code {{ arch: Arch {{ number: {number}, feature: {feature:?} }}, registers: {registers}, static_shared: {static_shared}, stack: {stack}, \
+         spill_stores: {spill_stores}, spill_loads: {spill_loads} }}"
     )
 }
 
@@ -52,7 +54,7 @@ fn rust_arch(Arch { arch, usage }: &Arch) -> String {
 fn resources(built: &Built) -> String {
     let mut text = "kernel,arch,registers,static_shared,stack,spill_stores,spill_loads\n".to_owned();
     for kernel in &built.kernels {
-        for Arch { arch, usage } in &kernel.archs {
+        for Code { arch, usage } in &kernel.codes {
             let Usage { registers, static_shared, stack, spill_stores, spill_loads } = usage;
             let name = &kernel.name;
             writeln!(text, "{name},{arch},{registers},{static_shared},{stack},{spill_stores},{spill_loads}").expect("a String takes everything");
@@ -69,9 +71,12 @@ fn manifest(built: &Built) -> String {
             let sizes: String = kernel.params.iter().map(|size| format!(" {size}")).collect();
             writeln!(text, "{} {} {arch}{sizes} {registers} {static_shared}", kernel.module, kernel.name).expect("a String takes everything");
         };
-        kernel.archs.iter().for_each(|Arch { arch, usage }| line(arch.to_string(), usage.registers, usage.static_shared));
+        kernel.codes.iter().for_each(|Code { arch, usage }| line(arch.to_string(), usage.registers, usage.static_shared));
+        if kernel.codes.iter().any(|code| code.arch.feature.is_some()) {
+            continue; // has no PTX
+        }
         // What a driver will make of PTX is not known: 0 registers says so, and a source's shared memory hardly depends on the GPU.
-        line(format!("ptx{PORTABLE}"), 0, kernel.archs.iter().map(|arch| arch.usage.static_shared).max().unwrap_or(0));
+        line(format!("ptx{PORTABLE}"), 0, kernel.codes.iter().map(|code| code.usage.static_shared).max().unwrap_or(0));
     }
     text
 }

@@ -43,11 +43,11 @@ FEWSTEP_DEVICE void softmax_tile(float (&scores)[4][2], Rows& rows, float (&fact
 
 // Heads of at most W * Chunks channels.
 template <int W, int Chunks, class T>
-FEWSTEP_DEVICE void attend(const T* q, const T* k, const T* v, T* out, float* lse, const Heads& h) {
+FEWSTEP_DEVICE void attend(const fs::Block& block, const T* q, const T* k, const T* v, T* out, float* lse, const Heads& h) {
   FEWSTEP_SHARED(float, queries, kChunkSize<W>);
   FEWSTEP_SHARED(float, keys, kChunkSize<W>);
   FEWSTEP_SHARED(float, weights, kWeightSize);
-  const Place p = place_of<kTile>(h, 1);
+  const Place p = place_of<kTile>(block, h, 1);
   Rows rows;
   float sum[Chunks][4][4];
   FEWSTEP_UNROLL
@@ -101,9 +101,9 @@ FEWSTEP_DEVICE void attend(const T* q, const T* k, const T* v, T* out, float* ls
 
 // ceil(tokens / 32) * heads * N blocks of 128 threads. q, k, v, out [N,tokens,heads*width]; lse [N,heads,tokens]. For heads of at most `widest` channels.
 // Shared memory: 7.5 KiB (8 channels), 13.5 KiB (32), 21.5 KiB (others).
-#define FEWSTEP_ATTENTION(widest, W, Chunks, T, suffix)                                                                                            \
+#define FEWSTEP_ATTENTION(widest, W, Chunks, T, suffix)                                                                                              \
   FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_attention_##widest##_##suffix, const T* q, const T* k, const T* v, T* out, float* lse, Heads heads) { \
-    attend<W, Chunks>(q, k, v, out, lse, heads);                                                                                                   \
+    attend<W, Chunks>(fs::begin(), q, k, v, out, lse, heads);                                                                                        \
   }
 
 FEWSTEP_ATTENTION(8, 8, 1, float, f32)

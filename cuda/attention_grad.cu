@@ -81,11 +81,11 @@ struct Saved {
 };
 
 template <int W, int Chunks, class T>
-FEWSTEP_DEVICE void query_grad(const Saved<T>& saved, T* dq, float* delta_out, const Heads& h, int parts) {
+FEWSTEP_DEVICE void query_grad(const fs::Block& block, const Saved<T>& saved, T* dq, float* delta_out, const Heads& h, int parts) {
   FEWSTEP_SHARED(float, rows, kChunkSize<W>);
   FEWSTEP_SHARED(float, columns, kChunkSize<W>);
   FEWSTEP_SHARED(float, weights, kWeightSize);
-  const Place p = place_of<kTile>(h, parts);
+  const Place p = place_of<kTile>(block, h, parts);
   const int channel = p.part * W * Chunks;
   float delta[4], lse[4], sum[Chunks][4][4] = {};
   deltas(saved.out, saved.dout, h, p, delta);
@@ -111,12 +111,12 @@ FEWSTEP_DEVICE void query_grad(const Saved<T>& saved, T* dq, float* delta_out, c
 }
 
 template <int W, int Chunks, class T>
-FEWSTEP_DEVICE void key_grad(const Saved<T>& saved, const float* delta_in, T* dk, T* dv, const Heads& h, int parts) {
+FEWSTEP_DEVICE void key_grad(const fs::Block& block, const Saved<T>& saved, const float* delta_in, T* dk, T* dv, const Heads& h, int parts) {
   FEWSTEP_SHARED(float, rows, kChunkSize<W>);
   FEWSTEP_SHARED(float, columns, kChunkSize<W>);
   FEWSTEP_SHARED(float, weights, kWeightSize);
   FEWSTEP_SHARED(float, slopes, kWeightSize);
-  const Place p = place_of<kTile>(h, parts);
+  const Place p = place_of<kTile>(block, h, parts);
   const int channel = p.part * W * Chunks;
   float sum_k[Chunks][4][4] = {}, sum_v[Chunks][4][4] = {};
   for (int tile = 0; tile < p.tiles; tile++) {
@@ -152,11 +152,11 @@ FEWSTEP_DEVICE void key_grad(const Saved<T>& saved, const float* delta_in, T* dk
 #define FEWSTEP_ATTENTION_GRAD(widest, W, Chunks, T, suffix)                                                                                             \
   FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_attention_query_grad_##widest##_##suffix, const T* q, const T* k, const T* v, const T* out,               \
                           const float* lse, const T* dout, T* dq, float* delta, Heads heads, int parts) {                                                \
-    query_grad<W, Chunks, T>({q, k, v, out, lse, dout}, dq, delta, heads, parts);                                                                        \
+    query_grad<W, Chunks, T>(fs::begin(), {q, k, v, out, lse, dout}, dq, delta, heads, parts);                                                           \
   }                                                                                                                                                      \
   FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_attention_key_grad_##widest##_##suffix, const T* q, const T* k, const T* v, const float* lse,             \
                           const T* dout, const float* delta, T* dk, T* dv, Heads heads, int parts) {                                                     \
-    key_grad<W, Chunks, T>({q, k, v, nullptr, lse, dout}, delta, dk, dv, heads, parts);                                                                  \
+    key_grad<W, Chunks, T>(fs::begin(), {q, k, v, nullptr, lse, dout}, delta, dk, dv, heads, parts);                                                     \
   }
 #define FEWSTEP_ATTENTION_GRADS(T, suffix)       \
   FEWSTEP_ATTENTION_GRAD(8, 8, 1, T, suffix)     \

@@ -18,11 +18,13 @@
 #include "parts/chunk.cuh"
 #include "parts/heads.cuh"
 #include "parts/quad.cuh"
+#include "shared.h"
 
 namespace {
 
-constexpr int kWarps = 4;
+constexpr int kWarps = shared::attention::kThreads / 32;
 constexpr int kWarpQueries = 16;
+static_assert(kWarpQueries == shared::attention::kSplitQueries && kWarps * kWarpQueries == shared::attention::kTallQueries);
 
 // A team fills and reads a ring together: the block (tall) or a warp (split). A stage is kKeys rows of kChannels channels, their rows 16 bytes further apart
 // than they are long: the eight rows of a matrix that ldmatrix reads then lie in different banks.
@@ -32,7 +34,7 @@ struct Tiling {
   static constexpr bool kSplit = Split;
   static constexpr int kWidth = Width;                                               // channels of a head at most
   static constexpr int kKeys = Split ? 16 : Width > 32 ? 32 : 64;                    // every two cost a register
-  static constexpr int kChannels = Split ? (Width > 64 ? 64 : Width) : (Width > 128 ? 128 : Width);
+  static constexpr int kChannels = Split ? (Width > shared::attention::kSplitChannels ? shared::attention::kSplitChannels : Width) : (Width > 128 ? 128 : Width);
   static constexpr int kOut = Split ? kChannels : Width;                             // channels of the output that a block has
   static constexpr int kTileStep = Split ? kWarps : 1;
   static constexpr int kTeam = Split ? 32 : kWarps * 32;                             // threads
@@ -309,7 +311,8 @@ FEWSTEP_DEVICE void store_split(const Rows<P>& rows, typename P::T* ring, typena
 }
 
 template <class P>
-FEWSTEP_DEVICE void attend(const typename P::T* q, const typename P::T* k, const typename P::T* v, typename P::T* out, float* lse, const Heads& h, int parts) {
+FEWSTEP_DEVICE void attend(const fs::Block& block, const typename P::T* q, const typename P::T* k, const typename P::T* v, typename P::T* out, float* lse,
+                           const Heads& h, int parts) {
   using T = typename P::T;
   FEWSTEP_SHARED(T, ring, P::kRing);
   FEWSTEP_SHARED(Place, place, 1);
@@ -317,7 +320,7 @@ FEWSTEP_DEVICE void attend(const typename P::T* q, const typename P::T* k, const
     fs::trap();
     return;
   }
-  if (fs::thread_index().x == 0) place[0] = place_of<P::kQueries>(h, parts);
+  if (fs::thread_index().x == 0) place[0] = place_of<P::kQueries>(block, h, parts);
   fs::sync_threads();
   const int tiles = fs::max(0, ((h.tokens + P::kKeys - 1) / P::kKeys - first_tile<P>() + P::kTileStep - 1) / P::kTileStep);
   T* own = ring + (P::kSplit ? int(fs::warp()) * P::kTeamRing : 0);
@@ -349,11 +352,11 @@ FEWSTEP_DEVICE void attend(const typename P::T* q, const typename P::T* k, const
 #define FEWSTEP_ATTENTION(widest, resident, T, suffix)                                                                                                  \
   FEWSTEP_KERNEL_RESIDENT(kWarps * 32, resident, fewstep_attention_tall_##widest##_##suffix, const T* q, const T* k, const T* v, T* out, float* lse,    \
                           Heads heads, int parts) {                                                                                                     \
-    attend<Tiling<T, widest, false>>(q, k, v, out, lse, heads, parts);                                                                                  \
+    attend<Tiling<T, widest, false>>(fs::begin(), q, k, v, out, lse, heads, parts);                                                                     \
   }                                                                                                                                                     \
   FEWSTEP_KERNEL_RESIDENT(kWarps * 32, 2, fewstep_attention_split_##widest##_##suffix, const T* q, const T* k, const T* v, T* out, float* lse,          \
                           Heads heads, int parts) {                                                                                                     \
-    attend<Tiling<T, widest, true>>(q, k, v, out, lse, heads, parts);                                                                                   \
+    attend<Tiling<T, widest, true>>(fs::begin(), q, k, v, out, lse, heads, parts);                                                                      \
   }
 #define FEWSTEP_ATTENTIONS(T, suffix)    \
   FEWSTEP_ATTENTION(32, 4, T, suffix)    \

@@ -1,11 +1,11 @@
 // Linear combinations with per-row coefficients (the sampler update, the forward process, the loss difference), and dynamic thresholding.
 #include "device/fewstep.cuh"
 #include "parts/reduce.cuh"
+#include "shared.h"
 
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kMostValues = 8;
+using namespace shared::combine;
 
 struct Values {
   const float* v[kMostValues];
@@ -17,7 +17,7 @@ struct Values {
 // row of coefficients serves all. A zero coefficient takes nothing, not even a NaN, of its value: tables hold zeros for absent terms.
 // Floor: (count + 1) values of y over the bandwidth.
 FEWSTEP_KERNEL(kThreads, fewstep_combine_f32, const float* coef, Values values, float* y, int elements, int row, int first, int coef_step, int count) {
-  const int64_t at = int64_t(fs::block_index().x) * kThreads + fs::thread_index().x;
+  const int64_t at = fs::thread_in_grid(fs::begin(), kThreads);
   if (at >= elements) return;
   const float* c = coef + at / row * coef_step + first;
   float sum = 0;
@@ -68,8 +68,9 @@ FEWSTEP_DEVICE uint32_t select(const float* x, int row, uint32_t rank, uint32_t*
 FEWSTEP_KERNEL(kThreads, fewstep_dynamic_threshold_f32, const float* x, float* y, int row, int rank, float fraction, float max) {
   FEWSTEP_SHARED(uint32_t, counts, kDigits);
   FEWSTEP_SHARED(uint32_t, found, 2);
-  x += int64_t(fs::block_index().x) * row;
-  y += int64_t(fs::block_index().x) * row;
+  const int64_t first = int64_t(fs::begin().index.x) * row;
+  x += first;
+  y += first;
   const float lo = fs::bit_cast<float>(select(x, row, uint32_t(rank), counts, found));
   const float hi = fraction > 0 ? fs::bit_cast<float>(select(x, row, uint32_t(rank) + 1, counts, found)) : lo;
   float s = lo + (hi - lo) * fraction;

@@ -62,13 +62,13 @@ struct Output {
 
 // Stores the tile; returns the sums over this thread's share of it.
 template <class P, class T>
-FEWSTEP_DEVICE Quad finish_tile(const Output<T>& out, const Window& w, float* tile, int slices) {
+FEWSTEP_DEVICE Quad finish_tile(const fs::Block& block, const Output<T>& out, const Window& w, float* tile, int slices) {
   const Epilogue<T>& e = out.epilogue;
-  const Column<T> column = column_of(e, out.result, Share<P>::channel());
-  const int image = int(fs::block_index().x) * P::kRows / e.pixels, end = (image + 1) * e.pixels;
+  const Column<T> column = column_of(e, out.result, Share<P>::channel(block));
+  const int image = int(block.index.x) * P::kRows / e.pixels, end = (image + 1) * e.pixels;
   const int64_t stride = int64_t(pixels_of(w)) * e.channels;
   Quad total = {{0, 0, 0, 0}};
-  each_of_share<P>(tile, w, e.channels, [&](int pixel, float* place) {
+  each_of_share<P>(block, tile, w, e.channels, [&](int pixel, float* place) {
     Quad sums = load_whole(place);
     if (out.partial) sums = sum_parts<kAhead<P>>(out.partial + (pixel * e.channels + column.channel), stride, slices, column.count, column.whole);
     finish(e, column, sums, pixel, pixel < end ? image : pixel / e.pixels);
@@ -80,58 +80,60 @@ FEWSTEP_DEVICE Quad finish_tile(const Output<T>& out, const Window& w, float* ti
 
 // This block's part of the sums to the scratch of its slice; true in the last block of those that share them.
 template <class P, class T>
-FEWSTEP_DEVICE bool share_tile(const Output<T>& out, const Window& w, float* tile, int slice, int slices) {
+FEWSTEP_DEVICE bool share_tile(const fs::Block& block, const Output<T>& out, const Window& w, float* tile, int slice, int slices) {
   const int channels = out.epilogue.channels;
-  const Column<T> column = column_of(out.epilogue, out.result, Share<P>::channel());
+  const Column<T> column = column_of(out.epilogue, out.result, Share<P>::channel(block));
   float* scratch = slice_scratch(out.partial, slice, int64_t(pixels_of(w)) * channels);
-  each_of_share<P>(tile, w, channels,
+  each_of_share<P>(block, tile, w, channels,
                    [&](int pixel, const float* place) { store_channels(column, scratch + (pixel * channels + column.channel), load_whole(place)); });
-  return is_last(out.counters + (fs::block_index().y * fs::grid_size().x + fs::block_index().x), slices);
+  return is_last(out.counters + (block.index.y * block.grid.x + block.index.x), slices);
 }
 
 template <class P, class T, class ChangeOf>
-FEWSTEP_DEVICE void conv2d(T* stages, const T* x, const T* weights, const Output<T>& out, const Conv& conv, int slices, ChangeOf change_of) {
-  const int slice = int(fs::block_index().z);
+FEWSTEP_DEVICE void conv2d(const fs::Block& block, T* stages, const T* x, const T* weights, const Output<T>& out, const Conv& conv, int slices,
+                           ChangeOf change_of) {
+  const int slice = int(block.index.z);
   const Window w = forward_window(conv);
-  convolve<P>(stages, x, weights, w, conv.out_c, slice, slices, change_of);
+  convolve<P>(block, stages, x, weights, w, conv.out_c, slice, slices, change_of);
   float* tile = reinterpret_cast<float*>(stages);
-  if (out.partial && !share_tile<P>(out, w, tile, slice, slices)) return;
-  const Quad total = finish_tile<P>(out, w, tile, slices);
-  if (out.moments.of) tile_moments<P>(tile, total, out.moments, out.counters + fs::grid_size().x * fs::grid_size().y, out.epilogue.pixels, conv.out_c);
+  if (out.partial && !share_tile<P>(block, out, w, tile, slice, slices)) return;
+  const Quad total = finish_tile<P>(block, out, w, tile, slices);
+  if (out.moments.of) tile_moments<P>(block, tile, total, out.moments, out.counters + block.grid.x * block.grid.y, out.epilogue.pixels, conv.out_c);
 }
 
 template <class P, class T>
-FEWSTEP_DEVICE void plain_conv2d(const T* x, const T* weights, const Output<T>& out, const Conv& conv, int slices) {
+FEWSTEP_DEVICE void plain_conv2d(const fs::Block& block, const T* x, const T* weights, const Output<T>& out, const Conv& conv, int slices) {
   FEWSTEP_SHARED(T, stages, kStages * RowCopies<P>::kStage);
-  conv2d<P>(stages, x, weights, out, conv, slices, [](const RowCopies<P>&) { return Untouched{}; });
+  conv2d<P>(block, stages, x, weights, out, conv, slices, [](const RowCopies<P>&) { return Untouched{}; });
 }
 
 template <class P, class T>
-FEWSTEP_DEVICE void norm_conv2d(const T* x, const T* weights, const Output<T>& out, const Conv& conv, int slices, const ConvNorm& norm) {
+FEWSTEP_DEVICE void norm_conv2d(const fs::Block& block, const T* x, const T* weights, const Output<T>& out, const Conv& conv, int slices,
+                                const ConvNorm& norm) {
   FEWSTEP_SHARED(T, stages, kStages * RowCopies<P>::kStage);
   FEWSTEP_SHARED(float, scale, kNormChannels);
   FEWSTEP_SHARED(float, shift, kNormChannels);
   const Window window = forward_window(conv);
-  const int image = int(fs::block_index().x) * P::kRows / (conv.out_h * conv.out_w);
-  conv2d<P>(stages, x, weights, out, conv, slices,
+  const int image = int(block.index.x) * P::kRows / (conv.out_h * conv.out_w);
+  conv2d<P>(block, stages, x, weights, out, conv, slices,
             [&](const RowCopies<P>& copies) { return Normalise<P>{copies, window, norm, image, scale, shift, copies.tap}; });
 }
 
 }  // namespace
 
-#define FEWSTEP_CONV2D(suffix, P, T)                                                                                                              \
-  FEWSTEP_KERNEL(P::kThreads, fewstep_conv2d_##suffix, const T* x, const T* weights, const float* bias, const T* addend, const T* residual, T* y, \
-                 T* const* parts, const int* ends, float* partial, uint32_t* counters, float* moments, float* pieces, Conv conv, int slices,      \
-                 float scale) {                                                                                                                   \
-    const Epilogue<T> epilogue = {bias, addend, residual, scale, conv.out_c, conv.out_h * conv.out_w};                                            \
-    plain_conv2d<P, T>(x, weights, {epilogue, {y, parts, ends, conv.out_c}, partial, counters, {moments, pieces}}, conv, slices);                 \
+#define FEWSTEP_CONV2D(suffix, P, T)                                                                                                                \
+  FEWSTEP_KERNEL(P::kThreads, fewstep_conv2d_##suffix, const T* x, const T* weights, const float* bias, const T* addend, const T* residual, T* y,   \
+                 T* const* parts, const int* ends, float* partial, uint32_t* counters, float* moments, float* pieces, Conv conv, int slices,        \
+                 float scale) {                                                                                                                     \
+    const Epilogue<T> epilogue = {bias, addend, residual, scale, conv.out_c, conv.out_h * conv.out_w};                                              \
+    plain_conv2d<P, T>(fs::begin(), x, weights, {epilogue, {y, parts, ends, conv.out_c}, partial, counters, {moments, pieces}}, conv, slices);      \
   }
-#define FEWSTEP_NORM_CONV2D(suffix, P, T)                                                                                                              \
-  FEWSTEP_KERNEL(P::kThreads, fewstep_norm_conv2d_##suffix, const T* x, const T* weights, const float* bias, const T* addend, const T* residual, T* y, \
-                 T* const* parts, const int* ends, float* partial, uint32_t* counters, float* moments, float* pieces, Conv conv, int slices,           \
-                 float scale, ConvNorm norm) {                                                                                                         \
-    const Epilogue<T> epilogue = {bias, addend, residual, scale, conv.out_c, conv.out_h * conv.out_w};                                                 \
-    norm_conv2d<P, T>(x, weights, {epilogue, {y, parts, ends, conv.out_c}, partial, counters, {moments, pieces}}, conv, slices, norm);                 \
+#define FEWSTEP_NORM_CONV2D(suffix, P, T)                                                                                                                \
+  FEWSTEP_KERNEL(P::kThreads, fewstep_norm_conv2d_##suffix, const T* x, const T* weights, const float* bias, const T* addend, const T* residual, T* y,   \
+                 T* const* parts, const int* ends, float* partial, uint32_t* counters, float* moments, float* pieces, Conv conv, int slices,             \
+                 float scale, ConvNorm norm) {                                                                                                           \
+    const Epilogue<T> epilogue = {bias, addend, residual, scale, conv.out_c, conv.out_h * conv.out_w};                                                   \
+    norm_conv2d<P, T>(fs::begin(), x, weights, {epilogue, {y, parts, ends, conv.out_c}, partial, counters, {moments, pieces}}, conv, slices, norm);      \
   }
 
 FEWSTEP_CONV2D(f32_64x64, FloatLarge, float)
@@ -153,7 +155,7 @@ FEWSTEP_NORM_CONV2D(bf16_32x32, Bf16Small, fs::bf16)
 // Floor: bytes of partial, read once, over the bandwidth (of the L2, which has them from the launch before). One element a thread: the tensors that
 // are cut are small, and more threads hide more latency.
 #define FEWSTEP_SUM_SLICES(name, Out) \
-  FEWSTEP_KERNEL(256, name, const float* partial, Out* y, int n, int slices) { sum_slices(partial, y, n, slices); }
+  FEWSTEP_KERNEL(shared::conv::kThreads, name, const float* partial, Out* y, int n, int slices) { sum_slices(fs::begin(), partial, y, n, slices); }
 
 FEWSTEP_SUM_SLICES(fewstep_sum_slices_f32, float)
 FEWSTEP_SUM_SLICES(fewstep_sum_slices_f16, fs::half)

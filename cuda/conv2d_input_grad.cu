@@ -16,18 +16,18 @@
 namespace {
 
 template <class P, class T>
-FEWSTEP_DEVICE void conv2d_input_grad(const T* dy, const T* weights, T* dx, float* partial, const Conv& conv, int slices) {
-  const int pixels = conv.in_h * conv.in_w, slice = int(fs::block_index().z) % slices;
+FEWSTEP_DEVICE void conv2d_input_grad(const fs::Block& block, const T* dy, const T* weights, T* dx, float* partial, const Conv& conv, int slices) {
+  const int pixels = conv.in_h * conv.in_w, slice = int(block.index.z) % slices;
   FEWSTEP_SHARED(T, stages, kStages * RowCopies<P>::kStage);
   const Epilogue<T> epilogue = {nullptr, nullptr, nullptr, 1.0f, conv.in_c, pixels};
   const Result<T> result = {dx, nullptr, nullptr, conv.in_c};
   float* scratch = slice_scratch(partial, slice, conv.images * pixels * conv.in_c);
-  const Parity parity = parity_of(conv, int(fs::block_index().z) / slices);
+  const Parity parity = parity_of(conv, int(block.index.z) / slices);
   const Window w = input_grad_window(conv, parity);
-  convolve<P>(stages, dy, weights + parity.taps_before * padded_channels<T>(conv.out_c) * conv.in_c, w, conv.in_c, slice, slices,
+  convolve<P>(block, stages, dy, weights + parity.taps_before * padded_channels<T>(conv.out_c) * conv.in_c, w, conv.in_c, slice, slices,
               [](const RowCopies<P>&) { return Untouched{}; });
-  const Column<T> column = column_of(epilogue, result, Share<P>::channel());
-  each_of_share<P>(reinterpret_cast<float*>(stages), w, conv.in_c, [&](int pixel, const float* place) {
+  const Column<T> column = column_of(epilogue, result, Share<P>::channel(block));
+  each_of_share<P>(block, reinterpret_cast<float*>(stages), w, conv.in_c, [&](int pixel, const float* place) {
     Quad sums = load_whole(place);
     if (scratch) {
       store_channels(column, scratch + (pixel * conv.in_c + column.channel), sums);
@@ -39,9 +39,9 @@ FEWSTEP_DEVICE void conv2d_input_grad(const T* dy, const T* weights, T* dx, floa
 
 }  // namespace
 
-#define FEWSTEP_CONV2D_INPUT_GRAD(name, P, T)                                                                             \
+#define FEWSTEP_CONV2D_INPUT_GRAD(name, P, T)                                                                      \
   FEWSTEP_KERNEL(P::kThreads, name, const T* dy, const T* weights, T* dx, float* partial, Conv conv, int slices) { \
-    conv2d_input_grad<P>(dy, weights, dx, partial, conv, slices);                                                         \
+    conv2d_input_grad<P>(fs::begin(), dy, weights, dx, partial, conv, slices);                                     \
   }
 
 FEWSTEP_CONV2D_INPUT_GRAD(fewstep_conv2d_input_grad_f32_64x64, FloatLarge, float)

@@ -91,10 +91,10 @@ FEWSTEP_DEVICE void scatter(float* dw, const Conv& c, int out, int column, const
 }
 
 template <class P, class T>
-FEWSTEP_DEVICE void conv2d_weight_grad(const T* x, const T* dy, float* dw, float* partial, const Conv& conv, int slices) {
+FEWSTEP_DEVICE void conv2d_weight_grad(const fs::Block& block, const T* x, const T* dy, float* dw, float* partial, const Conv& conv, int slices) {
   using Copies = PixelCopies<P>;
   FEWSTEP_SHARED(T, stages, kStages * Copies::kStage);
-  const int first_column = int(fs::block_index().x) * P::kColumns, first_row = int(fs::block_index().y) * P::kRows, slice = int(fs::block_index().z);
+  const int first_column = int(block.index.x) * P::kColumns, first_row = int(block.index.y) * P::kRows, slice = int(block.index.z);
   const int pixels = conv.images * conv.out_h * conv.out_w;
   const Slice part = slice_of((pixels + P::kDepth - 1) / P::kDepth, slice, slices);
 
@@ -109,9 +109,9 @@ FEWSTEP_DEVICE void conv2d_weight_grad(const T* x, const T* dy, float* dw, float
 
 }  // namespace
 
-#define FEWSTEP_CONV2D_WEIGHT_GRAD(name, P, T)                                                                    \
+#define FEWSTEP_CONV2D_WEIGHT_GRAD(name, P, T)                                                                   \
   FEWSTEP_KERNEL(P::kThreads, name, const T* x, const T* dy, float* dw, float* partial, Conv conv, int slices) { \
-    conv2d_weight_grad<P>(x, dy, dw, partial, conv, slices);                                                      \
+    conv2d_weight_grad<P>(fs::begin(), x, dy, dw, partial, conv, slices);                                        \
   }
 
 namespace {

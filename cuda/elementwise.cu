@@ -3,14 +3,11 @@
 // is a parameter: all threads take the same branch, which costs nothing beside the memory.
 #include "device/fewstep.cuh"
 #include "parts/run.cuh"
+#include "shared.h"
 
 namespace {
 
-constexpr int kThreads = 256;
-
-// src/backend/cuda/elementwise.rs has the same numbers.
-enum Function : int { kSilu = 0, kGelu = 1, kMish = 2, kRelu = 3, kAbs = 4, kSquare = 5, kHuber = 6, kClamp = 7 };
-enum Arithmetic : int { kAdd = 0, kSub = 1, kMul = 2 };
+using namespace shared::elementwise;
 
 FEWSTEP_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + fs::exp(-x)); }
 // tanh(ln(1 + e^x)) without the logarithm: (u^2 - 1) / (u^2 + 1) with u = 1 + e^x, written so that nothing cancels. From x = 20 on it is 1 to f32.
@@ -33,7 +30,7 @@ FEWSTEP_DEVICE float value_of(int function, float x, float a, float b) {
       const float m = x < 0 ? -x : x;
       return m <= a ? 0.5f * x * x : a * (m - 0.5f * a);
     }
-    default: return x < a ? a : x > b ? b : x;  // NaN stays
+    default: return x < a ? a : x > b ? b : x;  // kClamp; NaN stays
   }
 }
 
@@ -61,14 +58,14 @@ FEWSTEP_DEVICE float combine(int arithmetic, float a, float b) {
   return arithmetic == kAdd ? a + b : arithmetic == kSub ? a - b : a * b;
 }
 
-// Elements of a thread, as in src/backend/cuda/elementwise.rs: sixteen bytes of the narrower type.
+// Elements of a thread: sixteen bytes of the narrower type.
 template <class A, class B>
 constexpr int kElements = kRun<A> > kRun<B> ? kRun<A> : kRun<B>;
 
 // The first of this thread's elements; `count` is how many of the next N there are, at most 0 past the end.
 template <int N>
-FEWSTEP_DEVICE int first_element(int n, int& count) {
-  const int64_t at = (int64_t(fs::block_index().x) * kThreads + fs::thread_index().x) * N;
+FEWSTEP_DEVICE int first_element(const fs::Block& block, int n, int& count) {
+  const int64_t at = fs::thread_in_grid(block, kThreads) * N;
   count = int(n - at < N ? n - at : N);
   return int(at);
 }
@@ -82,10 +79,10 @@ struct Broadcast {
 
 // Applies f to each of this thread's elements of x.
 template <class From, class To, class F>
-FEWSTEP_DEVICE void map(const From* x, To* y, int n, F&& f) {
+FEWSTEP_DEVICE void map(const fs::Block& block, const From* x, To* y, int n, F&& f) {
   constexpr int N = kElements<From, To>;
   int count;
-  const int at = first_element<N>(n, count);
+  const int at = first_element<N>(block, n, count);
   if (count <= 0) return;
   Run<N> q = load_run<N>(x + at, count);
   FEWSTEP_UNROLL
@@ -95,10 +92,10 @@ FEWSTEP_DEVICE void map(const From* x, To* y, int n, F&& f) {
 
 // The same for pairs of elements.
 template <class T, class F>
-FEWSTEP_DEVICE void map_pairs(const T* a, const T* b, T* y, int n, F&& f) {
+FEWSTEP_DEVICE void map_pairs(const fs::Block& block, const T* a, const T* b, T* y, int n, F&& f) {
   constexpr int N = kRun<T>;
   int count;
-  const int at = first_element<N>(n, count);
+  const int at = first_element<N>(block, n, count);
   if (count <= 0) return;
   Run<N> q = load_run<N>(a + at, count);
   const Run<N> r = load_run<N>(b + at, count);
@@ -108,8 +105,8 @@ FEWSTEP_DEVICE void map_pairs(const T* a, const T* b, T* y, int n, F&& f) {
 }
 
 template <class T>
-FEWSTEP_DEVICE void broadcast(const T* a, const T* b, T* y, int n, int arithmetic, const Broadcast& where) {
-  const int64_t at = int64_t(fs::block_index().x) * kThreads + fs::thread_index().x;
+FEWSTEP_DEVICE void broadcast(const fs::Block& block, const T* a, const T* b, T* y, int n, int arithmetic, const Broadcast& where) {
+  const int64_t at = fs::thread_in_grid(block, kThreads);
   if (at >= n) return;
   int rest = int(at), at_a = 0, at_b = 0;
   FEWSTEP_UNROLL
@@ -131,19 +128,19 @@ FEWSTEP_DEVICE void broadcast(const T* a, const T* b, T* y, int n, int arithmeti
 //   binary      y = a (op) b, without and with repetition
 #define FEWSTEP_ELEMENTWISE(suffix, T)                                                                                                     \
   FEWSTEP_KERNEL(kThreads, fewstep_unary_##suffix, const T* x, T* y, int n, int function, float a, float b) {                              \
-    map(x, y, n, [&](float v) { return value_of(function, v, a, b); });                                                                    \
+    map(fs::begin(), x, y, n, [&](float v) { return value_of(function, v, a, b); });                                                       \
   }                                                                                                                                        \
   FEWSTEP_KERNEL(kThreads, fewstep_unary_grad_##suffix, const T* x, const T* dy, T* dx, int n, int function, float a, float b) {           \
-    map_pairs(x, dy, dx, n, [&](float v, float d) { return slope_of(function, v, a, b) * d; });                                            \
+    map_pairs(fs::begin(), x, dy, dx, n, [&](float v, float d) { return slope_of(function, v, a, b) * d; });                               \
   }                                                                                                                                        \
   FEWSTEP_KERNEL(kThreads, fewstep_affine_##suffix, const T* x, T* y, int n, float scale, float shift) {                                   \
-    map(x, y, n, [&](float v) { return scale * v + shift; });                                                                              \
+    map(fs::begin(), x, y, n, [&](float v) { return scale * v + shift; });                                                                 \
   }                                                                                                                                        \
   FEWSTEP_KERNEL(kThreads, fewstep_binary_##suffix, const T* a, const T* b, T* y, int n, int arithmetic) {                                 \
-    map_pairs(a, b, y, n, [&](float v, float w) { return combine(arithmetic, v, w); });                                                    \
+    map_pairs(fs::begin(), a, b, y, n, [&](float v, float w) { return combine(arithmetic, v, w); });                                       \
   }                                                                                                                                        \
   FEWSTEP_KERNEL(kThreads, fewstep_binary_broadcast_##suffix, const T* a, const T* b, T* y, int n, int arithmetic, Broadcast where) {      \
-    broadcast(a, b, y, n, arithmetic, where);                                                                                              \
+    broadcast(fs::begin(), a, b, y, n, arithmetic, where);                                                                                 \
   }
 
 FEWSTEP_ELEMENTWISE(f32, float)
@@ -152,13 +149,13 @@ FEWSTEP_ELEMENTWISE(bf16, fs::bf16)
 
 // y[n] = float(x[n]).
 FEWSTEP_KERNEL(kThreads, fewstep_cast_i32_f32, const int* x, float* y, int n) {
-  const int64_t at = int64_t(fs::block_index().x) * kThreads + fs::thread_index().x;
+  const int64_t at = fs::thread_in_grid(fs::begin(), kThreads);
   if (at < n) y[at] = float(x[at]);
 }
 
 // y[n] = x[n], rounded to nearest even.
 #define FEWSTEP_CAST(name, From, To) \
-  FEWSTEP_KERNEL(kThreads, name, const From* x, To* y, int n) { map(x, y, n, [](float v) { return v; }); }
+  FEWSTEP_KERNEL(kThreads, name, const From* x, To* y, int n) { map(fs::begin(), x, y, n, [](float v) { return v; }); }
 
 FEWSTEP_CAST(fewstep_cast_f32_f16, float, fs::half)
 FEWSTEP_CAST(fewstep_cast_f32_bf16, float, fs::bf16)

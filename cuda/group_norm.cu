@@ -14,11 +14,6 @@
 
 namespace {
 
-// Rows that a thread keeps: 32 KiB a block.
-constexpr int kKept = 8;
-// Channels of a slab whose channels have their moments: a channel's scale and shift are in shared memory.
-constexpr int kMomentChannels = 512;
-
 // totals[g] = sum of the runs' elements that belong to group g, over all threads. `runs` is room for one run a thread.
 template <int N>
 FEWSTEP_DEVICE void sum_groups(const Run<N>& own, const Slab& s, float* runs, float* totals) {
@@ -167,11 +162,11 @@ FEWSTEP_DEVICE void forward_in_memory(const T* x, const Affine& affine, T* y, co
 }
 
 template <class T>
-FEWSTEP_DEVICE void forward(const T* x, const Affine& affine, T* y, const Statistics& results, const Norm& norm) {
+FEWSTEP_DEVICE void forward(const fs::Block& block, const T* x, const Affine& affine, T* y, const Statistics& results, const Norm& norm) {
   FEWSTEP_SHARED(float, runs, kThreads * kMostRun);
   FEWSTEP_SHARED(float, totals, kGroups);
   FEWSTEP_SHARED(float, means, kGroups);
-  const Slab s = slab_of(norm);
+  const Slab s = slab_of(block, norm);
   x += slab_start(s, norm);
   y += slab_start(s, norm);
   if (is_whole<T>(s, norm)) {
@@ -183,13 +178,13 @@ FEWSTEP_DEVICE void forward(const T* x, const Affine& affine, T* y, const Statis
 
 // The same of slabs that fit the registers, whose runs are whole.
 template <class T>
-FEWSTEP_DEVICE void forward_kept(const T* x, const Affine& affine, T* y, const Statistics& results, const Norm& norm) {
+FEWSTEP_DEVICE void forward_kept(const fs::Block& block, const T* x, const Affine& affine, T* y, const Statistics& results, const Norm& norm) {
   FEWSTEP_SHARED(float, runs, kThreads * kMostRun);
   FEWSTEP_SHARED(float, totals, kGroups);
   FEWSTEP_SHARED(float, means, kGroups);
   using A = Access<T, true>;
   const Room room = {runs, totals, means};
-  Slab s = slab_of(norm);
+  Slab s = slab_of(block, norm);
   place<A::kN>(s, norm);
   x += slab_start(s, norm);
   y += slab_start(s, norm);
@@ -211,11 +206,11 @@ FEWSTEP_DEVICE void statistics_in_memory(const T* x, Slab s, const Norm& norm, c
 
 // Mean and squares of one piece into pieces[(sample, group)][split][2].
 template <class T>
-FEWSTEP_DEVICE void piece_statistics(const T* x, float* pieces, const Norm& norm) {
+FEWSTEP_DEVICE void piece_statistics(const fs::Block& block, const T* x, float* pieces, const Norm& norm) {
   FEWSTEP_SHARED(float, runs, kThreads * kMostRun);
   FEWSTEP_SHARED(float, totals, kGroups);
   FEWSTEP_SHARED(float, means, kGroups);
-  const Slab s = slab_of(norm);
+  const Slab s = slab_of(block, norm);
   x += slab_start(s, norm);
   if (is_whole<T>(s, norm)) {
     statistics_in_memory<Access<T, true>>(x, s, norm, {runs, totals, means});
@@ -257,10 +252,11 @@ FEWSTEP_DEVICE void apply_in_memory(const T* x, const Affine& affine, T* y, Slab
 
 // The second launch: merges the pieces, then its own piece of y.
 template <class T>
-FEWSTEP_DEVICE void forward_of_pieces(const T* x, const Affine& affine, const float* pieces, T* y, const Statistics& results, const Norm& norm) {
+FEWSTEP_DEVICE void forward_of_pieces(const fs::Block& block, const T* x, const Affine& affine, const float* pieces, T* y, const Statistics& results,
+                                      const Norm& norm) {
   FEWSTEP_SHARED(float, means, kGroups);
   FEWSTEP_SHARED(float, rstds, kGroups);
-  const Slab s = slab_of(norm);
+  const Slab s = slab_of(block, norm);
   for (int g = int(fs::warp()); g < s.groups; g += kWarps) {
     const int64_t at = int64_t(s.sample) * norm.groups + s.first_group + g;
     float m, squares;
@@ -348,10 +344,11 @@ FEWSTEP_DEVICE void apply_moments(const T* x, T* y, const ChannelMoments& m, con
 }
 
 template <class T>
-FEWSTEP_DEVICE void forward_of_moments(const T* x, const Affine& affine, const ChannelMoments& m, T* y, const Statistics& results, const Norm& norm) {
+FEWSTEP_DEVICE void forward_of_moments(const fs::Block& block, const T* x, const Affine& affine, const ChannelMoments& m, T* y, const Statistics& results,
+                                       const Norm& norm) {
   FEWSTEP_SHARED(float, scales, kMomentChannels);
   FEWSTEP_SHARED(float, shifts, kMomentChannels);
-  const Slab s = channel_slab_of(norm, kMomentChannels);
+  const Slab s = channel_slab_of(block, norm, kMomentChannels);
   x += slab_start(s, norm);
   y += slab_start(s, norm);
   if (is_whole<T>(s, norm)) {
@@ -370,23 +367,25 @@ FEWSTEP_DEVICE void forward_of_moments(const T* x, const Affine& affine, const C
 // group_norm_kept                       the same where a slab has at most 8 rows a thread, of whole runs; splits is 1
 // group_norm_pieces, _of_pieces         the same in two launches, for few large slabs
 // group_norm_of_moments                 with the moments of x's channels; slabs of 512 channels
-#define FEWSTEP_GROUP_NORM(T, suffix)                                                                                                                      \
-  FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_group_norm_##suffix, const T* x, const float* gamma, const float* beta, T* y, float* mean, float* rstd,     \
-                          Norm norm, float eps) {                                                                                                          \
-    forward<T>(x, {gamma, beta, eps}, y, {mean, rstd}, norm);                                                                                              \
-  }                                                                                                                                                        \
-  FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_group_norm_kept_##suffix, const T* x, const float* gamma, const float* beta, T* y, float* mean,             \
-                          float* rstd, Norm norm, float eps) {                                                                                             \
-    forward_kept<T>(x, {gamma, beta, eps}, y, {mean, rstd}, norm);                                                                                         \
-  }                                                                                                                                                        \
-  FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_group_norm_pieces_##suffix, const T* x, float* pieces, Norm norm) { piece_statistics(x, pieces, norm); }    \
-  FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_group_norm_of_pieces_##suffix, const T* x, const float* gamma, const float* beta, const float* pieces,      \
-                          T* y, float* mean, float* rstd, Norm norm, float eps) {                                                                          \
-    forward_of_pieces<T>(x, {gamma, beta, eps}, pieces, y, {mean, rstd}, norm);                                                                            \
-  }                                                                                                                                                        \
-  FEWSTEP_KERNEL_RESIDENT(kThreads, 3, fewstep_group_norm_of_moments_##suffix, const T* x, const float* gamma, const float* beta, const float* first,      \
-                          const float* second, T* y, float* mean, float* rstd, Norm norm, int first_channels, float eps) {                                 \
-    forward_of_moments<T>(x, {gamma, beta, eps}, {first, second, first_channels}, y, {mean, rstd}, norm);                                                  \
+#define FEWSTEP_GROUP_NORM(T, suffix)                                                                                                                  \
+  FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_group_norm_##suffix, const T* x, const float* gamma, const float* beta, T* y, float* mean, float* rstd, \
+                          Norm norm, float eps) {                                                                                                      \
+    forward<T>(fs::begin(), x, {gamma, beta, eps}, y, {mean, rstd}, norm);                                                                             \
+  }                                                                                                                                                    \
+  FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_group_norm_kept_##suffix, const T* x, const float* gamma, const float* beta, T* y, float* mean,         \
+                          float* rstd, Norm norm, float eps) {                                                                                         \
+    forward_kept<T>(fs::begin(), x, {gamma, beta, eps}, y, {mean, rstd}, norm);                                                                        \
+  }                                                                                                                                                    \
+  FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_group_norm_pieces_##suffix, const T* x, float* pieces, Norm norm) {                                     \
+    piece_statistics(fs::begin(), x, pieces, norm);                                                                                                    \
+  }                                                                                                                                                    \
+  FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_group_norm_of_pieces_##suffix, const T* x, const float* gamma, const float* beta, const float* pieces,  \
+                          T* y, float* mean, float* rstd, Norm norm, float eps) {                                                                      \
+    forward_of_pieces<T>(fs::begin(), x, {gamma, beta, eps}, pieces, y, {mean, rstd}, norm);                                                           \
+  }                                                                                                                                                    \
+  FEWSTEP_KERNEL_RESIDENT(kThreads, kMomentBlocks, fewstep_group_norm_of_moments_##suffix, const T* x, const float* gamma, const float* beta, const float* first,  \
+                          const float* second, T* y, float* mean, float* rstd, Norm norm, int first_channels, float eps) {                             \
+    forward_of_moments<T>(fs::begin(), x, {gamma, beta, eps}, {first, second, first_channels}, y, {mean, rstd}, norm);                                 \
   }
 
 FEWSTEP_GROUP_NORM(float, f32)

@@ -9,8 +9,7 @@
 
 namespace {
 
-// Channels of a slab of the sums: whole lines, one column a thread.
-constexpr int kSumChannels = 128;
+static_assert(kParameterChannels == 32, "a lane of a warp has one");
 
 // The operands that stay the same for the whole launch.
 template <class T>
@@ -97,9 +96,9 @@ FEWSTEP_DEVICE void channel_sums(const Saved<T>& saved, float* sums, Slab s, con
 }
 
 template <class T>
-FEWSTEP_DEVICE void channel_sums(const Saved<T>& saved, float* sums, const Norm& norm) {
+FEWSTEP_DEVICE void channel_sums(const fs::Block& block, const Saved<T>& saved, float* sums, const Norm& norm) {
   FEWSTEP_SHARED(float, runs, 2 * kThreads * kMostRun);
-  const Slab s = channel_slab_of(norm, kSumChannels);
+  const Slab s = channel_slab_of(block, norm, kSumChannels);
   if (is_whole<T>(s, norm)) {
     channel_sums<Access<T, true>>(saved, sums, s, norm, runs);
   } else {
@@ -151,10 +150,10 @@ FEWSTEP_DEVICE void apply_grad(const Saved<T>& saved, T* dx, Slab s, const Norm&
 }
 
 template <class T>
-FEWSTEP_DEVICE void input_grad(const Saved<T>& saved, const float* sums, T* dx, const Norm& norm) {
+FEWSTEP_DEVICE void input_grad(const fs::Block& block, const Saved<T>& saved, const float* sums, T* dx, const Norm& norm) {
   FEWSTEP_SHARED(float, s1, kGroups);
   FEWSTEP_SHARED(float, s2, kGroups);
-  const Slab s = slab_of(norm);
+  const Slab s = slab_of(block, norm);
   for (int g = int(fs::warp()); g < s.groups; g += kWarps) {
     const float d = group_mean(sums, saved.gamma, norm, s.sample, s.first_group + g, 0);
     const float dhat = group_mean(sums, saved.gamma, norm, s.sample, s.first_group + g, 1);
@@ -180,11 +179,11 @@ FEWSTEP_DEVICE void input_grad(const Saved<T>& saved, const float* sums, T* dx, 
 #define FEWSTEP_GROUP_NORM_GRAD(T, suffix)                                                                                                                 \
   FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_group_norm_grad_sums_##suffix, const T* x, const float* gamma, const float* beta, const float* mean,        \
                           const float* rstd, const T* dy, float* sums, Norm norm) {                                                                        \
-    channel_sums<T>({x, gamma, beta, mean, rstd, dy}, sums, norm);                                                                                         \
+    channel_sums<T>(fs::begin(), {x, gamma, beta, mean, rstd, dy}, sums, norm);                                                                            \
   }                                                                                                                                                        \
   FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_group_norm_grad_##suffix, const T* x, const float* gamma, const float* beta, const float* mean,             \
                           const float* rstd, const T* dy, const float* sums, T* dx, Norm norm) {                                                           \
-    input_grad<T>({x, gamma, beta, mean, rstd, dy}, sums, dx, norm);                                                                                       \
+    input_grad<T>(fs::begin(), {x, gamma, beta, mean, rstd, dy}, sums, dx, norm);                                                                          \
   }
 
 FEWSTEP_GROUP_NORM_GRAD(float, f32)
@@ -195,7 +194,7 @@ FEWSTEP_GROUP_NORM_GRAD(fs::bf16, bf16)
 FEWSTEP_KERNEL_RESIDENT(kThreads, 2, fewstep_group_norm_grad_parameters, const float* sums, float* dgamma, float* dbeta, int rows, int channels) {
   FEWSTEP_SHARED(float, parts, 2 * kThreads);
   const int thread = int(fs::thread_index().x);
-  const int channel = int(fs::block_index().x) * 32 + thread % 32;
+  const int channel = int(fs::begin().index.x) * kParameterChannels + thread % 32;
   float d = 0, dhat = 0;
   if (channel < channels) {
     for (int r = thread / 32; r < rows; r += kWarps) {

@@ -2,10 +2,11 @@
 // Floor: bytes of parameters, moments and gradients over the bandwidth.
 #include "device/fewstep.cuh"
 #include "parts/reduce.cuh"
+#include "shared.h"
 
 namespace {
 
-constexpr int kThreads = 256;
+using namespace shared::optimizer;
 // 2^63, the most that clipping may leave of a norm: AdamW's second moment holds squares (ClipScale::LARGEST).
 constexpr float kLargestNorm = 9223372036854775808.0f;
 
@@ -30,17 +31,19 @@ FEWSTEP_DEVICE float one_minus_exp(float x) {
 // partial[piece] = sum of the squares of a piece of tensors[piece.tensor].
 FEWSTEP_KERNEL(kThreads, fewstep_square_sums_f32, const float* const* tensors, const Piece* pieces, float* partial) {
   FEWSTEP_SHARED(float, partials, 32);
-  const Piece piece = pieces[fs::block_index().x];
+  const uint32_t number = fs::begin().index.x;
+  const Piece piece = pieces[number];
   const float* x = tensors[piece.tensor] + piece.start;
   float sum = 0;
   for (int i = int(fs::thread_index().x); i < piece.length; i += kThreads) sum += x[i] * x[i];
   sum = block_sum(sum, partials);
-  if (fs::thread_index().x == 0) partial[fs::block_index().x] = sum;
+  if (fs::thread_index().x == 0) partial[number] = sum;
 }
 
 // norm[1] = square root of the sum of partial[count]. One block.
 FEWSTEP_KERNEL(kThreads, fewstep_norm_f32, const float* partial, float* norm, int count) {
   FEWSTEP_SHARED(float, partials, 32);
+  fs::begin();
   float sum = 0;
   for (int i = int(fs::thread_index().x); i < count; i += kThreads) sum += partial[i];
   sum = block_sum(sum, partials);
@@ -49,6 +52,7 @@ FEWSTEP_KERNEL(kThreads, fewstep_norm_f32, const float* partial, float* norm, in
 
 // scale[1] = min(1, max_norm / (norm + 1e-6)), or NaN when the norm or one of loss[count] is not finite, or the clipped norm too large. One warp.
 FEWSTEP_KERNEL(32, fewstep_clip_scale_f32, const float* norm, const float* loss, float* scale, int count, float max_norm) {
+  fs::begin();
   bool usable = is_finite(norm[0]) && fs::min(norm[0], max_norm) <= kLargestNorm;
   for (int i = int(fs::lane()); i < count; i += 32) usable = usable && is_finite(loss[i]);
   if (fs::ballot(!usable) != 0) {
@@ -71,9 +75,10 @@ struct AdamWSettings {
 // scale [1]. A scale that is NaN changes nothing.
 FEWSTEP_KERNEL(kThreads, fewstep_adamw_f32, const float* lr, const int64_t* step, const float* scale, float* const* tensors, const Piece* pieces,
                AdamWSettings s) {
+  const uint32_t number = fs::begin().index.x;
   const float factor = scale[0];
   if (factor != factor) return;
-  const Piece piece = pieces[fs::block_index().x];
+  const Piece piece = pieces[number];
   float* const* own = tensors + 4 * piece.tensor;
   float* p = own[0] + piece.start;
   float* m = own[1] + piece.start;
@@ -96,8 +101,9 @@ FEWSTEP_KERNEL(kThreads, fewstep_adamw_f32, const float* lr, const int64_t* step
 // average = decay average + (1 - decay) p. tensors[2 i] is the average (updated in place), tensors[2 i + 1] is p; decay, scale [1]. A scale that is NaN
 // changes nothing.
 FEWSTEP_KERNEL(kThreads, fewstep_ema_f32, const float* decay, const float* scale, float* const* tensors, const Piece* pieces) {
+  const uint32_t number = fs::begin().index.x;
   if (scale[0] != scale[0]) return;
-  const Piece piece = pieces[fs::block_index().x];
+  const Piece piece = pieces[number];
   float* average = tensors[2 * piece.tensor] + piece.start;
   const float* p = tensors[2 * piece.tensor + 1] + piece.start;
   const float rest = 1.0f - decay[0];

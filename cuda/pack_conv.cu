@@ -6,6 +6,7 @@
 #include "device/fewstep.cuh"
 #include "parts/conv_shape.cuh"
 #include "parts/digits.cuh"
+#include "shared.h"
 
 namespace {
 
@@ -34,8 +35,8 @@ FEWSTEP_DEVICE int input_grad_source(const Conv& c, int at) {
 }
 
 template <class T>
-FEWSTEP_DEVICE void pack_conv(const float* weights, T* packed, const Conv& conv, int input_grad, int n) {
-  const int64_t at = int64_t(fs::block_index().x) * fs::block_size().x + fs::thread_index().x;
+FEWSTEP_DEVICE void pack_conv(const fs::Block& block, const float* weights, T* packed, const Conv& conv, int input_grad, int n) {
+  const int64_t at = fs::thread_in_grid(block, fs::block_size().x);
   if (at >= n) return;
   const int source = input_grad ? input_grad_source<T>(conv, int(at)) : forward_source<T>(conv, int(at));
   packed[at] = fs::from_float<T>(source < 0 ? 0.0f : weights[source]);
@@ -44,9 +45,9 @@ FEWSTEP_DEVICE void pack_conv(const float* weights, T* packed, const Conv& conv,
 }  // namespace
 
 // packed[n] of T. Of `conv` only the channels, the kernel and the stride are used.
-#define FEWSTEP_PACK_CONV(name, T)                                                                        \
-  FEWSTEP_KERNEL(256, name, const float* weights, T* packed, Conv conv, int input_grad, int n) { \
-    pack_conv(weights, packed, conv, input_grad, n);                                                      \
+#define FEWSTEP_PACK_CONV(name, T)                                                               \
+  FEWSTEP_KERNEL(shared::conv::kThreads, name, const float* weights, T* packed, Conv conv, int input_grad, int n) { \
+    pack_conv(fs::begin(), weights, packed, conv, input_grad, n);                                \
   }
 
 FEWSTEP_PACK_CONV(fewstep_pack_conv_f32, float)

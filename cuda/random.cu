@@ -1,10 +1,11 @@
 // Philox4x32-10 noise and integers, bit for bit those of src/diffusion/philox.rs, which has the sources: every float operation is rounded once, in its order.
 // key = seed, counter = [block, sample, step, purpose], block = element / 4 in logical C, H, W order.
 #include "device/fewstep.cuh"
+#include "shared.h"
 
 namespace {
 
-constexpr int kThreads = 256;
+using namespace shared::random;
 
 struct Words {
   uint32_t w[4];
@@ -86,7 +87,7 @@ FEWSTEP_DEVICE Pair normal_pair(uint32_t radius, uint32_t angle) {
 // Floor: bytes of y over the bandwidth; the arithmetic (about 200 operations for four) is of the same order.
 FEWSTEP_KERNEL(kThreads, fewstep_random_normal_f32, const int64_t* seed, const int64_t* step, const int* sample, float* y, int threads, int blocks, int pixels,
                int channels, int purpose) {
-  const int64_t at = int64_t(fs::block_index().x) * kThreads + fs::thread_index().x;
+  const int64_t at = fs::thread_in_grid(fs::begin(), kThreads);
   if (at >= threads) return;
   const int n = int(at / blocks), block = int(at % blocks);
   const Words words = philox(uint64_t(seed[0]), uint32_t(block), uint32_t(sample[n]), uint32_t(step[0]), uint32_t(purpose));
@@ -103,7 +104,7 @@ FEWSTEP_KERNEL(kThreads, fewstep_random_normal_f32, const int64_t* seed, const i
 
 // y[count] = integers in 0 .. bound - 1, from word `stream` of counter sample b.
 FEWSTEP_KERNEL(kThreads, fewstep_random_int_i32, const int64_t* seed, const int64_t* step, int* y, int count, uint32_t bound, int stream, int purpose) {
-  const int b = int(fs::block_index().x) * kThreads + int(fs::thread_index().x);
+  const int b = int(fs::thread_in_grid(fs::begin(), kThreads));
   if (b >= count) return;
   const Words words = philox(uint64_t(seed[0]), 0, uint32_t(b), uint32_t(step[0]), uint32_t(purpose));
   const uint32_t word = stream == 0 ? words.w[0] : stream == 1 ? words.w[1] : stream == 2 ? words.w[2] : words.w[3];

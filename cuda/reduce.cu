@@ -2,12 +2,12 @@
 // sums [outer, parts, inner], and a second launch adds those in order. Floor: bytes of x over the bandwidth; slices are cut so that they fill the GPU.
 #include "device/fewstep.cuh"
 #include "parts/reduce.cuh"
+#include "shared.h"
 
 namespace {
 
-constexpr int kThreads = 256;
-// A block of the column kernel: 32 neighbouring columns, so that a warp reads whole lines, by 8 rows at a time.
-constexpr int kColumns = 32;
+using namespace shared::reduce;
+// Rows that a block of the column kernel reads at a time.
 constexpr int kLanes = kThreads / kColumns;
 
 // The rows of slice `part` of `parts`: the first ones take one more where they do not divide.
@@ -21,10 +21,10 @@ FEWSTEP_DEVICE Range slice_of(int reduced, int parts, int part) {
 }
 
 template <class T>
-FEWSTEP_DEVICE void sum_columns(const T* x, float* y, int reduced, int inner, float* sums) {
-  const int part = int(fs::block_index().y), parts = int(fs::grid_size().y);
-  const int64_t outer = fs::block_index().z;
-  const int column = int(fs::block_index().x) * kColumns + int(fs::lane());
+FEWSTEP_DEVICE void sum_columns(const fs::Block& block, const T* x, float* y, int reduced, int inner, float* sums) {
+  const int part = int(block.index.y), parts = int(block.grid.y);
+  const int64_t outer = block.index.z;
+  const int column = int(block.index.x) * kColumns + int(fs::lane());
   const Range rows = slice_of(reduced, parts, part);
   float sum = 0;
   if (column < inner) {
@@ -41,9 +41,9 @@ FEWSTEP_DEVICE void sum_columns(const T* x, float* y, int reduced, int inner, fl
 }
 
 template <class T>
-FEWSTEP_DEVICE void sum_runs(const T* x, float* y, int reduced, float* partials) {
-  const int part = int(fs::block_index().y), parts = int(fs::grid_size().y);
-  const int64_t outer = fs::block_index().z;
+FEWSTEP_DEVICE void sum_runs(const fs::Block& block, const T* x, float* y, int reduced, float* partials) {
+  const int part = int(block.index.y), parts = int(block.grid.y);
+  const int64_t outer = block.index.z;
   const Range run = slice_of(reduced, parts, part);
   float sum = 0;
   for (int i = run.begin + int(fs::thread_index().x); i < run.end; i += kThreads) sum += fs::to_float(x[outer * reduced + i]);
@@ -58,11 +58,11 @@ FEWSTEP_DEVICE void sum_runs(const T* x, float* y, int reduced, float* partials)
 #define FEWSTEP_SUM(suffix, T)                                                                              \
   FEWSTEP_KERNEL(kThreads, fewstep_sum_columns_##suffix, const T* x, float* y, int reduced, int inner) {    \
     FEWSTEP_SHARED(float, sums, kThreads);                                                                  \
-    sum_columns(x, y, reduced, inner, sums);                                                                \
+    sum_columns(fs::begin(), x, y, reduced, inner, sums);                                                   \
   }                                                                                                         \
   FEWSTEP_KERNEL(kThreads, fewstep_sum_runs_##suffix, const T* x, float* y, int reduced) {                  \
     FEWSTEP_SHARED(float, partials, 32);                                                                    \
-    sum_runs(x, y, reduced, partials);                                                                      \
+    sum_runs(fs::begin(), x, y, reduced, partials);                                                         \
   }
 
 FEWSTEP_SUM(f32, float)
@@ -71,7 +71,7 @@ FEWSTEP_SUM(bf16, fs::bf16)
 
 // y[outer, inner] = sum over parts of partial[outer, parts, inner]; `elements` of y.
 FEWSTEP_KERNEL(kThreads, fewstep_sum_parts_f32, const float* partial, float* y, int elements, int parts, int inner) {
-  const int64_t at = int64_t(fs::block_index().x) * kThreads + fs::thread_index().x;
+  const int64_t at = fs::thread_in_grid(fs::begin(), kThreads);
   if (at >= elements) return;
   const float* from = partial + at / inner * parts * inner + at % inner;
   float sum = 0;

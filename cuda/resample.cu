@@ -4,10 +4,11 @@
 #include "device/fewstep.cuh"
 #include "parts/run.cuh"
 #include "parts/unit.cuh"
+#include "shared.h"
 
 namespace {
 
-constexpr int kThreads = 256;
+using namespace shared::resample;
 
 // The place of a unit in [rows, width, channels]: rows are those of all images, one below the other.
 struct Place {
@@ -20,8 +21,8 @@ FEWSTEP_DEVICE Place place_of(uint32_t at, uint32_t width, uint32_t channels) {
 }
 
 template <class T>
-FEWSTEP_DEVICE void upsample2x(const T* x, T* y, int units, int width, int channels) {
-  const int64_t at = int64_t(fs::block_index().x) * kThreads + fs::thread_index().x;
+FEWSTEP_DEVICE void upsample2x(const fs::Block& block, const T* x, T* y, int units, int width, int channels) {
+  const int64_t at = fs::thread_in_grid(block, kThreads);
   if (at >= units) return;
   const T value = load_unit(x + at);
   const Place p = place_of(uint32_t(at), uint32_t(width), uint32_t(channels));
@@ -35,8 +36,8 @@ FEWSTEP_DEVICE void upsample2x(const T* x, T* y, int units, int width, int chann
 
 // N elements a thread; more than one where `channels` is a multiple of N.
 template <int N, class T>
-FEWSTEP_DEVICE void avg_pool2x(const T* x, T* y, int elements, int width, int channels) {
-  const int64_t at = (int64_t(fs::block_index().x) * kThreads + fs::thread_index().x) * N;
+FEWSTEP_DEVICE void avg_pool2x(const fs::Block& block, const T* x, T* y, int elements, int width, int channels) {
+  const int64_t at = fs::thread_in_grid(block, kThreads) * N;
   if (at >= elements) return;
   const Place p = place_of(uint32_t(at), uint32_t(width), uint32_t(channels));
   const T* top = x + ((int64_t(p.row) * 2 * width + p.column) * 2 * channels + p.channel);
@@ -53,17 +54,17 @@ FEWSTEP_DEVICE void avg_pool2x(const T* x, T* y, int elements, int width, int ch
 // upsample2x: y[N,2H,2W,C] = x[N,H,W,C] with each pixel four times; `units` of x, `width` W, `channels` C in units.
 #define FEWSTEP_UPSAMPLE(bits, T)                                                                                       \
   FEWSTEP_KERNEL(kThreads, fewstep_upsample2x_##bits, const T* x, T* y, int units, int width, int channels) {           \
-    upsample2x(x, y, units, width, channels);                                                                           \
+    upsample2x(fs::begin(), x, y, units, width, channels);                                                              \
   }
 
 // avg_pool2x: y[N,H/2,W/2,C] = mean of 2x2 pixels of x[N,H,W,C]; `elements` and `width` of y; `run`: elements a thread, kRun<T> or 1.
-#define FEWSTEP_AVG_POOL(suffix, T)                                                                                     \
+#define FEWSTEP_AVG_POOL(suffix, T)                                                                                         \
   FEWSTEP_KERNEL(kThreads, fewstep_avg_pool2x_##suffix, const T* x, T* y, int elements, int width, int channels, int run) { \
-    if (run > 1) {                                                                                                      \
-      avg_pool2x<kRun<T>>(x, y, elements, width, channels);                                                             \
-    } else {                                                                                                            \
-      avg_pool2x<1>(x, y, elements, width, channels);                                                                   \
-    }                                                                                                                   \
+    if (run > 1) {                                                                                                          \
+      avg_pool2x<kRun<T>>(fs::begin(), x, y, elements, width, channels);                                                    \
+    } else {                                                                                                                \
+      avg_pool2x<1>(fs::begin(), x, y, elements, width, channels);                                                          \
+    }                                                                                                                       \
   }
 
 FEWSTEP_UPSAMPLE(16, uint16_t)

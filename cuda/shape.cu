@@ -3,13 +3,11 @@
 // moves two units, both under way at once, neighbouring threads neighbouring units: 8 KiB a block of 16 bytes each.
 #include "device/fewstep.cuh"
 #include "parts/unit.cuh"
+#include "shared.h"
 
 namespace {
 
-constexpr int kThreads = 256;
-// Units of a thread, as in src/backend/cuda/shape.rs.
-constexpr int kUnits = 2;
-constexpr int kMostParts = 8;
+using namespace shared::shape;
 
 // The parts of a concatenation, and the last axis of each; none from the first width of 0 on.
 template <class T>
@@ -37,8 +35,8 @@ FEWSTEP_DEVICE T joined(const Parts<T>& parts, int row, int column) {
 
 // y[at] = value(row, column) for this thread's units of y [., width]; all are fetched before the first is written.
 template <class T, class F>
-FEWSTEP_DEVICE void fill(T* y, int units, int width, F&& value) {
-  const int64_t first = int64_t(fs::block_index().x) * kThreads * kUnits + fs::thread_index().x;
+FEWSTEP_DEVICE void fill(const fs::Block& block, T* y, int units, int width, F&& value) {
+  const int64_t first = int64_t(block.index.x) * kThreads * kUnits + fs::thread_index().x;
   T fetched[kUnits];
   FEWSTEP_UNROLL
   for (int i = 0; i < kUnits; i++) {
@@ -55,13 +53,13 @@ FEWSTEP_DEVICE void fill(T* y, int units, int width, F&& value) {
 }
 
 template <class T>
-FEWSTEP_DEVICE void concat(const Parts<T>& parts, T* y, int units, int width) {
-  fill(y, units, width, [&](int row, int column) { return joined(parts, row, column); });
+FEWSTEP_DEVICE void concat(const fs::Block& block, const Parts<T>& parts, T* y, int units, int width) {
+  fill(block, y, units, width, [&](int row, int column) { return joined(parts, row, column); });
 }
 
 template <class T>
-FEWSTEP_DEVICE void window(const T* x, T* y, int units, int from, int to, int start) {
-  fill(y, units, to, [&](int row, int column) {
+FEWSTEP_DEVICE void window(const fs::Block& block, const T* x, T* y, int units, int from, int to, int start) {
+  fill(block, y, units, to, [&](int row, int column) {
     column += start;
     if (column < 0 || column >= from) return T{};
     return load_unit(x + (int64_t(row) * from + column));
@@ -69,8 +67,8 @@ FEWSTEP_DEVICE void window(const T* x, T* y, int units, int from, int to, int st
 }
 
 template <class T>
-FEWSTEP_DEVICE void copy(const T* x, T* y, int units) {
-  fill(y, units, units, [&](int, int at) { return load_unit(x + at); });
+FEWSTEP_DEVICE void copy(const fs::Block& block, const T* x, T* y, int units) {
+  fill(block, y, units, units, [&](int, int at) { return load_unit(x + at); });
 }
 
 }  // namespace
@@ -79,12 +77,12 @@ FEWSTEP_DEVICE void copy(const T* x, T* y, int units) {
 // concat: y[rows,width] = the parts [rows,width[i]] side by side; `units` of y.
 // window: y[rows,to] = x[rows,from] read from column `start` on, and 0 where x has no such column: a slice (start > 0) or a padding (start < 0).
 // copy:   y[units] = x[units].
-#define FEWSTEP_SHAPE(bits, T)                                                                                                        \
-  FEWSTEP_KERNEL(kThreads, fewstep_concat_##bits, Parts<T> parts, T* y, int units, int width) { concat(parts, y, units, width); }     \
-  FEWSTEP_KERNEL(kThreads, fewstep_window_##bits, const T* x, T* y, int units, int from, int to, int start) {                         \
-    window(x, y, units, from, to, start);                                                                                             \
-  }                                                                                                                                   \
-  FEWSTEP_KERNEL(kThreads, fewstep_copy_##bits, const T* x, T* y, int units) { copy(x, y, units); }
+#define FEWSTEP_SHAPE(bits, T)                                                                                                                      \
+  FEWSTEP_KERNEL(kThreads, fewstep_concat_##bits, Parts<T> parts, T* y, int units, int width) { concat(fs::begin(), parts, y, units, width); }      \
+  FEWSTEP_KERNEL(kThreads, fewstep_window_##bits, const T* x, T* y, int units, int from, int to, int start) {                                       \
+    window(fs::begin(), x, y, units, from, to, start);                                                                                              \
+  }                                                                                                                                                 \
+  FEWSTEP_KERNEL(kThreads, fewstep_copy_##bits, const T* x, T* y, int units) { copy(fs::begin(), x, y, units); }
 
 FEWSTEP_SHAPE(16, uint16_t)
 FEWSTEP_SHAPE(32, uint32_t)

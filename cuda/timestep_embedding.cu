@@ -1,14 +1,15 @@
 // The sinusoidal timestep embedding of diffusers' `Timesteps`. A few thousand elements: the launch is the cost.
 #include "device/fewstep.cuh"
 #include "parts/trigonometry.cuh"
+#include "shared.h"
 
 namespace {
-constexpr int kThreads = 128;
+using namespace shared::timestep_embedding;
 }
 
 // y[B,dim] = sines then cosines (the other way round with cos_first) of t[b] frequencies[i], i < dim / 2; an odd dim ends in a zero.
 FEWSTEP_KERNEL(kThreads, fewstep_timestep_embedding_f32, const float* t, const float* frequencies, float* y, int elements, int dim, int cos_first) {
-  const int at = int(fs::block_index().x) * kThreads + int(fs::thread_index().x);
+  const int at = int(fs::thread_in_grid(fs::begin(), kThreads));
   if (at >= elements) return;
   const int half = dim / 2, i = at % dim;
   if (i >= 2 * half) {

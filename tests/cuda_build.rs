@@ -3,9 +3,10 @@
 #[path = "../build/cuda.rs"]
 mod cuda;
 
+use cuda::arch::Arch;
 use cuda::compiler::{self, Compiler};
 use cuda::settings::{Mode, Settings};
-use cuda::{Built, Request, tables};
+use cuda::{Built, Request, shared, tables};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -127,9 +128,9 @@ fn the_table_says_what_was_compiled() {
     assert_eq!((&reverse.params[..], reverse.max_threads, reverse.module), (&[8, 4, 4][..], 256, 0));
     assert_eq!((&spilling.params[..], spilling.max_threads, spilling.module), (&[8][..], 1024, 1));
     for kernel in &built.kernels {
-        assert_eq!(kernel.archs.iter().map(|arch| arch.arch).collect::<Vec<u32>>(), ARCHS);
-        for arch in &kernel.archs {
-            let (usage, name) = (arch.usage, &kernel.name);
+        assert_eq!(kernel.codes.iter().map(|code| code.arch).collect::<Vec<Arch>>(), ARCHS.map(Arch::plain));
+        for code in &kernel.codes {
+            let (usage, name) = (code.usage, &kernel.name);
             assert!((1..=255).contains(&usage.registers), "{name} {usage:?}");
             assert_eq!(usage.static_shared, if name == "reverse" { 1024 } else { 0 }, "{name} {usage:?}");
             let spills = usage.stack > 0 && usage.spill_stores > 0 && usage.spill_loads > 0;
@@ -206,6 +207,49 @@ fn a_kernel_that_some_gpus_lack_is_refused() {
 }
 
 #[test]
+fn architectures_have_names() {
+    let (known, unknown) = ([("90", (90, None)), ("90a", (90, Some('a'))), ("120f", (120, Some('f')))], ["", "a", "90ab", "9 0"]);
+    for (text, arch) in known.map(|(text, arch)| (text, Some(arch))).into_iter().chain(unknown.map(|text| (text, None))) {
+        let expected = arch.map(|(number, feature)| Arch { number, feature });
+        assert_eq!(Arch::parse(text), expected, "{text}");
+        assert_eq!(expected.map_or(text.to_owned(), |arch| arch.to_string()), text);
+    }
+}
+
+/// Kernels in a folder named after an architecture are compiled for that one alone, with what it alone has.
+#[test]
+fn a_folder_is_for_its_architecture_alone() {
+    let Some(compiler) = compiler() else { return };
+    let project = Project::new("alone");
+    fs::create_dir_all(project.0.join("cuda/sm90a")).unwrap();
+    fs::create_dir_all(project.0.join("cuda/sm103a")).unwrap();
+    project.write("cuda/kernels.cu", KERNELS);
+    let only = |name: &str| {
+        let body = r#"asm volatile("wgmma.fence.sync.aligned;");"#;
+        format!("#include \"device/types.cuh\"\nextern \"C\" __global__ void {name}(Strides p) {{ {body} }}\n")
+    };
+    project.write("cuda/sm90a/kernels.cu", &only("hopper"));
+    project.write("cuda/sm103a/kernels.cu", &only("nobody")); // not asked for: would not compile
+    let built = project.compile(&compiler).unwrap();
+    let modules: Vec<&str> = built.modules.iter().map(|module| module.name.as_str()).collect();
+    assert_eq!(modules, ["kernels", "kernels.sm90a"]);
+    let kernels: Vec<(&str, usize, usize)> = built.kernels.iter().map(|kernel| (kernel.name.as_str(), kernel.module, kernel.codes.len())).collect();
+    assert_eq!(kernels, [("hopper", 1, 1), ("nothing", 0, ARCHS.len()), ("odd", 0, ARCHS.len()), ("reverse", 0, ARCHS.len())]);
+    assert_eq!(built.kernels[0].codes[0].arch, Arch { number: 90, feature: Some('a') });
+    tables::write_rust(&built, &project.0).unwrap();
+    tables::write_text(&built, &project.0).unwrap();
+    let read = |name: &str| fs::read_to_string(project.0.join(name)).unwrap();
+    assert!(read("cuda_kernels.rs").contains("codes: &[Code { arch: Arch { number: 90, feature: Some('a') }, registers: "));
+    assert!(read("cuda_modules.rs").contains("/kernels.sm90a.fatbin"));
+    assert_eq!(read("manifest.txt").lines().filter(|line| line.starts_with("1 hopper ")).count(), 1, "no PTX");
+    assert!(read("manifest.txt").contains("\n1 hopper 90a 24 ") || read("manifest.txt").starts_with("1 hopper 90a 24 "));
+    assert_eq!(fs::read(project.0.join("kernels.sm90a.fatbin")).unwrap()[..4], 0xBA55_ED50_u32.to_le_bytes());
+    project.write("cuda/sm90a/kernels.cu", &only("nothing"));
+    let message = project.compile(&compiler).err().unwrap();
+    assert!(message.ends_with("sm90a/kernels.cu, sm_90a: nothing: another source has a kernel of this name"), "{message}");
+}
+
+#[test]
 fn headers_in_angle_brackets_are_followed() {
     let Some(compiler) = compiler() else { return };
     let project = Project::new("angle");
@@ -227,7 +271,7 @@ fn the_tables_are_written() {
     assert!(read("cuda_modules.rs").contains(r#"Module { name: "kernels""#));
     assert!(
         read("cuda_kernels.rs")
-            .contains(r#"KernelInfo { name: "odd", module: 0, max_threads: 64, params: &[24, 2, 8, 1], offsets: &[0, 24, 32, 40], archs: &["#)
+            .contains(r#"KernelInfo { name: "odd", module: 0, max_threads: 64, params: &[24, 2, 8, 1], offsets: &[0, 24, 32, 40], codes: &["#)
     );
     assert_eq!(fs::read(project.0.join("kernels.fatbin")).unwrap()[..4], 0xBA55_ED50_u32.to_le_bytes());
     assert_eq!(read("resources.csv").lines().count(), 1 + 3 * ARCHS.len());
@@ -297,4 +341,55 @@ fn settings_are_understood_or_refused() {
     assert_eq!(read("FEWSTEP_CUDA_ARCHS", "90, 80,90").unwrap().archs, [80, 90]);
     assert!(read("FEWSTEP_CUDA_ARCHS", "sm_90").unwrap_err().starts_with("FEWSTEP_CUDA_ARCHS=sm_90: expected numbers"));
     assert!(read("FEWSTEP_CUDA_ARCHS", "").is_err());
+}
+
+#[test]
+fn shared_numbers_become_rust() {
+    let header = "// Numbers.\n#pragma once\n\nnamespace shared {\n\nnamespace conv {\nconstexpr int kMostTaps = 15;  // in a direction\n\
+                  constexpr int kDepth2 = 3;\n}  // namespace conv\n}  // namespace shared\n";
+    let rust = "pub mod conv {\n/// in a direction.\npub const MOST_TAPS: usize = 15;\npub const DEPTH2: usize = 3;\n}\n";
+    assert_eq!(shared::to_rust(header).unwrap(), rust);
+    for (line, wrong) in [
+        ("constexpr int kMostTaps = 15;", "constexpr int kMostTaps = 3 * 5;"),
+        ("constexpr int kMostTaps = 15;", "constexpr int kMostTaps = -1;"),
+        ("constexpr int kMostTaps = 15;", "constexpr int MostTaps = 15;"),
+        ("constexpr int kMostTaps = 15;", "constexpr int k = 15;"),
+        ("constexpr int kMostTaps = 15;", "constexpr uint32_t kMostTaps = 15;"),
+        ("constexpr int kMostTaps = 15;  // in a direction", "constexpr int kMostTaps = 15;  /* in a direction */"),
+        ("namespace conv {", "struct Conv {"),
+    ] {
+        let message = shared::to_rust(&header.replace(line, wrong)).unwrap_err();
+        assert!(message.contains("not understood") && message.contains(wrong), "{message}");
+    }
+    assert_eq!(shared::to_rust("namespace shared {\nnamespace a {\n}  // namespace a\n").unwrap_err(), "namespace shared has no end");
+    assert!(shared::to_rust("constexpr int kLoose = 1;\n").is_err() && shared::to_rust("}  // namespace shared\n").is_err());
+}
+
+/// The lines in which a function that is not a kernel asks which block it is.
+fn asks_for_its_block(source: &str) -> Vec<usize> {
+    let asks = ["fs::this_block()", "fs::begin()"].into_iter().flat_map(|ask| source.match_indices(ask));
+    let in_kernel = |at: &usize| source[..*at].rfind("FEWSTEP_KERNEL") > source[..*at].rfind("FEWSTEP_DEVICE");
+    asks.map(|(at, _)| at).filter(|at| !in_kernel(at)).map(|at| source[..at].lines().count()).collect()
+}
+
+/// Functions are told which block they work for, so that a kernel may give them another.
+#[test]
+fn only_kernels_ask_which_block_they_are() {
+    let asks = "FEWSTEP_DEVICE int f() {\n  return fs::begin().index.x; }\nFEWSTEP_KERNEL(32, k) { f(fs::this_block()); }\n";
+    assert_eq!(asks_for_its_block(asks), [2]);
+    let cuda = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda");
+    let mut kernels = 0;
+    let mut folders = vec![cuda.clone()];
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.extend(Some(path).filter(|path| !["device", "emulator"].map(|name| cuda.join(name)).contains(path)));
+                continue;
+            }
+            let source = fs::read_to_string(&path).unwrap();
+            assert!(asks_for_its_block(&source).is_empty(), "{}: line {:?}", path.display(), asks_for_its_block(&source));
+            kernels += source.matches("fs::begin()").count();
+        }
+    }
+    assert!(kernels > 40, "only {kernels} places ask: are these the kernels?");
 }

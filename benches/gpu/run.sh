@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks and times fewstep on this machine's first GPU; needs a driver, no Rust.  usage: run.sh [OUT_DIR [STAGE...]]
 #
-# Writes OUT_DIR/results.json anew after each stage, log.txt with all that was printed, bench.json, peers.json, profile.csv and samples.png.
+# Writes OUT_DIR/results.json anew after each stage, log.txt with all that was printed, micro.json, bench.json, overlap.json, peers.json, profile.csv and samples.png.
 # Ends within 8 minutes, or $FEWSTEP_GPU_SECONDS: what has no time left is reported as failed.
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -30,7 +30,7 @@ write_results() {
       separator=,
     done
     printf '\n  ]'
-    for row in bench peers; do
+    for row in micro bench overlap peers; do
       if [[ -s $out/$row.json ]]; then
         printf ',\n  "%s": ' $row
         cat "$out/$row.json"
@@ -72,6 +72,11 @@ instructions() {
   FEWSTEP_GPU_KERNELS=kernels/fragments.fatbin "$bin/fragments" && FEWSTEP_GPU_KERNELS=kernels/arithmetic.fatbin "$bin/arithmetic" && echo "both programs passed"
 }
 
+# The same rows with launches that overlap. Here first, where they are made: on a GPU that computed wrong, times would mean nothing.
+overlap() {
+  FEWSTEP_CUDA_OVERLAP=1 "$bin/cuda" --test-threads=1 conformance networks && FEWSTEP_CUDA_OVERLAP=1 "$bin/bench" all "$out/overlap.json"
+}
+
 demo() {
   "$bin/distill_digits" examples-c/data "$scratch" cuda && cp "$scratch/samples.png" "$out/"
 }
@@ -102,15 +107,17 @@ for r in rows[2:]: print(",".join(r[i].replace(",", "") for i in at))' || return
   wc -l "$out/profile.csv"
 }
 
-export -f instructions demo peers profile # for the shell that has the time limit
+export -f instructions overlap demo peers profile # for the shell that has the time limit
 export out scratch bin SKIPPED
 write_results
+stage micro 60 "$bin/micro" kernels/portable.fatbin kernels/hopper.fatbin --out "$out/micro.json"
 stage instructions 30 instructions
 stage conformance 150 "$bin/cuda" --test-threads=1
 stage golden 90 "$bin/golden" --test-threads=1
 stage devices 60 "$bin/compare_devices" examples-c/data
 stage demo 60 demo
 stage bench 150 "$bin/bench" all "$out/bench.json"
+stage overlap 60 overlap
 stage profile 90 profile
 # A row that is begun in time may take another minute to compile.
 export peers_seconds=$((LIMIT - SECONDS - 70))

@@ -51,12 +51,20 @@ namespace fs {
 
 /// This thread within its block.
 FEWSTEP_DEVICE Index thread_index() { return ptx::thread_index(); }
-/// This block within the grid.
-FEWSTEP_DEVICE Index block_index() { return ptx::block_index(); }
 /// Threads a block.
 FEWSTEP_DEVICE Index block_size() { return ptx::block_size(); }
-/// Blocks in the grid.
-FEWSTEP_DEVICE Index grid_size() { return ptx::grid_size(); }
+
+/// Whose part of the work a function does: a block and the grid that it is one of. Kernels ask for theirs and hand it down; functions never ask, so that
+/// a kernel with several launches' work in it can give each its own.
+struct Block {
+  Index index, grid;  // this block within the grid; blocks in the grid
+};
+/// The block that runs. Kernels alone may ask, mostly by begin() (grid.cuh): in the body of a FEWSTEP_KERNEL, never in a FEWSTEP_DEVICE function
+/// (tests/cuda_build.rs looks).
+FEWSTEP_DEVICE Block this_block() { return {ptx::block_index(), ptx::grid_size()}; }
+/// This thread's number in a grid of one dimension whose blocks have `threads` threads.
+FEWSTEP_DEVICE int64_t thread_in_grid(const Block& block, uint32_t threads) { return int64_t(block.index.x) * threads + ptx::thread_index().x; }
+
 /// This thread's place in its warp, 0 to 31. One-dimensional blocks only.
 FEWSTEP_DEVICE uint32_t lane() { return ptx::thread_index().x & 31; }
 /// This thread's warp in its block. One-dimensional blocks only.

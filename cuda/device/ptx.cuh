@@ -22,6 +22,8 @@ FEWSTEP_PTX uint32_t atomic_add_ordered(uint32_t* p, uint32_t value) {
 }
 FEWSTEP_PTX uint32_t atomic_max(uint32_t* p, uint32_t value) { return atomicMax(p, value); }
 FEWSTEP_PTX void trap() { __trap(); }
+FEWSTEP_PTX void grid_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+FEWSTEP_PTX void grid_launch() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 FEWSTEP_PTX int keep(int x) {
   asm volatile("" : "+r"(x));
   return x;

@@ -65,7 +65,9 @@ void Executor::run(uint64_t block) {
   if (!sigsetjmp(on_fault_, 0)) {
     run_fibers();
   } else {
-    launch_->record(FEWSTEP_EMU_ILLEGAL_ADDRESS, who() + ": " + describe_fault(fault_address_));
+    const bool early = launch_->overlaps && !running_->waited && is_allocated(fault_address_);
+    launch_->record(early ? FEWSTEP_EMU_EARLY_ACCESS : FEWSTEP_EMU_ILLEGAL_ADDRESS,
+                    who() + ": " + (early ? "before fs::grid_wait(), " : "") + describe_fault(fault_address_));
     failed_ = true;
   }
   current = nullptr;
@@ -78,9 +80,10 @@ bool Executor::begin_block(uint64_t block) {
   const Launch& l = *launch_;
   block_index_ = {uint32_t(block % l.grid.x), uint32_t(block / l.grid.x % l.grid.y), uint32_t(block / l.grid.x / l.grid.y)};
   thread_count_ = live_ = l.block.x * l.block.y * l.block.z;
-  waiting_ = 0;
+  waiting_ = grid_waiting_ = 0;
   failed_ = false;
   finished_ = nullptr;
+  if (l.overlaps) close_memory();
   if (dynamic_.bytes != l.dynamic_shared || !dynamic_.mapping) {
     dynamic_.unmap();
     if (!dynamic_.map(l.dynamic_shared, 128, false)) return false;
@@ -101,6 +104,7 @@ bool Executor::begin_block(uint64_t block) {
     f.architecture = l.config.architecture;
     f.polls = 0;
     f.state = State::ready;
+    f.waited = false;
     f.syncs = 0;
     f.copies.clear();
     f.groups.clear();
@@ -214,6 +218,9 @@ void Executor::fiber_entry() {
 void Executor::finish() {
   Fiber& self = *running_;
   const Quiet quiet(self.quiet);
+  if (launch_->overlaps && !self.waited) {
+    abandon(FEWSTEP_EMU_NO_GRID_WAIT, "ends without fs::grid_wait(): the launch behind would not know that the one before has ended");
+  }
   Warp& warp = warps_[self.linear / 32];
   self.state = State::finished;
   live_--;
@@ -257,8 +264,9 @@ std::string Executor::waiting_list() const {
   std::vector<Group> groups;
   for (uint32_t i = 0; i < thread_count_; i++) {
     const Fiber& f = fibers_[i];
-    if (f.state != State::at_barrier && f.state != State::at_collective) continue;
-    std::string where = (f.state == State::at_barrier ? "barrier " : "warp collective ") + place(f.site);
+    if (f.state == State::ready || f.state == State::finished) continue;
+    const char* what = f.state == State::at_barrier ? "barrier " : f.state == State::at_collective ? "warp collective " : "grid wait ";
+    std::string where = what + place(f.site);
     const auto same = std::find_if(groups.begin(), groups.end(), [&](const Group& g) { return g.where == where; });
     if (same == groups.end()) {
       groups.push_back({std::move(where), i, 1});

@@ -23,6 +23,7 @@ struct Launch {
   Index grid, block;
   uint32_t dynamic_shared, shared_limit;
   fewstep_emu_config config;
+  bool overlaps;  // the launch before may not have ended
 #if defined(FEWSTEP_EMU_TSAN)
   // Every n-th block for a host thread: its blocks count as ordered, so neighbours must not be on one, whoever is faster.
   static constexpr bool fixed_shares = true;
@@ -40,7 +41,7 @@ struct Launch {
   void record(int32_t code, const std::string& text);
 };
 
-enum class State : uint8_t { ready, at_barrier, at_collective, finished };
+enum class State : uint8_t { ready, at_barrier, at_collective, at_grid_wait, finished };
 
 /// A CUDA thread with its stack and where it waits.
 struct Fiber : Thread {
@@ -49,6 +50,7 @@ struct Fiber : Thread {
   State state = State::ready;
   Site site;               // of the last wait
   int quiet = 0;           // how many Quiet are alive
+  bool waited = false;     // for the launch before
   uint32_t syncs = 0;      // warp synchronisations so far: picks one of two race edges
   std::vector<Copy> copies;      // issued, not performed
   std::vector<size_t> groups;    // how many of them each committed group, oldest first, has
@@ -79,6 +81,7 @@ class Executor {
   static Executor* of_this_thread();
 
   // What kernel.hpp declares, for the running thread.
+  void grid_wait(const Site& site);
   void block_sync(const Site& site);
   void collective(uint32_t lanes, Collective operation, void* argument, Agreement agreement, const Site& site);
   void poll();
@@ -108,6 +111,7 @@ class Executor {
   void resume(Fiber& fiber);
   void yield();
   void release_barrier();
+  void release_grid_wait();
   void check_agreement(const Warp& warp, uint32_t lanes);
   std::string who() const;
   std::string waiting_list() const;
@@ -115,7 +119,7 @@ class Executor {
 
   Launch* launch_ = nullptr;
   Index block_index_{};
-  uint32_t thread_count_ = 0, live_ = 0, waiting_ = 0, barriers_ = 0;
+  uint32_t thread_count_ = 0, live_ = 0, waiting_ = 0, barriers_ = 0, grid_waiting_ = 0;
   bool failed_ = false;
   Fiber* running_ = nullptr;
   Fiber* finished_ = nullptr;  // whose stack can be reused

@@ -28,7 +28,9 @@ typedef enum fewstep_emu_error {
   FEWSTEP_EMU_ABSENT_LANE = 10,            /* a lane outside its own mask, a shuffle from an absent lane, mma with a partial warp */
   FEWSTEP_EMU_UNSUPPORTED_INSTRUCTION = 11,/* an instruction that the emulated architecture lacks */
   FEWSTEP_EMU_SPINNING = 12,               /* a thread polls memory for what no other thread of its block will ever write */
-  FEWSTEP_EMU_TRAP = 13                    /* the kernel gave up: fs::trap() */
+  FEWSTEP_EMU_TRAP = 13,                   /* the kernel gave up: fs::trap() */
+  FEWSTEP_EMU_EARLY_ACCESS = 14,           /* an overlapping launch touches memory before fs::grid_wait() that the one before may be using */
+  FEWSTEP_EMU_NO_GRID_WAIT = 15            /* a thread of an overlapping launch ends without fs::grid_wait() */
 } fewstep_emu_error;
 
 /* When a cp.async takes place. Run both: lazy finds a missing wait, eager finds a buffer that is overwritten while still read. */
@@ -66,6 +68,7 @@ typedef struct fewstep_emu_shape {
   uint32_t block[3];
   uint32_t dynamic_shared; /* bytes */
   uint32_t shared_limit;   /* bytes, static and dynamic together; 0: 48 KiB, what a GPU allows without being asked */
+  int32_t overlaps;        /* not 0: the launch may begin before the one before it has ended; only with an architecture of 90 or more */
 } fewstep_emu_shape;
 
 /* Runs the kernel to its end. parameters[i] points to the i-th argument. Returns a fewstep_emu_error. */

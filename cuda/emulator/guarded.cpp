@@ -90,6 +90,13 @@ void Guarded::retire() {
   mmap(mapping, mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 }
 
+bool Guarded::on_pages(const void* p) const { return p >= mapping + guard_bytes() && p < mapping + mapped - guard_bytes(); }
+
+void Guarded::allow(Access access) {
+  const int protection = access == Access::both ? PROT_READ | PROT_WRITE : access == Access::read ? PROT_READ : PROT_NONE;
+  mprotect(mapping + guard_bytes(), mapped - 2 * guard_bytes(), protection);
+}
+
 void Guarded::poison() { memset(data, 0xff, bytes); }
 
 ptrdiff_t Guarded::trespass() const {

@@ -18,6 +18,9 @@ struct Guarded {
   void unmap();
   /// Makes every access fault, and gives the memory back; the addresses stay taken.
   void retire();
+  /// What may be done with the user's bytes: both, reading, or nothing.
+  enum class Access { both, read, none };
+  void allow(Access access);
   /// Fills the user's bytes with 0xff: NaN in every floating-point format.
   void poison();
   /// The distance from `data` of a byte close outside the user's that was written; 0 if none was.
@@ -26,6 +29,8 @@ struct Guarded {
     const auto address = reinterpret_cast<uintptr_t>(p), begin = reinterpret_cast<uintptr_t>(data);
     return address >= begin && address - begin <= bytes && n <= bytes - (address - begin);
   }
+  /// Is the address in the pages that hold the user's bytes?
+  bool on_pages(const void* p) const;
   /// Is the address in the mapping or its unmapped pages?
   bool near(const void* p) const { return p >= mapping && p < mapping + mapped; }
 };

@@ -61,6 +61,8 @@ extern constinit thread_local Thread* current __attribute__((tls_model("initial-
 /// Ends the launch with a named error; `format` as printf. Does not return to the kernel.
 [[noreturn]] void fail(fewstep_emu_error error, const Site& site, const char* format, ...) __attribute__((format(printf, 3, 4)));
 
+/// In a launch that overlaps the one before: waits for the whole block, then its memory is there. Else nothing.
+void grid_wait(const Site& site);
 /// Waits for the whole block.
 void block_sync(const Site& site);
 

@@ -59,7 +59,10 @@ const char* access_kind([[maybe_unused]] void* context) {
 }
 
 [[maybe_unused]] void on_fault(int signal, siginfo_t* info, void* context) {
-  if (Executor* executor = Executor::of_this_thread(); executor && current) executor->faulted(info->si_addr, access_kind(context));
+  if (Executor* executor = Executor::of_this_thread(); executor && current) {
+    if (first_write(info->si_addr)) return;
+    executor->faulted(info->si_addr, access_kind(context));
+  }
   sigaction(signal, signal == SIGBUS ? &previous_bus : &previous_segv, nullptr);  // the instruction is tried again
 }
 
@@ -102,7 +105,7 @@ class SignalStack {
 // ---- a launch
 
 std::string check(const KernelEntry& kernel, const fewstep_emu_shape& shape) {
-  const auto& [grid, block, dynamic_shared, shared_limit] = shape;
+  const auto& [grid, block, dynamic_shared, shared_limit, overlaps] = shape;
   const uint64_t threads = uint64_t(block[0]) * block[1] * block[2];
   if (!grid[0] || !grid[1] || !grid[2] || grid[0] > INT_MAX || grid[1] > 65535 || grid[2] > 65535) return "impossible grid";
   if (!threads || block[0] > 1024 || block[1] > 1024 || block[2] > 64 || threads > 1024) return "impossible block";
@@ -182,11 +185,14 @@ int32_t fewstep_emu_launch(const fewstep_emu_kernel* kernel, const fewstep_emu_s
   launch.dynamic_shared = shape->dynamic_shared;
   launch.shared_limit = shape->shared_limit ? shape->shared_limit : default_shared_limit;
   launch.config = fewstep_emu_get_config();
+  const bool may_overlap = launch.config.architecture >= 90;
+  launch.overlaps = may_overlap && shape->overlaps;
 
   std::lock_guard lock(launch_mutex);
   const uint64_t blocks = uint64_t(shape->grid[0]) * shape->grid[1] * shape->grid[2];
   const uint64_t least = Launch::fixed_shares ? 2 : 1;
-  const uint64_t threads = launch.config.threads > 0 ? uint64_t(launch.config.threads) : std::max<uint64_t>(least, std::thread::hardware_concurrency());
+  uint64_t threads = launch.config.threads > 0 ? uint64_t(launch.config.threads) : std::max<uint64_t>(least, std::thread::hardware_concurrency());
+  if (launch.overlaps && watches_writes) threads = 1;  // memory is closed to one block at a time
   std::vector<std::unique_ptr<Executor>> executors;
   for (uint64_t i = 0; i < std::min(threads, blocks); i++) {
     if (idle().empty()) idle().push_back(std::make_unique<Executor>());
@@ -195,7 +201,9 @@ int32_t fewstep_emu_launch(const fewstep_emu_kernel* kernel, const fewstep_emu_s
   }
   launch.executors = executors.size();
   race_release(&launch.race_edge);
+  if (may_overlap) begin_launch(launch.overlaps);
   run(launch, executors);
+  if (may_overlap) end_launch();
   for (auto& executor : executors) idle().push_back(std::move(executor));
   if (!launch.error) {
     if (const std::string overrun = find_overrun(); !overrun.empty()) {
@@ -228,6 +236,8 @@ const char* fewstep_emu_error_name(int32_t error) {
     case FEWSTEP_EMU_UNSUPPORTED_INSTRUCTION: return "unsupported instruction";
     case FEWSTEP_EMU_SPINNING: return "spinning";
     case FEWSTEP_EMU_TRAP: return "trap";
+    case FEWSTEP_EMU_EARLY_ACCESS: return "early access";
+    case FEWSTEP_EMU_NO_GRID_WAIT: return "no grid wait";
     default: return "unknown";
   }
 }

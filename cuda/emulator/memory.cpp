@@ -3,6 +3,7 @@
 #include <deque>
 #include <map>
 #include <mutex>
+#include <set>
 
 #include "emulator.h"
 #include "guarded.hpp"
@@ -17,6 +18,9 @@ struct Memory {
   std::mutex mutex;
   std::map<const char*, Guarded> live;  // by the start of the mapping
   std::deque<Guarded> retired;
+  // Of overlapping launches.
+  std::set<const char*> written;  // by the chain, by the start of the mapping
+  bool closed = false;            // to a block that has not waited
 };
 Memory& memory() {
   static Memory& instance = *new Memory;  // outlives static destructors of whoever still frees memory
@@ -37,6 +41,12 @@ std::string distance(const Guarded& g, ptrdiff_t offset) {
   return std::to_string(size_t(offset) - g.bytes) + " bytes past the end of a " + size;
 }
 
+/// What the chain has written may be touched as `written` says, all else be read.
+void allow(Guarded::Access written) {
+  if (!watches_writes) return;
+  for (auto& [start, g] : memory().live) g.allow(memory().written.count(start) ? written : Guarded::Access::read);
+}
+
 std::string overrun_of(const Guarded& g) {
   const ptrdiff_t offset = g.trespass();
   return offset ? "something wrote " + distance(g, offset) : std::string();
@@ -53,6 +63,46 @@ std::string describe_address(const void* address) {
     if (g.near(address)) return distance(g, static_cast<const char*>(address) - g.data) + " that was freed";
   }
   return "in no allocation";
+}
+
+void begin_launch(bool same_chain) {
+  std::lock_guard lock(memory().mutex);
+  if (!same_chain) memory().written.clear();
+  allow(Guarded::Access::both);
+}
+
+void end_launch() {
+  std::lock_guard lock(memory().mutex);
+  memory().closed = false;
+  if (!watches_writes) return;
+  for (auto& [start, g] : memory().live) g.allow(Guarded::Access::both);
+}
+
+void close_memory() {
+  std::lock_guard lock(memory().mutex);
+  memory().closed = true;
+  allow(Guarded::Access::none);
+}
+
+void open_memory() {
+  std::lock_guard lock(memory().mutex);
+  memory().closed = false;
+  allow(Guarded::Access::both);
+}
+
+bool first_write(const void* address) {
+  std::lock_guard lock(memory().mutex);
+  const auto found = find_near(address);
+  if (memory().closed || found == memory().live.end() || !found->second.on_pages(address)) return false;
+  memory().written.insert(found->first);  // perhaps another thread has just done so
+  found->second.allow(Guarded::Access::both);
+  return true;
+}
+
+bool is_allocated(const void* address) {
+  std::lock_guard lock(memory().mutex);
+  const auto found = find_near(address);
+  return found != memory().live.end() && found->second.contains(address, 1);
 }
 
 std::string find_overrun() {
@@ -82,6 +132,7 @@ int32_t fewstep_emu_free(void* address) {
   if (found == memory().live.end() || found->second.data != address) return FEWSTEP_EMU_ILLEGAL_ADDRESS;
   Guarded g = found->second;
   const bool overrun = g.trespass() != 0;
+  memory().written.erase(found->first);
   memory().live.erase(found);
   g.retire();
   memory().retired.push_back(g);

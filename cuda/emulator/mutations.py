@@ -17,8 +17,8 @@ import subprocess
 import sys
 import tempfile
 
-# What was planted, file, text, replacement, program, and the check that must fail. `suite` is tests/cuda.rs, `races` the same under ThreadSanitizer, which
-# must report a race; all others are cuda/emulator/test.
+# What was planted, file, text, replacement, program, and the check that must fail. `suite` is tests/cuda.rs, `overlap` the same with launches that overlap,
+# `races` the same under ThreadSanitizer, which must report a race; all others are cuda/emulator/test.
 BUGS = [
     ("halo reaches one row too far", "parts/conv_product.cuh", "fs::min(size - first, taps)", "fs::min(size - first + 1, taps)", "conv2d", "f32, odd shapes"),
     ("no barrier between copy and multiplication", "parts/pipeline.cuh", "    fs::sync_threads();\n", "", "conv2d", "f16, odd shapes"),
@@ -63,11 +63,17 @@ BUGS = [
     ("one partial sum read before it is written", "reduce.cu", "= sum;\n  fs::sync_threads();\n  if (fs::warp() == 0", "= sum;\n  if (fs::warp() == 0", "suite", "conformance::reduce"),
     ("last element of a piece is not updated", "optimizer.cu", "i < piece.length; i += kThreads) {\n    const float grad", "i < piece.length - 1; i += kThreads) {\n    const float grad", "suite", "conformance::optimizer"),
     ("gather off by one element", "gather.cu", "rows)) * row + at % row];\n}\n\n// The same", "rows)) * row + (at + 1) % row];\n}\n\n// The same", "suite", "conformance::gather"),
+    ("one kernel does not wait for the launch before", "combine.cu", "fs::thread_in_grid(fs::begin(), kThreads)", "fs::thread_in_grid(fs::this_block(), kThreads)", "overlap", "conformance::combine"),
+    ("sums of the launch before read before they are there", "optimizer.cu", "  fs::begin();\n  float sum = 0;", "  float sum = 0 * partial[0];\n  fs::begin();", "overlap", "conformance::optimizer"),
+    ("result written while the launch before may read it", "shape.cu", "{ copy(fs::begin(), x, y, units); }", "{ store_unit(y, T{}); copy(fs::begin(), x, y, units); }", "overlap", "conformance::optimizer"),
 ]
 
 BARRIER = "fs::sync_threads();"
 # The op tables are tests named after files in cuda/, by their first word; these parts have other names.
 OPS = {"last": "conv", "pipeline": "conv"}
+
+# Launches overlap on GPUs that can do that, where they are asked to.
+OVERLAP = {"FEWSTEP_EMU_ARCHITECTURE": "90", "FEWSTEP_CUDA_OVERLAP": "1"}
 
 TIME_LIMIT = 900
 
@@ -121,9 +127,9 @@ def races(work, check, suite, manifest):
 def failures(work, program, suite, manifest):
     """The names of the checks that fail, with what they say."""
     built = work / "target/emulator"
-    if program == "suite":
+    if program in ("suite", "overlap"):
         make(work / "cuda", "libcuda")
-        environment = os.environ | {"LD_LIBRARY_PATH": str(built), "FEWSTEP_EMU_MANIFEST": str(manifest)}
+        environment = os.environ | {"LD_LIBRARY_PATH": str(built), "FEWSTEP_EMU_MANIFEST": str(manifest)} | (OVERLAP if program == "overlap" else {})
         command = [suite, "conformance", "--test-threads=1"]
         pattern = r"^---- (?P<name>\S+) stdout ----\n\n.* panicked at .*\n(?:\d+ failures .*\n)?(?P<why>.*)$"
     else:

@@ -28,6 +28,11 @@ FEWSTEP_DEVICE void block_sync(FEWSTEP_SITE) { emulator::block_sync(fewstep_site
 FEWSTEP_DEVICE void warp_sync(uint32_t lanes FEWSTEP_AND_SITE) {
   emulator::collective(lanes, nullptr, nullptr, emulator::Agreement::operation, fewstep_site);
 }
+FEWSTEP_DEVICE void grid_wait(FEWSTEP_SITE) {
+  require(90, "griddepcontrol.wait", fewstep_site);
+  emulator::grid_wait(fewstep_site);
+}
+FEWSTEP_DEVICE void grid_launch(FEWSTEP_SITE) { require(90, "griddepcontrol.launch_dependents", fewstep_site); }
 FEWSTEP_DEVICE int keep(int x) { return x; }
 FEWSTEP_DEVICE uint32_t atomic_add(uint32_t* p, uint32_t value) {
   emulator::poll();

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "block.hpp"
+#include "memory.hpp"
 
 namespace fs::emulator {
 namespace {
@@ -15,6 +16,28 @@ bool same_place(const Site& a, const Site& b) {
 }
 
 }  // namespace
+
+// Threads need not come together here on a GPU. They do here because memory is opened for all of them at once.
+void Executor::grid_wait(const Site& site) {
+  Fiber& self = *running_;
+  if (!launch_->overlaps || self.waited) return;
+  self.state = State::at_grid_wait;
+  self.site = site;
+  self.polls = 0;
+  if (++grid_waiting_ == live_) release_grid_wait();
+  yield();
+}
+
+void Executor::release_grid_wait() {
+  open_memory();
+  for (uint32_t i = thread_count_; i-- > 0;) {
+    Fiber& f = fibers_[i];
+    if (f.state != State::at_grid_wait) continue;
+    f.waited = true;
+    f.state = State::ready;
+    schedule_.wake(i);
+  }
+}
 
 void Executor::block_sync(const Site& site) {
   Fiber& self = *running_;
@@ -162,6 +185,7 @@ struct Entry {
 };
 }  // namespace
 
+void grid_wait(const Site& site) { Entry().executor.grid_wait(site); }
 void block_sync(const Site& site) { Entry().executor.block_sync(site); }
 void collective(uint32_t lanes, Collective work, void* argument, Agreement agreement, const Site& site) {
   Entry().executor.collective(lanes, work, argument, agreement, site);

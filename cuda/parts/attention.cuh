@@ -8,11 +8,11 @@
 #include "device/fewstep.cuh"
 #include "parts/heads.cuh"
 #include "parts/quad.cuh"
+#include "shared.h"
 
 namespace {
 
-constexpr int kThreads = 128;
-constexpr int kTile = 32;
+using namespace shared::attention;
 constexpr int kWeightPitch = kTile + 4;
 constexpr int kWeightSize = kTile * kWeightPitch;
 template <int W>

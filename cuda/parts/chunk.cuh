@@ -1,11 +1,12 @@
 // Sixteen bytes on their way to shared memory: four floats, or eight half or bf16.
 #pragma once
 #include "device/fewstep.cuh"
+#include "shared.h"
 
 namespace {
 
 template <class T>
-constexpr int kChunk = 16 / int(sizeof(T));
+constexpr int kChunk = shared::run::kBytes / int(sizeof(T));
 
 FEWSTEP_DEVICE uint32_t bits_of(float x) { return fs::bit_cast<uint32_t>(x); }
 FEWSTEP_DEVICE uint32_t bits_of(fs::half x) { return x.bits; }

@@ -89,7 +89,7 @@ FEWSTEP_DEVICE void merge_moments(const float* from, int pieces, int stride, int
 // From the finished tile of this block, whose rows are all of one image of `pixels`, a multiple of them; `total` is the sum over this thread's share. What
 // is behind the tile in shared memory is used. Counters: one for each image and tile of columns.
 template <class P>
-FEWSTEP_DEVICE void tile_moments(float* tile, const Quad& total, const Moments& m, uint32_t* counters, int pixels, int channels) {
+FEWSTEP_DEVICE void tile_moments(const fs::Block& block, float* tile, const Quad& total, const Moments& m, uint32_t* counters, int pixels, int channels) {
   constexpr int kTile = P::kRows * kTilePitch<P>;
   static_assert((kTile + P::kThreads * 4) * 4 <= kStages * RowCopies<P>::kStage * int(sizeof(typename P::T)));
   float* room = tile + kTile;
@@ -99,8 +99,8 @@ FEWSTEP_DEVICE void tile_moments(float* tile, const Quad& total, const Moments& 
     add_squares(squares, difference(load_whole(tile + row * kTilePitch<P> + Share<P>::column()), mean));
   }
   const MomentsQuad own = {mean, times(total_of<P>(squares, room), 1.0f / P::kRows)};
-  const int channel = Share<P>::channel(), count = fs::min(channels - channel, 4), tiles = pixels / P::kRows;
-  const int image = int(fs::block_index().x) / tiles, piece = int(fs::block_index().x) % tiles;
+  const int channel = Share<P>::channel(block), count = fs::min(channels - channel, 4), tiles = pixels / P::kRows;
+  const int image = int(block.index.x) / tiles, piece = int(block.index.x) % tiles;
   float* to = m.of + (image * channels + channel) * 2;
   if (tiles == 1) {
     if (Share<P>::part() == 0) store_moments(to, own, count);
@@ -108,7 +108,7 @@ FEWSTEP_DEVICE void tile_moments(float* tile, const Quad& total, const Moments& 
   }
   float* pieces = m.pieces + (image * tiles * channels + channel) * 2;
   if (Share<P>::part() == 0) store_moments(pieces + piece * channels * 2, own, count);
-  if (is_last(counters + image * int(fs::grid_size().y) + int(fs::block_index().y), tiles)) {
+  if (is_last(counters + image * int(block.grid.y) + int(block.index.y), tiles)) {
     merge_moments<P>(pieces, tiles, channels * 2, count, channels % 4 == 0, room, to);
   }
 }

@@ -8,11 +8,11 @@
 #include "parts/conv_shape.cuh"
 #include "parts/digits.cuh"
 #include "parts/group_moments.cuh"
+#include "shared.h"
 
 namespace {
 
-// The most channels, as in src/backend/cuda/conv2d.rs: 4 KiB of shared memory for their scales and shifts.
-constexpr int kNormChannels = 512;
+constexpr int kNormChannels = shared::conv::kNormChannels;
 
 // gamma, beta [channels]; first, second, first_channels: ChannelMoments. src/backend/cuda/conv2d.rs passes the same.
 struct ConvNorm {

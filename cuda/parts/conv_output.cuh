@@ -87,8 +87,8 @@ FEWSTEP_DEVICE float* slice_scratch(float* partial, int slice, int64_t n) { retu
 
 // y[i] from the `slices` partial sums of element i of n, added in the order of the slices: the same bits in every run.
 template <class Out>
-FEWSTEP_DEVICE void sum_slices(const float* partial, Out* y, int n, int slices) {
-  const int64_t at = int64_t(fs::block_index().x) * fs::block_size().x + fs::thread_index().x;
+FEWSTEP_DEVICE void sum_slices(const fs::Block& block, const float* partial, Out* y, int n, int slices) {
+  const int64_t at = fs::thread_in_grid(block, fs::block_size().x);
   if (at >= n) return;
   float sum = 0;
   for (int s = 0; s < slices; s++) sum += partial[int64_t(s) * n + at];

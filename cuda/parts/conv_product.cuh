@@ -8,6 +8,7 @@
 #include "parts/pipeline.cuh"
 #include "parts/quad.cuh"
 #include "parts/tile_product.cuh"
+#include "shared.h"
 
 namespace {
 
@@ -20,6 +21,9 @@ using HalfSmall = RowsTensor<fs::half, 32, 32>;
 using Bf16Tall = RowsTensor<fs::bf16, 128, 64>;
 using Bf16Large = RowsTensor<fs::bf16, 64, 64>;
 using Bf16Small = RowsTensor<fs::bf16, 32, 32>;
+static_assert(FloatSmall::kDepth == shared::conv::kDepth && HalfSmall::kDepth == shared::conv::kTensorDepth);
+static_assert(HalfSmall::kThreads == shared::conv::kTensorThreads && HalfTall::kRows == shared::conv::kTallRows);
+static_assert(shared::conv::kMostTaps < 16, "a bit each, and one behind, in half a word");
 
 // A thread copies the same chunk of every stage, for the rows that are kRowsPerPass apart.
 template <class P>
@@ -46,8 +50,8 @@ struct RowCopies {
   FEWSTEP_DEVICE int first_k() { return int(fs::thread_index().x) % kChunksPerRow * kChunk<T>; }
 };
 
-// Which of `taps` taps, the first over `first`, lie over [0, size): a bit each. At most 15 taps (src/backend/cuda/conv2d.rs), so that the bit after the last
-// is zero: what a stage holds beyond the sum's end is under no tap.
+// Which of `taps` taps, the first over `first`, lie over [0, size): a bit each. At most shared::conv::kMostTaps taps, so that the bit after the last is
+// zero: what a stage holds beyond the sum's end is under no tap.
 FEWSTEP_DEVICE uint32_t taps_inside(int first, int size, int taps) {
   const int begin = fs::max(-first, 0), end = fs::min(size - first, taps);
   return begin < end ? (1u << end) - (1u << begin) : 0;
@@ -130,19 +134,19 @@ struct Share {
 
   FEWSTEP_DEVICE int column() { return int(fs::thread_index().x) % kQuads * 4; }
   FEWSTEP_DEVICE int part() { return int(fs::thread_index().x) / kQuads; }
-  FEWSTEP_DEVICE int channel() { return int(fs::block_index().y) * P::kColumns + column(); }
+  FEWSTEP_DEVICE int channel(const fs::Block& block) { return int(block.index.y) * P::kColumns + column(); }
 };
 
-// The block's tile of the product, from block (x, y) of the grid, to shared memory. `weights` is [columns][taps_h][taps_w][padded channels], as
+// The tile of the product of block (x, y) of the grid, to shared memory. `weights` is [columns][taps_h][taps_w][padded channels], as
 // pack_conv.cu writes it. `stages`, of kStages * RowCopies<P>::kStage elements, holds the tile afterwards, rows kTilePitch<P> apart. change_of(copies) is
 // what is done to the pixels on the way (see multiply_stages).
 template <class P, class ChangeOf>
-FEWSTEP_DEVICE void convolve(typename P::T* stages, const typename P::T* source, const typename P::T* weights, const Window& w, int columns, int slice,
-                             int slices, ChangeOf change_of) {
+FEWSTEP_DEVICE void convolve(const fs::Block& block, typename P::T* stages, const typename P::T* source, const typename P::T* weights, const Window& w,
+                             int columns, int slice, int slices, ChangeOf change_of) {
   using T = typename P::T;
   using Copies = RowCopies<P>;
   static_assert(P::kRows * kTilePitch<P> * 4 <= kStages * Copies::kStage * int(sizeof(T)));
-  const int first_pixel = int(fs::block_index().x) * P::kRows, first_column = int(fs::block_index().y) * P::kColumns;
+  const int first_pixel = int(block.index.x) * P::kRows, first_column = int(block.index.y) * P::kColumns;
   if (first_pixel >= pixels_of(w)) return;  // a parity with fewer pixels than the largest
   const int depth = w.taps_h * w.taps_w * padded_channels<T>(w.in_c);
   const Slice part = slice_of((depth + P::kDepth - 1) / P::kDepth, slice, slices);
@@ -163,9 +167,9 @@ FEWSTEP_DEVICE void convolve(typename P::T* stages, const typename P::T* source,
 
 // Calls store(pixel of the result, place in the tile) for this thread's share of the block's tile, for pixels and first channels that exist.
 template <class P, class Store>
-FEWSTEP_DEVICE void each_of_share(float* tile, const Window& w, int columns, Store store) {
-  const int first_pixel = int(fs::block_index().x) * P::kRows;
-  if (Share<P>::channel() >= columns) return;
+FEWSTEP_DEVICE void each_of_share(const fs::Block& block, float* tile, const Window& w, int columns, Store store) {
+  const int first_pixel = int(block.index.x) * P::kRows;
+  if (Share<P>::channel(block) >= columns) return;
   for (int row = Share<P>::part(); row < P::kRows; row += Share<P>::kParts) {
     const int m = first_pixel + row;
     if (m < pixels_of(w)) store(result_pixel(w, m), tile + row * kTilePitch<P> + Share<P>::column());

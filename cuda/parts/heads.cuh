@@ -21,11 +21,11 @@ struct Place {
 };
 
 template <int Rows>
-FEWSTEP_DEVICE Place place_of(const Heads& h, int parts) {
+FEWSTEP_DEVICE Place place_of(const fs::Block& own, const Heads& h, int parts) {
   Place p;
   p.tiles = (h.tokens + Rows - 1) / Rows;
   p.pitch = h.heads * h.width;
-  int block = int(fs::block_index().x);
+  int block = int(own.index.x);
   p.part = block % parts;
   block /= parts;
   p.tile = block % p.tiles;

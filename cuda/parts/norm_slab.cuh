@@ -3,13 +3,12 @@
 #pragma once
 #include "device/fewstep.cuh"
 #include "parts/run.cuh"
+#include "shared.h"
 
 namespace {
 
-constexpr int kThreads = 256;
+using namespace shared::group_norm;
 constexpr int kWarps = kThreads / 32;
-// Groups of a slab at most.
-constexpr int kGroups = 32;
 // Elements of a run at most.
 constexpr int kMostRun = 8;
 
@@ -38,7 +37,7 @@ struct Access {
 };
 template <class T>
 struct Access<T, false> {
-  static constexpr int kN = 4;
+  static constexpr int kN = kRaggedRun;
   using Raw = Run<kN>;
   static constexpr int kAhead = 1;  // a run is loads enough on its own
   FEWSTEP_DEVICE int valid(int count) { return count; }
@@ -74,10 +73,10 @@ FEWSTEP_DEVICE void place(Slab& s, const Norm& norm) {
 }
 
 // A slab of whole groups. Blocks count splits, then slabs, then samples. Threads have no places yet.
-FEWSTEP_DEVICE Slab slab_of(const Norm& norm) {
+FEWSTEP_DEVICE Slab slab_of(const fs::Block& own, const Norm& norm) {
   Slab s;
   const int slabs = (norm.groups + norm.slab_groups - 1) / norm.slab_groups;
-  const int block = int(fs::block_index().x);
+  const int block = int(own.index.x);
   s.split = block % norm.splits;
   s.sample = block / norm.splits / slabs;
   s.group_channels = norm.channels / norm.groups;
@@ -89,10 +88,10 @@ FEWSTEP_DEVICE Slab slab_of(const Norm& norm) {
 }
 
 // One of at most `widest` channels, whatever their groups.
-FEWSTEP_DEVICE Slab channel_slab_of(const Norm& norm, int widest) {
+FEWSTEP_DEVICE Slab channel_slab_of(const fs::Block& own, const Norm& norm, int widest) {
   Slab s;
   const int slabs = (norm.channels + widest - 1) / widest;
-  const int block = int(fs::block_index().x);
+  const int block = int(own.index.x);
   s.split = block % norm.splits;
   s.sample = block / norm.splits / slabs;
   s.group_channels = norm.channels / norm.groups;

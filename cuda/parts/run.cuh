@@ -1,12 +1,13 @@
 // Runs of neighbouring elements, as element-wise kernels move them: sixteen bytes an access where the address and the count allow, else one by one.
 #pragma once
 #include "device/fewstep.cuh"
+#include "shared.h"
 
 namespace {
 
 // Elements of sixteen bytes.
 template <class T>
-constexpr int kRun = 16 / int(sizeof(T));
+constexpr int kRun = shared::run::kBytes / int(sizeof(T));
 
 // N elements to compute with.
 template <int N>

@@ -3,7 +3,7 @@
 use crate::common::conv_cases;
 use crate::gpu;
 use fewstep::Result;
-use fewstep::backend::cuda::CudaBackend;
+use fewstep::backend::cuda::{CudaBackend, Device};
 use fewstep::backend::{Backend, Executable};
 use fewstep::cancel::Stop;
 use fewstep::graph::{Graph, Numerics, Op, OpDef, TensorType};
@@ -84,6 +84,22 @@ fn student_s_takes_few_launches() {
     }
     println!("{launches} launches of {counts:?}");
     assert!((1..=MOST_LAUNCHES).contains(&launches), "{launches} launches of {counts:?}");
+}
+
+/// Where they are asked to and the GPU can: `make test-cuda` runs the op tables so, and the emulator finds what a kernel does too early.
+#[test]
+fn launches_overlap() {
+    let Some(log) = Log::open() else { return };
+    let can = Device::at(0).expect("a device").capability >= 90;
+    let asked = std::env::var("FEWSTEP_CUDA_OVERLAP").is_ok_and(|value| value == "1");
+    let counts = || (log.count(c"launches"), log.count(c"overlapping_launches"));
+    let before = counts();
+    let case = conv_cases::normalised().remove(0);
+    crate::check(&gpu(), &case).expect("a run");
+    let after = counts();
+    let (launches, overlapping) = (after.0 - before.0, after.1 - before.1);
+    assert!(launches > 0);
+    assert_eq!(overlapping, if can && asked { launches } else { 0 });
 }
 
 /// The cases are made so that the norm goes; were it left, they would test something else.

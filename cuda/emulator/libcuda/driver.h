@@ -8,7 +8,7 @@ extern "C" {
 #endif
 
 /* How often something happened since the start or the last reset; UINT64_MAX for an unknown name. Names:
- *   calls launches kernels_run copies_host_to_device copies_device_to_host copies_device_to_device bytes_copied memsets
+ *   calls launches overlapping_launches kernels_run copies_host_to_device copies_device_to_host copies_device_to_device bytes_copied memsets
  *   allocations frees bytes_live bytes_peak host_allocations graphs_captured graph_launches synchronisations module_loads
  *   errors (calls that failed) leaks (allocations alive when their context ended)
  * Work counts when it is asked for, also while captured, except kernels_run, which counts executions. */

@@ -7,7 +7,7 @@
 namespace fs::driver {
 
 #define FEWSTEP_EMU_COUNTERS(X)                                                                                                         \
-  X(calls) X(launches) X(kernels_run) X(copies_host_to_device) X(copies_device_to_host) X(copies_device_to_device) X(bytes_copied)     \
+  X(calls) X(launches) X(overlapping_launches) X(kernels_run) X(copies_host_to_device) X(copies_device_to_host) X(copies_device_to_device) X(bytes_copied)     \
   X(memsets) X(allocations) X(frees) X(bytes_live) X(bytes_peak) X(host_allocations) X(graphs_captured) X(graph_launches)             \
   X(synchronisations) X(module_loads) X(errors) X(leaks)
 

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <fstream>
 #include <sstream>
@@ -20,7 +21,10 @@ bool parse_line(const std::vector<std::string>& words, ManifestEntry* entry) {
   if (words.size() < 5 || !parse(words[0], &entry->module)) return false;
   entry->kernel = words[1];
   entry->portable = words[2].rfind("ptx", 0) == 0;
-  if (!parse(entry->portable ? words[2].substr(3) : words[2], &entry->architecture)) return false;
+  std::string architecture = entry->portable ? words[2].substr(3) : words[2];
+  entry->alone = !entry->portable && islower(architecture.back());
+  if (entry->alone) architecture.pop_back();
+  if (!parse(architecture, &entry->architecture)) return false;
   entry->parameter_sizes.resize(words.size() - 5);
   for (size_t i = 3; i + 2 < words.size(); i++) {
     if (!parse(words[i], &entry->parameter_sizes[i - 3])) return false;
@@ -31,6 +35,7 @@ bool parse_line(const std::vector<std::string>& words, ManifestEntry* entry) {
 }  // namespace
 
 bool ManifestEntry::runs_on(int device_architecture) const {
+  if (alone) return architecture == device_architecture;
   if (architecture > device_architecture) return false;
   return portable || architecture / 10 == device_architecture / 10;
 }

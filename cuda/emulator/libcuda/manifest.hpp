@@ -5,7 +5,7 @@
 //   <module> <kernel> <architecture> <bytes of each parameter>... <registers> <static shared bytes>
 //
 // module: the image's number, counted by the build. architecture: 75, 80, 86 ... for machine code, which runs on the same major
-// version from that minor version on; ptx80 for portable code, which runs on everything from 8.0 on. registers: a thread's (0 if
+// version from that minor version on, but 90a on 9.0 alone; ptx80 for portable code, which runs on everything from 8.0 on. registers: a thread's (0 if
 // unknown, as for ptx).
 #pragma once
 #include <stdint.h>
@@ -20,6 +20,7 @@ struct ManifestEntry {
   std::string kernel;
   int architecture;
   bool portable;
+  bool alone;  // for this architecture and no other
   std::vector<size_t> parameter_sizes;
   int registers;
   uint32_t static_shared;

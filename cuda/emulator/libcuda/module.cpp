@@ -26,6 +26,7 @@ CUresult result_of(int32_t error) {
     case FEWSTEP_EMU_ILLEGAL_ADDRESS:
     case FEWSTEP_EMU_OVERRUN: return CUDA_ERROR_ILLEGAL_ADDRESS;
     case FEWSTEP_EMU_MISALIGNED: return CUDA_ERROR_MISALIGNED_ADDRESS;
+    case FEWSTEP_EMU_EARLY_ACCESS: return CUDA_ERROR_ILLEGAL_ADDRESS;
     case FEWSTEP_EMU_WRONG_SPACE: return CUDA_ERROR_INVALID_ADDRESS_SPACE;
     case FEWSTEP_EMU_DEADLOCK:
     case FEWSTEP_EMU_SPINNING: return CUDA_ERROR_LAUNCH_TIMEOUT;
@@ -104,6 +105,7 @@ CUresult get_function(Driver& d, Module& module, const std::string& name, void**
 
 struct LaunchRequest {
   unsigned grid[3], block[3], dynamic_shared;
+  bool overlaps;  // may begin before the stream's launch before has ended, where the device can do that
 };
 
 CUresult check_resources(Driver& d, const Function& f, const LaunchRequest& r) {
@@ -137,8 +139,9 @@ CUresult launch(Driver& d, Function& f, const LaunchRequest& r, Stream& stream, 
     const char* value = static_cast<const char*>(parameters[i]);
     values->emplace_back(value, value + fewstep_emu_parameter_size(f.kernel, i));
   }
-  const fewstep_emu_shape shape{{r.grid[0], r.grid[1], r.grid[2]}, {r.block[0], r.block[1], r.block[2]}, r.dynamic_shared, shared_limit(f)};
+  const fewstep_emu_shape shape{{r.grid[0], r.grid[1], r.grid[2]}, {r.block[0], r.block[1], r.block[2]}, r.dynamic_shared, shared_limit(f), r.overlaps};
   d.counters.launches++;
+  d.counters.overlapping_launches += r.overlaps;
   return d.enqueue(stream, [&d, kernel = f.kernel, shape, values] {
     std::vector<void*> pointers;
     for (auto& value : *values) pointers.push_back(value.data());
@@ -243,7 +246,24 @@ FEWSTEP_CUDA_EXPORT CUresult cuLaunchKernel(void* handle, unsigned grid_x, unsig
   return on_function("cuLaunchKernel", handle, [&](Driver& d, Function& f) {
     Stream* stream = d.stream(stream_handle);
     if (!stream) return CUDA_ERROR_INVALID_HANDLE;
-    return launch(d, f, {{grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, dynamic_shared}, *stream, parameters, extra);
+    return launch(d, f, {{grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, dynamic_shared, false}, *stream, parameters, extra);
+  });
+}
+FEWSTEP_CUDA_EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig* config, void* handle, void** parameters, void** extra) {
+  return on_function("cuLaunchKernelEx", handle, [&](Driver& d, Function& f) {
+    const CUlaunchConfig& c = *config;
+    Stream* stream = d.stream(c.hStream);
+    if (!stream) return CUDA_ERROR_INVALID_HANDLE;
+    LaunchRequest request{{c.gridDimX, c.gridDimY, c.gridDimZ}, {c.blockDimX, c.blockDimY, c.blockDimZ}, c.sharedMemBytes, false};
+    for (unsigned i = 0; i < c.numAttrs; i++) {
+      const CUlaunchAttribute& attribute = c.attrs[i];
+      if (attribute.id == CU_LAUNCH_ATTRIBUTE_IGNORE) continue;
+      if (attribute.id != CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION) {
+        return d.explain(CUDA_ERROR_NOT_SUPPORTED, "the emulator does not know launch attribute " + std::to_string(attribute.id));
+      }
+      request.overlaps = attribute.value.programmaticStreamSerializationAllowed && d.architecture >= 90;
+    }
+    return launch(d, f, request, *stream, parameters, extra);
   });
 }
 FEWSTEP_CUDA_EXPORT CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void* handle, int threads, size_t dynamic_shared) {

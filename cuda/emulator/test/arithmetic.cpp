@@ -82,7 +82,7 @@ void indices(uint64_t seed) {
   Array<uint32_t> out(4 * 3 * 2 * 6);
   void* p = out.data();
   void* parameters[] = {&p};
-  const fewstep_emu_shape shape{{4, 3, 2}, {5, 3, 2}, 0, 0};
+  const fewstep_emu_shape shape{{4, 3, 2}, {5, 3, 2}, 0, 0, 0};
   check::expect(fewstep_emu_launch(fewstep_emu_find("test_indices"), &shape, parameters), FEWSTEP_EMU_OK, "");
   for (uint32_t i = 0; i < 24; i++) {
     const uint32_t want[6] = {4, 2, 1, i % 4, i / 4 % 3, i / 12};

@@ -63,7 +63,7 @@ FEWSTEP_KERNEL(32, test_vectors, const uint32_t* from, uint32_t* to) {
 
 // out [blocks][6]: where every last thread finds itself in a grid and a block of three dimensions
 FEWSTEP_KERNEL(64, test_indices, uint32_t* out) {
-  const fs::Index t = fs::thread_index(), b = fs::block_index(), n = fs::block_size(), g = fs::grid_size();
+  const fs::Index t = fs::thread_index(), b = fs::this_block().index, n = fs::block_size(), g = fs::this_block().grid;
   if (t.x + 1 != n.x || t.y + 1 != n.y || t.z + 1 != n.z) return;
   uint32_t* own = out + (b.x + g.x * (b.y + g.y * b.z)) * 6;
   own[0] = t.x;

@@ -34,7 +34,7 @@ FEWSTEP_KERNEL(64, bug_no_barrier, const float* x, float* y) {
 
 // Every block writes one element, of which the last to come stays.
 FEWSTEP_KERNEL(64, bug_overlapping_blocks, float* y) {
-  if (fs::thread_index().x == 0) y[0] = float(fs::block_index().x);
+  if (fs::thread_index().x == 0) y[0] = float(fs::this_block().index.x);
 }
 
 // y[i] = x[i + offset], one thread an element: the offset leads out of bounds
@@ -151,7 +151,7 @@ FEWSTEP_KERNEL(32, bug_stack_overflow, float* out) {
 }
 // Waits for a block that has not begun.
 FEWSTEP_KERNEL(32, bug_waits_for_block, uint32_t* flag) {
-  if (fs::block_index().x == 0) {
+  if (fs::this_block().index.x == 0) {
     while (!fs::atomic_add(flag, 0)) {
     }
   } else {
@@ -174,7 +174,7 @@ FEWSTEP_KERNEL(64, test_waits_for_warp, uint32_t* flag, uint32_t* out) {
 FEWSTEP_KERNEL(64, test_last_block, const float* x, float* partial, uint32_t* counter, float* out, uint32_t n) {
   FEWSTEP_SHARED(float, red, 32);
   FEWSTEP_SHARED(uint32_t, last, 1);
-  const uint32_t block = fs::block_index().x, blocks = fs::grid_size().x, thread = fs::thread_index().x;
+  const uint32_t block = fs::this_block().index.x, blocks = fs::this_block().grid.x, thread = fs::thread_index().x;
   float value = 0;
   for (uint32_t i = block * 64 + thread; i < n; i += blocks * 64) value += x[i];
   value = block_sum<false>(value, red);

@@ -83,15 +83,19 @@ class Array {
   size_t size_;
 };
 
-/// Launches by name; returns the error.
+/// Launches by name; returns the error. `overlaps`: it may begin before the launch before it has ended.
 template <class... P>
-int32_t launch(const char* name, uint32_t blocks, uint32_t threads, uint32_t dynamic_shared, P... parameters) {
+int32_t launch_after(bool overlaps, const char* name, uint32_t blocks, uint32_t threads, uint32_t dynamic_shared, P... parameters) {
   const fewstep_emu_kernel* kernel = fewstep_emu_find(name);
   that(kernel, "no kernel %s", name);
   that(fewstep_emu_parameter_count(kernel) == sizeof...(P), "%s takes %zu parameters", name, fewstep_emu_parameter_count(kernel));
   void* pointers[] = {const_cast<void*>(static_cast<const void*>(&parameters))..., nullptr};
-  const fewstep_emu_shape shape{{blocks, 1, 1}, {threads, 1, 1}, dynamic_shared, 0};
+  const fewstep_emu_shape shape{{blocks, 1, 1}, {threads, 1, 1}, dynamic_shared, 0, overlaps};
   return fewstep_emu_launch(kernel, &shape, pointers);
+}
+template <class... P>
+int32_t launch(const char* name, uint32_t blocks, uint32_t threads, uint32_t dynamic_shared, P... parameters) {
+  return launch_after(false, name, blocks, threads, dynamic_shared, parameters...);
 }
 
 /// The configuration to test under, all but the named settings at their defaults.

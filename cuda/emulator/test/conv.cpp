@@ -62,7 +62,7 @@ class Problem {
     void* y = y_.data();
     void* parameters[] = {&x, &w, &bias, &residual, &y, &s_};
     const uint32_t pixels = uint32_t(s_.n * s_.out_h * s_.out_w);
-    const fewstep_emu_shape launch{{(pixels + 63) / 64, (uint32_t(s_.k) + 63) / 64, 1}, {trial::threads, 1, 1}, trial::shared_bytes, 0};
+    const fewstep_emu_shape launch{{(pixels + 63) / 64, (uint32_t(s_.k) + 63) / 64, 1}, {trial::threads, 1, 1}, trial::shared_bytes, 0, 0};
     check::expect(fewstep_emu_launch(fewstep_emu_find(kernel), &launch, parameters), FEWSTEP_EMU_OK, "");
     double worst = 0;
     for (size_t i = 0; i < y_.size(); i++) {

@@ -11,13 +11,13 @@ enum class Bug { none, weak_wait, missing_second_barrier };
 
 // 64 pixels x 64 channels a block; 4 warps of 32 x 32; k runs over (tap, channel) in steps of 32.
 template <class T, Bug bug>
-FEWSTEP_DEVICE void convolve(const T* x, const T* weights, const float* bias, const T* residual, T* y, ConvShape s) {
+FEWSTEP_DEVICE void convolve(const fs::Block& block, const T* x, const T* weights, const float* bias, const T* residual, T* y, ConvShape s) {
   constexpr int tile = trial::tile, depth = trial::depth, row = trial::row;
   FEWSTEP_DYNAMIC_SHARED(shared);
   T* const a_tiles = reinterpret_cast<T*>(shared);  // [2][64][row]
   T* const b_tiles = a_tiles + 2 * tile * row;      // [2][64][row]
   const int pixels = s.n * s.out_h * s.out_w, total = 9 * s.c;
-  const int first_pixel = int(fs::block_index().x) * tile, first_channel = int(fs::block_index().y) * tile;
+  const int first_pixel = int(block.index.x) * tile, first_channel = int(block.index.y) * tile;
   const int thread = int(fs::thread_index().x), lane = int(fs::lane()), warp = int(fs::warp());
   const int warp_row = warp % 2 * 32, warp_column = warp / 2 * 32;
 
@@ -89,14 +89,14 @@ using fs::half;
 }  // namespace
 
 FEWSTEP_KERNEL(128, test_conv_f16, const half* x, const half* w, const float* bias, const half* residual, half* y, ConvShape s) {
-  convolve<half, Bug::none>(x, w, bias, residual, y, s);
+  convolve<half, Bug::none>(fs::this_block(), x, w, bias, residual, y, s);
 }
 FEWSTEP_KERNEL(128, test_conv_bf16, const bf16* x, const bf16* w, const float* bias, const bf16* residual, bf16* y, ConvShape s) {
-  convolve<bf16, Bug::none>(x, w, bias, residual, y, s);
+  convolve<bf16, Bug::none>(fs::this_block(), x, w, bias, residual, y, s);
 }
 FEWSTEP_KERNEL(128, bug_weak_wait, const half* x, const half* w, const float* bias, const half* residual, half* y, ConvShape s) {
-  convolve<half, Bug::weak_wait>(x, w, bias, residual, y, s);
+  convolve<half, Bug::weak_wait>(fs::this_block(), x, w, bias, residual, y, s);
 }
 FEWSTEP_KERNEL(128, bug_overwritten_buffer, const half* x, const half* w, const float* bias, const half* residual, half* y, ConvShape s) {
-  convolve<half, Bug::missing_second_barrier>(x, w, bias, residual, y, s);
+  convolve<half, Bug::missing_second_barrier>(fs::this_block(), x, w, bias, residual, y, s);
 }

@@ -53,7 +53,7 @@ inline void launch(const std::string& name, Grid grid, uint32_t threads, P... pa
   that(kernel, "no kernel %s", name.c_str());
   that(fewstep_emu_parameter_count(kernel) == sizeof...(P), "%s takes %zu parameters", name.c_str(), fewstep_emu_parameter_count(kernel));
   void* pointers[] = {const_cast<void*>(static_cast<const void*>(&parameters))..., nullptr};
-  const fewstep_emu_shape shape{{uint32_t(grid[0]), uint32_t(grid[1]), uint32_t(grid[2])}, {threads, 1, 1}, 0, 0};
+  const fewstep_emu_shape shape{{uint32_t(grid[0]), uint32_t(grid[1]), uint32_t(grid[2])}, {threads, 1, 1}, 0, 0, 0};
   check::expect(fewstep_emu_launch(kernel, &shape, pointers), FEWSTEP_EMU_OK, "");
 }
 

@@ -366,7 +366,7 @@ void memory() {
 void manifest() {
   const std::string path = std::string(getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp") + "/fewstep_manifest_" + std::to_string(getpid());
   std::ofstream(path) << "# test\n0 driver_affine 80 8 8 8 4 32 0\n0 driver_shared ptx75 8 4 0 0\n1 test_sum 80 8 8 4 20 128\n"
-                         "0 driver_fault 90 8 10 0\n0 bug_read 80 8 8 8 10 0\n";
+                         "0 driver_fault 90 8 10 0\n0 bug_read 80 8 8 8 10 0\n0 grid_copy 80a 8 8 10 0\n0 grid_scale 86a 8 8 8 10 0\n";
   {
     Session s(0, path.c_str());
     void* f = s.function("driver_affine");
@@ -377,6 +377,8 @@ void manifest() {
     expect(CUDA_ERROR_NOT_FOUND, "cuModuleGetFunction", &f, s.module, "test_last_block");         // not in the manifest
     expect(CUDA_ERROR_NOT_FOUND, "cuModuleGetFunction", &f, s.module, "test_sum");                // in another image
     expect(CUDA_ERROR_NO_BINARY_FOR_GPU, "cuModuleGetFunction", &f, s.module, "driver_fault");    // for another architecture
+    s.function("grid_copy");
+    expect(CUDA_ERROR_NO_BINARY_FOR_GPU, "cuModuleGetFunction", &f, s.module, "grid_scale");      // for another one alone
     expect(CUDA_ERROR_INVALID_IMAGE, "cuModuleGetFunction", &f, s.module, "bug_read");            // other parameters
     void* second = nullptr;
     expect(CUDA_ERROR_INVALID_IMAGE, "cuModuleLoadData", &second, static_cast<const void*>("no such thing"));
@@ -409,6 +411,44 @@ void resources() {
   uint32_t last = 1;
   ok("cuMemcpyDtoH_v2", static_cast<void*>(&last), x + 14999 * 4, size_t(4));
   that(last == 0, "last word %u", last);
+}
+
+/// cuLaunchKernelEx: dynamic shared memory, and launches that may overlap, captured and replayed.
+void extended_launches(const char* architecture, uint64_t overlapping) {
+  setenv("FEWSTEP_EMU_ARCHITECTURE", architecture, 1);
+  Session s;
+  void *scale = s.function("grid_copy"), *shared = s.function("driver_shared"), *stream = s.stream();
+  for (void* f : {scale, shared}) ok("cuFuncLoad", f);
+  CUdeviceptr x = s.floats(64), y = s.floats(64), z = s.floats(64);
+  const float one = 1;
+  ok("cuMemcpyHtoD_v2", x, static_cast<const void*>(&one), size_t(4));
+  CUlaunchAttribute attribute{};
+  attribute.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+  attribute.value.programmaticStreamSerializationAllowed = 1;
+  CUlaunchConfig config{1, 1, 1, 64, 1, 1, 0, stream, &attribute, 0};
+  const auto launch = [&](void* f, std::vector<void*> parameters) {
+    return cu("cuLaunchKernelEx", static_cast<const CUlaunchConfig*>(&config), f, parameters.data(), static_cast<void**>(nullptr));
+  };
+  void *graph = nullptr, *exec = nullptr;
+  ok("cuStreamBeginCapture_v2", stream, int(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
+  that(launch(scale, {&x, &y}) == CUDA_SUCCESS, "a plain launch");
+  config.numAttrs = 1;
+  that(launch(scale, {&y, &z}) == CUDA_SUCCESS, "an overlapping launch");
+  ok("cuStreamEndCapture", stream, &graph);
+  ok("cuGraphInstantiateWithFlags", &exec, graph, 0ull);
+  ok("cuGraphLaunch", exec, stream);
+  ok("cuStreamSynchronize", stream);
+  that(first(z) == 1, "%g, not 1", double(first(z)));
+  that(count("overlapping_launches") == overlapping, "%d overlapping launches", int(count("overlapping_launches")));
+
+  unsigned words = 64;
+  config = {1, 1, 1, 32, 1, 1, 256, stream, nullptr, 0};
+  that(launch(shared, {&y, &words}) == CUDA_SUCCESS, "dynamic shared memory");
+  ok("cuStreamSynchronize", stream);
+  attribute.id = 4;  // clusters
+  config.attrs = &attribute, config.numAttrs = 1;
+  that(launch(shared, {&y, &words}) == CUDA_ERROR_NOT_SUPPORTED, "an attribute that the emulator does not know");
+  unsetenv("FEWSTEP_EMU_ARCHITECTURE");
 }
 
 void misuse() {
@@ -454,6 +494,7 @@ int main() {
     {"memory limit, bounds, double free, leaks", memory},
     {"manifest: kernels, images, architectures, parameters", manifest},
     {"launch bound and shared memory limits", resources},
+    {"cuLaunchKernelEx: launches overlap on sm_90, not on sm_80; shared memory", [] { extended_launches("90", 1), extended_launches("80", 0); }},
     {"wrong handles, no context, calls from a host function", misuse},
     {"stream-ordered free under another stream's work", freed_too_early},
   });

@@ -9,7 +9,7 @@ struct Affine {
 
 // y[i] = x[i] · factor + summand
 FEWSTEP_KERNEL(128, driver_affine, const float* x, float* y, Affine map, int n) {
-  const int i = int(fs::block_index().x * 128 + fs::thread_index().x);
+  const int i = int(fs::thread_in_grid(fs::this_block(), 128));
   if (i < n) y[i] = x[i] * map.factor + map.summand;
 }
 FEWSTEP_KERNEL(32, driver_fault, float* y) { y[1 << 20] = 1; }

@@ -2,15 +2,11 @@
 
 use super::launch::{Launch, Lowered, Param};
 use super::lower::{Site, Target};
+use super::shared::attention::{SPLIT_CHANNELS, SPLIT_QUERIES, TALL_QUERIES, THREADS, TILE};
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
 use crate::graph::ops::{Attention, AttentionGrad};
 use crate::tensor::DType;
-
-/// Threads a block, as in the kernels.
-const THREADS: u32 = 128;
-/// Tokens of a block, as in the kernels without tensor cores.
-const TILE: usize = 32;
 
 /// The widest heads that the forward kernels without tensor cores are for, of f32.
 const FORWARD: [usize; 6] = [8, 32, 64, 128, 256, 512];
@@ -23,14 +19,6 @@ const GRAD: [usize; 5] = [8, 32, 64, 128, 256];
 
 /// Tensor cores take heads of multiples of so many channels.
 const CHUNK: usize = 8;
-/// Queries of a block, on tensor cores.
-const TALL_QUERIES: usize = 64;
-/// The same where the warps of a block split the keys.
-const SPLIT_QUERIES: usize = 16;
-/// Channels of the output of such a block.
-const SPLIT_CHANNELS: usize = 64;
-/// So many blocks a multiprocessor and no more may split the keys: each fetches them for a quarter of the queries.
-const SPLIT_BLOCKS: usize = 2;
 /// The first compute capability on which wide heads may have tall blocks.
 const TALL_CAPABILITY: u32 = 80;
 
@@ -81,7 +69,7 @@ fn tensor(heads: Heads, count: usize, dtype: DType, target: Target) -> Option<Te
     let parts = width.div_ceil(SPLIT_CHANNELS);
     let split = Tensor { kind: "split", widest, blocks: tokens.div_ceil(SPLIT_QUERIES) * count * parts, parts };
     let may_be_tall = target.capability >= TALL_CAPABILITY || widest <= SPLIT_CHANNELS;
-    if split.blocks > SPLIT_BLOCKS * target.multiprocessors as usize && may_be_tall {
+    if split.blocks > target.tuning().attention.split_blocks * target.multiprocessors as usize && may_be_tall {
         return Some(Tensor { kind: "tall", widest, blocks: tokens.div_ceil(TALL_QUERIES) * count, parts: 1 });
     }
     Some(split)

@@ -2,12 +2,9 @@
 
 use super::launch::{Arg, Launch, Lowered};
 use super::lower::Site;
+use super::shared::combine::{MOST_VALUES, THREADS};
 use crate::error::{Error, Result};
 use crate::graph::ops::{Combine, DynamicThreshold};
-
-const THREADS: u32 = 256;
-/// Values that the kernel takes.
-const MOST_VALUES: usize = 8;
 
 pub(super) fn combine(op: &Combine, site: &Site) -> Result<Lowered> {
     let (coef, value) = (&site.inputs[0].shape, site.outputs[0]);

@@ -4,45 +4,18 @@
 use super::group_norm;
 use super::launch::{Arg, Launch, Lowered, Param};
 use super::lower::{Site, Target, suffix};
+use super::shared::{conv, run};
 use crate::error::{Error, Result};
 use crate::graph::ops::{Conv2d, Conv2dInputGrad, Conv2dWeightGrad, ConvGeometry, ConvNorm, PackConv, PackFor};
 use crate::graph::passes::{ConvSite, Wishes};
 use crate::tensor::DType;
 
-/// Threads a block of the kernels that take an element a thread.
-const THREADS: u32 = 256;
-/// Packed weights have a multiple of so many bytes for each tap: one copy of a thread.
-const CHUNK_BYTES: usize = 16;
-/// Threads of the kernels on tensor cores.
-const TENSOR_THREADS: u32 = 128;
-/// Steps of the summed index that a block takes at a time on ordinary and on tensor cores.
-const DEPTH: [usize; 2] = [16, 32];
 /// No index of a kernel exceeds this; the rest of 31 bits is for tiles that reach beyond the last element.
 const LIMIT: usize = i32::MAX as usize - (1 << 20);
-/// A sum is cut from this many steps on: below, adding the parts costs more than it saves.
-const WORTH_CUTTING: usize = 16;
-/// Fewest steps of a slice: two of them only fill the pipeline.
-const SHORTEST_SLICE: usize = 4;
-/// Steps of a slice that is long enough for what its block does before and after.
-const LONG_SLICE: usize = 16;
-/// Most slices: each is written and read once more.
-const MOST_SLICES: usize = 64;
-/// Rows of the largest tiles on tensor cores.
-const TALL: usize = 128;
-/// Most taps in a direction: the kernels have a bit for each and one more, as `taps_inside` in `cuda/parts/conv_product.cuh`.
-const MOST_TAPS: usize = 15;
 
-/// The most channels that a convolution normalises, as in `cuda/parts/conv_norm.cuh`.
-const NORM_CHANNELS: usize = 512;
-/// The most channels of a group that each thread walks over on its own.
-const NORM_GROUP: usize = 64;
-/// Elements that a multiprocessor normalises in the time that a launch and a walk over a small map take, 3 microseconds: at 16 special functions a clock
-/// and two an element, 8 elements a clock of 0.6 ns (CUDA C++ Programming Guide, "Throughput of Native Arithmetic Instructions").
-const WORTH_NORMALISING: usize = 40_000;
-
-/// Elements of a chunk.
+/// Elements of a chunk: packed weights have a multiple of so many for each tap.
 fn chunk(dtype: DType) -> usize {
-    CHUNK_BYTES / dtype.size()
+    run::BYTES / dtype.size()
 }
 
 /// Elements of the packed weights, unless they are beyond the kernels' indices.
@@ -60,7 +33,7 @@ pub(super) fn pack_conv(op: &PackConv, site: &Site) -> Result<Lowered> {
     let weights = &site.inputs[0].shape;
     let n = site.outputs[0].numel();
     let conv = Conv::of([0, 0, 0, weights[1]], [0, 0, 0, weights[0]], op.geometry, op.dtype)?;
-    let launch = Launch::over(format!("fewstep_pack_conv_{}", suffix(op.dtype)?), n, THREADS)?.input(0).output(0);
+    let launch = Launch::over(format!("fewstep_pack_conv_{}", suffix(op.dtype)?), n, conv::THREADS)?.input(0).output(0);
     Ok(launch.value(conv).value(i32::from(op.purpose == PackFor::InputGrad)).int(n)?.into())
 }
 
@@ -135,12 +108,12 @@ impl Wishes for Target {
         let tiling = Tiling::of_conv(conv, true, *self);
         let [r, s] = conv.op.geometry.kernel;
         let work = [p, q, c, r, s, o.div_ceil(tiling.columns)].into_iter().fold(n, usize::saturating_mul);
-        let fits = c <= NORM_CHANNELS && c / groups <= NORM_GROUP && (p * q).is_multiple_of(tiling.rows);
-        fits && work <= WORTH_NORMALISING * self.multiprocessors as usize
+        let fits = c <= conv::NORM_CHANNELS && c / groups <= self.tuning().conv.norm_group && (p * q).is_multiple_of(tiling.rows);
+        fits && work <= self.tuning().conv.worth_normalising * self.multiprocessors as usize
     }
 
     fn norms_by_moments(&self, channels: usize, groups: usize) -> bool {
-        group_norm::takes_moments(channels, groups)
+        group_norm::takes_moments(channels, groups, *self)
     }
 }
 
@@ -175,7 +148,7 @@ fn with_sum(first: Launch, tiling: &Tiling, site: &Site) -> Result<Lowered> {
     let (n, dtype) = (site.outputs[0].numel(), site.outputs[0].dtype);
     let mut launches = vec![first];
     if tiling.slices > 1 {
-        let sum = Launch::over(format!("fewstep_sum_slices_{}", suffix(dtype)?), n, THREADS)?;
+        let sum = Launch::over(format!("fewstep_sum_slices_{}", suffix(dtype)?), n, conv::THREADS)?;
         launches.push(sum.scratch(0).output(0).int(n)?.int(tiling.slices)?);
     }
     Ok(Lowered { launches, workspace: tiling.workspace(n) })
@@ -210,15 +183,14 @@ impl Tiling {
     /// For `parts` products of rows x columns with sums of `depth` terms. The order of a sum depends on the slices and so on the device: equal devices
     /// give equal bytes.
     fn of(rows: usize, columns: usize, parts: usize, depth: usize, dtype: DType, target: Target) -> Self {
-        let multiprocessors = target.multiprocessors as usize;
+        let (multiprocessors, tuning) = (target.multiprocessors as usize, &target.tuning().conv);
         let blocks = |tile: usize| rows.div_ceil(tile) * columns.div_ceil(tile) * parts;
-        let steps = depth.div_ceil(DEPTH[usize::from(dtype != DType::F32)]);
+        let steps = depth.div_ceil(if dtype == DType::F32 { conv::DEPTH } else { conv::TENSOR_DEPTH });
         // Large blocks if they fill the device, or do so in long slices, as those of weights' gradients.
-        let filled = blocks(64) >= multiprocessors || blocks(64) * (steps / LONG_SLICE).min(MOST_SLICES) >= 2 * multiprocessors;
-        // Enough warps to hide the latency of shared memory.
-        let (tile, resident) = if rows > 32 && columns > 32 && filled { (64, 2) } else { (32, 4) };
-        let wanted = (resident * multiprocessors / blocks(tile).max(1)).min(MOST_SLICES);
-        let slices = if steps < WORTH_CUTTING { 1 } else { wanted.clamp(1, steps / SHORTEST_SLICE) };
+        let filled = blocks(64) >= multiprocessors || blocks(64) * (steps / tuning.long_slice).min(tuning.most_slices) >= tuning.resident[0] * multiprocessors;
+        let (tile, resident) = if rows > 32 && columns > 32 && filled { (64, tuning.resident[0]) } else { (32, tuning.resident[1]) };
+        let wanted = (resident * multiprocessors / blocks(tile).max(1)).min(tuning.most_slices);
+        let slices = if steps < tuning.worth_cutting { 1 } else { wanted.clamp(1, steps / tuning.shortest_slice) };
         Self { rows: tile, columns: tile, slices, dtype }
     }
 
@@ -227,21 +199,21 @@ impl Tiling {
         let [r, s] = conv.op.geometry.kernel;
         let [n, p, q, o] = conv.y;
         let tiling = Self::of(n * p * q, o, 1, r * s * conv.x[3].next_multiple_of(chunk(conv.dtype)), conv.dtype, target);
-        if norm || !(p * q).is_multiple_of(TALL) { tiling } else { tiling.or_tall(n * p * q, o, 1, target) }
+        if norm || !(p * q).is_multiple_of(conv::TALL_ROWS) { tiling } else { tiling.or_tall(n * p * q, o, 1, target) }
     }
 
     /// With twice the rows where enough blocks remain: three operands in shared memory feed two products instead of four.
     fn or_tall(self, rows: usize, columns: usize, parts: usize, target: Target) -> Self {
-        let blocks = rows.div_ceil(TALL) * columns.div_ceil(64) * parts;
+        let blocks = rows.div_ceil(conv::TALL_ROWS) * columns.div_ceil(64) * parts;
         let fits = self.dtype != DType::F32 && self.columns == 64 && self.slices == 1 && 2 * blocks >= 3 * target.multiprocessors as usize;
-        if fits { Self { rows: TALL, ..self } } else { self }
+        if fits { Self { rows: conv::TALL_ROWS, ..self } } else { self }
     }
 
     fn launch(&self, kernel: &str, [rows, columns]: [usize; 2], parts: usize) -> Result<Launch> {
         let block = match (self.dtype, self.rows) {
             (DType::F32, 32) => 64,
             (DType::F32, _) => 256,
-            _ => TENSOR_THREADS,
+            _ => conv::TENSOR_THREADS,
         };
         let name = format!("fewstep_{kernel}_{}_{}x{}", suffix(self.dtype)?, self.rows, self.columns);
         let [x, y] = self.tiles([rows, columns]);
@@ -283,8 +255,9 @@ impl Conv {
             shape[0].checked_mul(rows)?.checked_mul(columns)?.checked_mul(shape[3].max(1)).filter(|n| *n <= LIMIT)
         };
         let weights = packed_len(PackFor::Forward, geometry, &[y[3], x[3]], dtype).and(packed_len(PackFor::InputGrad, geometry, &[y[3], x[3]], dtype));
-        if kernel.iter().any(|n| *n > MOST_TAPS) {
-            return Err(Error::unsupported(format!("a kernel of {}x{}; the CUDA backend has at most {MOST_TAPS}x{MOST_TAPS}", kernel[0], kernel[1])));
+        if kernel.iter().any(|n| *n > conv::MOST_TAPS) {
+            let ([rows, columns], most) = (kernel, conv::MOST_TAPS);
+            return Err(Error::unsupported(format!("a kernel of {rows}x{columns}; the CUDA backend has at most {most}x{most}")));
         }
         if reach(x).and(reach(y)).and(weights).is_none() || stride > LIMIT || pad.iter().any(|n| *n > LIMIT) {
             return Err(too_large());
@@ -311,7 +284,7 @@ mod tests {
         assert_eq!(tiles(65_536, 64, 576, DType::F32), (64, 64, 1));
         assert_eq!(tiles(65_536, 64, 576, DType::F16), (128, 64, 1));
         // The table of measured norms on the emulator's eight multiprocessors (tests/common/conv_cases.rs): tall.
-        assert_eq!(Tiling::of(6 * 256, 64, 1, 72, DType::F16, EMULATED).or_tall(6 * 256, 64, 1, EMULATED).rows, TALL);
+        assert_eq!(Tiling::of(6 * 256, 64, 1, 72, DType::F16, EMULATED).or_tall(6 * 256, 64, 1, EMULATED).rows, conv::TALL_ROWS);
         // 16 images of 16x16x256: too few tall blocks.
         assert_eq!(tiles(4096, 256, 2304, DType::F16), (64, 64, 1));
         // Weights' gradients of 64 images of 32x32x64: nine large blocks, each sum in long slices.

@@ -2,41 +2,40 @@
 
 use super::launch::{Launch, Lowered, Param};
 use super::lower::{Site, suffix};
+use super::shared::elementwise::{self as numbers, THREADS};
+use super::shared::run;
 use crate::error::{Error, Result};
 use crate::graph::ops::{Affine, BinaryKind, UnaryKind};
 use crate::tensor::DType;
 
-/// Threads a block, as in the kernels.
-const THREADS: u32 = 256;
-/// Bytes of the narrower type that a thread of most kernels takes.
-const RUN_BYTES: usize = 16;
-
-/// Threads for `n` elements of a type.
+/// Threads for `n` elements of a type, the narrower one: most kernels have a run a thread.
 fn threads(n: usize, dtype: DType) -> usize {
-    n.div_ceil(RUN_BYTES / dtype.size())
+    n.div_ceil(run::BYTES / dtype.size())
 }
 
 /// The kernels' numbers of a function, with its two settings.
 fn function(kind: UnaryKind) -> (i32, f32, f32) {
-    match kind {
-        UnaryKind::Silu => (0, 0.0, 0.0),
-        UnaryKind::Gelu => (1, 0.0, 0.0),
-        UnaryKind::Mish => (2, 0.0, 0.0),
-        UnaryKind::Relu => (3, 0.0, 0.0),
-        UnaryKind::Abs => (4, 0.0, 0.0),
-        UnaryKind::Square => (5, 0.0, 0.0),
-        UnaryKind::Huber(delta) => (6, delta, 0.0),
-        UnaryKind::Clamp(lo, hi) => (7, lo, hi),
-    }
+    let (number, a, b) = match kind {
+        UnaryKind::Silu => (numbers::SILU, 0.0, 0.0),
+        UnaryKind::Gelu => (numbers::GELU, 0.0, 0.0),
+        UnaryKind::Mish => (numbers::MISH, 0.0, 0.0),
+        UnaryKind::Relu => (numbers::RELU, 0.0, 0.0),
+        UnaryKind::Abs => (numbers::ABS, 0.0, 0.0),
+        UnaryKind::Square => (numbers::SQUARE, 0.0, 0.0),
+        UnaryKind::Huber(delta) => (numbers::HUBER, delta, 0.0),
+        UnaryKind::Clamp(lo, hi) => (numbers::CLAMP, lo, hi),
+    };
+    (number as i32, a, b)
 }
 
 /// The kernels' number of an arithmetic.
 fn arithmetic(kind: BinaryKind) -> i32 {
-    match kind {
-        BinaryKind::Add => 0,
-        BinaryKind::Sub => 1,
-        BinaryKind::Mul => 2,
-    }
+    let number = match kind {
+        BinaryKind::Add => numbers::ADD,
+        BinaryKind::Sub => numbers::SUB,
+        BinaryKind::Mul => numbers::MUL,
+    };
+    number as i32
 }
 
 pub(super) fn unary(kind: UnaryKind, site: &Site) -> Result<Lowered> {

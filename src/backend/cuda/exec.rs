@@ -30,8 +30,8 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub fn new(context: Arc<Context>) -> Self {
-        Self { kernels: Kernels::new(&context), context, uploads: Mutex::default() }
+    pub fn new(context: Arc<Context>) -> Result<Self> {
+        Ok(Self { kernels: Kernels::new(&context)?, context, uploads: Mutex::default() })
     }
 
     /// The device copy of a tensor, made if there is none.

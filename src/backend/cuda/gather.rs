@@ -2,11 +2,10 @@
 
 use super::launch::{Launch, Lowered};
 use super::lower::Site;
+use super::shared::gather::THREADS;
 use crate::error::{Error, Result};
 use crate::graph::ops::{GatherGrad, IntAffine};
 use crate::tensor::DType;
-
-const THREADS: u32 = 256;
 
 pub(super) fn gather(site: &Site) -> Result<Lowered> {
     let (table, n) = (site.inputs[0], site.outputs[0].numel());

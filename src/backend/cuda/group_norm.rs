@@ -2,38 +2,14 @@
 
 use super::launch::{Arg, Launch, Lowered, Param};
 use super::lower::{Site, Target};
+use super::shared::group_norm::{GROUPS, KEPT, MOMENT_BLOCKS, MOMENT_CHANNELS, PARAMETER_CHANNELS, RAGGED_RUN, SUM_CHANNELS, THREADS};
+use super::shared::run;
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
 use crate::graph::ops::{GroupNorm, GroupNormGrad};
 
-/// Threads a block, as in the kernels.
-const THREADS: u32 = 256;
 /// Channels that make a row of a slab a whole line of memory.
 const WIDE: usize = 32;
-/// Channels of a slab of the gradients' sums, as in the kernel.
-const SUM_CHANNELS: usize = 128;
-/// Channels of a block of the parameters' gradients, as in the kernel.
-const PARAMETER_CHANNELS: usize = 32;
-/// The most groups of a slab, as in the kernels.
-const MAX_SLAB_GROUPS: usize = 32;
-/// Elements of a run that is not whole, as in the kernels.
-const RAGGED_RUN: usize = 4;
-/// Bytes of a whole run of neighbouring channels: what a thread moves at once.
-const RUN_BYTES: usize = 16;
-/// Rows of a slab that a thread keeps, as in the kernel: a slab that fits is read once.
-const KEPT: usize = 8;
-/// Channels of a slab of a norm by moments, as in the kernel.
-const MOMENT_CHANNELS: usize = 512;
-/// Rows that a thread of it takes at most: beyond, the block's scales are paid for.
-const MOMENT_ROWS: usize = 8;
-/// Its blocks that a multiprocessor has room for, as the kernel asks.
-const MOMENT_BLOCKS: usize = 3;
-/// The most channels of a group that each thread of it walks over on its own.
-const MOMENT_GROUP: usize = 64;
-/// A slab of at most so many elements is one block's work: a second launch costs more than its blocks would save.
-const ONE_BLOCK: usize = 16 << 10;
-/// The fewest elements that are worth a block.
-const GRAIN: usize = 4 << 10;
 
 /// The kernels' view of the shape.
 #[repr(C)]
@@ -70,8 +46,9 @@ fn gcd(a: usize, b: usize) -> usize {
 /// How many pieces the positions are cut into so that there are two blocks a multiprocessor, none of them empty or too small. Depends on the device, as the
 /// order of the sums then does: equal devices give equal bytes.
 fn pieces(blocks: usize, positions: usize, width: usize, target: Target) -> usize {
-    let wanted = (2 * target.multiprocessors as usize).div_ceil(blocks);
-    let splits = wanted.min(positions * width / GRAIN).min(positions).max(1);
+    let tuning = &target.tuning().norm;
+    let wanted = (tuning.resident * target.multiprocessors as usize).div_ceil(blocks);
+    let splits = wanted.min(positions * width / tuning.grain).min(positions).max(1);
     positions.div_ceil(positions.div_ceil(splits))
 }
 
@@ -83,7 +60,7 @@ impl Cut {
         if i32::try_from(positions * channels).is_err() {
             return Err(Error::unsupported(format!("{positions} positions of {channels} channels are too many for the CUDA backend")));
         }
-        let mut cut = Self { n, positions, channels, groups, run: RUN_BYTES / x.dtype.size(), slab_groups: 1, splits: 1 };
+        let mut cut = Self { n, positions, channels, groups, run: run::BYTES / x.dtype.size(), slab_groups: 1, splits: 1 };
         cut.slab_groups = cut.slab(WIDE.div_ceil(channels / groups));
         Ok(cut)
     }
@@ -96,12 +73,12 @@ impl Cut {
     /// About so many groups, as a slab can have. With several of them a row is one run a thread at most: a thread sums for one group.
     fn slab(&self, groups: usize) -> usize {
         let (least, width) = (self.least(), |slab| slab * self.group_channels());
-        let fits = |slab| width(slab) <= THREADS as usize * if self.is_whole(slab) { self.run } else { RAGGED_RUN };
-        let mut slab = groups.next_multiple_of(least).min(self.groups).min(MAX_SLAB_GROUPS);
+        let fits = |slab| width(slab) <= THREADS * if self.is_whole(slab) { self.run } else { RAGGED_RUN };
+        let mut slab = groups.next_multiple_of(least).min(self.groups).min(GROUPS);
         while slab > least && !fits(slab) {
             slab = slab.div_ceil(2).next_multiple_of(least);
         }
-        if fits(slab) { slab } else { (THREADS as usize * RAGGED_RUN / width(1)).max(1) }
+        if fits(slab) { slab } else { (THREADS * RAGGED_RUN / width(1)).max(1) }
     }
 
     /// Whether all runs of slabs of so many groups are whole.
@@ -123,7 +100,7 @@ impl Cut {
     fn kept(x: &TensorType, groups: usize, target: Target) -> Result<Option<Self>> {
         let mut cut = Self::new(x, groups)?;
         cut.slab_groups = cut.slab(groups);
-        while !cut.is_kept() || cut.blocks() < 2 * target.multiprocessors as usize {
+        while !cut.is_kept() || cut.blocks() < target.tuning().norm.resident * target.multiprocessors as usize {
             if !cut.narrow() {
                 break;
             }
@@ -133,7 +110,7 @@ impl Cut {
 
     fn is_kept(&self) -> bool {
         let lanes = self.slab_groups * self.group_channels() / self.run;
-        self.is_whole(self.slab_groups) && lanes <= THREADS as usize && self.positions.div_ceil(THREADS as usize / lanes) <= KEPT
+        self.is_whole(self.slab_groups) && lanes <= THREADS && self.positions.div_ceil(THREADS / lanes) <= KEPT
     }
 
     /// For a norm by moments: as many blocks as fit the device at once, or more where those would have much to do.
@@ -141,9 +118,9 @@ impl Cut {
         let mut cut = Self::new(x, groups)?;
         // Runs are ragged where channels are no whole ones.
         let run = if cut.channels.is_multiple_of(cut.run) { cut.run } else { RAGGED_RUN };
-        let rows = THREADS as usize / cut.channels.min(MOMENT_CHANNELS).div_ceil(run);
+        let rows = THREADS / cut.channels.min(MOMENT_CHANNELS).div_ceil(run);
         let steps = cut.positions.div_ceil(rows) * cut.n * cut.moment_slabs();
-        let own = (steps / (MOMENT_BLOCKS * target.multiprocessors as usize)).clamp(1, MOMENT_ROWS);
+        let own = (steps / (MOMENT_BLOCKS * target.multiprocessors as usize)).clamp(1, target.tuning().norm.moment_rows);
         cut.splits = cut.positions.div_ceil(rows * own);
         Ok(cut)
     }
@@ -157,7 +134,7 @@ impl Cut {
         let mut cut = Self::new(x, groups)?;
         while cut.blocks() < target.multiprocessors as usize && cut.narrow() {}
         let width = cut.slab_groups * cut.group_channels();
-        if cut.positions * width > ONE_BLOCK {
+        if cut.positions * width > target.tuning().norm.one_block {
             cut.splits = pieces(cut.blocks(), cut.positions, width, target);
         }
         Ok(cut)
@@ -196,8 +173,8 @@ impl Cut {
 }
 
 /// Whether a norm takes the moments of its input's channels: each thread walks over a group of them.
-pub(super) fn takes_moments(channels: usize, groups: usize) -> bool {
-    channels / groups <= MOMENT_GROUP
+pub(super) fn takes_moments(channels: usize, groups: usize, target: Target) -> bool {
+    channels / groups <= target.tuning().norm.moment_group
 }
 
 pub(super) fn forward(op: &GroupNorm, site: &Site) -> Result<Lowered> {
@@ -287,7 +264,7 @@ mod tests {
         let check = |cut: &Cut, groups: usize, what: &str| {
             for slab in [cut.slab_groups, groups % cut.slab_groups].into_iter().filter(|slab| *slab > 1) {
                 let (width, run) = (slab * cut.group_channels(), if cut.is_whole(cut.slab_groups) && cut.is_whole(slab) { cut.run } else { RAGGED_RUN });
-                assert!(width.div_ceil(run) <= THREADS as usize, "{what}: {slab} of {groups} groups, C {}, runs of {run}", cut.channels);
+                assert!(width.div_ceil(run) <= THREADS, "{what}: {slab} of {groups} groups, C {}, runs of {run}", cut.channels);
             }
         };
         for dtype in [DType::F32, DType::F16] {

@@ -3,6 +3,7 @@
 use super::context::Context;
 use super::driver::check;
 use super::manifest::{self, KernelInfo, MODULES};
+use super::tuning::Tuning;
 use crate::error::{Error, Result};
 use cudarc::driver::{result, sys};
 use std::collections::HashMap;
@@ -14,6 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(super) struct Function {
     pub raw: sys::CUfunction,
     pub info: &'static KernelInfo,
+    /// Launches may begin before those before them have ended.
+    pub overlaps: bool,
 }
 
 // SAFETY: a name that the driver understands on every thread.
@@ -23,6 +26,8 @@ unsafe impl Send for Function {}
 pub(super) struct Kernels {
     context: Arc<Context>,
     loaded: Mutex<Loaded>,
+    /// Where kernels wait for one another.
+    overlap: bool,
 }
 
 #[derive(Default)]
@@ -34,15 +39,38 @@ struct Loaded {
 // SAFETY: names that the driver understands on every thread.
 unsafe impl Send for Loaded {}
 
+/// The first compute capability whose launches may overlap, for which kernels are compiled to wait for one another (`cuda/device/grid.cuh`). Those that the
+/// driver translates from PTX do not: that is for an older one.
+const OVERLAP_CAPABILITY: u32 = 90;
+
+/// What says whether launches may begin before those before them have ended, before the table of tuning does.
+const OVERLAP: &str = "FEWSTEP_CUDA_OVERLAP";
+
+fn overlap(asked: Option<&str>, unasked: bool) -> Result<bool> {
+    match asked {
+        None => Ok(unasked),
+        Some("0") => Ok(false),
+        Some("1") => Ok(true),
+        Some(other) => Err(Error::invalid(format!("{OVERLAP}={other}: expected 0 or 1"))),
+    }
+}
+
 impl Kernels {
     /// None loaded yet.
-    pub fn new(context: &Arc<Context>) -> Self {
-        Self { context: context.clone(), loaded: Mutex::default() }
+    pub fn new(context: &Arc<Context>) -> Result<Self> {
+        let asked = std::env::var_os(OVERLAP).map(|value| value.to_string_lossy().into_owned());
+        let overlap = overlap(asked.as_deref(), Tuning::of(context.device.capability).overlap)?;
+        Ok(Self { context: context.clone(), loaded: Mutex::default(), overlap })
     }
 
     /// A kernel by name.
     pub fn get(&self, name: &str) -> Result<Function> {
         let info = manifest::find(name).ok_or_else(|| Error::internal(format!("no kernel {name} was compiled")))?;
+        let device = &self.context.device;
+        if !info.runs_on(device.capability) {
+            let archs: Vec<String> = info.codes.iter().map(|code| code.arch.to_string()).collect();
+            return Err(Error::internal(format!("{name} is for {} alone, not for {}", archs.join(", "), device.name)));
+        }
         let entered = self.context.enter()?;
         // A panic elsewhere leaves the maps as whole as they were.
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
@@ -63,7 +91,8 @@ impl Kernels {
                 // Kernels are loaded when they are first used, which must not be while a graph is captured.
                 // SAFETY: the function was just found.
                 check(unsafe { sys::cuFuncLoad(raw) }.result(), format!("loading the kernel {name}"))?;
-                let function = Function { raw, info };
+                let overlaps = self.overlap && info.machine_code(device.capability).is_some_and(|code| code.arch.number >= OVERLAP_CAPABILITY);
+                let function = Function { raw, info, overlaps };
                 loaded.functions.insert(info.name, function);
                 function
             }
@@ -87,6 +116,20 @@ impl Drop for Kernels {
         for module in loaded.modules.values() {
             // SAFETY: loaded in `load`, unloaded once; nothing runs any more, since every executable holds an Arc of this. Errors have nobody to hear them.
             let _ = unsafe { result::module::unload(*module) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overlap_is_asked_for_or_left_to_the_table() {
+        for unasked in [false, true] {
+            assert_eq!(overlap(None, unasked), Ok(unasked));
+            assert_eq!((overlap(Some("0"), unasked), overlap(Some("1"), unasked)), (Ok(false), Ok(true)));
+            assert_eq!(overlap(Some("yes"), unasked).unwrap_err().message, "FEWSTEP_CUDA_OVERLAP=yes: expected 0 or 1");
         }
     }
 }

@@ -84,18 +84,19 @@ pub(super) struct Launch {
 
 impl Launch {
     /// A launch without arguments yet; an error when the grid has more blocks than a GPU takes.
-    pub fn new(kernel: impl Into<String>, grid: [usize; 3], block: u32) -> Result<Self> {
+    pub fn new(kernel: impl Into<String>, grid: [usize; 3], block: usize) -> Result<Self> {
         let kernel = kernel.into();
         let fits = grid[0] > 0 && grid[0] <= i32::MAX as usize && grid[1..].iter().all(|g| *g > 0 && *g <= MAX_GRID_YZ as usize);
         if !fits {
             return Err(Error::unsupported(format!("{kernel}: a grid of {grid:?} blocks; the shapes are too large for the CUDA backend")));
         }
-        Ok(Self { kernel, grid: grid.map(|g| g as u32), block, args: vec![] })
+        // More threads than a kernel takes are found where it is loaded.
+        Ok(Self { kernel, grid: grid.map(|g| g as u32), block: u32::try_from(block).unwrap_or(u32::MAX), args: vec![] })
     }
 
     /// One thread an element, in blocks of `block`.
-    pub fn over(kernel: impl Into<String>, elements: usize, block: u32) -> Result<Self> {
-        Self::new(kernel, [elements.div_ceil(block as usize), 1, 1], block)
+    pub fn over(kernel: impl Into<String>, elements: usize, block: usize) -> Result<Self> {
+        Self::new(kernel, [elements.div_ceil(block), 1, 1], block)
     }
 
     /// Any argument.
@@ -166,13 +167,16 @@ pub(super) struct Ready {
     function: Function,
     grid: [u32; 3],
     block: u32,
-    /// The arguments one after the other, each at a multiple of 8 bytes.
-    values: Vec<u64>,
-    /// Where each argument begins in `values`.
-    starts: Vec<usize>,
-    /// Room for what cuLaunchKernel takes: the addresses of the arguments.
+    /// The arguments as they lie in the kernel's parameter buffer, so that each is aligned as its type asks.
+    values: Vec<Line>,
+    /// Room for what the driver takes: the addresses of the arguments.
     pointers: Vec<*mut c_void>,
 }
+
+/// A piece of an argument buffer: no type of CUDA's asks for more than 64 bytes of alignment (`CUtensorMap`).
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
 
 // SAFETY: `pointers` is scratch of `enqueue`; it points nowhere between calls.
 unsafe impl Send for Ready {}
@@ -187,47 +191,93 @@ fn append(arg: &Arg, bytes: &mut Vec<u8>, address: &mut impl FnMut(&Arg) -> Resu
     Ok(())
 }
 
+/// The arguments at their places in the kernel's parameter buffer.
+fn lay_out(arguments: &[Vec<u8>], offsets: &[u32]) -> Vec<Line> {
+    let end = arguments.last().zip(offsets.last()).map_or(0, |(last, offset)| *offset as usize + last.len());
+    let mut values = vec![Line([0; 64]); end.div_ceil(size_of::<Line>())];
+    for (bytes, offset) in arguments.iter().zip(offsets) {
+        for (i, byte) in bytes.iter().enumerate() {
+            let at = *offset as usize + i;
+            values[at / size_of::<Line>()].0[at % size_of::<Line>()] = *byte;
+        }
+    }
+    values
+}
+
+/// What allows a launch to begin before the one before it has ended.
+fn overlap() -> sys::CUlaunchAttribute {
+    // SAFETY: numbers, of which zeros are a value.
+    let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
+    attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+    attribute.value.programmaticStreamSerializationAllowed = 1;
+    attribute
+}
+
 impl Ready {
     /// Checks the arguments against what the compiled kernel takes. `address` resolves everything but values.
     pub fn new(launch: &Launch, function: Function, mut address: impl FnMut(&Arg) -> Result<u64>) -> Result<Self> {
-        let (mut values, mut starts, mut sizes) = (vec![], vec![], vec![]);
+        let mut arguments = vec![];
         for arg in &launch.args {
             let mut bytes = vec![];
             append(arg, &mut bytes, &mut address)?;
-            starts.push(values.len());
-            sizes.push(bytes.len() as u32);
-            values.extend(bytes.chunks(8).map(|chunk| {
-                let mut word = [0u8; 8];
-                word[..chunk.len()].copy_from_slice(chunk);
-                u64::from_ne_bytes(word)
-            }));
+            arguments.push(bytes);
         }
+        let sizes: Vec<u32> = arguments.iter().map(|bytes| bytes.len() as u32).collect();
         let expected = function.info.params;
         if sizes != expected || launch.block > function.info.max_threads {
             let found = format!("arguments of {sizes:?} bytes and {} threads", launch.block);
             let wanted = format!("{expected:?} and at most {}", function.info.max_threads);
             return Err(Error::internal(format!("{}: {found}, the kernel takes {wanted}", launch.kernel)));
         }
-        let pointers = vec![std::ptr::null_mut(); starts.len()];
-        Ok(Self { function, grid: launch.grid, block: launch.block, values, starts, pointers })
+        let values = lay_out(&arguments, function.info.offsets);
+        let pointers = vec![std::ptr::null_mut(); arguments.len()];
+        Ok(Self { function, grid: launch.grid, block: launch.block, values, pointers })
     }
 
     /// Bytes of host memory.
     pub fn bytes(&self) -> usize {
-        size_of::<Self>() + heap(8 * self.values.capacity()) + heap(8 * self.starts.capacity()) + heap(8 * self.pointers.capacity())
+        size_of::<Self>() + heap(size_of::<Line>() * self.values.capacity()) + heap(8 * self.pointers.capacity())
     }
 
     /// Puts the launch on a stream; allocates nothing.
     pub fn enqueue(&mut self, _entered: &Entered, stream: sys::CUstream) -> Result<()> {
-        for (pointer, start) in self.pointers.iter_mut().zip(&self.starts) {
-            *pointer = (&raw mut self.values[*start]).cast();
+        let values: *mut u8 = self.values.as_mut_ptr().cast();
+        for (pointer, offset) in self.pointers.iter_mut().zip(self.function.info.offsets) {
+            *pointer = values.wrapping_add(*offset as usize).cast();
         }
+        let mut overlap = overlap();
         let [x, y, z] = self.grid;
-        // SAFETY: the function is loaded in the current context; number and sizes of the arguments were checked in `new`, and their addresses lie in
-        // memory that the executable owns. The driver copies the arguments before it returns.
-        let code = unsafe {
-            sys::cuLaunchKernel(self.function.raw, x, y, z, self.block, 1, 1, NO_DYNAMIC_SHARED, stream, self.pointers.as_mut_ptr(), std::ptr::null_mut())
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: self.block,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: NO_DYNAMIC_SHARED,
+            hStream: stream,
+            attrs: &raw mut overlap,
+            numAttrs: u32::from(self.function.overlaps),
         };
+        // SAFETY: the function is loaded in the current context; number and sizes of the arguments were checked in `new`, and their addresses lie in
+        // memory that the executable owns. The driver copies the arguments and the attribute before it returns.
+        let code = unsafe { sys::cuLaunchKernelEx(&raw const config, self.function.raw, self.pointers.as_mut_ptr(), std::ptr::null_mut()) };
         check(code.result(), format!("launching {}", self.function.info.name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_lie_as_in_the_parameter_buffer() {
+        let arguments = [vec![1; 8], vec![2; 4], vec![3; 128]];
+        let lines = lay_out(&arguments, &[0, 8, 64]);
+        assert!((lines.as_ptr() as usize).is_multiple_of(64));
+        let bytes: Vec<u8> = lines.iter().flat_map(|line| line.0).collect();
+        let expected: Vec<u8> = [vec![1; 8], vec![2; 4], vec![0; 52], vec![3; 128]].concat();
+        assert_eq!(bytes, expected);
+        assert!(lay_out(&[], &[]).is_empty());
     }
 }

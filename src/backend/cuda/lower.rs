@@ -1,6 +1,7 @@
 //! From a node to its launches: the one place where the CUDA backend meets the op table.
 
 use super::launch::Lowered;
+use super::tuning::Tuning;
 use super::{attention, combine, conv2d, elementwise, gather, group_norm, optimizer, random, reduce, resample, shape, timestep_embedding};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Op, OpDef, TensorType};
@@ -16,6 +17,13 @@ pub(super) struct Target {
     pub capability: u32,
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
+}
+
+impl Target {
+    /// How work is cut for it.
+    pub fn tuning(self) -> &'static Tuning {
+        Tuning::of(self.capability)
+    }
 }
 
 /// A node with the types of its values.

@@ -21,7 +21,9 @@ mod random;
 mod reduce;
 mod resample;
 mod shape;
+mod shared;
 mod timestep_embedding;
+mod tuning;
 
 pub use context::Foreign;
 pub use driver::Device;
@@ -44,7 +46,7 @@ impl CudaBackend {
     /// The GPU's primary context and a stream of our own.
     pub fn new(device: Device) -> Result<Self> {
         device.check_usable()?;
-        Ok(Self { shared: Arc::new(Shared::new(Context::own(device)?)) })
+        Ok(Self { shared: Arc::new(Shared::new(Context::own(device)?)?) })
     }
 
     /// The caller's context and stream, which are used and never destroyed.
@@ -55,7 +57,7 @@ impl CudaBackend {
         // SAFETY: as promised by the caller.
         let context = unsafe { Context::foreign(foreign)? };
         context.device.check_usable()?;
-        Ok(Self { shared: Arc::new(Shared::new(context)) })
+        Ok(Self { shared: Arc::new(Shared::new(context)?) })
     }
 
     /// The GPU.

@@ -2,10 +2,9 @@
 
 use super::launch::{Launch, Lowered};
 use super::lower::Site;
+use super::shared::random::THREADS;
 use crate::error::{Error, Result};
 use crate::graph::ops::{RandomInt, RandomNormal};
-
-const THREADS: u32 = 256;
 
 pub(super) fn normal(op: &RandomNormal, site: &Site) -> Result<Lowered> {
     let [h, w, c] = op.image;

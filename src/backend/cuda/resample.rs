@@ -3,11 +3,9 @@
 use super::launch::{Launch, Lowered};
 use super::lower::Site;
 use super::shape::Unit;
+use super::shared::resample::THREADS;
+use super::shared::run;
 use crate::error::Result;
-
-const THREADS: u32 = 256;
-/// Bytes of the result that a thread of the pooling computes where channels allow.
-const RUN_BYTES: usize = 16;
 
 pub(super) fn upsample(site: &Site) -> Result<Lowered> {
     let x = site.inputs[0];
@@ -20,7 +18,7 @@ pub(super) fn upsample(site: &Site) -> Result<Lowered> {
 
 pub(super) fn avg_pool(site: &Site) -> Result<Lowered> {
     let y = site.outputs[0];
-    let most = RUN_BYTES / y.dtype.size();
+    let most = run::BYTES / y.dtype.size();
     let run = if y.shape[3].is_multiple_of(most) { most } else { 1 };
     let launch = Launch::over(site.kernel("avg_pool2x", 0)?, y.numel() / run, THREADS)?.input(0).output(0);
     Ok(launch.int(y.numel())?.int(y.shape[2])?.int(y.shape[3])?.int(run)?.into())

@@ -2,15 +2,10 @@
 
 use super::launch::{Arg, Launch, Lowered};
 use super::lower::Site;
+use super::shared::shape::{MOST_PARTS, THREADS, UNITS};
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
 use crate::graph::ops::{Pad, Slice};
-
-const THREADS: u32 = 256;
-/// Units that a thread moves, as in the kernels.
-const PER_THREAD: usize = 2;
-/// Parts that one concatenation kernel takes.
-const MOST_PARTS: usize = 8;
 
 /// What a kernel that only moves data moves at once.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,7 +38,7 @@ fn row(ty: &TensorType) -> usize {
 }
 
 fn launch(base: &str, unit: Unit, units: usize) -> Result<Launch> {
-    Launch::over(unit.kernel(base), units.div_ceil(PER_THREAD), THREADS)
+    Launch::over(unit.kernel(base), units.div_ceil(UNITS), THREADS)
 }
 
 pub(super) fn concat(site: &Site) -> Result<Lowered> {

@@ -2,11 +2,10 @@
 
 use super::launch::{Arg, Launch, Lowered};
 use super::lower::Site;
+use super::shared::timestep_embedding::THREADS;
 use crate::backend::as_bytes;
 use crate::error::Result;
 use crate::graph::ops::TimestepEmbedding;
-
-const THREADS: u32 = 128;
 
 pub(super) fn timestep_embedding(op: &TimestepEmbedding, site: &Site) -> Result<Lowered> {
     let n = site.outputs[0].numel();
