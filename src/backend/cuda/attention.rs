@@ -1,8 +1,9 @@
 //! Self-attention on `cuda/attention.cu`, `cuda/attention_tensor.cu` and `cuda/attention_grad.cu`.
 
 use super::launch::{Launch, Lowered, Param};
-use super::lower::{Site, Target};
 use super::shared::attention::{SPLIT_CHANNELS, SPLIT_QUERIES, TALL_QUERIES, THREADS, TILE};
+use super::site::Site;
+use super::target::Target;
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
 use crate::graph::ops::{Attention, AttentionGrad};

@@ -1,8 +1,8 @@
 //! Linear combinations and dynamic thresholding on `cuda/combine.cu`.
 
 use super::launch::{Arg, Launch, Lowered};
-use super::lower::Site;
 use super::shared::combine::{MOST_VALUES, THREADS};
+use super::site::Site;
 use crate::error::{Error, Result};
 use crate::graph::ops::{Combine, DynamicThreshold};
 

@@ -1,13 +1,13 @@
 //! Convolutions, their gradients and their packed weights on `cuda/conv2d.cu`, `conv2d_input_grad.cu`, `conv2d_weight_grad.cu` and `pack_conv.cu`.
 //! f32 is multiplied by the ordinary cores, half and bf16 by the tensor cores with f32 sums.
 
-use super::group_norm;
 use super::launch::{Arg, Launch, Lowered, Param};
-use super::lower::{Site, Target, suffix};
 use super::shared::{conv, run};
+use super::site::{Site, suffix};
+use super::target::Target;
 use crate::error::{Error, Result};
 use crate::graph::ops::{Conv2d, Conv2dInputGrad, Conv2dWeightGrad, ConvGeometry, ConvNorm, PackConv, PackFor};
-use crate::graph::passes::{ConvSite, Wishes};
+use crate::graph::passes::ConvSite;
 use crate::tensor::DType;
 
 /// No index of a kernel exceeds this; the rest of 31 bits is for tiles that reach beyond the last element.
@@ -88,35 +88,6 @@ fn norm_argument(op: &Conv2d, norm: &ConvNorm, site: &Site) -> Arg {
     Arg::Struct(vec![Arg::Input(at), Arg::Input(at + 1), Arg::Input(at + 2), second, Arg::of(numbers), Arg::of(norm.eps as f32)])
 }
 
-impl Wishes for Target {
-    fn packed_len(&self, purpose: PackFor, geometry: ConvGeometry, weights: &[usize], dtype: DType) -> Option<usize> {
-        packed_len(purpose, geometry, weights, dtype)
-    }
-
-    fn merges_products(&self) -> bool {
-        true
-    }
-
-    /// A block's tile must lie in one image.
-    fn gives_moments(&self, conv: &ConvSite) -> bool {
-        (conv.y[1] * conv.y[2]).is_multiple_of(Tiling::of_conv(conv, conv.op.norm.is_some(), *self).rows)
-    }
-
-    /// Every tap and tile of columns normalises anew what a norm by itself would once.
-    fn normalises(&self, conv: &ConvSite, groups: usize) -> bool {
-        let ([n, _, _, c], [_, p, q, o]) = (conv.x, conv.y);
-        let tiling = Tiling::of_conv(conv, true, *self);
-        let [r, s] = conv.op.geometry.kernel;
-        let work = [p, q, c, r, s, o.div_ceil(tiling.columns)].into_iter().fold(n, usize::saturating_mul);
-        let fits = c <= conv::NORM_CHANNELS && c / groups <= self.tuning().conv.norm_group && (p * q).is_multiple_of(tiling.rows);
-        fits && work <= self.tuning().conv.worth_normalising * self.multiprocessors as usize
-    }
-
-    fn norms_by_moments(&self, channels: usize, groups: usize) -> bool {
-        group_norm::takes_moments(channels, groups, *self)
-    }
-}
-
 pub(super) fn input_grad(op: &Conv2dInputGrad, site: &Site) -> Result<Lowered> {
     let (x, y) = (dims(&site.outputs[0].shape)?, dims(&site.inputs[0].shape)?);
     let dtype = site.inputs[0].dtype;
@@ -168,11 +139,11 @@ fn dims(shape: &[usize]) -> Result<[usize; 4]> {
 
 /// How the result is cut into blocks and the sums into slices.
 #[derive(Debug, PartialEq)]
-struct Tiling {
+pub(super) struct Tiling {
     /// Rows of a block.
-    rows: usize,
+    pub rows: usize,
     /// Columns of a block.
-    columns: usize,
+    pub columns: usize,
     /// Blocks that share a sum.
     slices: usize,
     /// Of the activations.
@@ -195,7 +166,7 @@ impl Tiling {
     }
 
     /// For a convolution forward, with or without a group norm in it. Moments need tiles that lie in one image.
-    fn of_conv(conv: &ConvSite, norm: bool, target: Target) -> Self {
+    pub fn of_conv(conv: &ConvSite, norm: bool, target: Target) -> Self {
         let [r, s] = conv.op.geometry.kernel;
         let [n, p, q, o] = conv.y;
         let tiling = Self::of(n * p * q, o, 1, r * s * conv.x[3].next_multiple_of(chunk(conv.dtype)), conv.dtype, target);

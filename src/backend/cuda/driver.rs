@@ -2,8 +2,8 @@
 //!
 //! cudarc's raw bindings are used, not its safe layer: that owns contexts and streams, and ours may belong to the caller.
 
-use super::lower::BF16_CAPABILITY;
 use super::manifest;
+use super::target::BF16_CAPABILITY;
 use crate::error::{Error, Result, Status};
 use crate::process::fork::First;
 use crate::tensor::DType;

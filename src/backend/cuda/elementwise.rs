@@ -1,9 +1,9 @@
 //! Element-wise ops on `cuda/elementwise.cu`.
 
 use super::launch::{Launch, Lowered, Param};
-use super::lower::{Site, suffix};
 use super::shared::elementwise::{self as numbers, THREADS};
 use super::shared::run;
+use super::site::{Site, suffix};
 use crate::error::{Error, Result};
 use crate::graph::ops::{Affine, BinaryKind, UnaryKind};
 use crate::tensor::DType;

@@ -1,11 +1,12 @@
 //! The CUDA executable: launches with their addresses in place, and the graphs captured of them.
 
+use super::capture::{CaptureStream, Captured};
 use super::context::{Context, Entered};
-use super::graph::{CaptureStream, Captured};
-use super::kernels::Kernels;
 use super::launch::{Arg, Lowered, Ready};
-use super::lower::{Target, lower};
+use super::lower::lower;
 use super::memory::{DeviceBuffer, PinnedBuffer};
+use super::modules::Kernels;
+use super::target::Target;
 use crate::backend::report::{self, Profile};
 use crate::backend::{Executable, HostBytes, Memory, as_bytes, unprepared};
 use crate::cancel::{Stop, cancelled};

@@ -1,8 +1,8 @@
 //! Row look-ups on `cuda/gather.cu`.
 
 use super::launch::{Launch, Lowered};
-use super::lower::Site;
 use super::shared::gather::THREADS;
+use super::site::Site;
 use crate::error::{Error, Result};
 use crate::graph::ops::{GatherGrad, IntAffine};
 use crate::tensor::DType;

@@ -1,9 +1,10 @@
 //! Group normalisation on `cuda/group_norm.cu` and `cuda/group_norm_grad.cu`.
 
 use super::launch::{Arg, Launch, Lowered, Param};
-use super::lower::{Site, Target};
 use super::shared::group_norm::{GROUPS, KEPT, MOMENT_BLOCKS, MOMENT_CHANNELS, PARAMETER_CHANNELS, RAGGED_RUN, SUM_CHANNELS, THREADS};
 use super::shared::run;
+use super::site::Site;
+use super::target::Target;
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
 use crate::graph::ops::{GroupNorm, GroupNormGrad};

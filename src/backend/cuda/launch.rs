@@ -2,7 +2,7 @@
 
 use super::context::Entered;
 use super::driver::check;
-use super::kernels::Function;
+use super::modules::Function;
 use crate::error::{Error, Result};
 use crate::memory::heap;
 use cudarc::driver::sys;

@@ -1,57 +1,12 @@
 //! From a node to its launches: the one place where the CUDA backend meets the op table.
 
 use super::launch::Lowered;
-use super::tuning::Tuning;
+use super::site::Site;
+use super::target::{BF16_CAPABILITY, Target};
 use super::{attention, combine, conv2d, elementwise, gather, group_norm, optimizer, random, reduce, resample, shape, timestep_embedding};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Node, Op, OpDef, TensorType};
+use crate::graph::{Graph, Node, Op, OpDef};
 use crate::tensor::DType;
-
-/// The first compute capability whose tensor cores multiply bf16 (PTX ISA, mma).
-pub(super) const BF16_CAPABILITY: u32 = 80;
-
-/// What launches are chosen for.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Target {
-    /// Compute capability times ten.
-    pub capability: u32,
-    /// Streaming multiprocessors.
-    pub multiprocessors: u32,
-}
-
-impl Target {
-    /// How work is cut for it.
-    pub fn tuning(self) -> &'static Tuning {
-        Tuning::of(self.capability)
-    }
-}
-
-/// A node with the types of its values.
-pub(super) struct Site<'a> {
-    /// Types of the operands.
-    pub inputs: Vec<&'a TensorType>,
-    /// Types of the results.
-    pub outputs: Vec<&'a TensorType>,
-    /// What the launches are for.
-    pub target: Target,
-}
-
-/// How kernels are named after the element type that they are for.
-pub(super) fn suffix(dtype: DType) -> Result<&'static str> {
-    match dtype {
-        DType::F32 => Ok("f32"),
-        DType::F16 => Ok("f16"),
-        DType::Bf16 => Ok("bf16"),
-        other => Err(Error::internal(format!("no kernel is named after {other:?}"))),
-    }
-}
-
-impl Site<'_> {
-    /// The name of the kernel for activations of the type of operand `i`.
-    pub fn kernel(&self, base: &str, i: usize) -> Result<String> {
-        Ok(format!("fewstep_{base}_{}", suffix(self.inputs[i].dtype)?))
-    }
-}
 
 /// The launches of a node.
 pub(super) fn lower(graph: &Graph, node: &Node, target: Target) -> Result<Lowered> {
@@ -105,6 +60,6 @@ fn lower_op(op: &Op, site: &Site) -> Result<Lowered> {
         Op::GroupNormGrad(op) => group_norm::grad(op, site),
         Op::Attention(op) => attention::forward(op, site),
         Op::AttentionGrad(op) => attention::grad(op, site),
-        other => Err(Error::unsupported(format!("the CUDA backend has no kernel for {}", other.name()))),
+        Op::Reshape(_) | Op::StopGradient(_) => Err(Error::internal(format!("{} is a view and has no kernel", op.name()))),
     }
 }

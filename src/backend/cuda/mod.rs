@@ -2,6 +2,7 @@
 //! stands between those and the driver, which is found at run time.
 
 mod attention;
+mod capture;
 mod combine;
 mod context;
 mod conv2d;
@@ -9,21 +10,23 @@ mod driver;
 mod elementwise;
 pub mod exec;
 mod gather;
-mod graph;
 mod group_norm;
-mod kernels;
 mod launch;
 mod lower;
 pub(crate) mod manifest;
 mod memory;
+mod modules;
 mod optimizer;
 mod random;
 mod reduce;
 mod resample;
 mod shape;
 mod shared;
+mod site;
+mod target;
 mod timestep_embedding;
 mod tuning;
+mod wishes;
 
 pub use context::Foreign;
 pub use driver::Device;

@@ -1,8 +1,9 @@
 //! Global norm, clipping, AdamW and the moving average on `cuda/optimizer.cu`.
 
 use super::launch::{Arg, Launch, Lowered, Param};
-use super::lower::{Site, Target};
 use super::shared::optimizer::THREADS;
+use super::site::Site;
+use super::target::Target;
 use crate::backend::as_bytes;
 use crate::error::{Error, Result};
 use crate::graph::TensorType;

@@ -1,8 +1,8 @@
 //! Philox noise and integers on `cuda/random.cu`.
 
 use super::launch::{Launch, Lowered};
-use super::lower::Site;
 use super::shared::random::THREADS;
+use super::site::Site;
 use crate::error::{Error, Result};
 use crate::graph::ops::{RandomInt, RandomNormal};
 

@@ -1,8 +1,8 @@
 //! Sums over broadcast dimensions on `cuda/reduce.cu`.
 
 use super::launch::{Launch, Lowered};
-use super::lower::Site;
 use super::shared::reduce::{COLUMNS, THREADS};
+use super::site::Site;
 use crate::error::Result;
 use crate::graph::ops::ReduceSum;
 

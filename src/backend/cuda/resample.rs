@@ -1,10 +1,10 @@
 //! Doubling and halving of images on `cuda/resample.cu`.
 
 use super::launch::{Launch, Lowered};
-use super::lower::Site;
 use super::shape::Unit;
 use super::shared::resample::THREADS;
 use super::shared::run;
+use super::site::Site;
 use crate::error::Result;
 
 pub(super) fn upsample(site: &Site) -> Result<Lowered> {

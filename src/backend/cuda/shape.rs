@@ -1,8 +1,8 @@
 //! Ops that move data, on `cuda/shape.cu`: in the widest units that fit.
 
 use super::launch::{Arg, Launch, Lowered};
-use super::lower::Site;
 use super::shared::shape::{MOST_PARTS, THREADS, UNITS};
+use super::site::Site;
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
 use crate::graph::ops::{Pad, Slice};

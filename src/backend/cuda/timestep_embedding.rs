@@ -1,8 +1,8 @@
 //! The sinusoidal timestep embedding on `cuda/timestep_embedding.cu`.
 
 use super::launch::{Arg, Launch, Lowered};
-use super::lower::Site;
 use super::shared::timestep_embedding::THREADS;
+use super::site::Site;
 use crate::backend::as_bytes;
 use crate::error::Result;
 use crate::graph::ops::TimestepEmbedding;
