@@ -5,9 +5,9 @@
 
 use super::loss_scale::LossScale;
 use super::overflow::{StateBounds, largest};
+use super::record::{self, CLIP, PRECISION};
 use super::trainer::Trainer;
 use super::training_graph::STATES;
-use crate::diffusion::Clip;
 use crate::error::{Error, Result, Status};
 use crate::graph::ops::ClipScale;
 use crate::io::json::{self, MAX_TEXT, shorten};
@@ -16,7 +16,7 @@ use crate::io::safetensors::{self, TensorFile};
 use crate::io::scheduler_config::SchedulerConfig;
 use crate::io::unet_config::UNetConfig;
 use crate::memory;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -92,10 +92,6 @@ impl OptionGroup {
     }
 }
 
-/// Recorded where it is not f32.
-const PRECISION: &str = "precision";
-/// Recorded where trajectories clip: those of runs that were saved before it was an option did not.
-const CLIP: &str = "trajectory_clip";
 /// The student's scheduler config; what counts is the noise schedule and the prediction type.
 const SCHEDULER: &str = "scheduler";
 
@@ -200,11 +196,7 @@ impl Trainer {
         if key == SCHEDULER {
             return Err(Error::invalid("option scheduler: the checkpoint was made with another noise schedule or prediction type"));
         }
-        let default = match key {
-            PRECISION => "F32",
-            CLIP => "None",
-            _ => "unknown",
-        };
+        let default = record::default(key).unwrap_or("unknown");
         let [own, saved] = [own, saved].map(|value| shorten(value.map_or(default, String::as_str)));
         let way_out = match group {
             Some(group) => format!("; to resume with another, call fewstep_trainer_resume_with and {}", group.name()),
@@ -229,33 +221,10 @@ impl Trainer {
         Ok(saved.noise_schedule().map_err(damage)? == own.noise_schedule()? && saved.prediction() == own.prediction())
     }
 
-    /// Every option that the continuation depends on, as text; floats in full precision.
+    /// Every option that the continuation depends on, as text.
     pub(super) fn run_record(&self) -> Result<BTreeMap<String, String>> {
-        let o = &self.options;
-        let entries = [
-            ("seed", o.seed.to_string()),
-            ("batch", o.batch.to_string()),
-            ("terms", format!("{:?}", o.terms)),
-            ("pairs", format!("{:?}", o.pairs)),
-            ("substeps", o.substeps.to_string()),
-            ("cache_size", o.cache_size.to_string()),
-            ("learning_rate", o.learning_rate.to_string()),
-            ("warmup_steps", o.warmup_steps.to_string()),
-            ("total_steps", o.total_steps.to_string()),
-            ("decay", format!("{:?}", o.decay)),
-            ("beta1", o.beta1.to_string()),
-            ("beta2", o.beta2.to_string()),
-            ("eps", o.eps.to_string()),
-            ("weight_decay", o.weight_decay.to_string()),
-            ("clip_norm", o.clip_norm.to_string()),
-            ("ema_decay", o.ema_decay.to_string()),
-            ("size", format!("{:?}", o.size)),
-            (SCHEDULER, self.student.scheduler.to_json()?),
-        ];
-        // Options that came later are recorded where they are not at their default: runs saved before go on.
-        let precision = (o.precision != DType::F32).then(|| (PRECISION, format!("{:?}", o.precision)));
-        let clip = (self.trajectory_clip != Clip::None).then(|| (CLIP, format!("{:?}", self.trajectory_clip)));
-        Ok(entries.into_iter().chain(precision).chain(clip).map(|(k, v)| (k.to_owned(), v)).collect())
+        let scheduler = (SCHEDULER, self.student.scheduler.to_json()?);
+        Ok(record::options(&self.options, self.trajectory_clip).into_iter().chain([scheduler]).map(|(k, v)| (k.to_owned(), v)).collect())
     }
 }
 

@@ -8,6 +8,7 @@ pub mod objective;
 pub mod options;
 mod overflow;
 mod range;
+mod record;
 pub mod student;
 pub mod trainer;
 pub mod training_graph;

@@ -1,0 +1,170 @@
+//! The words that checkpoints have for a run's options. They are part of the format: a name in the code may change, a word here may not, and what an option
+//! gains later is written only where it is not at its default, so that older checkpoints still open.
+
+use super::objective::{NormKind, Objective, Term};
+use super::options::{LearningRate, TrainerOptions};
+use crate::diffusion::{Clip, Weight};
+use crate::tensor::DType;
+
+/// Recorded where it is not f32.
+pub(super) const PRECISION: &str = "precision";
+/// Recorded where trajectories clip: those of runs that were saved before it was an option did not.
+pub(super) const CLIP: &str = "trajectory_clip";
+
+/// The options of a run by name, as text; floats in full precision. Those that came later only where they are not at their default ([`default`]).
+pub(super) fn options(o: &TrainerOptions, trajectory_clip: Clip) -> Vec<(&'static str, String)> {
+    let pairs = o.pairs.iter().map(|(t, next)| format!("({t}, {next})"));
+    let mut entries = vec![
+        ("seed", o.seed.to_string()),
+        ("batch", o.batch.to_string()),
+        ("terms", list(o.terms.iter().map(term))),
+        ("pairs", list(pairs)),
+        ("substeps", o.substeps.to_string()),
+        ("cache_size", o.cache_size.to_string()),
+        ("learning_rate", o.learning_rate.to_string()),
+        ("warmup_steps", o.warmup_steps.to_string()),
+        ("total_steps", o.total_steps.to_string()),
+        ("decay", decay(o.decay).to_string()),
+        ("beta1", o.beta1.to_string()),
+        ("beta2", o.beta2.to_string()),
+        ("eps", o.eps.to_string()),
+        ("weight_decay", o.weight_decay.to_string()),
+        ("clip_norm", o.clip_norm.to_string()),
+        ("ema_decay", o.ema_decay.to_string()),
+        ("size", o.size.map_or("None".to_string(), |[h, w]| format!("Some([{h}, {w}])"))),
+    ];
+    let later = [(PRECISION, precision(o.precision).to_string()), (CLIP, clip(trajectory_clip))];
+    entries.extend(later.into_iter().filter(|(name, text)| default(name) != Some(text)));
+    entries
+}
+
+/// What a record that does not name an option means.
+pub(super) fn default(option: &str) -> Option<&'static str> {
+    match option {
+        PRECISION => Some("F32"),
+        CLIP => Some("None"),
+        _ => None,
+    }
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    format!("[{}]", items.collect::<Vec<_>>().join(", "))
+}
+
+fn term(t: &Term) -> String {
+    let (objective, weight, step_weight, norm) = (objective(t.objective), t.weight, step_weight(t.step_weight), norm(t.norm));
+    format!("Term {{ objective: {objective}, weight: {weight:?}, step_weight: {step_weight}, norm: {norm} }}")
+}
+
+fn objective(objective: Objective) -> &'static str {
+    match objective {
+        Objective::Output => "Output",
+        Objective::TeacherForced => "TeacherForced",
+        Objective::OnPolicy => "OnPolicy",
+        Objective::Denoise => "Denoise",
+    }
+}
+
+fn norm(norm: NormKind) -> String {
+    match norm {
+        NormKind::L1 => "L1".to_string(),
+        NormKind::L2 => "L2".to_string(),
+        NormKind::Huber(delta) => format!("Huber({delta:?})"),
+    }
+}
+
+fn decay(decay: LearningRate) -> &'static str {
+    match decay {
+        LearningRate::Constant => "Constant",
+        LearningRate::Cosine => "Cosine",
+    }
+}
+
+fn precision(precision: DType) -> &'static str {
+    match precision {
+        DType::F32 => "F32",
+        DType::F16 => "F16",
+        DType::Bf16 => "Bf16",
+        // Refused when the trainer is created.
+        DType::I8 | DType::U8 | DType::I32 | DType::I64 => "none",
+    }
+}
+
+fn clip(clip: Clip) -> String {
+    match clip {
+        Clip::None => "None".to_string(),
+        Clip::Range(range) => format!("Range({range:?})"),
+        Clip::Dynamic { ratio, max } => format!("Dynamic {{ ratio: {ratio:?}, max: {max:?} }}"),
+    }
+}
+
+fn step_weight(weight: Weight) -> &'static str {
+    match weight {
+        Weight::Const => "Const",
+        Weight::Snr => "Snr",
+        Weight::TruncSnr => "TruncSnr",
+        Weight::V => "V",
+        Weight::State => "State",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a checkpoint of 0.1.0-dev says of a run with no option at its default. These words are on people's disks.
+    #[test]
+    fn the_words_of_the_format_stay() {
+        let term = |objective, step_weight, norm| Term { objective, weight: 0.5, step_weight, norm };
+        let o = TrainerOptions {
+            seed: 7,
+            terms: vec![
+                term(Objective::Output, Weight::Const, NormKind::L1),
+                term(Objective::TeacherForced, Weight::Snr, NormKind::L2),
+                term(Objective::OnPolicy, Weight::TruncSnr, NormKind::Huber(0.1)),
+                Term { weight: 1.0, ..term(Objective::Denoise, Weight::V, NormKind::L2) },
+            ],
+            pairs: vec![(999, 499), (499, -1)],
+            learning_rate: 1e-3,
+            decay: LearningRate::Constant,
+            clip_norm: f64::INFINITY,
+            size: Some([8, 16]),
+            precision: DType::Bf16,
+            ..TrainerOptions::default()
+        };
+        let terms = "[Term { objective: Output, weight: 0.5, step_weight: Const, norm: L1 }, \
+                     Term { objective: TeacherForced, weight: 0.5, step_weight: Snr, norm: L2 }, \
+                     Term { objective: OnPolicy, weight: 0.5, step_weight: TruncSnr, norm: Huber(0.1) }, \
+                     Term { objective: Denoise, weight: 1.0, step_weight: V, norm: L2 }]";
+        let expected = [
+            ("seed", "7"),
+            ("batch", "64"),
+            ("terms", terms),
+            ("pairs", "[(999, 499), (499, -1)]"),
+            ("substeps", "8"),
+            ("cache_size", "8192"),
+            ("learning_rate", "0.001"),
+            ("warmup_steps", "100"),
+            ("total_steps", "1000"),
+            ("decay", "Constant"),
+            ("beta1", "0.9"),
+            ("beta2", "0.999"),
+            ("eps", "0.00000001"),
+            ("weight_decay", "0"),
+            ("clip_norm", "inf"),
+            ("ema_decay", "0.995"),
+            ("size", "Some([8, 16])"),
+            ("precision", "Bf16"),
+            ("trajectory_clip", "Dynamic { ratio: 0.995, max: 1.0 }"),
+        ];
+        let found = options(&o, Clip::Dynamic { ratio: 0.995, max: 1.0 });
+        assert_eq!(found.iter().map(|(name, text)| (*name, text.as_str())).collect::<Vec<_>>(), expected);
+        let plain =
+            TrainerOptions { decay: LearningRate::Cosine, terms: vec![term(Objective::Output, Weight::State, NormKind::L1)], ..TrainerOptions::default() };
+        let words = |name: &str, clip: Clip| options(&plain, clip).into_iter().find(|(found, _)| *found == name).map(|(_, text)| text);
+        let of = |name: &str| words(name, Clip::None);
+        assert_eq!([of("decay"), of("size"), of("precision"), of("trajectory_clip")], [Some("Cosine".into()), Some("None".into()), None, None]);
+        assert_eq!(of("terms").as_deref(), Some("[Term { objective: Output, weight: 0.5, step_weight: State, norm: L1 }]"));
+        assert_eq!(words("trajectory_clip", Clip::Range(1.0)).as_deref(), Some("Range(1.0)"));
+    }
+}
