@@ -16,8 +16,8 @@ const ROOMS: [(&str, &[&str]); 9] = [
     ("process", &[]),
 ];
 
-/// Circles that are one thing in several files, by a file of each: the parts of a U-Net, options that share the reading of a grid, a runtime and its cancel token, a trainer and what watches over its states.
-const CIRCLES: [&str; 4] = ["nn::unet", "ffi::sampler_options", "ffi::runtime", "distill::trainer"];
+/// Circles that are one thing in several files, by a file of each: the parts of a U-Net, a trainer and what watches over its states.
+const CIRCLES: [&str; 2] = ["nn::unet", "distill::trainer"];
 
 /// The code of every file by its module, without tests.
 fn modules() -> BTreeMap<String, String> {

@@ -4,6 +4,7 @@ mod ffi_common;
 
 use fewstep::ffi::dataset::*;
 use fewstep::ffi::device::*;
+use fewstep::ffi::grid::fewstep_step_pair;
 use fewstep::ffi::model::*;
 use fewstep::ffi::runtime::*;
 use fewstep::ffi::sampler_options::*;

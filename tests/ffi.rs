@@ -4,6 +4,7 @@ mod ffi_common;
 
 use fewstep::ffi::callback::*;
 use fewstep::ffi::device::FEWSTEP_DEVICE_CPU;
+use fewstep::ffi::grid::fewstep_step_pair;
 use fewstep::ffi::model::*;
 use fewstep::ffi::runtime::fewstep_runtime_options;
 use fewstep::ffi::sampler_options::*;

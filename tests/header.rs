@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The order of the header's chapters.
-const SOURCES: [&str; 12] =
-    ["error", "cancel", "callback", "device", "runtime", "model", "dataset", "precision", "trainer_options", "trainer", "sampler_options", "sampler"];
+const SOURCES: [&str; 13] =
+    ["error", "cancel", "callback", "device", "runtime", "grid", "model", "dataset", "precision", "trainer_options", "trainer", "sampler_options", "sampler"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

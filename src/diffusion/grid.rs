@@ -37,7 +37,7 @@ pub fn ddim_timesteps(train: usize, spacing: Spacing, offset: i64, steps: usize)
 }
 
 /// The timesteps of a DPM-Solver++ run (`DPMSolverMultistepScheduler.set_timesteps`), which spreads N+1 points and drops the last. `last` (1 ..= T) is T less the
-/// timesteps whose lambda is below `lambda_min_clipped`; with it below T the trailing list is shorter than N. See [`trailing_timesteps`] for when it is longer.
+/// timesteps whose lambda is below `lambda_min_clipped`; with it below T the trailing list is shorter than N. See `trailing_timesteps` for when it is longer.
 pub fn dpm_timesteps(train: usize, last: usize, spacing: Spacing, offset: i64, steps: usize) -> Result<Vec<i64>> {
     check_steps(train, steps)?;
     if last == 0 || last > train {

@@ -30,7 +30,7 @@ pub enum SigmaSpread {
 pub struct SigmaGrid {
     /// One timestep a step, falling; neighbours may be equal under a spread other than the schedule's, and the last may be -1 with trailing spacing.
     pub timesteps: Vec<i64>,
-    /// One sigma more than there are timesteps: before each step, and after the last. See [`check_falling`].
+    /// One sigma more than there are timesteps: before each step, and after the last. See `check_falling`.
     pub sigmas: Vec<f64>,
 }
 

@@ -71,7 +71,7 @@ impl Watch<'_> {
 
     /// What long work of a runtime looks at between two reports.
     pub(crate) fn stop<'a>(&'a self, runtime: &'a Runtime) -> Stop<'a> {
-        self.token.stop(runtime)
+        runtime.stop_or(&self.token)
     }
 
     /// Reports, and a cancelled error when the callback says so.

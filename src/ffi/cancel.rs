@@ -3,7 +3,6 @@
 use super::boundary::{check_out, ffi_boundary, put};
 use super::error::fewstep_status;
 use super::handle::{self, Opaque, Shared, create, share, share_optional};
-use super::runtime::Runtime;
 use crate::cancel::Stop;
 use crate::error::Result;
 use std::sync::Arc;
@@ -55,16 +54,9 @@ impl Cancel<'_> {
         self.0.is_none()
     }
 
-    /// What long work of a runtime looks at: this token, and the runtime's.
-    pub(crate) fn stop<'a>(&'a self, runtime: &'a Runtime) -> Stop<'a> {
-        Stop::on(self.0.as_ref().map(|token| &*token.0), runtime.cancel.as_deref())
-    }
-}
-
-impl Runtime {
-    /// What a call without a token of its own looks at.
-    pub(crate) fn stop(&self) -> Stop<'_> {
-        Stop::on(None, self.cancel.as_deref())
+    /// What long work looks at: this token, and another flag.
+    pub(crate) fn stop<'a>(&'a self, other: Option<&'a AtomicBool>) -> Stop<'a> {
+        Stop::on(self.0.as_ref().map(|token| &*token.0), other)
     }
 }
 

@@ -12,6 +12,8 @@ pub mod cancel;
 pub mod dataset;
 pub mod device;
 pub mod error;
+mod extent;
+pub mod grid;
 pub(crate) mod handle;
 pub mod model;
 pub(crate) mod options;

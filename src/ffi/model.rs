@@ -3,14 +3,14 @@
 use super::boundary::{check_out, choice, ffi_boundary, flag, optional_text, path, put, slice, slice_mut, text};
 use super::cancel::{Cancel, fewstep_cancel_token};
 use super::error::fewstep_status;
+use super::grid::{fewstep_step_pair, read_grid};
 use super::handle::{self, Opaque, create, share};
-use super::options::{self, Item, Options, Report, check_report, size_field, write_report};
+use super::options::{self, Options, Report, check_report, size_field, write_report};
 use super::runtime::{FEWSTEP_LOG_WARNING, Runtime, fewstep_runtime};
-use crate::diffusion::{Prediction, grid, trailing_pairs};
+use crate::diffusion::Prediction;
 use crate::distill::{StudentOptions, derive};
 use crate::error::{Error, Result};
 use crate::io::{SchedulerConfig, UNetConfig};
-use crate::memory;
 use crate::nn::Model;
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
@@ -28,16 +28,6 @@ pub(super) const PREDICTIONS: [(i32, Prediction); 3] =
 /// Architecture, weights, and how they are meant to be sampled. Immutable: any number of trainers and samplers may use one model, on many threads.
 pub struct fewstep_model {
     _private: [u8; 0],
-}
-
-/// One step of a few-step grid, in training timesteps.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct fewstep_step_pair {
-    /// Timestep that the network sees, 0 .. num_train_timesteps - 1.
-    pub t: i32,
-    /// Timestep that the step lands on, less than `t`; -1 is the clean image.
-    pub t_next: i32,
 }
 
 /// How a student differs from its teacher. Fill it with fewstep_student_options_init, then change fields.
@@ -131,12 +121,6 @@ unsafe impl Options for fewstep_student_options {
     }
 }
 
-// SAFETY: two i32, nothing else.
-unsafe impl Item for fewstep_step_pair {
-    const NAME: &'static str = "pairs";
-    const FIRST_SIZE: usize = size_of::<Self>();
-}
-
 // SAFETY: repr(C), numbers only, no gap.
 unsafe impl Report for fewstep_model_info {
     const NAME: &'static str = "model info";
@@ -184,33 +168,6 @@ impl ModelHandle {
             num_train_timesteps: narrow(model.scheduler.num_train_timesteps),
         }
     }
-}
-
-/// A grid from its two forms: a number of trailing steps, or explicit pairs. Empty when neither is given.
-///
-/// # Safety
-/// `pairs` is NULL or an array as its count and stride say.
-pub(super) unsafe fn read_grid(train: usize, steps: u32, pairs: *const fewstep_step_pair, count: usize, stride: usize) -> Result<Vec<(i64, i64)>> {
-    // SAFETY: as promised by the caller.
-    let explicit = unsafe { options::array(pairs, count, stride, grid::MAX_PAIRS)? };
-    if !explicit.is_empty() {
-        let list = memory::collect(explicit.iter().map(|p| (i64::from(p.t), i64::from(p.t_next))), "pairs")?;
-        if steps != 0 && steps as usize != list.len() {
-            return Err(Error::invalid(format!("steps is {steps} but pairs has {} elements; set steps to 0", list.len())));
-        }
-        grid::check(train, &list)?;
-        return Ok(list);
-    }
-    check_steps(steps)?;
-    if steps == 0 { Ok(Vec::new()) } else { trailing_pairs(train, steps as usize) }
-}
-
-/// Refuses runs that are too long to be one plan.
-pub(super) fn check_steps(steps: u32) -> Result<()> {
-    if steps as usize > grid::MAX_PAIRS {
-        return Err(Error::invalid(format!("steps is {steps}; at most {}", grid::MAX_PAIRS)));
-    }
-    Ok(())
 }
 
 /// # Safety
@@ -389,7 +346,7 @@ pub unsafe extern "C" fn fewstep_model_derive_student(
         let options = options::read(options)?;
         let cancel = Cancel::new(options.cancel)?;
         let options = student_options(&options, teacher.model.scheduler.num_train_timesteps)?;
-        create(out, || Ok(ModelHandle::new(runtime.clone(), derive(&teacher.model, &options, cancel.stop(&runtime))?)))
+        create(out, || Ok(ModelHandle::new(runtime.clone(), derive(&teacher.model, &options, runtime.stop_or(&cancel))?)))
     })
 }
 

@@ -1,7 +1,7 @@
 //! The runtime: compute threads, device and log of everything made from it.
 
 use super::boundary::{choice, ffi_boundary};
-use super::cancel::{fewstep_cancel_token, flag};
+use super::cancel::{Cancel, fewstep_cancel_token, flag};
 use super::device::{FEWSTEP_DEVICE_CPU, FEWSTEP_DEVICE_NAME_SIZE, Kind, check_cpu, fewstep_device_info, gpu, kind};
 use super::error::{MESSAGE_SIZE, fewstep_status, write_line};
 use super::handle::{self, Opaque, create, share};
@@ -9,6 +9,7 @@ use super::options::{self, Options, Report, check_report, size_field, write_repo
 use crate::backend::Backend;
 use crate::backend::cpu::{CpuBackend, processor};
 use crate::backend::cuda::{CudaBackend, Device, Foreign};
+use crate::cancel::Stop;
 use crate::error::{Error, Result};
 use crate::process::fp_environment::as_caller;
 use std::ffi::{c_char, c_void};
@@ -136,7 +137,7 @@ pub(crate) struct Runtime {
     /// Where graphs are compiled.
     pub(crate) backend: Arc<dyn Backend>,
     /// Set to stop whatever is computed.
-    pub(super) cancel: Option<Arc<AtomicBool>>,
+    cancel: Option<Arc<AtomicBool>>,
     info: fewstep_runtime_info,
     log: fewstep_log_callback,
     log_user: *mut c_void,
@@ -170,6 +171,16 @@ impl Runtime {
         // SAFETY: as promised by the caller.
         let cancel = unsafe { flag(options.cancel)? };
         Ok(Self { backend, cancel, info, log: options.log, log_user: options.log_user, log_level: options.log_level })
+    }
+
+    /// What a call without a token of its own looks at.
+    pub(crate) fn stop(&self) -> Stop<'_> {
+        Stop::on(None, self.cancel.as_deref())
+    }
+
+    /// What a call with a token looks at: that, and the runtime's.
+    pub(crate) fn stop_or<'a>(&'a self, cancel: &'a Cancel) -> Stop<'a> {
+        cancel.stop(self.cancel.as_deref())
     }
 
     /// Hands a line to the host, on the calling thread.

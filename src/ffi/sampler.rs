@@ -295,7 +295,7 @@ pub unsafe extern "C" fn fewstep_sampler_create(
         let (runtime, model) = (share(runtime)?, share(model)?);
         let options = options::read(options)?;
         let cancel = Cancel::new(options.cancel)?;
-        create(out, || SamplerHandle::new(runtime.clone(), &model.model, &options, cancel.stop(&runtime)))
+        create(out, || SamplerHandle::new(runtime.clone(), &model.model, &options, runtime.stop_or(&cancel)))
     })
 }
 
@@ -428,10 +428,10 @@ pub unsafe extern "C" fn fewstep_sample(
         let (options, begin) = (options::read(options)?, options::read(begin)?);
         check_out(out, "out")?;
         let cancel = Cancel::new(options.cancel)?;
-        let mut sampler = SamplerHandle::new(runtime.clone(), &model.model, &options, cancel.stop(&runtime))?;
+        let mut sampler = SamplerHandle::new(runtime.clone(), &model.model, &options, runtime.stop_or(&cancel))?;
         let out = output(out, capacity, sampler.numel())?;
         sampler.begin(&begin)?;
-        let stop = cancel.stop(&runtime);
+        let stop = runtime.stop_or(&cancel);
         while !if cancel.is_none() { sampler.run.step_until(None, true, stop)? } else { sampler.run.advance(stop)? } {}
         sampler.read(out)
     })

@@ -2,10 +2,10 @@
 
 use super::boundary::{choice, flag};
 use super::cancel::fewstep_cancel_token;
-use super::model::{check_steps, fewstep_step_pair, read_grid};
+use super::extent::{check_extent, read_size};
+use super::grid::{check_steps, fewstep_step_pair, read_grid};
 use super::options::{Item, Options, size_field};
 use super::precision::{FEWSTEP_PRECISION_F32, precision};
-use super::trainer_options::{check_extent, read_size};
 use crate::diffusion::{Algorithm, Clip, DdimConfig, DpmConfig, FinalSigma, PrevRule, SamplerConfig, SigmaSpread, SolverType, Spacing, Table};
 use crate::error::{Error, Result};
 use crate::nn::Model;

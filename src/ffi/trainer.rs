@@ -248,7 +248,7 @@ pub unsafe extern "C" fn fewstep_trainer_create(
         let options = translate(&options, &student.model)?;
         create(out, || {
             let (teacher, dataset) = (teacher.as_ref().map(|t| t.model.as_ref()), dataset.as_ref().map(|d| &d.dataset));
-            let trainer = Trainer::new_until(runtime.backend.clone(), &student.model, teacher, dataset, options, cancel.stop(&runtime))?;
+            let trainer = Trainer::new_until(runtime.backend.clone(), &student.model, teacher, dataset, options, runtime.stop_or(&cancel))?;
             Ok(TrainerHandle { runtime: runtime.clone(), trainer })
         })
     })

@@ -2,7 +2,8 @@
 
 use super::boundary::choice;
 use super::cancel::fewstep_cancel_token;
-use super::model::{fewstep_step_pair, read_grid};
+use super::extent::{check_extent, read_size};
+use super::grid::{fewstep_step_pair, read_grid};
 use super::options::{self, Item, Options, size_field};
 use super::precision::{FEWSTEP_PRECISION_F32, precision};
 use super::sampler_options::{FEWSTEP_CLIP_DYNAMIC, FEWSTEP_CLIP_NONE, FEWSTEP_CLIP_RANGE};
@@ -242,35 +243,6 @@ fn trajectory_clip(o: &fewstep_trainer_options) -> Result<Option<Clip>> {
     let clip = choice(o.trajectory_clip, "trajectory_clip", &known)?;
     clip.unwrap_or_default().check()?;
     Ok(clip)
-}
-
-/// [H, W] from two fields of which both or none are set.
-pub(super) fn read_size(height: u32, width: u32) -> Result<Option<[usize; 2]>> {
-    match (height, width) {
-        (0, 0) => Ok(None),
-        (0, _) | (_, 0) => Err(Error::invalid(format!("height is {height} and width is {width}; set both or neither"))),
-        (h, w) => Ok(Some([h as usize, w as usize])),
-    }
-}
-
-/// Refuses image sizes and batches whose intermediate sizes could overflow, long before memory is asked for.
-pub(super) fn check_extent(model: &Model, batch: usize, size: [usize; 2]) -> Result<()> {
-    let c = &model.config;
-    let widest = c.block_out_channels.iter().copied().chain([c.in_channels, c.out_channels]).max().unwrap_or(1);
-    let fits = |factors: &[usize], limit: u32| {
-        let n = factors.iter().try_fold(1usize, |n, f| n.checked_mul(*f));
-        n.is_some_and(|n| n <= 1usize << limit.min(usize::BITS - 4))
-    };
-    let [h, w] = size;
-    // Activations and unfolded patches; attention scores.
-    if !fits(&[batch, h, w, widest], 44) || !fits(&[batch, h, w, h, w], 56) {
-        return Err(Error::shape(format!("a batch of {batch} images of {h}x{w} (height, width) with up to {widest} channels is too large")));
-    }
-    let multiple = c.size_multiple();
-    if !h.is_multiple_of(multiple) || !w.is_multiple_of(multiple) {
-        return Err(Error::shape(format!("height is {h} and width is {w}; the model takes multiples of {multiple}")));
-    }
-    Ok(())
 }
 
 /// The Rust options that C's options mean for this student.

@@ -7,6 +7,7 @@ use fewstep::ffi::callback::*;
 use fewstep::ffi::cancel::*;
 use fewstep::ffi::dataset::*;
 use fewstep::ffi::device::*;
+use fewstep::ffi::grid::fewstep_step_pair;
 use fewstep::ffi::model::*;
 use fewstep::ffi::runtime::*;
 use fewstep::ffi::sampler::*;
