@@ -16,8 +16,8 @@ const ROOMS: [(&str, &[&str]); 9] = [
     ("process", &[]),
 ];
 
-/// Circles that are one thing in several files, by a file of each: the parts of a U-Net, a trainer and what watches over its states.
-const CIRCLES: [&str; 2] = ["nn::unet", "distill::trainer"];
+/// Circles that are one thing in several files, by a file of each: a trainer and what watches over its states.
+const CIRCLES: [&str; 1] = ["distill::trainer"];
 
 /// The code of every file by its module, without tests.
 fn modules() -> BTreeMap<String, String> {

@@ -1,9 +1,9 @@
 //! Model families written as graph builders. They hold no numbers: parameters are named states of the graph.
 
-mod attention;
+mod blocks;
 pub mod conditions;
 pub mod model;
-mod resnet;
+mod scope;
 pub mod unet;
 
 pub use model::{Model, StudentInfo};

@@ -1,11 +1,15 @@
 //! diffusers' `UNet2DModel` as a graph builder. The text follows the forward pass of the model line by line (research: diffusers
 //! `models/unets/unet_2d.py`, `unet_2d_blocks.py`); tensor names are those of the file.
 
-use super::resnet::{Block, Resample};
+use super::blocks::attention::SelfAttention;
+use super::blocks::resample::{downsample, upsample};
+use super::blocks::resnet::{Block, Resample, Style};
+use super::blocks::time::embedding;
+use super::scope::{Norm, Scope};
 use crate::error::{Error, Result};
 use crate::graph::ops::{Cast, Concat, TimestepEmbedding, UnaryKind};
 use crate::graph::{Graph, TensorType, ValueId};
-use crate::io::unet_config::{Activation, ClassEmbedding, Resampling, UNetConfig};
+use crate::io::unet_config::{Activation, ClassEmbedding, Resampling, TimeScaleShift, UNetConfig};
 use crate::memory;
 use crate::tensor::DType;
 
@@ -39,9 +43,9 @@ impl UNet<'_> {
         self.check_image(g, x)?;
         // Every block begins with the activation of the embedding, which is the same for all.
         let time = self.time_embedding(g, t, labels)?;
-        let time = self.activation(g, time)?;
+        let time = g.unary(self.activation(), time)?;
         let x = if c.center_input_sample { g.affine(x, 2.0, -1.0)? } else { x };
-        let mut h = self.conv(g, x, "conv_in", c.block_out_channels[0], 3, 1, [1; 4])?;
+        let mut h = self.scope().conv(g, x, "conv_in", c.block_out_channels[0], 3, 1, [1; 4])?;
         let mut skips = vec![h];
         for i in 0..c.block_out_channels.len() {
             h = self.down_block(g, h, time, i, &mut skips)?;
@@ -51,9 +55,9 @@ impl UNet<'_> {
             h = self.up_block(g, h, time, i, &mut skips)?;
         }
         // conv_act is SiLU whatever act_fn says.
-        let h = self.norm(g, h, "conv_norm_out", c.norm_num_groups, true)?;
-        let out = self.conv(g, h, "conv_out", c.out_channels, 3, 1, [1; 4])?;
-        g.set_name(out, self.name("output"));
+        let h = self.scope().norm(g, h, "conv_norm_out", self.norm(), true)?;
+        let out = self.scope().conv(g, h, "conv_out", c.out_channels, 3, 1, [1; 4])?;
+        g.set_name(out, self.scope().name("output"));
         Ok(out)
     }
 
@@ -78,7 +82,7 @@ impl UNet<'_> {
             (ClassEmbedding::None, Some(_)) => return Err(Error::invalid("class labels were given to a model without classes (num_class_embeds is null)")),
             (_, None) => return Err(Error::invalid("the model is class-conditional and needs class labels")),
             (ClassEmbedding::Table(classes), Some(labels)) => {
-                let table = self.param(g, "class_embedding.weight", &[classes, width])?;
+                let table = self.scope().param(g, "class_embedding.weight", &[classes, width])?;
                 g.gather(table, labels)?
             }
             (ClassEmbedding::Timestep, Some(labels)) => {
@@ -92,12 +96,8 @@ impl UNet<'_> {
 
     fn sinusoid_mlp(&self, g: &mut Graph, t: ValueId, path: &str, width: usize) -> Result<ValueId> {
         let c = self.config;
-        let op = TimestepEmbedding { dim: c.block_out_channels[0], flip_sin_to_cos: c.flip_sin_to_cos, freq_shift: c.freq_shift };
-        let s = g.push1(op.into(), &[t])?;
-        let h = self.linear(g, s, &format!("{path}.linear_1"), width)?;
-        // TimestepEmbedding's act_fn defaults to silu and UNet2DModel does not set it.
-        let h = g.unary(UnaryKind::Silu, h)?;
-        self.linear(g, h, &format!("{path}.linear_2"), width)
+        let sinusoid = TimestepEmbedding { dim: c.block_out_channels[0], flip_sin_to_cos: c.flip_sin_to_cos, freq_shift: c.freq_shift };
+        embedding(g, &self.scope(), t, path, sinusoid, width)
     }
 
     fn down_block(&self, g: &mut Graph, mut h: ValueId, time: ValueId, i: usize, skips: &mut Vec<ValueId>) -> Result<ValueId> {
@@ -117,7 +117,7 @@ impl UNet<'_> {
             h = if attends && c.downsample_type == Resampling::Resnet {
                 self.resnet(g, h, time, &Block { resample: Resample::Down, ..self.plain(&path, c.block_out_channels[i]) })?
             } else {
-                self.downsample(g, h, &path)?
+                downsample(g, &self.scope(), h, &path, c.downsample_padding)?
             };
             skips.push(h);
         }
@@ -161,7 +161,7 @@ impl UNet<'_> {
             h = if attends && c.upsample_type == Resampling::Resnet {
                 self.resnet(g, h, time, &Block { resample: Resample::Up, ..self.plain(&path, channels) })?
             } else {
-                self.upsample(g, h, &path)?
+                upsample(g, &self.scope(), h, &path)?
             };
         }
         Ok(h)
@@ -171,59 +171,31 @@ impl UNet<'_> {
         Block { path, out_channels, resample: Resample::None, output_scale: 1.0 }
     }
 
-    pub(super) fn name(&self, path: &str) -> String {
-        format!("{}{path}", self.prefix)
+    fn scope(&self) -> Scope<'_> {
+        Scope { prefix: self.prefix }
     }
 
-    fn param(&self, g: &mut Graph, path: &str, shape: &[usize]) -> Result<ValueId> {
-        g.state(self.name(path), TensorType::f32(shape))
+    fn norm(&self) -> Norm {
+        Norm { groups: self.config.norm_num_groups, eps: self.config.norm_eps }
     }
 
-    #[allow(clippy::too_many_arguments)] // the parameters of a convolution
-    pub(super) fn conv(&self, g: &mut Graph, x: ValueId, path: &str, out: usize, k: usize, stride: usize, pad: [usize; 4]) -> Result<ValueId> {
-        let channels = g.shape(x)[3];
-        let w = self.param(g, &format!("{path}.weight"), &[out, channels, k, k])?;
-        let b = self.param(g, &format!("{path}.bias"), &[out])?;
-        g.conv2d(x, w, Some(b), stride, pad)
-    }
-
-    /// A linear layer over the channels of an image, written as the 1x1 convolution that it is.
-    pub(super) fn conv_named(&self, g: &mut Graph, x: ValueId, path: &str, out: usize) -> Result<ValueId> {
-        let channels = g.shape(x)[3];
-        let w = self.param(g, &format!("{path}.weight"), &[out, channels])?;
-        let b = self.param(g, &format!("{path}.bias"), &[out])?;
-        let w = g.reshape(w, &[out, channels, 1, 1])?;
-        g.conv2d(x, w, Some(b), 1, [0; 4])
-    }
-
-    pub(super) fn linear(&self, g: &mut Graph, x: ValueId, path: &str, out: usize) -> Result<ValueId> {
-        let channels = *g.shape(x).last().unwrap_or(&0);
-        let w = self.param(g, &format!("{path}.weight"), &[out, channels])?;
-        let b = self.param(g, &format!("{path}.bias"), &[out])?;
-        g.linear(x, w, Some(b))
-    }
-
-    pub(super) fn norm(&self, g: &mut Graph, x: ValueId, path: &str, groups: usize, silu: bool) -> Result<ValueId> {
-        let channels = *g.shape(x).last().unwrap_or(&0);
-        let gamma = self.param(g, &format!("{path}.weight"), &[channels])?;
-        let beta = self.param(g, &format!("{path}.bias"), &[channels])?;
-        g.group_norm(x, gamma, beta, groups, self.config.norm_eps, silu)
-    }
-
-    /// GroupNorm and the configured activation, in one op where that is SiLU.
-    pub(super) fn norm_act(&self, g: &mut Graph, x: ValueId, path: &str) -> Result<ValueId> {
-        let silu = self.config.act_fn == Activation::Silu;
-        let h = self.norm(g, x, path, self.config.norm_num_groups, silu)?;
-        if silu { Ok(h) } else { self.activation(g, h) }
-    }
-
-    pub(super) fn activation(&self, g: &mut Graph, x: ValueId) -> Result<ValueId> {
-        let kind = match self.config.act_fn {
+    fn activation(&self) -> UnaryKind {
+        match self.config.act_fn {
             Activation::Silu => UnaryKind::Silu,
             Activation::Gelu => UnaryKind::Gelu,
             Activation::Mish => UnaryKind::Mish,
             Activation::Relu => UnaryKind::Relu,
-        };
-        g.unary(kind, x)
+        }
+    }
+
+    fn resnet(&self, g: &mut Graph, x: ValueId, time: ValueId, block: &Block) -> Result<ValueId> {
+        let scale_shift = self.config.resnet_time_scale_shift == TimeScaleShift::ScaleShift;
+        Style { norm: self.norm(), activation: self.activation(), scale_shift }.resnet(g, &self.scope(), x, time, block)
+    }
+
+    /// `groups` of the norm before it; `None` leaves the norm out.
+    fn attention(&self, g: &mut Graph, x: ValueId, path: &str, groups: Option<usize>, rescale: f64) -> Result<ValueId> {
+        let norm = groups.map(|groups| Norm { groups, ..self.norm() });
+        SelfAttention { norm, heads: self.config.attention_heads(g.shape(x)[3]), rescale }.build(g, &self.scope(), x, path)
     }
 }
