@@ -82,6 +82,13 @@ macro_rules! op_table {
             fn grad(&self, cx: &mut GradCx) -> Result<Vec<Option<ValueId>>> { match self { $(Op::$name(op) => op.grad(cx)),* } }
             fn alias(&self) -> Alias { match self { $(Op::$name(op) => op.alias()),* } }
         }
+        impl Op {
+            /// Every op there is.
+            pub const VARIANTS: &'static [&'static str] = &[$(stringify!($name)),*];
+
+            /// Its name among them.
+            pub fn variant(&self) -> &'static str { match self { $(Op::$name(_) => stringify!($name)),* } }
+        }
         $(impl From<$name> for Op { fn from(op: $name) -> Op { Op::$name(op) } })*
     };
 }

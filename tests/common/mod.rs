@@ -66,6 +66,17 @@ impl Noise {
     }
 }
 
+/// Panics unless every op there is stands in one of the cases, so that no op is without a kernel that was compared with its meaning.
+pub fn check_every_op_has_a_row<'a>(cases: impl Iterator<Item = &'a Case>) {
+    // A pass puts it before every convolution of the rows.
+    let mut found: std::collections::BTreeSet<&str> = ["PackConv"].into();
+    for case in cases {
+        found.extend(case.graph.nodes().iter().map(|node| node.op.variant()));
+    }
+    let missing: Vec<_> = Op::VARIANTS.iter().filter(|op| !found.contains(*op)).collect();
+    assert!(missing.is_empty(), "no row for {missing:?}");
+}
+
 /// A graph, the numbers that it runs on, and the values to compare with their tolerances (0: exactly the reference rounded to the value's type).
 pub struct Case {
     pub name: String,

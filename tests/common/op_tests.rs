@@ -34,5 +34,10 @@ macro_rules! op_tests {
                 $run($table());
             }
         )*
+
+        #[test]
+        fn every_op_has_a_row() {
+            $crate::common::check_every_op_has_a_row([$($table()),*].iter().flatten());
+        }
     };
 }
