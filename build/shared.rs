@@ -39,7 +39,8 @@ pub fn to_rust(header: &str) -> Result<String, String> {
 fn constant(line: &str) -> Option<String> {
     let (name, rest) = line.strip_prefix("constexpr int k")?.split_once(" = ")?;
     let (value, comment) = rest.split_once(';')?;
-    let value: u32 = value.parse().ok()?;
+    // As C++ and Rust both read it: a 0 in front would be octal there.
+    let value = value.parse::<u32>().ok().filter(|n| i32::try_from(*n).is_ok() && n.to_string() == value)?;
     let name = screaming(name)?;
     let comment = match comment.trim() {
         "" => String::new(),

@@ -25,10 +25,10 @@ pub fn list(folder: &Path) -> Result<Vec<Source>, String> {
     let paths = entries(folder)?;
     let mut found: Vec<(PathBuf, Option<Arch>)> = kernels(&paths).map(|path| (path.clone(), None)).collect();
     for path in &paths {
-        let arch = path.file_name().and_then(|name| name.to_str()?.strip_prefix("sm")).and_then(Arch::parse);
-        if let (Some(arch), true) = (arch, path.is_dir()) {
-            found.extend(kernels(&entries(path)?).map(|path| (path.clone(), Some(arch))));
-        }
+        let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| name.starts_with("sm") && path.is_dir()) else { continue };
+        let arch = Arch::parse(&name[2..]).filter(|arch| arch.feature == Some('a'));
+        let arch = arch.ok_or_else(|| format!("{}: kernels for one architecture alone are in a folder such as sm90a", path.display()))?;
+        found.extend(kernels(&entries(path)?).map(|path| (path.clone(), Some(arch))));
     }
     found.into_iter().map(|(path, only)| open(path, only, folder)).collect()
 }

@@ -51,6 +51,7 @@ stage() {
   local left=$((LIMIT - SECONDS))
   ((most > left)) && most=$left
   echo "== $name ==" >>"$out/log.txt"
+  rm -f "$out/$name.json" # of an earlier run
   if ((most < 1)); then
     echo "no time left" >"$scratch/stage"
     passed=false
@@ -74,6 +75,9 @@ instructions() {
 
 # The same rows with launches that overlap. Here first, where they are made: on a GPU that computed wrong, times would mean nothing.
 overlap() {
+  local capability
+  capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1)
+  [[ -n $capability && ${capability%%.*} -ge 9 ]] || { echo "needs compute capability 9.0, found ${capability:-none}"; return "$SKIPPED"; }
   FEWSTEP_CUDA_OVERLAP=1 "$bin/cuda" --test-threads=1 conformance networks && FEWSTEP_CUDA_OVERLAP=1 "$bin/bench" all "$out/overlap.json"
 }
 

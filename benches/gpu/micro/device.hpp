@@ -17,7 +17,8 @@ namespace micro {
 using Address = unsigned long long;
 
 // Of NVIDIA's cuda.h; cuda/emulator/libcuda/cuda.hpp has some of it, too.
-constexpr int kComputeCapabilityMajor = 75, kComputeCapabilityMinor = 76, kMultiprocessors = 16, kSharedOptin = 97;
+constexpr int kComputeCapabilityMajor = 75, kComputeCapabilityMinor = 76, kMultiprocessors = 16;
+constexpr int kNoBinary = 209;  // CUDA_ERROR_NO_BINARY_FOR_GPU: a file has nothing for this GPU
 constexpr int kAttributeCooperative = 2, kAttributeCluster = 4, kAttributeOverlap = 6;
 constexpr int kNonPortableClusters = 14;  // CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED
 constexpr int kCaptureThreadLocal = 1;
@@ -60,9 +61,9 @@ template <class... P>
 void need(const char* name, P... arguments) {
   const int code = call(name, arguments...);
   if (code == 0) return;
-  const char* why = "";
+  const char* why = nullptr;
   call("cuGetErrorString", code, &why);
-  fprintf(stderr, "%s: CUDA error %d: %s\n", name, code, why);
+  fprintf(stderr, "%s: CUDA error %d: %s\n", name, code, why ? why : "the driver has no such function");
   exit(1);
 }
 
@@ -109,8 +110,12 @@ class Device {
       const std::string image{std::istreambuf_iterator<char>(file), {}};
       void* module = nullptr;
       if (image.empty()) fprintf(stderr, "%s: cannot be read\n", path.c_str()), exit(1);
-      // A GPU that a file has nothing for does not load it.
-      if (call("cuModuleLoadData", &module, static_cast<const void*>(image.data())) == 0) modules_.push_back(module);
+      const int code = call("cuModuleLoadData", &module, static_cast<const void*>(image.data()));
+      if (code == 0) {
+        modules_.push_back(module);
+      } else if (code != kNoBinary) {
+        fprintf(stderr, "%s: CUDA error %d\n", path.c_str(), code), exit(1);
+      }
     }
   }
 
@@ -122,6 +127,8 @@ class Device {
     }
     return nullptr;
   }
+
+  void leave_out(const char* what) const { printf("%s: left out, %s cannot run it\n", what, name.c_str()); }
 
   /// A launch on the stream; the error.
   template <class... P>
@@ -154,14 +161,8 @@ class Device {
 
   /// Captures `enqueue` as a graph and runs it `runs` times, each alone: back to back, one run would begin before the one before has ended.
   Timing time_graph(const std::function<void()>& enqueue, int runs) const {
-    void *graph = nullptr, *exec = nullptr;
-    need("cuStreamBeginCapture_v2", stream, kCaptureThreadLocal);
-    enqueue();
-    need("cuStreamEndCapture", stream, &graph);
     Timing timing{};
-    count_edges(graph, timing);
-    need("cuGraphInstantiateWithFlags", &exec, graph, 0ull);
-    need("cuGraphUpload", exec, stream);
+    void* const exec = capture(enqueue, timing);
     std::vector<double> us;
     for (int i = 0; i < runs + runs / 10 + 1; i++) {
       const double one = time([&] { need("cuGraphLaunch", exec, stream); });
@@ -169,8 +170,17 @@ class Device {
     }
     std::sort(us.begin(), us.end());
     timing.median = us[us.size() / 2], timing.least = us[0];
-    need("cuGraphExecDestroy", exec), need("cuGraphDestroy", graph);
+    need("cuGraphExecDestroy", exec);
     return timing;
+  }
+
+  /// Captures `enqueue` as a graph and runs it once.
+  void run_graph(const std::function<void()>& enqueue) const {
+    Timing timing{};
+    void* const exec = capture(enqueue, timing);
+    need("cuGraphLaunch", exec, stream);
+    wait();
+    need("cuGraphExecDestroy", exec);
   }
 
   std::string name;
@@ -178,6 +188,18 @@ class Device {
   void* stream = nullptr;
 
  private:
+  void* capture(const std::function<void()>& enqueue, Timing& timing) const {
+    void *graph = nullptr, *exec = nullptr;
+    need("cuStreamBeginCapture_v2", stream, kCaptureThreadLocal);
+    enqueue();
+    need("cuStreamEndCapture", stream, &graph);
+    count_edges(graph, timing);
+    need("cuGraphInstantiateWithFlags", &exec, graph, 0ull);
+    need("cuGraphUpload", exec, stream);
+    need("cuGraphDestroy", graph);
+    return exec;
+  }
+
   // How many edges are programmatic: a launch attribute that silently gives plain ones would look like a slow GPU.
   static void count_edges(void* graph, Timing& timing) {
     size_t count = 0;

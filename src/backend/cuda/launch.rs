@@ -173,10 +173,10 @@ pub(super) struct Ready {
     pointers: Vec<*mut c_void>,
 }
 
-/// A piece of an argument buffer: no type of CUDA's asks for more than 64 bytes of alignment (`CUtensorMap`).
+/// A piece of an argument buffer: no type of CUDA's asks for more than 128 bytes of alignment (`CUtensorMap`).
 #[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
+#[repr(C, align(128))]
+struct Line([u8; 128]);
 
 // SAFETY: `pointers` is scratch of `enqueue`; it points nowhere between calls.
 unsafe impl Send for Ready {}
@@ -194,7 +194,7 @@ fn append(arg: &Arg, bytes: &mut Vec<u8>, address: &mut impl FnMut(&Arg) -> Resu
 /// The arguments at their places in the kernel's parameter buffer.
 fn lay_out(arguments: &[Vec<u8>], offsets: &[u32]) -> Vec<Line> {
     let end = arguments.last().zip(offsets.last()).map_or(0, |(last, offset)| *offset as usize + last.len());
-    let mut values = vec![Line([0; 64]); end.div_ceil(size_of::<Line>())];
+    let mut values = vec![Line([0; 128]); end.div_ceil(size_of::<Line>())];
     for (bytes, offset) in arguments.iter().zip(offsets) {
         for (i, byte) in bytes.iter().enumerate() {
             let at = *offset as usize + i;
@@ -273,10 +273,10 @@ mod tests {
     #[test]
     fn arguments_lie_as_in_the_parameter_buffer() {
         let arguments = [vec![1; 8], vec![2; 4], vec![3; 128]];
-        let lines = lay_out(&arguments, &[0, 8, 64]);
-        assert!((lines.as_ptr() as usize).is_multiple_of(64));
+        let lines = lay_out(&arguments, &[0, 8, 128]);
+        assert!((lines.as_ptr() as usize).is_multiple_of(128));
         let bytes: Vec<u8> = lines.iter().flat_map(|line| line.0).collect();
-        let expected: Vec<u8> = [vec![1; 8], vec![2; 4], vec![0; 52], vec![3; 128]].concat();
+        let expected: Vec<u8> = [vec![1; 8], vec![2; 4], vec![0; 116], vec![3; 128]].concat();
         assert_eq!(bytes, expected);
         assert!(lay_out(&[], &[]).is_empty());
     }

@@ -28,6 +28,8 @@ pub(super) struct Kernels {
     loaded: Mutex<Loaded>,
     /// Where kernels wait for one another.
     overlap: bool,
+    /// Somebody asked for it, and is told where it cannot be.
+    overlap_asked: bool,
 }
 
 #[derive(Default)]
@@ -59,8 +61,18 @@ impl Kernels {
     /// None loaded yet.
     pub fn new(context: &Arc<Context>) -> Result<Self> {
         let asked = std::env::var_os(OVERLAP).map(|value| value.to_string_lossy().into_owned());
-        let overlap = overlap(asked.as_deref(), Tuning::of(context.device.capability).overlap)?;
-        Ok(Self { context: context.clone(), loaded: Mutex::default(), overlap })
+        let capability = context.device.capability;
+        let overlap = overlap(asked.as_deref(), Tuning::of(capability).overlap)?;
+        let overlap_asked = overlap && asked.is_some();
+        if overlap_asked && capability < OVERLAP_CAPABILITY {
+            let name = &context.device.name;
+            return Err(Error::unsupported(format!(
+                "{OVERLAP}=1: launches overlap on GPUs of compute capability 9.0 and later, not on {name} ({}.{}): unset it",
+                capability / 10,
+                capability % 10
+            )));
+        }
+        Ok(Self { context: context.clone(), loaded: Mutex::default(), overlap, overlap_asked })
     }
 
     /// A kernel by name.
@@ -91,7 +103,10 @@ impl Kernels {
                 // Kernels are loaded when they are first used, which must not be while a graph is captured.
                 // SAFETY: the function was just found.
                 check(unsafe { sys::cuFuncLoad(raw) }.result(), format!("loading the kernel {name}"))?;
-                let overlaps = self.overlap && info.machine_code(device.capability).is_some_and(|code| code.arch.number >= OVERLAP_CAPABILITY);
+                let overlaps = self.overlap && waits(raw)?;
+                if self.overlap_asked && !overlaps {
+                    return Err(Error::unsupported(format!("{OVERLAP}=1: the driver made {name} from PTX that waits for no other launch: unset it")));
+                }
                 let function = Function { raw, info, overlaps };
                 loaded.functions.insert(info.name, function);
                 function
@@ -107,6 +122,16 @@ impl Kernels {
         let loaded = unsafe { result::module::load_data(module.fatbin.as_ptr().cast()) };
         check(loaded, format!("loading the kernels of {} for {}", module.name, self.context.device.name))
     }
+}
+
+/// Whether a kernel that is loaded waits for the launch before it. That depends on what the driver has loaded, not on what the library contains: it may have
+/// been told to translate PTX all the same.
+fn waits(function: sys::CUfunction) -> Result<bool> {
+    let mut version = 0;
+    // SAFETY: the function is loaded; the driver writes one int.
+    let code = unsafe { sys::cuFuncGetAttribute(&mut version, sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION, function) };
+    check(code.result(), "asking for a kernel's PTX version")?;
+    Ok(u32::try_from(version).is_ok_and(|version| version >= OVERLAP_CAPABILITY))
 }
 
 impl Drop for Kernels {

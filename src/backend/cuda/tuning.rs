@@ -1,5 +1,5 @@
-//! What was found best by measuring, a row a generation of GPUs. Limits that kernels set are in `cuda/shared.h`, not here: a number here may be wrong, but
-//! only slow.
+//! What was found best by measuring, a row a generation of GPUs. Limits that kernels set are in `cuda/shared.h`, not here: a number here that a test accepts may
+//! be wrong, but only slow.
 
 /// How work is cut for a generation.
 #[derive(Debug, PartialEq)]
@@ -95,6 +95,21 @@ mod tests {
         assert!(GENERATIONS.is_sorted_by_key(|(first, _)| *first));
         for (first, row) in &GENERATIONS {
             assert_eq!(Tuning::of(*first), row);
+        }
+        for (first, Tuning { conv, norm, reduce, optimizer_piece, .. }) in &GENERATIONS {
+            let least = [
+                conv.shortest_slice,
+                conv.long_slice,
+                conv.most_slices,
+                norm.moment_rows,
+                norm.grain,
+                norm.resident,
+                reduce.grain,
+                reduce.resident,
+                *optimizer_piece,
+            ];
+            assert!(least.iter().chain(&conv.resident).all(|n| *n > 0), "{first}: a number that something is divided by is 0");
+            assert!(conv.shortest_slice <= conv.worth_cutting, "{first}: a sum would be cut into pieces shorter than the shortest");
         }
         assert_eq!(Tuning::of(u32::MAX), &GENERATIONS[GENERATIONS.len() - 1].1, "later ones: the last");
     }
