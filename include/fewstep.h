@@ -28,6 +28,9 @@
  * On a CUDA device any function that computes may also return FEWSTEP_STATUS_OUT_OF_MEMORY, when the device's memory does not suffice, and
  * FEWSTEP_STATUS_DEVICE_LOST, after which the runtime and all that was made from it can only be destroyed.
  *
+ * SEEING. The environment variables FEWSTEP_PLAN and FEWSTEP_PROFILE (docs/debugging.md) name files that get plans and times. A call that plans
+ * answers IO, NOT_FOUND or INVALID_ARGUMENT where such a file cannot be written.
+ *
  * HANDLES. Types without fields are handles. `_create`, `_open` and the like give one to the caller, who gives it back to `_destroy`; destroying
  * NULL is fine. Handles may be destroyed in any order: one that is made from others keeps alive what it needs of them. A handle of the wrong kind
  * is refused; one that was destroyed must not be used (most uses are found and refused, but not all can be).

@@ -2,6 +2,7 @@
 //! that each executable spent in each node. Texts are appended, and a file that cannot be written is an error of what was to be reported.
 
 use crate::error::{Error, Result};
+use crate::graph::passes::why_not;
 use crate::graph::{OpDef, Plan};
 use crate::memory;
 use std::collections::BTreeMap;
@@ -28,7 +29,9 @@ fn append(variable: &str, path: &PathBuf, text: &str) -> Result<()> {
 
 /// Writes a plan that is laid out, if somebody wants to see it.
 pub(crate) fn plan(device: &str, plan: &Plan) -> Result<()> {
-    wanted(PLAN).map_or(Ok(()), |path| append(PLAN, &path, &format!("== {device}\n{plan}\n")))
+    let Some(path) = wanted(PLAN) else { return Ok(()) };
+    let notes: String = why_not(plan.graph())?.iter().map(|note| format!("note: {note}\n")).collect();
+    append(PLAN, &path, &format!("== {device}\n{notes}{plan}\n"))
 }
 
 /// Time spent in each node of a plan. Written when it is dropped.
@@ -45,6 +48,7 @@ impl Profile {
     /// A profile, if somebody wants one.
     pub fn of(device: &'static str, plan: &Plan) -> Result<Option<Self>> {
         let Some(path) = wanted(PROFILE) else { return Ok(None) };
+        append(PROFILE, &path, "")?;
         let name = |id: &crate::graph::NodeId| {
             let node = &plan.graph().nodes()[id.0 as usize];
             let output = plan.graph().value(node.outputs[0]);

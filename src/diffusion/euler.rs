@@ -128,9 +128,10 @@ fn timesteps(schedule: &NoiseSchedule, config: &EulerConfig, steps: usize) -> Re
     try_collect(whole.iter().map(|t| Ok(*t as f64)), "timesteps")
 }
 
-/// `numpy.interp` over the timesteps.
+/// `numpy.interp` over the timesteps: before the first it is the first.
 fn interpolate(train: &[f64], t: f64) -> f64 {
-    let low = (t.max(0.0).floor() as usize).min(train.len() - 1);
+    let t = t.max(0.0);
+    let low = (t.floor() as usize).min(train.len() - 1);
     let high = (low + 1).min(train.len() - 1);
     train[low] + (train[high] - train[low]) * (t - low as f64)
 }
@@ -140,4 +141,34 @@ fn log_linear(train: &[f64], steps: usize, p: Rounding) -> Result<Vec<f64>> {
     let ends = [train[train.len() - 1], train[0]].map(|s| p.round(s.ln()));
     let logs = super::schedule::linspace(ends[0], ends[1], steps + 1, p)?;
     try_collect(logs.iter().take(steps + 1).map(|l| Ok(p.round(l.exp()))), "sigmas")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::schedule::ScheduleConfig;
+    use super::*;
+
+    /// 61 and 122 trailing steps of 1000 are 62 and 123 for diffusers, the last at timestep -1, which has the sigma of timestep 0.
+    #[test]
+    fn a_timestep_before_the_first_has_its_sigma() -> Result<()> {
+        for (beta_start, steps, spread) in [(1e-4, 61, SigmaSpread::Schedule), (1e-6, 61, SigmaSpread::Schedule), (8.5e-4, 122, SigmaSpread::Karras)] {
+            let schedule = NoiseSchedule::new(ScheduleConfig { beta_start, ..ScheduleConfig::default() })?;
+            let config = EulerConfig {
+                spacing: Spacing::Trailing,
+                steps_offset: 0,
+                ancestral: false,
+                sigmas: spread,
+                log_linear: false,
+                continuous: false,
+                range: [None; 2],
+                final_sigmas: FinalSigma::Zero,
+            };
+            let (sigmas, least) = (grid(&schedule, &config, steps)?.sigmas, training_sigmas(&schedule)?[0]);
+            let last = sigmas[sigmas.len() - 2];
+            // float32, in which the sigmas are kept.
+            assert!((last - least).abs() <= 1e-6 * least, "{beta_start} {steps}: {last}, not {least}");
+            assert!(spread != SigmaSpread::Schedule || sigmas.len() == steps + 2, "{}", sigmas.len());
+        }
+        Ok(())
+    }
 }

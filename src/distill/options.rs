@@ -5,10 +5,9 @@ use super::objective::Term;
 use crate::diffusion::Clip;
 use crate::error::{Error, Result};
 use crate::tensor::DType;
-use serde::{Deserialize, Serialize};
 
 /// How the learning rate moves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LearningRate {
     /// Constant after the warm-up.
     Constant,

@@ -1,6 +1,6 @@
 //! What passes and plans ask of a program: who reads a value, what it is a view of, what never changes.
 
-use super::{Alias, Graph, OpDef, Origin, ValueId};
+use super::{Alias, Graph, Node, OpDef, Origin, Value, ValueId};
 use crate::error::Result;
 use crate::memory;
 
@@ -86,4 +86,21 @@ pub(crate) fn updates_so_far(graph: &Graph) -> Result<Vec<usize>> {
         seen
     };
     memory::collect(graph.nodes().iter().map(|n| matches!(n.op.alias(), Alias::Updates(_))).map(count), WHAT)
+}
+
+/// Nodes that depend on constants and on storages that nobody overwrites: the same in every run.
+pub(crate) fn hoistable(graph: &Graph) -> Result<Vec<bool>> {
+    let frozen = graph.frozen_storages()?;
+    let given = |v: &Value| match (&v.origin, v.storage) {
+        (Origin::Const(_) | Origin::Fill(_), _) => true,
+        (Origin::State, Some(s)) => frozen[s.0 as usize],
+        _ => false,
+    };
+    let mut fixed = memory::collect(graph.values().iter().map(given), WHAT)?;
+    let once = |node: &Node| {
+        let once = !matches!(node.op.alias(), Alias::Updates(_)) && node.inputs.iter().all(|i| fixed[i.0 as usize]);
+        node.outputs.iter().for_each(|o| fixed[o.0 as usize] = once);
+        once
+    };
+    memory::collect(graph.nodes().iter().map(once), WHAT)
 }

@@ -1,8 +1,9 @@
 //! From a graph to something a backend can run: passes, what runs once and what runs always, and one arena laid out by liveness.
 
+use super::analysis::hoistable;
 use super::layout::{self, Block, too_large};
 use super::passes::{self, Wishes};
-use super::{Alias, Graph, Node, NodeId, Numerics, OpDef, Origin, StorageId, Value, ValueId};
+use super::{Graph, NodeId, Numerics, Origin, StorageId, Value, ValueId};
 use crate::cancel::Stop;
 use crate::error::{Error, Result};
 use crate::memory;
@@ -249,7 +250,7 @@ impl Plan {
 
     /// Where a planned value is.
     pub fn location(&self, id: ValueId) -> Location {
-        self.locations[id.0 as usize]
+        self.locations.get(id.0 as usize).copied().unwrap_or(Location::Unused)
     }
 
     /// Byte offset in the arena of a node's scratch.
@@ -312,23 +313,6 @@ fn persist(end: &mut usize, bytes: usize) -> Result<Location> {
 
 fn aligned(bytes: usize) -> Result<usize> {
     bytes.checked_next_multiple_of(ALIGN).filter(|b| *b < isize::MAX as usize).ok_or_else(too_large)
-}
-
-/// Nodes that depend on constants and on storages that nobody overwrites: the same in every run.
-fn hoistable(graph: &Graph) -> Result<Vec<bool>> {
-    let frozen = graph.frozen_storages()?;
-    let given = |v: &Value| match (&v.origin, v.storage) {
-        (Origin::Const(_) | Origin::Fill(_), _) => true,
-        (Origin::State, Some(s)) => frozen[s.0 as usize],
-        _ => false,
-    };
-    let mut fixed = memory::collect(graph.values().iter().map(given), WHAT)?;
-    let once = |node: &Node| {
-        let once = !matches!(node.op.alias(), Alias::Updates(_)) && node.inputs.iter().all(|i| fixed[i.0 as usize]);
-        node.outputs.iter().for_each(|o| fixed[o.0 as usize] = once);
-        once
-    };
-    memory::collect(graph.nodes().iter().map(once), WHAT)
 }
 
 /// Consecutive ranges of the running part of the order, one a segment.

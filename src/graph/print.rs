@@ -1,6 +1,5 @@
 //! Programs and plans as text, for people.
 
-use super::passes::why_not;
 use super::plan::Location;
 use super::{Graph, Node, OpDef, Origin, Plan, TensorType, ValueId};
 use std::fmt::{self, Display, Formatter};
@@ -89,7 +88,6 @@ impl Display for Plan {
         writeln!(f, "plan: {nodes} nodes, {prepared} of them once; activations {activations:?}")?;
         let [arena, peak, persistent] = [self.arena_bytes(), self.peak_live_bytes(), self.persistent_bytes()];
         writeln!(f, "bytes: arena {arena} (live at once {peak}), persistent {persistent}, inputs {}", self.input_bytes())?;
-        why_not(graph).map_err(|_| fmt::Error)?.iter().try_for_each(|note| writeln!(f, "note: {note}"))?;
         let names = graph.segments().iter().map(|name| format!("segment '{name}'"));
         let parts = [("once".to_string(), 0..prepared)].into_iter().chain(names.zip(self.segments().iter().cloned()));
         for (name, range) in parts.filter(|(_, range)| !range.is_empty()) {

@@ -85,11 +85,6 @@ pub fn write_bytes_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomic(path, |w| w.write_all(bytes))
 }
 
-/// Creates a folder and its parents.
-pub fn create_folder(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path).map_err(|e| Error::from_io(path, &e))
-}
-
 /// Makes a rename durable. File systems that cannot flush a folder say so; the file itself is safe by then.
 #[cfg(unix)]
 pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
@@ -165,7 +160,6 @@ mod tests {
             (write_bytes_atomic(Path::new("/"), b"y"), Status::InvalidArgument),
             (read(&dir.join("absent")).map(drop), Status::NotFound),
             (read(dir.path()).map(drop), Status::Io),
-            (create_folder(&plain.join("x")), Status::Io),
         ];
         for (i, (result, status)) in cases.into_iter().enumerate() {
             assert_eq!(result.unwrap_err().status, status, "case {i}");

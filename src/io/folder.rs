@@ -404,6 +404,9 @@ fn sync_all(mut folders: Vec<PathBuf>) -> Result<()> {
     folders.iter().try_for_each(|folder| sync_folder(folder).map_err(|e| Error::from_io(folder, &e)))
 }
 
+/// How often folders can vanish while they are made, before that is an error of the path.
+const MOST_LOST: usize = 20;
+
 /// Excludes other savers of a folder, in this process and in others, until it is dropped or its process dies.
 struct FolderLock(File);
 
@@ -412,8 +415,16 @@ impl FolderLock {
     /// the hashes of a model's parts have the last word.
     fn acquire(root: &Path, mut make: impl FnMut() -> Result<()>) -> Result<Option<Self>> {
         let start = Instant::now();
+        let mut lost = 0;
         loop {
-            make()?;
+            match make() {
+                // Another save had made the folder above, failed, and removed it.
+                Err(e) if e.status == Status::NotFound && lost < MOST_LOST => {
+                    lost += 1;
+                    continue;
+                }
+                made => made?,
+            }
             match Self::try_acquire(root) {
                 Ok(lock) => return Ok(Some(lock)),
                 Err(TryLockError::Error(e)) if is_without_locks(&e) => return Ok(None),

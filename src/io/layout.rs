@@ -115,6 +115,10 @@ impl ModelPaths {
             let above = folder.canonicalize().ok().and_then(|f| f.parent().map(Path::to_path_buf));
             for folder in [Some(folder), above.as_deref()].into_iter().flatten() {
                 if let Some(mut found) = Self::in_folder(folder, variant)? {
+                    if shard && !weights::is_index(&found.weights) {
+                        let other = found.weights.display();
+                        return Err(Error::not_found(format!("{}: no index names this part of a model; {other} is another's weights", path.display())));
+                    }
                     found.notes.insert(0, format!("{} is opened: the model that {} belongs to", folder.display(), path.display()));
                     return Ok(found);
                 }
@@ -155,11 +159,17 @@ impl ModelPaths {
             let shown = candidates.iter().map(|c| c.display().to_string()).collect::<Vec<_>>().join(", ");
             return Err(Error::not_found(format!("{}: no model here, but several below; give one of them: {shown}", folder.display())));
         }
-        let above = folder.canonicalize().ok().and_then(|f| f.parent().map(Path::to_path_buf)).filter(|above| holds_model(above));
+        let above = folder.canonicalize().ok().and_then(|f| f.parent().map(Path::to_path_buf)).filter(|above| holds_model(above).unwrap_or(false));
         let hint = above.map_or_else(String::new, |above| format!("; {} holds one", above.display()));
         let [nested, flat] = [folder.join(UNET).join(CONFIG), folder.join(CONFIG)];
         Err(Error::not_found(format!("no model here: neither {} nor {} exists{hint}", nested.display(), flat.display())))
     }
+}
+
+/// Whether a file of weights belongs to a model's folder: by the configuration beside it, or by a save that is not finished.
+pub(super) fn is_in_model(weights: &Path) -> Result<bool> {
+    let folder = folder_of(weights);
+    Ok(file::is_file(&folder.join(CONFIG))? || pipeline_of(folder).map(|root| Journal::read(&root)).transpose()?.flatten().is_some())
 }
 
 /// The first of some files that is there.
@@ -204,7 +214,7 @@ fn models_below(folder: &Path) -> Result<Vec<PathBuf>> {
         let main = json::read_text(&main)?;
         let main = main.trim();
         let snapshot = snapshots.join(main);
-        if !main.is_empty() && !main.contains(['/', '\\', '.']) && holds_model(&snapshot) {
+        if !main.is_empty() && !main.contains(['/', '\\', '.']) && snapshot.is_dir() && holds_model(&snapshot)? {
             return Ok(vec![snapshot]);
         }
     }
@@ -221,7 +231,7 @@ fn models_below(folder: &Path) -> Result<Vec<PathBuf>> {
             return Err(Error::not_found(format!("{}: no model here, and more than {MAX_FOLDERS} folders, {advice}", listed.display())));
         }
         looked_at += 1;
-        if holds_model(&path) {
+        if holds_model(&path)? {
             memory::push(&mut found, path, "models below a folder")?;
         }
     }
@@ -229,18 +239,23 @@ fn models_below(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn holds_model(folder: &Path) -> bool {
-    is_network(&folder.join(UNET).join(CONFIG)) || is_network(&folder.join(CONFIG))
+/// Whether a folder is a model's, also one whose first save is not finished. What cannot be looked at is an error: another model would be taken instead.
+fn holds_model(folder: &Path) -> Result<bool> {
+    Ok(is_network(&folder.join(UNET).join(CONFIG))? || is_network(&folder.join(CONFIG))? || Journal::read(folder)?.is_some())
 }
 
 /// Whether a configuration is that of a U-Net, and not of an encoder or another part of a pipeline.
-fn is_network(config: &Path) -> bool {
-    let Ok(text) = json::read_text(config) else { return false };
-    let Ok(value) = json::parse(&text, CONFIG) else { return false };
-    match value.get("_class_name") {
+fn is_network(config: &Path) -> Result<bool> {
+    if !file::is_file(config)? {
+        return Ok(false);
+    }
+    let text = json::read_text(config)?;
+    // No JSON: no network's, whatever else it is.
+    let Ok(value) = json::parse(&text, CONFIG) else { return Ok(false) };
+    Ok(match value.get("_class_name") {
         Some(class) => class.as_str().is_some_and(|class| class.starts_with("UNet")),
         None => value.get("block_out_channels").is_some(),
-    }
+    })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::io::diffusers::{ModelFiles, ModelTexts};
 use crate::io::json::shorten;
 use crate::io::json_writer::compact;
-use crate::io::{SchedulerConfig, TensorFile, UNetConfig, file, safetensors};
+use crate::io::{SchedulerConfig, TensorFile, UNetConfig, layout, safetensors};
 use crate::tensor::Tensor;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ impl ModelFiles {
             return Self::open(path, None);
         }
         let tensors = TensorFile::open(path)?;
-        if !tensors.metadata().contains_key(FORMAT) && name.ends_with(".safetensors") && file::is_file(&path.with_file_name(CONFIG))? {
+        if !tensors.metadata().contains_key(FORMAT) && name.ends_with(".safetensors") && layout::is_in_model(path)? {
             drop(tensors);
             return Self::open(path, None);
         }

@@ -508,9 +508,9 @@ impl SchedulerConfig {
     }
 }
 
-/// Whether a step can limit float32 values to it: a positive number, and not one that float32 rounds to 0.
+/// Whether a step can limit float32 values to it: a positive number that float32 rounds neither to 0 nor to infinity.
 pub(crate) fn is_limit(value: f64) -> bool {
-    value.is_finite() && value >= f64::from(f32::MIN_POSITIVE)
+    (f64::from(f32::MIN_POSITIVE)..=f64::from(f32::MAX)).contains(&value)
 }
 
 /// What diffusers' solvers write beside their own keys; a file's other values of them are kept and go before these.

@@ -132,7 +132,7 @@ fn kind_of(kind: FileType) -> &'static str {
 mod tests {
     use super::*;
     use crate::Status;
-    use crate::io::file::{create_folder, read, write_atomic, write_bytes_atomic};
+    use crate::io::file::{read, write_atomic, write_bytes_atomic};
     use crate::io::test_util::TestDir;
     use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn links_stay_and_their_targets_are_replaced() {
         let dir = TestDir::new("target-links");
-        create_folder(&dir.join("runs")).unwrap();
+        std::fs::create_dir(dir.join("runs")).unwrap();
         fs::write(dir.join("runs/7.npy"), "old").unwrap();
         // (link, what it says, the file that it stands for)
         for (link, text, file) in [
@@ -207,7 +207,7 @@ mod tests {
         // SAFETY: a path that ends with a NUL.
         assert_eq!(unsafe { libc::mkfifo(pipe.as_ptr(), 0o600) }, 0);
         let _socket = UnixListener::bind(dir.join("socket")).unwrap();
-        create_folder(&dir.join("folder")).unwrap();
+        std::fs::create_dir(dir.join("folder")).unwrap();
         symlink("/dev/null", dir.join("device")).unwrap();
         symlink("pipe", dir.join("to a pipe")).unwrap();
         for (name, word) in [("pipe", "a pipe"), ("socket", "a socket"), ("folder", "a folder"), ("device", "a device"), ("to a pipe", "a pipe")] {

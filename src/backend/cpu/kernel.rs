@@ -46,6 +46,10 @@ impl Slot {
     fn check<T: Element>(&self) {
         assert!(self.dtype == T::DTYPE, "a kernel takes an operand of {:?} for {:?}", self.dtype, T::DTYPE);
     }
+
+    fn check_size<T>(&self) {
+        assert!(self.dtype.size() == size_of::<T>(), "a kernel moves elements of {:?} as {} bytes each", self.dtype, size_of::<T>());
+    }
 }
 
 /// What a kernel may touch. Outputs of updating ops are the storage itself: such a kernel reads the old contents through `output`, never through
@@ -62,8 +66,25 @@ impl<'a> Io<'a> {
     pub fn input<T: Element>(&self, i: usize) -> &'a [T] {
         let slot = self.slots[i];
         slot.check::<T>();
-        // SAFETY: the plan gives the operand's location numel elements of its dtype, which is T's, 64-byte aligned; nobody writes it during this node but an in-place update, whose kernels do not read the operand.
+        // SAFETY: the plan gives the operand's location numel elements of its dtype, which is T's, 64-byte aligned; nobody writes it during this node but an
+        // in-place update, whose kernels do not read the operand.
         unsafe { std::slice::from_raw_parts(slot.ptr.cast(), slot.len) }
+    }
+
+    /// Operand `i`, of whatever type of four bytes, to be moved and not to be computed with.
+    pub fn moved_input(&self, i: usize) -> &'a [f32] {
+        self.slots[i].check_size::<f32>();
+        // SAFETY: as `input`: as many bytes, and every pattern of them is a float.
+        unsafe { std::slice::from_raw_parts(self.slots[i].ptr.cast(), self.slots[i].len) }
+    }
+
+    /// Result `i` of such a move.
+    #[allow(clippy::mut_from_ref)] // as `output`
+    pub fn moved_output(&self, i: usize) -> &'a mut [f32] {
+        let slot = self.slots[self.inputs + i];
+        slot.check_size::<f32>();
+        // SAFETY: as `output` and `moved_input`.
+        unsafe { std::slice::from_raw_parts_mut(slot.ptr.cast(), slot.len) }
     }
 
     /// Result `i`.

@@ -19,10 +19,10 @@ pub(super) fn concat(inputs: &[&TensorType]) -> Box<dyn CpuKernel> {
 impl CpuKernel for ConcatKernel {
     fn run(&self, io: &Io) -> Result<()> {
         let total: usize = self.0.iter().sum();
-        for_chunks(io, io.output(0), row_grain(total), |start, out| {
+        for_chunks(io, io.moved_output(0), row_grain(total), |start, out| {
             let mut at = 0;
             for (k, w) in self.0.iter().enumerate() {
-                let from = &io.input::<f32>(k)[start / total * w..];
+                let from = &io.moved_input(k)[start / total * w..];
                 for (to, row) in out.chunks_exact_mut(total).zip(from.chunks_exact(*w)) {
                     to[at..at + w].copy_from_slice(row);
                 }
@@ -44,8 +44,8 @@ pub(super) fn slice(op: &Slice, x: &TensorType) -> Box<dyn CpuKernel> {
 
 impl CpuKernel for SliceKernel {
     fn run(&self, io: &Io) -> Result<()> {
-        let x = io.input::<f32>(0);
-        for_chunks(io, io.output(0), row_grain(self.len), |start, out| {
+        let x = io.moved_input(0);
+        for_chunks(io, io.moved_output(0), row_grain(self.len), |start, out| {
             let rows = x[start / self.len * self.full..].chunks_exact(self.full);
             for (to, row) in out.chunks_exact_mut(self.len).zip(rows) {
                 to.copy_from_slice(&row[self.start..self.start + self.len]);
@@ -66,8 +66,8 @@ pub(super) fn pad(op: &Pad, x: &TensorType) -> Box<dyn CpuKernel> {
 
 impl CpuKernel for PadKernel {
     fn run(&self, io: &Io) -> Result<()> {
-        let x = io.input::<f32>(0);
-        for_chunks(io, io.output(0), row_grain(self.full), |start, out| {
+        let x = io.moved_input(0);
+        for_chunks(io, io.moved_output(0), row_grain(self.full), |start, out| {
             out.fill(0.0);
             let rows = x[start / self.full * self.len..].chunks_exact(self.len);
             for (to, row) in out.chunks_exact_mut(self.full).zip(rows) {

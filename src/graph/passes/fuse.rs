@@ -3,7 +3,7 @@
 use super::{Rewrite, WHAT};
 use crate::cancel::Stop;
 use crate::error::Result;
-use crate::graph::analysis::{Readers, updates_so_far};
+use crate::graph::analysis::{Readers, hoistable, updates_so_far};
 use crate::graph::ops::BinaryKind;
 use crate::graph::{Graph, Node, Op, OpDef, ValueId};
 use crate::memory;
@@ -25,7 +25,7 @@ struct Link {
 /// Rewrites conv2d → add([N,1,1,O]) → add([N,P,Q,O]) → scale into one node where the intermediate results have no other reader. Views may stand between: a
 /// linear layer over tokens [N,T,C] is a convolution of single pixels, seen as tokens again.
 pub fn fuse<'s>(old: &Graph, stop: Stop<'s>) -> Result<Option<Rewrite<'s>>> {
-    let (readers, updates) = (Readers::of(old)?, updates_so_far(old)?);
+    let (readers, places) = (Readers::of(old)?, Places::of(old)?);
     let mut gone = memory::filled(false, old.nodes().len(), WHAT)?;
     // By the node that a chain ends in: the fused node stands there, so that every operand is computed by then.
     let mut ending: Vec<Option<(usize, Vec<Link>)>> = memory::collect((0..old.nodes().len()).map(|_| None), WHAT)?;
@@ -34,7 +34,7 @@ pub fn fuse<'s>(old: &Graph, stop: Stop<'s>) -> Result<Option<Rewrite<'s>>> {
         if !matches!(&node.op, Op::Conv2d(c) if c.is_plain()) {
             continue;
         }
-        let mut links = chain_after(old, &readers, &updates, i);
+        let mut links = chain_after(old, &readers, &places, i);
         // Another convolution may have taken the sum that this chain ends in: the first taker wins, this one keeps what comes before.
         let free = links.iter().position(|link| gone[link.node]).unwrap_or(links.len());
         links.truncate(free);
@@ -54,14 +54,38 @@ pub fn fuse<'s>(old: &Graph, stop: Stop<'s>) -> Result<Option<Rewrite<'s>>> {
     rewrite.finish(old).map(Some)
 }
 
+/// Where nodes stand, and when they run.
+struct Places {
+    updates: Vec<usize>,
+    once: Vec<bool>,
+}
+
+impl Places {
+    fn of(graph: &Graph) -> Result<Self> {
+        Ok(Self { updates: updates_so_far(graph)?, once: hoistable(graph)? })
+    }
+
+    /// Why a convolution cannot run where node `at` does, as the fused node would.
+    fn why_apart(&self, graph: &Graph, conv: usize, at: usize) -> Option<&'static str> {
+        if graph.nodes()[at].segment != graph.nodes()[conv].segment {
+            Some("it is in another segment")
+        } else if self.updates[at] != self.updates[conv] {
+            Some("a state is overwritten between them, perhaps one of its operands")
+        } else if self.once[conv] && !self.once[at] {
+            Some("the convolution runs once, and this in every run")
+        } else {
+            None
+        }
+    }
+}
+
 /// The additions and the scale that follow convolution `start`.
-fn chain_after(graph: &Graph, readers: &Readers, updates: &[usize], start: usize) -> Vec<Link> {
+fn chain_after(graph: &Graph, readers: &Readers, places: &Places, start: usize) -> Vec<Link> {
     let (mut links, mut views) = (vec![], vec![]);
     let mut value = graph.nodes()[start].outputs[0];
     while let Some(at) = readers.only(value) {
         let node = &graph.nodes()[at];
-        // The fused node runs where its last member ran: it stays in its segment, and never behind an update that may overwrite its operands.
-        if node.segment != graph.nodes()[start].segment || updates[at] != updates[start] {
+        if places.why_apart(graph, start, at).is_some() {
             break;
         }
         if node.is_view() {
@@ -77,7 +101,7 @@ fn chain_after(graph: &Graph, readers: &Readers, updates: &[usize], start: usize
 
 /// The additions and scales that no convolution took, each with the reason.
 pub(super) fn why_not(graph: &Graph) -> Result<Vec<String>> {
-    let (readers, updates) = (Readers::of(graph)?, updates_so_far(graph)?);
+    let (readers, places) = (Readers::of(graph)?, Places::of(graph)?);
     let mut notes = vec![];
     for (at, node) in graph.nodes().iter().enumerate() {
         if !matches!(&node.op, Op::Binary(b) if b.kind == BinaryKind::Add) && !matches!(&node.op, Op::Affine(a) if a.shift == 0.0) {
@@ -88,10 +112,8 @@ pub(super) fn why_not(graph: &Graph) -> Result<Vec<String>> {
             let (from, Op::Conv2d(op)) = (&graph.nodes()[conv], &graph.nodes()[conv].op) else { continue };
             let reason = if !readers.read_once(graph, *input) {
                 "others read the convolution's result too"
-            } else if from.segment != node.segment {
-                "it is in another segment"
-            } else if updates[at] != updates[conv] {
-                "a state is overwritten between them"
+            } else if let Some(reason) = places.why_apart(graph, conv, at) {
+                reason
             } else if op.residual || op.scale != 1.0 || op.norm.is_some() || op.moments || !op.parts.is_empty() {
                 "the convolution's epilogue is full"
             } else {
@@ -153,6 +175,7 @@ fn emit_fused(rewrite: &mut Rewrite, old: &Graph, conv: &Node, last: &Node, link
     }
     let graph = rewrite.beside(last);
     let y = graph.push1(op.into(), &operands)?;
+    graph.set_name(y, old.value(last.outputs[0]).name.clone());
     let y = graph.reshape(y, old.shape(last.outputs[0]))?;
     rewrite.replace(old, last.outputs[0], y);
     Ok(())

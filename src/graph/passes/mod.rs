@@ -68,7 +68,7 @@ pub struct ConvSite<'a> {
 /// What a pass's tables are called where there is no memory for them.
 const WHAT: &str = "graph pass";
 
-/// All passes in their order. `after` sees the program behind each one that changed it, with the pass's name.
+/// All passes in their order. `after` sees the program behind each one, changed or not, with the pass's name.
 pub fn run<'s>(
     graph: &Graph,
     numerics: &Numerics,
