@@ -53,11 +53,13 @@ test-cuda: cuda-toolkit ## the CUDA suite, on this machine's driver or the emula
 TEST_PROGRAM = $$(FEWSTEP_CUDA=require $(CARGO) test --release --test $(1) --no-run 2>&1 | sed -n 's/.*(\(target.*\))$$/\1/p')
 SUITE = $(call TEST_PROGRAM,cuda)
 ASAN = $(foreach lib,asan ubsan,$(shell $(CXX) -print-file-name=lib$(lib).so))
+# In which orders threads run under AddressSanitizer.
+SEEDS ?= 0 1
 sanitize-cuda: cuda-toolkit ## kernels under ASan, UBSan and TSan, on the emulated GPU
 	$(MAKE) -j2 --output-sync=target sanitize-cuda-address sanitize-cuda-thread
 sanitize-cuda-address:
 	$(MAKE) -C cuda/emulator test libcuda SANITIZE=address
-	suite=$(SUITE); for seed in 0 1; do LD_PRELOAD="$(ASAN)" ASAN_OPTIONS=detect_leaks=0 LD_LIBRARY_PATH=$(CURDIR)/target/emulator-address \
+	suite=$(SUITE); for seed in $(SEEDS); do LD_PRELOAD="$(ASAN)" ASAN_OPTIONS=detect_leaks=0 LD_LIBRARY_PATH=$(CURDIR)/target/emulator-address \
 	  FEWSTEP_EMU_MANIFEST=$(CURDIR)/target/cuda/manifest.txt FEWSTEP_EMU_SEED=$$seed "$$suite" conformance --test-threads=1 || exit 1; done
 # Silence is worth something only if a planted race is reported, by the same route.
 sanitize-cuda-thread:
