@@ -19,8 +19,9 @@ fn try_save(folder: &Path, n: usize) -> Result<()> {
 }
 
 /// Which model a folder opens as; all parts must agree.
-fn opened(folder: &Path) -> usize {
-    let files = ModelFiles::open(folder, None).unwrap();
+/// Which model a folder, or a file of it, opens as: by the way that `Model::open` takes.
+fn opened(path: &Path) -> usize {
+    let files = if path.is_file() { ModelFiles::open_file(path) } else { ModelFiles::open(path, None) }.unwrap();
     let n = files.config.in_channels;
     assert_eq!(files.scheduler.unwrap().num_train_timesteps, 100 + n);
     assert_eq!(files.tensors.get("conv_in.bias").unwrap().as_slice::<f32>().unwrap(), [n as f32; 50]);

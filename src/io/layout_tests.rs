@@ -89,6 +89,24 @@ fn models_open_from_the_folders_that_people_have() {
     }
 }
 
+/// The only model that can be looked at may not be the one that is meant.
+#[cfg(unix)]
+#[test]
+fn what_cannot_be_looked_at_is_an_error() {
+    // A revision of a hub's cache whose blob was pruned, and a checkpoint whose configuration is a link to nothing; each beside a whole one.
+    for (whole, broken, path) in [("h/snapshots/old", "h/snapshots/abc", "h"), ("n/one", "n/two", "n")] {
+        let dir = TestDir::new("layout-broken");
+        let files = [("c", format!("{whole}/unet/config.json")), ("w", format!("{whole}/unet/{W}"))];
+        arrange(&dir, &files.each_ref().map(|(from, to)| (*from, to.as_str())));
+        fs::create_dir_all(dir.join("h/refs")).unwrap();
+        fs::write(dir.join("h/refs/main"), "abc\n").unwrap();
+        fs::create_dir_all(dir.join(broken).join("unet")).unwrap();
+        std::os::unix::fs::symlink("gone", dir.join(broken).join("unet/config.json")).unwrap();
+        let error = ModelPaths::find(&dir.join(path), None).unwrap_err();
+        assert!(error.message.contains(broken), "{error}");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn links_to_networks_have_the_scheduler_of_either_place() {
@@ -102,6 +120,7 @@ fn links_to_networks_have_the_scheduler_of_either_place() {
 #[test]
 fn where_it_is_not_clear_what_is_meant_the_choices_are_named() {
     let (c, w) = (("c", "n/one/config.json"), ("w", "n/one/diffusion_pytorch_model.safetensors"));
+    let part = "n/one/diffusion_pytorch_model-00001-of-00002.safetensors";
     let two = &[c, w, ("c", "n/two/unet/config.json"), ("w", "n/two/unet/diffusion_pytorch_model.safetensors")];
     type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, Option<&'a str>, Status, &'a [&'a str]);
     let cases: &[Case] = &[
@@ -113,6 +132,7 @@ fn where_it_is_not_clear_what_is_meant_the_choices_are_named() {
         (&[c, w], "n/one/diffusion_pytorch_model.safetensors", Some("fp16"), Status::InvalidArgument, &["give their folder"]),
         (&[c, w], "n/one", Some("fp16"), Status::NotFound, &["fp16"]),
         (&[c, w], "n/one", Some("a/b"), Status::InvalidArgument, &["a/b"]),
+        (&[c, w, ("w", part)], part, None, Status::NotFound, &["no index names this part"]),
         (&[c, w], "absent", None, Status::NotFound, &["absent"]),
     ];
     for (files, path, variant, status, words) in cases {

@@ -1,6 +1,5 @@
 // The GPU as micro.cpp uses it: the driver, opened at run time, so that the program needs nothing of NVIDIA's to be built; kernels, launches, timed graphs.
 #pragma once
-#include <dlfcn.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +11,11 @@
 #include <string>
 #include <vector>
 
+#include "driver_call.hpp"
+
 namespace micro {
+
+using driver::call, driver::library, driver::need;
 
 using Address = unsigned long long;
 
@@ -42,30 +45,6 @@ struct Config {
 struct EdgeData {
   unsigned char from_port, to_port, type, reserved[5];
 };
-
-inline void* library() {
-  static void* const handle = dlopen("libcuda.so.1", RTLD_NOW);
-  if (handle) return handle;
-  fprintf(stderr, "no NVIDIA driver: %s\n", dlerror());
-  exit(1);
-}
-
-/// Calls a function of the driver by its name; -1 if it has none.
-template <class... P>
-int call(const char* name, P... arguments) {
-  void* function = dlsym(library(), name);
-  return function ? reinterpret_cast<int (*)(P...)>(function)(arguments...) : -1;
-}
-/// The same; a failure ends the program.
-template <class... P>
-void need(const char* name, P... arguments) {
-  const int code = call(name, arguments...);
-  if (code == 0) return;
-  const char* why = nullptr;
-  call("cuGetErrorString", code, &why);
-  fprintf(stderr, "%s: CUDA error %d: %s\n", name, code, why ? why : "the driver has no such function");
-  exit(1);
-}
 
 inline Attribute flag(int id) {
   Attribute attribute{};

@@ -1,7 +1,6 @@
 // emulator.h on a GPU: what fragments.cpp and arithmetic.cpp check of the emulator they check of the hardware, when they are linked with this file in
 // place of the emulator. The kernels are the fat binaries of $FEWSTEP_GPU_KERNELS, a list of files with ':' between them. The driver is opened at run
 // time, so that the programs need none to be built.
-#include <dlfcn.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "driver_call.hpp"
 #include "emulator.h"
 
 struct fewstep_emu_kernel {
@@ -21,32 +21,10 @@ struct fewstep_emu_kernel {
 
 namespace {
 
+using driver::call, driver::need;
+
 constexpr int kSuccess = 0, kInvalidValue = 1, kComputeCapabilityMajor = 75, kComputeCapabilityMinor = 76;
 constexpr unsigned kMapped = 2;  // CU_MEMHOSTALLOC_DEVICEMAP
-
-void* library() {
-  static void* const handle = dlopen("libcuda.so.1", RTLD_NOW);
-  if (handle) return handle;
-  fprintf(stderr, "no NVIDIA driver: %s\n", dlerror());
-  exit(1);
-}
-
-// Calls a function of the driver by its name.
-template <class... P>
-int call(const char* name, P... arguments) {
-  if (void* function = dlsym(library(), name)) return reinterpret_cast<int (*)(P...)>(function)(arguments...);
-  fprintf(stderr, "the driver has no %s\n", name);
-  exit(1);
-}
-
-// The same; a failure ends the program.
-template <class... P>
-void need(const char* name, P... arguments) {
-  const int code = call(name, arguments...);
-  if (code == kSuccess) return;
-  fprintf(stderr, "%s: CUDA error %d\n", name, code);
-  exit(1);
-}
 
 std::vector<std::string> kernel_files() {
   std::vector<std::string> files;
@@ -109,7 +87,9 @@ const fewstep_emu_kernel* fewstep_emu_find(const char* name) {
 
 size_t fewstep_emu_parameter_count(const fewstep_emu_kernel* kernel) {
   size_t count = 0, offset = 0, bytes = 0;
-  while (call("cuFuncGetParamInfo", kernel->function, count, &offset, &bytes) == kSuccess) count++;
+  int code = 0;
+  while ((code = call("cuFuncGetParamInfo", kernel->function, count, &offset, &bytes)) == kSuccess) count++;
+  if (code < 0) fprintf(stderr, "the driver has no cuFuncGetParamInfo: it must be one for CUDA 13\n"), exit(1);
   return count;
 }
 
