@@ -18,6 +18,7 @@ pub mod passes;
 pub mod plan;
 mod print;
 pub mod reference;
+pub mod target;
 mod value;
 
 pub use autodiff::{GradCx, gradients};
@@ -25,4 +26,5 @@ pub use graph::Graph;
 pub use numerics::Numerics;
 pub use op::{Alias, Op, OpDef, Updated};
 pub use plan::Plan;
+pub use target::Target;
 pub use value::{Node, NodeId, Origin, Storage, StorageId, TensorType, Value, ValueId};

@@ -2,8 +2,8 @@
 
 use super::analysis::hoistable;
 use super::layout::{self, Block, too_large};
-use super::passes::{self, Wishes};
-use super::{Graph, NodeId, Numerics, Origin, StorageId, Value, ValueId};
+use super::passes;
+use super::{Graph, NodeId, Numerics, Origin, StorageId, Target, Value, ValueId};
 use crate::cancel::Stop;
 use crate::error::{Error, Result};
 use crate::memory;
@@ -51,9 +51,9 @@ pub struct Plan {
 
 impl Plan {
     /// Runs the passes and fixes the order. [`Plan::lay_out`] must follow before the plan can run.
-    pub fn new(graph: &Graph, numerics: &Numerics, backend: &dyn Wishes, stop: Stop) -> Result<Self> {
+    pub fn new(graph: &Graph, numerics: &Numerics, target: &dyn Target, stop: Stop) -> Result<Self> {
         graph.verify()?;
-        let done = passes::run(graph, numerics, backend, stop, &mut |_, _| Ok(()))?;
+        let done = passes::run(graph, numerics, target, stop, &mut |_, _| Ok(()))?;
         let (mut graph, map) = (done.graph, done.map);
         graph.shrink();
         graph.verify()?;

@@ -110,7 +110,7 @@ fn norms_go_into_convolutions() {
     }
     for case in conv_cases::normalised() {
         let exe = gpu().compile(&case.graph).expect("a plan");
-        let left = exe.plan().graph().nodes().iter().filter(|n| matches!(n.op, Op::GroupNorm(_))).count();
+        let left = exe.plan().graph().nodes().iter().filter(|n| matches!(n.op, Op::GroupNorm(_) | Op::FusedGroupNorm(_))).count();
         assert_eq!(left, 0, "{}", case.name);
     }
 }
@@ -123,7 +123,7 @@ fn norms_take_moments() {
     }
     for case in conv_cases::measured() {
         let exe = gpu().compile(&case.graph).expect("a plan");
-        let helped = exe.plan().graph().nodes().iter().filter(|n| matches!(&n.op, Op::GroupNorm(op) if op.sources > 0)).count();
+        let helped = exe.plan().graph().nodes().iter().filter(|n| matches!(&n.op, Op::FusedGroupNorm(op) if op.moments > 0)).count();
         assert_eq!(helped, 1, "{}", case.name);
     }
 }
@@ -136,16 +136,21 @@ fn norms_of_a_large_batch_take_moments() {
     let gpu = gpu();
     log.set_multiprocessors(before);
     let exe = in_half(&gpu, &student_s(128).expect("a graph")).expect("a plan");
-    let norms: Vec<_> = exe.plan().graph().nodes().iter().filter_map(|n| if let Op::GroupNorm(op) = &n.op { Some(op.sources) } else { None }).collect();
-    println!("sources of the norms: {norms:?}");
-    assert!(norms.len() > 20 && norms.iter().all(|sources| *sources > 0), "sources of the norms: {norms:?}");
+    let moments = |op: &Op| match op {
+        Op::GroupNorm(_) => Some(0),
+        Op::FusedGroupNorm(op) => Some(op.moments),
+        _ => None,
+    };
+    let norms: Vec<_> = exe.plan().graph().nodes().iter().filter_map(|n| moments(&n.op)).collect();
+    println!("values that the norms have moments of: {norms:?}");
+    assert!(norms.len() > 20 && norms.iter().all(|moments| *moments > 0), "values that the norms have moments of: {norms:?}");
 }
 
 #[test]
 fn linear_layers_of_one_value_are_one_product() {
     for case in conv_cases::merged() {
         let exe = gpu().compile(&case.graph).expect("a plan");
-        let products = exe.plan().graph().nodes().iter().filter(|n| matches!(n.op, Op::Conv2d(_))).count();
+        let products = exe.plan().graph().nodes().iter().filter(|n| matches!(n.op, Op::FusedConv2d(_))).count();
         assert_eq!(products, case.expect.len().div_ceil(16), "{}", case.name);
     }
 }

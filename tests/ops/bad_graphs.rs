@@ -49,8 +49,8 @@ fn convolutions() {
     refused(conv([3, 3], 8, true), &["1,4,4,3", "8,3,3,3", "7"], &["[8]", "[7]"]);
     refused(conv([3, 3], 8, false), &["1,2,4,3", "8,3,3,3"], &["[3, 3]", "2x4"]);
     refused(conv([3, 3], 8, false), &["4,4,3", "8,3,3,3"], &["[4, 4, 3]", "[N,H,W,C]"]);
-    refused(Conv2d { addend: true, ..conv([1, 1], 2, false) }, &["2,4,4,3", "2,3,1,1", "1,2"], &["[2, 2]", "[1, 2]"]);
-    refused(Conv2d { residual: true, ..conv([1, 1], 2, false) }, &["2,4,4,3", "2,3,1,1", "2,4,4,3"], &["[2, 4, 4, 2]", "[2, 4, 4, 3]"]);
+    refused(FusedConv2d { addend: true, ..conv([1, 1], 2, false).into() }, &["2,4,4,3", "2,3,1,1", "1,2"], &["[2, 2]", "[1, 2]"]);
+    refused(FusedConv2d { residual: true, ..conv([1, 1], 2, false).into() }, &["2,4,4,3", "2,3,1,1", "2,4,4,3"], &["[2, 4, 4, 2]", "[2, 4, 4, 3]"]);
     let geometry = ConvGeometry { kernel: [3, 3], stride: 1, pad: [1; 4] };
     let input_grad = |input: &[usize]| Conv2dInputGrad { geometry, input: input.to_vec(), packed: false };
     refused(input_grad(&[1, 4, 4, 3]), &["1,4,5,8", "8,3,3,3"], &["[1, 4, 4, 8]", "[1, 4, 5, 8]"]);
@@ -71,7 +71,7 @@ fn norms_and_attention() {
     refused(norm(2), &["1,4,4,8", "7", "8"], &["[8]", "[7]"]);
     refused(norm(2), &["1,4,4,8", "8", "1,8"], &["[8]", "[1, 8]"]);
     refused(norm(1), &["8", "8", "8"], &["[8]"]);
-    let by_moments = |sources| GroupNorm { sources, ..norm(2) };
+    let by_moments = |moments| FusedGroupNorm { moments, ..norm(2).into() };
     refused(by_moments(1), &["1,4,4,8", "8", "8", "1,6,2"], &["6 channels", "8"]);
     refused(by_moments(2), &["1,4,4,8", "8", "8", "1,6,2", "2,2,2"], &["[1, 2, 2]", "[2, 2, 2]"]);
     let grad = GroupNormGrad { groups: 2, silu: false };

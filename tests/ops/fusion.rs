@@ -13,9 +13,9 @@ pub fn conv(case: &mut Case, name: &str, x: ValueId) -> ValueId {
     case.graph.conv2d(x, w, None, 1, [1; 4]).expect("conv")
 }
 
-fn single_conv(plan: &Plan) -> &Conv2d {
+fn single_conv(plan: &Plan) -> &FusedConv2d {
     match run_ops(plan).as_slice() {
-        [Op::Conv2d(c)] => c,
+        [Op::FusedConv2d(c)] => c,
         other => panic!("expected one convolution, found {:?}", other.iter().map(|o| o.name()).collect::<Vec<_>>()),
     }
 }

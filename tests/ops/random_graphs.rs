@@ -1,7 +1,7 @@
 //! Random small programs: every pass leaves a program that is valid and means the same, and backends compute it. Once passes combine, this is worth more than
 //! rows that somebody thought of. The passes that change numbers (`precision`) or that only a backend understands (`pack`) are compared by backends' own tests.
 
-use crate::common::{Case, TakesAll, check};
+use crate::common::{Case, TAKES_ALL, check};
 use fewstep::backend::cpu::CpuBackend;
 use fewstep::cancel::Stop;
 use fewstep::graph::ops::*;
@@ -135,7 +135,7 @@ fn same_meaning(case: &Case) -> Result<()> {
     let expected = case.reference()?;
     let names: HashMap<&str, ValueId> = case.given.keys().map(|id| (case.graph.value(*id).name.as_str(), *id)).collect();
     let mut stages = vec![];
-    passes::run(&case.graph, &Numerics::F32, &TakesAll, Stop::NEVER, &mut |name, graph| {
+    passes::run(&case.graph, &Numerics::F32, &TAKES_ALL, Stop::NEVER, &mut |name, graph| {
         graph.verify().map_err(|e| e.context(name))?;
         stages.push((name, graph.clone()));
         Ok(())

@@ -3,7 +3,7 @@
 use super::kernel::{CpuKernel, Io, Slot};
 use super::kernels::workers::Workers;
 use super::lower::lower;
-use super::target::{Target, packed_len};
+use super::target::Target;
 use super::{Isa, ThreadPool};
 use crate::backend::report::{self, Profile};
 use crate::backend::{Backend, Executable, HostBytes, Memory, unprepared};
@@ -131,8 +131,8 @@ pub struct CpuExecutable {
 
 impl CpuExecutable {
     fn new(graph: &Graph, numerics: &Numerics, backend: &CpuBackend, stop: Stop) -> Result<Self> {
-        let mut plan = Plan::new(graph, numerics, &|purpose, geometry, weight: &[usize], _| packed_len(purpose, geometry, weight, backend.isa), stop)?;
         let target = Target { isa: backend.isa, threads: backend.threads() };
+        let mut plan = Plan::new(graph, numerics, &target, stop)?;
         let (kernels, table_bytes) = lower_all(&plan, target, stop)?;
         let workspace = memory::collect(kernels.iter().map(|k| k.workspace()), WHAT)?;
         plan.lay_out(&workspace, stop)?;

@@ -9,7 +9,7 @@ use super::kernels::pool::Shared;
 use super::math::sigmoid;
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
-use crate::graph::ops::{GroupNorm, GroupNormGrad};
+use crate::graph::ops::{FusedGroupNorm, GroupNormGrad};
 
 /// Elements of a block of rows: 16 KiB, half of a small L1.
 const BLOCK: usize = 4096;
@@ -49,11 +49,17 @@ struct Forward {
     silu: bool,
 }
 
-pub(super) fn forward(op: &GroupNorm, x: &TensorType) -> Result<Box<dyn CpuKernel>> {
-    if op.sources > 0 {
-        return Err(Error::internal("a norm by moments, which the CPU backend does not wish for"));
+/// Whether the kernel does all of it.
+pub(super) fn accepts(op: &FusedGroupNorm) -> bool {
+    op.sources == 1 && op.moments == 0
+}
+
+pub(super) fn forward(op: &FusedGroupNorm, types: &[&TensorType]) -> Result<Box<dyn CpuKernel>> {
+    if !accepts(op) {
+        return Err(Error::internal(format!("{op:?}, which the CPU backend does not accept")));
     }
-    Ok(Box::new(Forward { extent: Extent::new(x, op.groups), eps: op.eps, silu: op.silu }))
+    let norm = op.norm;
+    Ok(Box::new(Forward { extent: Extent::new(&op.joined(types)?, norm.groups), eps: norm.eps, silu: norm.silu }))
 }
 
 impl Forward {

@@ -1,6 +1,7 @@
 //! The CUDA backend: `lower` picks launches for each node, one file an op; [`exec`] puts the addresses in place, captures graphs and runs them; the rest
 //! stands between those and the driver, which is found at run time.
 
+mod accepts;
 mod attention;
 mod capture;
 mod combine;
@@ -26,7 +27,6 @@ mod site;
 mod target;
 mod timestep_embedding;
 mod tuning;
-mod wishes;
 
 pub use context::Foreign;
 pub use driver::Device;
