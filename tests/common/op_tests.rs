@@ -9,6 +9,7 @@ macro_rules! op_tests {
             conv2d_fused => $crate::common::conv_cases::fused,
             conv2d_normalised => $crate::common::conv_cases::normalised,
             group_norm_of_moments => $crate::common::conv_cases::measured,
+            conv2d_joined => $crate::common::conv_cases::joined,
             conv2d_merged => $crate::common::conv_cases::merged,
             conv2d_gradients => $crate::common::conv_cases::gradients,
             unary => $crate::common::cases::unary,

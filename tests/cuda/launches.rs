@@ -1,21 +1,15 @@
 //! How many things the GPU is asked to do: with 5 microseconds a launch, a small network's time is its number of launches.
 
 use crate::common::conv_cases;
+use crate::common::models::student_s;
 use crate::gpu;
 use fewstep::Result;
 use fewstep::backend::cuda::{CudaBackend, Device};
 use fewstep::backend::{Backend, Executable};
 use fewstep::cancel::Stop;
-use fewstep::graph::{Graph, Numerics, Op, OpDef, TensorType};
-use fewstep::io::unet_config::UNetConfig;
-use fewstep::nn::UNet;
+use fewstep::graph::{Graph, Numerics, Op, OpDef};
 use fewstep::tensor::{DType, Tensor};
 use std::sync::Arc;
-
-/// `student_s` of benches/peers.py: 4.44 M parameters, attention at 8x8.
-const STUDENT_S: &str = r#"{"_class_name": "UNet2DModel", "sample_size": 32, "in_channels": 3, "out_channels": 3, "layers_per_block": 1,
-    "block_out_channels": [64, 128, 128], "down_block_types": ["DownBlock2D", "DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "UpBlock2D", "UpBlock2D"], "attention_head_dim": 32, "norm_num_groups": 32}"#;
 
 /// What the emulated driver has counted. A real one does not count.
 pub struct Log(libloading::Library);
@@ -39,15 +33,6 @@ impl Log {
         // SAFETY: as cuda/emulator/libcuda/driver.h declares it.
         unsafe { self.0.get::<unsafe extern "C" fn(*const std::ffi::c_char) -> u64>(b"fewstep_emu_log_count\0").expect("a function")(name.as_ptr()) }
     }
-}
-
-fn student_s(batch: usize) -> Result<Graph> {
-    let config = UNetConfig::parse(STUDENT_S, "student_s")?;
-    let mut graph = Graph::new();
-    let (x, t) = (graph.input("x", TensorType::f32(&[batch, 32, 32, 3]))?, graph.input("t", TensorType::f32(&[batch]))?);
-    let out = UNet { config: &config, prefix: "" }.build(&mut graph, x, t, None)?;
-    graph.tap(out);
-    Ok(graph)
 }
 
 fn in_half(gpu: &CudaBackend, graph: &Graph) -> Result<Box<dyn Executable>> {
@@ -125,6 +110,23 @@ fn norms_take_moments() {
         let exe = gpu().compile(&case.graph).expect("a plan");
         let helped = exe.plan().graph().nodes().iter().filter(|n| matches!(&n.op, Op::FusedGroupNorm(op) if op.moments > 0)).count();
         assert_eq!(helped, 1, "{}", case.name);
+    }
+}
+
+/// Nobody joins what a norm and a convolution, or two convolutions, can read where it is.
+#[test]
+fn concatenations_are_spared() {
+    let Some(log) = Log::open() else { return };
+    let count = |exe: &dyn Executable| exe.plan().graph().nodes().iter().filter(|n| matches!(n.op, Op::Concat(_))).count();
+    for (shape, case) in conv_cases::JOINED.iter().zip(conv_cases::joined()) {
+        assert_eq!(count(&*gpu().compile(&case.graph).expect("a plan")), usize::from(!shape.4), "{}", case.name);
+    }
+    let before = log.set_multiprocessors(MULTIPROCESSORS);
+    let gpu = gpu();
+    log.set_multiprocessors(before);
+    for batch in [1, 128] {
+        let exe = in_half(&gpu, &student_s(batch).expect("a graph")).expect("a plan");
+        assert_eq!(count(&*exe), 0, "batch {batch}");
     }
 }
 

@@ -4,7 +4,7 @@ use super::kernel::{CpuKernel, Io};
 use super::kernels::conv::{Conv2d as Forward, ConvShape, Epilogue};
 use super::kernels::conv_input_grad::Conv2dInputGrad as InputGrad;
 use super::kernels::conv_weight_grad::Conv2dWeightGrad as WeightGrad;
-use super::kernels::gemm;
+use super::kernels::gemm::{self, MOST_SOURCES};
 use super::kernels::simd::Isa;
 use crate::error::{Error, Result};
 use crate::graph::ops::{Conv2dInputGrad, Conv2dWeightGrad, ConvGeometry, ConvOperands, FusedConv2d, PackConv, PackFor};
@@ -34,8 +34,9 @@ pub(super) fn packed(op: &Op, types: &[&TensorType], isa: Isa) -> Option<TensorT
 }
 
 /// Whether the kernel does all of it.
-pub(super) fn accepts(op: &FusedConv2d) -> bool {
-    op.sources == 1 && op.norm.is_none() && !op.moments && op.parts.is_empty()
+pub(super) fn accepts(op: &FusedConv2d, types: &[&TensorType]) -> bool {
+    let takes = || op.extents(types).is_ok_and(|[x, _]| conv_shape(&op.conv.geometry, &x, op.conv.out_channels).takes(op.sources));
+    op.norm.is_none() && !op.moments && op.parts.is_empty() && takes()
 }
 
 struct ForwardKernel {
@@ -45,12 +46,14 @@ struct ForwardKernel {
 }
 
 pub(super) fn forward(op: &FusedConv2d, types: &[&TensorType], isa: Isa) -> Result<Box<dyn CpuKernel>> {
-    if !accepts(op) {
+    if !accepts(op, types) {
         return Err(Error::internal(format!("{op:?}, which the CPU backend does not accept")));
     }
     let [x, _] = op.extents(types)?;
-    let kernel = Forward::new(&conv_shape(&op.conv.geometry, &x, op.conv.out_channels), isa)?;
-    Ok(Box::new(ForwardKernel { scale: op.scale, at: op.operands(), kernel }))
+    let at = op.operands();
+    let sources: Vec<usize> = types[at.x.clone()].iter().map(|ty| ty.shape[3]).collect();
+    let kernel = Forward::of_sources(&conv_shape(&op.conv.geometry, &x, op.conv.out_channels), &sources, isa)?;
+    Ok(Box::new(ForwardKernel { scale: op.scale, at, kernel }))
 }
 
 impl CpuKernel for ForwardKernel {
@@ -65,7 +68,10 @@ impl CpuKernel for ForwardKernel {
     fn run(&self, io: &Io) -> Result<()> {
         let operand = |i: Option<usize>| i.map(|i| io.input::<f32>(i));
         let epilogue = Epilogue { bias: operand(self.at.bias), addend: operand(self.at.addend), residual: operand(self.at.residual), scale: self.scale };
-        self.kernel.run(io.input(0), io.input(self.at.weight), &epilogue, io.output(0), io.scratch(), io.pool)
+        let mut sources: [&[f32]; MOST_SOURCES] = [&[]; MOST_SOURCES];
+        self.at.x.clone().zip(&mut sources).for_each(|(i, source)| *source = io.input(i));
+        let x = &sources[..self.at.x.len()];
+        self.kernel.run_sources(x, io.input(self.at.weight), &epilogue, io.output(0), io.scratch(), io.pool)
     }
 }
 

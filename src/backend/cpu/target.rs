@@ -15,9 +15,9 @@ pub(super) struct Target {
 }
 
 impl crate::graph::Target for Target {
-    fn accepts(&self, op: &Op, _types: &[&TensorType]) -> bool {
+    fn accepts(&self, op: &Op, types: &[&TensorType]) -> bool {
         match op {
-            Op::FusedConv2d(op) => conv2d::accepts(op),
+            Op::FusedConv2d(op) => conv2d::accepts(op, types),
             Op::FusedGroupNorm(op) => group_norm::accepts(op),
             _ => true,
         }

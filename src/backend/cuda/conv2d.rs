@@ -3,7 +3,7 @@
 
 use super::launch::{Arg, Launch, Lowered, Param};
 use super::shared::{conv, run};
-use super::site::{Site, suffix};
+use super::site::{Site, suffix, takes_sources};
 use super::target::Target;
 use crate::error::{Error, Result};
 use crate::graph::ops::{Conv2dInputGrad, Conv2dWeightGrad, ConvGeometry, FusedConv2d, NormByMoments, NormOperands, PackConv, PackFor};
@@ -45,7 +45,7 @@ pub(super) fn accepts(op: &FusedConv2d, types: &[&TensorType], target: Target) -
     // For moments and for a norm a block's tile must lie in one image.
     let whole = (y[1] * y[2]).is_multiple_of(tiling.rows);
     let norm = op.norm.as_ref().is_none_or(|norm| whole && is_worth_normalising(op, norm, [x, y], &tiling, target));
-    op.sources == 1 && norm && (whole || !op.moments)
+    takes_sources(&types[op.operands().x]) && norm && (whole || !op.moments)
 }
 
 /// Every tap and tile of columns normalises anew what a norm by itself would once.
@@ -75,7 +75,7 @@ pub(super) fn conv2d(op: &FusedConv2d, site: &Site) -> Result<Lowered> {
     need_packed(op.packed)?;
     let tiling = Tiling::of_conv(op, extents, dtype, site.target);
     let kernel = if op.norm.is_some() { "norm_conv2d" } else { "conv2d" };
-    let launch = tiling.launch(kernel, [n * p * q, o], 1)?.input(0).input(at.weight);
+    let launch = site.sources(tiling.launch(kernel, [n * p * q, o], 1)?, &at.x)?.input(at.weight);
     let launch = launch.optional(at.bias).optional(at.addend).optional(at.residual);
     // Scratch: the parts of the sums, then those of the moments.
     let sums = tiling.workspace(y.iter().product());

@@ -4,7 +4,7 @@ use super::conv2d::moments_arguments;
 use super::launch::{Launch, Lowered, Param};
 use super::shared::group_norm::{GROUPS, KEPT, MOMENT_BLOCKS, MOMENT_CHANNELS, PARAMETER_CHANNELS, RAGGED_RUN, SUM_CHANNELS, THREADS};
 use super::shared::run;
-use super::site::Site;
+use super::site::{Site, takes_sources};
 use super::target::Target;
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
@@ -174,10 +174,11 @@ impl Cut {
     }
 }
 
-/// Whether the kernels do it. Each thread of a norm by moments walks over a group of them.
+/// Whether the kernels do it. Each thread of a norm by moments walks over a group of them; only those read several values.
 pub(super) fn accepts(op: &FusedGroupNorm, types: &[&TensorType], target: Target) -> bool {
-    let channels = op.joined(types).ok().and_then(|x| x.shape.last().copied());
-    op.sources == 1 && (op.moments == 0 || channels.is_some_and(|c| c / op.norm.groups <= target.tuning().norm.moment_group))
+    let Ok(x) = op.joined(types) else { return false };
+    let small = x.shape[x.shape.len() - 1] / op.norm.groups <= target.tuning().norm.moment_group;
+    if op.moments > 0 { small && takes_sources(&types[op.operands().0]) } else { op.sources == 1 }
 }
 
 pub(super) fn forward(op: &FusedGroupNorm, site: &Site) -> Result<Lowered> {
@@ -203,12 +204,12 @@ fn by_sums(op: &GroupNorm, site: &Site) -> Result<Lowered> {
 }
 
 fn by_moments(op: &FusedGroupNorm, site: &Site) -> Result<Lowered> {
-    let (_, at) = op.operands();
+    let (sources, at) = op.operands();
     let [first, second] = moments_arguments(&at.moments)?;
     let x = op.joined(&site.inputs)?;
     let cut = Cut::by_moments(&x, op.norm.groups, site.target)?;
     let launch = Launch::new(site.kernel("group_norm_of_moments", 0)?, [cut.n * cut.moment_slabs() * cut.splits, 1, 1], THREADS)?;
-    let launch = launch.input(0).input(at.gamma).input(at.beta).arg(first).arg(second).output(0).output(1).output(2);
+    let launch = site.sources(launch, &sources)?.input(at.gamma).input(at.beta).arg(first).arg(second).output(0).output(1).output(2);
     Ok(launch.value(cut.norm(op.norm.silu)).int(site.inputs[at.moments.start].shape[1])?.value(op.norm.eps as f32).into())
 }
 

@@ -101,14 +101,14 @@ fn with_norm(
 pub(super) fn why_not(graph: &Graph) -> Result<Vec<String>> {
     let mut notes = vec![];
     for node in graph.nodes() {
-        if as_norm(&node.op).is_none_or(|op| op.moments > 0) {
-            continue;
-        }
-        let x = node.inputs[0];
-        let reason = match sources(graph, x, graph.shape(x)[0]) {
+        let Some(op) = as_norm(&node.op).filter(|op| op.moments == 0) else { continue };
+        let x = &node.inputs[op.operands().0];
+        let parts = if let [x] = x { parts(graph, *x) } else { Some(x.to_vec()) };
+        let found = parts.and_then(|parts| convolutions(graph, &parts, graph.shape(x[0])[0]));
+        let reason = match found {
             Some(_) => "the backend takes no moments there".to_string(),
             None => {
-                let from = graph.origin(x).map_or("a value that is given", |(at, _)| graph.nodes()[at].op.name());
+                let from = graph.origin(x[0]).map_or("a value that is given", |(at, _)| graph.nodes()[at].op.name());
                 format!("its input comes from {from}, which gives no moments of its channels")
             }
         };
@@ -152,7 +152,7 @@ fn moments_types(graph: &Graph, convolutions: &[usize]) -> Vec<TensorType> {
 
 /// The convolutions that a value of `n` samples comes from, if all can give their moments.
 fn measurable(graph: &Graph, value: ValueId, n: usize, target: &dyn Target) -> Option<Vec<usize>> {
-    let sources = sources(graph, value, n)?;
+    let sources = convolutions(graph, &parts(graph, value)?, n)?;
     let gives = |at: &usize| {
         let node = &graph.nodes()[*at];
         as_conv(&node.op).is_some_and(|op| target.accepts(&FusedConv2d { moments: true, ..op }.into(), &types(graph, &node.inputs)))
@@ -160,16 +160,19 @@ fn measurable(graph: &Graph, value: ValueId, n: usize, target: &dyn Target) -> O
     sources.iter().all(gives).then_some(sources)
 }
 
-/// The convolutions of `n` samples that a value comes from, by itself or joined along the channels.
-fn sources(graph: &Graph, value: ValueId, n: usize) -> Option<Vec<usize>> {
+/// What a value is joined of along the channels: itself, if nothing joins it.
+fn parts(graph: &Graph, value: ValueId) -> Option<Vec<ValueId>> {
     let (at, _) = graph.origin(value)?;
     let node = &graph.nodes()[at];
-    let joined = matches!(node.op, Op::Concat(_));
-    // A view with other channels is of no use.
-    if joined && graph.shape(value).last() != graph.shape(node.outputs[0]).last() {
-        return None;
+    if !matches!(node.op, Op::Concat(_)) {
+        return Some(vec![value]);
     }
-    let parts = if joined { node.inputs.clone() } else { vec![value] };
+    // A view with other channels is of no use.
+    (graph.shape(value).last() == graph.shape(node.outputs[0]).last()).then(|| node.inputs.clone())
+}
+
+/// The convolutions of `n` samples that all of these are the results of.
+fn convolutions(graph: &Graph, parts: &[ValueId], n: usize) -> Option<Vec<usize>> {
     let conv = |part: &ValueId| {
         let (at, output) = graph.origin(*part)?;
         let y = graph.shape(graph.nodes()[at].outputs[0]);

@@ -6,6 +6,7 @@ mod fuse;
 mod merge;
 mod pack;
 mod precision;
+mod sources;
 
 use absorb_norm::absorb_norms;
 use dead::eliminate_dead;
@@ -13,6 +14,7 @@ use fuse::fuse;
 use merge::merge_products;
 use pack::pack;
 use precision::precision;
+use sources::read_sources;
 
 use super::{Graph, Node, Numerics, Op, Origin, Target, TensorType, ValueId};
 use crate::cancel::Stop;
@@ -32,11 +34,12 @@ pub fn run<'s>(
     after: &mut dyn FnMut(&'static str, &Graph) -> Result<()>,
 ) -> Result<Rewrite<'s>> {
     type Pass<'a, 's> = (&'static str, &'a dyn Fn(&Graph, Stop<'s>) -> Result<Option<Rewrite<'s>>>);
-    let passes: [Pass; 5] = [
+    let passes: [Pass; 6] = [
         ("precision", &|g, stop| precision(g, numerics.activations(), stop)),
         ("fuse", &fuse),
         ("merge_products", &|g, stop| merge_products(g, target, stop)),
         ("absorb_norms", &|g, stop| absorb_norms(g, target, stop)),
+        ("read_sources", &|g, stop| read_sources(g, target, stop)),
         ("pack", &|g, stop| pack(g, target, stop)),
     ];
     let mut done = eliminate_dead(graph, stop)?;
