@@ -101,6 +101,7 @@ op_table! {
     Upsample2x, AvgPool2x,
     Concat, Slice, Pad, Reshape, StopGradient,
     ReduceSum,
+    Quantize, Dequantize, FakeQuantize, FakeQuantizeGrad,
     TimestepEmbedding, Gather, GatherGrad,
     RandomNormal, RandomInt, IntAffine,
     GlobalNorm, ClipScale, AdamW, Ema, Assign,

@@ -169,6 +169,8 @@ pub fn read(exe: &dyn Executable, graph: &Graph, value: ValueId) -> Result<Vec<f
     let bytes = exe.read_bytes(value)?;
     Ok(match graph.value(value).ty.dtype {
         DType::F32 => bytes.of::<f32>()?.iter().map(|v| f64::from(*v)).collect(),
+        DType::I8 => bytes.of::<i8>()?.iter().map(|v| f64::from(*v)).collect(),
+        DType::U8 => bytes.of::<u8>()?.iter().map(|v| f64::from(*v)).collect(),
         DType::I32 => bytes.of::<i32>()?.iter().map(|v| f64::from(*v)).collect(),
         DType::I64 => bytes.of::<i64>()?.iter().map(|v| *v as f64).collect(),
         other => panic!("no test reads {other:?}"),

@@ -19,6 +19,7 @@ macro_rules! op_tests {
             resample => $crate::common::cases::resample,
             shapes => $crate::common::cases::shapes,
             reduce => $crate::common::cases::reduce,
+            quantize => $crate::common::cases::quantize,
             timestep_embedding => $crate::common::cases::timestep_embedding,
             gather => $crate::common::cases::gather,
             random => $crate::common::cases::random,

@@ -12,6 +12,7 @@ fn ty(text: &str) -> TensorType {
         Some(("i32", rest)) => (DType::I32, rest),
         Some(("i64", rest)) => (DType::I64, rest),
         Some(("i8", rest)) => (DType::I8, rest),
+        Some(("u8", rest)) => (DType::U8, rest),
         Some(("f16", rest)) => (DType::F16, rest),
         _ => (DType::F32, text),
     };
@@ -128,6 +129,29 @@ fn moves() {
     refused(IntAffine { scale: 1, shift: 0 }, &["i32:3", "i32:2"], &["[3]", "[2]"]);
     refused(Assign, &["3", "2"], &["[3]", "[2]"]);
     refused(TimestepEmbedding { dim: 8, flip_sin_to_cos: true, freq_shift: 0.0 }, &["2,3"], &["[2, 3]", "[B]"]);
+}
+
+#[test]
+fn quantized_numbers() {
+    let quantize = |axis| Quantize { dtype: DType::I8, axis };
+    refused(quantize(Some(2)), &["2,3", "3", "i8:3"], &["axis 2", "[2, 3]"]);
+    refused(quantize(Some(usize::MAX)), &["2,3", "3", "i8:3"], &["[2, 3]"]);
+    refused(quantize(Some(1)), &["2,3", "2", "i8:3"], &["[2]", "[3]"]);
+    refused(quantize(Some(1)), &["2,3", "3", "i8:2"], &["[2]", "[3]"]);
+    refused(quantize(None), &["2,3", "3", "i8:1"], &["[3]", "[1]"]);
+    refused(Dequantize { axis: Some(0) }, &["i8:2,3", "3", "i8:2"], &["[2]", "[3]"]);
+    let grad = FakeQuantizeGrad { dtype: DType::I8, axis: None, scale_gradient: 1.0 };
+    refused(grad, &["2,3", "1", "i8:1", "3,2"], &["[2, 3]", "[3, 2]"]);
+    for (op, operands, found) in [
+        (Op::from(quantize(None)), ["2,3", "1", "u8:1"], "U8"),
+        (quantize(None).into(), ["2,3", "f16:1", "i8:1"], "F16"),
+        (quantize(None).into(), ["i32:2,3", "1", "i8:1"], "I32"),
+        (Quantize { dtype: DType::I32, axis: None }.into(), ["2,3", "1", "i32:1"], "I32"),
+        (Dequantize { axis: None }.into(), ["2,3", "1", "i8:1"], "F32"),
+    ] {
+        let error = push(op.clone(), &operands);
+        assert!(error.status == Status::Unsupported && error.message.contains(found), "{op:?}: {error}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use fewstep::cancel::Stop;
 use fewstep::graph::ops::*;
 use fewstep::graph::reference::{evaluate, to_array};
 use fewstep::graph::{Numerics, ValueId, passes};
+use fewstep::tensor::{DType, Tensor};
 use fewstep::{Error, Result};
 use std::collections::HashMap;
 
@@ -65,7 +66,7 @@ impl Growing {
             let segment = self.case.graph.segments().len();
             self.case.graph.begin_segment(format!("segment {segment}"));
         }
-        let y = match self.below(13) {
+        let y = match self.below(14) {
             0..=2 if rank == 4 => {
                 let k = [1, 3][self.below(2)];
                 let (out, bias) = ([4, 8][self.below(2)], self.below(2) == 0);
@@ -88,6 +89,14 @@ impl Growing {
                 self.case.graph.group_norm(x, gamma, beta, groups, 1e-3, silu)?
             }
             8 => self.case.graph.unary(UnaryKind::Silu, x)?,
+            // Of exact numbers: what a rounding moves over a tie would be a whole step away.
+            13 => {
+                let given = self.case.input(&shape);
+                let scale = self.case.graph.constant("scale", Tensor::from_slice(&[1], &[1.0f32 / 64.0])?)?;
+                let zero = self.case.graph.constant("zero", Tensor::from_slice(&[1], &[3i8])?)?;
+                let q = self.case.op(Quantize { dtype: DType::I8, axis: None }, &[given, scale, zero]);
+                self.case.op(Dequantize { axis: None }, &[q, scale, zero])
+            }
             12 => {
                 // Read, then overwritten: nobody reads the old version afterwards, whatever a pass moves.
                 let state = self.parameter(&shape);

@@ -2,7 +2,7 @@
 
 use super::kernel::CpuKernel;
 use super::target::Target;
-use super::{attention, combine, conv2d, elementwise, gather, group_norm, optimizer, random, reduce, resample, shape, timestep_embedding};
+use super::{attention, combine, conv2d, elementwise, gather, group_norm, optimizer, quantize, random, reduce, resample, shape, timestep_embedding};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Op, OpDef, ValueId};
 use crate::tensor::DType;
@@ -45,6 +45,10 @@ pub(super) fn lower(graph: &Graph, node: &Node, target: Target) -> Result<Box<dy
         Op::Slice(op) => shape::slice(op, ty(0)),
         Op::Pad(op) => shape::pad(op, ty(0)),
         Op::ReduceSum(op) => reduce::reduce_sum(op, ty(0))?,
+        Op::Quantize(op) => quantize::quantize(op, ty(0))?,
+        Op::Dequantize(op) => quantize::dequantize(op, ty(0))?,
+        Op::FakeQuantize(op) => quantize::fake_quantize(op, ty(0))?,
+        Op::FakeQuantizeGrad(op) => quantize::fake_quantize_grad(op, ty(0))?,
         Op::TimestepEmbedding(op) => timestep_embedding::timestep_embedding(op),
         Op::Gather(_) => gather::gather(ty(0))?,
         Op::GatherGrad(op) => gather::gather_grad(op, ty(0)),

@@ -3,7 +3,7 @@
 use super::launch::Lowered;
 use super::site::Site;
 use super::target::{BF16_CAPABILITY, Target};
-use super::{attention, combine, conv2d, elementwise, gather, group_norm, optimizer, random, reduce, resample, shape, timestep_embedding};
+use super::{attention, combine, conv2d, elementwise, gather, group_norm, optimizer, quantize, random, reduce, resample, shape, timestep_embedding};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Op, OpDef};
 use crate::tensor::DType;
@@ -46,6 +46,10 @@ fn lower_op(op: &Op, site: &Site) -> Result<Lowered> {
         Op::Slice(op) => shape::slice(op, site),
         Op::Pad(op) => shape::pad(op, site),
         Op::ReduceSum(op) => reduce::reduce_sum(op, site),
+        Op::Quantize(op) => quantize::quantize(op, site),
+        Op::Dequantize(op) => quantize::dequantize(op, site),
+        Op::FakeQuantize(op) => quantize::fake_quantize(op, site),
+        Op::FakeQuantizeGrad(op) => quantize::fake_quantize_grad(op, site),
         Op::TimestepEmbedding(op) => timestep_embedding::timestep_embedding(op, site),
         Op::Gather(_) => gather::gather(site),
         Op::GatherGrad(op) => gather::gather_grad(op, site),

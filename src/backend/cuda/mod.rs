@@ -18,6 +18,7 @@ pub(crate) mod manifest;
 mod memory;
 mod modules;
 mod optimizer;
+mod quantize;
 mod random;
 mod reduce;
 mod resample;
