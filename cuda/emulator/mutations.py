@@ -64,6 +64,8 @@ BUGS = [
     ("Philox key raised by the wrong Weyl word", "random.cu", "key1 += 0xBB67AE85u", "key1 += 0x9E3779B9u", "suite", "conformance::random"),
     ("one partial sum read before it is written", "reduce.cu", "= sum;\n  fs::sync_threads();\n  if (fs::warp() == 0", "= sum;\n  if (fs::warp() == 0", "suite", "conformance::reduce"),
     ("last element of a piece is not updated", "optimizer.cu", "i < piece.length; i += kThreads) {\n    const float grad", "i < piece.length - 1; i += kThreads) {\n    const float grad", "suite", "conformance::optimizer"),
+    ("a quotient next to a tie taken for one", "quantize.cu", "return side == 0 ? nearest", "return side != 2 ? nearest", "suite", "conformance::quantize"),
+    ("scales of the wrong channels", "quantize.cu", "at / c.inner % c.channels", "at % c.channels", "suite", "conformance::quantize"),
     ("gather off by one element", "gather.cu", "rows)) * row + at % row];\n}\n\n// The same", "rows)) * row + (at + 1) % row];\n}\n\n// The same", "suite", "conformance::gather"),
     ("one kernel does not wait for the launch before", "combine.cu", "fs::thread_in_grid(fs::begin(), kThreads)", "fs::thread_in_grid(fs::this_block(), kThreads)", "overlap", "conformance::combine"),
     ("sums of the launch before read before they are there", "optimizer.cu", "  fs::begin();\n  float sum = 0;", "  float sum = 0 * partial[0];\n  fs::begin();", "overlap", "conformance::optimizer"),

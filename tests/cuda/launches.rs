@@ -117,7 +117,11 @@ fn norms_take_moments() {
 #[test]
 fn concatenations_are_spared() {
     let Some(log) = Log::open() else { return };
-    let count = |exe: &dyn Executable| exe.plan().graph().nodes().iter().filter(|n| matches!(n.op, Op::Concat(_))).count();
+    // Weights are joined too, once.
+    let count = |exe: &dyn Executable| {
+        let (plan, nodes) = (exe.plan(), exe.plan().graph().nodes());
+        plan.order()[plan.prepared()..].iter().filter(|id| matches!(nodes[id.0 as usize].op, Op::Concat(_))).count()
+    };
     for (shape, case) in conv_cases::JOINED.iter().zip(conv_cases::joined()) {
         assert_eq!(count(&*gpu().compile(&case.graph).expect("a plan")), usize::from(!shape.4), "{}", case.name);
     }
@@ -128,6 +132,39 @@ fn concatenations_are_spared() {
         let exe = in_half(&gpu, &student_s(batch).expect("a graph")).expect("a plan");
         assert_eq!(count(&*exe), 0, "batch {batch}");
     }
+}
+
+/// A second sampler of a model has no weights of its own on the device, packed or raw; the last one frees them.
+#[test]
+fn a_second_sampler_costs_no_weights() {
+    let Some(log) = Log::open() else { return };
+    let gpu = gpu();
+    let weights: Vec<_> = {
+        let graph = student_s(1).expect("a graph");
+        let tensor = |s: &fewstep::graph::Storage| (s.name.clone(), Arc::new(Tensor::zeros(DType::F32, &s.ty.shape).expect("memory")));
+        graph.storages().iter().map(tensor).collect()
+    };
+    let sampler = |batch: usize| {
+        let mut exe = in_half(&gpu, &student_s(batch).expect("a graph")).expect("a plan");
+        weights.iter().for_each(|(name, tensor)| exe.bind(name, tensor.clone()).expect("weights"));
+        exe.prepare().expect("a graph");
+        exe
+    };
+    let live = || log.count(c"bytes_live") as usize;
+    let before = live();
+    let one = sampler(1);
+    let (first, parameters) = (live() - before, weights.iter().map(|(_, w)| w.bytes().len()).sum::<usize>());
+    let packed = gpu.packed_bytes();
+    // In half precision they are half as large. Of the f32 copies only those of biases and norms are left.
+    assert!(packed > parameters * 9 / 20 && packed < parameters * 11 / 20, "{packed} bytes packed of {parameters}");
+    let own = one.memory().arena + one.memory().persistent;
+    assert!(first - packed - own < parameters / 20, "{first} bytes live, {packed} packed, {own} of its own, {parameters} of parameters");
+    let two = sampler(1);
+    let second = live() - before - first;
+    assert!(second < own + own / 10 + (1 << 20), "{second} bytes live for the second, {own} its own");
+    assert_eq!(gpu.packed_bytes(), packed);
+    drop((one, two));
+    assert_eq!(gpu.packed_bytes(), 0);
 }
 
 /// At a batch where no norm goes into a convolution, all read their input once.

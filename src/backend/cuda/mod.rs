@@ -64,6 +64,11 @@ impl CudaBackend {
         Ok(Self { shared: Arc::new(Shared::new(context)?) })
     }
 
+    /// Bytes of the packed weights that executables of this backend have now, all together.
+    pub fn packed_bytes(&self) -> usize {
+        self.shared.packed_bytes()
+    }
+
     /// The GPU.
     pub fn device(&self) -> &Device {
         &self.shared.context.device
