@@ -78,10 +78,23 @@ pub(crate) struct Layout {
 #[derive(Debug)]
 struct Class {
     taps: Vec<u32>,
-    /// `[taps][sources][pixels]` offsets into an image of a value of A, or [`OUTSIDE`].
+    /// A step for each tap and value of A: what their sums run over, in this order.
+    steps: Vec<Step>,
+    /// `[steps][pixels]` offsets into an image of the step's value of A, or [`OUTSIDE`].
     table: Vec<u32>,
     /// Row of C of every pixel.
     pixels: Vec<u32>,
+}
+
+/// Neighbouring rows of B under one tap, of one value of A.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    /// The first of them.
+    row: u32,
+    /// How many.
+    channels: u32,
+    /// Which value.
+    source: u32,
 }
 
 /// A part of the product that one thread computes: rows of one class times some panels.
@@ -134,7 +147,7 @@ pub fn packed_len(isa: Isa, n: usize, rows: usize) -> Option<usize> {
 fn classes(layout: &Layout, sources: &[usize], keys: &[(u64, u32)], lookup: &impl Fn(usize, usize) -> Option<usize>) -> Result<Vec<Class>> {
     let mut out = Vec::new();
     for run in keys.chunk_by(|a, b| a.0 == b.0) {
-        let mut class = Class { taps: Vec::new(), table: Vec::new(), pixels: try_vec(run.len(), "pixel table")? };
+        let mut class = Class { taps: Vec::new(), steps: Vec::new(), table: Vec::new(), pixels: try_vec(run.len(), "pixel table")? };
         for (pixel, key) in class.pixels.iter_mut().zip(run) {
             *pixel = key.1;
         }
@@ -150,8 +163,11 @@ fn classes(layout: &Layout, sources: &[usize], keys: &[(u64, u32)], lookup: &imp
                 *entry = offset.map_or(OUTSIDE, |o| o as u32);
             }
             if any {
-                for channels in sources {
+                let mut first = tap * layout.channels;
+                for (source, channels) in sources.iter().enumerate() {
                     append_row(&mut class.table, &row, *channels, layout.channels)?;
+                    memory::push(&mut class.steps, Step { row: first as u32, channels: *channels as u32, source: source as u32 }, "steps")?;
+                    first += channels;
                 }
                 memory::push(&mut class.taps, tap as u32, "taps")?;
             }
@@ -221,7 +237,7 @@ impl Gemm {
 
     /// Bytes of the tables.
     pub fn table_bytes(&self) -> usize {
-        let classes = self.classes.iter().map(|c| 4 * (c.taps.len() + c.table.capacity() + c.pixels.len()));
+        let classes = self.classes.iter().map(|c| 4 * (c.taps.len() + c.table.capacity() + c.pixels.len()) + size_of_val(&*c.steps));
         classes.sum::<usize>() + self.chunks.capacity() * size_of::<Chunk>() + self.zeros.len()
     }
 
@@ -336,6 +352,7 @@ impl Kernel for ChunkKernel<'_> {
             let mut tap = 0;
             loop {
                 let taps = tap..(tap + block_taps).min(class.taps.len());
+                let steps = taps.start * g.sources.len()..taps.end * g.sources.len();
                 let finish = Finish {
                     epilogue: self.epilogue,
                     out: self.out.as_ptr(),
@@ -370,9 +387,9 @@ impl Kernel for ChunkKernel<'_> {
                             $(
                             // SAFETY: the row pointers are valid for every tap of the class (checked by `Gemm::new`), the panel for all
                             // taps; the machine supports S.
-                            ($m, 1) if $m <= S::ISA.tile_rows() => unsafe { multiply::<S, $m, 1>(g, class, taps.clone(), &rows, b, &mut tile) },
+                            ($m, 1) if $m <= S::ISA.tile_rows() => unsafe { multiply::<S, $m, 1>(g, class, steps.clone(), &rows, b, &mut tile) },
                             // SAFETY: as above.
-                            ($m, _) if $m <= S::ISA.tile_rows() => unsafe { multiply::<S, $m, 2>(g, class, taps.clone(), &rows, b, &mut tile) },
+                            ($m, _) if $m <= S::ISA.tile_rows() => unsafe { multiply::<S, $m, 2>(g, class, steps.clone(), &rows, b, &mut tile) },
                             )*
                             _ => {}
                         }
@@ -395,41 +412,40 @@ impl Kernel for ChunkKernel<'_> {
 unsafe fn multiply<S: Simd, const MR: usize, const NV: usize>(
     g: &Gemm,
     class: &Class,
-    taps: std::ops::Range<usize>,
+    steps: std::ops::Range<usize>,
     rows: &Rows,
     panel: *const f32,
     tile: &mut Tile,
 ) {
-    let (all_channels, sources, pixels) = (g.layout.channels, g.sources.as_slice(), class.pixels.len());
+    let pixels = class.pixels.len();
     let zeros = g.zeros.as_ptr().cast::<f32>().cast_const();
-    // SAFETY: see the caller; table indices are below taps * sources * pixels, panel offsets below taps * channels * NV * W; there are as many values as sources.
+    // SAFETY: see the caller; table indices are below steps * pixels, panel offsets below taps * channels * NV * W; there are as many values as sources.
     unsafe {
         let mut acc = [[S::splat(0.0); NV]; MR];
-        for t in taps {
-            let mut b = panel.add(*class.taps.as_ptr().add(t) as usize * all_channels * NV * S::W);
-            for (source, &channels) in sources.iter().enumerate() {
-                let table = class.table.as_ptr().add((t * sources.len() + source) * pixels);
-                let image = rows.image.as_ptr().add(source).cast::<*const f32>();
-                let mut a = [zeros; MR];
+        for at in steps {
+            let step = *class.steps.as_ptr().add(at);
+            let table = class.table.as_ptr().add(at * pixels);
+            let image = rows.image.as_ptr().add(step.source as usize).cast::<*const f32>();
+            let mut a = [zeros; MR];
+            for i in 0..MR {
+                let offset = *table.add(rows.pixel[i] as usize);
+                if offset != OUTSIDE {
+                    a[i] = (*image.add(i)).add(offset as usize);
+                }
+            }
+            let mut b = panel.add(step.row as usize * NV * S::W);
+            for c in 0..step.channels as usize {
+                let mut bv = [S::splat(0.0); NV];
+                for j in 0..NV {
+                    bv[j] = S::load(b.add(j * S::W));
+                }
                 for i in 0..MR {
-                    let offset = *table.add(rows.pixel[i] as usize);
-                    if offset != OUTSIDE {
-                        a[i] = (*image.add(i)).add(offset as usize);
-                    }
-                }
-                for c in 0..channels {
-                    let mut bv = [S::splat(0.0); NV];
+                    let av = S::splat(*a[i].add(c));
                     for j in 0..NV {
-                        bv[j] = S::load(b.add(j * S::W));
+                        acc[i][j] = S::fma(av, bv[j], acc[i][j]);
                     }
-                    for i in 0..MR {
-                        let av = S::splat(*a[i].add(c));
-                        for j in 0..NV {
-                            acc[i][j] = S::fma(av, bv[j], acc[i][j]);
-                        }
-                    }
-                    b = b.add(NV * S::W);
                 }
+                b = b.add(NV * S::W);
             }
         }
         for i in 0..MR {
