@@ -45,7 +45,7 @@ BUGS = [
     ("ragged end of a slab is summed too", "parts/norm_slab.cuh", "if (i < count) sum.v[i] += term.v[i];", "if (i <= count) sum.v[i] += term.v[i];", "norm", "f32"),
     ("gradient by the wrong group's mean", "group_norm_grad.cu", "rstd * rstd * s2[g]", "rstd * rstd * s2[s.groups - 1 - g]", "norm", "f32"),
     ("channels of the second value counted from the first one's", "parts/group_moments.cuh", "sample.second + after * 2", "sample.second + channel * 2", "norm", "f32"),
-    ("pixels of the second tensor as far apart as the first's", "parts/sources.cuh", "second ? channels - s.first_channels : s.first_channels", "s.first_channels", "conv2d", "f16, odd shapes"),
+    ("pixels of the second tensor as far apart as the first's", "parts/sources.cuh", "second ? channels - s.first_channels : s.first_channels", "second ? channels : s.first_channels", "conv2d", "f16, odd shapes"),
     ("channels of the second tensor counted from the first's", "parts/sources.cuh", "second ? after : channel", "channel", "norm", "f32"),
     ("scales read before all are there", "group_norm.cu", "shifts, results);\n  fs::sync_threads();\n", "shifts, results);\n", "norm", "f16"),
     ("last kept row is not loaded", "group_norm.cu", "if (at < s.end && s.column < s.width) rows", "if (at < s.end - 1 && s.column < s.width) rows", "norm", "bf16"),
