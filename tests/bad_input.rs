@@ -2,6 +2,7 @@
 
 mod ffi_common;
 
+use fewstep::ffi::conditioning::*;
 use fewstep::ffi::dataset::*;
 use fewstep::ffi::device::*;
 use fewstep::ffi::grid::fewstep_step_pair;

@@ -3,6 +3,7 @@
 mod ffi_common;
 
 use fewstep::ffi::callback::*;
+use fewstep::ffi::conditioning::*;
 use fewstep::ffi::device::FEWSTEP_DEVICE_CPU;
 use fewstep::ffi::grid::fewstep_step_pair;
 use fewstep::ffi::model::*;
@@ -10,7 +11,7 @@ use fewstep::ffi::runtime::fewstep_runtime_options;
 use fewstep::ffi::sampler_options::*;
 use fewstep::ffi::trainer::*;
 use fewstep::ffi::trainer_options::*;
-use ffi_common::{Api, TINY, c, term};
+use ffi_common::{Api, TINY, c, networks, term};
 use std::ffi::c_void;
 use std::ptr::{null, null_mut};
 use std::sync::Mutex;
@@ -34,6 +35,22 @@ fn worker_threads_become(wanted: usize) -> usize {
         std::thread::yield_now();
     }
     worker_threads()
+}
+
+#[test]
+fn models_take_and_give_what_they_say() {
+    let api = Api::load();
+    let runtime = api.runtime(1); // no workers, which others count
+    networks::planes_beside_x_t(&api, runtime);
+    networks::the_mean_of_a_learned_variance(&api, runtime);
+    networks::guidance(&api, runtime);
+}
+
+#[cfg(feature = "mixer")]
+#[test]
+fn a_second_family_needs_no_function_of_its_own() {
+    let api = Api::load();
+    networks::a_second_family(&api, api.runtime(1));
 }
 
 #[test]

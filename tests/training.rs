@@ -14,16 +14,19 @@ use std::ptr::{null, null_mut};
 
 const TEACHER: &str = "examples-c/data/digits_teacher";
 
+/// What the demo's student differs in.
+const STUDENT: &str = r#"{"block_out_channels": [16, 32], "layers_per_block": 1, "down_block_types": ["DownBlock2D", "DownBlock2D"],
+"up_block_types": ["UpBlock2D", "UpBlock2D"], "add_attention": false}"#;
+
 /// The demo's student.
 fn student(api: &Api, runtime: *const fewstep_runtime, teacher: *const fewstep_model) -> *mut fewstep_model {
-    let channels = [16u32, 32];
+    let patch = c(STUDENT);
     let mut out = null_mut();
     // SAFETY: valid pointers throughout.
     unsafe {
         let mut options: fewstep_student_options = std::mem::zeroed();
         api.ok((api.fewstep_student_options_init)(&mut options, size_of_val(&options)));
-        (options.block_out_channels, options.block_count, options.layers_per_block) = (channels.as_ptr(), 2, 1);
-        (options.keep_attention, options.prediction, options.steps, options.seed) = (0, FEWSTEP_PREDICTION_V, 2, 1);
+        (options.config_patch, options.prediction, options.steps, options.seed) = (patch.as_ptr(), FEWSTEP_PREDICTION_V, 2, 1);
         api.ok((api.fewstep_model_derive_student)(runtime, teacher, &options, &mut out));
     }
     out

@@ -14,8 +14,8 @@ use crate::io::json::{self, MAX_TEXT, shorten};
 use crate::io::json_writer;
 use crate::io::safetensors::{self, TensorFile};
 use crate::io::scheduler_config::SchedulerConfig;
-use crate::io::unet_config::UNetConfig;
 use crate::memory;
+use crate::nn::families;
 use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -105,7 +105,7 @@ impl Trainer {
         let record = Record {
             version: VERSION,
             steps_done: self.steps_done,
-            student: self.student.config.to_json()?,
+            student: self.student.network.to_json()?,
             run: self.run_record()?,
             loss_scale: self.loss_scale().map(|_| self.loss_scale),
         };
@@ -207,9 +207,8 @@ impl Trainer {
 
     /// Whether a saved config has this student's architecture, whatever else it says, and whichever version has written it.
     fn is_student(&self, saved: &str) -> Result<bool> {
-        let saved = UNetConfig::parse(saved, "the training record's student").map_err(|e| Error::corrupt(e.message))?;
-        let own = &self.student.config;
-        Ok(UNetConfig { other: own.other.clone(), warnings: own.warnings.clone(), ..saved } == *own)
+        let saved = families::parse(saved, "the training record's student").map_err(|e| Error::corrupt(e.message))?;
+        Ok(saved.settings() == self.student.network.settings())
     }
 
     /// Whether a saved scheduler config has this student's noise schedule and prediction type, whatever it says about sampling.

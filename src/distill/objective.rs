@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::graph::ops::{Cast, Combine, StopGradient, UnaryKind};
 use crate::graph::{Graph, ValueId};
 use crate::memory;
-use crate::nn::{Model, UNet};
+use crate::nn::{Model, Predictor};
 use crate::tensor::{DType, Tensor};
 
 /// The objectives.
@@ -72,7 +72,7 @@ pub struct TermContext<'a> {
     /// What its output reads as.
     pub student_prediction: Prediction,
     /// The frozen network, `teacher.*`.
-    pub teacher: Option<(&'a Model, Prediction)>,
+    pub teacher: Option<(Predictor<'a>, Prediction)>,
     /// The noise schedule of both.
     pub schedule: &'a NoiseSchedule,
     /// The student's grid.
@@ -92,8 +92,8 @@ pub struct TrajectoryBatch {
     pub state: ValueId,
     /// The teacher's state at the end of the pair.
     pub target: ValueId,
-    /// Labels i32 [B].
-    pub labels: Option<ValueId>,
+    /// The model's conditions, in their order.
+    pub conditions: Vec<ValueId>,
 }
 
 /// Operands of an output or denoise term.
@@ -104,13 +104,13 @@ pub struct DataBatch {
     pub noise: ValueId,
     /// Timesteps i32 [B].
     pub timestep: ValueId,
-    /// Labels i32 [B].
-    pub labels: Option<ValueId>,
+    /// The model's conditions, in their order.
+    pub conditions: Vec<ValueId>,
 }
 
 impl TermContext<'_> {
-    fn student_at(&self, g: &mut Graph, x: ValueId, t: ValueId, labels: Option<ValueId>) -> Result<ValueId> {
-        UNet { config: &self.student.config, prefix: STUDENT }.build(g, x, t, labels)
+    fn student_at(&self, g: &mut Graph, x: ValueId, t: ValueId, conditions: &[ValueId]) -> Result<ValueId> {
+        Predictor::new(self.student, STUDENT).predict(g, x, t, conditions)
     }
 
     /// Loss [1] of a teacher-forced or on-policy term, without the term's factor.
@@ -122,7 +122,7 @@ impl TermContext<'_> {
         let times = memory::collect(self.pairs.iter().map(|p| p.0 as f32), "timesteps")?;
         let times = g.constant("pair.timesteps", Tensor::from_slice(&[times.len()], &times)?)?;
         let t = g.gather(times, batch.pair)?;
-        let out = self.student_at(g, x, t, batch.labels)?;
+        let out = self.student_at(g, x, t, &batch.conditions)?;
         let rows = self.pairs.iter().map(|p| (p.0, loss_coefficients(self.schedule, *p, self.student_prediction, term.step_weight)));
         let coefficients = table(g, "pair.coefficients", term.step_weight, rows)?;
         let coefficients = g.gather(coefficients, batch.pair)?;
@@ -139,7 +139,7 @@ impl TermContext<'_> {
         let mut states = vec![batch.state];
         for (j, &(t, next)) in self.pairs[..n - 1].iter().enumerate() {
             let time = g.constant_fill("own.timestep", &[b], t as f32)?;
-            let out = self.student_at(g, states[j], time, batch.labels)?;
+            let out = self.student_at(g, states[j], time, &batch.conditions)?;
             let (from, to) = (self.schedule.level(t)?, self.schedule.level(next)?);
             let [cx, co] = Ddim::new(from, to).coefficients(from, self.student_prediction)?;
             states.push(g.weighted_sum(&[(cx, states[j]), (co, out)])?);
@@ -161,10 +161,10 @@ impl TermContext<'_> {
         let forward = g.gather(forward, batch.timestep)?;
         let x = g.push1(Combine { first: 0 }.into(), &[forward, batch.data, batch.noise])?;
         let t = g.push1(Cast { to: DType::F32 }.into(), &[batch.timestep])?;
-        let out = self.student_at(g, x, t, batch.labels)?;
+        let out = self.student_at(g, x, t, &batch.conditions)?;
         let (coefficients, target) = match (term.objective, self.teacher) {
             (Objective::Output, Some((teacher, prediction))) => {
-                let target = UNet { config: &teacher.config, prefix: TEACHER }.build(g, x, t, batch.labels)?;
+                let target = teacher.predict(g, x, t, &batch.conditions)?;
                 let row = |t| output_loss_coefficients(self.schedule, t, None, self.student_prediction, prediction, term.step_weight);
                 (table(g, "output.coefficients", term.step_weight, (0..steps).map(|t| (t, row(t))))?, target)
             }

@@ -4,6 +4,7 @@ use super::loss_scale::LossScale;
 use super::objective::Term;
 use crate::diffusion::Clip;
 use crate::error::{Error, Result};
+use crate::nn::Guidance;
 use crate::tensor::DType;
 
 /// How the learning rate moves.
@@ -61,6 +62,8 @@ pub struct TrainerOptions {
     /// What is done to the data that the teacher predicts on its trajectories; `None`: what its own scheduler says. The student's steps never clip: neither
     /// in on-policy terms nor in samplers.
     pub trajectory_clip: Option<Clip>,
+    /// If the teacher's predictions are guided, on trajectories and where its output is matched.
+    pub guidance: Option<Guidance>,
 }
 
 impl Default for TrainerOptions {
@@ -87,6 +90,7 @@ impl Default for TrainerOptions {
             precision: DType::F32,
             loss_scale: 65536.0,
             trajectory_clip: None,
+            guidance: None,
         }
     }
 }

@@ -4,12 +4,16 @@
 use super::objective::{NormKind, Objective, Term};
 use super::options::{LearningRate, TrainerOptions};
 use crate::diffusion::{Clip, Weight};
+use crate::nn::Guidance;
 use crate::tensor::DType;
 
 /// Recorded where it is not f32.
 pub(super) const PRECISION: &str = "precision";
 /// Recorded where trajectories clip: those of runs that were saved before it was an option did not.
 pub(super) const CLIP: &str = "trajectory_clip";
+
+/// Recorded where the teacher is guided.
+pub(super) const GUIDANCE: &str = "guidance";
 
 /// The options of a run by name, as text; floats in full precision. Those that came later only where they are not at their default ([`default`]).
 pub(super) fn options(o: &TrainerOptions, trajectory_clip: Clip) -> Vec<(&'static str, String)> {
@@ -33,7 +37,7 @@ pub(super) fn options(o: &TrainerOptions, trajectory_clip: Clip) -> Vec<(&'stati
         ("ema_decay", o.ema_decay.to_string()),
         ("size", o.size.map_or("None".to_string(), |[h, w]| format!("Some([{h}, {w}])"))),
     ];
-    let later = [(PRECISION, precision(o.precision).to_string()), (CLIP, clip(trajectory_clip))];
+    let later = [(PRECISION, precision(o.precision).to_string()), (CLIP, clip(trajectory_clip)), (GUIDANCE, guidance(o.guidance))];
     entries.extend(later.into_iter().filter(|(name, text)| default(name) != Some(text)));
     entries
 }
@@ -42,7 +46,7 @@ pub(super) fn options(o: &TrainerOptions, trajectory_clip: Clip) -> Vec<(&'stati
 pub(super) fn default(option: &str) -> Option<&'static str> {
     match option {
         PRECISION => Some("F32"),
-        CLIP => Some("None"),
+        CLIP | GUIDANCE => Some("None"),
         _ => None,
     }
 }
@@ -96,6 +100,10 @@ fn clip(clip: Clip) -> String {
         Clip::Range(range) => format!("Range({range:?})"),
         Clip::Dynamic { ratio, max } => format!("Dynamic {{ ratio: {ratio:?}, max: {max:?} }}"),
     }
+}
+
+fn guidance(guidance: Option<Guidance>) -> String {
+    guidance.map_or("None".to_string(), |g| format!("Guidance {{ scale: {:?}, null_label: {} }}", g.scale, g.null_label))
 }
 
 fn step_weight(weight: Weight) -> &'static str {

@@ -10,8 +10,7 @@ use crate::cancel::Stop;
 use crate::diffusion::{Clip, Prediction, Weight};
 use crate::error::{Result, Status};
 use crate::io::scheduler_config::SchedulerConfig;
-use crate::io::unet_config::UNetConfig;
-use crate::nn::Model;
+use crate::nn::{Model, families};
 use crate::tensor::{DType, Tensor};
 use half::f16;
 use std::path::PathBuf;
@@ -21,7 +20,7 @@ const TINY: &str = r#"{"_class_name":"UNet2DModel","sample_size":8,"in_channels"
 "down_block_types":["DownBlock2D","DownBlock2D"],"up_block_types":["UpBlock2D","UpBlock2D"],"norm_num_groups":4}"#;
 
 fn model() -> Result<Model> {
-    Model::create(UNetConfig::parse(TINY, "config.json")?, SchedulerConfig::default(), 1)
+    Model::create(families::parse(TINY, "config.json")?, SchedulerConfig::default(), 1)
 }
 
 fn options() -> TrainerOptions {
@@ -194,7 +193,7 @@ fn students_agree_by_their_architecture() -> Result<()> {
     let path = dir.join("run");
     trainer(options())?.save(&path)?;
     for (change, status) in [(r#","_name_or_path":"runs/7","my_note":[1]}"#, None), (r#","freq_shift":1}"#, Some(Status::InvalidArgument))] {
-        let student = Model { config: UNetConfig::parse(&TINY.replace('}', change), "config.json")?, ..model()? };
+        let student = Model { network: families::parse(&TINY.replace('}', change), "config.json")?, ..model()? };
         let mut trainer = Trainer::new(Arc::new(CpuBackend::new(1)?), &student, Some(&student), None, options())?;
         let found = trainer.resume(&path, 0);
         assert_eq!(found.as_ref().err().map(|e| e.status), status, "{found:?}");

@@ -3,17 +3,17 @@
 use super::cache::{CacheSpec, TrajectoryCache};
 use super::dataset::Dataset;
 use super::loss_scale::{LossScale, LossScaleInputs};
-use super::objective::{Objective, TEACHER};
+use super::objective::TEACHER;
 use super::options::TrainerOptions;
 use super::overflow::{StateBounds, largest};
-use super::training_graph::{DrawInputs, Results, STATES, TrainingGraph, UpdateInputs};
+use super::training_graph::{CACHE, DATASET, DrawInputs, Results, STATES, TrainingGraph, UpdateInputs};
 use crate::backend::{Backend, Executable, Memory, as_bytes};
 use crate::cancel::{Stop, cancelled};
 use crate::diffusion::{Clip, NoiseSchedule, grid};
 use crate::error::{Error, Result};
 use crate::graph::ops::ClipScale;
 use crate::graph::{Numerics, ValueId};
-use crate::nn::{Model, StudentInfo};
+use crate::nn::{ConditionKind, Model, StudentInfo};
 use crate::tensor::Tensor;
 use std::sync::Arc;
 
@@ -58,6 +58,8 @@ pub struct Trainer {
     /// Of the teacher's trajectories, if there are any.
     pub(super) trajectory_clip: Clip,
     cache: Option<TrajectoryCache>,
+    /// Rows that the conditions of trajectories are drawn from; empty where labels are all there are.
+    rows: Vec<Arc<Tensor>>,
     /// Not yet handed to the host.
     warning: Option<String>,
     pub(super) steps_done: u64,
@@ -82,9 +84,10 @@ impl Trainer {
         options.check()?;
         check_networks(student, teacher, dataset, &options)?;
         let schedule = student.scheduler.noise_schedule()?;
-        let mut trajectory_clip = Clip::None;
+        let (mut trajectory_clip, mut rows) = (Clip::None, vec![]);
         if let (true, Some(teacher)) = (options.needs_cache(), teacher) {
             grid::check(schedule.len(), &options.pairs)?;
+            rows = trajectory_rows(teacher, dataset)?;
             trajectory_clip = options.trajectory_clip.unwrap_or_else(|| teacher.scheduler.clip());
             trajectory_clip.check().map_err(|e| e.context("the trajectories"))?;
         }
@@ -111,6 +114,7 @@ impl Trainer {
             results,
             parameters: update.parameters,
             cache: None,
+            rows,
             warning: None,
             steps_done: 0,
             options,
@@ -136,6 +140,8 @@ impl Trainer {
             size: self.size()?,
             seed: self.options.seed,
             batch: self.options.cache_batch,
+            guidance: self.options.guidance,
+            rows: &self.rows,
         };
         let cache = TrajectoryCache::build(self.backend.as_ref(), teacher, &spec, progress, stop)?;
         self.set_cache(cache, stop)
@@ -153,9 +159,9 @@ impl Trainer {
 
     fn set_cache(&mut self, mut cache: TrajectoryCache, stop: Stop) -> Result<()> {
         self.warning = cache.warning.take();
-        self.exec.bind("cache.states", cache.states.clone())?;
-        if let Some(labels) = &cache.labels {
-            self.exec.bind("cache.labels", labels.clone())?;
+        self.exec.bind(&format!("{CACHE}states"), cache.states.clone())?;
+        for (condition, rows) in self.student.roles()?.conditions.iter().zip(&cache.conditions) {
+            self.exec.bind(&format!("{CACHE}{}", condition.name), rows.clone())?;
         }
         self.exec.prepare_until(stop)?;
         self.cache = Some(cache);
@@ -299,7 +305,7 @@ impl Trainer {
 
     /// Bytes of the trajectory cache; 0 before it is made and where none is needed.
     pub fn cache_bytes(&self) -> usize {
-        self.cache.as_ref().map_or(0, |c| c.states.bytes().len() + c.labels.as_ref().map_or(0, |l| l.bytes().len()))
+        self.cache.as_ref().map_or(0, |c| c.states.bytes().len() + c.conditions.iter().map(|rows| rows.bytes().len()).sum::<usize>())
     }
 
     /// Seed, schedule and the like.
@@ -337,45 +343,60 @@ impl Trainer {
             if has(self.exec.as_ref(), "dataset.images") {
                 self.exec.bind("dataset.images", data.images().clone())?;
             }
-            if let Some(labels) = data.labels().filter(|_| has(self.exec.as_ref(), "dataset.labels")) {
-                self.exec.bind("dataset.labels", labels.clone())?;
+            if needs_data(&self.options) {
+                let conditions = self.student.roles()?.conditions;
+                for (condition, rows) in conditions.iter().zip(data.conditions_of(&conditions)?) {
+                    let name = format!("{DATASET}{}", condition.name);
+                    if has(self.exec.as_ref(), &name) {
+                        self.exec.bind(&name, rows)?;
+                    }
+                }
             }
         }
         if self.is_prepared() { self.exec.prepare_until(stop) } else { Ok(()) }
     }
 }
 
+/// Whether any term reads the dataset's images.
+fn needs_data(options: &TrainerOptions) -> bool {
+    options.terms.iter().any(|t| t.objective.needs_data())
+}
+
+/// What the conditions of a teacher's trajectories are drawn from: nothing for labels alone, else the dataset.
+fn trajectory_rows(teacher: &Model, dataset: Option<&Dataset>) -> Result<Vec<Arc<Tensor>>> {
+    let conditions = teacher.roles()?.conditions;
+    let Some(other) = conditions.iter().find(|c| !matches!(c.kind, ConditionKind::Labels { .. })) else { return Ok(vec![]) };
+    let missing = || Error::invalid(format!("the teacher's trajectories need {}: give a dataset with them", other.kind.name()));
+    dataset.ok_or_else(missing)?.conditions_of(&conditions)
+}
+
 /// Refuses networks and data that do not fit together.
 fn check_networks(student: &Model, teacher: Option<&Model>, dataset: Option<&Dataset>, options: &TrainerOptions) -> Result<()> {
-    if student.config.dropout > 0.0 {
-        return Err(Error::unsupported(format!("dropout is {}; training supports 0 only", student.config.dropout)));
-    }
-    let needs = |f: fn(Objective) -> bool| options.terms.iter().any(|t| f(t.objective));
-    if needs(Objective::needs_teacher) && teacher.is_none() {
+    student.network.check_trainable()?;
+    if options.terms.iter().any(|t| t.objective.needs_teacher()) && teacher.is_none() {
         return Err(Error::invalid("the objectives need a teacher"));
     }
-    if needs(Objective::needs_data) {
+    let roles = student.roles()?;
+    if needs_data(options) {
         let data = dataset.ok_or_else(|| Error::invalid("the objectives need a dataset"))?;
         let [h, w] = options.size.map_or_else(|| student.size(), Ok)?;
-        let (expected, found) = ([h, w, student.config.in_channels], &data.images().shape()[1..]);
+        let (expected, found) = ([h, w, roles.channels], &data.images().shape()[1..]);
         if found != expected {
             return Err(Error::shape(format!("dataset images are {found:?} (H, W, C), the student takes {expected:?}")));
         }
-        data.check_classes(student.classes())?;
+        data.conditions_of(&roles.conditions)?;
     }
-    if let Some(teacher) = teacher {
-        for (name, s, t) in [
-            ("in_channels", student.config.in_channels, teacher.config.in_channels),
-            ("out_channels", student.config.out_channels, teacher.config.out_channels),
-            ("classes", student.classes().unwrap_or(0), teacher.classes().unwrap_or(0)),
-        ] {
-            if s != t {
-                return Err(Error::shape(format!("{name}: the student has {s}, the teacher {t}")));
-            }
-        }
-        if !student.scheduler.noise_schedule()?.agrees_with(&teacher.scheduler.noise_schedule()?) {
-            return Err(Error::invalid("student and teacher have different noise schedules"));
-        }
+    let Some(teacher) = teacher else { return options.guidance.map_or(Ok(()), |_| Err(Error::invalid("guidance_scale is not 1, but there is no teacher"))) };
+    options.guidance.map_or(Ok(()), |guidance| teacher.check_guidance(&guidance))?;
+    let own = teacher.roles()?;
+    if roles.channels != own.channels {
+        return Err(Error::shape(format!("channels of x_t: the student has {}, the teacher {}", roles.channels, own.channels)));
+    }
+    if roles.conditions != own.conditions {
+        return Err(Error::shape(format!("conditions: the student has {:?}, the teacher {:?}", roles.conditions, own.conditions)));
+    }
+    if !student.scheduler.noise_schedule()?.agrees_with(&teacher.scheduler.noise_schedule()?) {
+        return Err(Error::invalid("student and teacher have different noise schedules"));
     }
     Ok(())
 }

@@ -2,19 +2,24 @@
 
 use super::dataset::Dataset;
 use super::loss_scale::LossScaleInputs;
-use super::objective::{DataBatch, Objective, STUDENT, Term, TermContext, TrajectoryBatch};
+use super::objective::{DataBatch, Objective, STUDENT, TEACHER, Term, TermContext, TrajectoryBatch};
 use super::options::TrainerOptions;
 use crate::diffusion::NoiseSchedule;
 use crate::error::{Error, Result};
 use crate::graph::ops::{AdamW, ClipScale, Concat, Ema, GlobalNorm, IntAffine, RandomInt, RandomNormal};
 use crate::graph::{Graph, TensorType, ValueId, gradients};
 use crate::memory;
-use crate::nn::Model;
+use crate::nn::{Model, Predictor};
 use crate::random::Purpose;
 use crate::tensor::{DType, Tensor};
 
 /// What lists of the program are called where there is no memory for them.
 const WHAT: &str = "training graph";
+
+/// Before the names of what the trajectory cache holds.
+pub(super) const CACHE: &str = "cache.";
+/// Before the names of what a dataset holds.
+pub(super) const DATASET: &str = "dataset.";
 
 /// Names of the four states of a parameter.
 pub(super) const STATES: [&str; 4] = [STUDENT, "adamw.m.", "adamw.v.", "ema."];
@@ -103,7 +108,7 @@ impl<'a> Builder<'a> {
         schedule: &'a NoiseSchedule,
         options: &'a TrainerOptions,
     ) -> Result<Self> {
-        let teacher = teacher.map(|t| (t, t.scheduler.prediction()));
+        let teacher = teacher.map(|t| (Predictor { guidance: options.guidance, ..Predictor::new(t, TEACHER) }, t.scheduler.prediction()));
         let context = TermContext { student, student_prediction: student.scheduler.prediction(), teacher, schedule, pairs: &options.pairs };
         let size = options.size.map_or_else(|| student.size(), Ok)?;
         Ok(Self { graph: Graph::new(), context, options, dataset, size })
@@ -144,7 +149,7 @@ impl<'a> Builder<'a> {
     fn trajectory_term(&mut self, i: usize, term: &Term, inputs: &DrawInputs) -> Result<ValueId> {
         let (n, m) = (self.options.pairs.len(), self.options.cache_size);
         let [h, w] = self.size;
-        let ty = TensorType::new(DType::F16, &[(n + 1) * m, h, w, self.context.student.config.in_channels]);
+        let ty = TensorType::new(DType::F16, &[(n + 1) * m, h, w, self.context.student.roles()?.channels]);
         let states = self.graph.state("cache.states", ty)?;
         let index = self.draw(Purpose::Data, m, i, inputs)?;
         let pair = self.draw(Purpose::Timestep, n, i, inputs)?;
@@ -157,8 +162,8 @@ impl<'a> Builder<'a> {
         let to = g.push1(IntAffine { scale: rows, shift: rows }.into(), &[pair, index])?;
         let state = g.gather(states, from)?;
         let target = g.gather(states, to)?;
-        let labels = self.labels("cache.labels", m, index)?;
-        self.context.trajectory_loss(&mut self.graph, term, &TrajectoryBatch { pair, state, target, labels })
+        let conditions = self.conditions(CACHE, m, index)?;
+        self.context.trajectory_loss(&mut self.graph, term, &TrajectoryBatch { pair, state, target, conditions })
     }
 
     fn data_term(&mut self, i: usize, term: &Term, inputs: &DrawInputs) -> Result<ValueId> {
@@ -174,16 +179,19 @@ impl<'a> Builder<'a> {
         let rows = g.constant("noise.rows", Tensor::from_slice(&[b], &rows)?)?;
         let image = [g.shape(data)[1], g.shape(data)[2], g.shape(data)[3]];
         let noise = g.push1(RandomNormal { purpose: Purpose::Noise, image }.into(), &[inputs.seed, inputs.step, rows])?;
-        let labels = self.labels("dataset.labels", count, index)?;
-        self.context.data_loss(&mut self.graph, term, &DataBatch { data, noise, timestep, labels })
+        let conditions = self.conditions(DATASET, count, index)?;
+        self.context.data_loss(&mut self.graph, term, &DataBatch { data, noise, timestep, conditions })
     }
 
-    fn labels(&mut self, storage: &str, count: usize, index: ValueId) -> Result<Option<ValueId>> {
-        if self.context.student.classes().is_none() {
-            return Ok(None);
+    /// The conditions of the batch's rows, from those of `count` images.
+    fn conditions(&mut self, room: &str, count: usize, index: ValueId) -> Result<Vec<ValueId>> {
+        let (mut values, batch) = (vec![], self.options.batch);
+        for condition in self.context.student.roles()?.conditions {
+            let table = self.graph.state(format!("{room}{}", condition.name), condition.kind.rows(count, self.size))?;
+            let rows = self.graph.gather(table, index)?;
+            values.push(self.graph.reshape(rows, &condition.kind.ty(batch, self.size).shape)?);
         }
-        let table = self.graph.state(storage, TensorType::new(DType::I32, &[count]))?;
-        Ok(Some(self.graph.gather(table, index)?))
+        Ok(values)
     }
 }
 

@@ -245,9 +245,9 @@ pub unsafe extern "C" fn fewstep_trainer_create(
         let (teacher, dataset) = (share_optional(teacher).map_err(|e| e.context("teacher"))?, share_optional(dataset)?);
         let options = options::read(options)?;
         let cancel = Cancel::new(options.cancel)?;
-        let options = translate(&options, &student.model)?;
+        let (teacher, dataset) = (teacher.as_ref().map(|t| t.model.as_ref()), dataset.as_ref().map(|d| &d.dataset));
+        let options = translate(&options, &student.model, teacher)?;
         create(out, || {
-            let (teacher, dataset) = (teacher.as_ref().map(|t| t.model.as_ref()), dataset.as_ref().map(|d| &d.dataset));
             let trainer = Trainer::new_until(runtime.backend.clone(), &student.model, teacher, dataset, options, runtime.stop_or(&cancel))?;
             Ok(TrainerHandle { runtime: runtime.clone(), trainer })
         })

@@ -4,6 +4,7 @@ use super::boundary::choice;
 use super::cancel::fewstep_cancel_token;
 use super::extent::{check_extent, read_size};
 use super::grid::{fewstep_step_pair, read_grid};
+use super::guidance;
 use super::options::{self, Item, Options, size_field};
 use super::precision::{FEWSTEP_PRECISION_F32, precision};
 use super::sampler_options::{FEWSTEP_CLIP_DYNAMIC, FEWSTEP_CLIP_NONE, FEWSTEP_CLIP_RANGE};
@@ -144,6 +145,13 @@ pub struct fewstep_trainer_options {
     pub threshold_max: f64,
     /// Stops fewstep_trainer_create with CANCELLED; only read during that call. NULL (the default) for none.
     pub cancel: *const fewstep_cancel_token,
+    /// Classifier-free guidance of the teacher, on its trajectories and where its output is matched, so that a student learns the guided teacher and samples
+    /// without guidance; see fewstep_sampler_options. 1 (the default) for none.
+    pub guidance_scale: f64,
+    /// The class that the teacher was trained to read as none; -1 (the default) for not given.
+    pub null_label: i32,
+    /// 0.
+    pub reserved2: u32,
 }
 
 // SAFETY: repr(C), six 4-byte numbers.
@@ -192,6 +200,9 @@ unsafe impl Options for fewstep_trainer_options {
             threshold_ratio: 0.995,
             threshold_max: 1.0,
             cancel: std::ptr::null(),
+            guidance_scale: 1.0,
+            null_label: -1,
+            reserved2: 0,
         }
     }
 }
@@ -249,7 +260,7 @@ fn trajectory_clip(o: &fewstep_trainer_options) -> Result<Option<Clip>> {
 ///
 /// # Safety
 /// The pointers in `o` are NULL or arrays as their counts and strides say.
-pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model) -> Result<TrainerOptions> {
+pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model, teacher: Option<&Model>) -> Result<TrainerOptions> {
     // SAFETY: as promised by the caller.
     let (terms, mut pairs) = unsafe {
         let terms = options::array(o.terms, o.term_count, o.term_stride, MAX_TERMS)?;
@@ -290,6 +301,7 @@ pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model) -> 
         size,
         precision: precision(o.precision)?,
         trajectory_clip: trajectory_clip(o)?,
+        guidance: guidance::read(o.guidance_scale, o.null_label, o.reserved2, teacher)?,
         ..TrainerOptions::default()
     })
 }

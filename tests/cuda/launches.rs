@@ -7,8 +7,7 @@ use fewstep::backend::cuda::{CudaBackend, Device};
 use fewstep::backend::{Backend, Executable};
 use fewstep::cancel::Stop;
 use fewstep::graph::{Graph, Numerics, Op, OpDef, TensorType};
-use fewstep::io::unet_config::UNetConfig;
-use fewstep::nn::UNet;
+use fewstep::nn::{Inputs, Scope, families};
 use fewstep::tensor::{DType, Tensor};
 use std::sync::Arc;
 
@@ -42,10 +41,10 @@ impl Log {
 }
 
 fn student_s(batch: usize) -> Result<Graph> {
-    let config = UNetConfig::parse(STUDENT_S, "student_s")?;
+    let network = families::parse(STUDENT_S, "student_s")?;
     let mut graph = Graph::new();
     let (x, t) = (graph.input("x", TensorType::f32(&[batch, 32, 32, 3]))?, graph.input("t", TensorType::f32(&[batch]))?);
-    let out = UNet { config: &config, prefix: "" }.build(&mut graph, x, t, None)?;
+    let out = network.build(&mut graph, &Scope::new(""), &Inputs { x, t, conditions: &[] })?;
     graph.tap(out);
     Ok(graph)
 }

@@ -5,8 +5,7 @@ use crate::gpu;
 use fewstep::diffusion::Weight;
 use fewstep::distill::{Dataset, NormKind, Objective, Term, Trainer, TrainerOptions, WeightsKind};
 use fewstep::io::scheduler_config::SchedulerConfig;
-use fewstep::io::unet_config::UNetConfig;
-use fewstep::nn::Model;
+use fewstep::nn::{Model, families};
 use fewstep::tensor::{DType, Tensor};
 use std::sync::Arc;
 
@@ -18,9 +17,9 @@ fn trainer(loss_scale: f32) -> Trainer {
 }
 
 fn trainer_in(precision: DType, loss_scale: f32) -> Trainer {
-    let model = Model::create(UNetConfig::parse(TINY, "tiny").expect("a config"), SchedulerConfig::default(), 3).expect("a model");
+    let model = Model::create(families::parse(TINY, "tiny").expect("a config"), SchedulerConfig::default(), 3).expect("a model");
     let [h, w] = model.size().expect("a size");
-    let channels = model.config.in_channels;
+    let channels = model.roles().expect("roles").channels;
     let pixels: Vec<f32> = (0..16 * h * w * channels).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
     let labels: Vec<i32> = (0..16).map(|i| i % model.classes().unwrap_or(1) as i32).collect();
     let images = Tensor::from_slice(&[16, h, w, channels], &pixels).expect("a tensor");

@@ -10,7 +10,7 @@ use fewstep::distill::training_graph::{Update, UpdateInputs, append_update};
 use fewstep::graph::{Graph, TensorType, ValueId};
 use fewstep::io::safetensors::TensorFile;
 use fewstep::names::Named;
-use fewstep::nn::Model;
+use fewstep::nn::{Model, Predictor};
 use fewstep::tensor::{DType, Tensor};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -87,7 +87,7 @@ fn build(g: &mut Graph, case: &Case, batch: &TensorFile) -> Result<Program, Stri
     let context = TermContext {
         student: &case.student,
         student_prediction: case.prediction[0],
-        teacher: Some((&case.teacher, case.prediction[1])),
+        teacher: Some((Predictor::new(&case.teacher, TEACHER), case.prediction[1])),
         schedule: &case.schedule,
         pairs: &case.pairs,
     };
@@ -102,17 +102,17 @@ fn build(g: &mut Graph, case: &Case, batch: &TensorFile) -> Result<Program, Stri
     let index = TensorType::new(DType::I32, &[n]);
     let labels = text(g.input("labels", index.clone()))?;
     let mut indices = vec![(labels, integers(batch, "class_labels")?)];
-    let labels = case.student.classes().map(|_| labels);
+    let conditions = case.student.classes().map(|_| labels).into_iter().collect();
     let (inputs, loss) = if case.term.objective == Objective::Output {
         let (data, noise, timestep) = (text(g.input("data", ty.clone()))?, text(g.input("noise", ty))?, text(g.input("t", index))?);
         indices.push((timestep, integers(batch, "output_timesteps")?));
-        let loss = text(context.data_loss(g, &case.term, &DataBatch { data, noise, timestep, labels }))?;
+        let loss = text(context.data_loss(g, &case.term, &DataBatch { data, noise, timestep, conditions }))?;
         (vec![(data, nhwc(values(batch, "data")?)?), (noise, nhwc(values(batch, "noise")?)?)], loss)
     } else {
         let (state, target, pair) = (text(g.input("state", ty.clone()))?, text(g.input("target", ty))?, text(g.input("pair", index))?);
         indices.push((pair, (0..n as i32).collect()));
         let from = if case.term.objective == Objective::OnPolicy { values(batch, "x_T")? } else { rows(0) };
-        let loss = text(context.trajectory_loss(g, &case.term, &TrajectoryBatch { pair, state, target, labels }))?;
+        let loss = text(context.trajectory_loss(g, &case.term, &TrajectoryBatch { pair, state, target, conditions }))?;
         (vec![(state, nhwc(from)?), (target, nhwc(rows(1))?)], loss)
     };
     let updates = text(UpdateInputs::declare(g))?;

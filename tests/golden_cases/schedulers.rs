@@ -8,7 +8,7 @@ use fewstep::graph::{Graph, TensorType};
 use fewstep::io::TensorFile;
 use fewstep::io::scheduler_config::SchedulerConfig;
 use fewstep::random::Purpose;
-use fewstep::sampling::{RunGraph, RunSpec};
+use fewstep::sampling::{RunGraph, RunSpec, UNROLLED};
 use serde_json::Value;
 use std::path::Path;
 
@@ -115,9 +115,10 @@ fn follow(table: &Table, record: &Record) -> Check {
     let [batch, row] = record.shape;
     let mut g = Graph::new();
     let shape = [batch, 1, row, 1];
-    let spec = RunSpec { table, batch, size: [1, row], purpose: Purpose::Evaluation, precision: fewstep::tensor::DType::F32 };
+    let spec =
+        RunSpec { table, batch, size: [1, row], purpose: Purpose::Evaluation, precision: fewstep::tensor::DType::F32, guidance: None, unrolled: UNROLLED };
     let build = |g: &mut Graph| -> fewstep::Result<_> {
-        let mut run = RunGraph::start(g, &spec, shape)?;
+        let run = RunGraph::start(g, &spec, shape)?;
         let mut inputs = vec![];
         for k in 0..table.steps.len() {
             // A segment that holds nothing is none.
@@ -130,10 +131,7 @@ fn follow(table: &Table, record: &Record) -> Check {
             g.begin_segment(format!("step {k}"));
             let out = g.input(format!("out.{k}"), TensorType::f32(&shape))?;
             let z = record.noise.is_some().then(|| g.input(format!("z.{k}"), TensorType::f32(&shape))).transpose()?;
-            match z {
-                Some(z) => run.update_with_noise(g, table, k, out, z)?,
-                None => run.update(g, table, k, out)?,
-            }
+            run.update(g, table, k, out, z)?;
             inputs.push((seen, out, z));
         }
         Ok(inputs)
