@@ -64,6 +64,7 @@ fn null_everywhere() {
         fewstep_model_save(null(), null()) => INVALID;
         fewstep_model_save_file(null(), null()) => INVALID;
         fewstep_model_get_info(null(), null_mut()) => INVALID;
+        fewstep_model_condition(null(), 0, null_mut()) => INVALID;
         fewstep_model_pairs(null(), null_mut(), 0, null_mut()) => INVALID;
         fewstep_model_destroy(null_mut()) => 0;
         fewstep_dataset_options_init(null_mut(), 0) => INVALID;
@@ -94,6 +95,12 @@ fn null_everywhere() {
         fewstep_sampler_get_info(null_mut(), null_mut()) => INVALID;
         fewstep_sample(null(), null(), null(), null(), null_mut(), 0) => INVALID;
         fewstep_sampler_destroy(null_mut()) => 0;
+        fewstep_evaluator_options_init(null_mut(), 0) => INVALID;
+        fewstep_evaluation_init(null_mut(), 0) => INVALID;
+        fewstep_evaluator_create(null(), null(), null(), null_mut()) => INVALID;
+        fewstep_evaluator_run(null_mut(), null(), null_mut(), 0) => INVALID;
+        fewstep_evaluator_get_info(null_mut(), null_mut()) => INVALID;
+        fewstep_evaluator_destroy(null_mut()) => 0;
         fewstep_save_npy_f32(null(), null(), null(), 0) => INVALID;
         fewstep_save_npy_i32(null(), null(), null(), 0) => INVALID;
         fewstep_save_image_grid(null(), null(), 0, 0, 0, 0, 0, 0) => INVALID;

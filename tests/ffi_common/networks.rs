@@ -21,6 +21,7 @@ use std::ptr::{null, null_mut};
 
 const INVALID: i32 = 1;
 const SHAPE: i32 = 2;
+const NUMERIC: i32 = 13;
 
 /// A U-Net of 8x8 with so many channels in and out.
 fn config(reads: usize, gives: usize, more: &str) -> String {
@@ -198,6 +199,20 @@ pub fn planes_beside_x_t(api: &Api, runtime: *const fewstep_runtime) {
     fails("planes twice", &[labels(&of), planes(&beside), planes(&beside)], INVALID, "does not take");
     fails("a label beyond", &[labels(&[1, 4]), planes(&beside)], INVALID, "label 4");
     fails("half a plane", &[labels(&of), planes(&beside[..100])], SHAPE, "count is 100");
+    let empty = fewstep_conditioning { data: null(), ..planes(&beside) };
+    fails("no data", &[labels(&of), empty], INVALID, "conditionings[1].data");
+    fails("another kind", &[labels(&of), fewstep_conditioning { kind: 9, ..planes(&beside) }], INVALID, "kind is 9");
+    fails("vectors", &[fewstep_conditioning { kind: FEWSTEP_CONDITIONING_VECTOR, ..planes(&beside) }, labels(&of)], INVALID, "planes");
+    let fails = |row: &str, x: &[f32], t: &[f32], out: &mut [f32], status: i32, needle: &str| {
+        let found = api.try_evaluate(evaluator, x, t, &[labels(&of), planes(&beside)], out);
+        api.fails(row, found, status, needle);
+    };
+    let mut out = vec![7f32; 128];
+    fails("a short x_t", &x[..127], &[7.0, 900.0], &mut out, SHAPE, "x_t_count is 127");
+    fails("one timestep", &x, &[7.0], &mut out, SHAPE, "timesteps");
+    fails("a NaN", &x, &[7.0, f32::NAN], &mut out, NUMERIC, "timesteps[1] is NaN");
+    fails("a small buffer", &x, &[7.0, 900.0], &mut out[..127], SHAPE, "capacity is 127");
+    assert!(out.iter().all(|v| *v == 7.0), "outputs are written only on success");
     // SAFETY: created above.
     api.ok(unsafe { (api.fewstep_evaluator_destroy)(evaluator) });
 
