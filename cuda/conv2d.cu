@@ -13,7 +13,8 @@
 // The norm variants ("norm_") have a group norm before: its scales and shifts are 4 KiB more, and each chunk is changed once a tap and tile of columns,
 // which is worth a launch as long as the map is small (src/backend/cuda/conv2d.rs decides).
 //
-// x        [N][H][W][C] of T       bias     [O], or null              y       [N][P][Q][O] of T, or null: then
+// x        [N][H][W][C] of T, or the first of its channels; then second has the others (parts/sources.cuh)
+//       bias     [O], or null              y       [N][P][Q][O] of T, or null: then
 // weights  packed for T            addend   [N][O], or null           parts   [results], each [N][P][Q][part of O] of T, whose last channels are in
 // partial  [slices][N][P][Q][O],   residual [N][P][Q][O] of T,        ends    [results]; else both null
 //          or null: slices is 1             or null                   counters [tiles + N tiles of columns], zero before and after a launch
@@ -90,7 +91,7 @@ FEWSTEP_DEVICE bool share_tile(const fs::Block& block, const Output<T>& out, con
 }
 
 template <class P, class T, class ChangeOf>
-FEWSTEP_DEVICE void conv2d(const fs::Block& block, T* stages, const T* x, const T* weights, const Output<T>& out, const Conv& conv, int slices,
+FEWSTEP_DEVICE void conv2d(const fs::Block& block, T* stages, const Sources<T>& x, const T* weights, const Output<T>& out, const Conv& conv, int slices,
                            ChangeOf change_of) {
   const int slice = int(block.index.z);
   const Window w = forward_window(conv);
@@ -102,13 +103,13 @@ FEWSTEP_DEVICE void conv2d(const fs::Block& block, T* stages, const T* x, const 
 }
 
 template <class P, class T>
-FEWSTEP_DEVICE void plain_conv2d(const fs::Block& block, const T* x, const T* weights, const Output<T>& out, const Conv& conv, int slices) {
+FEWSTEP_DEVICE void plain_conv2d(const fs::Block& block, const Sources<T>& x, const T* weights, const Output<T>& out, const Conv& conv, int slices) {
   FEWSTEP_SHARED(T, stages, kStages * RowCopies<P>::kStage);
   conv2d<P>(block, stages, x, weights, out, conv, slices, [](const RowCopies<P>&) { return Untouched{}; });
 }
 
 template <class P, class T>
-FEWSTEP_DEVICE void norm_conv2d(const fs::Block& block, const T* x, const T* weights, const Output<T>& out, const Conv& conv, int slices,
+FEWSTEP_DEVICE void norm_conv2d(const fs::Block& block, const Sources<T>& x, const T* weights, const Output<T>& out, const Conv& conv, int slices,
                                 const ConvNorm& norm) {
   FEWSTEP_SHARED(T, stages, kStages * RowCopies<P>::kStage);
   FEWSTEP_SHARED(float, scale, kNormChannels);
@@ -122,18 +123,18 @@ FEWSTEP_DEVICE void norm_conv2d(const fs::Block& block, const T* x, const T* wei
 }  // namespace
 
 #define FEWSTEP_CONV2D(suffix, P, T)                                                                                                                \
-  FEWSTEP_KERNEL(P::kThreads, fewstep_conv2d_##suffix, const T* x, const T* weights, const float* bias, const T* addend, const T* residual, T* y,   \
+  FEWSTEP_KERNEL(P::kThreads, fewstep_conv2d_##suffix, const T* x, const T* second, int first_channels, const T* weights, const float* bias, const T* addend, const T* residual, T* y,   \
                  T* const* parts, const int* ends, float* partial, uint32_t* counters, float* moments, float* pieces, Conv conv, int slices,        \
                  float scale) {                                                                                                                     \
     const Epilogue<T> epilogue = {bias, addend, residual, scale, conv.out_c, conv.out_h * conv.out_w};                                              \
-    plain_conv2d<P, T>(fs::begin(), x, weights, {epilogue, {y, parts, ends, conv.out_c}, partial, counters, {moments, pieces}}, conv, slices);      \
+    plain_conv2d<P, T>(fs::begin(), {x, second, first_channels}, weights, {epilogue, {y, parts, ends, conv.out_c}, partial, counters, {moments, pieces}}, conv, slices);      \
   }
 #define FEWSTEP_NORM_CONV2D(suffix, P, T)                                                                                                                \
-  FEWSTEP_KERNEL(P::kThreads, fewstep_norm_conv2d_##suffix, const T* x, const T* weights, const float* bias, const T* addend, const T* residual, T* y,   \
+  FEWSTEP_KERNEL(P::kThreads, fewstep_norm_conv2d_##suffix, const T* x, const T* second, int first_channels, const T* weights, const float* bias, const T* addend, const T* residual, T* y,   \
                  T* const* parts, const int* ends, float* partial, uint32_t* counters, float* moments, float* pieces, Conv conv, int slices,             \
                  float scale, ConvNorm norm) {                                                                                                           \
     const Epilogue<T> epilogue = {bias, addend, residual, scale, conv.out_c, conv.out_h * conv.out_w};                                                   \
-    norm_conv2d<P, T>(fs::begin(), x, weights, {epilogue, {y, parts, ends, conv.out_c}, partial, counters, {moments, pieces}}, conv, slices, norm);      \
+    norm_conv2d<P, T>(fs::begin(), {x, second, first_channels}, weights, {epilogue, {y, parts, ends, conv.out_c}, partial, counters, {moments, pieces}}, conv, slices, norm);      \
   }
 
 FEWSTEP_CONV2D(f32_64x64, FloatLarge, float)

@@ -11,6 +11,7 @@
 #include "device/fewstep.cuh"
 #include "parts/group_moments.cuh"
 #include "parts/norm_slab.cuh"
+#include "parts/sources.cuh"
 
 namespace {
 
@@ -304,18 +305,20 @@ FEWSTEP_DEVICE void fill_scales(const ChannelMoments& m, const Affine& affine, c
 
 // This block's piece of y. The first rows are asked for before the scales are made, so that a small block waits for memory once.
 template <class A, class T>
-FEWSTEP_DEVICE void apply_moments(const T* x, T* y, const ChannelMoments& m, const Affine& affine, Slab s, const Norm& norm, float* scales, float* shifts,
+FEWSTEP_DEVICE void apply_moments(const Sources<T>& sources, T* y, const ChannelMoments& m, const Affine& affine, Slab s, const Norm& norm, float* scales, float* shifts,
                                   const Statistics& results) {
   constexpr int N = A::kN;
   place<N>(s, norm);
   const bool exists = s.column < s.width;
   const int count = s.width - s.column, end = exists ? s.end : s.begin;
+  const Source<T> own = source_of(sources, norm.channels, fs::min(s.channel + s.column, norm.channels - 1));
+  const T* x = own.x + (int64_t(s.sample) * norm.positions * own.channels + own.channel);
   typename A::Raw raw[A::kAhead] = {};
   const auto fetch = [&](int from) {
     FEWSTEP_UNROLL
     for (int i = 0; i < A::kAhead; i++) {
       const int at = from + i * s.rows;
-      if (at < end) raw[i] = A::load(x + (at * norm.channels + s.column), count);
+      if (at < end) raw[i] = A::load(x + at * own.channels, count);
     }
   };
   int p = s.begin + s.row;
@@ -344,12 +347,11 @@ FEWSTEP_DEVICE void apply_moments(const T* x, T* y, const ChannelMoments& m, con
 }
 
 template <class T>
-FEWSTEP_DEVICE void forward_of_moments(const fs::Block& block, const T* x, const Affine& affine, const ChannelMoments& m, T* y, const Statistics& results,
+FEWSTEP_DEVICE void forward_of_moments(const fs::Block& block, const Sources<T>& x, const Affine& affine, const ChannelMoments& m, T* y, const Statistics& results,
                                        const Norm& norm) {
   FEWSTEP_SHARED(float, scales, kMomentChannels);
   FEWSTEP_SHARED(float, shifts, kMomentChannels);
   const Slab s = channel_slab_of(block, norm, kMomentChannels);
-  x += slab_start(s, norm);
   y += slab_start(s, norm);
   if (is_whole<T>(s, norm)) {
     apply_moments<Access<T, true>>(x, y, m, affine, s, norm, scales, shifts, results);
@@ -360,7 +362,7 @@ FEWSTEP_DEVICE void forward_of_moments(const fs::Block& block, const T* x, const
 
 }  // namespace
 
-// 256 threads, N * slabs * splits blocks. x, y [N,P,C]; gamma, beta [C]; mean, rstd [N,G]; pieces [N,G,splits,2]; first [N,first_channels,2], second
+// 256 threads, N * slabs * splits blocks. x, y [N,P,C]; of_moments: x [N,P,x_channels] and second_x [N,P,C-x_channels] or null; gamma, beta [C]; mean, rstd [N,G]; pieces [N,G,splits,2]; first [N,first_channels,2], second
 // [N,C-first_channels,2] or null. Shared memory: 8.3 KiB, of_pieces 0.3 KiB, of_moments 4 KiB.
 //
 // group_norm                            all at once; splits is 1
@@ -383,9 +385,9 @@ FEWSTEP_DEVICE void forward_of_moments(const fs::Block& block, const T* x, const
                           T* y, float* mean, float* rstd, Norm norm, float eps) {                                                                      \
     forward_of_pieces<T>(fs::begin(), x, {gamma, beta, eps}, pieces, y, {mean, rstd}, norm);                                                           \
   }                                                                                                                                                    \
-  FEWSTEP_KERNEL_RESIDENT(kThreads, kMomentBlocks, fewstep_group_norm_of_moments_##suffix, const T* x, const float* gamma, const float* beta, const float* first,  \
-                          const float* second, T* y, float* mean, float* rstd, Norm norm, int first_channels, float eps) {                             \
-    forward_of_moments<T>(fs::begin(), x, {gamma, beta, eps}, {first, second, first_channels}, y, {mean, rstd}, norm);                                 \
+  FEWSTEP_KERNEL_RESIDENT(kThreads, kMomentBlocks, fewstep_group_norm_of_moments_##suffix, const T* x, const T* second_x, int x_channels, const float* gamma, \
+                          const float* beta, const float* first, const float* second, T* y, float* mean, float* rstd, Norm norm, int first_channels, float eps) {                             \
+    forward_of_moments<T>(fs::begin(), {x, second_x, x_channels}, {gamma, beta, eps}, {first, second, first_channels}, y, {mean, rstd}, norm);                                 \
   }
 
 FEWSTEP_GROUP_NORM(float, f32)

@@ -1239,7 +1239,7 @@ typedef struct {
    */
   uint64_t peak_live_bytes;
   /**
-   * Bytes of inputs and of values computed once.
+   * Bytes of inputs and of values computed once, without weights packed for the device, as in fewstep_sampler_info.
    */
   uint64_t prepared_bytes;
   /**
@@ -1503,7 +1503,7 @@ typedef struct {
    */
   uint64_t peak_live_bytes;
   /**
-   * Bytes of inputs and of values computed once, such as packed weights.
+   * Bytes of inputs and of values computed once. Weights packed for the device are not among them: a runtime has one copy for all that read them.
    */
   uint64_t prepared_bytes;
   /**

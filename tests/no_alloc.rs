@@ -12,6 +12,7 @@ use fewstep::graph::ops::*;
 use fewstep::io::SchedulerConfig;
 use fewstep::memory;
 use fewstep::nn::{Model, families};
+use fewstep::tensor::{DType, Tensor};
 use std::sync::Arc;
 
 /// A training step plus the ops that it does not use, large enough for several chunks.
@@ -85,10 +86,36 @@ fn measure_training() -> Result<()> {
     Ok(())
 }
 
+/// A second sampler of a model asks for less than the first by the packed weights, which it reads where they are.
+fn measure_second_sampler() -> Result<()> {
+    let backend = CpuBackend::new(2)?;
+    let graph = models::student_s(1)?;
+    let zeros = |s: &fewstep::graph::Storage| Ok((s.name.clone(), Arc::new(Tensor::zeros(DType::F32, &s.ty.shape)?)));
+    let weights: Vec<(String, Arc<Tensor>)> = graph.storages().iter().map(zeros).collect::<Result<_>>()?;
+    let mut executables = vec![];
+    let mut bytes = || -> Result<usize> {
+        let mut exe = None;
+        let (_, bytes) = asked_by(|| {
+            let mut new = backend.compile(&graph)?;
+            weights.iter().try_for_each(|(name, tensor)| new.bind(name, tensor.clone()))?;
+            new.prepare()?;
+            exe = Some(new);
+            Ok(())
+        })?;
+        executables.extend(exe);
+        Ok(bytes)
+    };
+    let (first, second) = (bytes()?, bytes()?);
+    let packed = backend.packed_bytes();
+    assert!(first > packed && first - second >= packed * 99 / 100, "{first} bytes for the first, {second} for the second, {packed} packed");
+    Ok(())
+}
+
 /// One test, because the library's counters are the process's: first without, then with the norm and attention kernels.
 #[test]
 fn a_run_allocates_nothing() -> Result<()> {
     measure(&everything(false)?)?;
     measure(&everything(true)?)?;
+    measure_second_sampler()?;
     measure_training()
 }

@@ -17,3 +17,5 @@ mod random_graphs;
 mod reports;
 #[path = "ops/state.rs"]
 mod state;
+#[path = "ops/weights.rs"]
+mod weights;

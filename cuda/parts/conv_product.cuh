@@ -7,6 +7,7 @@
 #include "parts/digits.cuh"
 #include "parts/pipeline.cuh"
 #include "parts/quad.cuh"
+#include "parts/sources.cuh"
 #include "parts/tile_product.cuh"
 #include "shared.h"
 
@@ -34,7 +35,7 @@ struct RowCopies {
   static constexpr int kStage = (P::kRows + P::kColumns) * P::kPitch;
   static_assert(kChunksPerRow == 4 && P::kRows % kRowsPerPass == 0 && P::kColumns % kRowsPerPass == 0 && kRowsPerPass % 8 == 0);
 
-  // For each gathered row, the element offset of the pixel under the first tap, which may lie before the image; and which taps have a pixel under them:
+  // For each gathered row, the number of the pixel under the first tap, which may lie before the image; and which taps have a pixel under them:
   // bit r for the rows r of taps, bit 16 + s for their columns s. All that need be known of a row for every stage.
   int at[kGathered];
   uint32_t inside[kGathered];
@@ -67,7 +68,7 @@ FEWSTEP_DEVICE void begin_copies(RowCopies<P>& t, const Window& w, const typenam
   for (int i = 0; i < t.kGathered; i++) {
     const int y = pixel.middle * w.stride - w.top, x = pixel.low * w.stride - w.left;
     const bool exists = pixel.high < w.images;
-    t.at[i] = exists ? ((pixel.high * w.in_h + y) * w.in_w + x) * w.in_c : 0;
+    t.at[i] = exists ? (pixel.high * w.in_h + y) * w.in_w + x : 0;
     t.inside[i] = exists ? taps_inside(y, w.in_h, w.taps_h) | taps_inside(x, w.in_w, w.taps_w) << 16 : 0;
     pixel = add(pixel, pass, w.rows, w.cols);
   }
@@ -98,18 +99,19 @@ FEWSTEP_DEVICE Digits next_tap(const RowCopies<P>& t, const Window& w, const Dig
 
 // Starts this thread's copies of one stage and moves on to the next.
 template <class P>
-FEWSTEP_DEVICE void copy_stage(RowCopies<P>& t, typename P::T* stage, const typename P::T* source, const Window& w, int depth) {
+FEWSTEP_DEVICE void copy_stage(RowCopies<P>& t, typename P::T* stage, const Sources<typename P::T>& sources, const Window& w, int depth) {
   using T = typename P::T;
-  const int along = (t.tap.high * w.in_w + t.tap.middle) * w.in_c + t.tap.low;
+  const Source<T> from = source_of(sources, w.in_c, t.tap.low);
+  const int along = (t.tap.high * w.in_w + t.tap.middle) * from.channels + from.channel;
   const uint32_t bits = bits_of(t.tap);
   T* to = stage + t.place;
   if (t.aligned) {
     FEWSTEP_UNROLL
-    for (int i = 0; i < t.kGathered; i++) copy_chunk(to + i * t.kRowsPerPass * P::kPitch, source + (t.at[i] + along), is_inside(t, bits, i));
+    for (int i = 0; i < t.kGathered; i++) copy_chunk(to + i * t.kRowsPerPass * P::kPitch, from.x + (t.at[i] * from.channels + along), is_inside(t, bits, i));
   } else {
     FEWSTEP_UNROLL
     for (int i = 0; i < t.kGathered; i++) {
-      gather_chunk(to + i * t.kRowsPerPass * P::kPitch, source + (t.at[i] + along), is_inside(t, bits, i) ? w.in_c - t.tap.low : 0);
+      gather_chunk(to + i * t.kRowsPerPass * P::kPitch, from.x + (t.at[i] * from.channels + along), is_inside(t, bits, i) ? w.in_c - t.tap.low : 0);
     }
   }
   to += P::kRows * P::kPitch;
@@ -141,8 +143,8 @@ struct Share {
 // pack_conv.cu writes it. `stages`, of kStages * RowCopies<P>::kStage elements, holds the tile afterwards, rows kTilePitch<P> apart. change_of(copies) is
 // what is done to the pixels on the way (see multiply_stages).
 template <class P, class ChangeOf>
-FEWSTEP_DEVICE void convolve(const fs::Block& block, typename P::T* stages, const typename P::T* source, const typename P::T* weights, const Window& w,
-                             int columns, int slice, int slices, ChangeOf change_of) {
+FEWSTEP_DEVICE void convolve(const fs::Block& block, typename P::T* stages, const Sources<typename P::T>& sources, const typename P::T* weights,
+                             const Window& w, int columns, int slice, int slices, ChangeOf change_of) {
   using T = typename P::T;
   using Copies = RowCopies<P>;
   static_assert(P::kRows * kTilePitch<P> * 4 <= kStages * Copies::kStage * int(sizeof(T)));
@@ -155,7 +157,7 @@ FEWSTEP_DEVICE void convolve(const fs::Block& block, typename P::T* stages, cons
   begin_copies(copies, w, weights, first_pixel, first_column, columns, depth, part.first);
   typename P::Sum sum = {};
   multiply_stages<P, Copies::kStage, P::kRows * P::kPitch>(
-    sum, stages, part, [&](T* stage) { copy_stage(copies, stage, source, w, depth); }, change_of(copies));
+    sum, stages, part, [&](T* stage) { copy_stage(copies, stage, sources, w, depth); }, change_of(copies));
   fs::sync_threads();
   float* tile = reinterpret_cast<float*>(stages);
   P::each(sum, [&](int row, int column, const auto& sums) {

@@ -4,6 +4,7 @@ pub mod cpu;
 pub mod cuda;
 mod host;
 mod report;
+mod weights;
 
 pub use host::{HostBytes, HostSlice};
 
@@ -16,7 +17,8 @@ use std::sync::Arc;
 
 /// A device that can compile graphs.
 pub trait Backend: Send + Sync {
-    /// Plans and compiles; every allocation that the run will need happens here and may fail with an out-of-memory error. `stop` is looked at before each
+    /// Plans and compiles; every allocation that the run will need but packed weights, which preparing asks for, happens here and may fail with an
+    /// out-of-memory error. `stop` is looked at before each
     /// node of each pass.
     fn compile_until(&self, graph: &Graph, numerics: &Numerics, stop: Stop) -> Result<Box<dyn Executable>>;
 
@@ -33,6 +35,8 @@ pub struct Memory {
     pub arena: usize,
     /// Inputs, repeated numbers, and what is computed once.
     pub persistent: usize,
+    /// Packed weights: all executables of a backend that read the same ones share them, so that they are no part of the total.
+    pub shared: usize,
     /// States: what the graph itself keeps from run to run.
     pub states: usize,
     /// Tables of constants.
@@ -42,7 +46,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// All of it.
+    /// All of its own.
     pub fn total(&self) -> usize {
         self.arena + self.persistent + self.states + self.constants + self.program
     }
@@ -71,7 +75,8 @@ pub trait Executable: Send {
     /// Memory that it holds: weights bound to it are their owner's.
     fn memory(&self) -> Memory;
 
-    /// Runs what depends on frozen storages and constants alone: once after binding. What was stopped must be prepared again.
+    /// Runs what depends on frozen storages and constants alone: once after binding. Packed weights that another executable of the backend has are taken from
+    /// there. What was stopped must be prepared again.
     fn prepare_until(&mut self, stop: Stop) -> Result<()>;
 
     /// The same, to the end.

@@ -52,7 +52,7 @@ pub struct fewstep_sampler_info {
     pub arena_bytes: u64,
     /// The most bytes of it that are in use at one time; arena_bytes cannot be less.
     pub peak_live_bytes: u64,
-    /// Bytes of inputs and of values computed once, such as packed weights.
+    /// Bytes of inputs and of values computed once. Weights packed for the device are not among them: a runtime has one copy for all that read them.
     pub prepared_bytes: u64,
     /// Bytes of the run's state.
     pub state_bytes: u64,

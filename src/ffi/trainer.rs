@@ -82,7 +82,7 @@ pub struct fewstep_trainer_info {
     pub arena_bytes: u64,
     /// The most bytes of it that are in use at one time; arena_bytes cannot be less.
     pub peak_live_bytes: u64,
-    /// Bytes of inputs and of values computed once.
+    /// Bytes of inputs and of values computed once, without weights packed for the device, as in fewstep_sampler_info.
     pub prepared_bytes: u64,
     /// Images of a step.
     pub batch: u32,

@@ -257,7 +257,8 @@ impl Graph {
         let op = |op: &Op| match op {
             Op::Reshape(op) => heap(8 * op.shape.capacity()),
             Op::ReduceSum(op) => heap(8 * op.shape.capacity()),
-            Op::Conv2d(op) => heap(8 * op.parts.capacity()),
+            Op::FusedConv2d(op) => heap(8 * op.parts.capacity()),
+            Op::PackConv(op) => heap(8 * op.result.shape.capacity()),
             _ => 0,
         };
         let node = |n: &Node| op(&n.op) + heap(4 * n.inputs.capacity()) + heap(4 * n.outputs.capacity());

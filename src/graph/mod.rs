@@ -17,7 +17,9 @@ pub mod ops;
 pub mod passes;
 pub mod plan;
 mod print;
+mod recipe;
 pub mod reference;
+pub mod target;
 mod value;
 
 pub use autodiff::{GradCx, gradients};
@@ -25,4 +27,6 @@ pub use graph::Graph;
 pub use numerics::Numerics;
 pub use op::{Alias, Op, OpDef, Updated};
 pub use plan::Plan;
+pub use recipe::Recipe;
+pub use target::Target;
 pub use value::{Node, NodeId, Origin, Storage, StorageId, TensorType, Value, ValueId};

@@ -94,13 +94,14 @@ macro_rules! op_table {
 }
 
 op_table! {
-    Conv2d, Conv2dInputGrad, Conv2dWeightGrad, PackConv,
-    GroupNorm, GroupNormGrad,
+    Conv2d, FusedConv2d, Conv2dInputGrad, Conv2dWeightGrad, PackConv,
+    GroupNorm, FusedGroupNorm, GroupNormGrad,
     Attention, AttentionGrad,
     Unary, UnaryGrad, Affine, Binary, Cast, Combine, DynamicThreshold,
     Upsample2x, AvgPool2x,
     Concat, Slice, Pad, Reshape, StopGradient,
     ReduceSum,
+    Quantize, Dequantize, FakeQuantize, FakeQuantizeGrad,
     TimestepEmbedding, Gather, GatherGrad,
     RandomNormal, RandomInt, IntAffine,
     GlobalNorm, ClipScale, AdamW, Ema, Assign,

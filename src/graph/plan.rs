@@ -2,8 +2,8 @@
 
 use super::analysis::hoistable;
 use super::layout::{self, Block, too_large};
-use super::passes::{self, Wishes};
-use super::{Graph, NodeId, Numerics, Origin, StorageId, Value, ValueId};
+use super::passes;
+use super::{Graph, NodeId, Numerics, Origin, Recipe, StorageId, Target, Value, ValueId};
 use crate::cancel::Stop;
 use crate::error::{Error, Result};
 use crate::memory;
@@ -25,8 +25,23 @@ pub enum Location {
     Const(ValueId),
     /// At this byte of the persistent area: inputs, results of the prepare phase.
     Persistent(usize),
+    /// In memory of its own, by its place in [`Plan::shared`].
+    Shared(usize),
     /// At this byte of the arena.
     Arena(usize),
+}
+
+/// A result of the prepare phase that other plans of the same backend and the same tensors may have too: packed weights.
+#[derive(Debug)]
+pub struct SharedValue {
+    /// Its planned id.
+    pub value: ValueId,
+    /// Its size.
+    pub bytes: usize,
+    /// What it is made of.
+    pub recipe: Recipe,
+    /// The states that the recipe is of.
+    pub states: Vec<StorageId>,
 }
 
 /// A graph made ready for a backend. Nodes `0..prepared` of `order` depend on frozen storages and constants alone and run once after binding;
@@ -42,6 +57,7 @@ pub struct Plan {
     locations: Vec<Location>,
     workspace: Vec<usize>,
     frozen: Vec<bool>,
+    shared: Vec<SharedValue>,
     arena_bytes: usize,
     input_bytes: usize,
     persistent_bytes: usize,
@@ -51,9 +67,9 @@ pub struct Plan {
 
 impl Plan {
     /// Runs the passes and fixes the order. [`Plan::lay_out`] must follow before the plan can run.
-    pub fn new(graph: &Graph, numerics: &Numerics, backend: &dyn Wishes, stop: Stop) -> Result<Self> {
+    pub fn new(graph: &Graph, numerics: &Numerics, target: &dyn Target, stop: Stop) -> Result<Self> {
         graph.verify()?;
-        let done = passes::run(graph, numerics, backend, stop, &mut |_, _| Ok(()))?;
+        let done = passes::run(graph, numerics, target, stop, &mut |_, _| Ok(()))?;
         let (mut graph, map) = (done.graph, done.map);
         graph.shrink();
         graph.verify()?;
@@ -75,6 +91,7 @@ impl Plan {
             locations: vec![],
             workspace,
             frozen,
+            shared: vec![],
             arena_bytes: 0,
             input_bytes: 0,
             persistent_bytes: 0,
@@ -88,7 +105,7 @@ impl Plan {
         let roots = self.graph.roots()?;
         let (first, last) = self.lifetimes(&roots)?;
         self.locations = memory::filled(Location::Unused, self.graph.values().len(), WHAT)?;
-        let (mut blocks, mut owners) = (vec![], vec![]);
+        let (mut blocks, mut owners, mut shared) = (vec![], vec![], vec![]);
         let mut persistent = 0usize;
         // The inputs come first and together: a device gets them in one copy.
         for (i, value) in self.graph.values().iter().enumerate().filter(|(_, v)| matches!(v.origin, Origin::Input)) {
@@ -114,7 +131,13 @@ impl Plan {
                     }
                 },
                 // Computed once and read in every run.
-                (Origin::Node { .. }, _) if first[i] < self.prepared && last[i] >= self.prepared => persist(&mut persistent, bytes)?,
+                (Origin::Node { .. }, _) if first[i] < self.prepared && last[i] >= self.prepared => match Recipe::of(&self.graph, ValueId(i as u32)) {
+                    Some((recipe, states)) => {
+                        memory::push(&mut shared, SharedValue { value: ValueId(i as u32), bytes, recipe, states }, WHAT)?;
+                        Location::Shared(shared.len() - 1)
+                    }
+                    None => persist(&mut persistent, bytes)?,
+                },
                 // What nobody reads (the gradient of a frozen parameter) still has memory while its node runs, so that kernels need not ask.
                 _ => {
                     memory::push(&mut owners, Owner::Value(i), WHAT)?;
@@ -127,7 +150,7 @@ impl Plan {
             memory::push(&mut owners, Owner::Workspace(i), WHAT)?;
             memory::push(&mut blocks, Block { bytes: aligned(*bytes)?, first: i, last: i }, WHAT)?;
         }
-        self.persistent_bytes = persistent;
+        (self.persistent_bytes, self.shared) = (persistent, shared);
         self.place(&owners, &layout::lay_out(&blocks, self.order.len(), stop)?);
         for (i, root) in roots.iter().enumerate() {
             self.locations[i] = self.locations[root.0 as usize];
@@ -273,10 +296,21 @@ impl Plan {
         self.persistent_bytes
     }
 
+    /// What other plans may have too.
+    pub fn shared(&self) -> &[SharedValue] {
+        &self.shared
+    }
+
+    /// Size of all that.
+    pub fn shared_bytes(&self) -> usize {
+        self.shared.iter().map(|shared| shared.bytes).sum()
+    }
+
     /// Bytes of the plan itself: the program, its order and places.
     pub fn program_bytes(&self) -> usize {
         let tables = size_of_val(&*self.map) + size_of_val(&*self.order) + size_of_val(&*self.locations) + size_of_val(&*self.workspace);
-        self.graph.program_bytes() + tables + size_of_val(&*self.segments)
+        let shared = self.shared.iter().map(|s| size_of_val(s) + s.recipe.bytes() + size_of_val(&*s.states)).sum::<usize>();
+        self.graph.program_bytes() + tables + size_of_val(&*self.segments) + shared
     }
 
     /// How many pairs of blocks the layout compared: what it cost.

@@ -17,6 +17,7 @@ impl Display for Location {
             Location::Storage(_) => f.write_str("@state"),
             Location::Const(_) => f.write_str("@constant"),
             Location::Persistent(at) => write!(f, "@persistent+{at}"),
+            Location::Shared(i) => write!(f, "@shared.{i}"),
             Location::Arena(at) => write!(f, "@arena+{at}"),
         }
     }
@@ -86,8 +87,8 @@ impl Display for Plan {
         let graph = self.graph();
         let (nodes, prepared, activations) = (self.order().len(), self.prepared(), self.numerics().activations());
         writeln!(f, "plan: {nodes} nodes, {prepared} of them once; activations {activations:?}")?;
-        let [arena, peak, persistent] = [self.arena_bytes(), self.peak_live_bytes(), self.persistent_bytes()];
-        writeln!(f, "bytes: arena {arena} (live at once {peak}), persistent {persistent}, inputs {}", self.input_bytes())?;
+        let [arena, peak, persistent, shared] = [self.arena_bytes(), self.peak_live_bytes(), self.persistent_bytes(), self.shared_bytes()];
+        writeln!(f, "bytes: arena {arena} (live at once {peak}), persistent {persistent}, shared {shared}, inputs {}", self.input_bytes())?;
         let names = graph.segments().iter().map(|name| format!("segment '{name}'"));
         let parts = [("once".to_string(), 0..prepared)].into_iter().chain(names.zip(self.segments().iter().cloned()));
         for (name, range) in parts.filter(|(_, range)| !range.is_empty()) {

@@ -223,6 +223,71 @@ pub fn timestep_embedding() -> Vec<Case> {
     cases
 }
 
+/// Shape of x, and the axis that scales belong to.
+const QUANTIZED: &[(&[usize], Option<usize>)] = &[
+    (&[], None),
+    (&[1], None),
+    (&[17], Some(0)),
+    (&[2, 3, 5, 7], Some(3)),
+    (&[2, 3, 5, 7], Some(1)),
+    (&[24, 5, 3, 3], Some(0)), // weights
+    (&[40_000], None),
+    (&[3, 20_000], Some(0)),
+    (&[2052, 8], Some(1)),
+];
+
+/// Numbers whose quotients by `scale` are ties and next to ties, ends of the range and beyond, and what is no number.
+fn near_ties(case: &mut Case, count: usize, scale: impl Fn(usize) -> f32) -> Vec<f32> {
+    let special = [0.0, -0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30, -1e-30];
+    let mut numbers = vec![];
+    for i in 0..count {
+        let (kind, k) = (case.noise.word() % 8, (case.noise.word() % 700) as f32 - 350.0);
+        let tie = (k + 0.5) * scale(i);
+        numbers.push(match kind {
+            0 => special[i % special.len()],
+            1 => tie,
+            2 => f32::from_bits(tie.to_bits().wrapping_add(1)),
+            3 => f32::from_bits(tie.to_bits().wrapping_sub(1)),
+            4 => k * scale(i),
+            _ => case.noise.float() * 300.0 * scale(i),
+        });
+    }
+    numbers
+}
+
+/// Whole numbers are the same everywhere, bit for bit, and so are the floats that they stand for.
+pub fn quantize() -> Vec<Case> {
+    let mut cases = vec![];
+    for (shape, axis) in QUANTIZED {
+        for dtype in [DType::I8, DType::U8] {
+            let mut case = Case::new(format!("quantize {shape:?} {axis:?} {dtype:?}"));
+            let (channels, inner) = axis.map_or((1, 1), |axis| (shape[axis], shape[axis + 1..].iter().product::<usize>()));
+            // A scale of a power of two has exact ties.
+            let scales: Vec<f32> = (0..channels).map(|c| if c % 3 == 0 { 0.03125 } else { 0.05 + 0.04 * case.noise.float() }).collect();
+            let numbers = near_ties(&mut case, shape.iter().product(), |i| scales[i / inner % channels]);
+            let x = case.data(shape, &numbers);
+            let scale = case.data(&[channels], &scales);
+            let words: Vec<u8> = (0..channels).map(|_| case.noise.word() as u8).collect();
+            let signed: Vec<i8> = words.iter().map(|word| *word as i8).collect();
+            let zero = if dtype == DType::U8 { case.data(&[channels], &words) } else { case.data(&[channels], &signed) };
+            let q = case.op(Quantize { dtype, axis: *axis }, &[x, scale, zero]);
+            let y = case.op(Dequantize { axis: *axis }, &[q, scale, zero]);
+            let op = FakeQuantize { dtype, axis: *axis, scale_gradient: 0.25 };
+            let fake = case.op(op, &[x, scale, zero]);
+            for exact in [q, y, fake] {
+                case.expect(exact, 0.0);
+            }
+            let dy = case.input(shape);
+            let grads = case.ops(FakeQuantizeGrad { dtype, axis: *axis, scale_gradient: 0.25 }, &[x, scale, zero, dy]);
+            case.expect(grads[0], 0.0);
+            // A quotient is rounded before what it is rounded to is subtracted: 2^-24 of 255 where the result is at most 127.
+            case.expect(grads[1], FEW);
+            cases.push(case);
+        }
+    }
+    cases
+}
+
 pub fn gather() -> Vec<Case> {
     let mut cases = vec![];
     for (rows, lead, batch) in [(1usize, &[1usize][..], 1usize), (10, &[7], 5), (3, &[2, 3, 4], 20), (40, &[1000], 33), (6, &[], 4)] {

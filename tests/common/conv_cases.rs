@@ -174,6 +174,44 @@ pub fn measured() -> Vec<Case> {
     cases
 }
 
+/// [N,H,W], channels of the values that are joined, O and kernel of the convolution that reads the whole, and whether nobody need make it.
+pub type Joined = ([usize; 3], &'static [usize], usize, usize, bool);
+
+/// What a U-Net's up path does: norm and convolution of a whole, and its shortcut. Values of whole runs of 16 bytes in f32; maps of whole tiles.
+pub const JOINED: &[Joined] = &[
+    ([1, 8, 8], &[20, 28], 24, 3, true),
+    ([2, 4, 8], &[16, 40], 33, 3, true),
+    ([1, 16, 16], &[64, 64], 48, 3, true), // several tiles, chunks and blocks of taps
+    ([2, 8, 8], &[8, 4], 12, 1, true),
+    ([1, 8, 8], &[24, 24, 8], 8, 3, false), // more than two
+];
+
+/// convolutions -> concat -> group norm -> convolution, + shortcut of the concat; the whole is tapped where it shall stay. With the results.
+pub fn joined_graph(shape: &Joined, stays: bool) -> (Case, [ValueId; 2]) {
+    let &([n, h, w], joined, o, kernel, _) = shape;
+    let mut case = Case::new(format!("joined {shape:?}"));
+    let (x, c) = joined_convolutions(&mut case, [n, h, w], joined);
+    let (gamma, beta) = (case.state("gamma", &[c]), case.state("beta", &[c]));
+    let normed = case.graph.group_norm(x, gamma, beta, 4, 1e-5, true).expect("a norm");
+    let (weight, shortcut) = (case.state("w", &[o, c, kernel, kernel]), case.state("shortcut", &[o, c, 1, 1]));
+    let skip = case.graph.conv2d(x, shortcut, None, 1, [0; 4]).expect("conv2d");
+    let y = case.graph.conv2d(normed, weight, None, 1, [kernel / 2; 4]).expect("conv2d");
+    let sum = case.graph.add(y, skip).expect("add");
+    // A linear layer sees it as tokens.
+    let (tokens, matrix) = (case.graph.reshape(x, &[n, h * w, c]).expect("a view"), case.state("matrix", &[8, c]));
+    let linear = case.graph.linear(tokens, matrix, None).expect("a linear layer");
+    case.expect(sum, TOLERANCE);
+    case.expect(linear, TOLERANCE);
+    if stays {
+        case.expect(x, TOLERANCE);
+    }
+    (case, [sum, linear])
+}
+
+pub fn joined() -> Vec<Case> {
+    JOINED.iter().map(|shape| joined_graph(shape, false).0).collect()
+}
+
 /// Linear layers of one value, which the CUDA backend makes one product of: with and without bias, more than one concatenation joins, in slices.
 pub fn merged() -> Vec<Case> {
     let mut cases = vec![];

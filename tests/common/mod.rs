@@ -11,36 +11,32 @@ mod op_tests;
 use fewstep::Result;
 use fewstep::backend::cpu::{CpuBackend, Isa};
 use fewstep::backend::{Backend, Executable};
-use fewstep::graph::ops::{ConvGeometry, PackFor};
-use fewstep::graph::passes::{ConvSite, Wishes};
+use fewstep::graph::ops::PackConv;
 use fewstep::graph::reference::{Array, evaluate, to_array};
-use fewstep::graph::{Graph, Op, Origin, TensorType, ValueId};
+use fewstep::graph::{Graph, Op, Origin, Target, TensorType, ValueId};
 use fewstep::tensor::{DType, Element, Tensor};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// A backend that takes whatever a pass offers.
-pub struct TakesAll;
+/// A backend that gives the passes one answer.
+pub struct Answers {
+    /// To whatever a pass offers.
+    pub accepts: bool,
+    /// Whether weights are packed: into as many numbers.
+    pub packs: bool,
+}
 
-impl Wishes for TakesAll {
-    fn packed_len(&self, _: PackFor, _: ConvGeometry, _: &[usize], _: DType) -> Option<usize> {
-        None
+/// Takes whatever a pass offers.
+pub const TAKES_ALL: Answers = Answers { accepts: true, packs: false };
+
+impl Target for Answers {
+    fn accepts(&self, _: &Op, _: &[&TensorType]) -> bool {
+        self.accepts
     }
 
-    fn merges_products(&self) -> bool {
-        true
-    }
-
-    fn gives_moments(&self, _: &ConvSite) -> bool {
-        true
-    }
-
-    fn normalises(&self, _: &ConvSite, _: usize) -> bool {
-        true
-    }
-
-    fn norms_by_moments(&self, _: usize, _: usize) -> bool {
-        true
+    fn packed(&self, op: &Op, types: &[&TensorType]) -> Option<TensorType> {
+        let (.., weight) = PackConv::of(op).filter(|_| self.packs)?;
+        Some(TensorType::new(types[0].dtype, &[types[weight].numel()]))
     }
 }
 
@@ -68,8 +64,8 @@ impl Noise {
 
 /// Panics unless every op there is stands in one of the cases, so that no op is without a kernel that was compared with its meaning.
 pub fn check_every_op_has_a_row<'a>(cases: impl Iterator<Item = &'a Case>) {
-    // A pass puts it before every convolution of the rows.
-    let mut found: std::collections::BTreeSet<&str> = ["PackConv"].into();
+    // Passes make these of the convolutions and norms of the rows.
+    let mut found: std::collections::BTreeSet<&str> = ["PackConv", "FusedConv2d", "FusedGroupNorm"].into();
     for case in cases {
         found.extend(case.graph.nodes().iter().map(|node| node.op.variant()));
     }
@@ -173,6 +169,8 @@ pub fn read(exe: &dyn Executable, graph: &Graph, value: ValueId) -> Result<Vec<f
     let bytes = exe.read_bytes(value)?;
     Ok(match graph.value(value).ty.dtype {
         DType::F32 => bytes.of::<f32>()?.iter().map(|v| f64::from(*v)).collect(),
+        DType::I8 => bytes.of::<i8>()?.iter().map(|v| f64::from(*v)).collect(),
+        DType::U8 => bytes.of::<u8>()?.iter().map(|v| f64::from(*v)).collect(),
         DType::I32 => bytes.of::<i32>()?.iter().map(|v| f64::from(*v)).collect(),
         DType::I64 => bytes.of::<i64>()?.iter().map(|v| *v as f64).collect(),
         other => panic!("no test reads {other:?}"),

@@ -3,7 +3,8 @@
 use super::Case;
 use fewstep::Result;
 use fewstep::graph::ops::*;
-use fewstep::graph::{TensorType, ValueId, gradients};
+use fewstep::graph::{Graph, TensorType, ValueId, gradients};
+use fewstep::nn::{Inputs, Scope, families};
 use fewstep::tensor::DType;
 
 /// conv, activation, `depth` times.
@@ -172,4 +173,19 @@ pub fn sampling(steps: usize, norms: bool) -> Result<Case> {
     let done = case.op(Assign, &[slot, x]);
     case.expect(done, 5e-4);
     Ok(case)
+}
+
+/// `student_s` of benches/peers.py: 4.44 M parameters, attention at 8x8.
+const STUDENT_S: &str = r#"{"_class_name": "UNet2DModel", "sample_size": 32, "in_channels": 3, "out_channels": 3, "layers_per_block": 1,
+    "block_out_channels": [64, 128, 128], "down_block_types": ["DownBlock2D", "DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D", "UpBlock2D"], "attention_head_dim": 32, "norm_num_groups": 32}"#;
+
+/// One evaluation of it.
+pub fn student_s(batch: usize) -> Result<Graph> {
+    let network = families::parse(STUDENT_S, "student_s")?;
+    let mut graph = Graph::new();
+    let (x, t) = (graph.input("x", TensorType::f32(&[batch, 32, 32, 3]))?, graph.input("t", TensorType::f32(&[batch]))?);
+    let out = network.build(&mut graph, &Scope::new(""), &Inputs { x, t, conditions: &[] })?;
+    graph.tap(out);
+    Ok(graph)
 }

@@ -1,20 +1,15 @@
 //! How many things the GPU is asked to do: with 5 microseconds a launch, a small network's time is its number of launches.
 
 use crate::common::conv_cases;
+use crate::common::models::student_s;
 use crate::gpu;
 use fewstep::Result;
 use fewstep::backend::cuda::{CudaBackend, Device};
 use fewstep::backend::{Backend, Executable};
 use fewstep::cancel::Stop;
-use fewstep::graph::{Graph, Numerics, Op, OpDef, TensorType};
-use fewstep::nn::{Inputs, Scope, families};
+use fewstep::graph::{Graph, Numerics, Op, OpDef};
 use fewstep::tensor::{DType, Tensor};
 use std::sync::Arc;
-
-/// `student_s` of benches/peers.py: 4.44 M parameters, attention at 8x8.
-const STUDENT_S: &str = r#"{"_class_name": "UNet2DModel", "sample_size": 32, "in_channels": 3, "out_channels": 3, "layers_per_block": 1,
-    "block_out_channels": [64, 128, 128], "down_block_types": ["DownBlock2D", "DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "UpBlock2D", "UpBlock2D"], "attention_head_dim": 32, "norm_num_groups": 32}"#;
 
 /// What the emulated driver has counted. A real one does not count.
 pub struct Log(libloading::Library);
@@ -38,15 +33,6 @@ impl Log {
         // SAFETY: as cuda/emulator/libcuda/driver.h declares it.
         unsafe { self.0.get::<unsafe extern "C" fn(*const std::ffi::c_char) -> u64>(b"fewstep_emu_log_count\0").expect("a function")(name.as_ptr()) }
     }
-}
-
-fn student_s(batch: usize) -> Result<Graph> {
-    let network = families::parse(STUDENT_S, "student_s")?;
-    let mut graph = Graph::new();
-    let (x, t) = (graph.input("x", TensorType::f32(&[batch, 32, 32, 3]))?, graph.input("t", TensorType::f32(&[batch]))?);
-    let out = network.build(&mut graph, &Scope::new(""), &Inputs { x, t, conditions: &[] })?;
-    graph.tap(out);
-    Ok(graph)
 }
 
 fn in_half(gpu: &CudaBackend, graph: &Graph) -> Result<Box<dyn Executable>> {
@@ -109,7 +95,7 @@ fn norms_go_into_convolutions() {
     }
     for case in conv_cases::normalised() {
         let exe = gpu().compile(&case.graph).expect("a plan");
-        let left = exe.plan().graph().nodes().iter().filter(|n| matches!(n.op, Op::GroupNorm(_))).count();
+        let left = exe.plan().graph().nodes().iter().filter(|n| matches!(n.op, Op::GroupNorm(_) | Op::FusedGroupNorm(_))).count();
         assert_eq!(left, 0, "{}", case.name);
     }
 }
@@ -122,9 +108,63 @@ fn norms_take_moments() {
     }
     for case in conv_cases::measured() {
         let exe = gpu().compile(&case.graph).expect("a plan");
-        let helped = exe.plan().graph().nodes().iter().filter(|n| matches!(&n.op, Op::GroupNorm(op) if op.sources > 0)).count();
+        let helped = exe.plan().graph().nodes().iter().filter(|n| matches!(&n.op, Op::FusedGroupNorm(op) if op.moments > 0)).count();
         assert_eq!(helped, 1, "{}", case.name);
     }
+}
+
+/// Nobody joins what a norm and a convolution, or two convolutions, can read where it is.
+#[test]
+fn concatenations_are_spared() {
+    let Some(log) = Log::open() else { return };
+    // Weights are joined too, once.
+    let count = |exe: &dyn Executable| {
+        let (plan, nodes) = (exe.plan(), exe.plan().graph().nodes());
+        plan.order()[plan.prepared()..].iter().filter(|id| matches!(nodes[id.0 as usize].op, Op::Concat(_))).count()
+    };
+    for (shape, case) in conv_cases::JOINED.iter().zip(conv_cases::joined()) {
+        assert_eq!(count(&*gpu().compile(&case.graph).expect("a plan")), usize::from(!shape.4), "{}", case.name);
+    }
+    let before = log.set_multiprocessors(MULTIPROCESSORS);
+    let gpu = gpu();
+    log.set_multiprocessors(before);
+    for batch in [1, 128] {
+        let exe = in_half(&gpu, &student_s(batch).expect("a graph")).expect("a plan");
+        assert_eq!(count(&*exe), 0, "batch {batch}");
+    }
+}
+
+/// A second sampler of a model has no weights of its own on the device, packed or raw; the last one frees them.
+#[test]
+fn a_second_sampler_costs_no_weights() {
+    let Some(log) = Log::open() else { return };
+    let gpu = gpu();
+    let weights: Vec<_> = {
+        let graph = student_s(1).expect("a graph");
+        let tensor = |s: &fewstep::graph::Storage| (s.name.clone(), Arc::new(Tensor::zeros(DType::F32, &s.ty.shape).expect("memory")));
+        graph.storages().iter().map(tensor).collect()
+    };
+    let sampler = |batch: usize| {
+        let mut exe = in_half(&gpu, &student_s(batch).expect("a graph")).expect("a plan");
+        weights.iter().for_each(|(name, tensor)| exe.bind(name, tensor.clone()).expect("weights"));
+        exe.prepare().expect("a graph");
+        exe
+    };
+    let live = || log.count(c"bytes_live") as usize;
+    let before = live();
+    let one = sampler(1);
+    let (first, parameters) = (live() - before, weights.iter().map(|(_, w)| w.bytes().len()).sum::<usize>());
+    let packed = gpu.packed_bytes();
+    // In half precision they are half as large. Of the f32 copies only those of biases and norms are left.
+    assert!(packed > parameters * 9 / 20 && packed < parameters * 11 / 20, "{packed} bytes packed of {parameters}");
+    let own = one.memory().arena + one.memory().persistent;
+    assert!(first - packed - own < parameters / 20, "{first} bytes live, {packed} packed, {own} of its own, {parameters} of parameters");
+    let two = sampler(1);
+    let second = live() - before - first;
+    assert!(second < own + own / 10 + (1 << 20), "{second} bytes live for the second, {own} its own");
+    assert_eq!(gpu.packed_bytes(), packed);
+    drop((one, two));
+    assert_eq!(gpu.packed_bytes(), 0);
 }
 
 /// At a batch where no norm goes into a convolution, all read their input once.
@@ -135,16 +175,21 @@ fn norms_of_a_large_batch_take_moments() {
     let gpu = gpu();
     log.set_multiprocessors(before);
     let exe = in_half(&gpu, &student_s(128).expect("a graph")).expect("a plan");
-    let norms: Vec<_> = exe.plan().graph().nodes().iter().filter_map(|n| if let Op::GroupNorm(op) = &n.op { Some(op.sources) } else { None }).collect();
-    println!("sources of the norms: {norms:?}");
-    assert!(norms.len() > 20 && norms.iter().all(|sources| *sources > 0), "sources of the norms: {norms:?}");
+    let moments = |op: &Op| match op {
+        Op::GroupNorm(_) => Some(0),
+        Op::FusedGroupNorm(op) => Some(op.moments),
+        _ => None,
+    };
+    let norms: Vec<_> = exe.plan().graph().nodes().iter().filter_map(|n| moments(&n.op)).collect();
+    println!("values that the norms have moments of: {norms:?}");
+    assert!(norms.len() > 20 && norms.iter().all(|moments| *moments > 0), "values that the norms have moments of: {norms:?}");
 }
 
 #[test]
 fn linear_layers_of_one_value_are_one_product() {
     for case in conv_cases::merged() {
         let exe = gpu().compile(&case.graph).expect("a plan");
-        let products = exe.plan().graph().nodes().iter().filter(|n| matches!(n.op, Op::Conv2d(_))).count();
+        let products = exe.plan().graph().nodes().iter().filter(|n| matches!(n.op, Op::FusedConv2d(_))).count();
         assert_eq!(products, case.expect.len().div_ceil(16), "{}", case.name);
     }
 }

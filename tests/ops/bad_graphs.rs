@@ -12,6 +12,7 @@ fn ty(text: &str) -> TensorType {
         Some(("i32", rest)) => (DType::I32, rest),
         Some(("i64", rest)) => (DType::I64, rest),
         Some(("i8", rest)) => (DType::I8, rest),
+        Some(("u8", rest)) => (DType::U8, rest),
         Some(("f16", rest)) => (DType::F16, rest),
         _ => (DType::F32, text),
     };
@@ -49,8 +50,8 @@ fn convolutions() {
     refused(conv([3, 3], 8, true), &["1,4,4,3", "8,3,3,3", "7"], &["[8]", "[7]"]);
     refused(conv([3, 3], 8, false), &["1,2,4,3", "8,3,3,3"], &["[3, 3]", "2x4"]);
     refused(conv([3, 3], 8, false), &["4,4,3", "8,3,3,3"], &["[4, 4, 3]", "[N,H,W,C]"]);
-    refused(Conv2d { addend: true, ..conv([1, 1], 2, false) }, &["2,4,4,3", "2,3,1,1", "1,2"], &["[2, 2]", "[1, 2]"]);
-    refused(Conv2d { residual: true, ..conv([1, 1], 2, false) }, &["2,4,4,3", "2,3,1,1", "2,4,4,3"], &["[2, 4, 4, 2]", "[2, 4, 4, 3]"]);
+    refused(FusedConv2d { addend: true, ..conv([1, 1], 2, false).into() }, &["2,4,4,3", "2,3,1,1", "1,2"], &["[2, 2]", "[1, 2]"]);
+    refused(FusedConv2d { residual: true, ..conv([1, 1], 2, false).into() }, &["2,4,4,3", "2,3,1,1", "2,4,4,3"], &["[2, 4, 4, 2]", "[2, 4, 4, 3]"]);
     let geometry = ConvGeometry { kernel: [3, 3], stride: 1, pad: [1; 4] };
     let input_grad = |input: &[usize]| Conv2dInputGrad { geometry, input: input.to_vec(), packed: false };
     refused(input_grad(&[1, 4, 4, 3]), &["1,4,5,8", "8,3,3,3"], &["[1, 4, 4, 8]", "[1, 4, 5, 8]"]);
@@ -71,7 +72,7 @@ fn norms_and_attention() {
     refused(norm(2), &["1,4,4,8", "7", "8"], &["[8]", "[7]"]);
     refused(norm(2), &["1,4,4,8", "8", "1,8"], &["[8]", "[1, 8]"]);
     refused(norm(1), &["8", "8", "8"], &["[8]"]);
-    let by_moments = |sources| GroupNorm { sources, ..norm(2) };
+    let by_moments = |moments| FusedGroupNorm { moments, ..norm(2).into() };
     refused(by_moments(1), &["1,4,4,8", "8", "8", "1,6,2"], &["6 channels", "8"]);
     refused(by_moments(2), &["1,4,4,8", "8", "8", "1,6,2", "2,2,2"], &["[1, 2, 2]", "[2, 2, 2]"]);
     let grad = GroupNormGrad { groups: 2, silu: false };
@@ -128,6 +129,29 @@ fn moves() {
     refused(IntAffine { scale: 1, shift: 0 }, &["i32:3", "i32:2"], &["[3]", "[2]"]);
     refused(Assign, &["3", "2"], &["[3]", "[2]"]);
     refused(TimestepEmbedding { dim: 8, flip_sin_to_cos: true, freq_shift: 0.0 }, &["2,3"], &["[2, 3]", "[B]"]);
+}
+
+#[test]
+fn quantized_numbers() {
+    let quantize = |axis| Quantize { dtype: DType::I8, axis };
+    refused(quantize(Some(2)), &["2,3", "3", "i8:3"], &["axis 2", "[2, 3]"]);
+    refused(quantize(Some(usize::MAX)), &["2,3", "3", "i8:3"], &["[2, 3]"]);
+    refused(quantize(Some(1)), &["2,3", "2", "i8:3"], &["[2]", "[3]"]);
+    refused(quantize(Some(1)), &["2,3", "3", "i8:2"], &["[2]", "[3]"]);
+    refused(quantize(None), &["2,3", "3", "i8:1"], &["[3]", "[1]"]);
+    refused(Dequantize { axis: Some(0) }, &["i8:2,3", "3", "i8:2"], &["[2]", "[3]"]);
+    let grad = FakeQuantizeGrad { dtype: DType::I8, axis: None, scale_gradient: 1.0 };
+    refused(grad, &["2,3", "1", "i8:1", "3,2"], &["[2, 3]", "[3, 2]"]);
+    for (op, operands, found) in [
+        (Op::from(quantize(None)), ["2,3", "1", "u8:1"], "U8"),
+        (quantize(None).into(), ["2,3", "f16:1", "i8:1"], "F16"),
+        (quantize(None).into(), ["i32:2,3", "1", "i8:1"], "I32"),
+        (Quantize { dtype: DType::I32, axis: None }.into(), ["2,3", "1", "i32:1"], "I32"),
+        (Dequantize { axis: None }.into(), ["2,3", "1", "i8:1"], "F32"),
+    ] {
+        let error = push(op.clone(), &operands);
+        assert!(error.status == Status::Unsupported && error.message.contains(found), "{op:?}: {error}");
+    }
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! What the fusion pass makes one node of, and what it must leave apart.
 
-use crate::common::{Case, conv_cases};
+use crate::common::{Case, conv_cases, models};
 use crate::plan::{ready, run_ops, verified};
 use fewstep::Result;
+use fewstep::backend::Backend;
+use fewstep::backend::cpu::CpuBackend;
 use fewstep::graph::ops::*;
 use fewstep::graph::{Op, OpDef, Plan, ValueId};
 
@@ -13,9 +15,9 @@ pub fn conv(case: &mut Case, name: &str, x: ValueId) -> ValueId {
     case.graph.conv2d(x, w, None, 1, [1; 4]).expect("conv")
 }
 
-fn single_conv(plan: &Plan) -> &Conv2d {
+fn single_conv(plan: &Plan) -> &FusedConv2d {
     match run_ops(plan).as_slice() {
-        [Op::Conv2d(c)] => c,
+        [Op::FusedConv2d(c)] => c,
         other => panic!("expected one convolution, found {:?}", other.iter().map(|o| o.name()).collect::<Vec<_>>()),
     }
 }
@@ -213,6 +215,96 @@ fn fusion_leaves_segments_alone() -> Result<()> {
     let exe = ready(&case)?;
     assert_eq!(exe.plan().segments().iter().map(|r| r.len()).collect::<Vec<_>>(), [1, 1]);
     verified(&case)
+}
+
+fn concatenations(plan: &Plan) -> usize {
+    count(plan, |op| matches!(op, Op::Concat(_)))
+}
+
+/// What reads a concatenation reads its parts, and gets the same bytes.
+#[test]
+fn concatenations_are_spared() -> Result<()> {
+    for shape in conv_cases::JOINED {
+        let bytes = |stays: bool| -> Result<(usize, Vec<Vec<u8>>)> {
+            let (case, results) = conv_cases::joined_graph(shape, stays);
+            verified(&case)?;
+            let mut exe = ready(&case)?;
+            exe.run_all()?;
+            let bytes = results.iter().map(|v| Ok(exe.read_bytes(*v)?.to_vec())).collect::<Result<_>>()?;
+            Ok((concatenations(exe.plan()), bytes))
+        };
+        let ((spared, found), (made, expected)) = (bytes(false)?, bytes(true)?);
+        assert_eq!((spared, made), (usize::from(!shape.4), 1), "{shape:?}");
+        assert!(found == expected, "{shape:?}: other bytes than of the whole");
+    }
+    Ok(())
+}
+
+/// The student of the benchmarks joins six times.
+#[test]
+fn a_network_concatenates_nothing() -> Result<()> {
+    let graph = models::student_s(1)?;
+    assert_eq!(graph.nodes().iter().filter(|n| matches!(n.op, Op::Concat(_))).count(), 6);
+    let exe = CpuBackend::new(1)?.compile(&graph)?;
+    assert_eq!(concatenations(exe.plan()), 0);
+    Ok(())
+}
+
+#[test]
+fn concatenations_that_others_read_stay() -> Result<()> {
+    let whole = |name: &str| {
+        let mut case = Case::new(name);
+        let (a, b) = (case.input(&[1, 6, 6, 12]), case.input(&[1, 6, 6, 8]));
+        let x = case.op(Concat, &[a, b]);
+        let y = conv(&mut case, "w", x);
+        case.expect(y, 1e-5);
+        (case, x, [a, b])
+    };
+    let mut cases = vec![];
+    // By an op that reads one value.
+    let (mut case, x, _) = whole("silu");
+    let y = case.graph.unary(UnaryKind::Silu, x)?;
+    case.expect(y, 1e-5);
+    cases.push(case);
+    // As a residual, beside being the input.
+    let (mut case, x, _) = whole("residual");
+    let w = case.state("same", &[20, 20, 1, 1]);
+    let same = case.graph.conv2d(x, w, None, 1, [0; 4])?;
+    let y = case.graph.add(same, x)?;
+    case.expect(y, 1e-5);
+    cases.push(case);
+    // By a view with other channels.
+    let (mut case, x, _) = whole("other channels");
+    let (flat, w) = (case.graph.reshape(x, &[1, 18, 40])?, case.state("flat", &[4, 40]));
+    let y = case.graph.linear(flat, w, None)?;
+    case.expect(y, 1e-5);
+    cases.push(case);
+    // By the host.
+    let (mut case, x, _) = whole("tapped");
+    case.expect(x, 0.0);
+    cases.push(case);
+    // Few channels: their taps are read side by side.
+    let mut case = Case::new("few channels");
+    let (a, b) = (case.input(&[1, 6, 6, 4]), case.input(&[1, 6, 6, 8]));
+    let x = case.op(Concat, &[a, b]);
+    let y = conv(&mut case, "w", x);
+    case.expect(y, 1e-5);
+    cases.push(case);
+    // A state is overwritten between: its old version is only in the whole.
+    let mut case = Case::new("overwritten");
+    let (a, b) = (case.input(&[1, 6, 6, 12]), case.state("b", &[1, 6, 6, 8]));
+    let x = case.op(Concat, &[a, b]);
+    let new = case.input(&[1, 6, 6, 8]);
+    case.op(Assign, &[b, new]);
+    let y = conv(&mut case, "w", x);
+    case.expect(y, 1e-5);
+    cases.push(case);
+    for case in cases {
+        let exe = ready(&case)?;
+        assert_eq!(concatenations(exe.plan()), 1, "{}", case.name);
+        verified(&case)?;
+    }
+    Ok(())
 }
 
 /// A convolution of constants and weights runs once, also where something of each run is added to it.

@@ -7,7 +7,7 @@ use fewstep::backend::cpu::CpuBackend;
 use fewstep::graph::ops::*;
 use fewstep::graph::reference::{Array, evaluate, to_array};
 use fewstep::graph::{ValueId, gradients};
-use fewstep::tensor::Tensor;
+use fewstep::tensor::{DType, Tensor};
 use fewstep::{Result, Status};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -111,6 +111,57 @@ fn elementwise_gradients() {
 #[test]
 fn moving_gradients() {
     table(grad_cases::moves());
+}
+
+/// The rule of Esser et al. 2020, eq. 3 and 5, written out: no differences are near a gradient that passes straight through a rounding.
+#[test]
+fn fake_quantize_rule() -> Result<()> {
+    for axis in [None, Some(0), Some(1), Some(2)] {
+        let shape = [3usize, 4, 2];
+        let mut case = Case::new(format!("fake quantize {axis:?}"));
+        let x = case.state("x", &shape);
+        let channels = axis.map_or(1, |axis| shape[axis]);
+        let scale = case.state("scale", &[channels]);
+        // Of 0.002 and more: about half of -1 .. 1 lie beyond -128 and 127 of them.
+        let scales: Vec<f32> = (0..channels).map(|c| 0.002 + 0.003 * c as f32).collect();
+        case.given.insert(scale, Arc::new(Tensor::from_slice(&[channels], &scales)?));
+        let zeros: Vec<i8> = (0..channels).map(|c| 5 - 9 * c as i8).collect();
+        let zero = case.data(&[channels], &zeros);
+        let y = case.op(FakeQuantize { dtype: DType::I8, axis, scale_gradient: 0.5 }, &[x, scale, zero]);
+        let w = case.input(&shape);
+        let weighted = case.graph.mul(w, y)?;
+        let loss = case.op(ReduceSum { shape: vec![1; 3] }, &[weighted]);
+        let grads = gradients(&mut case.graph, loss, &[x, scale], &[])?;
+        let (mut dx, mut dscale) = (vec![], vec![0f64; channels]);
+        let (xs, ws) = (case.given[&x].as_slice::<f32>()?, case.given[&w].as_slice::<f32>()?);
+        for (i, (x, w)) in xs.iter().zip(ws).enumerate() {
+            let at = [i / 8, i / 2 % 4, i % 2];
+            let c = axis.map_or(0, |axis| at[axis]);
+            let v = f64::from(*x) / f64::from(scales[c]);
+            let (negative, positive) = (128.0 + f64::from(zeros[c]), 127.0 - f64::from(zeros[c]));
+            let inside = -negative < v && v < positive;
+            let slope = if inside {
+                v.round_ties_even() - v
+            } else if v < 0.0 {
+                -negative
+            } else {
+                positive
+            };
+            dx.push(if inside { f64::from(*w) } else { 0.0 });
+            dscale[c] += 0.5 * slope * f64::from(*w);
+        }
+        assert!(dx.contains(&0.0) && dx.iter().any(|d| *d != 0.0), "both sides are tried");
+        let reference = case.reference()?;
+        case.expect(grads[0], 1e-6);
+        case.expect(grads[1], CPU);
+        for (grad, expected) in grads.iter().zip([dx, dscale]) {
+            let found: Vec<f64> = reference[grad].iter().copied().collect();
+            let expected = Array::from_shape_vec(case.graph.shape(*grad), expected).expect("an array");
+            compare(&case.name, &found, &expected, 1e-12).unwrap_or_else(|e| panic!("{e}"));
+        }
+        crate::common::check(&CpuBackend::new(2)?, &case, &reference).unwrap_or_else(|e| panic!("{e}"));
+    }
+    Ok(())
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Plans: memory, splitting, hoisting, fusion, packing, dead code, taps, and the cost of planning.
 
-use crate::common::{Case, TakesAll, check, conv_cases, load, models, read};
+use crate::common::{Answers, Case, TAKES_ALL, check, conv_cases, load, models, read};
 use fewstep::backend::cpu::CpuBackend;
 use fewstep::backend::{Backend, Executable};
 use fewstep::cancel::Stop;
@@ -10,6 +10,9 @@ use fewstep::graph::{Numerics, Op, Plan, TensorType, ValueId};
 use fewstep::{Result, Status};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// As the CPU's passes leave a program, packed weights of an invented size.
+const PACKS: Answers = Answers { accepts: false, packs: true };
 
 pub fn plan_ops(plan: &Plan) -> Vec<&Op> {
     plan.order().iter().map(|n| &plan.graph().nodes()[n.0 as usize].op).collect()
@@ -41,7 +44,7 @@ fn the_arena_is_near_the_lower_bound() -> Result<()> {
     cases.extend([models::u_shape(true)?, models::training(true)?, models::sampling(4, true)?]);
     for case in cases {
         // No kernels needed: an invented workspace stands for theirs.
-        let mut plan = Plan::new(&case.graph, &Numerics::F32, &|_, _, w: &[usize], _| Some(w.iter().product()), Stop::NEVER)?;
+        let mut plan = Plan::new(&case.graph, &Numerics::F32, &PACKS, Stop::NEVER)?;
         let workspace: Vec<usize> = (0..plan.order().len()).map(|i| if i % 3 == 0 { 5000 * (i % 5) } else { 0 }).collect();
         plan.lay_out(&workspace, Stop::NEVER)?;
         let (arena, peak) = (plan.arena_bytes(), plan.peak_live_bytes());
@@ -112,7 +115,7 @@ fn frozen_work_is_hoisted() -> Result<()> {
     assert!(before.len() > 20 && !after.is_empty());
     assert!(run_ops(plan).iter().all(|op| !matches!(op, Op::PackConv(_) | Op::TimestepEmbedding(_))), "hoisted nodes run again");
     // Times are constant here, so the time path is too: only convolutions of activations are left.
-    let convs = run_ops(plan).iter().filter(|op| matches!(op, Op::Conv2d(_))).count();
+    let convs = run_ops(plan).iter().filter(|op| matches!(op, Op::FusedConv2d(_))).count();
     let all = case.graph.nodes().iter().filter(|n| matches!(n.op, Op::Conv2d(_))).count();
     let time = case.graph.nodes().iter().filter(|n| matches!(&n.op, Op::Conv2d(_)) && case.graph.shape(n.outputs[0])[1..3] == [1, 1]).count();
     assert_eq!(convs, all - time);
@@ -236,7 +239,7 @@ fn sizes_that_overflow_are_refused() -> Result<()> {
         ends.push(case.graph.unary(UnaryKind::Silu, x)?);
     }
     ends.iter().for_each(|e| case.graph.tap(*e));
-    let mut plan = Plan::new(&case.graph, &Numerics::F32, &|_, _, _: &[usize], _| None, Stop::NEVER)?;
+    let mut plan = Plan::new(&case.graph, &Numerics::F32, &Answers { packs: false, ..PACKS }, Stop::NEVER)?;
     let workspace = vec![0; plan.order().len()];
     assert_eq!(plan.lay_out(&workspace, Stop::NEVER).expect_err("too large").status, Status::OutOfMemory);
     Ok(())
@@ -256,12 +259,12 @@ fn absorbed_norms_and_merged_products_mean_the_same() -> Result<()> {
         [(conv_cases::normalised(), Change::NormsGo), (conv_cases::measured(), Change::NormsTakeMoments), (conv_cases::merged(), Change::ProductsMerge)];
     for (cases, change) in tables {
         for case in cases {
-            let plan = Plan::new(&case.graph, &Numerics::F32, &TakesAll, Stop::NEVER)?;
+            let plan = Plan::new(&case.graph, &Numerics::F32, &TAKES_ALL, Stop::NEVER)?;
             let ops = plan_ops(&plan);
             let changed = match change {
-                Change::NormsGo => !ops.iter().any(|op| matches!(op, Op::GroupNorm(_))),
-                Change::NormsTakeMoments => ops.iter().any(|op| matches!(op, Op::GroupNorm(op) if op.sources > 0)),
-                Change::ProductsMerge => ops.iter().any(|op| matches!(op, Op::Conv2d(op) if !op.parts.is_empty())),
+                Change::NormsGo => !ops.iter().any(|op| matches!(op, Op::GroupNorm(_) | Op::FusedGroupNorm(_))),
+                Change::NormsTakeMoments => ops.iter().any(|op| matches!(op, Op::FusedGroupNorm(op) if op.moments > 0)),
+                Change::ProductsMerge => ops.iter().any(|op| matches!(op, Op::FusedConv2d(op) if !op.parts.is_empty())),
             };
             assert!(changed, "{}", case.name);
             let mut given = HashMap::new();
@@ -285,7 +288,7 @@ fn absorbed_norms_and_merged_products_mean_the_same() -> Result<()> {
 fn the_layout_is_linear() -> Result<()> {
     let lay_out = |steps: usize| -> Result<(usize, usize, usize)> {
         let case = models::sampling(steps, true)?;
-        let mut plan = Plan::new(&case.graph, &Numerics::F32, &|_, _, w: &[usize], _| Some(w.iter().product()), Stop::NEVER)?;
+        let mut plan = Plan::new(&case.graph, &Numerics::F32, &PACKS, Stop::NEVER)?;
         let workspace = vec![4096; plan.order().len()];
         plan.lay_out(&workspace, Stop::NEVER)?;
         Ok((plan.order().len(), plan.layout_comparisons(), plan.arena_bytes()))

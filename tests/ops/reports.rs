@@ -27,7 +27,7 @@ fn plans_are_readable() -> Result<()> {
     let text = format!("{}{}", exe.plan(), notes.iter().map(|note| format!("note: {note}\n")).collect::<String>());
     for words in [
         "plan: 6 nodes, 2 of them once; activations F32",
-        "note: binary 'sum' is not part of conv2d 'first': others read the convolution's result too",
+        "note: binary 'sum' is not part of the convolution 'first': others read the convolution's result too",
         "note: group_norm 'normalised' sums over its input: the backend takes no moments there",
         "segment 'main'",
         "'output' F32[2, 5, 5, 4] @arena+",
@@ -56,7 +56,7 @@ fn plans_and_times_go_where_they_are_asked_for() {
     assert!(run(&plan, &profile).status.success());
     let [plans, times] = [&plan, &profile].map(|path| std::fs::read_to_string(path).expect("a report"));
     assert!(plans.matches("== CPU\nplan: ").count() >= conv_cases::EPILOGUES.len(), "{plans}");
-    assert!(times.contains("== CPU: ") && times.contains(" x  conv2d\n") && times.contains("longest\n"), "{times}");
+    assert!(times.contains("== CPU: ") && times.contains(" x  fused_conv2d\n") && times.contains("longest\n"), "{times}");
     for (failed, variable) in [(run(&folder, &profile), "FEWSTEP_PLAN"), (run(&plan, &folder), "FEWSTEP_PROFILE")] {
         assert!(!failed.status.success() && String::from_utf8_lossy(&failed.stdout).contains(variable), "{failed:?}");
     }

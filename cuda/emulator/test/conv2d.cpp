@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <random>
 
 #include "check.hpp"
@@ -91,6 +92,7 @@ class Problem {
     copy_encoded<F>(addend_, uniform(addend_.size(), 5));
     copy_encoded(weights_, uniform(weights_.size(), 6));
     for (size_t i = 0; i < weights_.size(); i++) weights_[i] = F::decode(F::encode(weights_[i]));
+    halves_.emplace(x_, s.in_c, s.in_c / 2 / F::chunk * F::chunk);
     solve();
   }
 
@@ -101,8 +103,9 @@ class Problem {
     name_ = settings.name() + ", tile " + std::to_string(tile.rows) + "x" + std::to_string(tile.columns) + ", slices " + std::to_string(slices) + ", c " + std::to_string(s_.in_c) + ", o " +
             std::to_string(s_.out_c) + ", kernel " + std::to_string(s_.kernel_h) + "x" + std::to_string(s_.kernel_w);
     pack();
-    forward(tile, slices, true);
-    forward(tile, slices, false);
+    forward(tile, slices, true, false);
+    forward(tile, slices, false, false);
+    if (halves_->first < s_.in_c) forward(tile, slices, false, true);
     input_grad(tile, slices);
     if (tile.rows == tile.columns) weight_grad(tile, slices);
   }
@@ -124,7 +127,7 @@ class Problem {
     }
   }
 
-  void forward(Tile tile, int slices, bool full) {
+  void forward(Tile tile, int slices, bool full, bool halves) {
     poison(y_);
     const float *bias = full ? bias_.data() : nullptr, scale = full ? 0.75f : 1.0f;
     const Bits* addend = full ? addend_.data() : nullptr;
@@ -133,8 +136,9 @@ class Problem {
     Bits* const* parts = nullptr;
     const int* ends = nullptr;
     float *moments = nullptr, *pieces = nullptr;
-    launch(kernel("conv2d", F::name, tile), {blocks(s_.images * pixels_, tile.rows), blocks(s_.out_c, tile.columns), slices}, F::threads(tile), x_.data(),
-           forward_.data(), bias, addend, residual, y_.data(), parts, ends, scratch, counters_.data(), moments, pieces, s_, slices, scale);
+    const Bits *x = halves ? halves_->one.data() : x_.data(), *second = halves ? halves_->other.data() : nullptr;
+    launch(kernel("conv2d", F::name, tile), {blocks(s_.images * pixels_, tile.rows), blocks(s_.out_c, tile.columns), slices}, F::threads(tile), x, second,
+           halves ? halves_->first : s_.in_c, forward_.data(), bias, addend, residual, y_.data(), parts, ends, scratch, counters_.data(), moments, pieces, s_, slices, scale);
     for (size_t i = 0; i < counters_.size(); i++) check::expect(int(counters_[i]), 0, "");
     compare<F>("y", name_, y_, full ? want_y_ : want_plain_, terms_);
   }
@@ -199,6 +203,7 @@ class Problem {
   Conv s_;
   int pixels_, terms_;
   Array<Bits> x_, dy_, residual_, y_, dx_, addend_;
+  std::optional<Halves<F>> halves_;
   Array<float> weights_, dw_, bias_;
   Array<Bits> forward_, backward_;
   Array<float> partial_;

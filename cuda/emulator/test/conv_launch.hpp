@@ -82,6 +82,23 @@ int padded(int channels) {
   return (channels + F::chunk - 1) / F::chunk * F::chunk;
 }
 
+/// An activation in two tensors, as kernels take one, cut where its channels are whole chunks; `first` is all of them where they cannot be cut.
+template <class F>
+struct Halves {
+  int first;
+  Array<typename F::Bits> one, other;
+
+  Halves(Array<typename F::Bits>& x, int channels, int cut)
+      : first(cut % F::chunk || channels % F::chunk || cut <= 0 ? channels : cut),
+        one(x.size() / size_t(channels) * size_t(first)),
+        other(x.size() / size_t(channels) * size_t(channels - first) + 1) {
+    for (size_t i = 0; i < x.size(); i++) {
+      const size_t pixel = i / size_t(channels), channel = i % size_t(channels), own = size_t(first), rest = size_t(channels) - own;
+      (channel < own ? one[pixel * own + channel] : other[pixel * rest + channel - own]) = x[i];
+    }
+  }
+};
+
 inline std::string kernel(const std::string& what, const std::string& type, Tile tile) {
   return "fewstep_" + what + "_" + type + "_" + std::to_string(tile.rows) + "x" + std::to_string(tile.columns);
 }

@@ -2,6 +2,8 @@
 // of one and of several tiles, sums in slices, every element type, under every schedule and both copy modes.
 #include <math.h>
 
+#include <optional>
+
 #include "check.hpp"
 #include "conv_launch.hpp"
 #include "formats.hpp"
@@ -34,6 +36,7 @@ const Shape shapes[] = {
   {2, 4, 8, 12, 20, 4, 12, 0},  // the second group has channels of both
   {1, 16, 8, 21, 0, 7, 37, 1},  // ragged chunks and tiles, several tiles an image
   {2, 8, 16, 5, 6, 1, 33, 1},
+  {1, 8, 8, 16, 24, 4, 8, 1},  // two tensors in every type
 };
 
 constexpr float eps = 1e-5f;
@@ -71,6 +74,7 @@ class Problem {
     // Variances are not negative.
     for (size_t i = 1; i < first_.size(); i += 2) first_[i] = 1.25f + first_[i];
     for (size_t i = 1; i < second_.size(); i += 2) second_[i] = 1.25f + second_[i];
+    halves_.emplace(x_, c_, s.first);
     solve();
   }
 
@@ -86,8 +90,9 @@ class Problem {
     const Bits *addend = nullptr, *residual = nullptr;
     Bits* const* parts = nullptr;
     const int* ends = nullptr;
-    launch(kernel("norm_conv2d", F::name, tile), {blocks(pixels, tile.rows), blocks(s_.out, tile.columns), slices}, F::threads(tile), x_.data(), packed_.data(), bias,
-           addend, residual, y_.data(), parts, ends, slices > 1 ? partial_.data() : nullptr, counters_.data(), moments_.data(), pieces_.data(), conv_,
+    launch(kernel("norm_conv2d", F::name, tile), {blocks(pixels, tile.rows), blocks(s_.out, tile.columns), slices}, F::threads(tile),
+           static_cast<const Bits*>(halves_->one.data()), static_cast<const Bits*>(halves_->first < c_ ? halves_->other.data() : nullptr), halves_->first,
+           packed_.data(), bias, addend, residual, y_.data(), parts, ends, slices > 1 ? partial_.data() : nullptr, counters_.data(), moments_.data(), pieces_.data(), conv_,
            slices, 1.0f, norm);
     for (size_t i = 0; i < counters_.size(); i++) check::expect(int(counters_[i]), 0, "");
     // A normalised input may round to the neighbouring number, and SiLU is made of approximations of 2^-21.
@@ -147,6 +152,7 @@ class Problem {
   int c_;
   Conv conv_;
   Array<Bits> x_, y_;
+  std::optional<Halves<F>> halves_;
   Array<float> weights_;
   Array<Bits> packed_;
   Array<float> gamma_, beta_, first_, second_, partial_, moments_, pieces_;

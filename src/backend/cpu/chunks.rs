@@ -20,7 +20,7 @@ impl<F: FnOnce()> Kernel for Dispatched<F> {
 }
 
 /// Calls `f(start, part of out)` for fixed chunks of `out` of `grain` elements (rounded up by the caller to whole rows), on all threads.
-pub(super) fn for_chunks(io: &Io, out: &mut [f32], grain: usize, f: impl Fn(usize, &mut [f32]) + Sync) -> Result<()> {
+pub(super) fn for_chunks<T: Send>(io: &Io, out: &mut [T], grain: usize, f: impl Fn(usize, &mut [T]) + Sync) -> Result<()> {
     let len = out.len();
     let shared = Shared::new(out);
     io.pool.run(len.div_ceil(grain), &|chunk| {

@@ -4,11 +4,11 @@ use super::kernel::{CpuKernel, Io};
 use super::kernels::conv::{Conv2d as Forward, ConvShape, Epilogue};
 use super::kernels::conv_input_grad::Conv2dInputGrad as InputGrad;
 use super::kernels::conv_weight_grad::Conv2dWeightGrad as WeightGrad;
-use super::kernels::gemm;
+use super::kernels::gemm::{self, MOST_SOURCES};
 use super::kernels::simd::Isa;
 use crate::error::{Error, Result};
-use crate::graph::TensorType;
-use crate::graph::ops::{Conv2d, Conv2dInputGrad, Conv2dWeightGrad, ConvGeometry, PackConv, PackFor};
+use crate::graph::ops::{Conv2dInputGrad, Conv2dWeightGrad, ConvGeometry, ConvOperands, FusedConv2d, PackConv, PackFor};
+use crate::graph::{Op, TensorType};
 
 fn conv_shape(geometry: &ConvGeometry, input: &[usize], c_out: usize) -> ConvShape {
     let &ConvGeometry { kernel: [r, s], stride, pad } = geometry;
@@ -20,28 +20,40 @@ fn weight_shape(geometry: &ConvGeometry, weight: &[usize]) -> ConvShape {
     conv_shape(geometry, &[1, weight[2], weight[3], weight[1]], weight[0])
 }
 
-/// Elements of packed weights; every convolution is packed on the CPU. `None` for a shape that has no kernel.
-pub(super) fn packed_len(purpose: PackFor, geometry: ConvGeometry, weight: &[usize], isa: Isa) -> Option<usize> {
-    let s = weight_shape(&geometry, weight);
+/// The packed form of an op's weights; every convolution is packed on the CPU. `None` for a shape that has no kernel.
+pub(super) fn packed(op: &Op, types: &[&TensorType], isa: Isa) -> Option<TensorType> {
+    let (purpose, geometry, weight) = PackConv::of(op)?;
+    let s = weight_shape(&geometry, &types.get(weight)?.shape);
     s.check().ok()?;
     let (columns, channels) = match purpose {
         PackFor::Forward => (s.c_out, s.c_in),
         PackFor::InputGrad => (s.c_in, s.c_out),
     };
-    gemm::packed_len(isa, columns, (s.r * s.s).checked_mul(channels)?)
+    let len = gemm::packed_len(isa, columns, (s.r * s.s).checked_mul(channels)?)?;
+    Some(TensorType::new(types.first()?.dtype, &[len]))
+}
+
+/// Whether the kernel does all of it.
+pub(super) fn accepts(op: &FusedConv2d, types: &[&TensorType]) -> bool {
+    let takes = || op.extents(types).is_ok_and(|[x, _]| conv_shape(&op.conv.geometry, &x, op.conv.out_channels).takes(op.sources));
+    op.norm.is_none() && !op.moments && op.parts.is_empty() && takes()
 }
 
 struct ForwardKernel {
-    op: Conv2d,
+    scale: f32,
+    at: ConvOperands,
     kernel: Forward,
 }
 
-pub(super) fn forward(op: &Conv2d, x: &TensorType, isa: Isa) -> Result<Box<dyn CpuKernel>> {
-    if op.norm.is_some() || op.moments || !op.parts.is_empty() {
-        return Err(Error::internal("a convolution with a norm, moments or parts, which the CPU backend does not wish for"));
+pub(super) fn forward(op: &FusedConv2d, types: &[&TensorType], isa: Isa) -> Result<Box<dyn CpuKernel>> {
+    if !accepts(op, types) {
+        return Err(Error::internal(format!("{op:?}, which the CPU backend does not accept")));
     }
-    let kernel = Forward::new(&conv_shape(&op.geometry, &x.shape, op.out_channels), isa)?;
-    Ok(Box::new(ForwardKernel { op: op.clone(), kernel }))
+    let [x, _] = op.extents(types)?;
+    let at = op.operands();
+    let sources: Vec<usize> = types[at.x.clone()].iter().map(|ty| ty.shape[3]).collect();
+    let kernel = Forward::of_sources(&conv_shape(&op.conv.geometry, &x, op.conv.out_channels), &sources, isa)?;
+    Ok(Box::new(ForwardKernel { scale: op.scale, at, kernel }))
 }
 
 impl CpuKernel for ForwardKernel {
@@ -55,13 +67,11 @@ impl CpuKernel for ForwardKernel {
 
     fn run(&self, io: &Io) -> Result<()> {
         let operand = |i: Option<usize>| i.map(|i| io.input::<f32>(i));
-        let epilogue = Epilogue {
-            bias: operand(self.op.bias_operand()),
-            addend: operand(self.op.addend_operand()),
-            residual: operand(self.op.residual_operand()),
-            scale: self.op.scale,
-        };
-        self.kernel.run(io.input(0), io.input(1), &epilogue, io.output(0), io.scratch(), io.pool)
+        let epilogue = Epilogue { bias: operand(self.at.bias), addend: operand(self.at.addend), residual: operand(self.at.residual), scale: self.scale };
+        let mut sources: [&[f32]; MOST_SOURCES] = [&[]; MOST_SOURCES];
+        self.at.x.clone().zip(&mut sources).for_each(|(i, source)| *source = io.input(i));
+        let x = &sources[..self.at.x.len()];
+        self.kernel.run_sources(x, io.input(self.at.weight), &epilogue, io.output(0), io.scratch(), io.pool)
     }
 }
 

@@ -3,9 +3,10 @@
 use super::kernel::{CpuKernel, Io, Slot};
 use super::kernels::workers::Workers;
 use super::lower::lower;
-use super::target::{Target, packed_len};
+use super::target::Target;
 use super::{Isa, ThreadPool};
 use crate::backend::report::{self, Profile};
+use crate::backend::weights::{Packed, Weights, must_run};
 use crate::backend::{Backend, Executable, HostBytes, Memory, unprepared};
 use crate::cancel::{Stop, cancelled};
 use crate::error::{Error, Result, Status};
@@ -24,17 +25,24 @@ use std::time::Instant;
 pub struct CpuBackend {
     pool: Arc<ThreadPool>,
     isa: Isa,
+    /// What executables share. Clones of a backend have the same.
+    weights: Arc<Weights<Buffer>>,
 }
 
 impl CpuBackend {
     /// `threads` compute threads, the calling one included, and the best instruction set of this machine.
     pub fn new(threads: usize) -> Result<Self> {
-        Ok(Self { pool: Arc::new(ThreadPool::new(threads)?), isa: Isa::detect() })
+        Self::with_isa(threads, Isa::detect())
     }
 
     /// The same with a given instruction set, for tests.
     pub fn with_isa(threads: usize, isa: Isa) -> Result<Self> {
-        Ok(Self { pool: Arc::new(ThreadPool::new(threads)?), isa })
+        Ok(Self { pool: Arc::new(ThreadPool::new(threads)?), isa, weights: Arc::default() })
+    }
+
+    /// Bytes of the packed weights that executables of this backend have now, all together.
+    pub fn packed_bytes(&self) -> usize {
+        self.weights.bytes(Buffer::len)
     }
 
     /// Number of compute threads.
@@ -119,6 +127,8 @@ pub struct CpuExecutable {
     /// Bytes of the kernels' tables.
     table_bytes: usize,
     storages: Vec<Held>,
+    /// By place in the plan's list of shared values, since the last preparation.
+    packed: Vec<Arc<Packed<Buffer>>>,
     arena: Buffer,
     persistent: Buffer,
     /// Per node of the order: operands, then results, then scratch.
@@ -131,8 +141,8 @@ pub struct CpuExecutable {
 
 impl CpuExecutable {
     fn new(graph: &Graph, numerics: &Numerics, backend: &CpuBackend, stop: Stop) -> Result<Self> {
-        let mut plan = Plan::new(graph, numerics, &|purpose, geometry, weight: &[usize], _| packed_len(purpose, geometry, weight, backend.isa), stop)?;
         let target = Target { isa: backend.isa, threads: backend.threads() };
+        let mut plan = Plan::new(graph, numerics, &target, stop)?;
         let (kernels, table_bytes) = lower_all(&plan, target, stop)?;
         let workspace = memory::collect(kernels.iter().map(|k| k.workspace()), WHAT)?;
         plan.lay_out(&workspace, stop)?;
@@ -148,8 +158,20 @@ impl CpuExecutable {
         let updates = plan.order().iter().map(|id| matches!(plan.graph().nodes()[id.0 as usize].op.alias(), Alias::Updates(_)));
         let updates = memory::collect(updates, WHAT)?;
         let profile = Profile::of("CPU", &plan)?;
-        let mut this =
-            Self { plan, backend: backend.clone(), kernels, table_bytes, storages, arena, persistent, slots: vec![], updates, linked: false, profile };
+        let mut this = Self {
+            plan,
+            backend: backend.clone(),
+            kernels,
+            table_bytes,
+            storages,
+            packed: vec![],
+            arena,
+            persistent,
+            slots: vec![],
+            updates,
+            linked: false,
+            profile,
+        };
         this.reserve_slots(&workspace)?;
         this.fill(stop)?;
         Ok(this)
@@ -202,6 +224,10 @@ impl CpuExecutable {
             Location::Arena(at) => unsafe { self.arena.as_ptr().add(at) },
             // SAFETY: as above.
             Location::Persistent(at) => unsafe { self.persistent.as_ptr().add(at) },
+            Location::Shared(i) => match self.packed.get(i) {
+                Some(packed) => packed.buffer.as_ptr(),
+                None => return Err(unprepared()),
+            },
             Location::Const(root) => match &self.plan.graph().value(root).origin {
                 Origin::Const(tensor) => tensor.bytes().as_ptr().cast_mut(),
                 _ => return Err(Error::internal("a constant without its table")),
@@ -209,9 +235,46 @@ impl CpuExecutable {
             Location::Storage(s) => match &self.storages[s.0 as usize] {
                 Held::Shared(tensor) => tensor.bytes().as_ptr().cast_mut(),
                 Held::Owned(buffer) => buffer.as_ptr(),
-                Held::Unbound => return Err(Error::state(format!("storage '{}' has no contents yet", self.plan.graph().storages()[s.0 as usize].name))),
+                Held::Unbound => return Err(self.unbound(s.0 as usize)),
             },
         })
+    }
+
+    fn unbound(&self, storage: usize) -> Error {
+        Error::state(format!("storage '{}' has no contents yet", self.plan.graph().storages()[storage].name))
+    }
+
+    /// Finds the weights that others have packed.
+    fn share(&mut self) -> Result<()> {
+        let tensor = |i: usize| match &self.storages[i] {
+            Held::Shared(tensor) => Ok(tensor.clone()),
+            Held::Unbound | Held::Owned(_) => Err(self.unbound(i)),
+        };
+        self.packed = self.backend.weights.of_plan(&self.plan, tensor, Buffer::zeroed)?;
+        Ok(())
+    }
+
+    /// Runs the nodes that run once, but those whose results are there; false where it was stopped.
+    fn run_once(&mut self, stop: Stop) -> Result<bool> {
+        let runs = must_run(&self.plan, |i| *self.packed[i].ready())?;
+        for at in (0..self.plan.prepared()).filter(|at| runs[*at]) {
+            let output = self.plan.graph().nodes()[self.plan.order()[at].0 as usize].outputs[0];
+            let Location::Shared(i) = self.plan.location(output) else {
+                if self.run_until(at..at + 1, stop)? == at {
+                    return Ok(false);
+                }
+                continue;
+            };
+            let packed = self.packed[i].clone();
+            let mut ready = packed.ready();
+            if !*ready {
+                if self.run_until(at..at + 1, stop)? == at {
+                    return Ok(false);
+                }
+                *ready = true;
+            }
+        }
+        Ok(true)
     }
 }
 
@@ -267,6 +330,7 @@ impl Executable for CpuExecutable {
         Memory {
             arena: self.arena.len(),
             persistent: self.persistent.len(),
+            shared: self.plan.shared_bytes(),
             states: self.storages.iter().map(owned).sum(),
             constants: self.plan.graph().constant_bytes(),
             program: self.plan.program_bytes() + self.table_bytes + size_of_val(&*self.kernels) + size_of_val(&*self.updates) + slots,
@@ -274,11 +338,12 @@ impl Executable for CpuExecutable {
     }
 
     fn prepare_until(&mut self, stop: Stop) -> Result<()> {
+        self.linked = false;
+        self.share()?;
         self.link()?;
-        let done = self.run_until(0..self.plan.prepared(), stop);
-        let whole = done.as_ref().is_ok_and(|at| *at == self.plan.prepared());
-        self.linked = whole; // half prepared is not prepared
-        if done? == self.plan.prepared() { Ok(()) } else { Err(cancelled()) }
+        let done = self.run_once(stop);
+        self.linked = matches!(done, Ok(true)); // half prepared is not prepared
+        if done? { Ok(()) } else { Err(cancelled()) }
     }
 
     fn check_ready(&self) -> Result<()> {

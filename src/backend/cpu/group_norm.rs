@@ -9,7 +9,7 @@ use super::kernels::pool::Shared;
 use super::math::sigmoid;
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
-use crate::graph::ops::{GroupNorm, GroupNormGrad};
+use crate::graph::ops::{FusedGroupNorm, GroupNormGrad};
 
 /// Elements of a block of rows: 16 KiB, half of a small L1.
 const BLOCK: usize = 4096;
@@ -47,31 +47,56 @@ struct Forward {
     extent: Extent,
     eps: f64,
     silu: bool,
+    /// Channels of each value that x comes in.
+    sources: Vec<usize>,
 }
 
-pub(super) fn forward(op: &GroupNorm, x: &TensorType) -> Result<Box<dyn CpuKernel>> {
-    if op.sources > 0 {
-        return Err(Error::internal("a norm by moments, which the CPU backend does not wish for"));
+/// Whether the kernel does all of it.
+pub(super) fn accepts(op: &FusedGroupNorm) -> bool {
+    op.moments == 0
+}
+
+pub(super) fn forward(op: &FusedGroupNorm, types: &[&TensorType]) -> Result<Box<dyn CpuKernel>> {
+    if !accepts(op) {
+        return Err(Error::internal(format!("{op:?}, which the CPU backend does not accept")));
     }
-    Ok(Box::new(Forward { extent: Extent::new(x, op.groups), eps: op.eps, silu: op.silu }))
+    let norm = op.norm;
+    let sources = types[op.operands().0].iter().map(|ty| ty.shape[ty.shape.len() - 1]).collect();
+    Ok(Box::new(Forward { extent: Extent::new(&op.joined(types)?, norm.groups), eps: norm.eps, silu: norm.silu, sources }))
 }
 
 impl Forward {
+    /// The values that x comes in: which operand, its channels among all, and its elements of a chunk of x.
+    fn parts(&self, chunk: std::ops::Range<usize>) -> impl Iterator<Item = (usize, std::ops::Range<usize>, std::ops::Range<usize>)> {
+        let rows = chunk.start / self.extent.c..chunk.end / self.extent.c;
+        let mut first = 0;
+        self.sources.iter().enumerate().map(move |(i, c)| {
+            first += c;
+            (i, first - c..first, rows.start * c..rows.end * c)
+        })
+    }
+
     /// Sum and centred sum of squares of every (block, group): the second look at the block's rows is in L1.
     #[inline(always)] // into the function that has the instruction set
-    fn block_statistics(&self, x: &[f32], column: &mut [f32], out: &mut [f32]) {
+    fn block_statistics(&self, io: &Io, chunk: std::ops::Range<usize>, column: &mut [f32], out: &mut [f32]) {
         let e = &self.extent;
-        let (cg, rows) = (e.c / e.groups, x.len() / e.c);
+        let (cg, rows) = (e.c / e.groups, chunk.len() / e.c);
         column.fill(0.0);
         let (mean, squares) = column.split_at_mut(e.c);
-        x.chunks_exact(e.c).for_each(|row| mean.iter_mut().zip(row).for_each(|(s, v)| *s += v));
+        for (i, channels, elements) in self.parts(chunk.clone()) {
+            let (x, mean) = (&io.input::<f32>(i)[elements], &mut mean[channels]);
+            x.chunks_exact(mean.len()).for_each(|row| mean.iter_mut().zip(row).for_each(|(s, v)| *s += v));
+        }
         for g in 0..e.groups {
             let sum: f32 = mean[g * cg..][..cg].iter().sum();
             out[2 * g] = sum;
             mean[g * cg..][..cg].fill(sum / (rows * cg) as f32);
         }
-        for row in x.chunks_exact(e.c) {
-            squares.iter_mut().zip(row).zip(&*mean).for_each(|((s, v), m)| *s += (v - m) * (v - m));
+        for (i, channels, elements) in self.parts(chunk) {
+            let (x, mean, squares) = (&io.input::<f32>(i)[elements], &mean[channels.clone()], &mut squares[channels]);
+            for row in x.chunks_exact(mean.len()) {
+                squares.iter_mut().zip(row).zip(mean).for_each(|((s, v), m)| *s += (v - m) * (v - m));
+            }
         }
         for g in 0..e.groups {
             out[2 * g + 1] = squares[g * cg..][..cg].iter().sum();
@@ -104,7 +129,7 @@ impl CpuKernel for Forward {
 
     fn run(&self, io: &Io) -> Result<()> {
         let e = &self.extent;
-        let (x, gamma, beta) = (io.input::<f32>(0), io.input::<f32>(1), io.input::<f32>(2));
+        let (gamma, beta) = (io.input::<f32>(self.sources.len()), io.input::<f32>(self.sources.len() + 1));
         let chunks = e.n * e.blocks();
         let (parts, columns) = io.scratch::<f32>().split_at_mut(chunks * 2 * e.groups);
         let (shared_parts, shared_columns) = (Shared::new(&mut *parts), Shared::new(&mut *columns));
@@ -115,7 +140,7 @@ impl CpuKernel for Forward {
             vectorised(
                 io.isa,
                 #[inline(always)]
-                || self.block_statistics(&x[range], column, out),
+                || self.block_statistics(io, range, column, out),
             );
         })?;
         // y = x * scale[n, c] + shift[n, c]
@@ -144,10 +169,13 @@ impl CpuKernel for Forward {
                 io.isa,
                 #[inline(always)]
                 || {
-                    for (y, x) in y.chunks_exact_mut(e.c).zip(x[range].chunks_exact(e.c)) {
-                        for (((y, x), a), b) in y.iter_mut().zip(x).zip(scale).zip(shift) {
-                            let v = x * a + b;
-                            *y = if self.silu { v * sigmoid(v) } else { v };
+                    for (i, channels, elements) in self.parts(range) {
+                        let (x, scale, shift) = (&io.input::<f32>(i)[elements], &scale[channels.clone()], &shift[channels.clone()]);
+                        for (y, x) in y.chunks_exact_mut(e.c).zip(x.chunks_exact(scale.len())) {
+                            for (((y, x), a), b) in y[channels.clone()].iter_mut().zip(x).zip(scale).zip(shift) {
+                                let v = x * a + b;
+                                *y = if self.silu { v * sigmoid(v) } else { v };
+                            }
                         }
                     }
                 },

@@ -2,7 +2,7 @@
 
 use super::kernel::CpuKernel;
 use super::target::Target;
-use super::{attention, combine, conv2d, elementwise, gather, group_norm, optimizer, random, reduce, resample, shape, timestep_embedding};
+use super::{attention, combine, conv2d, elementwise, gather, group_norm, optimizer, quantize, random, reduce, resample, shape, timestep_embedding};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Op, OpDef, ValueId};
 use crate::tensor::DType;
@@ -19,13 +19,16 @@ pub(super) fn lower(graph: &Graph, node: &Node, target: Target) -> Result<Box<dy
         return Err(Error::unsupported("the CPU backend computes in f32; half precision needs a CUDA device"));
     }
     let ty = |i: usize| &graph.value(node.inputs[i]).ty;
+    let types = || node.inputs.iter().map(|i| &graph.value(*i).ty).collect::<Vec<_>>();
     let out = |i: usize| &graph.value(node.outputs[i]).ty;
     Ok(match &node.op {
-        Op::Conv2d(op) => conv2d::forward(op, ty(0), isa)?,
+        Op::Conv2d(op) => conv2d::forward(&(*op).into(), &types(), isa)?,
+        Op::FusedConv2d(op) => conv2d::forward(op, &types(), isa)?,
         Op::Conv2dInputGrad(op) => conv2d::input_grad(op, ty(0), isa)?,
         Op::Conv2dWeightGrad(op) => conv2d::weight_grad(op, ty(0), ty(1), isa)?,
         Op::PackConv(op) => conv2d::pack(op, ty(0), isa)?,
-        Op::GroupNorm(op) => group_norm::forward(op, ty(0))?,
+        Op::GroupNorm(op) => group_norm::forward(&(*op).into(), &types())?,
+        Op::FusedGroupNorm(op) => group_norm::forward(op, &types())?,
         Op::GroupNormGrad(op) => group_norm::grad(op, ty(0)),
         Op::Attention(op) => attention::forward(op, ty(0), target),
         Op::AttentionGrad(op) => attention::grad(op, ty(0), target),
@@ -38,10 +41,14 @@ pub(super) fn lower(graph: &Graph, node: &Node, target: Target) -> Result<Box<dy
         Op::DynamicThreshold(op) => combine::dynamic_threshold(op, ty(0)),
         Op::Upsample2x(_) => resample::upsample(ty(0)),
         Op::AvgPool2x(_) => resample::avg_pool(ty(0)),
-        Op::Concat(_) => shape::concat(&node.inputs.iter().map(|i| &graph.value(*i).ty).collect::<Vec<_>>()),
+        Op::Concat(_) => shape::concat(&types()),
         Op::Slice(op) => shape::slice(op, ty(0)),
         Op::Pad(op) => shape::pad(op, ty(0)),
         Op::ReduceSum(op) => reduce::reduce_sum(op, ty(0))?,
+        Op::Quantize(op) => quantize::quantize(op, ty(0))?,
+        Op::Dequantize(op) => quantize::dequantize(op, ty(0))?,
+        Op::FakeQuantize(op) => quantize::fake_quantize(op, ty(0))?,
+        Op::FakeQuantizeGrad(op) => quantize::fake_quantize_grad(op, ty(0))?,
         Op::TimestepEmbedding(op) => timestep_embedding::timestep_embedding(op),
         Op::Gather(_) => gather::gather(ty(0))?,
         Op::GatherGrad(op) => gather::gather_grad(op, ty(0)),

@@ -14,6 +14,7 @@ mod lower;
 mod math;
 mod optimizer;
 pub mod processor;
+mod quantize;
 mod random;
 mod reduce;
 mod resample;

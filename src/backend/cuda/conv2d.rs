@@ -3,12 +3,13 @@
 
 use super::launch::{Arg, Launch, Lowered, Param};
 use super::shared::{conv, run};
-use super::site::{Site, suffix};
+use super::site::{Site, suffix, takes_sources};
 use super::target::Target;
 use crate::error::{Error, Result};
-use crate::graph::ops::{Conv2d, Conv2dInputGrad, Conv2dWeightGrad, ConvGeometry, ConvNorm, PackConv, PackFor};
-use crate::graph::passes::ConvSite;
+use crate::graph::ops::{Conv2dInputGrad, Conv2dWeightGrad, ConvGeometry, FusedConv2d, NormByMoments, NormOperands, PackConv, PackFor};
+use crate::graph::{Op, TensorType};
 use crate::tensor::DType;
+use std::ops::Range;
 
 /// No index of a kernel exceeds this; the rest of 31 bits is for tiles that reach beyond the last element.
 const LIMIT: usize = i32::MAX as usize - (1 << 20);
@@ -19,7 +20,7 @@ fn chunk(dtype: DType) -> usize {
 }
 
 /// Elements of the packed weights, unless they are beyond the kernels' indices.
-pub(super) fn packed_len(purpose: PackFor, geometry: ConvGeometry, weights: &[usize], dtype: DType) -> Option<usize> {
+fn packed_len(purpose: PackFor, geometry: ConvGeometry, weights: &[usize], dtype: DType) -> Option<usize> {
     let &[out, inner, ..] = weights else { return None };
     let (columns, summed) = match purpose {
         PackFor::Forward => (out, inner),
@@ -29,46 +30,72 @@ pub(super) fn packed_len(purpose: PackFor, geometry: ConvGeometry, weights: &[us
     columns.checked_mul(taps)?.checked_mul(summed.checked_next_multiple_of(chunk(dtype))?).filter(|len| *len <= LIMIT)
 }
 
+/// The packed form of an op's weights.
+pub(super) fn packed(op: &Op, types: &[&TensorType]) -> Option<TensorType> {
+    let (purpose, geometry, weight) = PackConv::of(op)?;
+    let dtype = types.first()?.dtype;
+    let len = packed_len(purpose, geometry, &types.get(weight)?.shape, dtype)?;
+    Some(TensorType::new(dtype, &[len]))
+}
+
+/// Whether the kernels do all of it, and it is worth the while.
+pub(super) fn accepts(op: &FusedConv2d, types: &[&TensorType], target: Target) -> bool {
+    let Ok([x, y]) = op.extents(types) else { return false };
+    let tiling = Tiling::of_conv(op, [x, y], types[0].dtype, target);
+    // For moments and for a norm a block's tile must lie in one image.
+    let whole = (y[1] * y[2]).is_multiple_of(tiling.rows);
+    let norm = op.norm.as_ref().is_none_or(|norm| whole && is_worth_normalising(op, norm, [x, y], &tiling, target));
+    takes_sources(&types[op.operands().x]) && norm && (whole || !op.moments)
+}
+
+/// Every tap and tile of columns normalises anew what a norm by itself would once.
+fn is_worth_normalising(op: &FusedConv2d, norm: &NormByMoments, [x, y]: [[usize; 4]; 2], tiling: &Tiling, target: Target) -> bool {
+    let ([n, _, _, c], [_, p, q, o]) = (x, y);
+    let [r, s] = op.conv.geometry.kernel;
+    let (tuning, groups) = (&target.tuning().conv, norm.norm.groups);
+    let work = [p, q, c, r, s, o.div_ceil(tiling.columns)].into_iter().fold(n, usize::saturating_mul);
+    c <= conv::NORM_CHANNELS && c / groups <= tuning.norm_group && work <= tuning.worth_normalising * target.multiprocessors as usize
+}
+
 pub(super) fn pack_conv(op: &PackConv, site: &Site) -> Result<Lowered> {
     let weights = &site.inputs[0].shape;
     let n = site.outputs[0].numel();
-    let conv = Conv::of([0, 0, 0, weights[1]], [0, 0, 0, weights[0]], op.geometry, op.dtype)?;
-    let launch = Launch::over(format!("fewstep_pack_conv_{}", suffix(op.dtype)?), n, conv::THREADS)?.input(0).output(0);
+    let dtype = op.result.dtype;
+    let conv = Conv::of([0, 0, 0, weights[1]], [0, 0, 0, weights[0]], op.geometry, dtype)?;
+    let launch = Launch::over(format!("fewstep_pack_conv_{}", suffix(dtype)?), n, conv::THREADS)?.input(0).output(0);
     Ok(launch.value(conv).value(i32::from(op.purpose == PackFor::InputGrad)).int(n)?.into())
 }
 
-pub(super) fn conv2d(op: &Conv2d, site: &Site) -> Result<Lowered> {
+pub(super) fn conv2d(op: &FusedConv2d, site: &Site) -> Result<Lowered> {
     let dtype = site.inputs[0].dtype;
-    let (x, [n, p, q, _]) = (dims(&site.inputs[0].shape)?, dims(&site.outputs[0].shape)?);
-    let conv = Conv::of(x, [n, p, q, op.out_channels], op.geometry, dtype)?;
+    let at = op.operands();
+    let extents @ [x, y] = op.extents(&site.inputs)?;
+    let [n, p, q, o] = y;
+    let conv = Conv::of(x, y, op.conv.geometry, dtype)?;
     need_packed(op.packed)?;
-    let y = [n, p, q, op.out_channels];
-    let tiling = Tiling::of_conv(&ConvSite { op, x, y, dtype }, op.norm.is_some(), site.target);
+    let tiling = Tiling::of_conv(op, extents, dtype, site.target);
     let kernel = if op.norm.is_some() { "norm_conv2d" } else { "conv2d" };
-    let launch = tiling.launch(kernel, [n * p * q, op.out_channels], 1)?.input(0).input(1);
-    let launch = launch.optional(op.bias_operand()).optional(op.addend_operand()).optional(op.residual_operand());
+    let launch = site.sources(tiling.launch(kernel, [n * p * q, o], 1)?, &at.x)?.input(at.weight);
+    let launch = launch.optional(at.bias).optional(at.addend).optional(at.residual);
     // Scratch: the parts of the sums, then those of the moments.
     let sums = tiling.workspace(y.iter().product());
-    let (pieces, workspace) = if op.moments && tiling.rows < p * q {
-        (Arg::Scratch(sums), sums + n * (p * q / tiling.rows) * op.out_channels * 2 * size_of::<f32>())
-    } else {
-        (Arg::Null, sums)
-    };
-    let [rows, columns] = tiling.tiles([n * p * q, op.out_channels]);
+    let (pieces, workspace) =
+        if op.moments && tiling.rows < p * q { (Arg::Scratch(sums), sums + n * (p * q / tiling.rows) * o * 2 * size_of::<f32>()) } else { (Arg::Null, sums) };
+    let [rows, columns] = tiling.tiles([n * p * q, o]);
     // A counter for each tile, whose slices' last block sums them; then one for each image and column of tiles.
     let counters = if sums > 0 || workspace > sums { Arg::Counters(rows * columns + n * columns) } else { Arg::Null };
     let launch = results(launch, op).arg(tiling.partial()).arg(counters);
     let launch = launch.arg(if op.moments { Arg::Output(1) } else { Arg::Null }).arg(pieces);
     let launch = launch.value(conv).int(tiling.slices)?.value(op.scale);
-    let launch = match &op.norm {
-        Some(norm) => launch.arg(norm_argument(op, norm, site)),
+    let launch = match op.norm.as_ref().zip(at.norm) {
+        Some((norm, at)) => launch.arg(norm_argument(norm, &at, site)?),
         None => launch,
     };
     Ok(Lowered { launches: vec![launch], workspace })
 }
 
 /// One result; or the addresses of all and where their channels end.
-fn results(launch: Launch, op: &Conv2d) -> Launch {
+fn results(launch: Launch, op: &FusedConv2d) -> Launch {
     if op.parts.is_empty() {
         return launch.output(0).arg(Arg::Null).arg(Arg::Null);
     }
@@ -81,11 +108,19 @@ fn results(launch: Launch, op: &Conv2d) -> Launch {
 }
 
 /// `ConvNorm` in cuda/parts/conv_norm.cuh.
-fn norm_argument(op: &Conv2d, norm: &ConvNorm, site: &Site) -> Arg {
-    let at = op.norm_operand();
-    let second = if norm.sources > 1 { Arg::Input(at + 3) } else { Arg::Null };
-    let numbers = [site.inputs[at + 2].shape[1] as i32, norm.groups as i32, i32::from(norm.silu)];
-    Arg::Struct(vec![Arg::Input(at), Arg::Input(at + 1), Arg::Input(at + 2), second, Arg::of(numbers), Arg::of(norm.eps as f32)])
+fn norm_argument(norm: &NormByMoments, at: &NormOperands, site: &Site) -> Result<Arg> {
+    let [first, second] = moments_arguments(&at.moments)?;
+    let numbers = [site.inputs[at.moments.start].shape[1] as i32, norm.norm.groups as i32, i32::from(norm.norm.silu)];
+    Ok(Arg::Struct(vec![Arg::Input(at.gamma), Arg::Input(at.beta), first, second, Arg::of(numbers), Arg::of(norm.norm.eps as f32)]))
+}
+
+/// The addresses of the moments that a norm takes its statistics from.
+pub(super) fn moments_arguments(at: &Range<usize>) -> Result<[Arg; 2]> {
+    match at.len() {
+        1 => Ok([Arg::Input(at.start), Arg::Null]),
+        2 => Ok([Arg::Input(at.start), Arg::Input(at.start + 1)]),
+        other => Err(Error::unsupported(format!("moments of {other} values; one or two on the CUDA backend"))),
+    }
 }
 
 pub(super) fn input_grad(op: &Conv2dInputGrad, site: &Site) -> Result<Lowered> {
@@ -165,12 +200,12 @@ impl Tiling {
         Self { rows: tile, columns: tile, slices, dtype }
     }
 
-    /// For a convolution forward, with or without a group norm in it. Moments need tiles that lie in one image.
-    pub fn of_conv(conv: &ConvSite, norm: bool, target: Target) -> Self {
-        let [r, s] = conv.op.geometry.kernel;
-        let [n, p, q, o] = conv.y;
-        let tiling = Self::of(n * p * q, o, 1, r * s * conv.x[3].next_multiple_of(chunk(conv.dtype)), conv.dtype, target);
-        if norm || !(p * q).is_multiple_of(conv::TALL_ROWS) { tiling } else { tiling.or_tall(n * p * q, o, 1, target) }
+    /// For a convolution forward of x [N,H,W,C] to y [N,P,Q,O], with or without a group norm in it. Moments need tiles that lie in one image.
+    pub fn of_conv(op: &FusedConv2d, [x, y]: [[usize; 4]; 2], dtype: DType, target: Target) -> Self {
+        let [r, s] = op.conv.geometry.kernel;
+        let [n, p, q, o] = y;
+        let tiling = Self::of(n * p * q, o, 1, r * s * x[3].next_multiple_of(chunk(dtype)), dtype, target);
+        if op.norm.is_some() || !(p * q).is_multiple_of(conv::TALL_ROWS) { tiling } else { tiling.or_tall(n * p * q, o, 1, target) }
     }
 
     /// With twice the rows where enough blocks remain: three operands in shared memory feed two products instead of four.

@@ -8,6 +8,7 @@ use super::memory::{DeviceBuffer, PinnedBuffer};
 use super::modules::Kernels;
 use super::target::Target;
 use crate::backend::report::{self, Profile};
+use crate::backend::weights::{Packed, Weights, must_run};
 use crate::backend::{Executable, HostBytes, Memory, as_bytes, unprepared};
 use crate::cancel::{Stop, cancelled};
 use crate::error::{Error, Result};
@@ -28,11 +29,17 @@ pub(super) struct Shared {
     pub kernels: Kernels,
     /// Weights on the device, by the address of the host tensor that they are a copy of: many samplers of one model share one copy.
     uploads: Mutex<HashMap<usize, Upload>>,
+    /// The same packed.
+    weights: Weights<DeviceBuffer>,
 }
 
 impl Shared {
     pub fn new(context: Arc<Context>) -> Result<Self> {
-        Ok(Self { kernels: Kernels::new(&context)?, context, uploads: Mutex::default() })
+        Ok(Self { kernels: Kernels::new(&context)?, context, uploads: Mutex::default(), weights: Weights::default() })
+    }
+
+    pub fn packed_bytes(&self) -> usize {
+        self.weights.bytes(DeviceBuffer::len)
     }
 
     /// The device copy of a tensor, made if there is none.
@@ -60,8 +67,8 @@ const FILL: usize = 1 << 14;
 enum Held {
     /// Nothing yet.
     Unbound,
-    /// A device copy of an immutable tensor, which is kept so that its address stays its own.
-    Shared(Arc<Tensor>, Arc<DeviceBuffer>),
+    /// An immutable tensor, and its device copy while somebody needs it.
+    Shared(Arc<Tensor>, Option<Arc<DeviceBuffer>>),
     /// Written by the graph.
     Owned(DeviceBuffer),
 }
@@ -75,6 +82,8 @@ pub struct CudaExecutable {
     ready: Vec<Vec<Ready>>,
     lowered: Vec<Lowered>,
     storages: Vec<Held>,
+    /// By place in the plan's list of shared values, since the last preparation.
+    packed: Vec<Arc<Packed<DeviceBuffer>>>,
     arena: DeviceBuffer,
     persistent: DeviceBuffer,
     constants: DeviceBuffer,
@@ -119,6 +128,7 @@ impl CudaExecutable {
             capture: CaptureStream::new(context)?,
             ready: vec![],
             storages,
+            packed: vec![],
             arena,
             persistent,
             constants,
@@ -149,8 +159,86 @@ impl CudaExecutable {
         Ok(())
     }
 
-    /// Puts all addresses in place.
-    fn link(&mut self, stop: Stop) -> Result<()> {
+    /// Finds the weights that others have packed, and says which of the nodes that run once must run.
+    fn share(&mut self) -> Result<Vec<bool>> {
+        // First, for in a forked child locks may be such as nobody gives back.
+        let context = self.shared.context.clone();
+        let _entered = context.enter()?;
+        let tensor = |i: usize| match &self.storages[i] {
+            Held::Shared(tensor, _) => Ok(tensor.clone()),
+            Held::Unbound | Held::Owned(_) => Err(self.unbound(i)),
+        };
+        self.packed = self.shared.weights.of_plan(&self.plan, tensor, |bytes, name| DeviceBuffer::zeroed(&context, bytes, name))?;
+        must_run(&self.plan, |i| *self.packed[i].ready())
+    }
+
+    fn unbound(&self, storage: usize) -> Error {
+        Error::state(format!("storage '{}' has no contents yet", self.plan.graph().storages()[storage].name))
+    }
+
+    /// Which storages the nodes that `runs` says read.
+    fn read_by(&self, runs: impl Fn(usize) -> bool) -> Vec<bool> {
+        let mut read = vec![false; self.storages.len()];
+        for at in (0..self.plan.order().len()).filter(|at| runs(*at)) {
+            for input in &self.plan.graph().nodes()[self.plan.order()[at].0 as usize].inputs {
+                if let Location::Storage(s) = self.plan.location(*input) {
+                    read[s.0 as usize] = true;
+                }
+            }
+        }
+        read
+    }
+
+    /// Sees to it that those tensors that are read are on the device, and no others are kept there.
+    fn keep_uploads(&mut self, read: &[bool], stop: Stop) -> Result<()> {
+        for (i, (held, read)) in self.storages.iter_mut().zip(read).enumerate() {
+            let Held::Shared(tensor, copy) = held else { continue };
+            stop.check()?;
+            if !read {
+                *copy = None;
+            } else if copy.is_none() {
+                *copy = Some(self.shared.upload(&self.plan.graph().storages()[i].name, tensor)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs these nodes of those that run once.
+    fn run_once(&mut self, runs: &[bool], stop: Stop) -> Result<()> {
+        for at in (0..self.plan.prepared()).filter(|at| runs[*at]) {
+            let output = self.plan.graph().nodes()[self.plan.order()[at].0 as usize].outputs[0];
+            let packed = if let Location::Shared(i) = self.plan.location(output) { Some(self.packed[i].clone()) } else { None };
+            let mut ready = packed.as_ref().map(|packed| packed.ready());
+            if ready.as_ref().is_some_and(|ready| **ready) {
+                continue;
+            }
+            if self.run_nodes(at..at + 1, stop)? == at {
+                return Err(cancelled());
+            }
+            // All that reads them comes behind on the same stream.
+            if let Some(ready) = &mut ready {
+                **ready = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn prepare_by_steps(&mut self, stop: Stop) -> Result<()> {
+        let prepared = self.plan.prepared();
+        let once = self.share()?;
+        let read = self.read_by(|at| at >= prepared || once[at]);
+        self.keep_uploads(&read, stop)?;
+        self.link(&once, stop)?;
+        self.run_once(&once, stop)?;
+        // What only those nodes read has been read.
+        self.ready[..prepared].iter_mut().for_each(Vec::clear);
+        let read = self.read_by(|at| at >= prepared);
+        self.keep_uploads(&read, stop)?;
+        self.capture_graphs(stop)
+    }
+
+    /// Puts all addresses in place; of the nodes that run once only for those of `once`.
+    fn link(&mut self, once: &[bool], stop: Stop) -> Result<()> {
         self.graphs.clear();
         self.ready.clear();
         let mut tables = Vec::new();
@@ -159,7 +247,8 @@ impl CudaExecutable {
             stop.check()?;
             let node = &self.plan.graph().nodes()[self.plan.order()[at].0 as usize];
             let mut launches = vec![];
-            for launch in &lowered.launches {
+            let runs = once.get(at).is_none_or(|runs| *runs);
+            for launch in lowered.launches.iter().filter(|_| runs) {
                 let function = self.shared.kernels.get(&launch.kernel)?;
                 launches.push(Ready::new(launch, function, |arg| self.argument(node, at, arg, &mut tables))?);
             }
@@ -201,13 +290,15 @@ impl CudaExecutable {
             Location::Unused => 0,
             Location::Arena(at) => self.arena.address() + at as u64,
             Location::Persistent(at) => self.persistent.address() + at as u64,
+            Location::Shared(i) => self.packed.get(i).ok_or_else(unprepared)?.buffer.address(),
             Location::Const(root) => {
                 self.constants.address() + *self.constant_at.get(&root).ok_or_else(|| Error::internal("a constant without its table"))? as u64
             }
             Location::Storage(s) => match &self.storages[s.0 as usize] {
-                Held::Shared(_, copy) => copy.address(),
+                Held::Shared(_, Some(copy)) => copy.address(),
                 Held::Owned(buffer) => buffer.address(),
-                Held::Unbound => return Err(Error::state(format!("storage '{}' has no contents yet", self.plan.graph().storages()[s.0 as usize].name))),
+                Held::Shared(tensor, None) => return Err(Error::internal(format!("no copy of {:?} numbers on the device", tensor.shape()))),
+                Held::Unbound => return Err(self.unbound(s.0 as usize)),
             },
         })
     }
@@ -296,8 +387,7 @@ impl Executable for CudaExecutable {
 
     fn bind(&mut self, storage: &str, tensor: Arc<Tensor>) -> Result<()> {
         let id = self.plan.bindable(storage, &tensor)?;
-        let copy = self.shared.upload(storage, &tensor)?;
-        self.storages[id.0 as usize] = Held::Shared(tensor, copy);
+        self.storages[id.0 as usize] = Held::Shared(tensor, None);
         self.ready.clear();
         Ok(())
     }
@@ -334,6 +424,7 @@ impl Executable for CudaExecutable {
         match self.plan.location(id) {
             Location::Storage(s) => self.storage_bytes(&self.plan.graph().storages()[s.0 as usize].name),
             Location::Persistent(at) => self.fetch(&self.persistent, at, len, &value.name),
+            Location::Shared(i) => self.fetch(&self.packed.get(i).ok_or_else(unprepared)?.buffer, 0, len, &value.name),
             // The arena keeps only tapped values until the end of the run; others are overwritten on the way.
             Location::Arena(at) if self.plan.graph().outputs().contains(&id) => self.fetch(&self.arena, at, len, &value.name),
             Location::Const(root) => match &self.plan.graph().value(root).origin {
@@ -350,6 +441,7 @@ impl Executable for CudaExecutable {
         Memory {
             arena: self.arena.len(),
             persistent: self.persistent.len(),
+            shared: self.plan.shared_bytes(),
             states: self.storages.iter().map(owned).sum(),
             // On the host too.
             constants: self.constants.len() + self.plan.graph().constant_bytes(),
@@ -358,9 +450,7 @@ impl Executable for CudaExecutable {
     }
 
     fn prepare_until(&mut self, stop: Stop) -> Result<()> {
-        let prepared = self.plan.prepared();
-        let done = self.link(stop).and_then(|()| self.run_until(0..prepared, stop)).and_then(|at| if at == prepared { Ok(()) } else { Err(cancelled()) });
-        let done = done.and_then(|()| self.capture_graphs(stop));
+        let done = self.prepare_by_steps(stop);
         if done.is_err() {
             // Half prepared is not prepared.
             self.graphs.clear();
@@ -383,9 +473,16 @@ impl Executable for CudaExecutable {
     }
 
     fn run_until(&mut self, range: Range<usize>, stop: Stop) -> Result<usize> {
-        if range.end > self.plan.order().len() {
-            return Err(Error::invalid(format!("nodes {range:?} of a plan of {}", self.plan.order().len())));
+        if range.start < self.plan.prepared() || range.end > self.plan.order().len() {
+            return Err(Error::invalid(format!("nodes {range:?} of a plan whose nodes {}..{} run", self.plan.prepared(), self.plan.order().len())));
         }
+        self.run_nodes(range, stop)
+    }
+}
+
+impl CudaExecutable {
+    /// Runs nodes whose addresses are in place.
+    fn run_nodes(&mut self, range: Range<usize>, stop: Stop) -> Result<usize> {
         self.check_prepared()?;
         // Another owner than `self`, so that the launches below can be changed while this lives.
         let context = self.shared.context.clone();

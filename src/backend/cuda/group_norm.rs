@@ -1,13 +1,14 @@
 //! Group normalisation on `cuda/group_norm.cu` and `cuda/group_norm_grad.cu`.
 
-use super::launch::{Arg, Launch, Lowered, Param};
+use super::conv2d::moments_arguments;
+use super::launch::{Launch, Lowered, Param};
 use super::shared::group_norm::{GROUPS, KEPT, MOMENT_BLOCKS, MOMENT_CHANNELS, PARAMETER_CHANNELS, RAGGED_RUN, SUM_CHANNELS, THREADS};
 use super::shared::run;
-use super::site::Site;
+use super::site::{Site, takes_sources};
 use super::target::Target;
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
-use crate::graph::ops::{GroupNorm, GroupNormGrad};
+use crate::graph::ops::{FusedGroupNorm, GroupNorm, GroupNormGrad};
 
 /// Channels that make a row of a slab a whole line of memory.
 const WIDE: usize = 32;
@@ -173,15 +174,18 @@ impl Cut {
     }
 }
 
-/// Whether a norm takes the moments of its input's channels: each thread walks over a group of them.
-pub(super) fn takes_moments(channels: usize, groups: usize, target: Target) -> bool {
-    channels / groups <= target.tuning().norm.moment_group
+/// Whether the kernels do it. Each thread of a norm by moments walks over a group of them; only those read several values.
+pub(super) fn accepts(op: &FusedGroupNorm, types: &[&TensorType], target: Target) -> bool {
+    let Ok(x) = op.joined(types) else { return false };
+    let small = x.shape[x.shape.len() - 1] / op.norm.groups <= target.tuning().norm.moment_group;
+    if op.moments > 0 { small && takes_sources(&types[op.operands().0]) } else { op.sources == 1 }
 }
 
-pub(super) fn forward(op: &GroupNorm, site: &Site) -> Result<Lowered> {
-    if op.sources > 0 {
-        return by_moments(op, site);
-    }
+pub(super) fn forward(op: &FusedGroupNorm, site: &Site) -> Result<Lowered> {
+    if op.moments > 0 { by_moments(op, site) } else { by_sums(&op.norm, site) }
+}
+
+fn by_sums(op: &GroupNorm, site: &Site) -> Result<Lowered> {
     let kept = Cut::kept(site.inputs[0], op.groups, site.target)?;
     let (name, cut) = match kept {
         Some(cut) => ("group_norm_kept", cut),
@@ -199,15 +203,14 @@ pub(super) fn forward(op: &GroupNorm, site: &Site) -> Result<Lowered> {
     Ok(Lowered { launches: vec![first, second.value(norm).value(eps)], workspace })
 }
 
-fn by_moments(op: &GroupNorm, site: &Site) -> Result<Lowered> {
-    if op.sources > 2 {
-        return Err(Error::unsupported(format!("moments of {} values; at most 2", op.sources)));
-    }
-    let cut = Cut::by_moments(site.inputs[0], op.groups, site.target)?;
-    let second = if op.sources == 2 { Arg::Input(4) } else { Arg::Null };
+fn by_moments(op: &FusedGroupNorm, site: &Site) -> Result<Lowered> {
+    let (sources, at) = op.operands();
+    let [first, second] = moments_arguments(&at.moments)?;
+    let x = op.joined(&site.inputs)?;
+    let cut = Cut::by_moments(&x, op.norm.groups, site.target)?;
     let launch = Launch::new(site.kernel("group_norm_of_moments", 0)?, [cut.n * cut.moment_slabs() * cut.splits, 1, 1], THREADS)?;
-    let launch = launch.input(0).input(1).input(2).input(3).arg(second).output(0).output(1).output(2);
-    Ok(launch.value(cut.norm(op.silu)).int(site.inputs[3].shape[1])?.value(op.eps as f32).into())
+    let launch = site.sources(launch, &sources)?.input(at.gamma).input(at.beta).arg(first).arg(second).output(0).output(1).output(2);
+    Ok(launch.value(cut.norm(op.norm.silu)).int(site.inputs[at.moments.start].shape[1])?.value(op.norm.eps as f32).into())
 }
 
 pub(super) fn grad(op: &GroupNormGrad, site: &Site) -> Result<Lowered> {

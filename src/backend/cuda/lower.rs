@@ -3,7 +3,7 @@
 use super::launch::Lowered;
 use super::site::Site;
 use super::target::{BF16_CAPABILITY, Target};
-use super::{attention, combine, conv2d, elementwise, gather, group_norm, optimizer, random, reduce, resample, shape, timestep_embedding};
+use super::{attention, combine, conv2d, elementwise, gather, group_norm, optimizer, quantize, random, reduce, resample, shape, timestep_embedding};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Op, OpDef};
 use crate::tensor::DType;
@@ -33,7 +33,8 @@ fn lower_op(op: &Op, site: &Site) -> Result<Lowered> {
         Op::Affine(op) => elementwise::affine(op, site),
         Op::Binary(op) => elementwise::binary(op.kind, site),
         Op::Cast(_) => elementwise::cast(site),
-        Op::Conv2d(op) => conv2d::conv2d(op, site),
+        Op::Conv2d(op) => conv2d::conv2d(&(*op).into(), site),
+        Op::FusedConv2d(op) => conv2d::conv2d(op, site),
         Op::Conv2dInputGrad(op) => conv2d::input_grad(op, site),
         Op::Conv2dWeightGrad(op) => conv2d::weight_grad(op, site),
         Op::PackConv(op) => conv2d::pack_conv(op, site),
@@ -45,6 +46,10 @@ fn lower_op(op: &Op, site: &Site) -> Result<Lowered> {
         Op::Slice(op) => shape::slice(op, site),
         Op::Pad(op) => shape::pad(op, site),
         Op::ReduceSum(op) => reduce::reduce_sum(op, site),
+        Op::Quantize(op) => quantize::quantize(op, site),
+        Op::Dequantize(op) => quantize::dequantize(op, site),
+        Op::FakeQuantize(op) => quantize::fake_quantize(op, site),
+        Op::FakeQuantizeGrad(op) => quantize::fake_quantize_grad(op, site),
         Op::TimestepEmbedding(op) => timestep_embedding::timestep_embedding(op, site),
         Op::Gather(_) => gather::gather(site),
         Op::GatherGrad(op) => gather::gather_grad(op, site),
@@ -56,7 +61,8 @@ fn lower_op(op: &Op, site: &Site) -> Result<Lowered> {
         Op::AdamW(op) => optimizer::adamw(op, site),
         Op::Ema(op) => optimizer::ema(op, site),
         Op::Assign(_) => shape::assign(site),
-        Op::GroupNorm(op) => group_norm::forward(op, site),
+        Op::GroupNorm(op) => group_norm::forward(&(*op).into(), site),
+        Op::FusedGroupNorm(op) => group_norm::forward(op, site),
         Op::GroupNormGrad(op) => group_norm::grad(op, site),
         Op::Attention(op) => attention::forward(op, site),
         Op::AttentionGrad(op) => attention::grad(op, site),

@@ -1,6 +1,7 @@
 //! The CUDA backend: `lower` picks launches for each node, one file an op; [`exec`] puts the addresses in place, captures graphs and runs them; the rest
 //! stands between those and the driver, which is found at run time.
 
+mod accepts;
 mod attention;
 mod capture;
 mod combine;
@@ -17,6 +18,7 @@ pub(crate) mod manifest;
 mod memory;
 mod modules;
 mod optimizer;
+mod quantize;
 mod random;
 mod reduce;
 mod resample;
@@ -26,7 +28,6 @@ mod site;
 mod target;
 mod timestep_embedding;
 mod tuning;
-mod wishes;
 
 pub use context::Foreign;
 pub use driver::Device;
@@ -61,6 +62,11 @@ impl CudaBackend {
         let context = unsafe { Context::foreign(foreign)? };
         context.device.check_usable()?;
         Ok(Self { shared: Arc::new(Shared::new(context)?) })
+    }
+
+    /// Bytes of the packed weights that executables of this backend have now, all together.
+    pub fn packed_bytes(&self) -> usize {
+        self.shared.packed_bytes()
     }
 
     /// The GPU.

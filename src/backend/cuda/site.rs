@@ -1,9 +1,12 @@
 //! A node as the ops' files see it.
 
+use super::launch::Launch;
+use super::shared::run;
 use super::target::Target;
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
 use crate::tensor::DType;
+use std::ops::Range;
 
 /// A node with the types of its values.
 pub(super) struct Site<'a> {
@@ -25,7 +28,22 @@ pub(super) fn suffix(dtype: DType) -> Result<&'static str> {
     }
 }
 
+/// Whether the kernels read a value that comes in these (`Sources` in cuda/parts/sources.cuh).
+pub(super) fn takes_sources(types: &[&TensorType]) -> bool {
+    let whole = |ty: &&TensorType| ty.shape.last().is_some_and(|c| (c * ty.dtype.size()).is_multiple_of(run::BYTES));
+    types.len() == 1 || types.len() == 2 && types.iter().all(whole)
+}
+
 impl Site<'_> {
+    /// A launch's first arguments for the value that comes in these operands: the first, the second or nothing, and the channels of the first.
+    pub fn sources(&self, launch: Launch, at: &Range<usize>) -> Result<Launch> {
+        if !takes_sources(&self.inputs[at.clone()]) {
+            return Err(Error::unsupported(format!("{} values to be read as one", at.len())));
+        }
+        let channels = self.inputs[at.start].shape.last().copied().unwrap_or(1);
+        launch.input(at.start).optional((at.len() > 1).then_some(at.start + 1)).int(channels)
+    }
+
     /// The name of the kernel for activations of the type of operand `i`.
     pub fn kernel(&self, base: &str, i: usize) -> Result<String> {
         Ok(format!("fewstep_{base}_{}", suffix(self.inputs[i].dtype)?))

@@ -3,11 +3,10 @@
 use crate::error::{Error, Result};
 use crate::graph::op::{Narrow, OpDef, activations, arity, expect_dtype, expect_shape, floats};
 use crate::graph::reference::Array;
-use crate::graph::{GradCx, TensorType, ValueId};
+use crate::graph::{GradCx, Op, TensorType, ValueId};
 use crate::tensor::DType;
 
-use super::ReduceSum;
-use super::group_norm::{check_moments, group_moments};
+use super::{FusedConv2d, ReduceSum};
 
 /// What fixes the index arithmetic of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,23 +64,8 @@ impl ConvGeometry {
     }
 }
 
-/// A group norm that a convolution does to its input on the way in, from the moments of the channels.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ConvNorm {
-    /// Number of groups; divides C.
-    pub groups: usize,
-    /// Added to the variance.
-    pub eps: f64,
-    /// Apply SiLU to the normalised input.
-    pub silu: bool,
-    /// How many values x was joined of: each comes with the moments of its channels.
-    pub sources: usize,
-}
-
-/// y = conv(x, w) + bias + addend per (sample, channel) + residual, times `scale`. Operands: x [N,H,W,C], w [O,C,R,S] (or packed), then the flagged ones:
-/// bias [O], addend [N,O], residual [N,P,Q,O]; with `norm` gamma [C], beta [C] and the moments [N,Ci,2] of x's sources, C the sum of the Ci.
-/// Result [N,P,Q,O], or its `parts` along O; with `moments` also mean and biased variance over the positions of every channel of it, [N,O,2].
-#[derive(Clone, Debug, PartialEq)]
+/// y = conv(x, w) + bias. Operands: x [N,H,W,C], w [O,C,R,S], bias [O] where there is one. Result [N,P,Q,O].
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Conv2d {
     /// Kernel, stride, padding.
     pub geometry: ConvGeometry,
@@ -89,107 +73,13 @@ pub struct Conv2d {
     pub out_channels: usize,
     /// Operand bias [O] is present.
     pub bias: bool,
-    /// Operand addend [N,O] is present (the time term); set by the fusion pass.
-    pub addend: bool,
-    /// Operand residual [N,P,Q,O] is present; set by the fusion pass.
-    pub residual: bool,
-    /// Factor on the whole sum; 1 unless fused.
-    pub scale: f32,
-    /// The weights come from [`PackConv`].
-    pub packed: bool,
-    /// x is normalised first; set by the pass that absorbs norms. Padding is zero after the norm, as it is without.
-    pub norm: Option<ConvNorm>,
-    /// There is a second result, the moments; set by the same pass.
-    pub moments: bool,
-    /// Channels of each result where several products have become one; empty for a single result. Set by the merging pass.
-    pub parts: Vec<usize>,
 }
 
 impl Conv2d {
-    /// A plain convolution with optional bias.
+    /// A convolution, from its parts.
     pub fn new(geometry: ConvGeometry, out_channels: usize, bias: bool) -> Self {
-        Self { geometry, out_channels, bias, addend: false, residual: false, scale: 1.0, packed: false, norm: None, moments: false, parts: vec![] }
+        Self { geometry, out_channels, bias }
     }
-
-    fn operand(&self, which: usize) -> Option<usize> {
-        let present = [self.bias, self.addend, self.residual];
-        present[which].then(|| 2 + present[..which].iter().filter(|p| **p).count())
-    }
-
-    /// Index of the bias operand.
-    pub fn bias_operand(&self) -> Option<usize> {
-        self.operand(0)
-    }
-
-    /// Index of the per-(sample, channel) operand.
-    pub fn addend_operand(&self) -> Option<usize> {
-        self.operand(1)
-    }
-
-    /// Index of the residual operand.
-    pub fn residual_operand(&self) -> Option<usize> {
-        self.operand(2)
-    }
-
-    /// Index of the norm's gamma, which beta and the moments follow, if there is a norm; else the number of operands.
-    pub fn norm_operand(&self) -> usize {
-        2 + [self.bias, self.addend, self.residual].iter().filter(|p| **p).count()
-    }
-
-    /// Nothing but weights and bias has a part in the result.
-    pub fn is_plain(&self) -> bool {
-        !self.addend && !self.residual && self.scale == 1.0 && self.norm.is_none() && !self.moments && self.parts.is_empty()
-    }
-
-    /// x as the products see it, from the moments as they are given.
-    fn normalised(&self, norm: &ConvNorm, inputs: &[&Array]) -> Result<Array> {
-        let at = self.norm_operand();
-        let (gamma, beta) = (inputs[at], inputs[at + 1]);
-        let moments = group_moments(&inputs[at + 2..], norm.groups)?;
-        let [.., c] = dims(inputs[0]);
-        let width = c / norm.groups;
-        let mut x = inputs[0].clone();
-        for ((i, _, _, ci), v) in x.view_mut().into_dimensionality::<ndarray::Ix4>().map_err(bug)?.indexed_iter_mut() {
-            let (mean, variance) = (moments[[i, ci / width, 0]], moments[[i, ci / width, 1]]);
-            let y = (*v - mean) / (variance + norm.eps).sqrt() * gamma[[ci]] + beta[[ci]];
-            *v = if norm.silu { y / (1.0 + (-y).exp()) } else { y };
-        }
-        Ok(x)
-    }
-
-    fn check_norm(&self, norm: &ConvNorm, inputs: &[&TensorType], [n, c]: [usize; 2]) -> Result<()> {
-        let at = self.norm_operand();
-        if norm.groups == 0 || c % norm.groups != 0 {
-            return Err(Error::shape(format!("{} groups do not divide {c} channels", norm.groups)));
-        }
-        floats(&inputs[at..])?;
-        expect_shape("gamma", inputs[at], &[c])?;
-        expect_shape("beta", inputs[at + 1], &[c])?;
-        check_moments(&inputs[at + 2..], [n, c])
-    }
-
-    /// Types of the results, y being what all products together are.
-    fn results(&self, y: TensorType) -> Result<Vec<TensorType>> {
-        let [n, p, q, o] = nhwc(&y)?;
-        if self.parts.is_empty() {
-            let moments = self.moments.then(|| TensorType::f32(&[n, o, 2]));
-            return Ok([y].into_iter().chain(moments).collect());
-        }
-        if self.addend || self.residual || self.moments || self.parts.iter().sum::<usize>() != o {
-            return Err(Error::internal(format!("{self:?} cannot be handed out in parts")));
-        }
-        Ok(self.parts.iter().map(|own| TensorType::new(y.dtype, &[n, p, q, *own])).collect())
-    }
-}
-
-/// Mean and biased variance of every (sample, channel) of y [N,P,Q,O], [N,O,2].
-fn moments(y: &Array) -> Array {
-    let [n, p, q, o] = dims(y);
-    Array::from_shape_fn(vec![n, o, 2], |at| {
-        let all = || (0..p).flat_map(|a| (0..q).map(move |b| (a, b))).map(|(a, b)| y[[at[0], a, b, at[1]]]);
-        let mean = all().sum::<f64>() / (p * q) as f64;
-        if at[2] == 0 { mean } else { all().map(|v| (v - mean).powi(2)).sum::<f64>() / (p * q) as f64 }
-    })
 }
 
 impl OpDef for Conv2d {
@@ -198,36 +88,15 @@ impl OpDef for Conv2d {
     }
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
-        let operands = self.norm_operand() + self.norm.as_ref().map_or(0, |norm| 2 + norm.sources.max(1));
-        arity(inputs, operands..=operands)?;
-        let [n, h, w, c] = nhwc(inputs[0])?;
-        let dtype = inputs[0].dtype;
-        check_weights(inputs[1], dtype, self.packed, [self.out_channels, c], self.geometry)?;
-        let [p, q] = self.geometry.output(h, w)?;
-        let out = [n, p, q, self.out_channels];
-        for (operand, what, dtype, shape) in [
-            (self.bias_operand(), "bias", DType::F32, &[self.out_channels][..]),
-            (self.addend_operand(), "addend", dtype, &[n, self.out_channels]),
-            (self.residual_operand(), "residual", dtype, &out),
-        ] {
-            if let Some(i) = operand {
-                expect_dtype(inputs[i], dtype).map_err(|e| e.context(what))?;
-                expect_shape(what, inputs[i], shape)?;
-            }
-        }
-        if let Some(norm) = &self.norm {
-            self.check_norm(norm, inputs, [n, c])?;
-        }
-        self.results(TensorType::new(dtype, &out))
+        FusedConv2d::from(*self).infer(inputs)
     }
 
     fn narrow(&self) -> Narrow {
-        Narrow::Operands([Some(0), self.addend_operand(), self.residual_operand()].into_iter().flatten().collect())
+        Narrow::Operands(vec![0])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
-        let normalised = self.norm.as_ref().map(|norm| self.normalised(norm, inputs)).transpose()?;
-        let (x, w) = (normalised.as_ref().unwrap_or(inputs[0]), inputs[1]);
+        let (x, w) = (inputs[0], inputs[1]);
         let [n, h, wd, c] = dims(x);
         let [ps, qs] = self.geometry.output(h, wd)?;
         let mut y = Array::zeros(vec![n, ps, qs, self.out_channels]);
@@ -236,28 +105,13 @@ impl OpDef for Conv2d {
                 y[[i, p, q, o]] += (0..c).map(|ci| x[[i, yy, xx, ci]] * w[[o, ci, r, s]]).sum::<f64>();
             }
         })?;
-        for ((i, p, q, o), v) in y.view_mut().into_dimensionality::<ndarray::Ix4>().map_err(bug)?.indexed_iter_mut() {
-            *v += self.bias_operand().map_or(0.0, |b| inputs[b][[o]]);
-            *v += self.addend_operand().map_or(0.0, |b| inputs[b][[i, o]]);
-            *v += self.residual_operand().map_or(0.0, |b| inputs[b][[i, p, q, o]]);
-            *v *= f64::from(self.scale);
+        if self.bias {
+            y += inputs[2]; // [O], along the last dimension
         }
-        if self.parts.is_empty() {
-            let moments = self.moments.then(|| moments(&y));
-            return Ok([y].into_iter().chain(moments).collect());
-        }
-        let mut start = 0;
-        let cut = |own: &usize| {
-            start += own;
-            y.slice_axis(ndarray::Axis(3), (start - own..start).into()).to_owned()
-        };
-        Ok(self.parts.iter().map(cut).collect())
+        Ok(vec![y])
     }
 
     fn grad(&self, cx: &mut GradCx) -> Result<Vec<Option<ValueId>>> {
-        if self.packed || !self.is_plain() {
-            return Err(Error::internal("differentiate before fusing and packing"));
-        }
         let dy = cx.output_grad(0)?;
         let geometry = self.geometry;
         let mut grads = vec![None; cx.input_count()];
@@ -367,23 +221,34 @@ impl OpDef for Conv2dWeightGrad {
 /// Which kernel the packed weights are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PackFor {
-    /// [`Conv2d`].
+    /// [`FusedConv2d`].
     Forward,
     /// [`Conv2dInputGrad`].
     InputGrad,
 }
 
 /// Weights [O,C,R,S] in a backend's own order; the pass that plans for a backend inserts it. With frozen weights it runs once.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PackConv {
     /// The reading kernel.
     pub purpose: PackFor,
     /// The convolution's geometry (packing for strided input gradients depends on it).
     pub geometry: ConvGeometry,
-    /// Elements of the packed form, from the backend.
-    pub packed_len: usize,
-    /// Their type: that of the convolution's activations.
-    pub dtype: DType,
+    /// The packed form, as [`Target::packed`](crate::graph::Target::packed) has it.
+    pub result: TensorType,
+}
+
+impl PackConv {
+    /// For which kernel, and which geometry, the weights of this op are packed, and which operand they are; `None` for an op without such weights, or one whose
+    /// weights are packed already.
+    pub fn of(op: &Op) -> Option<(PackFor, ConvGeometry, usize)> {
+        match op {
+            Op::Conv2d(op) => Some((PackFor::Forward, op.geometry, 1)),
+            Op::FusedConv2d(op) if !op.packed => Some((PackFor::Forward, op.conv.geometry, op.operands().weight)),
+            Op::Conv2dInputGrad(op) if !op.packed => Some((PackFor::InputGrad, op.geometry, 1)),
+            _ => None,
+        }
+    }
 }
 
 impl OpDef for PackConv {
@@ -397,7 +262,7 @@ impl OpDef for PackConv {
         if inputs[0].shape.len() != 4 {
             return Err(Error::shape(format!("expected weights [O,C,R,S], found {:?}", inputs[0].shape)));
         }
-        Ok(vec![TensorType::new(self.dtype, &[self.packed_len])])
+        Ok(vec![self.result.clone()])
     }
 
     fn narrow(&self) -> Narrow {
@@ -410,7 +275,7 @@ impl OpDef for PackConv {
 }
 
 /// Checks the weights [O,C,R,S] of a convolution of activations of `dtype`: f32 as the parameters are, or packed in the activations' type.
-fn check_weights(ty: &TensorType, dtype: DType, packed: bool, [o, c]: [usize; 2], geometry: ConvGeometry) -> Result<()> {
+pub(super) fn check_weights(ty: &TensorType, dtype: DType, packed: bool, [o, c]: [usize; 2], geometry: ConvGeometry) -> Result<()> {
     if packed {
         return expect_dtype(ty, dtype).map_err(|e| e.context("packed weight"));
     }
@@ -424,7 +289,7 @@ pub(crate) fn nhwc(ty: &TensorType) -> Result<[usize; 4]> {
     <[usize; 4]>::try_from(ty.shape.as_slice()).map_err(|_| Error::shape(format!("expected an activation [N,H,W,C], found {:?}", ty.shape)))
 }
 
-fn dims(a: &Array) -> [usize; 4] {
+pub(super) fn dims(a: &Array) -> [usize; 4] {
     [a.shape()[0], a.shape()[1], a.shape()[2], a.shape()[3]]
 }
 

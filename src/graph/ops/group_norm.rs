@@ -5,11 +5,12 @@ use crate::graph::op::{Narrow, OpDef, activations, arity, expect_shape, floats};
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 
+use super::conv2d::bug;
+use super::moments::group_moments;
+
 /// y = act(gamma * (x - mean) * rstd + beta), mean and biased variance over each (sample, group of channels).
-/// Operands: x [N,...,C] of any float type, gamma [C], beta [C]; then, with `sources`, the moments of x's channels, from which mean and variance are taken
-/// instead of from x: [N,Ci,2], mean and biased variance of every channel of each value that x was joined of, C the sum of the Ci.
-/// Results: y like x, mean [N,G], rstd [N,G]; parameters and statistics are f32.
-#[derive(Clone, Debug, PartialEq)]
+/// Operands: x [N,...,C] of any float type, gamma [C], beta [C]. Results: y like x, mean [N,G], rstd [N,G]; parameters and statistics are f32.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GroupNorm {
     /// Number of groups; divides C.
     pub groups: usize,
@@ -17,43 +18,44 @@ pub struct GroupNorm {
     pub eps: f64,
     /// Apply SiLU to the result.
     pub silu: bool,
-    /// How many values with moments x was joined of; 0 where the statistics are x's own to find. Set by the pass that absorbs norms.
-    pub sources: usize,
 }
 
 impl GroupNorm {
-    /// The plain norm, of x, gamma and beta.
+    /// The norm, from its parts.
     pub fn new(groups: usize, eps: f64, silu: bool) -> Self {
-        Self { groups, eps, silu, sources: 0 }
+        Self { groups, eps, silu }
     }
-}
 
-/// Mean and biased variance [N,G,2] of the groups of a value, from the moments [N,Ci,2] of the channels of what it was joined of. All channels have as many
-/// positions: a group's mean is the mean of means, its variance the mean of variances plus the variance of means.
-pub(super) fn group_moments(moments: &[&Array], groups: usize) -> Result<Array> {
-    let views: Vec<_> = moments.iter().map(|m| m.view()).collect();
-    let all = ndarray::concatenate(ndarray::Axis(1), &views).map_err(super::conv2d::bug)?;
-    let width = all.shape()[1] / groups;
-    Ok(Array::from_shape_fn(vec![all.shape()[0], groups, 2], |at| {
-        let members = || at[1] * width..(at[1] + 1) * width;
-        let mean = members().map(|k| all[[at[0], k, 0]]).sum::<f64>() / width as f64;
-        let variance = || members().map(|k| all[[at[0], k, 1]] + (all[[at[0], k, 0]] - mean).powi(2)).sum::<f64>() / width as f64;
-        if at[2] == 0 { mean } else { variance() }
-    }))
-}
+    /// The results for x with the moments of its channels, from which mean and variance are taken instead of from x.
+    pub(super) fn of_moments(&self, x: &Array, parameters: [&Array; 2], moments: &[&Array]) -> Result<[Array; 3]> {
+        self.normalise(x, parameters, Some(group_moments(moments, self.groups)?))
+    }
 
-/// Checks that these are the moments of `c` channels of `n` samples.
-pub(super) fn check_moments(moments: &[&TensorType], [n, c]: [usize; 2]) -> Result<()> {
-    let mut channels = 0usize;
-    for ty in moments {
-        let own = *ty.shape.get(1).unwrap_or(&0);
-        expect_shape("moments", ty, &[n, own, 2])?;
-        channels = channels.saturating_add(own);
+    /// The results with the given mean and variance of each group [N,G,2], or x's own.
+    fn normalise(&self, x: &Array, [gamma, beta]: [&Array; 2], given: Option<Array>) -> Result<[Array; 3]> {
+        let [n, t, c] = extent(x.shape());
+        let flat = x.to_shape([n, t, c]).map_err(bug)?;
+        let cg = c / self.groups;
+        let mut y = Array::zeros(vec![n, t, c]);
+        let (mut means, mut rstds) = (Array::zeros(vec![n, self.groups]), Array::zeros(vec![n, self.groups]));
+        for i in 0..n {
+            for g in 0..self.groups {
+                let members = || (0..t).flat_map(move |p| (g * cg..(g + 1) * cg).map(move |ch| (p, ch)));
+                let count = (t * cg) as f64;
+                let mean = given.as_ref().map_or_else(|| members().map(|(p, ch)| flat[[i, p, ch]]).sum::<f64>() / count, |m| m[[i, g, 0]]);
+                let own = || members().map(|(p, ch)| (flat[[i, p, ch]] - mean).powi(2)).sum::<f64>() / count;
+                let var = given.as_ref().map_or_else(own, |m| m[[i, g, 1]]);
+                let rstd = 1.0 / (var + self.eps).sqrt();
+                for (p, ch) in members() {
+                    let v = gamma[[ch]] * (flat[[i, p, ch]] - mean) * rstd + beta[[ch]];
+                    y[[i, p, ch]] = if self.silu { v * sigmoid(v) } else { v };
+                }
+                means[[i, g]] = mean;
+                rstds[[i, g]] = rstd;
+            }
+        }
+        Ok([y.into_shape_with_order(x.shape()).map_err(bug)?, means, rstds])
     }
-    if channels != c {
-        return Err(Error::shape(format!("moments of {channels} channels for an input of {c}")));
-    }
-    Ok(())
 }
 
 /// (samples, positions, channels) of a normalised activation.
@@ -80,16 +82,12 @@ impl OpDef for GroupNorm {
     }
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
-        let operands = self.sources.saturating_add(3);
-        arity(inputs, operands..=operands)?;
+        arity(inputs, 3..=3)?;
         activations(&inputs[..1])?;
         floats(&inputs[1..])?;
         let [n, _, c] = check(inputs[0], self.groups)?;
         expect_shape("gamma", inputs[1], &[c])?;
         expect_shape("beta", inputs[2], &[c])?;
-        if self.sources > 0 {
-            check_moments(&inputs[3..], [n, c])?;
-        }
         let stat = TensorType::f32(&[n, self.groups]);
         Ok(vec![inputs[0].clone(), stat.clone(), stat])
     }
@@ -99,35 +97,10 @@ impl OpDef for GroupNorm {
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
-        let [n, t, c] = extent(inputs[0].shape());
-        let x = inputs[0].to_shape([n, t, c]).map_err(super::conv2d::bug)?;
-        let cg = c / self.groups;
-        let mut y = Array::zeros(vec![n, t, c]);
-        let given = if self.sources > 0 { Some(group_moments(&inputs[3..], self.groups)?) } else { None };
-        let (mut means, mut rstds) = (Array::zeros(vec![n, self.groups]), Array::zeros(vec![n, self.groups]));
-        for i in 0..n {
-            for g in 0..self.groups {
-                let members = || (0..t).flat_map(move |p| (g * cg..(g + 1) * cg).map(move |ch| (p, ch)));
-                let count = (t * cg) as f64;
-                let mean = given.as_ref().map_or_else(|| members().map(|(p, ch)| x[[i, p, ch]]).sum::<f64>() / count, |m| m[[i, g, 0]]);
-                let var = given.as_ref().map_or_else(|| members().map(|(p, ch)| (x[[i, p, ch]] - mean).powi(2)).sum::<f64>() / count, |m| m[[i, g, 1]]);
-                let rstd = 1.0 / (var + self.eps).sqrt();
-                for (p, ch) in members() {
-                    let v = inputs[1][[ch]] * (x[[i, p, ch]] - mean) * rstd + inputs[2][[ch]];
-                    y[[i, p, ch]] = if self.silu { v * sigmoid(v) } else { v };
-                }
-                means[[i, g]] = mean;
-                rstds[[i, g]] = rstd;
-            }
-        }
-        let y = y.into_shape_with_order(inputs[0].shape()).map_err(super::conv2d::bug)?;
-        Ok(vec![y, means, rstds])
+        Ok(self.normalise(inputs[0], [inputs[1], inputs[2]], None)?.into())
     }
 
     fn grad(&self, cx: &mut GradCx) -> Result<Vec<Option<ValueId>>> {
-        if self.sources > 0 {
-            return Err(Error::internal("differentiate before norms are absorbed"));
-        }
         cx.no_output_grad(1, "mean of a group norm")?;
         cx.no_output_grad(2, "deviation of a group norm")?;
         let dy = cx.output_grad(0)?;
@@ -172,8 +145,8 @@ impl OpDef for GroupNormGrad {
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
         let [n, t, c] = extent(inputs[0].shape());
-        let x = inputs[0].to_shape([n, t, c]).map_err(super::conv2d::bug)?;
-        let dy = inputs[5].to_shape([n, t, c]).map_err(super::conv2d::bug)?;
+        let x = inputs[0].to_shape([n, t, c]).map_err(bug)?;
+        let dy = inputs[5].to_shape([n, t, c]).map_err(bug)?;
         let (gamma, beta, mean, rstd) = (inputs[1], inputs[2], inputs[3], inputs[4]);
         let cg = c / self.groups;
         let mut dx = Array::zeros(vec![n, t, c]);
@@ -199,7 +172,7 @@ impl OpDef for GroupNormGrad {
                 }
             }
         }
-        let dx = dx.into_shape_with_order(inputs[0].shape()).map_err(super::conv2d::bug)?;
+        let dx = dx.into_shape_with_order(inputs[0].shape()).map_err(bug)?;
         Ok(vec![dx, dgamma, dbeta])
     }
 }

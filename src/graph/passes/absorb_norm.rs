@@ -2,12 +2,12 @@
 //! the convolution behind normalises its input on the way in, and the normalised activation is never written; or, where it would not be worth the
 //! convolution's while or others read the norm too, the norm stays and only scales and shifts.
 
-use super::{ConvSite, Rewrite, WHAT, Wishes};
+use super::{Rewrite, WHAT, as_conv, as_norm, types};
 use crate::cancel::Stop;
 use crate::error::Result;
 use crate::graph::analysis::Readers;
-use crate::graph::ops::{Conv2d, ConvNorm, GroupNorm};
-use crate::graph::{Graph, Node, Op, OpDef, ValueId};
+use crate::graph::ops::{FusedConv2d, FusedGroupNorm, NormByMoments};
+use crate::graph::{Graph, Node, Op, OpDef, Target, TensorType, ValueId};
 use crate::memory;
 use std::collections::HashMap;
 
@@ -23,11 +23,11 @@ struct Absorbed {
 
 /// Rewrites conv2d (→ concat) → group_norm → conv2d where nothing else reads the norm's results and the backend takes it, else conv2d (→ concat) →
 /// group_norm where the backend does.
-pub fn absorb_norms<'s>(old: &Graph, backend: &dyn Wishes, stop: Stop<'s>) -> Result<Option<Rewrite<'s>>> {
+pub fn absorb_norms<'s>(old: &Graph, target: &dyn Target, stop: Stop<'s>) -> Result<Option<Rewrite<'s>>> {
     let readers = Readers::of(old)?;
     let mut absorbed: HashMap<usize, Absorbed> = HashMap::new(); // by the reading convolution
     for (i, node) in old.nodes().iter().enumerate() {
-        if let Some(found) = absorbable(old, &readers, node, backend) {
+        if let Some(found) = absorbable(old, &readers, node, target) {
             memory::insert(&mut absorbed, i, found, WHAT)?;
         }
     }
@@ -35,7 +35,7 @@ pub fn absorb_norms<'s>(old: &Graph, backend: &dyn Wishes, stop: Stop<'s>) -> Re
     absorbed.values().for_each(|a| gone[a.norm] = true);
     let mut staying: HashMap<usize, Vec<usize>> = HashMap::new(); // by the norm
     for (i, node) in old.nodes().iter().enumerate().filter(|(i, _)| !gone[*i]) {
-        if let Some(found) = helped(old, node, backend) {
+        if let Some(found) = helped(old, node, target) {
             memory::insert(&mut staying, i, found, WHAT)?;
         }
     }
@@ -51,17 +51,17 @@ pub fn absorb_norms<'s>(old: &Graph, backend: &dyn Wishes, stop: Stop<'s>) -> Re
         if gone[i] || (node.is_view() && rewrite.map[node.inputs[0].0 as usize].is_none()) {
             continue;
         }
-        if let (Op::GroupNorm(op), Some(sources)) = (&node.op, staying.get(&i)) {
+        if let (Some(op), Some(sources)) = (as_norm(&node.op), staying.get(&i)) {
             let mut operands = rewrite.operands(node)?;
             operands.extend(sources.iter().map(|s| moments[s]));
-            rewrite.emit(old, node, GroupNorm { sources: sources.len(), ..op.clone() }.into(), &operands)?;
+            rewrite.emit(old, node, FusedGroupNorm { moments: sources.len(), ..op }.into(), &operands)?;
             continue;
         }
-        let Op::Conv2d(op) = &node.op else {
+        let Some(op) = as_conv(&node.op).filter(|_| measured[i] || absorbed.contains_key(&i)) else {
             rewrite.copy(old, node)?;
             continue;
         };
-        let mut op = Conv2d { moments: measured[i], ..op.clone() };
+        let mut op = FusedConv2d { moments: measured[i], ..op };
         let operands = match absorbed.get(&i) {
             Some(absorbed) => with_norm(&mut rewrite, old, node, &mut op, absorbed, &moments)?,
             None => rewrite.operands(node)?,
@@ -77,10 +77,17 @@ pub fn absorb_norms<'s>(old: &Graph, backend: &dyn Wishes, stop: Stop<'s>) -> Re
 }
 
 /// The convolution's operands with what was the norm's.
-fn with_norm(rewrite: &mut Rewrite, old: &Graph, node: &Node, op: &mut Conv2d, absorbed: &Absorbed, moments: &HashMap<usize, ValueId>) -> Result<Vec<ValueId>> {
+fn with_norm(
+    rewrite: &mut Rewrite,
+    old: &Graph,
+    node: &Node,
+    op: &mut FusedConv2d,
+    absorbed: &Absorbed,
+    moments: &HashMap<usize, ValueId>,
+) -> Result<Vec<ValueId>> {
     let norm = &old.nodes()[absorbed.norm];
-    let Op::GroupNorm(GroupNorm { groups, eps, silu, .. }) = norm.op else { return rewrite.operands(node) };
-    op.norm = Some(ConvNorm { groups, eps, silu, sources: absorbed.sources.len() });
+    let Op::GroupNorm(what) = norm.op else { return rewrite.operands(node) };
+    op.norm = Some(NormByMoments { norm: what, moments: absorbed.sources.len() });
     let x = rewrite.get(norm.inputs[0])?;
     let mut operands = vec![rewrite.beside(node).reshape(x, old.shape(node.inputs[0]))?];
     for v in node.inputs[1..].iter().chain(&norm.inputs[1..]) {
@@ -94,14 +101,14 @@ fn with_norm(rewrite: &mut Rewrite, old: &Graph, node: &Node, op: &mut Conv2d, a
 pub(super) fn why_not(graph: &Graph) -> Result<Vec<String>> {
     let mut notes = vec![];
     for node in graph.nodes() {
-        if !matches!(&node.op, Op::GroupNorm(op) if op.sources == 0) {
-            continue;
-        }
-        let x = node.inputs[0];
-        let reason = match sources(graph, x, graph.shape(x)[0]) {
+        let Some(op) = as_norm(&node.op).filter(|op| op.moments == 0) else { continue };
+        let x = &node.inputs[op.operands().0];
+        let parts = if let [x] = x { parts(graph, *x) } else { Some(x.to_vec()) };
+        let found = parts.and_then(|parts| convolutions(graph, &parts, graph.shape(x[0])[0]));
+        let reason = match found {
             Some(_) => "the backend takes no moments there".to_string(),
             None => {
-                let from = graph.origin(x).map_or("a value that is given", |(at, _)| graph.nodes()[at].op.name());
+                let from = graph.origin(x[0]).map_or("a value that is given", |(at, _)| graph.nodes()[at].op.name());
                 format!("its input comes from {from}, which gives no moments of its channels")
             }
         };
@@ -110,60 +117,68 @@ pub(super) fn why_not(graph: &Graph) -> Result<Vec<String>> {
     Ok(notes)
 }
 
-fn absorbable(graph: &Graph, readers: &Readers, node: &Node, backend: &dyn Wishes) -> Option<Absorbed> {
-    let site = site(graph, node)?;
+fn absorbable(graph: &Graph, readers: &Readers, node: &Node, target: &dyn Target) -> Option<Absorbed> {
+    let op = as_conv(&node.op).filter(|op| op.norm.is_none() && op.sources == 1)?;
     let (norm_at, 0) = graph.origin(node.inputs[0])? else { return None };
     let norm = &graph.nodes()[norm_at];
-    let Op::GroupNorm(op) = &norm.op else { return None };
+    let Op::GroupNorm(what) = norm.op else { return None };
     let unread = norm.outputs[1..].iter().all(|v| readers.none(*v));
-    let [n, .., c] = site.x;
-    let shape = graph.shape(norm.inputs[0]);
-    if site.op.norm.is_some() || !unread || !readers.read_once(graph, node.inputs[0]) || shape[0] != n || shape.last() != Some(&c) {
+    let x = &graph.value(node.inputs[0]).ty;
+    let ([n, .., c], shape) = (x.shape.as_slice(), graph.shape(norm.inputs[0])) else { return None };
+    if !unread || !readers.read_once(graph, node.inputs[0]) || shape[0] != *n || shape.last() != Some(c) {
         return None;
     }
-    let sources = measurable(graph, norm.inputs[0], n, backend)?;
-    backend.normalises(&site, op.groups).then_some(Absorbed { norm: norm_at, sources })
+    let sources = measurable(graph, norm.inputs[0], *n, target)?;
+    let fused = FusedConv2d { norm: Some(NormByMoments { norm: what, moments: sources.len() }), ..op };
+    let moments = moments_types(graph, &sources);
+    let operands = [x].into_iter().chain(types(graph, &node.inputs[1..])).chain(types(graph, &norm.inputs[1..])).chain(&moments);
+    target.accepts(&fused.into(), &operands.collect::<Vec<_>>()).then_some(Absorbed { norm: norm_at, sources })
 }
 
 /// The convolutions whose moments spare a norm its sums.
-fn helped(graph: &Graph, node: &Node, backend: &dyn Wishes) -> Option<Vec<usize>> {
-    let Op::GroupNorm(op) = &node.op else { return None };
-    let x = graph.shape(node.inputs[0]);
-    let wished = op.sources == 0 && backend.norms_by_moments(*x.last()?, op.groups);
-    if wished { measurable(graph, node.inputs[0], x[0], backend) } else { None }
+fn helped(graph: &Graph, node: &Node, target: &dyn Target) -> Option<Vec<usize>> {
+    let op = as_norm(&node.op).filter(|op| op.moments == 0 && op.sources == 1)?;
+    let sources = measurable(graph, node.inputs[0], graph.shape(node.inputs[0])[0], target)?;
+    let moments = moments_types(graph, &sources);
+    let operands: Vec<&TensorType> = types(graph, &node.inputs).into_iter().chain(&moments).collect();
+    target.accepts(&FusedGroupNorm { moments: sources.len(), ..op }.into(), &operands).then_some(sources)
+}
+
+/// Types of the moments that convolutions would give.
+fn moments_types(graph: &Graph, convolutions: &[usize]) -> Vec<TensorType> {
+    let of = |at: &usize| graph.shape(graph.nodes()[*at].outputs[0]);
+    convolutions.iter().map(of).map(|y| TensorType::f32(&[y[0], y[y.len() - 1], 2])).collect()
 }
 
 /// The convolutions that a value of `n` samples comes from, if all can give their moments.
-fn measurable(graph: &Graph, value: ValueId, n: usize, backend: &dyn Wishes) -> Option<Vec<usize>> {
-    let sources = sources(graph, value, n)?;
-    let gives = |s: &usize| site(graph, &graph.nodes()[*s]).is_some_and(|site| backend.gives_moments(&site));
+fn measurable(graph: &Graph, value: ValueId, n: usize, target: &dyn Target) -> Option<Vec<usize>> {
+    let sources = convolutions(graph, &parts(graph, value)?, n)?;
+    let gives = |at: &usize| {
+        let node = &graph.nodes()[*at];
+        as_conv(&node.op).is_some_and(|op| target.accepts(&FusedConv2d { moments: true, ..op }.into(), &types(graph, &node.inputs)))
+    };
     sources.iter().all(gives).then_some(sources)
 }
 
-/// The convolutions of `n` samples that a value comes from, by itself or joined along the channels.
-fn sources(graph: &Graph, value: ValueId, n: usize) -> Option<Vec<usize>> {
+/// What a value is joined of along the channels: itself, if nothing joins it.
+fn parts(graph: &Graph, value: ValueId) -> Option<Vec<ValueId>> {
     let (at, _) = graph.origin(value)?;
     let node = &graph.nodes()[at];
-    let joined = matches!(node.op, Op::Concat(_));
-    // A view with other channels is of no use.
-    if joined && graph.shape(value).last() != graph.shape(node.outputs[0]).last() {
-        return None;
+    if !matches!(node.op, Op::Concat(_)) {
+        return Some(vec![value]);
     }
-    let parts = if joined { node.inputs.clone() } else { vec![value] };
+    // A view with other channels is of no use.
+    (graph.shape(value).last() == graph.shape(node.outputs[0]).last()).then(|| node.inputs.clone())
+}
+
+/// The convolutions of `n` samples that all of these are the results of.
+fn convolutions(graph: &Graph, parts: &[ValueId], n: usize) -> Option<Vec<usize>> {
     let conv = |part: &ValueId| {
         let (at, output) = graph.origin(*part)?;
         let y = graph.shape(graph.nodes()[at].outputs[0]);
-        let whole = matches!(&graph.nodes()[at].op, Op::Conv2d(op) if op.parts.is_empty()) && output == 0;
+        let whole = as_conv(&graph.nodes()[at].op).is_some_and(|op| op.parts.is_empty()) && output == 0;
         (whole && y[0] == n && graph.shape(*part).last() == y.last()).then_some(at)
     };
     let found: Option<Vec<usize>> = parts.iter().map(conv).collect();
     found.filter(|found| found.len() <= MOST_SOURCES)
-}
-
-/// A convolution as backends are asked about it.
-fn site<'a>(graph: &'a Graph, node: &'a Node) -> Option<ConvSite<'a>> {
-    let Op::Conv2d(op) = &node.op else { return None };
-    let x = graph.shape(node.inputs[0]).try_into().ok()?;
-    let [n, p, q, _]: [usize; 4] = graph.shape(node.outputs[0]).try_into().ok()?;
-    Some(ConvSite { op, x, y: [n, p, q, op.out_channels], dtype: graph.value(node.inputs[0]).ty.dtype })
 }

@@ -1,6 +1,6 @@
 //! Moves the additions after a convolution into its epilogue: the time term, the residual and the output scale.
 
-use super::{Rewrite, WHAT};
+use super::{Rewrite, WHAT, as_conv};
 use crate::cancel::Stop;
 use crate::error::Result;
 use crate::graph::analysis::{Readers, hoistable, updates_so_far};
@@ -31,7 +31,7 @@ pub fn fuse<'s>(old: &Graph, stop: Stop<'s>) -> Result<Option<Rewrite<'s>>> {
     let mut ending: Vec<Option<(usize, Vec<Link>)>> = memory::collect((0..old.nodes().len()).map(|_| None), WHAT)?;
     for (i, node) in old.nodes().iter().enumerate() {
         // A convolution that has an epilogue already has no room for these.
-        if !matches!(&node.op, Op::Conv2d(c) if c.is_plain()) {
+        if !matches!(node.op, Op::Conv2d(_)) {
             continue;
         }
         let mut links = chain_after(old, &readers, &places, i);
@@ -109,7 +109,8 @@ pub(super) fn why_not(graph: &Graph) -> Result<Vec<String>> {
         }
         for input in &node.inputs {
             let Some((conv, 0)) = graph.origin(*input) else { continue };
-            let (from, Op::Conv2d(op)) = (&graph.nodes()[conv], &graph.nodes()[conv].op) else { continue };
+            let from = &graph.nodes()[conv];
+            let Some(op) = as_conv(&from.op) else { continue };
             let reason = if !readers.read_once(graph, *input) {
                 "others read the convolution's result too"
             } else if let Some(reason) = places.why_apart(graph, conv, at) {
@@ -120,7 +121,7 @@ pub(super) fn why_not(graph: &Graph) -> Result<Vec<String>> {
                 "its shape is none that the epilogue has"
             };
             let name = |value: ValueId| &graph.value(value).name;
-            notes.push(format!("{} '{}' is not part of conv2d '{}': {reason}", node.op.name(), name(node.outputs[0]), name(from.outputs[0])));
+            notes.push(format!("{} '{}' is not part of the convolution '{}': {reason}", node.op.name(), name(node.outputs[0]), name(from.outputs[0])));
         }
     }
     Ok(notes)
@@ -151,10 +152,10 @@ fn absorbable(graph: &Graph, node: &Node, value: ValueId, before: &[Link], plain
 
 /// The convolution with all of them, in the shape that its result has behind the last.
 fn emit_fused(rewrite: &mut Rewrite, old: &Graph, conv: &Node, last: &Node, links: &[Link]) -> Result<()> {
-    let Op::Conv2d(mut op) = conv.op.clone() else { return rewrite.copy(old, last) };
+    let Some(mut op) = as_conv(&conv.op) else { return rewrite.copy(old, last) };
     let out = old.shape(conv.outputs[0]);
     let mut operands = rewrite.operands(conv)?;
-    // Operand order is fixed by Conv2d: bias, addend, residual.
+    // Behind the bias come the addend, then the residual.
     for link in links {
         if let Step::Addend(value) = link.step {
             op.addend = true;

@@ -1,11 +1,11 @@
 //! Linear layers that read one value (an attention's q, k and v; the time projections of all blocks) become one product with several results: small
 //! products are launches and little else.
 
-use super::{Rewrite, WHAT, Wishes};
+use super::{Rewrite, WHAT, types};
 use crate::cancel::Stop;
 use crate::error::Result;
-use crate::graph::ops::{Concat, Conv2d, ConvGeometry};
-use crate::graph::{Graph, Node, Op, Origin, ValueId};
+use crate::graph::ops::{Concat, Conv2d, ConvGeometry, FusedConv2d};
+use crate::graph::{Graph, Node, Op, Origin, Target, TensorType, ValueId};
 use crate::memory;
 use std::collections::HashMap;
 
@@ -14,10 +14,11 @@ const MOST: usize = 16;
 /// The most values that one concatenation joins.
 const MOST_JOINED: usize = 8;
 
-/// Merges the linear layers whose weights never change (joined weights are made once), if the backend wishes it.
-pub fn merge_products<'s>(old: &Graph, backend: &dyn Wishes, stop: Stop<'s>) -> Result<Option<Rewrite<'s>>> {
+/// Merges the linear layers whose weights never change (joined weights are made once), if the backend takes the product.
+pub fn merge_products<'s>(old: &Graph, target: &dyn Target, stop: Stop<'s>) -> Result<Option<Rewrite<'s>>> {
     let roots = old.roots()?;
-    let groups = if backend.merges_products() { groups(old, &roots)? } else { vec![] };
+    let mut groups = groups(old, &roots)?;
+    groups.retain(|group| is_accepted(old, group, target));
     if groups.is_empty() {
         return Ok(None);
     }
@@ -66,16 +67,33 @@ fn groups(old: &Graph, roots: &[ValueId]) -> Result<Vec<Vec<usize>>> {
     Ok(groups)
 }
 
+/// The product of these nodes.
+fn merged(old: &Graph, members: &[&Node]) -> Option<FusedConv2d> {
+    let Op::Conv2d(first) = members.first()?.op else { return None };
+    let parts: Vec<usize> = members.iter().map(|m| old.shape(m.outputs[0])[3]).collect();
+    Some(FusedConv2d { parts: parts.clone(), ..Conv2d { out_channels: parts.iter().sum(), ..first }.into() })
+}
+
+fn is_accepted(old: &Graph, group: &[usize], target: &dyn Target) -> bool {
+    let members: Vec<&Node> = group.iter().map(|m| &old.nodes()[*m]).collect();
+    let Some(op) = merged(old, &members) else { return false };
+    // Weights and bias have the channels of all.
+    let given = types(old, &members[0].inputs);
+    let joined = |ty: &TensorType| TensorType::new(ty.dtype, &[&[op.conv.out_channels], &ty.shape[1..]].concat());
+    let rest: Vec<TensorType> = given[1..].iter().map(|ty| joined(ty)).collect();
+    let all: Vec<&TensorType> = given[..1].iter().copied().chain(&rest).collect();
+    target.accepts(&op.clone().into(), &all)
+}
+
 /// Kernels hand out four channels at a time, all to one result.
 fn is_linear(op: &Conv2d) -> bool {
-    op.is_plain() && !op.packed && op.geometry == ConvGeometry::POINTWISE && op.out_channels.is_multiple_of(4)
+    op.geometry == ConvGeometry::POINTWISE && op.out_channels.is_multiple_of(4)
 }
 
 fn emit(rewrite: &mut Rewrite, old: &Graph, roots: &[ValueId], members: &[&Node]) -> Result<()> {
-    let Op::Conv2d(first) = &members[0].op else { return Ok(()) };
+    let Some(op) = merged(old, members) else { return Ok(()) };
     rewrite.beside(members[0]);
-    let parts: Vec<usize> = members.iter().map(|m| old.shape(m.outputs[0])[3]).collect();
-    let out_channels = parts.iter().sum();
+    let out_channels = op.conv.out_channels;
     let in_channels = old.shape(members[0].inputs[0])[3];
     let mut operands = vec![rewrite.get(members[0].inputs[0])?];
     for k in 1..members[0].inputs.len() {
@@ -88,7 +106,7 @@ fn emit(rewrite: &mut Rewrite, old: &Graph, roots: &[ValueId], members: &[&Node]
         let all = join(&mut rewrite.graph, flat)?;
         operands.push(if k == 1 { rewrite.graph.reshape(all, &[out_channels, in_channels, 1, 1])? } else { all });
     }
-    let outputs = rewrite.graph.push(Conv2d { out_channels, parts, ..first.clone() }.into(), &operands)?;
+    let outputs = rewrite.graph.push(op.into(), &operands)?;
     members.iter().zip(outputs).for_each(|(member, output)| rewrite.replace(old, member.outputs[0], output));
     Ok(())
 }

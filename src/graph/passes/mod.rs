@@ -6,6 +6,7 @@ mod fuse;
 mod merge;
 mod pack;
 mod precision;
+mod sources;
 
 use absorb_norm::absorb_norms;
 use dead::eliminate_dead;
@@ -13,57 +14,13 @@ use fuse::fuse;
 use merge::merge_products;
 use pack::pack;
 use precision::precision;
+use sources::read_sources;
 
-use super::{Graph, Node, Numerics, Origin, ValueId};
+use super::{Graph, Node, Numerics, Op, Origin, Target, TensorType, ValueId};
 use crate::cancel::Stop;
 use crate::error::{Error, Result};
-use crate::graph::ops::{Conv2d, ConvGeometry, PackFor};
+use crate::graph::ops::{FusedConv2d, FusedGroupNorm};
 use crate::memory;
-use crate::tensor::DType;
-
-/// What a backend asks of the passes. Every wish but the first is by default not made.
-pub trait Wishes {
-    /// Elements of the packed form of weights [O,C,R,S] for activations of a type, or `None` where the backend reads them as they are.
-    fn packed_len(&self, purpose: PackFor, geometry: ConvGeometry, weights: &[usize], dtype: DType) -> Option<usize>;
-
-    /// Whether linear layers of one operand shall become one product with several results.
-    fn merges_products(&self) -> bool {
-        false
-    }
-
-    /// Whether this convolution can give the moments of its result's channels.
-    fn gives_moments(&self, _conv: &ConvSite) -> bool {
-        false
-    }
-
-    /// Whether this convolution can normalise its input in so many groups, and it is worth the while.
-    fn normalises(&self, _conv: &ConvSite, _groups: usize) -> bool {
-        false
-    }
-
-    /// Whether a group norm of so many channels in so many groups shall take its statistics from the moments of its input's channels.
-    fn norms_by_moments(&self, _channels: usize, _groups: usize) -> bool {
-        false
-    }
-}
-
-impl<F: Fn(PackFor, ConvGeometry, &[usize], DType) -> Option<usize>> Wishes for F {
-    fn packed_len(&self, purpose: PackFor, geometry: ConvGeometry, weights: &[usize], dtype: DType) -> Option<usize> {
-        self(purpose, geometry, weights, dtype)
-    }
-}
-
-/// A convolution that a backend is asked about.
-pub struct ConvSite<'a> {
-    /// The op.
-    pub op: &'a Conv2d,
-    /// [N,H,W,C] of its input.
-    pub x: [usize; 4],
-    /// [N,P,Q,O] of all its results together.
-    pub y: [usize; 4],
-    /// Of both.
-    pub dtype: DType,
-}
 
 /// What a pass's tables are called where there is no memory for them.
 const WHAT: &str = "graph pass";
@@ -72,17 +29,18 @@ const WHAT: &str = "graph pass";
 pub fn run<'s>(
     graph: &Graph,
     numerics: &Numerics,
-    backend: &dyn Wishes,
+    target: &dyn Target,
     stop: Stop<'s>,
     after: &mut dyn FnMut(&'static str, &Graph) -> Result<()>,
 ) -> Result<Rewrite<'s>> {
     type Pass<'a, 's> = (&'static str, &'a dyn Fn(&Graph, Stop<'s>) -> Result<Option<Rewrite<'s>>>);
-    let passes: [Pass; 5] = [
+    let passes: [Pass; 6] = [
         ("precision", &|g, stop| precision(g, numerics.activations(), stop)),
         ("fuse", &fuse),
-        ("merge_products", &|g, stop| merge_products(g, backend, stop)),
-        ("absorb_norms", &|g, stop| absorb_norms(g, backend, stop)),
-        ("pack", &|g, stop| pack(g, backend, stop)),
+        ("merge_products", &|g, stop| merge_products(g, target, stop)),
+        ("absorb_norms", &|g, stop| absorb_norms(g, target, stop)),
+        ("read_sources", &|g, stop| read_sources(g, target, stop)),
+        ("pack", &|g, stop| pack(g, target, stop)),
     ];
     let mut done = eliminate_dead(graph, stop)?;
     after("eliminate_dead", &done.graph)?;
@@ -96,6 +54,29 @@ pub fn run<'s>(
 /// Why steps that could be one are not, in a program that went through all passes: a sentence each.
 pub fn why_not(graph: &Graph) -> Result<Vec<String>> {
     Ok([fuse::why_not(graph)?, absorb_norm::why_not(graph)?].concat())
+}
+
+/// A convolution with whatever passes have added to it so far.
+fn as_conv(op: &Op) -> Option<FusedConv2d> {
+    match op {
+        Op::Conv2d(op) => Some(FusedConv2d::from(*op)),
+        Op::FusedConv2d(op) => Some(op.clone()),
+        _ => None,
+    }
+}
+
+/// A group norm with the same.
+fn as_norm(op: &Op) -> Option<FusedGroupNorm> {
+    match op {
+        Op::GroupNorm(op) => Some(FusedGroupNorm::from(*op)),
+        Op::FusedGroupNorm(op) => Some(op.clone()),
+        _ => None,
+    }
+}
+
+/// Types of values.
+fn types<'a>(graph: &'a Graph, values: &[ValueId]) -> Vec<&'a TensorType> {
+    values.iter().map(|v| &graph.value(*v).ty).collect()
 }
 
 /// A program being copied, and where each old value went.
@@ -150,7 +131,7 @@ impl<'s> Rewrite<'s> {
     }
 
     /// Appends `op` as the producer of an old node's outputs.
-    fn emit(&mut self, old: &Graph, node: &Node, op: super::Op, operands: &[ValueId]) -> Result<()> {
+    fn emit(&mut self, old: &Graph, node: &Node, op: Op, operands: &[ValueId]) -> Result<()> {
         self.stop.check()?;
         let outputs = self.beside(node).push(op, operands)?;
         node.outputs.iter().zip(outputs).for_each(|(from, to)| self.replace(old, *from, to));

@@ -44,7 +44,11 @@ impl Narrowing<'_> {
         match node.op.narrow() {
             Narrow::Operands(which) => {
                 for (k, operand) in operands.iter_mut().enumerate() {
-                    *operand = self.cast(*operand, if which.contains(&k) { dtype } else { DType::F32 }, node.segment)?;
+                    // What is neither is wide already, or whole numbers.
+                    let to = if which.contains(&k) { Some(dtype) } else { narrow(self, operand).then_some(DType::F32) };
+                    if let Some(to) = to {
+                        *operand = self.cast(*operand, to, node.segment)?;
+                    }
                 }
             }
             Narrow::Follow if operands.iter().all(|id| narrow(self, id)) => {}

@@ -79,6 +79,15 @@ impl ConvShape {
         2.0 * (self.n * self.p() * self.q()) as f64 * (self.c_out * self.c_in * self.r * self.s) as f64
     }
 
+    /// Whether an input in so many values is read where they are: the joined taps of few channels need them side by side.
+    pub fn takes(&self, sources: usize) -> bool {
+        sources == 1 || sources <= gemm::MOST_SOURCES && !self.joins_taps()
+    }
+
+    fn joins_taps(&self) -> bool {
+        self.c_in <= JOIN_CHANNELS && self.s > 1
+    }
+
     /// True when every output pixel reads exactly the input pixel of the same index.
     pub(crate) fn pointwise(&self) -> bool {
         self.r == 1 && self.s == 1 && self.stride == [1; 2] && self.pad == [0; 4]
@@ -101,8 +110,16 @@ pub struct Conv2d {
 impl Conv2d {
     /// Builds the tables.
     pub fn new(shape: &ConvShape, isa: Isa) -> Result<Self> {
+        Self::of_sources(shape, &[shape.c_in], isa)
+    }
+
+    /// The same for an input that comes in several values, of so many channels each ([`ConvShape::takes`]).
+    pub fn of_sources(shape: &ConvShape, sources: &[usize], isa: Isa) -> Result<Self> {
         let s = *shape;
         s.check()?;
+        if !s.takes(sources.len()) {
+            return Err(Error::internal(format!("convolution {s:?} of {} values", sources.len())));
+        }
         let (p, q, c) = (s.p(), s.q(), s.c_in);
         let mut layout = Layout { isa, n: s.c_out, channels: c, taps: s.r * s.s, images: s.n, a_image: s.h * s.w * c, c_rows: p * q, sample_rows: p * q };
         let [top, left, ..] = s.pad;
@@ -111,9 +128,9 @@ impl Conv2d {
             // Single pixels: tiles then cross image borders for free.
             layout.images = s.n.checked_mul(p * q).ok_or_else(|| Error::shape("too many pixels"))?;
             (layout.a_image, layout.c_rows) = (c, 1);
-            return Ok(Self { shape: s, gemm: Gemm::new(layout, |_| 0, |_, _| Some(0))?, padded: None });
+            return Ok(Self { shape: s, gemm: Gemm::new(layout, sources, |_| 0, |_, _| Some(0))?, padded: None });
         }
-        if c <= JOIN_CHANNELS && s.s > 1 {
+        if s.joins_taps() {
             let size = [(p - 1) * down + s.r, (q - 1) * across + s.s];
             // Without padding the image itself has the taps of a row side by side.
             let padded = (s.pad != [0; 4]).then_some(size);
@@ -121,14 +138,14 @@ impl Conv2d {
             layout.a_image = if padded.is_some() { size[0] * size[1] * c } else { layout.a_image };
             (layout.taps, layout.channels) = (s.r, s.s * c);
             let lookup = |pixel: usize, r: usize| Some((((pixel / q) * down + r) * width + (pixel % q) * across) * c);
-            return Ok(Self { shape: s, gemm: Gemm::new(layout, |_| 0, lookup)?, padded });
+            return Ok(Self { shape: s, gemm: Gemm::new(layout, &[layout.channels], |_| 0, lookup)?, padded });
         }
         let lookup = |pixel: usize, tap: usize| {
             let y = ((pixel / q) * down + tap / s.s).checked_sub(top).filter(|y| *y < s.h)?;
             let x = ((pixel % q) * across + tap % s.s).checked_sub(left).filter(|x| *x < s.w)?;
             Some((y * s.w + x) * c)
         };
-        Ok(Self { shape: s, gemm: Gemm::new(layout, |_| 0, lookup)?, padded: None })
+        Ok(Self { shape: s, gemm: Gemm::new(layout, sources, |_| 0, lookup)?, padded: None })
     }
 
     /// Bytes of the tables.
@@ -161,13 +178,18 @@ impl Conv2d {
 
     /// `out [n, p, q, c_out] = epilogue(conv(x [n, h, w, c_in]))`, with at least `workspace` elements of scratch.
     pub fn run(&self, x: &[f32], packed: &[f32], epilogue: &Epilogue, out: &mut [f32], scratch: &mut [f32], pool: Workers) -> Result<()> {
-        let Some(size) = self.padded else {
+        self.run_sources(&[x], packed, epilogue, out, scratch, pool)
+    }
+
+    /// The same for the values that `x` comes in.
+    pub fn run_sources(&self, x: &[&[f32]], packed: &[f32], epilogue: &Epilogue, out: &mut [f32], scratch: &mut [f32], pool: Workers) -> Result<()> {
+        let (Some(size), [x]) = (self.padded, x) else {
             return self.gemm.run(x, packed, epilogue, out, pool);
         };
         let need = self.workspace();
         let scratch = scratch.get_mut(..need).ok_or_else(|| Error::shape(format!("convolution scratch has fewer than {need} elements")))?;
         pad(&self.shape, x, size, scratch, pool)?;
-        self.gemm.run(scratch, packed, epilogue, out, pool)
+        self.gemm.run(&[scratch], packed, epilogue, out, pool)
     }
 }
 

@@ -23,7 +23,7 @@ impl Conv2dInputGrad {
         if s.pointwise() {
             layout.images = s.n.checked_mul(p * q).ok_or_else(|| Error::shape("too many pixels"))?;
             (layout.a_image, layout.c_rows) = (k, 1);
-            return Ok(Self { shape: s, gemm: Gemm::new(layout, |_| 0, |_, _| Some(0))? });
+            return Ok(Self { shape: s, gemm: Gemm::new(layout, &[k], |_| 0, |_, _| Some(0))? });
         }
         let ([top, left, ..], [down, across]) = (s.pad, s.stride);
         // An input pixel meets only the taps of its own parity, so a stride wastes no work.
@@ -33,7 +33,7 @@ impl Conv2dInputGrad {
             let x = (pixel % s.w + left).checked_sub(tap % s.s).filter(|x| x % across == 0 && x / across < q)? / across;
             Some((y * q + x) * k)
         };
-        Ok(Self { shape: s, gemm: Gemm::new(layout, parity, lookup)? })
+        Ok(Self { shape: s, gemm: Gemm::new(layout, &[k], parity, lookup)? })
     }
 
     /// Bytes of the tables.
@@ -61,7 +61,7 @@ impl Conv2dInputGrad {
 
     /// `dx [n, h, w, c_in] = epilogue(gradient of dy [n, p, q, c_out])`. The epilogue's residual sums with a gradient that is already known.
     pub fn run(&self, dy: &[f32], packed: &[f32], epilogue: &Epilogue, dx: &mut [f32], pool: Workers) -> Result<()> {
-        self.gemm.run(dy, packed, epilogue, dx, pool)
+        self.gemm.run(&[dy], packed, epilogue, dx, pool)
     }
 }
 

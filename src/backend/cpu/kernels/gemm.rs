@@ -1,5 +1,7 @@
 //! Indirect matrix multiplication: `C[m, n] = sum over taps t and channels c of A_row(t, m)[c] * B[(t, c), n]`.
 //!
+//! A's channels may come in two values, of which nobody makes one: each tap then has a row of the table for each, and its sum runs over the channels of both.
+//!
 //! Rows of A are reached through a small table of offsets per tap and pixel, so a convolution needs neither im2col nor a packed A; pixels
 //! outside the image point to a row of zeros. B is packed as panels of two vectors: `[N / NR][taps][channels][NR]`, the last panel one or two
 //! vectors wide and zero-padded. The micro-kernel keeps a tile of `MR x NR` of C in registers; each A element is broadcast from memory.
@@ -18,6 +20,8 @@ use crate::tensor::{Buffer, try_vec};
 const MAX_ROWS: usize = 14;
 /// Most columns of any panel.
 const MAX_COLS: usize = 32;
+/// The most values that A comes in.
+pub(crate) const MOST_SOURCES: usize = 2;
 /// Table entry of a pixel outside the image.
 const OUTSIDE: u32 = u32::MAX;
 /// Bytes of one B panel that are used before the next rows of A are taken: half of a small L2, so that the panel is read from there.
@@ -62,7 +66,7 @@ pub(crate) struct Layout {
     pub taps: usize,
     /// Images in A and C.
     pub images: usize,
-    /// Elements of one image of A.
+    /// Elements of one image of A, all of its values together.
     pub a_image: usize,
     /// Rows of one image of C.
     pub c_rows: usize,
@@ -74,7 +78,7 @@ pub(crate) struct Layout {
 #[derive(Debug)]
 struct Class {
     taps: Vec<u32>,
-    /// `[taps][pixels]` offsets into an image of A, or [`OUTSIDE`].
+    /// `[taps][sources][pixels]` offsets into an image of a value of A, or [`OUTSIDE`].
     table: Vec<u32>,
     /// Row of C of every pixel.
     pixels: Vec<u32>,
@@ -101,6 +105,8 @@ impl Chunk {
 #[derive(Debug)]
 pub(crate) struct Gemm {
     layout: Layout,
+    /// Channels of each value that A comes in, of one tap.
+    sources: Vec<usize>,
     classes: Vec<Class>,
     chunks: Vec<Chunk>,
     zeros: Buffer,
@@ -125,7 +131,7 @@ pub fn packed_len(isa: Isa, n: usize, rows: usize) -> Option<usize> {
 }
 
 /// `(key, pixel)` runs as classes; the taps of a class are all that any of its pixels uses.
-fn classes(layout: &Layout, keys: &[(u64, u32)], lookup: &impl Fn(usize, usize) -> Option<usize>) -> Result<Vec<Class>> {
+fn classes(layout: &Layout, sources: &[usize], keys: &[(u64, u32)], lookup: &impl Fn(usize, usize) -> Option<usize>) -> Result<Vec<Class>> {
     let mut out = Vec::new();
     for run in keys.chunk_by(|a, b| a.0 == b.0) {
         let mut class = Class { taps: Vec::new(), table: Vec::new(), pixels: try_vec(run.len(), "pixel table")? };
@@ -144,7 +150,9 @@ fn classes(layout: &Layout, keys: &[(u64, u32)], lookup: &impl Fn(usize, usize) 
                 *entry = offset.map_or(OUTSIDE, |o| o as u32);
             }
             if any {
-                memory::append(&mut class.table, &row, "tap table")?;
+                for channels in sources {
+                    append_row(&mut class.table, &row, *channels, layout.channels)?;
+                }
                 memory::push(&mut class.taps, tap as u32, "taps")?;
             }
         }
@@ -152,6 +160,16 @@ fn classes(layout: &Layout, keys: &[(u64, u32)], lookup: &impl Fn(usize, usize) 
         memory::push(&mut out, class, "classes of pixels")?;
     }
     Ok(out)
+}
+
+/// Offsets into the whole A as those into a value of it that has `own` of its `all` channels.
+fn append_row(table: &mut Vec<u32>, row: &[u32], own: usize, all: usize) -> Result<()> {
+    let start = table.len();
+    memory::append(table, row, "tap table")?;
+    if own != all {
+        table[start..].iter_mut().filter(|offset| **offset != OUTSIDE).for_each(|offset| *offset = (*offset as usize / all * own) as u32);
+    }
+    Ok(())
 }
 
 /// Cycles of one panel, roughly: a tile of few rows cannot hide the latency of the multiply-adds, and every tile and tap has a setup.
@@ -166,8 +184,11 @@ fn cost(layout: &Layout, classes: &[Class]) -> usize {
 
 impl Gemm {
     /// `group(pixel)` separates pixels that share no taps (parities of a strided gradient); `lookup(pixel, tap)` is the offset of the
-    /// channel vector inside an image of A, `None` outside.
-    pub fn new(layout: Layout, group: impl Fn(usize) -> usize, lookup: impl Fn(usize, usize) -> Option<usize>) -> Result<Self> {
+    /// channel vector inside an image of A, `None` outside. A comes in `sources` of so many channels; with several, offsets are whole pixels.
+    pub fn new(layout: Layout, sources: &[usize], group: impl Fn(usize) -> usize, lookup: impl Fn(usize, usize) -> Option<usize>) -> Result<Self> {
+        if sources.len() > MOST_SOURCES || sources.contains(&0) || sources.iter().sum::<usize>() != layout.channels {
+            return Err(Error::internal(format!("sources of {sources:?} channels for {} of a product", layout.channels)));
+        }
         let too_big = || Error::shape(format!("product {layout:?} is too large"));
         let rows = layout.images.checked_mul(layout.c_rows).ok_or_else(too_big)?;
         let sizes = [layout.packed_len(), rows.checked_mul(layout.n), layout.images.checked_mul(layout.a_image)];
@@ -182,10 +203,10 @@ impl Gemm {
             keys.sort_unstable();
         };
         keyed(&mut keys, &|pixel| group(pixel) as u64);
-        let mut best = classes(&layout, &keys, &lookup)?;
+        let mut best = classes(&layout, sources, &keys, &lookup)?;
         if layout.taps <= 64 {
             keyed(&mut keys, &|pixel| (0..layout.taps).filter(|&t| lookup(pixel, t).is_some()).fold(0, |m, t| m | 1 << t));
-            let exact = classes(&layout, &keys, &lookup)?;
+            let exact = classes(&layout, sources, &keys, &lookup)?;
             if cost(&layout, &exact) < cost(&layout, &best) {
                 best = exact;
             }
@@ -195,7 +216,7 @@ impl Gemm {
         let mut chunks = chunks(&layout, &best)?;
         // Threads own ranges of chunks. In the order of their rows these are the same rows in every product and pass, and about as much work.
         chunks.sort_unstable_by_key(|chunk| (chunk.middle_row(&layout, &best), chunk.class, chunk.panels.start));
-        Ok(Self { layout, classes: best, chunks, zeros })
+        Ok(Self { layout, sources: memory::copy(sources, "sources of a product")?, classes: best, chunks, zeros })
     }
 
     /// Bytes of the tables.
@@ -204,18 +225,26 @@ impl Gemm {
         classes.sum::<usize>() + self.chunks.capacity() * size_of::<Chunk>() + self.zeros.len()
     }
 
+    /// Elements of an image of a value of so many channels.
+    fn image_of(&self, channels: usize) -> usize {
+        if channels == self.layout.channels { self.layout.a_image } else { self.layout.a_image / self.layout.channels * channels }
+    }
+
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// Computes `out`. `a` is `[images][a_image]`, `packed` has `packed_len` elements, `out` is `[images * c_rows][n]`.
-    pub fn run(&self, a: &[f32], packed: &[f32], epilogue: &Epilogue, out: &mut [f32], pool: Workers) -> Result<()> {
+    /// Computes `out`. `a` is `[images][a_image]`, or the values that it comes in, `packed` has `packed_len` elements, `out` is `[images * c_rows][n]`.
+    pub fn run(&self, a: &[&[f32]], packed: &[f32], epilogue: &Epilogue, out: &mut [f32], pool: Workers) -> Result<()> {
         let l = &self.layout;
         let rows = l.images * l.c_rows;
         let need = |what: &str, found: usize, expected: usize| {
             if found == expected { Ok(()) } else { Err(Error::shape(format!("{what}: expected {expected} elements, found {found}"))) }
         };
-        need("input", a.len(), l.images * l.a_image)?;
+        need("inputs", a.len(), self.sources.len())?;
+        for (a, channels) in a.iter().zip(&self.sources) {
+            need("input", a.len(), l.images * self.image_of(*channels))?;
+        }
         need("packed weights", packed.len(), l.packed_len().unwrap_or(0))?;
         need("output", out.len(), rows * l.n)?;
         need("bias", epilogue.bias.map_or(l.n, <[f32]>::len), l.n)?;
@@ -255,7 +284,7 @@ fn chunks(layout: &Layout, classes: &[Class]) -> Result<Vec<Chunk>> {
 struct ChunkKernel<'a> {
     gemm: &'a Gemm,
     chunk: &'a Chunk,
-    a: &'a [f32],
+    a: &'a [&'a [f32]],
     packed: &'a [f32],
     epilogue: &'a Epilogue<'a>,
     out: Shared<'a>,
@@ -263,8 +292,8 @@ struct ChunkKernel<'a> {
 
 /// The rows of one tile.
 struct Rows {
-    /// Start of the row's image in A.
-    image: [*const f32; MAX_ROWS],
+    /// Start of the row's image in each value of A.
+    image: [[*const f32; MAX_ROWS]; MOST_SOURCES],
     /// Column of the tables.
     pixel: [u32; MAX_ROWS],
     /// Row of C.
@@ -320,12 +349,14 @@ impl Kernel for ChunkKernel<'_> {
                 for index in 0..tiles {
                     let part = split(total, tiles, index);
                     let mr = part.len();
-                    let mut rows = Rows { image: [self.a.as_ptr(); MAX_ROWS], pixel: [0; MAX_ROWS], out: [0; MAX_ROWS] };
+                    let mut rows = Rows { image: [[std::ptr::null(); MAX_ROWS]; MOST_SOURCES], pixel: [0; MAX_ROWS], out: [0; MAX_ROWS] };
                     let start = self.chunk.rows.start + part.start;
                     let (mut image, mut pixel) = (start / pixels, start % pixels);
                     for i in 0..mr {
-                        // SAFETY: `image < images` and `a` has `images * a_image` elements (checked by `run`).
-                        rows.image[i] = unsafe { self.a.as_ptr().add(image * l.a_image) };
+                        for ((images, a), channels) in rows.image.iter_mut().zip(self.a).zip(&g.sources) {
+                            // SAFETY: `image < images` and `a` has as many images of this size (checked by `run`).
+                            images[i] = unsafe { a.as_ptr().add(image * g.image_of(*channels)) };
+                        }
                         rows.pixel[i] = pixel as u32;
                         rows.out[i] = image * l.c_rows + class.pixels[pixel] as usize;
                         pixel += 1;
@@ -369,33 +400,36 @@ unsafe fn multiply<S: Simd, const MR: usize, const NV: usize>(
     panel: *const f32,
     tile: &mut Tile,
 ) {
-    let (channels, pixels) = (g.layout.channels, class.pixels.len());
+    let (all_channels, sources, pixels) = (g.layout.channels, g.sources.as_slice(), class.pixels.len());
     let zeros = g.zeros.as_ptr().cast::<f32>().cast_const();
-    // SAFETY: see the caller; table indices are below taps * pixels, panel offsets below taps * channels * NV * W.
+    // SAFETY: see the caller; table indices are below taps * sources * pixels, panel offsets below taps * channels * NV * W; there are as many values as sources.
     unsafe {
         let mut acc = [[S::splat(0.0); NV]; MR];
         for t in taps {
-            let table = class.table.as_ptr().add(t * pixels);
-            let mut a = [zeros; MR];
-            for i in 0..MR {
-                let offset = *table.add(rows.pixel[i] as usize);
-                if offset != OUTSIDE {
-                    a[i] = rows.image[i].add(offset as usize);
-                }
-            }
-            let mut b = panel.add(*class.taps.as_ptr().add(t) as usize * channels * NV * S::W);
-            for c in 0..channels {
-                let mut bv = [S::splat(0.0); NV];
-                for j in 0..NV {
-                    bv[j] = S::load(b.add(j * S::W));
-                }
+            let mut b = panel.add(*class.taps.as_ptr().add(t) as usize * all_channels * NV * S::W);
+            for (source, &channels) in sources.iter().enumerate() {
+                let table = class.table.as_ptr().add((t * sources.len() + source) * pixels);
+                let image = rows.image.as_ptr().add(source).cast::<*const f32>();
+                let mut a = [zeros; MR];
                 for i in 0..MR {
-                    let av = S::splat(*a[i].add(c));
-                    for j in 0..NV {
-                        acc[i][j] = S::fma(av, bv[j], acc[i][j]);
+                    let offset = *table.add(rows.pixel[i] as usize);
+                    if offset != OUTSIDE {
+                        a[i] = (*image.add(i)).add(offset as usize);
                     }
                 }
-                b = b.add(NV * S::W);
+                for c in 0..channels {
+                    let mut bv = [S::splat(0.0); NV];
+                    for j in 0..NV {
+                        bv[j] = S::load(b.add(j * S::W));
+                    }
+                    for i in 0..MR {
+                        let av = S::splat(*a[i].add(c));
+                        for j in 0..NV {
+                            acc[i][j] = S::fma(av, bv[j], acc[i][j]);
+                        }
+                    }
+                    b = b.add(NV * S::W);
+                }
             }
         }
         for i in 0..MR {
@@ -494,7 +528,7 @@ mod tests {
             let x = (pixel % side + tap % 3).checked_sub(1).filter(|x| *x < side)?;
             Some((y * side + x) * channels)
         };
-        Gemm::new(layout, |_| 0, lookup)
+        Gemm::new(layout, &[channels], |_| 0, lookup)
     }
 
     #[test]

@@ -1,0 +1,19 @@
+//! What the backend answers to the passes.
+
+use super::target::Target;
+use super::{conv2d, group_norm};
+use crate::graph::{Op, TensorType};
+
+impl crate::graph::Target for Target {
+    fn accepts(&self, op: &Op, types: &[&TensorType]) -> bool {
+        match op {
+            Op::FusedConv2d(op) => conv2d::accepts(op, types, *self),
+            Op::FusedGroupNorm(op) => group_norm::accepts(op, types, *self),
+            _ => true,
+        }
+    }
+
+    fn packed(&self, op: &Op, types: &[&TensorType]) -> Option<TensorType> {
+        conv2d::packed(op, types)
+    }
+}

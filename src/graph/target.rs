@@ -1,0 +1,13 @@
+//! What passes ask of the backend that a program is planned for.
+
+use super::{Op, TensorType};
+
+/// A backend as the passes see it.
+pub trait Target {
+    /// Whether it runs this op on operands of these types, and gains by it against the ops that it stands for. Passes that can write one op in place of several
+    /// ask before they do; ops that a program is written in are not asked about.
+    fn accepts(&self, op: &Op, types: &[&TensorType]) -> bool;
+
+    /// The packed form of the weights of this op, a convolution or its input gradient with operands of these types; `None` where it reads them as they are.
+    fn packed(&self, op: &Op, types: &[&TensorType]) -> Option<TensorType>;
+}
