@@ -6,6 +6,7 @@ use crate::diffusion::{Clip, MEMORY, Sum, Table};
 use crate::error::{Error, Result};
 use crate::graph::ops::{Assign, DynamicThreshold, RandomNormal, UnaryKind};
 use crate::graph::{Graph, Numerics, TensorType, ValueId};
+use crate::memory;
 use crate::nn::conditions::check_labels;
 use crate::nn::{Model, UNet};
 use crate::random::Purpose;
@@ -17,6 +18,14 @@ use std::time::{Duration, Instant};
 const X: &str = "sampler.x";
 /// The states that hold what a sampler keeps from step to step, by place.
 const KEPT: [&str; MEMORY] = ["sampler.k0", "sampler.k1", "sampler.k2", "sampler.k3", "sampler.k4"];
+
+/// The segment that draws x_T.
+const INIT: &str = "init";
+
+/// The segment of sampler step `k`.
+fn step_segment(k: usize) -> String {
+    format!("step {k}")
+}
 
 /// Seed, sample indices: what noise depends on.
 #[derive(Clone, Copy)]
@@ -110,7 +119,10 @@ pub struct SamplingRun {
     labels: Option<ValueId>,
     classes: usize,
     shape: [usize; 4],
-    steps: usize,
+    /// The nodes that draw x_T.
+    init: Range<usize>,
+    /// Where the nodes of each sampler step end.
+    ends: Vec<usize>,
     /// Factor of the unit noise that a run starts from.
     initial: f32,
     /// Next node; `None` before `begin`.
@@ -142,7 +154,7 @@ impl SamplingRun {
         };
         for (k, step) in spec.table.steps.iter().enumerate() {
             stop.check()?;
-            g.begin_segment(format!("step {k}"));
+            g.begin_segment(step_segment(k));
             let t = g.constant_fill("timestep", &[spec.batch], step.t as f32)?;
             let x = run.network_input(&mut g, spec.table, k)?;
             let out = UNet { config, prefix: "" }.build(&mut g, x, t, labels)?;
@@ -157,8 +169,10 @@ impl SamplingRun {
         exec.prepare_until(stop)?;
         let (seed, samples) = (run.draw.seed, run.draw.samples);
         let classes = model.classes().unwrap_or(0);
-        let (steps, initial) = (spec.table.steps.len(), spec.table.initial as f32);
-        Ok(Self { exec, seed, samples, labels, classes, shape, steps, initial, cursor: None })
+        let (init, initial) = (exec.plan().segment(INIT)?, spec.table.initial as f32);
+        let ends = (0..spec.table.steps.len()).map(|k| Ok(exec.plan().segment(&step_segment(k))?.end));
+        let ends = memory::try_collect(ends, "steps of a run")?;
+        Ok(Self { exec, seed, samples, labels, classes, shape, init, ends, initial, cursor: None })
     }
 
     /// [N,H,W,C].
@@ -168,7 +182,7 @@ impl SamplingRun {
 
     /// Number of sampler steps.
     pub fn steps(&self) -> usize {
-        self.steps
+        self.ends.len()
     }
 
     /// The plan, for its sizes.
@@ -195,7 +209,6 @@ impl SamplingRun {
             self.exec.write_bytes(input, as_bytes(labels))?;
         }
         // The noise is drawn with the first step, so that a whole run is one range of the plan, which a GPU starts as one graph.
-        let init = self.exec.plan().segments()[0].clone();
         self.cursor = None;
         if let Some(x) = x_t {
             if let Some(i) = x.iter().position(|v| !v.is_finite()) {
@@ -211,17 +224,17 @@ impl SamplingRun {
                 }
             }
         }
-        self.cursor = Some(if x_t.is_some() { init.end } else { init.start });
+        self.cursor = Some(if x_t.is_some() { self.init.end } else { self.init.start });
         Ok(())
     }
 
     /// Draws the noise if no step has done so yet; the place of the next node.
     fn draw(&mut self, at: usize, stop: Stop) -> Result<usize> {
-        let init = self.exec.plan().segments()[0].clone();
-        if at < init.end {
-            self.go(at..init.end, stop)?;
+        let end = self.init.end;
+        if at < end {
+            self.go(at..end, stop)?;
         }
-        Ok(at.max(init.end))
+        Ok(at.max(end))
     }
 
     /// Draws the noise that the run begins with, which otherwise comes with the first step.
@@ -242,9 +255,8 @@ impl SamplingRun {
 
     /// The end of the sampler step that node `at` is in or begins.
     fn step_end(&self, at: usize) -> usize {
-        let steps = &self.exec.plan().segments()[1..];
-        let next = steps.partition_point(|s| s.end <= at);
-        steps.get(next).or(steps.last()).map_or(0, |s| s.end)
+        let next = self.ends.partition_point(|end| *end <= at);
+        self.ends.get(next).or(self.ends.last()).copied().unwrap_or(self.init.end)
     }
 
     /// Runs until the whole run or one more sampler step is done, or `budget` has passed; at least one op runs. Returns true when the run is done.
@@ -256,7 +268,7 @@ impl SamplingRun {
     pub fn step_until(&mut self, budget: Option<Duration>, whole: bool, stop: Stop) -> Result<bool> {
         let mut at = self.cursor.ok_or_else(|| Error::state("the run was not begun; begin it before stepping it"))?;
         let start = Instant::now();
-        let end = self.exec.plan().segments().last().map_or(0, |s| s.end);
+        let end = self.ends.last().copied().unwrap_or(self.init.end);
         let last = if whole { end } else { self.step_end(at) };
         if !whole {
             at = self.draw(at, stop)?; // the graphs of a GPU are segments, or all of them
@@ -292,12 +304,12 @@ impl SamplingRun {
     /// Sampler steps that are complete, or `None` before `begin`.
     pub fn steps_done(&self) -> Option<usize> {
         let at = self.cursor?;
-        Some(self.exec.plan().segments()[1..].partition_point(|s| s.end <= at))
+        Some(self.ends.partition_point(|end| *end <= at))
     }
 
     /// True after the last op.
     pub fn is_done(&self) -> bool {
-        self.steps_done() == Some(self.steps)
+        self.steps_done() == Some(self.steps())
     }
 
     /// The state x_t [N,H,W,C] as it is now: after the last complete step.
@@ -352,7 +364,7 @@ pub struct RunGraph {
 impl RunGraph {
     /// States, inputs and the segment that draws x_T.
     pub fn start(g: &mut Graph, spec: &RunSpec, shape: [usize; 4]) -> Result<Self> {
-        g.begin_segment("init");
+        g.begin_segment(INIT);
         let ty = TensorType::f32(&shape);
         let x = g.state(X, ty.clone())?;
         for name in KEPT.iter().take(spec.table.memory) {
