@@ -45,6 +45,8 @@ pub struct CacheSpec<'a> {
     pub seed: u64,
     /// Trajectories computed side by side.
     pub batch: usize,
+    /// What the teacher computes in: f32, f16 or bf16. States are f32 between its steps in any case.
+    pub precision: DType,
 }
 
 impl TrajectoryCache {
@@ -60,7 +62,7 @@ impl TrajectoryCache {
         let grid = trajectory::teacher_pairs(spec.schedule.len(), spec.pairs, spec.substeps)?;
         let table = Table::from_pairs(spec.schedule, spec.prediction, &grid, 0.0, spec.clip)?;
         let batch = spec.batch.min(spec.count).max(1);
-        let run = RunSpec { table: &table, batch, size: spec.size, purpose: Purpose::Data, precision: DType::F32 };
+        let run = RunSpec { table: &table, batch, size: spec.size, purpose: Purpose::Data, precision: spec.precision };
         let mut run = SamplingRun::new_until(backend, teacher, &run, stop)?;
         let row = spec.size[0] * spec.size[1] * c;
         let out = states.as_mut_slice::<f16>()?;

@@ -5,7 +5,7 @@
 
 use super::loss_scale::LossScale;
 use super::overflow::{StateBounds, largest};
-use super::record::{self, CLIP, PRECISION};
+use super::record::{self, CLIP, DRAWS, PRECISION, TRAJECTORY_PRECISION};
 use super::trainer::Trainer;
 use super::training_graph::STATES;
 use crate::error::{Error, Result, Status};
@@ -83,10 +83,10 @@ impl OptionGroup {
             "learning_rate" | "warmup_steps" | "total_steps" | "decay" => OptionGroup::Schedule,
             "batch" => OptionGroup::Batch,
             "beta1" | "beta2" | "eps" | "weight_decay" | "clip_norm" | "ema_decay" => OptionGroup::Optimizer,
-            "terms" => OptionGroup::Loss,
+            "terms" | DRAWS => OptionGroup::Loss,
             "pairs" | "substeps" | "cache_size" | "size" | CLIP => OptionGroup::Trajectories,
             "seed" => OptionGroup::Seed,
-            PRECISION => OptionGroup::Precision,
+            PRECISION | TRAJECTORY_PRECISION => OptionGroup::Precision,
             _ => return None,
         })
     }

@@ -1,7 +1,8 @@
 //! Everything that fixes a training run, beside the networks and the data.
 
+use super::context::Needs;
 use super::loss_scale::LossScale;
-use super::objective::Term;
+use super::term::Term;
 use crate::diffusion::Clip;
 use crate::error::{Error, Result};
 use crate::tensor::DType;
@@ -106,9 +107,10 @@ impl TrainerOptions {
         if !LossScale::new(self.loss_scale).is_possible() {
             return Err(Error::invalid(format!("loss_scale is {}; it must be a power of two, 1 or more", self.loss_scale)));
         }
-        if self.terms.is_empty() || self.terms.len() > 4 {
-            return Err(Error::invalid(format!("a loss has 1 to 4 terms, found {}", self.terms.len())));
+        if self.terms.is_empty() {
+            return Err(Error::invalid("a loss has one or more terms, found none"));
         }
+        self.terms.iter().try_for_each(Term::check)?;
         for (name, v) in [("learning_rate", self.learning_rate), ("eps", self.eps), ("clip_norm", self.clip_norm)] {
             positive(name, v)?;
         }
@@ -122,10 +124,7 @@ impl TrainerOptions {
         if self.weight_decay != 0.0 {
             positive("weight_decay", self.weight_decay)?;
         }
-        if self.terms.iter().any(|t| !t.weight.is_finite()) {
-            return Err(Error::invalid("a term's weight is not finite"));
-        }
-        if self.terms.iter().any(|t| t.objective.needs_cache()) && (self.pairs.is_empty() || self.cache_size == 0 || self.substeps == 0) {
+        if self.needs().cache && (self.pairs.is_empty() || self.cache_size == 0 || self.substeps == 0) {
             return Err(Error::invalid("trajectory objectives need a grid of step pairs, teacher sub-steps and a cache of at least one trajectory"));
         }
         let rows = (self.pairs.len() + 1).checked_mul(self.cache_size);
@@ -139,9 +138,14 @@ impl TrainerOptions {
         Ok(())
     }
 
-    /// Whether any term reads cached trajectories.
-    pub fn needs_cache(&self) -> bool {
-        self.terms.iter().any(|t| t.objective.needs_cache())
+    /// What the terms cannot be built without.
+    pub fn needs(&self) -> Needs {
+        self.terms.iter().fold(Needs::default(), |all, term| all.or(term.needs()))
+    }
+
+    /// Whether terms share a point, and so its draws and the student's evaluation.
+    pub fn shares_points(&self) -> bool {
+        self.terms.iter().enumerate().any(|(i, term)| self.terms[..i].iter().any(|other| other.point == term.point))
     }
 
     /// Learning rate of the step after `done` steps.

@@ -1,15 +1,22 @@
 //! The words that checkpoints have for a run's options. They are part of the format: a name in the code may change, a word here may not, and what an option
 //! gains later is written only where it is not at its default, so that older checkpoints still open.
 
-use super::objective::{NormKind, Objective, Term};
+use super::objective::Objective;
 use super::options::{LearningRate, TrainerOptions};
+use super::term::{NormKind, Term};
 use crate::diffusion::{Clip, Weight};
+use crate::names::Named;
 use crate::tensor::DType;
 
 /// Recorded where it is not f32.
 pub(super) const PRECISION: &str = "precision";
 /// Recorded where trajectories clip: those of runs that were saved before it was an option did not.
 pub(super) const CLIP: &str = "trajectory_clip";
+
+/// Recorded where terms share a point: they did not share its draws when this was not recorded yet.
+pub(super) const DRAWS: &str = "draws";
+/// Recorded where it is not f32, in which all trajectories were computed when this was not recorded yet.
+pub(super) const TRAJECTORY_PRECISION: &str = "trajectory_precision";
 
 /// The options of a run by name, as text; floats in full precision. Those that came later only where they are not at their default ([`default`]).
 pub(super) fn options(o: &TrainerOptions, trajectory_clip: Clip) -> Vec<(&'static str, String)> {
@@ -33,7 +40,13 @@ pub(super) fn options(o: &TrainerOptions, trajectory_clip: Clip) -> Vec<(&'stati
         ("ema_decay", o.ema_decay.to_string()),
         ("size", o.size.map_or("None".to_string(), |[h, w]| format!("Some([{h}, {w}])"))),
     ];
-    let later = [(PRECISION, precision(o.precision).to_string()), (CLIP, clip(trajectory_clip))];
+    let trajectories = if o.needs().cache { o.precision } else { DType::F32 };
+    let later = [
+        (PRECISION, precision(o.precision).to_string()),
+        (CLIP, clip(trajectory_clip)),
+        (DRAWS, if o.shares_points() { "by point" } else { "by term" }.to_string()),
+        (TRAJECTORY_PRECISION, precision(trajectories).to_string()),
+    ];
     entries.extend(later.into_iter().filter(|(name, text)| default(name) != Some(text)));
     entries
 }
@@ -41,8 +54,9 @@ pub(super) fn options(o: &TrainerOptions, trajectory_clip: Clip) -> Vec<(&'stati
 /// What a record that does not name an option means.
 pub(super) fn default(option: &str) -> Option<&'static str> {
     match option {
-        PRECISION => Some("F32"),
+        PRECISION | TRAJECTORY_PRECISION => Some("F32"),
         CLIP => Some("None"),
+        DRAWS => Some("by term"),
         _ => None,
     }
 }
@@ -52,17 +66,12 @@ fn list(items: impl Iterator<Item = String>) -> String {
 }
 
 fn term(t: &Term) -> String {
-    let (objective, weight, step_weight, norm) = (objective(t.objective), t.weight, step_weight(t.step_weight), norm(t.norm));
-    format!("Term {{ objective: {objective}, weight: {weight:?}, step_weight: {step_weight}, norm: {norm} }}")
-}
-
-fn objective(objective: Objective) -> &'static str {
-    match objective {
-        Objective::Output => "Output",
-        Objective::TeacherForced => "TeacherForced",
-        Objective::OnPolicy => "OnPolicy",
-        Objective::Denoise => "Denoise",
-    }
+    let matched = match Objective::of(t.point, t.target) {
+        Some(objective) => format!("objective: {}", objective.name()),
+        None => format!("point: {}, target: {}", t.point.name(), t.target.name()),
+    };
+    let (weight, step_weight, norm) = (t.weight, step_weight(t.step_weight), norm(t.norm));
+    format!("Term {{ {matched}, weight: {weight:?}, step_weight: {step_weight}, norm: {norm} }}")
 }
 
 fn norm(norm: NormKind) -> String {
@@ -110,19 +119,21 @@ fn step_weight(weight: Weight) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Point, Target};
     use super::*;
 
     /// What a checkpoint of 0.1.0-dev says of a run with no option at its default. These words are on people's disks.
     #[test]
     fn the_words_of_the_format_stay() {
-        let term = |objective, step_weight, norm| Term { objective, weight: 0.5, step_weight, norm };
+        let term = |objective: Objective, step_weight, norm| Term { weight: 0.5, ..objective.term(step_weight, norm) };
         let o = TrainerOptions {
             seed: 7,
             terms: vec![
                 term(Objective::Output, Weight::Const, NormKind::L1),
                 term(Objective::TeacherForced, Weight::Snr, NormKind::L2),
                 term(Objective::OnPolicy, Weight::TruncSnr, NormKind::Huber(0.1)),
-                Term { weight: 1.0, ..term(Objective::Denoise, Weight::V, NormKind::L2) },
+                Objective::Denoise.term(Weight::V, NormKind::L2),
+                Term { point: Point::Own, target: Target::TeacherOutput, ..term(Objective::OnPolicy, Weight::V, NormKind::L1) },
             ],
             pairs: vec![(999, 499), (499, -1)],
             learning_rate: 1e-3,
@@ -135,7 +146,8 @@ mod tests {
         let terms = "[Term { objective: Output, weight: 0.5, step_weight: Const, norm: L1 }, \
                      Term { objective: TeacherForced, weight: 0.5, step_weight: Snr, norm: L2 }, \
                      Term { objective: OnPolicy, weight: 0.5, step_weight: TruncSnr, norm: Huber(0.1) }, \
-                     Term { objective: Denoise, weight: 1.0, step_weight: V, norm: L2 }]";
+                     Term { objective: Denoise, weight: 1.0, step_weight: V, norm: L2 }, \
+                     Term { point: Own, target: TeacherOutput, weight: 0.5, step_weight: V, norm: L1 }]";
         let expected = [
             ("seed", "7"),
             ("batch", "64"),
@@ -156,6 +168,8 @@ mod tests {
             ("size", "Some([8, 16])"),
             ("precision", "Bf16"),
             ("trajectory_clip", "Dynamic { ratio: 0.995, max: 1.0 }"),
+            ("draws", "by point"),
+            ("trajectory_precision", "Bf16"),
         ];
         let found = options(&o, Clip::Dynamic { ratio: 0.995, max: 1.0 });
         assert_eq!(found.iter().map(|(name, text)| (*name, text.as_str())).collect::<Vec<_>>(), expected);
@@ -163,7 +177,12 @@ mod tests {
             TrainerOptions { decay: LearningRate::Cosine, terms: vec![term(Objective::Output, Weight::State, NormKind::L1)], ..TrainerOptions::default() };
         let words = |name: &str, clip: Clip| options(&plain, clip).into_iter().find(|(found, _)| *found == name).map(|(_, text)| text);
         let of = |name: &str| words(name, Clip::None);
-        assert_eq!([of("decay"), of("size"), of("precision"), of("trajectory_clip")], [Some("Cosine".into()), Some("None".into()), None, None]);
+        assert_eq!([of("decay"), of("size")], [Some("Cosine".into()), Some("None".into())]);
+        assert!(["precision", "trajectory_clip", "draws", "trajectory_precision"].iter().all(|later| of(later).is_none()));
+        // Nothing is computed in advance for terms that read no trajectory.
+        let half = TrainerOptions { precision: DType::F16, ..plain.clone() };
+        let found = options(&half, Clip::None);
+        assert!(found.iter().any(|(name, _)| *name == "precision") && found.iter().all(|(name, _)| *name != "trajectory_precision"));
         assert_eq!(of("terms").as_deref(), Some("[Term { objective: Output, weight: 0.5, step_weight: State, norm: L1 }]"));
         assert_eq!(words("trajectory_clip", Clip::Range(1.0)).as_deref(), Some("Range(1.0)"));
     }

@@ -17,15 +17,15 @@ use half::f16;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-const TINY: &str = r#"{"_class_name":"UNet2DModel","sample_size":8,"in_channels":1,"out_channels":1,"layers_per_block":1,"block_out_channels":[8,8],
+pub(super) const TINY: &str = r#"{"_class_name":"UNet2DModel","sample_size":8,"in_channels":1,"out_channels":1,"layers_per_block":1,"block_out_channels":[8,8],
 "down_block_types":["DownBlock2D","DownBlock2D"],"up_block_types":["UpBlock2D","UpBlock2D"],"norm_num_groups":4}"#;
 
-fn model() -> Result<Model> {
+pub(super) fn model() -> Result<Model> {
     Model::create(UNetConfig::parse(TINY, "config.json")?, SchedulerConfig::default(), 1)
 }
 
-fn options() -> TrainerOptions {
-    let term = Term { objective: Objective::TeacherForced, weight: 1.0, step_weight: Weight::State, norm: NormKind::L2 };
+pub(super) fn options() -> TrainerOptions {
+    let term = Objective::TeacherForced.term(Weight::State, NormKind::L2);
     let pairs = vec![(999, 499), (499, -1)];
     TrainerOptions { terms: vec![term], pairs, substeps: 2, cache_size: 4, cache_batch: 4, batch: 2, warmup_steps: 0, ..TrainerOptions::default() }
 }
@@ -35,14 +35,14 @@ fn trainer(options: TrainerOptions) -> Result<Trainer> {
     Trainer::new(Arc::new(CpuBackend::new(1)?), &model, Some(&model), None, options)
 }
 
-fn scratch(name: &str) -> PathBuf {
+pub(super) fn scratch(name: &str) -> PathBuf {
     let dir = std::env::temp_dir().join(format!("fewstep-distill-{name}-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir_all(&dir).expect("scratch folder");
     dir
 }
 
-fn bytes_of(trainer: &Trainer) -> Result<Vec<Vec<u8>>> {
+pub(super) fn bytes_of(trainer: &Trainer) -> Result<Vec<Vec<u8>>> {
     Ok(trainer.states()?.iter().map(|(_, t)| t.bytes().to_vec()).collect())
 }
 
@@ -112,7 +112,7 @@ fn weights_without_a_value_are_named_before_training() -> Result<()> {
         (Objective::Output, Weight::V, false),
         (Objective::Output, Weight::Const, true),
     ] {
-        let terms = vec![Term { objective, weight: 1.0, step_weight, norm: NormKind::L2 }];
+        let terms = vec![objective.term(step_weight, NormKind::L2)];
         let teacher = (objective == Objective::Output).then_some(&model);
         let made = Trainer::new(Arc::new(CpuBackend::new(1)?), &model, teacher, Some(&data), TrainerOptions { terms, batch: 2, ..TrainerOptions::default() });
         match made {

@@ -1,12 +1,13 @@
 //! The training step: draw, evaluate, differentiate, clip, AdamW, moving average — one plan, run once a step.
 
 use super::cache::{CacheSpec, TrajectoryCache};
+use super::context::TEACHER;
 use super::dataset::Dataset;
+use super::draws::DrawInputs;
 use super::loss_scale::{LossScale, LossScaleInputs};
-use super::objective::{Objective, TEACHER};
 use super::options::TrainerOptions;
 use super::overflow::{StateBounds, largest};
-use super::training_graph::{DrawInputs, Results, STATES, TrainingGraph, UpdateInputs};
+use super::training_graph::{Results, STATES, TrainingGraph, UpdateInputs};
 use crate::backend::{Backend, Executable, Memory, as_bytes};
 use crate::cancel::{Stop, cancelled};
 use crate::diffusion::{Clip, NoiseSchedule, grid};
@@ -24,7 +25,7 @@ pub struct StepReport {
     pub step: u64,
     /// The weighted sum.
     pub loss: f32,
-    /// Each term without its factor.
+    /// The first four terms, each without its factor.
     pub terms: [f32; 4],
     /// Global gradient norm before clipping.
     pub grad_norm: f32,
@@ -50,6 +51,8 @@ pub struct Trainer {
     backend: Arc<dyn Backend>,
     pub(super) exec: Box<dyn Executable>,
     draws: DrawInputs,
+    /// Row of the whole batch that the first one here is.
+    pub(super) first_row: i32,
     updates: UpdateInputs,
     loss_scale_inputs: Option<LossScaleInputs>,
     pub(super) loss_scale: LossScale,
@@ -83,7 +86,7 @@ impl Trainer {
         check_networks(student, teacher, dataset, &options)?;
         let schedule = student.scheduler.noise_schedule()?;
         let mut trajectory_clip = Clip::None;
-        if let (true, Some(teacher)) = (options.needs_cache(), teacher) {
+        if let (true, Some(teacher)) = (options.needs().cache, teacher) {
             grid::check(schedule.len(), &options.pairs)?;
             trajectory_clip = options.trajectory_clip.unwrap_or_else(|| teacher.scheduler.clip());
             trajectory_clip.check().map_err(|e| e.context("the trajectories"))?;
@@ -105,6 +108,7 @@ impl Trainer {
             backend,
             exec,
             draws,
+            first_row: 0,
             updates,
             loss_scale_inputs: update.loss_scale,
             loss_scale: LossScale::new(options.loss_scale),
@@ -136,6 +140,7 @@ impl Trainer {
             size: self.size()?,
             seed: self.options.seed,
             batch: self.options.cache_batch,
+            precision: self.options.precision,
         };
         let cache = TrajectoryCache::build(self.backend.as_ref(), teacher, &spec, progress, stop)?;
         self.set_cache(cache, stop)
@@ -143,7 +148,7 @@ impl Trainer {
 
     /// True when a step needs nothing more.
     pub fn is_prepared(&self) -> bool {
-        self.cache.is_some() || !self.options.needs_cache()
+        self.cache.is_some() || !self.options.needs().cache
     }
 
     /// What there is to say about the trajectories, once.
@@ -218,7 +223,7 @@ impl Trainer {
             return self.exec.run_all(); // a GPU gets it as one graph
         }
         let (start, end) = (self.exec.plan().prepared(), self.exec.plan().order().len());
-        let update = self.exec.plan().segments().last().map_or(end, |s| s.start);
+        let update = self.exec.plan().segment("update")?.start;
         if self.exec.run_until(start..update, stop)? < update {
             return Err(cancelled());
         }
@@ -231,7 +236,7 @@ impl Trainer {
             self.prepare(&mut |_, _| true, stop)?;
         }
         self.write_inputs(seed, self.steps_done, 0.0, 1.0)?;
-        let forward = self.exec.plan().segments()[0].clone();
+        let forward = self.exec.plan().segment("forward")?;
         if self.exec.run_until(forward.clone(), stop)? < forward.end {
             return Err(cancelled());
         }
@@ -246,6 +251,7 @@ impl Trainer {
     fn write_inputs(&mut self, seed: u64, n: u64, rate: f32, decay: f32) -> Result<()> {
         self.exec.write_bytes(self.draws.seed, as_bytes(&[seed as i64]))?;
         self.exec.write_bytes(self.draws.step, as_bytes(&[n as i64]))?;
+        self.exec.write_bytes(self.draws.first_row, as_bytes(&[self.first_row]))?;
         self.exec.write_bytes(self.updates.update, as_bytes(&[n as i64 + 1]))?;
         self.exec.write_bytes(self.updates.rate, as_bytes(&[rate]))?;
         self.exec.write_bytes(self.updates.decay, as_bytes(&[decay]))
@@ -256,7 +262,7 @@ impl Trainer {
         let values = self.exec.read_bytes(results)?.of::<f32>()?;
         let mut report = StepReport { step: self.steps_done, loss: values[0], learning_rate, ..Default::default() };
         let terms = self.options.terms.len();
-        report.terms[..terms].copy_from_slice(&values[1..=terms]);
+        report.terms.iter_mut().zip(&values[1..=terms]).for_each(|(to, from)| *to = *from);
         report.grad_norm = values.get(1 + terms).copied().unwrap_or(0.0);
         Ok(report)
     }
@@ -350,11 +356,11 @@ fn check_networks(student: &Model, teacher: Option<&Model>, dataset: Option<&Dat
     if student.config.dropout > 0.0 {
         return Err(Error::unsupported(format!("dropout is {}; training supports 0 only", student.config.dropout)));
     }
-    let needs = |f: fn(Objective) -> bool| options.terms.iter().any(|t| f(t.objective));
-    if needs(Objective::needs_teacher) && teacher.is_none() {
+    let needs = options.needs();
+    if needs.teacher && teacher.is_none() {
         return Err(Error::invalid("the objectives need a teacher"));
     }
-    if needs(Objective::needs_data) {
+    if needs.dataset {
         let data = dataset.ok_or_else(|| Error::invalid("the objectives need a dataset"))?;
         let [h, w] = options.size.map_or_else(|| student.size(), Ok)?;
         let (expected, found) = ([h, w, student.config.in_channels], &data.images().shape()[1..]);

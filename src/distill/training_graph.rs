@@ -1,32 +1,25 @@
 //! The program of a training step: draws, losses, gradients, clipping, AdamW, moving average.
 
+use super::context::{Role, STUDENT, TermContext};
 use super::dataset::Dataset;
+use super::draws::{DrawInputs, Draws};
+use super::loss::Evaluated;
 use super::loss_scale::LossScaleInputs;
-use super::objective::{DataBatch, Objective, STUDENT, Term, TermContext, TrajectoryBatch};
 use super::options::TrainerOptions;
+use super::points::{Point, Sources};
 use crate::diffusion::NoiseSchedule;
 use crate::error::{Error, Result};
-use crate::graph::ops::{AdamW, ClipScale, Concat, Ema, GlobalNorm, IntAffine, RandomInt, RandomNormal};
+use crate::graph::ops::{AdamW, ClipScale, Ema, GlobalNorm};
 use crate::graph::{Graph, TensorType, ValueId, gradients};
 use crate::memory;
 use crate::nn::Model;
-use crate::random::Purpose;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::DType;
 
 /// What lists of the program are called where there is no memory for them.
 const WHAT: &str = "training graph";
 
 /// Names of the four states of a parameter.
 pub(super) const STATES: [&str; 4] = [STUDENT, "adamw.m.", "adamw.v.", "ema."];
-
-/// Runtime inputs of the draws.
-#[derive(Clone, Copy)]
-pub(super) struct DrawInputs {
-    /// Key, i64 [1].
-    pub seed: ValueId,
-    /// Steps done so far, i64 [1].
-    pub step: ValueId,
-}
 
 /// Runtime inputs of the update.
 #[derive(Clone, Copy)]
@@ -82,109 +75,52 @@ pub(super) struct TrainingGraph {
 impl TrainingGraph {
     /// Of networks and data that fit together.
     pub fn new(student: &Model, teacher: Option<&Model>, dataset: Option<&Dataset>, schedule: &NoiseSchedule, options: &TrainerOptions) -> Result<Self> {
-        Builder::new(student, teacher, dataset, schedule, options)?.build()
-    }
-}
-
-/// Writes the program.
-struct Builder<'a> {
-    graph: Graph,
-    context: TermContext<'a>,
-    options: &'a TrainerOptions,
-    dataset: Option<&'a Dataset>,
-    size: [usize; 2],
-}
-
-impl<'a> Builder<'a> {
-    fn new(
-        student: &'a Model,
-        teacher: Option<&'a Model>,
-        dataset: Option<&'a Dataset>,
-        schedule: &'a NoiseSchedule,
-        options: &'a TrainerOptions,
-    ) -> Result<Self> {
-        let teacher = teacher.map(|t| (t, t.scheduler.prediction()));
-        let context = TermContext { student, student_prediction: student.scheduler.prediction(), teacher, schedule, pairs: &options.pairs };
-        let size = options.size.map_or_else(|| student.size(), Ok)?;
-        Ok(Self { graph: Graph::new(), context, options, dataset, size })
-    }
-
-    fn build(mut self) -> Result<TrainingGraph> {
-        let g = &mut self.graph;
-        g.begin_segment("forward");
-        let i64s = TensorType::new(DType::I64, &[1]);
-        let draws = DrawInputs { seed: g.input("seed", i64s.clone())?, step: g.input("step", i64s)? };
-        let updates = UpdateInputs::declare(g)?;
-        let mut terms = vec![];
-        let mut total = None;
-        for (i, term) in self.options.terms.iter().enumerate() {
-            let loss = if term.objective.needs_cache() { self.trajectory_term(i, term, &draws)? } else { self.data_term(i, term, &draws)? };
-            terms.push(loss);
-            let weighted = self.graph.affine(loss, term.weight, 0.0)?;
-            total = Some(match total {
-                None => weighted,
-                Some(sum) => self.graph.add(sum, weighted)?,
-            });
-        }
-        let loss = total.ok_or_else(|| Error::internal("a loss without terms"))?;
-        let losses = self.graph.push1(Concat.into(), &[&[loss], terms.as_slice()].concat())?;
-        self.graph.tap(losses);
-        let update = append_update(&mut self.graph, loss, self.context.student, self.options, &updates)?;
-        let all = self.graph.push1(Concat.into(), &[losses, update.norm])?;
-        self.graph.tap(all);
-        Ok(TrainingGraph { graph: self.graph, draws, updates, results: Results { losses, all }, update })
-    }
-
-    fn draw(&mut self, purpose: Purpose, bound: usize, term: usize, inputs: &DrawInputs) -> Result<ValueId> {
-        let bound = u32::try_from(bound).map_err(|_| Error::invalid(format!("{bound} rows are too many to draw from")))?;
-        let op = RandomInt { purpose, bound, count: self.options.batch, stream: term };
-        self.graph.push1(op.into(), &[inputs.seed, inputs.step])
-    }
-
-    fn trajectory_term(&mut self, i: usize, term: &Term, inputs: &DrawInputs) -> Result<ValueId> {
-        let (n, m) = (self.options.pairs.len(), self.options.cache_size);
-        let [h, w] = self.size;
-        let ty = TensorType::new(DType::F16, &[(n + 1) * m, h, w, self.context.student.config.in_channels]);
-        let states = self.graph.state("cache.states", ty)?;
-        let index = self.draw(Purpose::Data, m, i, inputs)?;
-        let pair = self.draw(Purpose::Timestep, n, i, inputs)?;
-        let rows = i32::try_from(m).map_err(|_| Error::invalid(format!("cache_size is {m}; it is too large")))?;
-        let g = &mut self.graph;
-        let from = match term.objective {
-            Objective::OnPolicy => index,
-            _ => g.push1(IntAffine { scale: rows, shift: 0 }.into(), &[pair, index])?,
+        let context = TermContext {
+            student: Role::student(student, student.scheduler.prediction()),
+            teacher: teacher.map(|t| Role::teacher(t, t.scheduler.prediction())),
+            schedule,
+            pairs: &options.pairs,
         };
-        let to = g.push1(IntAffine { scale: rows, shift: rows }.into(), &[pair, index])?;
-        let state = g.gather(states, from)?;
-        let target = g.gather(states, to)?;
-        let labels = self.labels("cache.labels", m, index)?;
-        self.context.trajectory_loss(&mut self.graph, term, &TrajectoryBatch { pair, state, target, labels })
+        let sources = Sources { dataset, cache_size: options.cache_size, size: options.size.map_or_else(|| student.size(), Ok)? };
+        let mut graph = Graph::new();
+        let g = &mut graph;
+        g.begin_segment("forward");
+        let (draws, updates) = (DrawInputs::declare(g)?, UpdateInputs::declare(g)?);
+        let (loss, terms) = append_losses(g, &context, options, draws, &sources)?;
+        let losses = g.concat(&[&[loss], terms.as_slice()].concat())?;
+        g.tap(losses);
+        let update = append_update(g, loss, student, options, &updates)?;
+        let all = g.concat(&[losses, update.norm])?;
+        g.tap(all);
+        Ok(Self { graph, draws, updates, results: Results { losses, all }, update })
     }
+}
 
-    fn data_term(&mut self, i: usize, term: &Term, inputs: &DrawInputs) -> Result<ValueId> {
-        let data = self.dataset.ok_or_else(|| Error::invalid("the objectives need a dataset"))?;
-        let count = data.len();
-        let images = self.graph.state("dataset.images", TensorType::f32(data.images().shape()))?;
-        let index = self.draw(Purpose::Data, count, i, inputs)?;
-        let timestep = self.draw(Purpose::Timestep, self.context.schedule.len(), i, inputs)?;
-        let b = self.options.batch;
-        let rows = memory::collect((0..b).map(|r| (i * b + r) as i32), "rows of noise")?;
-        let g = &mut self.graph;
-        let data = g.gather(images, index)?;
-        let rows = g.constant("noise.rows", Tensor::from_slice(&[b], &rows)?)?;
-        let image = [g.shape(data)[1], g.shape(data)[2], g.shape(data)[3]];
-        let noise = g.push1(RandomNormal { purpose: Purpose::Noise, image }.into(), &[inputs.seed, inputs.step, rows])?;
-        let labels = self.labels("dataset.labels", count, index)?;
-        self.context.data_loss(&mut self.graph, term, &DataBatch { data, noise, timestep, labels })
+/// Appends the losses of all terms: their weighted sum [1], and each without its factor. Terms of one point share its draws and the student's evaluation.
+fn append_losses(g: &mut Graph, context: &TermContext, options: &TrainerOptions, inputs: DrawInputs, sources: &Sources) -> Result<(ValueId, Vec<ValueId>)> {
+    let mut points: Vec<(Point, Evaluated)> = vec![];
+    let mut losses = memory::with_capacity(options.terms.len(), WHAT)?;
+    let mut total = None;
+    for term in &options.terms {
+        let known = points.iter().position(|(point, _)| *point == term.point);
+        let at = match known {
+            Some(at) => at,
+            None => {
+                let draws = Draws { inputs, batch: options.batch, stream: points.len() };
+                let at = term.point.draw(g, context, &draws, sources)?;
+                points.push((term.point, Evaluated::new(g, context, at)?));
+                points.len() - 1
+            }
+        };
+        let loss = points[at].1.loss(g, context, term)?;
+        losses.push(loss);
+        let weighted = g.affine(loss, term.weight, 0.0)?;
+        total = Some(match total {
+            None => weighted,
+            Some(sum) => g.add(sum, weighted)?,
+        });
     }
-
-    fn labels(&mut self, storage: &str, count: usize, index: ValueId) -> Result<Option<ValueId>> {
-        if self.context.student.classes().is_none() {
-            return Ok(None);
-        }
-        let table = self.graph.state(storage, TensorType::new(DType::I32, &[count]))?;
-        Ok(Some(self.graph.gather(table, index)?))
-    }
+    Ok((total.ok_or_else(|| Error::internal("a loss without terms"))?, losses))
 }
 
 /// Appends backward pass, clipping, AdamW and the moving average for the loss [1] of a student whose parameters are states `student.*`.

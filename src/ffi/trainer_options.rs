@@ -10,6 +10,7 @@ use super::sampler_options::{FEWSTEP_CLIP_DYNAMIC, FEWSTEP_CLIP_NONE, FEWSTEP_CL
 use crate::diffusion::{Clip, Weight};
 use crate::distill::{LearningRate, NormKind, Objective, Term, TrainerOptions};
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::nn::Model;
 
 /// Match the teacher's prediction at the same noisy image and timestep. Needs a teacher and a dataset.
@@ -47,8 +48,6 @@ pub const FEWSTEP_DECAY_COSINE: i32 = 2;
 /// trajectory_clip: clamp or threshold as the scheduler config of the teacher says, so that it runs as its own sampler runs it.
 pub const FEWSTEP_CLIP_FROM_TEACHER: i32 = 3;
 
-/// The most terms that a caller may pass; the trainer has its own, lower limit.
-const MAX_TERMS: usize = 64;
 /// The most teacher steps of one trajectory, which is one plan.
 const MAX_TEACHER_STEPS: usize = 1000;
 
@@ -81,7 +80,8 @@ pub struct fewstep_trainer_options {
     pub batch: u32,
     /// Key of every random draw; 0 by default.
     pub seed: u64,
-    /// The loss: 1 to 4 terms.
+    /// The loss: one term or more. Terms that are evaluated at the same points (OUTPUT and DENOISE are) share their draws and the student's evaluation, so
+    /// that several of them take little more time than one.
     pub terms: *const fewstep_term,
     /// Elements of terms.
     pub term_count: usize,
@@ -221,12 +221,9 @@ fn term(i: usize, t: &fewstep_term) -> Result<Term> {
     if t.reserved != 0 {
         return Err(Error::invalid(format!("{} must be 0", name("reserved"))));
     }
-    Ok(Term {
-        objective: choice(t.objective, &name("objective"), &objectives)?,
-        weight: t.weight,
-        step_weight: choice(t.step_weight, &name("step_weight"), &weights)?,
-        norm: choice(t.norm, &name("norm"), &norms)?,
-    })
+    let objective = choice(t.objective, &name("objective"), &objectives)?;
+    let (step_weight, norm) = (choice(t.step_weight, &name("step_weight"), &weights)?, choice(t.norm, &name("norm"), &norms)?);
+    Ok(Term { weight: t.weight, ..objective.term(step_weight, norm) })
 }
 
 /// `None` for what the teacher's scheduler says.
@@ -252,7 +249,7 @@ fn trajectory_clip(o: &fewstep_trainer_options) -> Result<Option<Clip>> {
 pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model) -> Result<TrainerOptions> {
     // SAFETY: as promised by the caller.
     let (terms, mut pairs) = unsafe {
-        let terms = options::array(o.terms, o.term_count, o.term_stride, MAX_TERMS)?;
+        let terms = options::array(o.terms, o.term_count, o.term_stride, options::MOST)?;
         (terms, read_grid(student.scheduler.num_train_timesteps, o.steps, o.pairs, o.pair_count, o.pair_stride)?)
     };
     if let (true, Some(own)) = (pairs.is_empty(), &student.student) {
@@ -272,7 +269,7 @@ pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model) -> 
     Ok(TrainerOptions {
         seed: o.seed,
         batch: o.batch as usize,
-        terms: terms.iter().enumerate().map(|(i, t)| term(i, t)).collect::<Result<_>>()?,
+        terms: memory::try_collect(terms.iter().enumerate().map(|(i, t)| term(i, t)), "terms")?,
         pairs,
         substeps: o.substeps as usize,
         cache_size: o.cache_size as usize,

@@ -3,7 +3,7 @@
 use crate::ffi_common::{TINY, scratch};
 use crate::gpu;
 use fewstep::diffusion::Weight;
-use fewstep::distill::{Dataset, NormKind, Objective, Term, Trainer, TrainerOptions, WeightsKind};
+use fewstep::distill::{Dataset, NormKind, Objective, Trainer, TrainerOptions, WeightsKind};
 use fewstep::io::scheduler_config::SchedulerConfig;
 use fewstep::io::unet_config::UNetConfig;
 use fewstep::nn::Model;
@@ -25,7 +25,7 @@ fn trainer_in(precision: DType, loss_scale: f32) -> Trainer {
     let labels: Vec<i32> = (0..16).map(|i| i % model.classes().unwrap_or(1) as i32).collect();
     let images = Tensor::from_slice(&[16, h, w, channels], &pixels).expect("a tensor");
     let data = Dataset::new(images, Some(Tensor::from_slice(&[16], &labels).expect("a tensor"))).expect("a dataset");
-    let term = Term { objective: Objective::Denoise, weight: 1.0, step_weight: Weight::Snr, norm: NormKind::L2 };
+    let term = Objective::Denoise.term(Weight::Snr, NormKind::L2);
     let options = TrainerOptions { batch: 4, terms: vec![term], warmup_steps: 1, precision, loss_scale, ..TrainerOptions::default() };
     Trainer::new(Arc::new(gpu()), &model, None, Some(&data), options).expect("a trainer")
 }

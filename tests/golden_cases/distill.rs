@@ -4,9 +4,12 @@ use crate::common::{Check, backend, close, fail, integers, read, text, to_nhwc, 
 use crate::trajectory::teacher_dir;
 use fewstep::backend::Executable;
 use fewstep::diffusion::{NoiseSchedule, Prediction, Rounding, ScheduleConfig, Weight, trajectory};
-use fewstep::distill::TrainerOptions;
-use fewstep::distill::objective::{DataBatch, NormKind, Objective, STUDENT, TEACHER, Term, TermContext, TrajectoryBatch};
+use fewstep::distill::context::{Role, STUDENT, TEACHER, TermContext};
+use fewstep::distill::loss::Evaluated;
+use fewstep::distill::points::cached::TrajectoryBatch;
+use fewstep::distill::points::data::DataBatch;
 use fewstep::distill::training_graph::{Update, UpdateInputs, append_update};
+use fewstep::distill::{NormKind, Objective, Point, Term, TrainerOptions};
 use fewstep::graph::{Graph, TensorType, ValueId};
 use fewstep::io::safetensors::TensorFile;
 use fewstep::names::Named;
@@ -63,7 +66,7 @@ fn load(case: &Path) -> Result<Case, String> {
     let dir = case.parent().ok_or("no folder")?;
     let student = [dir.join("student"), dir.join("../unet/class_conditional")].into_iter().find(|d| d.exists()).ok_or("no student folder")?;
     let schedule = text(NoiseSchedule::new(ScheduleConfig { precision: Rounding::Float64, ..ScheduleConfig::default() }))?;
-    let term = Term { objective, weight: 1.0, step_weight, norm };
+    let term = objective.term(step_weight, norm);
     Ok(Case { term, student: text(Model::open(&student))?, teacher: text(Model::open(&teacher_dir()))?, prediction, pairs, schedule })
 }
 
@@ -85,9 +88,8 @@ const OPTIONS: fn() -> TrainerOptions =
 
 fn build(g: &mut Graph, case: &Case, batch: &TensorFile) -> Result<Program, String> {
     let context = TermContext {
-        student: &case.student,
-        student_prediction: case.prediction[0],
-        teacher: Some((&case.teacher, case.prediction[1])),
+        student: Role::student(&case.student, case.prediction[0]),
+        teacher: Some(Role::teacher(&case.teacher, case.prediction[1])),
         schedule: &case.schedule,
         pairs: &case.pairs,
     };
@@ -103,18 +105,22 @@ fn build(g: &mut Graph, case: &Case, batch: &TensorFile) -> Result<Program, Stri
     let labels = text(g.input("labels", index.clone()))?;
     let mut indices = vec![(labels, integers(batch, "class_labels")?)];
     let labels = case.student.classes().map(|_| labels);
-    let (inputs, loss) = if case.term.objective == Objective::Output {
+    let (inputs, at) = if case.term.point == Point::Data {
         let (data, noise, timestep) = (text(g.input("data", ty.clone()))?, text(g.input("noise", ty))?, text(g.input("t", index))?);
         indices.push((timestep, integers(batch, "output_timesteps")?));
-        let loss = text(context.data_loss(g, &case.term, &DataBatch { data, noise, timestep, labels }))?;
-        (vec![(data, nhwc(values(batch, "data")?)?), (noise, nhwc(values(batch, "noise")?)?)], loss)
+        let at = text(DataBatch { data, noise, timestep, labels }.at(g, &context))?;
+        (vec![(data, nhwc(values(batch, "data")?)?), (noise, nhwc(values(batch, "noise")?)?)], at)
     } else {
         let (state, target, pair) = (text(g.input("state", ty.clone()))?, text(g.input("target", ty))?, text(g.input("pair", index))?);
         indices.push((pair, (0..n as i32).collect()));
-        let from = if case.term.objective == Objective::OnPolicy { values(batch, "x_T")? } else { rows(0) };
-        let loss = text(context.trajectory_loss(g, &case.term, &TrajectoryBatch { pair, state, target, labels }))?;
-        (vec![(state, nhwc(from)?), (target, nhwc(rows(1))?)], loss)
+        let trajectories = TrajectoryBatch { pair, state, target, labels };
+        let (from, at) = match case.term.point {
+            Point::Own => (values(batch, "x_T")?, text(trajectories.own(g, &context))?),
+            _ => (rows(0), text(trajectories.cached(g, &context))?),
+        };
+        (vec![(state, nhwc(from)?), (target, nhwc(rows(1))?)], at)
     };
+    let loss = text(text(Evaluated::new(g, &context, at))?.loss(g, &context, &case.term))?;
     let updates = text(UpdateInputs::declare(g))?;
     let update = text(append_update(g, loss, &case.student, &OPTIONS(), &updates))?;
     [loss, update.norm].iter().chain(&update.grads).for_each(|v| g.tap(*v));
