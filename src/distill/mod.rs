@@ -8,8 +8,11 @@ mod draws;
 pub mod loss;
 pub mod loss_scale;
 pub mod objective;
+pub mod optimizer;
 pub mod options;
 mod overflow;
+pub mod parameters;
+pub mod phase;
 pub mod points;
 mod range;
 mod record;
@@ -17,10 +20,12 @@ pub mod student;
 pub mod targets;
 pub mod term;
 pub mod trainer;
-pub mod training_graph;
+mod training_graph;
 
 #[cfg(test)]
 mod loss_tests;
+#[cfg(test)]
+mod set_tests;
 #[cfg(test)]
 mod tests;
 
@@ -28,7 +33,9 @@ pub use cache::TrajectoryCache;
 pub use checkpoint::OptionGroup;
 pub use dataset::Dataset;
 pub use objective::Objective;
-pub use options::{LearningRate, TrainerOptions};
+pub use optimizer::{LearningRate, Optimizer};
+pub use options::TrainerOptions;
+pub use parameters::ParameterSet;
 pub use points::Point;
 pub use student::{StudentOptions, derive};
 pub use targets::Target;

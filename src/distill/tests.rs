@@ -1,8 +1,8 @@
 //! What a training run refuses to become: states out of range, weights that are not finite, files that cannot be read back.
 
 use super::overflow::Watch;
+use super::parameters::State;
 use super::range::StateRange;
-use super::training_graph::STATES;
 use super::*;
 use crate::backend::as_bytes;
 use crate::backend::cpu::CpuBackend;
@@ -27,7 +27,20 @@ pub(super) fn model() -> Result<Model> {
 pub(super) fn options() -> TrainerOptions {
     let term = Objective::TeacherForced.term(Weight::State, NormKind::L2);
     let pairs = vec![(999, 499), (499, -1)];
-    TrainerOptions { terms: vec![term], pairs, substeps: 2, cache_size: 4, cache_batch: 4, batch: 2, warmup_steps: 0, ..TrainerOptions::default() }
+    TrainerOptions {
+        terms: vec![term],
+        pairs,
+        substeps: 2,
+        cache_size: 4,
+        cache_batch: 4,
+        batch: 2,
+        optimizer: Optimizer { warmup_steps: 0, ..Optimizer::default() },
+        ..TrainerOptions::default()
+    }
+}
+
+fn with(optimizer: Optimizer) -> TrainerOptions {
+    TrainerOptions { optimizer, ..options() }
 }
 
 fn trainer(options: TrainerOptions) -> Result<Trainer> {
@@ -49,22 +62,22 @@ pub(super) fn bytes_of(trainer: &Trainer) -> Result<Vec<Vec<u8>>> {
 #[test]
 fn what_is_not_finite_is_never_written_over_a_good_file() -> Result<()> {
     let dir = scratch("finite");
-    for (prefix, file) in STATES.iter().zip(["weights", "first", "second", "average"]) {
+    for (state, file) in State::ALL.into_iter().zip(["weights", "first", "second", "average"]) {
         let mut trainer = trainer(options())?;
         let path = dir.join(file);
         trainer.save(&path)?;
         let good = std::fs::read(&path).expect("checkpoint");
-        let key = format!("{prefix}conv_in.bias");
+        let key = trainer.sets[0].key(state, "conv_in.bias");
         let mut values = [0f32; 8];
         values[5] = f32::NAN;
         trainer.exec.write_storage(&key, as_bytes(&values))?;
         let error = trainer.save(&path).unwrap_err();
         assert_eq!(error.status, Status::Numeric, "{error}");
         assert!(error.message.contains(&key) && error.message.contains("element 5"), "{error}");
-        assert_eq!(std::fs::read(&path).expect("checkpoint"), good, "{prefix}");
-        let kind = if prefix == &STATES[3] { WeightsKind::Ema } else { WeightsKind::Raw };
+        assert_eq!(std::fs::read(&path).expect("checkpoint"), good, "{key}");
+        let kind = if state == State::Average { WeightsKind::Ema } else { WeightsKind::Raw };
         let refused = trainer.snapshot(kind).err().map(|e| e.status);
-        assert_eq!(refused, ["weights", "average"].contains(&file).then_some(Status::Numeric), "{prefix}");
+        assert_eq!(refused, ["weights", "average"].contains(&file).then_some(Status::Numeric), "{key}");
     }
     let mut bad = model()?;
     let (folder, file) = (dir.join("model"), dir.join("model.safetensors"));
@@ -85,7 +98,7 @@ fn what_is_not_finite_is_never_written_over_a_good_file() -> Result<()> {
 #[test]
 fn an_update_that_is_not_finite_is_taken_back() -> Result<()> {
     for (learning_rate, good) in [(1e-3, true), (1e30, true), (1e38, false), (3e38, false)] {
-        let mut trainer = trainer(TrainerOptions { learning_rate, decay: LearningRate::Constant, ..options() })?;
+        let mut trainer = trainer(with(Optimizer { learning_rate, decay: LearningRate::Constant, ..options().optimizer }))?;
         let before = bytes_of(&trainer)?;
         match trainer.step() {
             Ok(_) => assert!(good && bytes_of(&trainer)? != before, "{learning_rate}"),
@@ -126,20 +139,20 @@ fn weights_without_a_value_are_named_before_training() -> Result<()> {
 /// Ordinary runs are never looked at, however long; others are, and only where the options cannot rule it out.
 #[test]
 fn bounds_rule_out_what_cannot_happen() -> Result<()> {
-    let ordinary = TrainerOptions { decay: LearningRate::Constant, ..options() };
-    for (options, steps, bounded) in [
+    let ordinary = Optimizer { decay: LearningRate::Constant, ..options().optimizer };
+    for (optimizer, steps, bounded) in [
         (ordinary.clone(), 1_000_000, true),
-        (TrainerOptions { learning_rate: 1.0, clip_norm: 1e6, weight_decay: 0.1, ..ordinary.clone() }, 1_000_000, true),
-        (TrainerOptions { clip_norm: f64::INFINITY, ..ordinary.clone() }, 1_000_000, true),
-        (TrainerOptions { learning_rate: 1e38, ..ordinary.clone() }, 0, false),
+        (Optimizer { learning_rate: 1.0, clip_norm: 1e6, weight_decay: 0.1, ..ordinary.clone() }, 1_000_000, true),
+        (Optimizer { clip_norm: f64::INFINITY, ..ordinary.clone() }, 1_000_000, true),
+        (Optimizer { learning_rate: 1e38, ..ordinary.clone() }, 0, false),
         // The rate alone, divided by 1 - beta1.
-        (TrainerOptions { learning_rate: 1e38, clip_norm: 1e-30, ..ordinary.clone() }, 0, false),
-        (TrainerOptions { learning_rate: 1.0, eps: 1e-40, ..ordinary }, 0, false),
+        (Optimizer { learning_rate: 1e38, clip_norm: 1e-30, ..ordinary.clone() }, 0, false),
+        (Optimizer { learning_rate: 1.0, eps: 1e-40, ..ordinary }, 0, false),
     ] {
-        let mut trainer = trainer(options)?;
-        let rate = trainer.options().learning_rate as f32;
+        let rate = optimizer.learning_rate as f32;
+        let mut trainer = trainer(with(optimizer))?;
         for step in 0..=steps {
-            let Watch::Bounded(bounds) = trainer.watch(rate)? else {
+            let Watch::Bounded(bounds) = trainer.watch()? else {
                 assert!(!bounded, "step {step} at rate {rate:e} was looked at");
                 break;
             };

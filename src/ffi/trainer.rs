@@ -29,13 +29,14 @@ pub const FEWSTEP_RESUME_SCHEDULE: u32 = 1;
 pub const FEWSTEP_RESUME_BATCH: u32 = 2;
 /// Resume with other beta1, beta2, eps, weight_decay, clip_norm or ema_decay. The moments and the moving average go on from what they are.
 pub const FEWSTEP_RESUME_OPTIMIZER: u32 = 4;
-/// Resume with other terms.
+/// Resume with other terms; or with the same where they share the draws of a point, which versions before 0.1.0 had each draw its own.
 pub const FEWSTEP_RESUME_LOSS: u32 = 8;
 /// Resume with other teacher trajectories: pairs or steps, substeps, cache_size, height and width, trajectory_clip and its fields.
 pub const FEWSTEP_RESUME_TRAJECTORIES: u32 = 16;
 /// Resume with another seed.
 pub const FEWSTEP_RESUME_SEED: u32 = 32;
-/// Resume with another precision. A loss scale that the checkpoint does not have begins anew.
+/// Resume with another precision, of the networks or of the teacher's trajectories (which versions before 0.1.0 computed in f32 whatever the precision of the
+/// trainer). A loss scale that the checkpoint does not have begins anew.
 pub const FEWSTEP_RESUME_PRECISION: u32 = 64;
 /// Resume with whatever the trainer was created with.
 pub const FEWSTEP_RESUME_ANY: u32 = 127;
@@ -60,9 +61,9 @@ pub struct fewstep_step_report {
     pub loss: f32,
     /// Steps done so far, this one included.
     pub step: u64,
-    /// Each term without its factor, in the order of the options; 0 for those that do not exist.
+    /// The first four terms, each without its factor, in the order of the options; 0 for those that do not exist.
     pub terms: [f32; 4],
-    /// Global gradient norm before clipping; 0 from fewstep_trainer_evaluate.
+    /// Global gradient norm of the student before clipping; 0 from fewstep_trainer_evaluate.
     pub grad_norm: f32,
     /// Learning rate of the step; 0 from fewstep_trainer_evaluate.
     pub learning_rate: f32,
@@ -159,8 +160,8 @@ impl TrainerHandle {
         }
         self.trainer.resume(path, changes)?;
         let (done, options) = (self.trainer.steps_done(), self.trainer.options());
-        if options.rate(done) == 0.0 {
-            let total = options.total_steps;
+        if options.optimizer.rate(done) == 0.0 {
+            let total = options.optimizer.total_steps;
             let message = format!("resumed after {done} steps, but the learning rate falls to 0 at total_steps {total}, counted from the run's first step");
             self.runtime.log(FEWSTEP_LOG_WARNING, &message);
         }

@@ -8,7 +8,7 @@ use super::options::{self, Item, Options, size_field};
 use super::precision::{FEWSTEP_PRECISION_F32, precision};
 use super::sampler_options::{FEWSTEP_CLIP_DYNAMIC, FEWSTEP_CLIP_NONE, FEWSTEP_CLIP_RANGE};
 use crate::diffusion::{Clip, Weight};
-use crate::distill::{LearningRate, NormKind, Objective, Term, TrainerOptions};
+use crate::distill::{LearningRate, NormKind, Objective, Optimizer, Term, TrainerOptions};
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::nn::Model;
@@ -173,15 +173,15 @@ unsafe impl Options for fewstep_trainer_options {
             substeps: narrow(d.substeps),
             cache_size: narrow(d.cache_size),
             cache_batch: narrow(d.cache_batch),
-            learning_rate: d.learning_rate,
-            warmup_steps: d.warmup_steps,
-            total_steps: d.total_steps,
-            beta1: d.beta1,
-            beta2: d.beta2,
-            eps: d.eps,
-            weight_decay: d.weight_decay,
-            clip_norm: d.clip_norm,
-            ema_decay: d.ema_decay,
+            learning_rate: d.optimizer.learning_rate,
+            warmup_steps: d.optimizer.warmup_steps,
+            total_steps: d.optimizer.total_steps,
+            beta1: d.optimizer.beta1,
+            beta2: d.optimizer.beta2,
+            eps: d.optimizer.eps,
+            weight_decay: d.optimizer.weight_decay,
+            clip_norm: d.optimizer.clip_norm,
+            ema_decay: d.optimizer.ema_decay,
             height: 0,
             width: 0,
             decay: FEWSTEP_DECAY_COSINE,
@@ -226,6 +226,26 @@ fn term(i: usize, t: &fewstep_term) -> Result<Term> {
     Ok(Term { weight: t.weight, ..objective.term(step_weight, norm) })
 }
 
+fn optimizer(o: &fewstep_trainer_options) -> Result<Optimizer> {
+    for (name, v) in [("learning_rate", o.learning_rate), ("eps", o.eps)] {
+        if !v.is_finite() {
+            return Err(Error::invalid(format!("{name} is {v}; it must be finite")));
+        }
+    }
+    Ok(Optimizer {
+        learning_rate: o.learning_rate,
+        warmup_steps: o.warmup_steps,
+        total_steps: o.total_steps,
+        decay: choice(o.decay, "decay", &[(FEWSTEP_DECAY_CONSTANT, LearningRate::Constant), (FEWSTEP_DECAY_COSINE, LearningRate::Cosine)])?,
+        beta1: o.beta1,
+        beta2: o.beta2,
+        eps: o.eps,
+        weight_decay: o.weight_decay,
+        clip_norm: o.clip_norm,
+        ema_decay: o.ema_decay,
+    })
+}
+
 /// `None` for what the teacher's scheduler says.
 fn trajectory_clip(o: &fewstep_trainer_options) -> Result<Option<Clip>> {
     let known = [
@@ -255,11 +275,6 @@ pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model) -> 
     if let (true, Some(own)) = (pairs.is_empty(), &student.student) {
         pairs.clone_from(&own.pairs);
     }
-    for (name, v) in [("learning_rate", o.learning_rate), ("eps", o.eps)] {
-        if !v.is_finite() {
-            return Err(Error::invalid(format!("{name} is {v}; it must be finite")));
-        }
-    }
     let teacher_steps = pairs.len().saturating_mul(o.substeps as usize);
     if teacher_steps > MAX_TEACHER_STEPS {
         return Err(Error::invalid(format!("{} steps of {} substeps are {teacher_steps} teacher steps; at most {MAX_TEACHER_STEPS}", pairs.len(), o.substeps)));
@@ -274,16 +289,7 @@ pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model) -> 
         substeps: o.substeps as usize,
         cache_size: o.cache_size as usize,
         cache_batch: o.cache_batch as usize,
-        learning_rate: o.learning_rate,
-        warmup_steps: o.warmup_steps,
-        total_steps: o.total_steps,
-        decay: choice(o.decay, "decay", &[(FEWSTEP_DECAY_CONSTANT, LearningRate::Constant), (FEWSTEP_DECAY_COSINE, LearningRate::Cosine)])?,
-        beta1: o.beta1,
-        beta2: o.beta2,
-        eps: o.eps,
-        weight_decay: o.weight_decay,
-        clip_norm: o.clip_norm,
-        ema_decay: o.ema_decay,
+        optimizer: optimizer(o)?,
         size,
         precision: precision(o.precision)?,
         trajectory_clip: trajectory_clip(o)?,

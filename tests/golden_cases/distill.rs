@@ -6,10 +6,10 @@ use fewstep::backend::Executable;
 use fewstep::diffusion::{NoiseSchedule, Prediction, Rounding, ScheduleConfig, Weight, trajectory};
 use fewstep::distill::context::{Role, STUDENT, TEACHER, TermContext};
 use fewstep::distill::loss::Evaluated;
+use fewstep::distill::phase::{Phase, Update};
 use fewstep::distill::points::cached::TrajectoryBatch;
 use fewstep::distill::points::data::DataBatch;
-use fewstep::distill::training_graph::{Update, UpdateInputs, append_update};
-use fewstep::distill::{NormKind, Objective, Point, Term, TrainerOptions};
+use fewstep::distill::{NormKind, Objective, Optimizer, ParameterSet, Point, Term};
 use fewstep::graph::{Graph, TensorType, ValueId};
 use fewstep::io::safetensors::TensorFile;
 use fewstep::names::Named;
@@ -78,13 +78,12 @@ fn check_substeps(pairs: &[(i64, i64)], recorded: &[Vec<i64>]) -> Check {
 struct Program {
     inputs: Vec<(ValueId, Vec<f32>)>,
     indices: Vec<(ValueId, Vec<i32>)>,
-    updates: UpdateInputs,
     loss: ValueId,
+    student: ParameterSet,
     update: Update,
 }
 
-const OPTIONS: fn() -> TrainerOptions =
-    || TrainerOptions { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.01, clip_norm: 1.0, ..TrainerOptions::default() };
+const OPTIMIZER: fn() -> Optimizer = || Optimizer { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.01, clip_norm: 1.0, ..Optimizer::default() };
 
 fn build(g: &mut Graph, case: &Case, batch: &TensorFile) -> Result<Program, String> {
     let context = TermContext {
@@ -121,10 +120,11 @@ fn build(g: &mut Graph, case: &Case, batch: &TensorFile) -> Result<Program, Stri
         (vec![(state, nhwc(from)?), (target, nhwc(rows(1))?)], at)
     };
     let loss = text(text(Evaluated::new(g, &context, at))?.loss(g, &context, &case.term))?;
-    let updates = text(UpdateInputs::declare(g))?;
-    let update = text(append_update(g, loss, &case.student, &OPTIONS(), &updates))?;
+    let student = text(ParameterSet::student(&case.student, OPTIMIZER()))?;
+    let phase = Phase { name: "student", loss, sets: std::slice::from_ref(&student), recompute: &[], loss_scale: None };
+    let update = text(phase.append(g))?.remove(0);
     [loss, update.norm].iter().chain(&update.grads).for_each(|v| g.tap(*v));
-    Ok(Program { inputs, indices, updates, loss, update })
+    Ok(Program { inputs, indices, loss, student, update })
 }
 
 pub fn run(path: &Path) -> Check {
@@ -141,10 +141,10 @@ pub fn run(path: &Path) -> Check {
     for (id, data) in &program.indices {
         write(exec.as_mut(), *id, data)?;
     }
-    write(exec.as_mut(), program.updates.rate, &[1e-3f32])?;
-    write(exec.as_mut(), program.updates.decay, &[0.9f32])?;
+    write(exec.as_mut(), program.update.inputs.rate, &[1e-3f32])?;
+    write(exec.as_mut(), program.update.inputs.decay, &[0.9f32])?;
     for k in 0..5i64 {
-        write(exec.as_mut(), program.updates.update, &[k + 1])?;
+        write(exec.as_mut(), program.update.inputs.update, &[k + 1])?;
         text(exec.run_all())?;
         close(&format!("loss.{k}"), &read(exec.as_ref(), program.loss)?, &values(&expected, &format!("loss.{k}"))?, 1e-4, 0.0)?;
         close(&format!("grad_norm.{k}"), &read(exec.as_ref(), program.update.norm)?, &values(&expected, &format!("grad_norm.{k}"))?, 1e-3, 0.0)?;
@@ -175,7 +175,7 @@ fn check_grads(exec: &dyn Executable, program: &Program, expected: &TensorFile) 
         largest = values(expected, name)?.iter().fold(largest, |m, v| m.max(v.abs()));
     }
     for name in recorded {
-        let at = program.update.parameters.iter().position(|p| format!("grad.{p}") == name).ok_or_else(|| format!("no parameter for {name}"))?;
+        let at = program.student.parameters.iter().position(|p| format!("grad.{}", p.name) == name).ok_or_else(|| format!("no parameter for {name}"))?;
         close(name, &read(exec, program.update.grads[at])?, &values(expected, name)?, 1e-3, 1e-3 * f64::from(largest))?;
     }
     Ok(())
