@@ -218,3 +218,42 @@ fn evaluation_runs_the_forward_passes_alone() -> Result<()> {
     }
     Ok(())
 }
+
+/// A gradient through two of the student's steps in turn: what they compute on the way need not be kept, and nothing comes out otherwise.
+#[test]
+fn an_unrolled_chain_may_be_computed_again() -> Result<()> {
+    let (model, data) = (model()?, dataset()?);
+    let run = |again: bool| -> Result<(usize, Vec<Vec<u8>>)> {
+        let options = TrainerOptions { terms: vec![Objective::Denoise.term(Weight::Snr, NormKind::L2)], batch: 8, ..options() };
+        let schedule = model.scheduler.noise_schedule()?;
+        let context = TermContext { student: Role::student(&model, model.scheduler.prediction()), teacher: None, schedule: &schedule, pairs: &[] };
+        let mut assembly = Assembly::new(options.precision)?;
+        assembly.begin(STUDENT)?;
+        let draws = Draws { inputs: assembly.draws, batch: options.batch, stream: 0 };
+        let g = &mut assembly.graph;
+        let at = Point::Data.draw(g, &context, &draws, &Sources { dataset: Some(&data), cache_size: 0, size: [8, 8] })?;
+        let (mut x, mut inside) = (at.x, vec![]);
+        for _ in 0..3 {
+            let mark = g.mark();
+            let out = context.student.evaluate(g, x, at.t, at.labels)?;
+            x = g.weighted_sum(&[(0.9, x), (0.1, out)])?;
+            inside.extend(g.values_since(mark)?.into_iter().filter(|v| *v != x));
+        }
+        let square = g.mul(x, x)?;
+        let loss = g.mean(square)?;
+        let all = g.concat(&[loss, loss])?;
+        g.tap(all);
+        let set = ParameterSet::student(&model, options.optimizer.clone())?;
+        assembly.end(loss, vec![set], if again { &inside } else { &[] })?;
+        let program = assembly.finish(&Losses { total: loss, all })?;
+        let mut trainer = Trainer::of_program(Arc::new(CpuBackend::new(1)?), program, &model, None, options, Clip::None, Stop::NEVER)?;
+        trainer.load_initial_state(Stop::NEVER)?;
+        trainer.bind_shared(Some(&data), Stop::NEVER)?;
+        trainer.step()?;
+        Ok((trainer.plan().peak_live_bytes(), bytes_of(&trainer)?))
+    };
+    let ((kept, expected), (again, found)) = (run(false)?, run(true)?);
+    assert!(found == expected, "other weights");
+    assert!(again < kept, "{again} bytes at once, {kept} where all is kept");
+    Ok(())
+}

@@ -55,30 +55,21 @@ impl Trajectories {
     }
 
     /// The noise that the trajectory begins with [B,H,W,C].
-    fn noise(&self, g: &mut Graph) -> Result<ValueId> {
+    pub fn noise(&self, g: &mut Graph) -> Result<ValueId> {
         g.gather(self.states, self.index)
     }
 
-    fn batch(&self, g: &mut Graph, state: ValueId) -> Result<TrajectoryBatch> {
+    /// Rows that begin at these states.
+    pub fn batch(&self, g: &mut Graph, state: ValueId) -> Result<TrajectoryBatch> {
         Ok(TrajectoryBatch { pair: self.pair, state, target: self.state(g, 1)?, labels: self.labels })
-    }
-
-    /// Rows that begin at the start of their pair.
-    pub fn from_pair(&self, g: &mut Graph) -> Result<TrajectoryBatch> {
-        let state = self.state(g, 0)?;
-        self.batch(g, state)
-    }
-
-    /// Rows that begin at noise.
-    pub fn from_noise(&self, g: &mut Graph) -> Result<TrajectoryBatch> {
-        let state = self.noise(g)?;
-        self.batch(g, state)
     }
 }
 
 /// The teacher's states of a step.
 pub(in crate::distill) fn draw(g: &mut Graph, context: &TermContext, draws: &Draws, sources: &Sources) -> Result<TrajectoryBatch> {
-    Trajectories::draw(g, context, draws, sources)?.from_pair(g)
+    let drawn = Trajectories::draw(g, context, draws, sources)?;
+    let state = drawn.state(g, 0)?;
+    drawn.batch(g, state)
 }
 
 impl TrajectoryBatch {

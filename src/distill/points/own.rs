@@ -15,7 +15,9 @@ pub const KIND: Kind = cached::KIND;
 
 /// The noise of a step, and the teacher's states that follow from it.
 pub(in crate::distill) fn draw(g: &mut Graph, context: &TermContext, draws: &Draws, sources: &Sources) -> Result<TrajectoryBatch> {
-    Trajectories::draw(g, context, draws, sources)?.from_noise(g)
+    let drawn = Trajectories::draw(g, context, draws, sources)?;
+    let state = drawn.noise(g)?;
+    drawn.batch(g, state)
 }
 
 impl TrajectoryBatch {
@@ -42,7 +44,8 @@ fn own_states(g: &mut Graph, context: &TermContext, batch: &TrajectoryBatch) -> 
     let mut x = batch.state;
     let mut states = memory::with_capacity(context.pairs.len(), "the student's own states")?;
     states.push(g.reshape(x, &flat)?);
-    for &(t, next) in &context.pairs[..context.pairs.len() - 1] {
+    // No step leads on from the start of the last pair.
+    for &(t, next) in context.pairs.split_last().map_or(&[][..], |(_, before)| before) {
         let time = g.constant_fill("own.timestep", &[shape[0]], t as f32)?;
         let out = context.student.evaluate(g, x, time, batch.labels)?;
         let (from, to) = (context.schedule.level(t)?, context.schedule.level(next)?);
