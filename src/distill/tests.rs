@@ -170,7 +170,7 @@ fn recorded_options_have_a_group() -> Result<()> {
     let mut trainer = trainer(TrainerOptions { trajectory_clip: Some(Clip::Range(2.0)), ..options() })?;
     trainer.options.precision = DType::F16; // not on this backend
     let record = trainer.run_record()?;
-    assert!(record["trajectory_clip"] == "Range(2.0)" && record["precision"] == "F16");
+    assert!(record["trajectory_clip"] == "Range(2.0)" && record["precision"] == "F16" && record["trajectory_precision"] == "F16");
     let fixed: Vec<&String> = record.keys().filter(|key| OptionGroup::of(key).is_none()).collect();
     assert_eq!(fixed, ["scheduler"]);
     let none = self::trainer(TrainerOptions { trajectory_clip: Some(Clip::None), ..options() })?.run_record()?;

@@ -57,8 +57,8 @@ impl OpDef for RandomNormal {
     }
 }
 
-/// Integers in 0..bound, i32 [count]. Operands: seed i64 [1], step i64 [1], first row i32 [1]. Draw b is that of row first + b: it uses this sample index in the
-/// counter, whoever else draws the other rows, and the stream's word.
+/// Integers in 0..bound, i32 [count]. Operands: seed i64 [1], step i64 [1], first row i32 [1]. Draw b is that of row first + b, which is the counter's
+/// sample index: it does not depend on who draws the other rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RandomInt {
     /// What the draw is for.
