@@ -6,9 +6,8 @@ use fewstep::backend::cpu::CpuBackend;
 use fewstep::cancel::Stop;
 use fewstep::diffusion::{DdimConfig, SamplerConfig};
 use fewstep::diffusion::{Weight, grid};
-use fewstep::distill::objective::{NormKind, Objective, Term};
 use fewstep::distill::student::{StudentOptions, derive};
-use fewstep::distill::{Trainer, TrainerOptions};
+use fewstep::distill::{NormKind, Objective, Trainer, TrainerOptions};
 use fewstep::nn::conditions::Values;
 use fewstep::nn::{ConditionKind, Model};
 use fewstep::random::Purpose;
@@ -61,7 +60,7 @@ fn bench_run(c: &mut Criterion, name: &str, model: &Model, steps: usize, batch: 
 fn bench_training(c: &mut Criterion, teacher: &Model, student: &Model) -> Result<()> {
     let options = TrainerOptions {
         batch: 64,
-        terms: vec![Term { objective: Objective::TeacherForced, weight: 1.0, step_weight: Weight::State, norm: NormKind::L2 }],
+        terms: vec![Objective::TeacherForced.term(Weight::State, NormKind::L2)],
         pairs: grid::trailing_pairs(student.scheduler.num_train_timesteps, 2)?,
         substeps: 1,
         cache_size: 512,

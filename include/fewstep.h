@@ -332,7 +332,7 @@
 #define FEWSTEP_RESUME_OPTIMIZER 4
 
 /**
- * Resume with other terms.
+ * Resume with other terms; or with the same where they share the draws of a point, which versions before 0.1.0 had each draw its own.
  */
 #define FEWSTEP_RESUME_LOSS 8
 
@@ -347,7 +347,8 @@
 #define FEWSTEP_RESUME_SEED 32
 
 /**
- * Resume with another precision. A loss scale that the checkpoint does not have begins anew.
+ * Resume with another precision, of the networks or of the teacher's trajectories (which versions before 0.1.0 computed in f32 whatever the precision of the
+ * trainer). A loss scale that the checkpoint does not have begins anew.
  */
 #define FEWSTEP_RESUME_PRECISION 64
 
@@ -1004,7 +1005,8 @@ typedef struct {
    */
   uint64_t seed;
   /**
-   * The loss: 1 to 4 terms.
+   * The loss: one term or more. Terms that are evaluated at the same points (OUTPUT and DENOISE are) share their draws and the student's evaluation, so
+   * that several of them take little more time than one.
    */
   const fewstep_term *terms;
   /**
@@ -1201,11 +1203,11 @@ typedef struct {
    */
   uint64_t step;
   /**
-   * Each term without its factor, in the order of the options; 0 for those that do not exist.
+   * The first four terms, each without its factor, in the order of the options; 0 for those that do not exist. fewstep_trainer_losses has all of them.
    */
   float terms[4];
   /**
-   * Global gradient norm before clipping; 0 from fewstep_trainer_evaluate.
+   * Global gradient norm of the student before clipping; 0 from fewstep_trainer_evaluate.
    */
   float grad_norm;
   /**
@@ -2147,6 +2149,18 @@ FEWSTEP_API
 fewstep_status fewstep_trainer_evaluate(fewstep_trainer *trainer,
                                         uint64_t seed,
                                         fewstep_step_report *report);
+
+/**
+ * Each term of the loss without its factor, in the order of the options, as the last step or evaluation found it: also one that was NUMERIC, so that one
+ * sees which term was not finite. Writes them to `losses` and their number to `*count`; with `losses` NULL and `capacity` 0 only the number.
+ *
+ * One thread at a time. Returns OK, INVALID_ARGUMENT, SHAPE (capacity is too small) or STATE (losses are asked for before the first step or evaluation).
+ */
+FEWSTEP_API
+fewstep_status fewstep_trainer_losses(fewstep_trainer *trainer,
+                                      float *losses,
+                                      size_t capacity,
+                                      size_t *count);
 
 /**
  * A new model with the present weights, also in the middle of training; it does not change when training goes on. `weights` is FEWSTEP_WEIGHTS_*.

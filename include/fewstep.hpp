@@ -437,6 +437,15 @@ class Trainer : public detail::Owner<fewstep_trainer> {
         return detail::filled<fewstep_step_report>([&](auto *out) { return fewstep_trainer_evaluate(handle().get(), seed, out); });
     }
 
+    /** Each term of the loss without its factor, as the last step or evaluation found it, also one that threw for a number that is not finite. Throws Error. */
+    std::vector<float> losses() {
+        std::size_t count = 0;
+        check(fewstep_trainer_losses(handle().get(), nullptr, 0, &count));
+        std::vector<float> losses(count);
+        check(fewstep_trainer_losses(handle().get(), losses.data(), count, &count));
+        return losses;
+    }
+
     /** A new model with the present weights, FEWSTEP_WEIGHTS_*. Throws Error. */
     Model snapshot(std::int32_t weights = FEWSTEP_WEIGHTS_EMA) {
         return Model(detail::own<fewstep_model>(runtime_, [&](fewstep_model **out) { return fewstep_trainer_snapshot(handle().get(), weights, out); }));

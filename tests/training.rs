@@ -32,7 +32,7 @@ fn student(api: &Api, runtime: *const fewstep_runtime, teacher: *const fewstep_m
     out
 }
 
-fn small_options(api: &Api, term: &fewstep_term) -> fewstep_trainer_options {
+fn small_options(api: &Api, term: *const fewstep_term) -> fewstep_trainer_options {
     let mut o = api.trainer_options(term);
     (o.steps, o.substeps, o.cache_size, o.cache_batch, o.batch, o.total_steps, o.warmup_steps, o.seed) = (2, 2, 64, 32, 16, 12, 3, 5);
     o
@@ -266,6 +266,50 @@ fn resumes_with_other_options_when_asked_to() {
             file.names().map(|name| file.get(name).expect("tensor").bytes().to_vec()).collect::<Vec<_>>()
         };
         assert!(states(&again) == states(&file), "{name}");
+    }
+}
+
+/// Terms that share a point and a term of another one: for any number of threads, and resumed, the same bytes.
+#[test]
+fn losses_of_several_terms_resume() {
+    let (dir, run) = (scratch("terms"), Run::new(2));
+    let data = run.api.dataset(run.runtime);
+    let with_norm = |norm, term: fewstep_term| fewstep_term { norm, weight: 0.5, huber_delta: 0.5, ..term };
+    let clean = term(FEWSTEP_OBJECTIVE_DENOISE, FEWSTEP_WEIGHT_SNR);
+    let terms = [
+        with_norm(FEWSTEP_NORM_L2, clean),
+        with_norm(FEWSTEP_NORM_L1, term(FEWSTEP_OBJECTIVE_OUTPUT, FEWSTEP_WEIGHT_V)),
+        with_norm(FEWSTEP_NORM_HUBER, clean),
+        with_norm(FEWSTEP_NORM_L2, term(FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_WEIGHT_STATE)),
+        with_norm(FEWSTEP_NORM_L1, clean),
+    ];
+    let options = fewstep_trainer_options { term_count: terms.len(), ..small_options(&run.api, terms.as_ptr()) };
+    let half = c(&dir.join("half").to_string_lossy());
+    // SAFETY: valid pointers throughout.
+    unsafe {
+        let saved = |threads: u32, resumed: bool, name: &str| {
+            let (runtime, mut trainer) = (run.api.runtime(threads), null_mut());
+            let (teacher, student) = (run.api.open(runtime, TEACHER), student(&run.api, runtime, run.teacher));
+            run.api.ok((run.api.fewstep_trainer_create)(runtime, student, teacher, data, &options, &mut trainer));
+            if resumed {
+                run.api.ok((run.api.fewstep_trainer_resume)(trainer, half.as_ptr()));
+            } else {
+                run.api.ok((run.api.fewstep_trainer_train)(trainer, 2, None, null_mut(), null()));
+                run.api.ok((run.api.fewstep_trainer_save)(trainer, half.as_ptr()));
+            }
+            run.api.ok((run.api.fewstep_trainer_train)(trainer, 2, None, null_mut(), null()));
+            let file = dir.join(name);
+            run.api.ok((run.api.fewstep_trainer_save)(trainer, c(&file.to_string_lossy()).as_ptr()));
+            run.api.ok((run.api.fewstep_trainer_destroy)(trainer));
+            run.api.ok((run.api.fewstep_model_destroy)(student));
+            run.api.ok((run.api.fewstep_model_destroy)(teacher));
+            run.api.ok((run.api.fewstep_runtime_destroy)(runtime));
+            std::fs::read(file).expect("checkpoint")
+        };
+        let whole = saved(2, false, "whole");
+        assert!(saved(3, true, "resumed") == whole, "resumed");
+        assert!(saved(1, false, "again") == whole, "one thread");
+        run.api.ok((run.api.fewstep_dataset_destroy)(data));
     }
 }
 

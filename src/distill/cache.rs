@@ -51,6 +51,8 @@ pub struct CacheSpec<'a> {
     pub guidance: Option<Guidance>,
     /// Rows that conditions are drawn from, as many of each; empty where labels are all that the teacher takes, which are then drawn evenly.
     pub rows: &'a [Arc<Tensor>],
+    /// What the teacher computes in: f32, f16 or bf16. States are f32 between its steps in any case.
+    pub precision: DType,
 }
 
 impl TrajectoryCache {
@@ -67,7 +69,8 @@ impl TrajectoryCache {
         let grid = trajectory::teacher_pairs(spec.schedule.len(), spec.pairs, spec.substeps)?;
         let table = Table::from_pairs(spec.schedule, spec.prediction, &grid, 0.0, spec.clip)?;
         let batch = spec.batch.min(spec.count).max(1);
-        let run = RunSpec { table: &table, batch, size: spec.size, purpose: Purpose::Data, precision: DType::F32, guidance: spec.guidance, unrolled: UNROLLED };
+        let run =
+            RunSpec { table: &table, batch, size: spec.size, purpose: Purpose::Data, precision: spec.precision, guidance: spec.guidance, unrolled: UNROLLED };
         let mut run = SamplingRun::new_until(backend, teacher, &run, stop)?;
         let row = spec.size[0] * spec.size[1] * c;
         let out = states.as_mut_slice::<f16>()?;

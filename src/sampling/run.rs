@@ -20,6 +20,14 @@ const X: &str = "sampler.x";
 /// The states that hold what a sampler keeps from step to step, by place.
 const KEPT: [&str; MEMORY] = ["sampler.k0", "sampler.k1", "sampler.k2", "sampler.k3", "sampler.k4"];
 
+/// The segment that draws x_T.
+const INIT: &str = "init";
+
+/// The segment of sampler step `k`.
+fn step_segment(k: usize) -> String {
+    format!("step {k}")
+}
+
 /// Seed, sample indices: what noise depends on.
 #[derive(Clone, Copy)]
 struct Draw {
@@ -142,9 +150,6 @@ fn number(g: &mut Graph, step: i64) -> Result<ValueId> {
     g.constant("noise.step", Tensor::from_slice(&[1], &[step])?)
 }
 
-/// What the segments of steps are called; those that are written one after the other have a number too.
-const STEP: &str = "step";
-
 /// The most steps that are written one after the other: what depends on a step's timestep alone is then computed once and for all, which is what few-step
 /// students gain by. A longer run is one step's program, over tables of the steps' numbers: its plan is as small as that of one step.
 pub const UNROLLED: usize = 16;
@@ -195,8 +200,9 @@ pub struct SamplingRun {
     /// Where each of these goes.
     inputs: Vec<ValueId>,
     shape: [usize; 4],
-    steps: usize,
-    /// Where each step ends, as if all were written one after the other.
+    /// The nodes that draw x_T.
+    init: Range<usize>,
+    /// Where each sampler step ends, as if all were written one after the other.
     ends: Vec<usize>,
     /// In a run that loops: where the step's number goes.
     counter: Option<Counter>,
@@ -240,7 +246,7 @@ impl SamplingRun {
         let counter = looped.then(|| Counter::declare(&mut g, spec.batch)).transpose()?;
         for k in 0..if looped { 1 } else { steps.len() } {
             stop.check()?;
-            g.begin_segment(if looped { STEP.to_owned() } else { format!("{STEP} {k}") });
+            g.begin_segment(step_segment(k));
             let does = counter.map_or(Does::One(&steps[k]), |c| Does::Any { steps, row: c.row });
             let t = does.number(&mut g, "timestep", spec.batch, |s| s.t)?;
             let x = does.network_input(&mut g)?;
@@ -259,26 +265,16 @@ impl SamplingRun {
         }
         exec.prepare_until(stop)?;
         let (seed, samples) = (run.draw.seed, run.draw.samples);
-        let segments = exec.plan().segments();
+        let (init, initial) = (exec.plan().segment(INIT)?, spec.table.initial as f32);
         let ends = match counter {
-            None => memory::collect(segments[1..].iter().map(|s| s.end), "sampler steps")?,
-            Some(_) => memory::collect((1..=steps.len()).map(|k| segments[0].end + k * segments[1].len()), "sampler steps")?,
+            None => memory::try_collect((0..steps.len()).map(|k| Ok(exec.plan().segment(&step_segment(k))?.end)), "sampler steps")?,
+            Some(_) => {
+                let step = exec.plan().segment(&step_segment(0))?;
+                memory::collect((1..=steps.len()).map(|k| init.end + k * step.len()), "sampler steps")?
+            }
         };
-        let (steps, initial) = (steps.len(), spec.table.initial as f32);
-        Ok(Self {
-            exec,
-            seed,
-            samples,
-            conditions: roles.conditions,
-            inputs,
-            shape,
-            steps,
-            ends,
-            counter,
-            rows: try_vec(spec.batch, "sampler steps")?,
-            initial,
-            cursor: None,
-        })
+        let rows = try_vec(spec.batch, "sampler steps")?;
+        Ok(Self { exec, seed, samples, conditions: roles.conditions, inputs, shape, init, ends, counter, rows, initial, cursor: None })
     }
 
     /// [N,H,W,C].
@@ -288,7 +284,7 @@ impl SamplingRun {
 
     /// Number of sampler steps.
     pub fn steps(&self) -> usize {
-        self.steps
+        self.ends.len()
     }
 
     /// The plan, for its sizes.
@@ -316,7 +312,6 @@ impl SamplingRun {
             self.exec.write_bytes(*input, given[from].1.bytes())?;
         }
         // The noise is drawn with the first step, so that a whole run is one range of the plan, which a GPU starts as one graph.
-        let init = self.init();
         self.cursor = None;
         if let Some(x) = x_t {
             if let Some(i) = x.iter().position(|v| !v.is_finite()) {
@@ -332,28 +327,23 @@ impl SamplingRun {
                 }
             }
         }
-        self.cursor = Some(if x_t.is_some() { init.end } else { init.start });
+        self.cursor = Some(if x_t.is_some() { self.init.end } else { self.init.start });
         Ok(())
     }
 
     /// Draws the noise if no step has done so yet; the place of the next node.
     fn draw(&mut self, at: usize, stop: Stop) -> Result<usize> {
-        let init = self.init();
-        if at < init.end {
-            self.go(at..init.end, stop)?;
+        let end = self.init.end;
+        if at < end {
+            self.go(at..end, stop)?;
         }
-        Ok(at.max(init.end))
+        Ok(at.max(end))
     }
 
     /// Draws the noise that the run begins with, which otherwise comes with the first step.
     pub fn draw_noise(&mut self, stop: Stop) -> Result<()> {
         let at = self.cursor.ok_or_else(|| Error::state("the run was not begun; begin it before drawing its noise"))?;
         self.draw(at, stop).map(|_| ())
-    }
-
-    /// The nodes that draw the noise.
-    fn init(&self) -> Range<usize> {
-        self.exec.plan().segments()[0].clone()
     }
 
     /// Runs the next nodes. What is refused before anything is done can be tried again, what is stopped can go on; what fails half way must be begun again.
@@ -370,7 +360,7 @@ impl SamplingRun {
 
     /// The same by the one step that there is, as often as it takes.
     fn go_looped(&mut self, nodes: Range<usize>, counter: Counter, stop: Stop) -> Result<usize> {
-        let init = self.init();
+        let init = self.init.clone();
         let mut at = nodes.start;
         if at < init.end {
             let end = init.end.min(nodes.end);
@@ -396,7 +386,7 @@ impl SamplingRun {
     /// The end of the sampler step that node `at` is in or begins.
     fn step_end(&self, at: usize) -> usize {
         let next = self.ends.partition_point(|end| *end <= at);
-        self.ends.get(next).or(self.ends.last()).copied().unwrap_or(0)
+        self.ends.get(next).or(self.ends.last()).copied().unwrap_or(self.init.end)
     }
 
     /// Runs until the whole run or one more sampler step is done, or `budget` has passed; at least one op runs. Returns true when the run is done.
@@ -408,7 +398,7 @@ impl SamplingRun {
     pub fn step_until(&mut self, budget: Option<Duration>, whole: bool, stop: Stop) -> Result<bool> {
         let mut at = self.cursor.ok_or_else(|| Error::state("the run was not begun; begin it before stepping it"))?;
         let start = Instant::now();
-        let end = self.ends.last().copied().unwrap_or(0);
+        let end = self.ends.last().copied().unwrap_or(self.init.end);
         let last = if whole { end } else { self.step_end(at) };
         if !whole {
             at = self.draw(at, stop)?; // the graphs of a GPU are segments, or all of them
@@ -449,7 +439,7 @@ impl SamplingRun {
 
     /// True after the last op.
     pub fn is_done(&self) -> bool {
-        self.steps_done() == Some(self.steps)
+        self.steps_done() == Some(self.steps())
     }
 
     /// The state x_t [N,H,W,C] as it is now: after the last complete step.
@@ -529,7 +519,7 @@ pub struct RunGraph {
 impl RunGraph {
     /// States, inputs and the segment that draws x_T.
     pub fn start(g: &mut Graph, spec: &RunSpec, shape: [usize; 4]) -> Result<Self> {
-        g.begin_segment("init");
+        g.begin_segment(INIT);
         let ty = TensorType::f32(&shape);
         let x = g.state(X, ty.clone())?;
         for name in KEPT.iter().take(spec.table.memory) {

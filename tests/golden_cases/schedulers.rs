@@ -140,13 +140,12 @@ fn follow(table: &Table, record: &Record) -> Check {
     let mut exec = text(backend()?.compile(&g))?;
     text(exec.prepare())?;
     text(exec.write_storage("sampler.x", as_bytes(&record.states[0])))?;
-    let ranges = exec.plan().segments()[1..].to_vec();
-    let mut segments = ranges.into_iter();
     for (k, t) in record.timesteps.iter().enumerate() {
         let (seen, out, z) = inputs[k];
         let x = match seen {
             Some(seen) => {
-                text(exec.run(segments.next().ok_or("no segment")?))?;
+                let scale = text(exec.plan().segment(&format!("input {k}")))?;
+                text(exec.run(scale))?;
                 read(exec.as_ref(), seen)?
             }
             None => text(text(exec.storage_bytes("sampler.x"))?.of::<f32>())?.to_vec(),
@@ -156,7 +155,8 @@ fn follow(table: &Table, record: &Record) -> Check {
         if let (Some(z), Some(noise)) = (z, &record.noise) {
             write(exec.as_mut(), z, &noise[k])?;
         }
-        text(exec.run(segments.next().ok_or("no segment")?))?;
+        let step = text(exec.plan().segment(&format!("step {k}")))?;
+        text(exec.run(step))?;
         let next = text(text(exec.storage_bytes("sampler.x"))?.of::<f32>())?;
         close(&format!("state {}", k + 1), &next, &record.states[k + 1], 1e-4, 0.0)?;
     }

@@ -265,6 +265,12 @@ std::uint64_t train_step(Trainer &trainer) { return trainer.step().step; }
 
 float evaluate(Trainer &trainer, std::uint64_t seed) { return trainer.evaluate(seed).loss; }
 
+rust::Vec<float> losses(Trainer &trainer) {
+    rust::Vec<float> all;
+    for (float loss : trainer.losses()) all.push_back(loss);
+    return all;
+}
+
 std::unique_ptr<Model> snapshot(Trainer &trainer) { return on_heap<Model>(trainer.snapshot(FEWSTEP_WEIGHTS_RAW)); }
 
 void save_training(Trainer &trainer, rust::Str path) { trainer.save(std::string(path)); }
