@@ -6,12 +6,13 @@ use fewstep::backend::cpu::CpuBackend;
 use fewstep::cancel::Stop;
 use fewstep::diffusion::{DdimConfig, SamplerConfig};
 use fewstep::diffusion::{Weight, grid};
-use fewstep::distill::objective::{NormKind, Objective, Term};
 use fewstep::distill::student::{StudentOptions, derive};
-use fewstep::distill::{Trainer, TrainerOptions};
-use fewstep::nn::Model;
+use fewstep::distill::{NormKind, Objective, Trainer, TrainerOptions};
+use fewstep::nn::conditions::Values;
+use fewstep::nn::{ConditionKind, Model};
 use fewstep::random::Purpose;
-use fewstep::sampling::{RunSpec, SamplingRun};
+use fewstep::sampling::{RunSpec, SamplingRun, UNROLLED};
+use serde_json::json;
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,18 +26,28 @@ fn teacher() -> Result<Model> {
 
 /// The demo's student, untrained: its time does not depend on its weights.
 fn student(teacher: &Model) -> Result<Model> {
-    let options = StudentOptions { block_out_channels: Some(vec![16, 32]), layers_per_block: Some(1), attention: false, ..StudentOptions::default() };
+    let patch = json!({"block_out_channels": [16, 32], "layers_per_block": 1, "down_block_types": ["DownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "UpBlock2D"], "add_attention": false});
+    let options = StudentOptions { config_patch: patch.as_object().cloned().unwrap_or_default(), ..StudentOptions::default() };
     derive(teacher, &options, Stop::NEVER)
 }
 
 fn bench_run(c: &mut Criterion, name: &str, model: &Model, steps: usize, batch: usize) -> Result<()> {
     let table = SamplerConfig::Ddim(DdimConfig::default()).table(&model.scheduler.noise_schedule()?, model.scheduler.prediction(), steps)?;
-    let spec = RunSpec { table: &table, batch, size: model.size()?, purpose: Purpose::Evaluation, precision: fewstep::tensor::DType::F32 };
+    let spec = RunSpec {
+        table: &table,
+        batch,
+        size: model.size()?,
+        purpose: Purpose::Evaluation,
+        precision: fewstep::tensor::DType::F32,
+        guidance: None,
+        unrolled: UNROLLED,
+    };
     let mut run = SamplingRun::new(&CpuBackend::new(THREADS)?, model, &spec)?;
     let samples: Vec<i32> = (0..batch as i32).collect();
     let labels: Vec<i32> = samples.iter().map(|i| i % 10).collect();
     let mut once = move || -> Result<f32> {
-        run.begin(7, &samples, Some(&labels), None)?;
+        run.begin(7, &samples, &[(ConditionKind::Labels { classes: 10 }, Values::I32(&labels))], None)?;
         run.step(None, true)?;
         Ok(run.read()?[0])
     };
@@ -49,7 +60,7 @@ fn bench_run(c: &mut Criterion, name: &str, model: &Model, steps: usize, batch: 
 fn bench_training(c: &mut Criterion, teacher: &Model, student: &Model) -> Result<()> {
     let options = TrainerOptions {
         batch: 64,
-        terms: vec![Term { objective: Objective::TeacherForced, weight: 1.0, step_weight: Weight::State, norm: NormKind::L2 }],
+        terms: vec![Objective::TeacherForced.term(Weight::State, NormKind::L2)],
         pairs: grid::trailing_pairs(student.scheduler.num_train_timesteps, 2)?,
         substeps: 1,
         cache_size: 512,

@@ -4,6 +4,7 @@ usage: make bench-peers PYTHON=venv/bin/python      (pip: torch diffusers safete
 The three programs take turns; figures are medians. Same weights, two threads each."""
 import ctypes as C
 import copy
+import json
 import statistics
 import sys
 import tempfile
@@ -117,8 +118,9 @@ def training():
     teacher, student, trainer = C.c_void_p(), C.c_void_p(), C.c_void_p()
     check(lib.fewstep_model_open(runtime, b"examples-c/data/digits_teacher", C.byref(teacher)))
     o = options("fewstep_student_options")
-    channels = (C.c_uint32 * 2)(16, 32)
-    o.block_out_channels, o.block_count, o.layers_per_block, o.keep_attention, o.prediction, o.steps = C.addressof(channels), 2, 1, 0, 3, 2
+    plain = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2, "add_attention": False}
+    patch = json.dumps({"block_out_channels": [16, 32], "layers_per_block": 1, **plain}).encode()
+    o.config_patch, o.prediction, o.steps = patch, 3, 2
     check(lib.fewstep_model_derive_student(runtime, teacher, C.byref(o), C.byref(student)))
     folder = tempfile.mkdtemp()
     check(lib.fewstep_model_save(student, folder.encode()))

@@ -38,8 +38,8 @@ FEWSTEP_KERNEL(kThreads, fewstep_gather_grad_f32, const float* dy, const int* in
   dtable[at] = sum;
 }
 
-// y[n] = scale a[n] + b[n] + shift, in integers that wrap.
-FEWSTEP_KERNEL(kThreads, fewstep_int_affine_i32, const int* a, const int* b, int* y, int elements, int scale, int shift) {
+// y[n] = scale a[step n] + b[n] + shift, in integers that wrap; `step` is 1, or 0 where one a serves all.
+FEWSTEP_KERNEL(kThreads, fewstep_int_affine_i32, const int* a, const int* b, int* y, int elements, int step, int scale, int shift) {
   const int64_t at = fs::thread_in_grid(fs::begin(), kThreads);
-  if (at < elements) y[at] = int(uint32_t(scale) * uint32_t(a[at]) + uint32_t(b[at]) + uint32_t(shift));
+  if (at < elements) y[at] = int(uint32_t(scale) * uint32_t(a[step * at]) + uint32_t(b[at]) + uint32_t(shift));
 }

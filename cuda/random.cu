@@ -102,11 +102,13 @@ FEWSTEP_KERNEL(kThreads, fewstep_random_normal_f32, const int64_t* seed, const i
   }
 }
 
-// y[count] = integers in 0 .. bound - 1, from word `stream` of counter sample b.
-FEWSTEP_KERNEL(kThreads, fewstep_random_int_i32, const int64_t* seed, const int64_t* step, int* y, int count, uint32_t bound, int stream, int purpose) {
+// y[count] = integers in 0 .. bound - 1, from word `stream` of the sequence of counter sample first[0] + b: word stream % 4 of block stream / 4.
+FEWSTEP_KERNEL(kThreads, fewstep_random_int_i32, const int64_t* seed, const int64_t* step, const int* first, int* y, int count, uint32_t bound, int stream,
+               int purpose) {
   const int b = int(fs::thread_in_grid(fs::begin(), kThreads));
   if (b >= count) return;
-  const Words words = philox(uint64_t(seed[0]), 0, uint32_t(b), uint32_t(step[0]), uint32_t(purpose));
-  const uint32_t word = stream == 0 ? words.w[0] : stream == 1 ? words.w[1] : stream == 2 ? words.w[2] : words.w[3];
+  const Words words = philox(uint64_t(seed[0]), uint32_t(stream) >> 2, uint32_t(first[0]) + uint32_t(b), uint32_t(step[0]), uint32_t(purpose));
+  const int at = stream & 3;
+  const uint32_t word = at == 0 ? words.w[0] : at == 1 ? words.w[1] : at == 2 ? words.w[2] : words.w[3];
   y[b] = int(fs::mul_hi(word, bound));
 }

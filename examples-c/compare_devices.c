@@ -75,13 +75,11 @@ static int32_t note_loss(void *user, const fewstep_progress *p) {
 
 /* Five steps of a small student, one report a step. */
 static fewstep_model *train(const fewstep_runtime *runtime, const fewstep_model *teacher, float *losses) {
-    static const uint32_t channels[] = {16, 32};
     fewstep_student_options smaller;
     CHECK(fewstep_student_options_init(&smaller, sizeof smaller));
-    smaller.block_out_channels = channels;
-    smaller.block_count = 2;
-    smaller.layers_per_block = 1;
-    smaller.keep_attention = 0;
+    smaller.config_patch =
+        "{\"block_out_channels\": [16, 32], \"layers_per_block\": 1, \"down_block_types\": [\"DownBlock2D\", \"DownBlock2D\"],"
+        " \"up_block_types\": [\"UpBlock2D\", \"UpBlock2D\"], \"add_attention\": false}";
     smaller.prediction = FEWSTEP_PREDICTION_V;
     smaller.steps = STEPS;
     smaller.seed = 1;

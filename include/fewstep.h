@@ -161,6 +161,26 @@
 #define FEWSTEP_LOG_INFO 2
 
 /**
+ * One class label (int32_t) for each image.
+ */
+#define FEWSTEP_CONDITIONING_CLASS_LABELS 1
+
+/**
+ * A sequence of vectors (float), such as a text encoder's, for each image: [N, length, width].
+ */
+#define FEWSTEP_CONDITIONING_TOKENS 2
+
+/**
+ * A vector (float) for each image: [N, width].
+ */
+#define FEWSTEP_CONDITIONING_VECTOR 3
+
+/**
+ * Channels (float) beside those of each image, such as a low-resolution image that was enlarged: [N, channels, H, W].
+ */
+#define FEWSTEP_CONDITIONING_PLANES 4
+
+/**
  * The network predicts the noise (epsilon).
  */
 #define FEWSTEP_PREDICTION_EPSILON 1
@@ -312,7 +332,7 @@
 #define FEWSTEP_RESUME_OPTIMIZER 4
 
 /**
- * Resume with other terms.
+ * Resume with other terms; or with the same where they share the draws of a point, which versions before 0.1.0 had each draw its own.
  */
 #define FEWSTEP_RESUME_LOSS 8
 
@@ -327,7 +347,8 @@
 #define FEWSTEP_RESUME_SEED 32
 
 /**
- * Resume with another precision. A loss scale that the checkpoint does not have begins anew.
+ * Resume with another precision, of the networks or of the teacher's trajectories (which versions before 0.1.0 computed in f32 whatever the precision of the
+ * trainer). A loss scale that the checkpoint does not have begins anew.
  */
 #define FEWSTEP_RESUME_PRECISION 64
 
@@ -453,11 +474,6 @@
 #define FEWSTEP_FINAL_SIGMA_MIN 2
 
 /**
- * Conditioning: one class label (int32_t) for each image of the batch.
- */
-#define FEWSTEP_CONDITIONING_CLASS_LABELS 1
-
-/**
  * A flag that stops blocking calls from any thread. It stays set until it is reset, so that a cancel that comes before the call is not lost.
  *
  * A call that computes sees its token, and that of its runtime (`cancel` of fewstep_runtime_options), within a few milliseconds: while it plans, inside an
@@ -471,6 +487,11 @@ typedef struct fewstep_cancel_token fewstep_cancel_token;
  * Images, and labels where there are classes, that trainers draw from. Immutable.
  */
 typedef struct fewstep_dataset fewstep_dataset;
+
+/**
+ * A planned evaluation of a model's network with its memory. One thread at a time; many evaluators may share one model.
+ */
+typedef struct fewstep_evaluator fewstep_evaluator;
 
 /**
  * Architecture, weights, and how they are meant to be sampled. Immutable: any number of trainers and samplers may use one model, on many threads.
@@ -673,33 +694,16 @@ typedef struct {
    */
   uint32_t struct_size;
   /**
-   * Residual blocks of each stage; 0 (the default) for the teacher's number.
-   */
-  uint32_t layers_per_block;
-  /**
-   * Channels of each stage, outermost first; fewer stages than the teacher's drop the innermost ones. NULL (the default) for the teacher's.
-   */
-  const uint32_t *block_out_channels;
-  /**
-   * Elements of block_out_channels.
-   */
-  size_t block_count;
-  /**
-   * Width of the time embedding; 0 (the default) for the teacher's setting.
-   */
-  uint32_t time_embedding_dim;
-  /**
-   * Groups of every group norm; 0 (the default) for the teacher's number.
-   */
-  uint32_t norm_num_groups;
-  /**
-   * 1 (the default) keeps the teacher's attention layers, 0 drops them.
-   */
-  int32_t keep_attention;
-  /**
    * FEWSTEP_PREDICTION_*: what the student predicts; v by default.
    */
   int32_t prediction;
+  /**
+   * JSON, the keys of config.json that differ from the teacher's, with their values: {"block_out_channels": [32, 64], "layers_per_block": 1}. A key that the
+   * network does not have is refused; null is the value null. Of a UNet2DModel fewer block_out_channels than the teacher's drop the innermost stages, so
+   * that the types of the others stay; to drop attention, give down_block_types, up_block_types and add_attention. NULL (the default) for the teacher's
+   * architecture. Copied.
+   */
+  const char *config_patch;
   /**
    * 1 copies the teacher's weights where a tensor of the same role has the same shape; 0 (the default) starts at random.
    */
@@ -751,11 +755,11 @@ typedef struct {
    */
   uint64_t weight_bytes;
   /**
-   * Channels of the images.
+   * Channels that the network reads: those of x_t, and of planes beside it.
    */
   uint32_t in_channels;
   /**
-   * Channels of the output; equal to in_channels for every model that can be sampled.
+   * Channels that the network gives: those of x_t, or twice as many where it gives a variance behind its prediction.
    */
   uint32_t out_channels;
   /**
@@ -782,7 +786,68 @@ typedef struct {
    * Training timesteps of the noise schedule.
    */
   uint32_t num_train_timesteps;
+  /**
+   * Channels of the images that are sampled (x_t); 0 for a model that cannot be sampled, because its network gives another number of channels.
+   */
+  uint32_t channels;
+  /**
+   * What the model takes beside images and timesteps: how many conditions fewstep_model_condition lists.
+   */
+  uint32_t conditions;
 } fewstep_model_info;
+
+/**
+ * What a model is given beside images and timesteps. Set struct_size before fewstep_model_condition fills the rest.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * FEWSTEP_CONDITIONING_*.
+   */
+  int32_t kind;
+  /**
+   * Class labels: how many classes there are, the labels being 0 and up. 0 for other kinds.
+   */
+  uint32_t classes;
+  /**
+   * Tokens: vectors of an image. 0 for other kinds.
+   */
+  uint32_t length;
+  /**
+   * Tokens and vectors: numbers of a vector. 0 for other kinds.
+   */
+  uint32_t width;
+  /**
+   * Planes: channels. 0 for other kinds.
+   */
+  uint32_t channels;
+} fewstep_condition;
+
+/**
+ * What images depend on beside their noise. Set every field; those that a later version adds may be 0. The order among conditionings of one kind is that of
+ * the model's own (fewstep_model_condition); between kinds it does not matter.
+ */
+typedef struct {
+  /**
+   * FEWSTEP_CONDITIONING_*.
+   */
+  int32_t kind;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * The values, as the kind says.
+   */
+  const void *data;
+  /**
+   * Number of values.
+   */
+  size_t count;
+} fewstep_conditioning;
 
 /**
  * Where a dataset's images lie and how they become numbers around 0. Fill it with fewstep_dataset_options_init, then change fields.
@@ -840,6 +905,18 @@ typedef struct {
    * See scale.
    */
   float shift;
+  /**
+   * What models are given with each image beside labels, such as planes: values for all images. NULL by default. Copied.
+   */
+  const fewstep_conditioning *conditionings;
+  /**
+   * Elements of conditionings.
+   */
+  size_t conditioning_count;
+  /**
+   * Bytes from one conditioning to the next; sizeof(fewstep_conditioning).
+   */
+  size_t conditioning_stride;
 } fewstep_dataset_options;
 
 /**
@@ -928,7 +1005,8 @@ typedef struct {
    */
   uint64_t seed;
   /**
-   * The loss: 1 to 4 terms.
+   * The loss: one term or more. Terms that are evaluated at the same points (OUTPUT and DENOISE are) share their draws and the student's evaluation, so
+   * that several of them take little more time than one.
    */
   const fewstep_term *terms;
   /**
@@ -1048,6 +1126,19 @@ typedef struct {
    * Stops fewstep_trainer_create with CANCELLED; only read during that call. NULL (the default) for none.
    */
   const fewstep_cancel_token *cancel;
+  /**
+   * Classifier-free guidance of the teacher, on its trajectories and where its output is matched, so that a student learns the guided teacher and samples
+   * without guidance; see fewstep_sampler_options. 1 (the default) for none.
+   */
+  double guidance_scale;
+  /**
+   * The class that the teacher was trained to read as none; -1 (the default) for not given.
+   */
+  int32_t null_label;
+  /**
+   * 0.
+   */
+  uint32_t reserved2;
 } fewstep_trainer_options;
 
 /**
@@ -1112,11 +1203,11 @@ typedef struct {
    */
   uint64_t step;
   /**
-   * Each term without its factor, in the order of the options; 0 for those that do not exist.
+   * The first four terms, each without its factor, in the order of the options; 0 for those that do not exist. fewstep_trainer_losses has all of them.
    */
   float terms[4];
   /**
-   * Global gradient norm before clipping; 0 from fewstep_trainer_evaluate.
+   * Global gradient norm of the student before clipping; 0 from fewstep_trainer_evaluate.
    */
   float grad_norm;
   /**
@@ -1186,7 +1277,7 @@ typedef struct {
 
 /**
  * How a model is sampled. Fill it with fewstep_sampler_options_init, then change fields. With FEWSTEP_SAMPLER_FROM_MODEL and no pairs, only steps, batch,
- * height, width, precision and cancel are read, and eta where the model's scheduler is DDIM or the grid a few-step student's.
+ * height, width, precision, guidance and cancel are read, and eta where the model's scheduler is DDIM or the grid a few-step student's.
  */
 typedef struct {
   /**
@@ -1307,29 +1398,20 @@ typedef struct {
    * Stops fewstep_sampler_create, and all of fewstep_sample, with CANCELLED; only read during that call. NULL (the default) for none.
    */
   const fewstep_cancel_token *cancel;
-} fewstep_sampler_options;
-
-/**
- * What the images depend on beside their noise. Set every field; those that a later version adds may be 0.
- */
-typedef struct {
   /**
-   * FEWSTEP_CONDITIONING_*.
+   * Classifier-free guidance: the prediction is that of null_label plus guidance_scale times how much that of the image's label differs from it. 1 (the
+   * default) for none; any other needs a model with classes, and evaluates the network twice a step.
    */
-  int32_t kind;
+  double guidance_scale;
+  /**
+   * The class that the model was trained to read as none; -1 (the default) for not given.
+   */
+  int32_t null_label;
   /**
    * 0.
    */
   uint32_t reserved;
-  /**
-   * The values, as the kind says.
-   */
-  const void *data;
-  /**
-   * Number of values.
-   */
-  size_t count;
-} fewstep_conditioning;
+} fewstep_sampler_options;
 
 /**
  * What a sampling run starts from. Fill it with fewstep_begin_options_init, then change fields.
@@ -1357,7 +1439,7 @@ typedef struct {
    */
   size_t index_count;
   /**
-   * Conditionings; a class-conditional model needs its labels. NULL by default.
+   * Conditionings; all that fewstep_model_condition lists. NULL by default.
    */
   const fewstep_conditioning *conditionings;
   /**
@@ -1444,6 +1526,116 @@ typedef struct {
    */
   uint64_t total_bytes;
 } fewstep_sampler_info;
+
+/**
+ * What an evaluation is planned for. Fill it with fewstep_evaluator_options_init, then change fields.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * Images side by side; 1 by default.
+   */
+  uint32_t batch;
+  /**
+   * Height of the images; 0 (the default) for the model's.
+   */
+  uint32_t height;
+  /**
+   * Width of the images; 0 (the default) for the model's.
+   */
+  uint32_t width;
+  /**
+   * FEWSTEP_PRECISION_*: what the network computes in; f32 by default.
+   */
+  int32_t precision;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * Stops fewstep_evaluator_create with CANCELLED; only read during that call. NULL (the default) for none.
+   */
+  const fewstep_cancel_token *cancel;
+} fewstep_evaluator_options;
+
+/**
+ * What one evaluation reads. Fill it with fewstep_evaluation_init, then change fields.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * Noisy images x_t [N,C,H,W].
+   */
+  const float *x_t;
+  /**
+   * Elements of x_t: N*C*H*W.
+   */
+  size_t x_t_count;
+  /**
+   * Timestep of each image, 0 to num_train_timesteps - 1.
+   */
+  const float *timesteps;
+  /**
+   * Elements of timesteps: N.
+   */
+  size_t timestep_count;
+  /**
+   * Conditionings; all that fewstep_model_condition lists. NULL by default.
+   */
+  const fewstep_conditioning *conditionings;
+  /**
+   * Elements of conditionings.
+   */
+  size_t conditioning_count;
+  /**
+   * Bytes from one conditioning to the next; sizeof(fewstep_conditioning).
+   */
+  size_t conditioning_stride;
+} fewstep_evaluation;
+
+/**
+ * What an evaluator is. Set struct_size before fewstep_evaluator_get_info fills the rest.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * Images side by side (N).
+   */
+  uint32_t batch;
+  /**
+   * Channels of x_t (C).
+   */
+  uint32_t channels;
+  /**
+   * Channels of the output: those of x_t, or twice as many where the network gives a variance behind its prediction.
+   */
+  uint32_t out_channels;
+  /**
+   * Rows of an image (H).
+   */
+  uint32_t height;
+  /**
+   * Columns of an image (W).
+   */
+  uint32_t width;
+  /**
+   * All the memory that the evaluator holds, on the host and on a GPU, beside the model's weights.
+   */
+  uint64_t total_bytes;
+} fewstep_evaluator_info;
 
 /**
  * One row of a picture of images. Set every field; those that a later version adds may be 0.
@@ -1804,6 +1996,18 @@ fewstep_status fewstep_model_save_file(const fewstep_model *model,
 FEWSTEP_API fewstep_status fewstep_model_get_info(const fewstep_model *model, fewstep_model_info *out);
 
 /**
+ * The `index`th of what a model takes beside images and timesteps: fills `*out`, whose struct_size the caller has set. fewstep_model_info tells how many there
+ * are.
+ *
+ * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT (also for an index beyond the last) or UNSUPPORTED (a model that cannot
+ * be sampled).
+ */
+FEWSTEP_API
+fewstep_status fewstep_model_condition(const fewstep_model *model,
+                                       size_t index,
+                                       fewstep_condition *out);
+
+/**
  * The grid of a few-step student: writes its pairs to `pairs` and their number to `*count`; 0 for other models. With `pairs` NULL and `capacity` 0 only
  * the number is written.
  *
@@ -1947,6 +2151,18 @@ fewstep_status fewstep_trainer_evaluate(fewstep_trainer *trainer,
                                         fewstep_step_report *report);
 
 /**
+ * Each term of the loss without its factor, in the order of the options, as the last step or evaluation found it: also one that was NUMERIC, so that one
+ * sees which term was not finite. Writes them to `losses` and their number to `*count`; with `losses` NULL and `capacity` 0 only the number.
+ *
+ * One thread at a time. Returns OK, INVALID_ARGUMENT, SHAPE (capacity is too small) or STATE (losses are asked for before the first step or evaluation).
+ */
+FEWSTEP_API
+fewstep_status fewstep_trainer_losses(fewstep_trainer *trainer,
+                                      float *losses,
+                                      size_t capacity,
+                                      size_t *count);
+
+/**
  * A new model with the present weights, also in the middle of training; it does not change when training goes on. `weights` is FEWSTEP_WEIGHTS_*.
  *
  * The caller owns `*out` and gives it to fewstep_model_destroy. One thread at a time for the trainer.
@@ -2038,7 +2254,7 @@ fewstep_status fewstep_sampler_create(const fewstep_runtime *runtime,
 /**
  * Begins a new run, whatever became of the one before. `options` may be NULL for the defaults. The arrays are copied.
  *
- * One thread at a time. Returns OK, INVALID_ARGUMENT (also for labels out of range, or missing, or given to a model without classes), SHAPE, NUMERIC
+ * One thread at a time. Returns OK, INVALID_ARGUMENT (also for labels out of range, or for a conditioning that is missing or that the model does not take), SHAPE, NUMERIC
  * (noise that is not finite), OUT_OF_MEMORY or STATE.
  */
 FEWSTEP_API
@@ -2125,6 +2341,60 @@ fewstep_status fewstep_sample(const fewstep_runtime *runtime,
  */
 FEWSTEP_API
 fewstep_status fewstep_sampler_destroy(fewstep_sampler *sampler);
+
+/**
+ * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
+ *
+ * Any thread may call. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_evaluator_options_init(fewstep_evaluator_options *options, size_t struct_size);
+
+/**
+ * Writes the defaults to `*evaluation`, whose size the caller gives: sizeof *evaluation.
+ *
+ * Any thread may call. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_evaluation_init(fewstep_evaluation *evaluation, size_t struct_size);
+
+/**
+ * Plans an evaluation of a model's network and takes all of its memory. For whoever has a sampler of their own, or looks at what a network says. `options`
+ * may be NULL for the defaults. The weights are shared.
+ *
+ * The caller owns `*out` and gives it to fewstep_evaluator_destroy; it keeps what it needs of runtime and model alive. Any thread may call.
+ * Returns OK, INVALID_ARGUMENT, SHAPE (a size that the model cannot take), UNSUPPORTED, CANCELLED or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_evaluator_create(const fewstep_runtime *runtime,
+                                        const fewstep_model *model,
+                                        const fewstep_evaluator_options *options,
+                                        fewstep_evaluator **out);
+
+/**
+ * Evaluates the network once: its output as it is, not clipped and not guided, [N,out_channels,H,W], to `out`, which has room for `capacity` elements. What
+ * the output reads as is the model's prediction type. Waits until a GPU is done.
+ *
+ * One thread at a time. Returns OK, INVALID_ARGUMENT (also for labels out of range, or a conditioning that is missing, or that the model does not take),
+ * SHAPE, NUMERIC (a number that is not finite, given or computed), CANCELLED (by the runtime's token), STATE or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_evaluator_run(fewstep_evaluator *evaluator,
+                                     const fewstep_evaluation *evaluation,
+                                     float *out,
+                                     size_t capacity);
+
+/**
+ * Fills `*out`, whose struct_size the caller has set.
+ *
+ * One thread at a time. Returns OK, INVALID_ARGUMENT or STATE.
+ */
+FEWSTEP_API fewstep_status fewstep_evaluator_get_info(fewstep_evaluator *evaluator, fewstep_evaluator_info *out);
+
+/**
+ * Destroys an evaluator. NULL is fine.
+ *
+ * Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE while a call uses the evaluator (nothing happens then).
+ */
+FEWSTEP_API fewstep_status fewstep_evaluator_destroy(fewstep_evaluator *evaluator);
 
 /**
  * Saves floats as a NumPy `.npy` file, which appears whole or not at all. `shape` has `rank` elements, outermost first. `path` is UTF-8.

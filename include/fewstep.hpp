@@ -82,6 +82,7 @@ inline fewstep_status destroy(fewstep_cancel_token *handle) noexcept { return fe
 inline fewstep_status destroy(fewstep_runtime *handle) noexcept { return fewstep_runtime_destroy(handle); }
 inline fewstep_status destroy(fewstep_model *handle) noexcept { return fewstep_model_destroy(handle); }
 inline fewstep_status destroy(fewstep_dataset *handle) noexcept { return fewstep_dataset_destroy(handle); }
+inline fewstep_status destroy(fewstep_evaluator *handle) noexcept { return fewstep_evaluator_destroy(handle); }
 inline fewstep_status destroy(fewstep_trainer *handle) noexcept { return fewstep_trainer_destroy(handle); }
 inline fewstep_status destroy(fewstep_sampler *handle) noexcept { return fewstep_sampler_destroy(handle); }
 
@@ -193,11 +194,22 @@ inline fewstep_sampler_options sampler_options() { return detail::defaults(fewst
 /** Default options; see fewstep_begin_options. */
 inline fewstep_begin_options begin_options() { return detail::defaults(fewstep_begin_options_init); }
 
+/** Default options; see fewstep_evaluator_options. */
+inline fewstep_evaluator_options evaluator_options() { return detail::defaults(fewstep_evaluator_options_init); }
+/** Default values; see fewstep_evaluation. */
+inline fewstep_evaluation evaluation() { return detail::defaults(fewstep_evaluation_init); }
+
 /** Class labels as a conditioning. It points into `labels`, which must outlive it unchanged. */
 inline fewstep_conditioning class_labels(const std::vector<std::int32_t> &labels) noexcept {
     return {FEWSTEP_CONDITIONING_CLASS_LABELS, 0, labels.data(), labels.size()};
 }
 fewstep_conditioning class_labels(std::vector<std::int32_t> &&) = delete;
+
+/**
+ * Floats as a conditioning of kind FEWSTEP_CONDITIONING_PLANES, _TOKENS or _VECTOR. It points into `values`, which must outlive it unchanged.
+ */
+inline fewstep_conditioning conditioning(std::int32_t kind, const std::vector<float> &values) noexcept { return {kind, 0, values.data(), values.size()}; }
+fewstep_conditioning conditioning(std::int32_t, std::vector<float> &&) = delete;
 
 /**
  * A flag that stops blocking calls from any thread. Every member function may run at any time. In a struct of options it is
@@ -335,6 +347,15 @@ class Model : public detail::Owner<fewstep_model> {
         return detail::filled<fewstep_model_info>([&](auto *out) { return fewstep_model_get_info(handle().get(), out); });
     }
 
+    /** What the model takes beside images and timesteps. Throws Error. */
+    std::vector<fewstep_condition> conditions() const {
+        std::vector<fewstep_condition> all;
+        for (std::size_t i = 0, count = info().conditions; i < count; i++) {
+            all.push_back(detail::filled<fewstep_condition>([&](auto *out) { return fewstep_model_condition(handle().get(), i, out); }));
+        }
+        return all;
+    }
+
     /** The grid of a few-step student; empty for other models. Throws Error. */
     std::vector<fewstep_step_pair> pairs() const {
         std::size_t count = 0;
@@ -414,6 +435,15 @@ class Trainer : public detail::Owner<fewstep_trainer> {
     /** The loss of the present weights on a batch drawn with another seed. Throws Error. */
     fewstep_step_report evaluate(std::uint64_t seed) {
         return detail::filled<fewstep_step_report>([&](auto *out) { return fewstep_trainer_evaluate(handle().get(), seed, out); });
+    }
+
+    /** Each term of the loss without its factor, as the last step or evaluation found it, also one that threw for a number that is not finite. Throws Error. */
+    std::vector<float> losses() {
+        std::size_t count = 0;
+        check(fewstep_trainer_losses(handle().get(), nullptr, 0, &count));
+        std::vector<float> losses(count);
+        check(fewstep_trainer_losses(handle().get(), losses.data(), count, &count));
+        return losses;
     }
 
     /** A new model with the present weights, FEWSTEP_WEIGHTS_*. Throws Error. */
@@ -506,6 +536,40 @@ class Sampler : public detail::Owner<fewstep_sampler> {
   private:
     static std::size_t image_size(const fewstep_sampler_info &info) noexcept {
         return static_cast<std::size_t>(info.channels) * info.height * info.width;
+    }
+};
+
+/** One evaluation of a model's network. One thread at a time. */
+class Evaluator : public detail::Owner<fewstep_evaluator> {
+  public:
+    /** Plans it and takes all of its memory. The model's weights are shared. Throws Error. */
+    Evaluator(const Runtime &runtime, const Model &model, const fewstep_evaluator_options &options = evaluator_options())
+        : Owner(detail::child<fewstep_evaluator>(
+              runtime.handle(), [&](auto *at, auto **out) { return fewstep_evaluator_create(at, model.handle().get(), &options, out); })) {}
+
+    /** The network's output [N,out_channels,H,W]. Throws Error. */
+    std::vector<float> run(const fewstep_evaluation &at) {
+        const fewstep_evaluator_info now = info();
+        std::vector<float> out(static_cast<std::size_t>(now.batch) * now.out_channels * now.height * now.width);
+        check(fewstep_evaluator_run(handle().get(), &at, out.data(), out.size()));
+        return out;
+    }
+
+    /** The same for x_t [N,C,H,W], a timestep of each image, and what the model takes beside them. Throws Error. */
+    std::vector<float> run(const std::vector<float> &x_t, const std::vector<float> &timesteps, const std::vector<fewstep_conditioning> &conditionings = {}) {
+        fewstep_evaluation at = evaluation();
+        at.x_t = x_t.data();
+        at.x_t_count = x_t.size();
+        at.timesteps = timesteps.data();
+        at.timestep_count = timesteps.size();
+        at.conditionings = conditionings.data();
+        at.conditioning_count = conditionings.size();
+        return run(at);
+    }
+
+    /** What the evaluator is. Throws Error. */
+    fewstep_evaluator_info info() {
+        return detail::filled<fewstep_evaluator_info>([&](auto *out) { return fewstep_evaluator_get_info(handle().get(), out); });
     }
 };
 

@@ -3,6 +3,7 @@
 mod ffi_common;
 
 use fewstep::ffi::callback::*;
+use fewstep::ffi::conditioning::*;
 use fewstep::ffi::device::FEWSTEP_DEVICE_CPU;
 use fewstep::ffi::grid::fewstep_step_pair;
 use fewstep::ffi::model::*;
@@ -10,7 +11,7 @@ use fewstep::ffi::runtime::fewstep_runtime_options;
 use fewstep::ffi::sampler_options::*;
 use fewstep::ffi::trainer::*;
 use fewstep::ffi::trainer_options::*;
-use ffi_common::{Api, TINY, c, term};
+use ffi_common::{Api, TINY, c, networks, term};
 use std::ffi::c_void;
 use std::ptr::{null, null_mut};
 use std::sync::Mutex;
@@ -34,6 +35,63 @@ fn worker_threads_become(wanted: usize) -> usize {
         std::thread::yield_now();
     }
     worker_threads()
+}
+
+/// Every term's loss, of however many: step reports have the first four.
+#[test]
+fn losses_of_all_terms() {
+    let _alone = alone();
+    let api = Api::load();
+    let runtime = api.runtime(2);
+    let model = api.model(runtime, 1);
+    let data = api.dataset(runtime);
+    let norms = [FEWSTEP_NORM_L2, FEWSTEP_NORM_L1, FEWSTEP_NORM_L2, FEWSTEP_NORM_L1, FEWSTEP_NORM_L1, FEWSTEP_NORM_L2];
+    let terms = norms.map(|norm| fewstep_term { norm, weight: 0.5, ..term(FEWSTEP_OBJECTIVE_DENOISE, FEWSTEP_WEIGHT_SNR) });
+    let mut options = fewstep_trainer_options { batch: 4, ..api.trainer_options(terms.as_ptr()) };
+    options.term_count = terms.len();
+    let (mut trainer, mut count, mut losses) = (null_mut(), 0, [7f32; 7]);
+    // SAFETY: valid pointers throughout.
+    unsafe {
+        api.ok((api.fewstep_trainer_create)(runtime, model, null(), data, &options, &mut trainer));
+        api.ok((api.fewstep_trainer_losses)(trainer, null_mut(), 0, &mut count));
+        assert_eq!(count, 6);
+        let ask = |to: &mut [f32], count: &mut usize| (api.fewstep_trainer_losses)(trainer, to.as_mut_ptr(), to.len(), count);
+        api.fails("too early", ask(&mut losses, &mut count), 14, "no losses yet");
+        let mut report: fewstep_step_report = std::mem::zeroed();
+        report.struct_size = size_of::<fewstep_step_report>() as u32;
+        for call in [|api: &Api, t, r| (api.fewstep_trainer_step)(t, r), |api: &Api, t, r| (api.fewstep_trainer_evaluate)(t, 9, r)] {
+            api.ok(call(&api, trainer, &mut report));
+            api.ok(ask(&mut losses, &mut count));
+            assert!(count == 6 && losses[..4] == report.terms && losses[6] == 7.0, "{losses:?}");
+            // One point: the same rows for all terms.
+            let by_norm = |i: usize| if norms[i] == FEWSTEP_NORM_L2 { losses[0] } else { losses[1] };
+            assert!((0..6).all(|i| losses[i] == by_norm(i)) && losses[0] != losses[1], "{losses:?}");
+            let sum: f32 = losses[..6].iter().map(|l| 0.5 * l).sum();
+            assert!((sum - report.loss).abs() <= 1e-6 * report.loss, "{sum} {report:?}"); // another order of the sum
+        }
+        api.fails("too few", ask(&mut losses[..5], &mut count), 2, "6 terms, capacity is 5");
+        api.fails("no place", (api.fewstep_trainer_losses)(trainer, null_mut(), 6, &mut count), 1, "losses");
+        api.ok((api.fewstep_trainer_destroy)(trainer));
+        api.ok((api.fewstep_dataset_destroy)(data));
+        api.ok((api.fewstep_model_destroy)(model));
+        api.ok((api.fewstep_runtime_destroy)(runtime));
+    }
+}
+
+#[test]
+fn models_take_and_give_what_they_say() {
+    let api = Api::load();
+    let runtime = api.runtime(1); // no workers, which others count
+    networks::planes_beside_x_t(&api, runtime);
+    networks::the_mean_of_a_learned_variance(&api, runtime);
+    networks::guidance(&api, runtime);
+}
+
+#[cfg(feature = "mixer")]
+#[test]
+fn a_second_family_needs_no_function_of_its_own() {
+    let api = Api::load();
+    networks::a_second_family(&api, api.runtime(1));
 }
 
 #[test]

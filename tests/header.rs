@@ -6,8 +6,23 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The order of the header's chapters.
-const SOURCES: [&str; 13] =
-    ["error", "cancel", "callback", "device", "runtime", "grid", "model", "dataset", "precision", "trainer_options", "trainer", "sampler_options", "sampler"];
+const SOURCES: [&str; 15] = [
+    "error",
+    "cancel",
+    "callback",
+    "device",
+    "runtime",
+    "grid",
+    "conditioning",
+    "model",
+    "dataset",
+    "precision",
+    "trainer_options",
+    "trainer",
+    "sampler_options",
+    "sampler",
+    "evaluator",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -7,11 +7,11 @@ use fewstep::Result;
 use fewstep::backend::Backend;
 use fewstep::backend::cpu::CpuBackend;
 use fewstep::diffusion::Weight;
-use fewstep::distill::{NormKind, Objective, Term, Trainer, TrainerOptions};
+use fewstep::distill::{NormKind, Objective, Trainer, TrainerOptions};
 use fewstep::graph::ops::*;
-use fewstep::io::{SchedulerConfig, UNetConfig};
+use fewstep::io::SchedulerConfig;
 use fewstep::memory;
-use fewstep::nn::Model;
+use fewstep::nn::{Model, families};
 use fewstep::tensor::{DType, Tensor};
 use std::sync::Arc;
 
@@ -74,8 +74,8 @@ const TINY: &str = r#"{"_class_name":"UNet2DModel","sample_size":8,"in_channels"
 
 /// A trainer's own part of a step: its numbers in, its report out, and the look at what became of the weights.
 fn measure_training() -> Result<()> {
-    let model = Model::create(UNetConfig::parse(TINY, "config.json")?, SchedulerConfig::default(), 1)?;
-    let term = Term { objective: Objective::OnPolicy, weight: 1.0, step_weight: Weight::State, norm: NormKind::Huber(1.0) };
+    let model = Model::create(families::parse(TINY, "config.json")?, SchedulerConfig::default(), 1)?;
+    let term = Objective::OnPolicy.term(Weight::State, NormKind::Huber(1.0));
     let pairs = vec![(999, 499), (499, -1)];
     let options = TrainerOptions { terms: vec![term], pairs, substeps: 2, cache_size: 4, cache_batch: 4, batch: 2, ..TrainerOptions::default() };
     let mut trainer = Trainer::new(Arc::new(CpuBackend::new(2)?), &model, Some(&model), None, options)?;

@@ -14,22 +14,25 @@ use std::ptr::{null, null_mut};
 
 const TEACHER: &str = "examples-c/data/digits_teacher";
 
+/// What the demo's student differs in.
+const STUDENT: &str = r#"{"block_out_channels": [16, 32], "layers_per_block": 1, "down_block_types": ["DownBlock2D", "DownBlock2D"],
+"up_block_types": ["UpBlock2D", "UpBlock2D"], "add_attention": false}"#;
+
 /// The demo's student.
 fn student(api: &Api, runtime: *const fewstep_runtime, teacher: *const fewstep_model) -> *mut fewstep_model {
-    let channels = [16u32, 32];
+    let patch = c(STUDENT);
     let mut out = null_mut();
     // SAFETY: valid pointers throughout.
     unsafe {
         let mut options: fewstep_student_options = std::mem::zeroed();
         api.ok((api.fewstep_student_options_init)(&mut options, size_of_val(&options)));
-        (options.block_out_channels, options.block_count, options.layers_per_block) = (channels.as_ptr(), 2, 1);
-        (options.keep_attention, options.prediction, options.steps, options.seed) = (0, FEWSTEP_PREDICTION_V, 2, 1);
+        (options.config_patch, options.prediction, options.steps, options.seed) = (patch.as_ptr(), FEWSTEP_PREDICTION_V, 2, 1);
         api.ok((api.fewstep_model_derive_student)(runtime, teacher, &options, &mut out));
     }
     out
 }
 
-fn small_options(api: &Api, term: &fewstep_term) -> fewstep_trainer_options {
+fn small_options(api: &Api, term: *const fewstep_term) -> fewstep_trainer_options {
     let mut o = api.trainer_options(term);
     (o.steps, o.substeps, o.cache_size, o.cache_batch, o.batch, o.total_steps, o.warmup_steps, o.seed) = (2, 2, 64, 32, 16, 12, 3, 5);
     o
@@ -263,6 +266,50 @@ fn resumes_with_other_options_when_asked_to() {
             file.names().map(|name| file.get(name).expect("tensor").bytes().to_vec()).collect::<Vec<_>>()
         };
         assert!(states(&again) == states(&file), "{name}");
+    }
+}
+
+/// Terms that share a point and a term of another one: for any number of threads, and resumed, the same bytes.
+#[test]
+fn losses_of_several_terms_resume() {
+    let (dir, run) = (scratch("terms"), Run::new(2));
+    let data = run.api.dataset(run.runtime);
+    let with_norm = |norm, term: fewstep_term| fewstep_term { norm, weight: 0.5, huber_delta: 0.5, ..term };
+    let clean = term(FEWSTEP_OBJECTIVE_DENOISE, FEWSTEP_WEIGHT_SNR);
+    let terms = [
+        with_norm(FEWSTEP_NORM_L2, clean),
+        with_norm(FEWSTEP_NORM_L1, term(FEWSTEP_OBJECTIVE_OUTPUT, FEWSTEP_WEIGHT_V)),
+        with_norm(FEWSTEP_NORM_HUBER, clean),
+        with_norm(FEWSTEP_NORM_L2, term(FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_WEIGHT_STATE)),
+        with_norm(FEWSTEP_NORM_L1, clean),
+    ];
+    let options = fewstep_trainer_options { term_count: terms.len(), ..small_options(&run.api, terms.as_ptr()) };
+    let half = c(&dir.join("half").to_string_lossy());
+    // SAFETY: valid pointers throughout.
+    unsafe {
+        let saved = |threads: u32, resumed: bool, name: &str| {
+            let (runtime, mut trainer) = (run.api.runtime(threads), null_mut());
+            let (teacher, student) = (run.api.open(runtime, TEACHER), student(&run.api, runtime, run.teacher));
+            run.api.ok((run.api.fewstep_trainer_create)(runtime, student, teacher, data, &options, &mut trainer));
+            if resumed {
+                run.api.ok((run.api.fewstep_trainer_resume)(trainer, half.as_ptr()));
+            } else {
+                run.api.ok((run.api.fewstep_trainer_train)(trainer, 2, None, null_mut(), null()));
+                run.api.ok((run.api.fewstep_trainer_save)(trainer, half.as_ptr()));
+            }
+            run.api.ok((run.api.fewstep_trainer_train)(trainer, 2, None, null_mut(), null()));
+            let file = dir.join(name);
+            run.api.ok((run.api.fewstep_trainer_save)(trainer, c(&file.to_string_lossy()).as_ptr()));
+            run.api.ok((run.api.fewstep_trainer_destroy)(trainer));
+            run.api.ok((run.api.fewstep_model_destroy)(student));
+            run.api.ok((run.api.fewstep_model_destroy)(teacher));
+            run.api.ok((run.api.fewstep_runtime_destroy)(runtime));
+            std::fs::read(file).expect("checkpoint")
+        };
+        let whole = saved(2, false, "whole");
+        assert!(saved(3, true, "resumed") == whole, "resumed");
+        assert!(saved(1, false, "again") == whole, "one thread");
+        run.api.ok((run.api.fewstep_dataset_destroy)(data));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Small valid files: the beginnings of the corpus, and the shells that targets put their inputs into.
 
-use fewstep::io::{SchedulerConfig, UNetConfig, safetensors};
-use fewstep::nn::Model;
+use fewstep::io::{SchedulerConfig, safetensors};
+use fewstep::nn::{Model, families};
 use fewstep::tensor::Tensor;
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ pub const STUDENT: &str = r#"{"version":1,"pairs":[[999,499],[499,-1]],"teacher_
 
 /// A model of [`CONFIG`] with random weights.
 pub fn model() -> Model {
-    let config = UNetConfig::parse(CONFIG, "config").expect("the corpus's config");
+    let config = families::parse(CONFIG, "config").expect("the corpus's config");
     let scheduler = SchedulerConfig::parse(SCHEDULER, "scheduler").expect("the corpus's scheduler");
     Model::create(config, scheduler, 7).expect("the corpus's model")
 }

@@ -33,6 +33,11 @@ impl SchedulerConfig {
         })
     }
 
+    /// Whether the model gives a variance behind its prediction.
+    pub fn predicts_variance(&self) -> bool {
+        matches!(self.variance_type, Some(file::VarianceType::Learned | file::VarianceType::LearnedRange))
+    }
+
     /// What the network predicts.
     pub fn prediction(&self) -> Prediction {
         self.prediction_type
@@ -173,9 +178,6 @@ impl SchedulerConfig {
     }
 
     fn dpm(&self) -> Result<DpmConfig> {
-        if let Some(learned @ (file::VarianceType::Learned | file::VarianceType::LearnedRange)) = self.variance_type {
-            return Err(learned_variance(learned));
-        }
         Ok(DpmConfig {
             spacing: self.timestep_spacing,
             steps_offset: self.steps_offset as i64,
@@ -205,7 +207,10 @@ impl SchedulerConfig {
 }
 
 fn learned_variance(kind: file::VarianceType) -> Error {
-    Error::unsupported(format!("variance_type is {}; sampling with a learned variance is not supported", kind.name()))
+    Error::unsupported(format!(
+        "variance_type is {}: DDPM with a variance that the model predicts is not supported; choose another kind of sampler, which reads the mean alone",
+        kind.name()
+    ))
 }
 
 #[cfg(test)]
@@ -228,7 +233,6 @@ mod tests {
             ("UniPCMultistep", ", \"solver_order\": 4", 5, "solver_order is 4"),
             ("UniPCMultistep", ", \"solver_p\": {}", 5, "solver_p"),
             ("UniPCMultistep", &format!(", \"a_note\": \"{}\", \"solver_p\": {{\"a\": 1}}", "x".repeat(file::MAX_OTHER - 10)), 5, "solver_p"),
-            ("DPMSolverMultistep", ", \"variance_type\": \"learned\"", 5, "learned"),
             ("UniPCMultistep", ", \"lower_order_final\": false", 5, "lower_order_final"),
             ("UniPCMultistep", ", \"lower_order_final\": false, \"predict_x0\": false", 1, "predict_x0 false"),
             ("EulerDiscrete", ", \"use_karras_sigmas\": true, \"sigma_max\": 1e25, \"timestep_spacing\": \"leading\"", 5, "sigma_max"),

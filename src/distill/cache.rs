@@ -5,20 +5,22 @@ use crate::backend::Backend;
 use crate::cancel::Stop;
 use crate::diffusion::{Clip, NoiseSchedule, Prediction, Table, trajectory};
 use crate::error::{Error, Result};
-use crate::nn::Model;
+use crate::memory;
+use crate::nn::conditions::Values;
+use crate::nn::{Condition, ConditionKind, Guidance, Model};
 use crate::random::{self, Purpose};
-use crate::sampling::{RunSpec, SamplingRun, for_each_batch};
+use crate::sampling::{RunSpec, SamplingRun, UNROLLED, for_each_batch};
 use crate::tensor::{DType, Tensor};
 use half::f16;
 use std::sync::Arc;
 
-/// States [(N+1)*M,H,W,C] f16 (row k*M + i: noise i after k student steps' worth of the teacher) and labels [M] i32.
+/// States [(N+1)*M,H,W,C] f16 (row k*M + i: noise i after k student steps' worth of the teacher) and the conditions of each noise.
 #[derive(Clone, Debug)]
 pub struct TrajectoryCache {
     /// All states.
     pub states: Arc<Tensor>,
-    /// Labels of the noises, for class-conditional teachers.
-    pub labels: Option<Arc<Tensor>>,
+    /// What the teacher was given with each noise, a row each: its conditions in their order.
+    pub conditions: Vec<Arc<Tensor>>,
     /// M.
     pub count: usize,
     /// What is odd about the states.
@@ -45,29 +47,38 @@ pub struct CacheSpec<'a> {
     pub seed: u64,
     /// Trajectories computed side by side.
     pub batch: usize,
+    /// If the teacher's predictions are guided.
+    pub guidance: Option<Guidance>,
+    /// Rows that conditions are drawn from, as many of each; empty where labels are all that the teacher takes, which are then drawn evenly.
+    pub rows: &'a [Arc<Tensor>],
+    /// What the teacher computes in: f32, f16 or bf16. States are f32 between its steps in any case.
+    pub precision: DType,
 }
 
 impl TrajectoryCache {
     /// Runs the teacher; `progress(done, total)` returning false cancels, and so does `stop`, which is looked at inside an evaluation too.
     pub fn build(backend: &dyn Backend, teacher: &Model, spec: &CacheSpec, progress: &mut dyn FnMut(usize, usize) -> bool, stop: Stop) -> Result<Self> {
         let n = spec.pairs.len();
-        let c = teacher.config.in_channels;
+        let roles = teacher.roles()?;
+        let c = roles.channels;
         let shape = [n + 1, spec.count, spec.size[0], spec.size[1], c];
         let rows = (n + 1).checked_mul(spec.count).filter(|r| *r <= i32::MAX as usize);
         let rows = rows.ok_or_else(|| Error::invalid(format!("a cache of {} trajectories of {} states is too large", spec.count, n + 1)))?;
         let mut states = Tensor::zeros(DType::F16, &[rows, shape[2], shape[3], c]).map_err(|e| e.context("trajectory cache"))?;
-        let labels = draw_labels(teacher.classes(), spec, stop)?;
+        let conditions = draw_conditions(&roles.conditions, spec, stop)?;
         let grid = trajectory::teacher_pairs(spec.schedule.len(), spec.pairs, spec.substeps)?;
         let table = Table::from_pairs(spec.schedule, spec.prediction, &grid, 0.0, spec.clip)?;
         let batch = spec.batch.min(spec.count).max(1);
-        let run = RunSpec { table: &table, batch, size: spec.size, purpose: Purpose::Data, precision: DType::F32 };
+        let run =
+            RunSpec { table: &table, batch, size: spec.size, purpose: Purpose::Data, precision: spec.precision, guidance: spec.guidance, unrolled: UNROLLED };
         let mut run = SamplingRun::new_until(backend, teacher, &run, stop)?;
         let row = spec.size[0] * spec.size[1] * c;
         let out = states.as_mut_slice::<f16>()?;
         let mut range = StateRange::new(spec.schedule, spec.pairs, spec.clip, teacher.scheduler.clip())?;
-        let label_slice = labels.as_ref().map(|l| l.as_slice::<i32>()).transpose()?;
+        let given = roles.conditions.iter().zip(&conditions).map(|(condition, rows)| Ok((condition.kind, Values::of(rows)?)));
+        let given = memory::try_collect(given, "conditions")?;
         let total = spec.count * grid.len();
-        for_each_batch(&mut run, spec.seed, label_slice, spec.count, |run, first, used| {
+        for_each_batch(&mut run, spec.seed, &given, spec.count, |run, first, used| {
             run.draw_noise(stop)?;
             for k in 0..=n {
                 let to = &mut out[(k * spec.count + first) * row..][..used * row];
@@ -87,18 +98,42 @@ impl TrajectoryCache {
             }
             Ok(())
         })?;
-        Ok(Self { states: Arc::new(states), labels: labels.map(Arc::new), count: spec.count, warning: range.warning() })
+        Ok(Self {
+            states: Arc::new(states),
+            conditions: memory::collect(conditions.into_iter().map(Arc::new), "conditions")?,
+            count: spec.count,
+            warning: range.warning(),
+        })
     }
 }
 
-/// Uniform labels from the data purpose of the seed.
-fn draw_labels(classes: Option<usize>, spec: &CacheSpec, stop: Stop) -> Result<Option<Tensor>> {
-    let Some(classes) = classes else { return Ok(None) };
-    let classes = u32::try_from(classes).map_err(|_| Error::invalid("too many classes"))?;
-    let mut labels = Tensor::zeros(DType::I32, &[spec.count])?;
-    for (i, label) in labels.as_mut_slice::<i32>()?.iter_mut().enumerate() {
-        stop.check()?;
-        *label = random::uniform_int(random::words(spec.seed, Purpose::Timestep, u32::MAX, i as u32, 0)[0], classes) as i32;
+/// Conditions of every noise: labels evenly, or rows of the data, which then belong together. Drawn by the seed.
+fn draw_conditions(conditions: &[Condition], spec: &CacheSpec, stop: Stop) -> Result<Vec<Tensor>> {
+    let draw = |i: usize, bound: u32| random::uniform_int(random::words(spec.seed, Purpose::Timestep, u32::MAX, i as u32, 0)[0], bound);
+    let bound = |n: usize| u32::try_from(n).map_err(|_| Error::invalid(format!("{n} are too many to draw from")));
+    let mut drawn = memory::with_capacity(conditions.len(), "conditions")?;
+    for (k, condition) in conditions.iter().enumerate() {
+        let ty = condition.kind.rows(spec.count, spec.size);
+        let mut tensor = Tensor::zeros(ty.dtype, &ty.shape)?;
+        match (condition.kind, spec.rows.get(k)) {
+            (ConditionKind::Labels { classes }, None) => {
+                let classes = bound(classes)?;
+                for (i, label) in tensor.as_mut_slice::<i32>()?.iter_mut().enumerate() {
+                    stop.check()?;
+                    *label = draw(i, classes) as i32;
+                }
+            }
+            (kind, None) => return Err(Error::invalid(format!("the teacher's trajectories need {}: give a dataset with them", kind.name()))),
+            (_, Some(rows)) => {
+                let (count, from) = (bound(rows.shape()[0])?, rows.bytes());
+                let row = from.len() / count as usize;
+                for (i, to) in tensor.bytes_mut().chunks_exact_mut(row).enumerate() {
+                    stop.check()?;
+                    to.copy_from_slice(&from[draw(i, count) as usize * row..][..row]);
+                }
+            }
+        }
+        drawn.push(tensor);
     }
-    Ok(Some(labels))
+    Ok(drawn)
 }

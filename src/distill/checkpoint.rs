@@ -1,21 +1,21 @@
 //! Saving and resuming a training run, bit for bit, also in another process.
 //!
-//! A checkpoint is one safetensors file: weights, both moments and the moving average of every parameter, and a record of the run in its metadata.
+//! A checkpoint is one safetensors file: weights, both moments and the moving average of every parameter of every set, and a record of the run in its metadata.
 //! Draws depend on (seed, step) alone, so nothing else has a state; the trajectory cache is regenerated from the seed.
 
 use super::loss_scale::LossScale;
 use super::overflow::{StateBounds, largest};
-use super::record::{self, CLIP, PRECISION};
+use super::parameters::{ParameterSet, State};
+use super::record::{self, CLIP, DRAWS, PRECISION, SETS, TRAJECTORY_PRECISION};
 use super::trainer::Trainer;
-use super::training_graph::STATES;
 use crate::error::{Error, Result, Status};
 use crate::graph::ops::ClipScale;
 use crate::io::json::{self, MAX_TEXT, shorten};
 use crate::io::json_writer;
 use crate::io::safetensors::{self, TensorFile};
 use crate::io::scheduler_config::SchedulerConfig;
-use crate::io::unet_config::UNetConfig;
 use crate::memory;
+use crate::nn::families;
 use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -77,16 +77,17 @@ impl OptionGroup {
         }
     }
 
-    /// The group of a recorded option; `None` for what must always agree, and what this version does not know.
+    /// The group of a recorded option, those of a further set of parameters as the student's; `None` for what must always agree, and what this version does
+    /// not know.
     pub(super) fn of(option: &str) -> Option<Self> {
-        Some(match option {
+        Some(match option.rsplit_once('.').map_or(option, |(_set, option)| option) {
             "learning_rate" | "warmup_steps" | "total_steps" | "decay" => OptionGroup::Schedule,
             "batch" => OptionGroup::Batch,
             "beta1" | "beta2" | "eps" | "weight_decay" | "clip_norm" | "ema_decay" => OptionGroup::Optimizer,
-            "terms" => OptionGroup::Loss,
+            "terms" | DRAWS => OptionGroup::Loss,
             "pairs" | "substeps" | "cache_size" | "size" | CLIP => OptionGroup::Trajectories,
             "seed" => OptionGroup::Seed,
-            PRECISION => OptionGroup::Precision,
+            PRECISION | TRAJECTORY_PRECISION => OptionGroup::Precision,
             _ => return None,
         })
     }
@@ -99,13 +100,13 @@ impl Trainer {
     /// Writes the whole state of training. The file appears whole or not at all; a failure leaves an older one as it was.
     pub fn save(&self, path: &Path) -> Result<()> {
         let states = self.states()?;
-        for (key, tensor) in &states {
-            check_state(key, tensor).map_err(|e| Error::numeric(format!("{}: not written: {}", path.display(), e.message)))?;
+        for ((state, ..), (key, tensor)) in self.sets.iter().flat_map(ParameterSet::states).zip(&states) {
+            check_state(state, key, tensor).map_err(|e| Error::numeric(format!("{}: not written: {}", path.display(), e.message)))?;
         }
         let record = Record {
             version: VERSION,
             steps_done: self.steps_done,
-            student: self.student.config.to_json()?,
+            student: self.student.network.to_json()?,
             run: self.run_record()?,
             loss_scale: self.loss_scale().map(|_| self.loss_scale),
         };
@@ -132,29 +133,31 @@ impl Trainer {
 
     /// The states of a checkpoint, which training can have written.
     fn read_states(&self, file: &mut TensorFile) -> Result<Vec<(String, Tensor)>> {
-        let mut states = memory::with_capacity(STATES.len() * self.parameters.len(), "list of tensors")?;
-        for name in &self.parameters {
-            for prefix in STATES {
-                let key = format!("{prefix}{name}");
-                // The architecture agrees, so what does not fit it is damage.
-                let damage = |e: Error| match e.status {
-                    Status::NotFound | Status::Shape | Status::Numeric => Error::corrupt(e.message),
-                    _ => e,
-                };
-                let tensor = file.take_f32(&key, self.student.weights[name].shape()).map_err(damage)?;
-                check_state(&key, &tensor).map_err(|e| e.context(file.file()))?;
-                states.push((key, tensor));
-            }
+        let mut states = vec![];
+        for (state, parameter, key) in self.sets.iter().flat_map(ParameterSet::states) {
+            // The architecture agrees, so what does not fit it is damage.
+            let damage = |e: Error| match e.status {
+                Status::NotFound | Status::Shape | Status::Numeric => Error::corrupt(e.message),
+                _ => e,
+            };
+            let tensor = file.take_f32(&key, parameter.initial.shape()).map_err(damage)?;
+            check_state(state, &key, &tensor).map_err(|e| e.context(file.file()))?;
+            memory::push(&mut states, (key, tensor), "list of tensors")?;
         }
         Ok(states)
     }
 
     fn bounds_of(&self, states: &[(String, Tensor)]) -> Result<StateBounds> {
-        let most = |prefixes: &[&str]| {
-            let named = |key: &str| prefixes.iter().any(|p| key.starts_with(p));
-            states.iter().filter(|(key, _)| named(key)).try_fold(0f64, |most, (_, t)| Ok::<_, Error>(most.max(largest(t.as_slice::<f32>()?))))
-        };
-        Ok(StateBounds::new(&self.options, most(&[STATES[0], STATES[3]])?, most(&[STATES[1]])?))
+        let (mut weights, mut moment) = (0f64, 0f64);
+        for ((state, ..), (_, tensor)) in self.sets.iter().flat_map(ParameterSet::states).zip(states) {
+            let most = match state {
+                State::Weight | State::Average => &mut weights,
+                State::FirstMoment => &mut moment,
+                State::SecondMoment => continue,
+            };
+            *most = most.max(largest(tensor.as_slice::<f32>()?));
+        }
+        Ok(StateBounds::new(&self.sets, weights, moment))
     }
 
     /// Refuses records that do not fit; the loss scale to go on with.
@@ -169,7 +172,8 @@ impl Trainer {
             return Err(Error::invalid("the checkpoint was made with another student architecture"));
         }
         let own = self.run_record()?;
-        for key in own.keys().chain(record.run.keys()) {
+        // First which sets there are: what follows from it has less to say.
+        for key in [SETS].into_iter().chain(own.keys().chain(record.run.keys()).map(String::as_str)) {
             self.check_option(key, own.get(key), record.run.get(key), changes)?;
         }
         match record.loss_scale {
@@ -207,9 +211,8 @@ impl Trainer {
 
     /// Whether a saved config has this student's architecture, whatever else it says, and whichever version has written it.
     fn is_student(&self, saved: &str) -> Result<bool> {
-        let saved = UNetConfig::parse(saved, "the training record's student").map_err(|e| Error::corrupt(e.message))?;
-        let own = &self.student.config;
-        Ok(UNetConfig { other: own.other.clone(), warnings: own.warnings.clone(), ..saved } == *own)
+        let saved = families::parse(saved, "the training record's student").map_err(|e| Error::corrupt(e.message))?;
+        Ok(saved.settings() == self.student.network.settings())
     }
 
     /// Whether a saved scheduler config has this student's noise schedule and prediction type, whatever it says about sampling.
@@ -223,19 +226,19 @@ impl Trainer {
 
     /// Every option that the continuation depends on, as text.
     pub(super) fn run_record(&self) -> Result<BTreeMap<String, String>> {
-        let scheduler = (SCHEDULER, self.student.scheduler.to_json()?);
-        Ok(record::options(&self.options, self.trajectory_clip).into_iter().chain([scheduler]).map(|(k, v)| (k.to_owned(), v)).collect())
+        let scheduler = (SCHEDULER.to_string(), self.student.scheduler.to_json()?);
+        Ok(record::options(&self.options, &self.sets, self.trajectory_clip).into_iter().chain([scheduler]).collect())
     }
 }
 
 /// Refuses values that no step leaves: what is not finite, second moments below 0, and moments of gradients that [`ClipScale`] does not accept (with a
 /// factor of two for rounding).
-fn check_state(key: &str, tensor: &Tensor) -> Result<()> {
+fn check_state(state: State, key: &str, tensor: &Tensor) -> Result<()> {
     let norm = ClipScale::LARGEST;
-    let (least, most) = match STATES.iter().position(|prefix| key.starts_with(prefix)) {
-        Some(1) => (-2.0 * norm, 2.0 * norm),
-        Some(2) => (0.0, 2.0 * norm * norm),
-        _ => (f32::MIN, f32::MAX),
+    let (least, most) = match state {
+        State::FirstMoment => (-2.0 * norm, 2.0 * norm),
+        State::SecondMoment => (0.0, 2.0 * norm * norm),
+        State::Weight | State::Average => (f32::MIN, f32::MAX),
     };
     match tensor.as_slice::<f32>()?.iter().enumerate().find(|(_, v)| !(least..=most).contains(*v)) {
         None => Ok(()),

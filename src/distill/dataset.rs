@@ -1,19 +1,21 @@
-//! Images and labels that stay in memory while a trainer draws from them.
+//! Images, and what belongs to each, that stay in memory while a trainer draws from them.
 
 use crate::error::{Error, Result};
-use crate::nn::conditions::check_labels;
+use crate::memory;
+use crate::nn::conditions::{Values, assign};
+use crate::nn::{Condition, ConditionKind};
 use crate::tensor::{DType, Tensor};
 use std::sync::Arc;
 
-/// Images [M,H,W,C] f32 in model space, usually [-1, 1], and one label each where there are classes.
+/// Images [M,H,W,C] f32 in model space, usually [-1, 1], and what models are given with each: labels, planes and so on.
 #[derive(Clone, Debug)]
 pub struct Dataset {
     images: Arc<Tensor>,
-    labels: Option<Arc<Tensor>>,
+    conditions: Vec<(ConditionKind, Arc<Tensor>)>,
 }
 
 impl Dataset {
-    /// Checks that everything is finite and that the counts agree.
+    /// Of images alone, or with labels [M] i32. Checks that everything is finite and that the counts agree.
     pub fn new(images: Tensor, labels: Option<Tensor>) -> Result<Self> {
         if images.dtype() != DType::F32 || images.shape().len() != 4 || images.numel() == 0 {
             return Err(Error::shape(format!("a dataset is f32 [M,H,W,C] with at least one image, found {:?} {:?}", images.dtype(), images.shape())));
@@ -24,10 +26,20 @@ impl Dataset {
         if let Some(i) = images.as_slice::<f32>()?.iter().position(|v| !v.is_finite()) {
             return Err(Error::numeric(format!("dataset image {} has a non-finite value", i / (images.numel() / images.shape()[0]))));
         }
-        if let Some(labels) = &labels {
-            check_labels(labels.as_slice::<i32>()?, images.shape()[0], i32::MAX as usize)?;
+        let this = Self { images: Arc::new(images), conditions: vec![] };
+        labels.map_or(Ok(this.clone()), |labels| this.with(ConditionKind::Labels { classes: i32::MAX as usize }, labels))
+    }
+
+    /// With another condition of each image: labels i32 [M], or so many numbers f32 [M, K].
+    pub fn with(mut self, kind: ConditionKind, rows: Tensor) -> Result<Self> {
+        let expected = kind.rows(self.len(), self.size());
+        if rows.dtype() != expected.dtype || rows.shape() != expected.shape {
+            let (name, found) = (kind.name(), rows.shape());
+            return Err(Error::shape(format!("{name} of {} images: expected {:?}, found {found:?}", self.len(), expected.shape)));
         }
-        Ok(Self { images: Arc::new(images), labels: labels.map(Arc::new) })
+        kind.check(Values::of(&rows)?, self.len(), self.size())?;
+        memory::push(&mut self.conditions, (kind, Arc::new(rows)), "conditions")?;
+        Ok(self)
     }
 
     /// Number of images.
@@ -45,17 +57,30 @@ impl Dataset {
         &self.images
     }
 
-    /// [M] i32.
-    pub fn labels(&self) -> Option<&Arc<Tensor>> {
-        self.labels.as_ref()
+    /// [H, W].
+    pub fn size(&self) -> [usize; 2] {
+        [self.images.shape()[1], self.images.shape()[2]]
     }
 
-    /// Refuses labels that a model has no class for, and missing labels for a model that needs them.
-    pub fn check_classes(&self, classes: Option<usize>) -> Result<()> {
-        match (classes, &self.labels) {
-            (None, _) => Ok(()),
-            (Some(_), None) => Err(Error::invalid("the model is class-conditional and the dataset has no labels")),
-            (Some(classes), Some(labels)) => check_labels(labels.as_slice::<i32>()?, self.len(), classes).map_err(|e| e.context("dataset")),
-        }
+    /// What belongs to each image.
+    pub fn conditions(&self) -> &[(ConditionKind, Arc<Tensor>)] {
+        &self.conditions
+    }
+
+    /// [M] i32.
+    pub fn labels(&self) -> Option<&Arc<Tensor>> {
+        self.conditions.iter().find(|(kind, _)| matches!(kind, ConditionKind::Labels { .. })).map(|(_, rows)| rows)
+    }
+
+    /// The rows of each of a model's conditions; an error where they are missing or do not fit. What the model does not take is left out.
+    pub fn conditions_of(&self, conditions: &[Condition]) -> Result<Vec<Arc<Tensor>>> {
+        let kinds = memory::collect(self.conditions.iter().map(|(kind, _)| *kind), "conditions")?;
+        let taken = assign(conditions, &kinds).map_err(|e| e.context("dataset"))?;
+        let rows = conditions.iter().zip(taken).map(|(condition, from)| {
+            let rows = &self.conditions[from].1;
+            condition.kind.check(Values::of(rows)?, self.len(), self.size()).map_err(|e| e.context("dataset"))?;
+            Ok(rows.clone())
+        });
+        memory::try_collect(rows, "conditions")
     }
 }

@@ -2,24 +2,42 @@
 
 pub mod cache;
 pub mod checkpoint;
+pub mod context;
 pub mod dataset;
+mod draws;
+pub mod loss;
 pub mod loss_scale;
 pub mod objective;
+pub mod optimizer;
 pub mod options;
 mod overflow;
+pub mod parameters;
+pub mod phase;
+pub mod points;
 mod range;
 mod record;
 pub mod student;
+pub mod targets;
+pub mod term;
 pub mod trainer;
-pub mod training_graph;
+mod training_graph;
 
+#[cfg(test)]
+mod loss_tests;
+#[cfg(test)]
+mod set_tests;
 #[cfg(test)]
 mod tests;
 
 pub use cache::TrajectoryCache;
 pub use checkpoint::OptionGroup;
 pub use dataset::Dataset;
-pub use objective::{NormKind, Objective, Term};
-pub use options::{LearningRate, TrainerOptions};
+pub use objective::Objective;
+pub use optimizer::{LearningRate, Optimizer};
+pub use options::TrainerOptions;
+pub use parameters::ParameterSet;
+pub use points::Point;
 pub use student::{StudentOptions, derive};
+pub use targets::Target;
+pub use term::{NormKind, Term};
 pub use trainer::{StepReport, Trainer, WeightsKind};

@@ -2,11 +2,12 @@
 //!
 //! Loss and gradients are judged before the update (see [`ClipScale`]); this is about the update itself, where a learning rate of 1e38 gives
 //! infinities although both are finite. Bounds on the weights follow from the options alone and rule that out for ordinary runs, at no cost. Where they
-//! do not, the states are kept aside, and come back if the step spoilt them.
+//! do not, the states are kept aside, and come back if the step spoilt them. So they are where a step has several phases, of which the first may have
+//! done its update when another one finds that its own gradient is of no use.
 
-use super::options::TrainerOptions;
+use super::optimizer::Optimizer;
+use super::parameters::{ParameterSet, State};
 use super::trainer::Trainer;
-use super::training_graph::STATES;
 use crate::error::{Error, Result};
 use crate::graph::ops::ClipScale;
 use crate::memory;
@@ -26,16 +27,17 @@ pub(super) struct StateBounds {
 
 impl StateBounds {
     /// Of a run that begins with weights up to `weights` and moments up to `moment`: means of clipped gradients.
-    pub fn new(options: &TrainerOptions, weights: f64, moment: f64) -> Self {
-        Self { weights, moment: moment.max(options.clip_norm.min(f64::from(ClipScale::LARGEST))) }
+    pub fn new(sets: &[ParameterSet], weights: f64, moment: f64) -> Self {
+        let clipped = |set: &ParameterSet| set.optimizer.clip_norm.min(f64::from(ClipScale::LARGEST));
+        Self { weights, moment: sets.iter().map(clipped).fold(moment, f64::max) }
     }
 
     /// After AdamW's update number `update` at this rate: p (1 - rate decay) - rate / (1 - beta1^update) m / (sqrt(v) + eps), with v = 0 at worst. No
     /// factor on the way to it is larger either.
-    fn after(self, options: &TrainerOptions, rate: f64, update: u64) -> Self {
-        let corrected = rate / (1.0 - options.beta1.powf(update as f64));
-        let moved = corrected * (self.moment / options.eps.min(1.0)).max(1.0);
-        Self { weights: self.weights * (1.0 - rate * options.weight_decay).abs() + moved, ..self }
+    fn after(self, optimizer: &Optimizer, rate: f64, update: u64) -> f64 {
+        let corrected = rate / (1.0 - optimizer.beta1.powf(update as f64));
+        let moved = corrected * (self.moment / optimizer.eps.min(1.0)).max(1.0);
+        self.weights * (1.0 - rate * optimizer.weight_decay).abs() + moved
     }
 }
 
@@ -53,21 +55,37 @@ pub(super) enum Watch {
 }
 
 impl Trainer {
-    /// Before a step at this learning rate.
-    pub(super) fn watch(&mut self, rate: f32) -> Result<Watch> {
-        let after = |bounds: StateBounds| bounds.after(&self.options, f64::from(rate), self.steps_done + 1);
-        let mut next = after(self.bounds);
-        if next.weights > LIMIT {
+    /// Before a step.
+    pub(super) fn watch(&mut self) -> Result<Watch> {
+        if self.phases.len() > 1 {
+            return Ok(Watch::Kept(self.states()?));
+        }
+        let mut next = self.next_bounds();
+        if next.is_none() {
             // Worst cases that add up over very many steps, perhaps.
             self.bounds.weights = self.largest_weight()?;
-            next = after(self.bounds);
+            next = self.next_bounds();
         }
-        // Not `<=` turned round: NaN is not bounded.
-        if next.weights <= LIMIT { Ok(Watch::Bounded(next)) } else { Ok(Watch::Kept(self.states()?)) }
+        match next {
+            Some(bounds) => Ok(Watch::Bounded(bounds)),
+            None => Ok(Watch::Kept(self.states()?)),
+        }
     }
 
-    /// After a step whose loss and gradient were good: a numeric error, with every state as it was, if the update was not.
-    pub(super) fn settle(&mut self, watch: Watch, rate: f32) -> Result<()> {
+    /// The bounds after the next step, where the weights are surely finite then.
+    fn next_bounds(&self) -> Option<StateBounds> {
+        let after = |set: &ParameterSet| {
+            let rate = set.optimizer.rate(self.steps_done) as f32;
+            self.bounds.after(&set.optimizer, f64::from(rate), self.steps_done + 1)
+        };
+        // NaN is not bounded; `max` would lose it.
+        let worst = |most: f64, bound: f64| if bound.is_nan() { f64::INFINITY } else { most.max(bound) };
+        let weights = self.sets.iter().map(after).fold(0.0, worst);
+        (weights <= LIMIT).then_some(StateBounds { weights, ..self.bounds })
+    }
+
+    /// After a step whose losses and gradients were good: a numeric error, with every state as it was, if an update was not.
+    pub(super) fn settle(&mut self, watch: Watch) -> Result<()> {
         let kept = match watch {
             Watch::Bounded(bounds) => {
                 self.bounds = bounds;
@@ -75,29 +93,45 @@ impl Trainer {
             }
             Watch::Kept(states) => states,
         };
-        for (key, _) in &kept {
-            let found = largest(&self.exec.storage_bytes(key)?.of::<f32>()?);
-            if !found.is_finite() {
-                self.write_states(&kept)?;
-                let n = self.steps_done;
-                let detail = format!("at learning rate {rate:e} \"{key}\" is no longer finite; the weights are those of step {n}");
-                return Err(Error::numeric(format!("step {}: {detail}", n + 1)));
-            }
+        let n = self.steps_done;
+        if let Some((set, key)) = self.spoilt()? {
+            let rate = set.optimizer.rate(n) as f32;
+            let detail = format!("at learning rate {rate:e} \"{key}\" is no longer finite; the weights are those of step {n}");
+            self.write_states(&kept)?;
+            return Err(Error::numeric(format!("step {}: {detail}", n + 1)));
         }
         self.bounds.weights = self.largest_weight()?;
         Ok(())
     }
 
+    /// A state that is not finite, and the set that it belongs to.
+    fn spoilt(&self) -> Result<Option<(&ParameterSet, String)>> {
+        for set in &self.sets {
+            for (.., key) in set.states() {
+                if !largest(&self.exec.storage_bytes(&key)?.of::<f32>()?).is_finite() {
+                    return Ok(Some((set, key)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// After a step whose losses or gradients were not good, or that is to be done again: every state is as it was before.
+    pub(super) fn take_back(&mut self, watch: &Watch) -> Result<()> {
+        match watch {
+            // One phase: its update has left everything as it is.
+            Watch::Bounded(_) => Ok(()),
+            Watch::Kept(states) => self.write_states(states),
+        }
+    }
+
     /// Every state of training by its name in a checkpoint.
     pub(super) fn states(&self) -> Result<Vec<(String, Tensor)>> {
-        let mut states = memory::with_capacity(STATES.len() * self.parameters.len(), "list of tensors")?;
-        for name in &self.parameters {
-            for prefix in STATES {
-                let key = format!("{prefix}{name}");
-                let data = self.exec.storage_bytes(&key)?.of::<f32>()?;
-                let tensor = Tensor::from_slice(self.student.weights[name].shape(), &data)?;
-                states.push((key, tensor));
-            }
+        let count = self.sets.iter().map(|set| set.parameters.len()).sum::<usize>();
+        let mut states = memory::with_capacity(State::ALL.len() * count, "list of tensors")?;
+        for (_, parameter, key) in self.sets.iter().flat_map(ParameterSet::states) {
+            let tensor = Tensor::from_slice(parameter.initial.shape(), &self.exec.storage_bytes(&key)?.of::<f32>()?)?;
+            states.push((key, tensor));
         }
         Ok(states)
     }
@@ -109,9 +143,9 @@ impl Trainer {
 
     fn largest_weight(&self) -> Result<f64> {
         let mut most = 0f64;
-        for name in &self.parameters {
-            for prefix in [STATES[0], STATES[3]] {
-                most = most.max(largest(&self.exec.storage_bytes(&format!("{prefix}{name}"))?.of::<f32>()?));
+        for (state, _, key) in self.sets.iter().flat_map(ParameterSet::states) {
+            if matches!(state, State::Weight | State::Average) {
+                most = most.max(largest(&self.exec.storage_bytes(&key)?.of::<f32>()?));
             }
         }
         Ok(most)

@@ -1,9 +1,14 @@
 //! The words that checkpoints have for a run's options. They are part of the format: a name in the code may change, a word here may not, and what an option
 //! gains later is written only where it is not at its default, so that older checkpoints still open.
 
-use super::objective::{NormKind, Objective, Term};
-use super::options::{LearningRate, TrainerOptions};
+use super::objective::Objective;
+use super::optimizer::{LearningRate, Optimizer};
+use super::options::TrainerOptions;
+use super::parameters::{ParameterSet, STUDENT};
+use super::term::{NormKind, Term};
 use crate::diffusion::{Clip, Weight};
+use crate::names::Named;
+use crate::nn::Guidance;
 use crate::tensor::DType;
 
 /// Recorded where it is not f32.
@@ -11,8 +16,18 @@ pub(super) const PRECISION: &str = "precision";
 /// Recorded where trajectories clip: those of runs that were saved before it was an option did not.
 pub(super) const CLIP: &str = "trajectory_clip";
 
+/// Recorded where the teacher is guided.
+pub(super) const GUIDANCE: &str = "guidance";
+/// Recorded where terms share a point: they did not share its draws when this was not recorded yet.
+pub(super) const DRAWS: &str = "draws";
+/// Recorded where it is not f32, in which all trajectories were computed when this was not recorded yet.
+pub(super) const TRAJECTORY_PRECISION: &str = "trajectory_precision";
+
+/// Names of the sets of parameters that learn, recorded where they are not the student's alone.
+pub(super) const SETS: &str = "sets";
+
 /// The options of a run by name, as text; floats in full precision. Those that came later only where they are not at their default ([`default`]).
-pub(super) fn options(o: &TrainerOptions, trajectory_clip: Clip) -> Vec<(&'static str, String)> {
+pub(super) fn options(o: &TrainerOptions, sets: &[ParameterSet], trajectory_clip: Clip) -> Vec<(String, String)> {
     let pairs = o.pairs.iter().map(|(t, next)| format!("({t}, {next})"));
     let mut entries = vec![
         ("seed", o.seed.to_string()),
@@ -21,6 +36,28 @@ pub(super) fn options(o: &TrainerOptions, trajectory_clip: Clip) -> Vec<(&'stati
         ("pairs", list(pairs)),
         ("substeps", o.substeps.to_string()),
         ("cache_size", o.cache_size.to_string()),
+        ("size", o.size.map_or("None".to_string(), |[h, w]| format!("Some([{h}, {w}])"))),
+    ];
+    let trajectories = if o.needs().cache { o.precision } else { DType::F32 };
+    let later = [
+        (PRECISION, precision(o.precision).to_string()),
+        (CLIP, clip(trajectory_clip)),
+        (GUIDANCE, guidance(o.guidance)),
+        (DRAWS, if o.shares_points() { "by point" } else { "by term" }.to_string()),
+        (TRAJECTORY_PRECISION, precision(trajectories).to_string()),
+        (SETS, sets.iter().map(ParameterSet::name).collect::<Vec<_>>().join(", ")),
+    ];
+    entries.extend(later.into_iter().filter(|(name, text)| default(name) != Some(text)));
+    let mut named: Vec<_> = entries.into_iter().map(|(name, text)| (name.to_string(), text)).collect();
+    for set in sets {
+        let before = if set.name() == STUDENT { String::new() } else { format!("{}.", set.name()) };
+        named.extend(optimizer(&set.optimizer).map(|(name, text)| (format!("{before}{name}"), text)));
+    }
+    named
+}
+
+fn optimizer(o: &Optimizer) -> [(&'static str, String); 10] {
+    [
         ("learning_rate", o.learning_rate.to_string()),
         ("warmup_steps", o.warmup_steps.to_string()),
         ("total_steps", o.total_steps.to_string()),
@@ -31,18 +68,16 @@ pub(super) fn options(o: &TrainerOptions, trajectory_clip: Clip) -> Vec<(&'stati
         ("weight_decay", o.weight_decay.to_string()),
         ("clip_norm", o.clip_norm.to_string()),
         ("ema_decay", o.ema_decay.to_string()),
-        ("size", o.size.map_or("None".to_string(), |[h, w]| format!("Some([{h}, {w}])"))),
-    ];
-    let later = [(PRECISION, precision(o.precision).to_string()), (CLIP, clip(trajectory_clip))];
-    entries.extend(later.into_iter().filter(|(name, text)| default(name) != Some(text)));
-    entries
+    ]
 }
 
 /// What a record that does not name an option means.
 pub(super) fn default(option: &str) -> Option<&'static str> {
     match option {
-        PRECISION => Some("F32"),
-        CLIP => Some("None"),
+        PRECISION | TRAJECTORY_PRECISION => Some("F32"),
+        CLIP | GUIDANCE => Some("None"),
+        DRAWS => Some("by term"),
+        SETS => Some(STUDENT),
         _ => None,
     }
 }
@@ -52,17 +87,12 @@ fn list(items: impl Iterator<Item = String>) -> String {
 }
 
 fn term(t: &Term) -> String {
-    let (objective, weight, step_weight, norm) = (objective(t.objective), t.weight, step_weight(t.step_weight), norm(t.norm));
-    format!("Term {{ objective: {objective}, weight: {weight:?}, step_weight: {step_weight}, norm: {norm} }}")
-}
-
-fn objective(objective: Objective) -> &'static str {
-    match objective {
-        Objective::Output => "Output",
-        Objective::TeacherForced => "TeacherForced",
-        Objective::OnPolicy => "OnPolicy",
-        Objective::Denoise => "Denoise",
-    }
+    let matched = match Objective::of(t.point, t.target) {
+        Some(objective) => format!("objective: {}", objective.name()),
+        None => format!("point: {}, target: {}", t.point.name(), t.target.name()),
+    };
+    let (weight, step_weight, norm) = (t.weight, step_weight(t.step_weight), norm(t.norm));
+    format!("Term {{ {matched}, weight: {weight:?}, step_weight: {step_weight}, norm: {norm} }}")
 }
 
 fn norm(norm: NormKind) -> String {
@@ -98,6 +128,10 @@ fn clip(clip: Clip) -> String {
     }
 }
 
+fn guidance(guidance: Option<Guidance>) -> String {
+    guidance.map_or("None".to_string(), |g| format!("Guidance {{ scale: {:?}, null_label: {} }}", g.scale, g.null_label))
+}
+
 fn step_weight(weight: Weight) -> &'static str {
     match weight {
         Weight::Const => "Const",
@@ -110,24 +144,27 @@ fn step_weight(weight: Weight) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use super::super::parameters::Parameter;
+    use super::super::{Point, Target};
     use super::*;
+    use crate::tensor::Tensor;
+    use std::sync::Arc;
 
     /// What a checkpoint of 0.1.0-dev says of a run with no option at its default. These words are on people's disks.
     #[test]
     fn the_words_of_the_format_stay() {
-        let term = |objective, step_weight, norm| Term { objective, weight: 0.5, step_weight, norm };
+        let term = |objective: Objective, step_weight, norm| Term { weight: 0.5, ..objective.term(step_weight, norm) };
         let o = TrainerOptions {
             seed: 7,
             terms: vec![
                 term(Objective::Output, Weight::Const, NormKind::L1),
                 term(Objective::TeacherForced, Weight::Snr, NormKind::L2),
                 term(Objective::OnPolicy, Weight::TruncSnr, NormKind::Huber(0.1)),
-                Term { weight: 1.0, ..term(Objective::Denoise, Weight::V, NormKind::L2) },
+                Objective::Denoise.term(Weight::V, NormKind::L2),
+                Term { point: Point::Own, target: Target::TeacherOutput, ..term(Objective::OnPolicy, Weight::V, NormKind::L1) },
             ],
             pairs: vec![(999, 499), (499, -1)],
-            learning_rate: 1e-3,
-            decay: LearningRate::Constant,
-            clip_norm: f64::INFINITY,
+            optimizer: Optimizer { learning_rate: 1e-3, decay: LearningRate::Constant, clip_norm: f64::INFINITY, ..Optimizer::default() },
             size: Some([8, 16]),
             precision: DType::Bf16,
             ..TrainerOptions::default()
@@ -135,7 +172,8 @@ mod tests {
         let terms = "[Term { objective: Output, weight: 0.5, step_weight: Const, norm: L1 }, \
                      Term { objective: TeacherForced, weight: 0.5, step_weight: Snr, norm: L2 }, \
                      Term { objective: OnPolicy, weight: 0.5, step_weight: TruncSnr, norm: Huber(0.1) }, \
-                     Term { objective: Denoise, weight: 1.0, step_weight: V, norm: L2 }]";
+                     Term { objective: Denoise, weight: 1.0, step_weight: V, norm: L2 }, \
+                     Term { point: Own, target: TeacherOutput, weight: 0.5, step_weight: V, norm: L1 }]";
         let expected = [
             ("seed", "7"),
             ("batch", "64"),
@@ -143,6 +181,11 @@ mod tests {
             ("pairs", "[(999, 499), (499, -1)]"),
             ("substeps", "8"),
             ("cache_size", "8192"),
+            ("size", "Some([8, 16])"),
+            ("precision", "Bf16"),
+            ("trajectory_clip", "Dynamic { ratio: 0.995, max: 1.0 }"),
+            ("draws", "by point"),
+            ("trajectory_precision", "Bf16"),
             ("learning_rate", "0.001"),
             ("warmup_steps", "100"),
             ("total_steps", "1000"),
@@ -153,18 +196,29 @@ mod tests {
             ("weight_decay", "0"),
             ("clip_norm", "inf"),
             ("ema_decay", "0.995"),
-            ("size", "Some([8, 16])"),
-            ("precision", "Bf16"),
-            ("trajectory_clip", "Dynamic { ratio: 0.995, max: 1.0 }"),
         ];
-        let found = options(&o, Clip::Dynamic { ratio: 0.995, max: 1.0 });
-        assert_eq!(found.iter().map(|(name, text)| (*name, text.as_str())).collect::<Vec<_>>(), expected);
-        let plain =
-            TrainerOptions { decay: LearningRate::Cosine, terms: vec![term(Objective::Output, Weight::State, NormKind::L1)], ..TrainerOptions::default() };
-        let words = |name: &str, clip: Clip| options(&plain, clip).into_iter().find(|(found, _)| *found == name).map(|(_, text)| text);
-        let of = |name: &str| words(name, Clip::None);
-        assert_eq!([of("decay"), of("size"), of("precision"), of("trajectory_clip")], [Some("Cosine".into()), Some("None".into()), None, None]);
+        let parameter = || Parameter { name: "w".into(), initial: Arc::new(Tensor::from_slice(&[1], &[0f32]).expect("a tensor")) };
+        let set = |name: &str, optimizer: &Optimizer| ParameterSet::new(name, vec![parameter()], optimizer.clone()).expect("a set");
+        let student = |o: &TrainerOptions| vec![set("student", &o.optimizer)];
+        let found = options(&o, &student(&o), Clip::Dynamic { ratio: 0.995, max: 1.0 });
+        assert_eq!(found.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect::<Vec<_>>(), expected);
+        let cosine = Optimizer { decay: LearningRate::Cosine, ..Optimizer::default() };
+        let terms = vec![term(Objective::Output, Weight::State, NormKind::L1)];
+        let plain = TrainerOptions { optimizer: cosine, terms, ..TrainerOptions::default() };
+        let word = |o: &TrainerOptions, sets: &[ParameterSet], clip: Clip, name: &str| {
+            options(o, sets, clip).into_iter().find(|(found, _)| *found == name).map(|(_, text)| text)
+        };
+        let of = |name: &str| word(&plain, &student(&plain), Clip::None, name);
+        assert_eq!([of("decay"), of("size")], [Some("Cosine".into()), Some("None".into())]);
+        assert!(["precision", "trajectory_clip", "draws", "trajectory_precision", "sets"].iter().all(|later| of(later).is_none()));
         assert_eq!(of("terms").as_deref(), Some("[Term { objective: Output, weight: 0.5, step_weight: State, norm: L1 }]"));
-        assert_eq!(words("trajectory_clip", Clip::Range(1.0)).as_deref(), Some("Range(1.0)"));
+        assert_eq!(word(&plain, &student(&plain), Clip::Range(1.0), "trajectory_clip").as_deref(), Some("Range(1.0)"));
+        // Nothing is computed in advance for terms that read no trajectory.
+        let half = TrainerOptions { precision: DType::F16, ..plain.clone() };
+        let of = |name: &str| word(&half, &student(&half), Clip::None, name);
+        assert_eq!([of("precision").as_deref(), of("trajectory_precision").as_deref()], [Some("F16"), None]);
+        let sets = [student(&plain), vec![set("align", &Optimizer { beta1: 0.5, ..Optimizer::default() })]].concat();
+        let of = |name: &str| word(&plain, &sets, Clip::None, name);
+        assert_eq!([of("sets").as_deref(), of("beta1").as_deref(), of("align.beta1").as_deref()], [Some("student, align"), Some("0.9"), Some("0.5")]);
     }
 }

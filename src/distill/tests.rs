@@ -1,8 +1,8 @@
 //! What a training run refuses to become: states out of range, weights that are not finite, files that cannot be read back.
 
 use super::overflow::Watch;
+use super::parameters::State;
 use super::range::StateRange;
-use super::training_graph::STATES;
 use super::*;
 use crate::backend::as_bytes;
 use crate::backend::cpu::CpuBackend;
@@ -10,24 +10,36 @@ use crate::cancel::Stop;
 use crate::diffusion::{Clip, Prediction, Weight};
 use crate::error::{Result, Status};
 use crate::io::scheduler_config::SchedulerConfig;
-use crate::io::unet_config::UNetConfig;
-use crate::nn::Model;
+use crate::nn::{Model, families};
 use crate::tensor::{DType, Tensor};
 use half::f16;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-const TINY: &str = r#"{"_class_name":"UNet2DModel","sample_size":8,"in_channels":1,"out_channels":1,"layers_per_block":1,"block_out_channels":[8,8],
+pub(super) const TINY: &str = r#"{"_class_name":"UNet2DModel","sample_size":8,"in_channels":1,"out_channels":1,"layers_per_block":1,"block_out_channels":[8,8],
 "down_block_types":["DownBlock2D","DownBlock2D"],"up_block_types":["UpBlock2D","UpBlock2D"],"norm_num_groups":4}"#;
 
-fn model() -> Result<Model> {
-    Model::create(UNetConfig::parse(TINY, "config.json")?, SchedulerConfig::default(), 1)
+pub(super) fn model() -> Result<Model> {
+    Model::create(families::parse(TINY, "config.json")?, SchedulerConfig::default(), 1)
 }
 
-fn options() -> TrainerOptions {
-    let term = Term { objective: Objective::TeacherForced, weight: 1.0, step_weight: Weight::State, norm: NormKind::L2 };
+pub(super) fn options() -> TrainerOptions {
+    let term = Objective::TeacherForced.term(Weight::State, NormKind::L2);
     let pairs = vec![(999, 499), (499, -1)];
-    TrainerOptions { terms: vec![term], pairs, substeps: 2, cache_size: 4, cache_batch: 4, batch: 2, warmup_steps: 0, ..TrainerOptions::default() }
+    TrainerOptions {
+        terms: vec![term],
+        pairs,
+        substeps: 2,
+        cache_size: 4,
+        cache_batch: 4,
+        batch: 2,
+        optimizer: Optimizer { warmup_steps: 0, ..Optimizer::default() },
+        ..TrainerOptions::default()
+    }
+}
+
+fn with(optimizer: Optimizer) -> TrainerOptions {
+    TrainerOptions { optimizer, ..options() }
 }
 
 fn trainer(options: TrainerOptions) -> Result<Trainer> {
@@ -35,36 +47,36 @@ fn trainer(options: TrainerOptions) -> Result<Trainer> {
     Trainer::new(Arc::new(CpuBackend::new(1)?), &model, Some(&model), None, options)
 }
 
-fn scratch(name: &str) -> PathBuf {
+pub(super) fn scratch(name: &str) -> PathBuf {
     let dir = std::env::temp_dir().join(format!("fewstep-distill-{name}-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir_all(&dir).expect("scratch folder");
     dir
 }
 
-fn bytes_of(trainer: &Trainer) -> Result<Vec<Vec<u8>>> {
+pub(super) fn bytes_of(trainer: &Trainer) -> Result<Vec<Vec<u8>>> {
     Ok(trainer.states()?.iter().map(|(_, t)| t.bytes().to_vec()).collect())
 }
 
 #[test]
 fn what_is_not_finite_is_never_written_over_a_good_file() -> Result<()> {
     let dir = scratch("finite");
-    for (prefix, file) in STATES.iter().zip(["weights", "first", "second", "average"]) {
+    for (state, file) in State::ALL.into_iter().zip(["weights", "first", "second", "average"]) {
         let mut trainer = trainer(options())?;
         let path = dir.join(file);
         trainer.save(&path)?;
         let good = std::fs::read(&path).expect("checkpoint");
-        let key = format!("{prefix}conv_in.bias");
+        let key = trainer.sets[0].key(state, "conv_in.bias");
         let mut values = [0f32; 8];
         values[5] = f32::NAN;
         trainer.exec.write_storage(&key, as_bytes(&values))?;
         let error = trainer.save(&path).unwrap_err();
         assert_eq!(error.status, Status::Numeric, "{error}");
         assert!(error.message.contains(&key) && error.message.contains("element 5"), "{error}");
-        assert_eq!(std::fs::read(&path).expect("checkpoint"), good, "{prefix}");
-        let kind = if prefix == &STATES[3] { WeightsKind::Ema } else { WeightsKind::Raw };
+        assert_eq!(std::fs::read(&path).expect("checkpoint"), good, "{key}");
+        let kind = if state == State::Average { WeightsKind::Ema } else { WeightsKind::Raw };
         let refused = trainer.snapshot(kind).err().map(|e| e.status);
-        assert_eq!(refused, ["weights", "average"].contains(&file).then_some(Status::Numeric), "{prefix}");
+        assert_eq!(refused, ["weights", "average"].contains(&file).then_some(Status::Numeric), "{key}");
     }
     let mut bad = model()?;
     let (folder, file) = (dir.join("model"), dir.join("model.safetensors"));
@@ -85,7 +97,7 @@ fn what_is_not_finite_is_never_written_over_a_good_file() -> Result<()> {
 #[test]
 fn an_update_that_is_not_finite_is_taken_back() -> Result<()> {
     for (learning_rate, good) in [(1e-3, true), (1e30, true), (1e38, false), (3e38, false)] {
-        let mut trainer = trainer(TrainerOptions { learning_rate, decay: LearningRate::Constant, ..options() })?;
+        let mut trainer = trainer(with(Optimizer { learning_rate, decay: LearningRate::Constant, ..options().optimizer }))?;
         let before = bytes_of(&trainer)?;
         match trainer.step() {
             Ok(_) => assert!(good && bytes_of(&trainer)? != before, "{learning_rate}"),
@@ -112,7 +124,7 @@ fn weights_without_a_value_are_named_before_training() -> Result<()> {
         (Objective::Output, Weight::V, false),
         (Objective::Output, Weight::Const, true),
     ] {
-        let terms = vec![Term { objective, weight: 1.0, step_weight, norm: NormKind::L2 }];
+        let terms = vec![objective.term(step_weight, NormKind::L2)];
         let teacher = (objective == Objective::Output).then_some(&model);
         let made = Trainer::new(Arc::new(CpuBackend::new(1)?), &model, teacher, Some(&data), TrainerOptions { terms, batch: 2, ..TrainerOptions::default() });
         match made {
@@ -126,20 +138,20 @@ fn weights_without_a_value_are_named_before_training() -> Result<()> {
 /// Ordinary runs are never looked at, however long; others are, and only where the options cannot rule it out.
 #[test]
 fn bounds_rule_out_what_cannot_happen() -> Result<()> {
-    let ordinary = TrainerOptions { decay: LearningRate::Constant, ..options() };
-    for (options, steps, bounded) in [
+    let ordinary = Optimizer { decay: LearningRate::Constant, ..options().optimizer };
+    for (optimizer, steps, bounded) in [
         (ordinary.clone(), 1_000_000, true),
-        (TrainerOptions { learning_rate: 1.0, clip_norm: 1e6, weight_decay: 0.1, ..ordinary.clone() }, 1_000_000, true),
-        (TrainerOptions { clip_norm: f64::INFINITY, ..ordinary.clone() }, 1_000_000, true),
-        (TrainerOptions { learning_rate: 1e38, ..ordinary.clone() }, 0, false),
+        (Optimizer { learning_rate: 1.0, clip_norm: 1e6, weight_decay: 0.1, ..ordinary.clone() }, 1_000_000, true),
+        (Optimizer { clip_norm: f64::INFINITY, ..ordinary.clone() }, 1_000_000, true),
+        (Optimizer { learning_rate: 1e38, ..ordinary.clone() }, 0, false),
         // The rate alone, divided by 1 - beta1.
-        (TrainerOptions { learning_rate: 1e38, clip_norm: 1e-30, ..ordinary.clone() }, 0, false),
-        (TrainerOptions { learning_rate: 1.0, eps: 1e-40, ..ordinary }, 0, false),
+        (Optimizer { learning_rate: 1e38, clip_norm: 1e-30, ..ordinary.clone() }, 0, false),
+        (Optimizer { learning_rate: 1.0, eps: 1e-40, ..ordinary }, 0, false),
     ] {
-        let mut trainer = trainer(options)?;
-        let rate = trainer.options().learning_rate as f32;
+        let rate = optimizer.learning_rate as f32;
+        let mut trainer = trainer(with(optimizer))?;
         for step in 0..=steps {
-            let Watch::Bounded(bounds) = trainer.watch(rate)? else {
+            let Watch::Bounded(bounds) = trainer.watch()? else {
                 assert!(!bounded, "step {step} at rate {rate:e} was looked at");
                 break;
             };
@@ -157,7 +169,7 @@ fn recorded_options_have_a_group() -> Result<()> {
     let mut trainer = trainer(TrainerOptions { trajectory_clip: Some(Clip::Range(2.0)), ..options() })?;
     trainer.options.precision = DType::F16; // not on this backend
     let record = trainer.run_record()?;
-    assert!(record["trajectory_clip"] == "Range(2.0)" && record["precision"] == "F16");
+    assert!(record["trajectory_clip"] == "Range(2.0)" && record["precision"] == "F16" && record["trajectory_precision"] == "F16");
     let fixed: Vec<&String> = record.keys().filter(|key| OptionGroup::of(key).is_none()).collect();
     assert_eq!(fixed, ["scheduler"]);
     let none = self::trainer(TrainerOptions { trajectory_clip: Some(Clip::None), ..options() })?.run_record()?;
@@ -194,7 +206,7 @@ fn students_agree_by_their_architecture() -> Result<()> {
     let path = dir.join("run");
     trainer(options())?.save(&path)?;
     for (change, status) in [(r#","_name_or_path":"runs/7","my_note":[1]}"#, None), (r#","freq_shift":1}"#, Some(Status::InvalidArgument))] {
-        let student = Model { config: UNetConfig::parse(&TINY.replace('}', change), "config.json")?, ..model()? };
+        let student = Model { network: families::parse(&TINY.replace('}', change), "config.json")?, ..model()? };
         let mut trainer = Trainer::new(Arc::new(CpuBackend::new(1)?), &student, Some(&student), None, options())?;
         let found = trainer.resume(&path, 0);
         assert_eq!(found.as_ref().err().map(|e| e.status), status, "{found:?}");

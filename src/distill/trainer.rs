@@ -1,20 +1,25 @@
 //! The training step: draw, evaluate, differentiate, clip, AdamW, moving average — one plan, run once a step.
 
 use super::cache::{CacheSpec, TrajectoryCache};
+use super::context::TEACHER;
 use super::dataset::Dataset;
+use super::draws::DrawInputs;
 use super::loss_scale::{LossScale, LossScaleInputs};
-use super::objective::{Objective, TEACHER};
 use super::options::TrainerOptions;
 use super::overflow::{StateBounds, largest};
-use super::training_graph::{DrawInputs, Results, STATES, TrainingGraph, UpdateInputs};
+use super::parameters::{Parameter, ParameterSet, STUDENT, State};
+use super::phase::{Segments, UpdateInputs};
+use super::points::{CACHE, DATASET};
+use super::training_graph::{Results, TrainingGraph};
 use crate::backend::{Backend, Executable, Memory, as_bytes};
 use crate::cancel::{Stop, cancelled};
 use crate::diffusion::{Clip, NoiseSchedule, grid};
 use crate::error::{Error, Result};
 use crate::graph::ops::ClipScale;
 use crate::graph::{Numerics, ValueId};
-use crate::nn::{Model, StudentInfo};
-use crate::tensor::Tensor;
+use crate::memory;
+use crate::nn::{ConditionKind, Model, StudentInfo};
+use crate::tensor::{Tensor, try_vec};
 use std::sync::Arc;
 
 /// What a step did.
@@ -24,11 +29,11 @@ pub struct StepReport {
     pub step: u64,
     /// The weighted sum.
     pub loss: f32,
-    /// Each term without its factor.
+    /// The first four terms, each without its factor.
     pub terms: [f32; 4],
-    /// Global gradient norm before clipping.
+    /// Global gradient norm of the student before clipping.
     pub grad_norm: f32,
-    /// Learning rate used.
+    /// Learning rate of the student.
     pub learning_rate: f32,
 }
 
@@ -50,14 +55,25 @@ pub struct Trainer {
     backend: Arc<dyn Backend>,
     pub(super) exec: Box<dyn Executable>,
     draws: DrawInputs,
-    updates: UpdateInputs,
+    /// Row of the whole batch that the first one here is.
+    pub(super) first_row: i32,
+    /// Where the plan has them.
+    pub(super) phases: Vec<Segments>,
+    /// What learns, the student first.
+    pub(super) sets: Vec<ParameterSet>,
+    /// Inputs of each set.
+    updates: Vec<UpdateInputs>,
     loss_scale_inputs: Option<LossScaleInputs>,
     pub(super) loss_scale: LossScale,
     results: Results,
-    pub(super) parameters: Vec<String>,
+    /// What the last step or evaluation left there; whether there was one.
+    found: Vec<f32>,
+    evaluated: bool,
     /// Of the teacher's trajectories, if there are any.
     pub(super) trajectory_clip: Clip,
     cache: Option<TrajectoryCache>,
+    /// Rows that the conditions of trajectories are drawn from; empty where labels are all there are.
+    rows: Vec<Arc<Tensor>>,
     /// Not yet handed to the host.
     warning: Option<String>,
     pub(super) steps_done: u64,
@@ -82,42 +98,63 @@ impl Trainer {
         options.check()?;
         check_networks(student, teacher, dataset, &options)?;
         let schedule = student.scheduler.noise_schedule()?;
-        let mut trajectory_clip = Clip::None;
-        if let (true, Some(teacher)) = (options.needs_cache(), teacher) {
+        let (mut trajectory_clip, mut rows) = (Clip::None, vec![]);
+        if let (true, Some(teacher)) = (options.needs().cache, teacher) {
             grid::check(schedule.len(), &options.pairs)?;
+            rows = trajectory_rows(teacher, dataset)?;
             trajectory_clip = options.trajectory_clip.unwrap_or_else(|| teacher.scheduler.clip());
             trajectory_clip.check().map_err(|e| e.context("the trajectories"))?;
         }
-        let TrainingGraph { graph, draws, updates, results, update } = TrainingGraph::new(student, teacher, dataset, &schedule, &options)?;
-        stop.check()?;
-        let exec = backend.compile_until(&graph, &Numerics::of(options.precision)?, stop)?;
-        let mut most = 0f64;
-        for tensor in student.weights.values() {
-            stop.check()?;
-            most = most.max(largest(tensor.as_slice::<f32>()?));
-        }
-        let mut this = Self {
-            bounds: StateBounds::new(&options, most, 0.0),
-            trajectory_clip,
-            student: student.clone(),
-            teacher: teacher.cloned(),
-            schedule,
-            backend,
-            exec,
-            draws,
-            updates,
-            loss_scale_inputs: update.loss_scale,
-            loss_scale: LossScale::new(options.loss_scale),
-            results,
-            parameters: update.parameters,
-            cache: None,
-            warning: None,
-            steps_done: 0,
-            options,
-        };
+        let program = TrainingGraph::new(student, teacher, dataset, &schedule, &options)?;
+        let mut this = Self { rows, ..Self::of_program(backend, program, student, teacher, options, trajectory_clip, stop)? };
         this.load_initial_state(stop)?;
         this.bind_shared(dataset, stop)?;
         Ok(this)
+    }
+
+    /// Compiles a program of fitting networks.
+    pub(super) fn of_program(
+        backend: Arc<dyn Backend>,
+        program: TrainingGraph,
+        student: &Model,
+        teacher: Option<&Model>,
+        options: TrainerOptions,
+        trajectory_clip: Clip,
+        stop: Stop,
+    ) -> Result<Self> {
+        let TrainingGraph { graph, draws, loss_scale, phases, sets, updates, results } = program;
+        stop.check()?;
+        let exec = backend.compile_until(&graph, &Numerics::of(options.precision)?, stop)?;
+        let mut most = 0f64;
+        for parameter in sets.iter().flat_map(|set| &set.parameters) {
+            stop.check()?;
+            most = most.max(largest(parameter.initial.as_slice::<f32>()?));
+        }
+        let found = try_vec(graph.value(results.all).ty.numel(), "losses")?;
+        Ok(Self {
+            bounds: StateBounds::new(&sets, most, 0.0),
+            trajectory_clip,
+            student: student.clone(),
+            teacher: teacher.cloned(),
+            schedule: student.scheduler.noise_schedule()?,
+            backend,
+            phases: phases.iter().map(|phase| Segments::of(exec.plan(), phase)).collect::<Result<_>>()?,
+            exec,
+            draws,
+            first_row: 0,
+            sets,
+            updates,
+            loss_scale_inputs: loss_scale,
+            loss_scale: LossScale::new(options.loss_scale),
+            results,
+            found,
+            evaluated: false,
+            cache: None,
+            rows: vec![],
+            warning: None,
+            steps_done: 0,
+            options,
+        })
     }
 
     /// Computes what the steps read: the trajectory cache. `progress(done, total)` returning false cancels, and so does `stop`; a later call starts again.
@@ -136,6 +173,9 @@ impl Trainer {
             size: self.size()?,
             seed: self.options.seed,
             batch: self.options.cache_batch,
+            guidance: self.options.guidance,
+            rows: &self.rows,
+            precision: self.options.precision,
         };
         let cache = TrajectoryCache::build(self.backend.as_ref(), teacher, &spec, progress, stop)?;
         self.set_cache(cache, stop)
@@ -143,7 +183,7 @@ impl Trainer {
 
     /// True when a step needs nothing more.
     pub fn is_prepared(&self) -> bool {
-        self.cache.is_some() || !self.options.needs_cache()
+        self.cache.is_some() || !self.options.needs().cache
     }
 
     /// What there is to say about the trajectories, once.
@@ -153,9 +193,9 @@ impl Trainer {
 
     fn set_cache(&mut self, mut cache: TrajectoryCache, stop: Stop) -> Result<()> {
         self.warning = cache.warning.take();
-        self.exec.bind("cache.states", cache.states.clone())?;
-        if let Some(labels) = &cache.labels {
-            self.exec.bind("cache.labels", labels.clone())?;
+        self.exec.bind(&format!("{CACHE}states"), cache.states.clone())?;
+        for (condition, rows) in self.student.roles()?.conditions.iter().zip(&cache.conditions) {
+            self.exec.bind(&format!("{CACHE}{}", condition.name), rows.clone())?;
         }
         self.exec.prepare_until(stop)?;
         self.cache = Some(cache);
@@ -173,52 +213,64 @@ impl Trainer {
         if !self.is_prepared() {
             self.prepare(&mut |_, _| true, stop)?;
         }
-        let rate = self.options.rate(self.steps_done) as f32;
         let n = self.steps_done;
-        let decay = self.options.ema_decay.min(n as f64 / (n + 1) as f64) as f32;
-        self.write_inputs(self.options.seed, n, rate, decay)?;
-        let watch = self.watch(rate)?;
+        self.write_draws(self.options.seed)?;
+        self.write_updates()?;
+        let watch = self.watch()?;
         let report = loop {
             if let Some(inputs) = &self.loss_scale_inputs {
                 self.loss_scale.write(self.exec.as_mut(), inputs)?;
             }
             self.run_step(stop)?;
-            let report = self.report(self.results.all, rate)?;
-            let overflow = report.loss.is_finite() && !report.grad_norm.is_finite() && self.loss_scale_inputs.is_some();
+            let report = self.report(self.results.all)?;
+            let finite = |values: &[f32]| values.iter().all(|v| v.is_finite());
+            let overflow = report.loss.is_finite() && !finite(self.norms()) && self.loss_scale_inputs.is_some();
             if !(overflow && self.loss_scale.shrink()) {
                 break report;
             }
+            self.take_back(&watch)?;
         };
-        self.check_gradients(&report)?;
-        self.settle(watch, rate)?;
+        if let Err(error) = self.check_gradients() {
+            self.take_back(&watch)?;
+            return Err(error);
+        }
+        self.settle(watch)?;
         self.loss_scale.step();
         self.steps_done = n + 1;
-        Ok(StepReport { step: n + 1, ..report })
+        Ok(StepReport { step: n + 1, learning_rate: self.sets[0].optimizer.rate(n) as f32, ..report })
     }
 
     /// An error where the update left everything as it was.
-    fn check_gradients(&self, report: &StepReport) -> Result<()> {
-        let (n, StepReport { loss, grad_norm, .. }) = (self.steps_done, report);
+    fn check_gradients(&self) -> Result<()> {
+        let (n, loss) = (self.steps_done, self.found[0]);
         // A sentence only where there is something to say: a step allocates nothing.
-        let found = || format!("step {}: loss {loss} and gradient norm {grad_norm}; the weights are those of step {n}", n + 1);
-        if !loss.is_finite() || !grad_norm.is_finite() {
-            return Err(Error::numeric(found()));
+        let failed = |what: String| Error::numeric(format!("step {}: {what}; the weights are those of step {n}", n + 1));
+        if let Some(other) = self.other_losses().iter().find(|loss| !loss.is_finite()) {
+            return Err(failed(format!("loss {other} of another phase")));
         }
-        if !ClipScale::new(self.options.clip_norm).accepts(*grad_norm) {
-            let found = found();
-            return Err(Error::numeric(format!("{found}: clip_norm must leave {:e} of a norm at most", ClipScale::LARGEST)));
+        for (set, norm) in self.sets.iter().zip(self.norms()) {
+            let found = || match set.name() {
+                STUDENT => failed(format!("loss {loss} and gradient norm {norm}")),
+                other => failed(format!("loss {loss} and gradient norm {norm} of '{other}'")),
+            };
+            if !loss.is_finite() || !norm.is_finite() {
+                return Err(found());
+            }
+            if !ClipScale::new(set.optimizer.clip_norm).accepts(*norm) {
+                return Err(Error::numeric(format!("{}: clip_norm must leave {:e} of a norm at most", found().message, ClipScale::LARGEST)));
+            }
         }
         Ok(())
     }
 
-    /// Runs the whole plan. Where it can be stopped, that is before its last segment, the update: a step that is done by half would be none.
+    /// Runs the whole plan, its phases in order. Where it can be stopped, that is before the first update: a step that is done by half would be none.
     fn run_step(&mut self, stop: Stop) -> Result<()> {
         stop.check()?;
         if stop.is_never() || self.exec.is_asynchronous() {
             return self.exec.run_all(); // a GPU gets it as one graph
         }
         let (start, end) = (self.exec.plan().prepared(), self.exec.plan().order().len());
-        let update = self.exec.plan().segments().last().map_or(end, |s| s.start);
+        let update = self.phases.first().map_or(end, |phase| phase.update.start);
         if self.exec.run_until(start..update, stop)? < update {
             return Err(cancelled());
         }
@@ -230,12 +282,13 @@ impl Trainer {
         if !self.is_prepared() {
             self.prepare(&mut |_, _| true, stop)?;
         }
-        self.write_inputs(seed, self.steps_done, 0.0, 1.0)?;
-        let forward = self.exec.plan().segments()[0].clone();
-        if self.exec.run_until(forward.clone(), stop)? < forward.end {
-            return Err(cancelled());
+        self.write_draws(seed)?;
+        for Segments { forward, .. } in &self.phases {
+            if self.exec.run_until(forward.clone(), stop)? < forward.end {
+                return Err(cancelled());
+            }
         }
-        self.report(self.results.losses, 0.0)
+        Ok(StepReport { grad_norm: 0.0, ..self.report(self.results.losses)? })
     }
 
     /// The same, to the end.
@@ -243,38 +296,68 @@ impl Trainer {
         self.evaluate_until(seed, Stop::NEVER)
     }
 
-    fn write_inputs(&mut self, seed: u64, n: u64, rate: f32, decay: f32) -> Result<()> {
+    fn write_draws(&mut self, seed: u64) -> Result<()> {
         self.exec.write_bytes(self.draws.seed, as_bytes(&[seed as i64]))?;
-        self.exec.write_bytes(self.draws.step, as_bytes(&[n as i64]))?;
-        self.exec.write_bytes(self.updates.update, as_bytes(&[n as i64 + 1]))?;
-        self.exec.write_bytes(self.updates.rate, as_bytes(&[rate]))?;
-        self.exec.write_bytes(self.updates.decay, as_bytes(&[decay]))
+        self.exec.write_bytes(self.draws.step, as_bytes(&[self.steps_done as i64]))?;
+        self.exec.write_bytes(self.draws.first_row, as_bytes(&[self.first_row]))
     }
 
-    /// The loss and its terms from `results`, and the gradient norm where that holds it.
-    fn report(&self, results: ValueId, learning_rate: f32) -> Result<StepReport> {
+    fn write_updates(&mut self) -> Result<()> {
+        let n = self.steps_done;
+        for (set, inputs) in self.sets.iter().zip(&self.updates) {
+            self.exec.write_bytes(inputs.update, as_bytes(&[n as i64 + 1]))?;
+            self.exec.write_bytes(inputs.rate, as_bytes(&[set.optimizer.rate(n) as f32]))?;
+            self.exec.write_bytes(inputs.decay, as_bytes(&[set.optimizer.average_decay(n) as f32]))?;
+        }
+        Ok(())
+    }
+
+    /// Reads what the host reads of a step or of a forward pass.
+    fn report(&mut self, results: ValueId) -> Result<StepReport> {
         let values = self.exec.read_bytes(results)?.of::<f32>()?;
-        let mut report = StepReport { step: self.steps_done, loss: values[0], learning_rate, ..Default::default() };
-        let terms = self.options.terms.len();
-        report.terms[..terms].copy_from_slice(&values[1..=terms]);
-        report.grad_norm = values.get(1 + terms).copied().unwrap_or(0.0);
+        self.found[..values.len()].copy_from_slice(&values);
+        self.evaluated = true;
+        let mut report = StepReport { step: self.steps_done, loss: self.found[0], grad_norm: self.norms()[0], ..Default::default() };
+        report.terms.iter_mut().zip(&self.found[1..=self.options.terms.len()]).for_each(|(to, from)| *to = *from);
         Ok(report)
+    }
+
+    /// Each term without its factor, as the last step or evaluation found it, also where that failed for a number that is not finite; `None` before.
+    pub fn terms(&self) -> Option<&[f32]> {
+        self.evaluated.then(|| &self.found[1..=self.options.terms.len()])
+    }
+
+    /// Of the last step: each set's gradient norm.
+    fn norms(&self) -> &[f32] {
+        &self.found[1 + self.options.terms.len()..][..self.sets.len()]
+    }
+
+    /// Of the last step: the losses of the phases in which the student does not learn.
+    fn other_losses(&self) -> &[f32] {
+        &self.found[1 + self.options.terms.len() + self.sets.len()..]
     }
 
     /// A new immutable model with the present weights.
     pub fn snapshot(&self, kind: WeightsKind) -> Result<Model> {
         let mut model = self.student.clone();
-        let prefix = if kind == WeightsKind::Raw { STATES[0] } else { STATES[3] };
-        for name in &self.parameters {
-            let shape = model.weights[name].shape().to_vec();
-            let data = self.exec.storage_bytes(&format!("{prefix}{name}"))?.of::<f32>()?;
-            model.weights.insert(name.clone(), Arc::new(Tensor::from_slice(&shape, &data)?));
+        for (name, tensor) in self.weights(&self.sets[0], kind)? {
+            model.weights.insert(name, tensor);
         }
         model.check_finite()?;
         if !self.options.pairs.is_empty() {
             model.student = Some(StudentInfo { version: StudentInfo::VERSION, pairs: self.options.pairs.clone(), teacher_substeps: self.options.substeps });
         }
         Ok(model)
+    }
+
+    /// The present weights of a set, by their names in it.
+    pub(super) fn weights(&self, set: &ParameterSet, kind: WeightsKind) -> Result<Vec<(String, Arc<Tensor>)>> {
+        let state = if kind == WeightsKind::Raw { State::Weight } else { State::Average };
+        let read = |p: &Parameter| {
+            let data = self.exec.storage_bytes(&set.key(state, &p.name))?.of::<f32>()?;
+            Ok((p.name.clone(), Arc::new(Tensor::from_slice(p.initial.shape(), &data)?)))
+        };
+        memory::try_collect(set.parameters.iter().map(read), "weights")
     }
 
     /// Steps done so far.
@@ -299,7 +382,7 @@ impl Trainer {
 
     /// Bytes of the trajectory cache; 0 before it is made and where none is needed.
     pub fn cache_bytes(&self) -> usize {
-        self.cache.as_ref().map_or(0, |c| c.states.bytes().len() + c.labels.as_ref().map_or(0, |l| l.bytes().len()))
+        self.cache.as_ref().map_or(0, |c| c.states.bytes().len() + c.conditions.iter().map(|rows| rows.bytes().len()).sum::<usize>())
     }
 
     /// Seed, schedule and the like.
@@ -311,18 +394,17 @@ impl Trainer {
         self.options.size.map_or_else(|| self.student.size(), Ok)
     }
 
-    fn load_initial_state(&mut self, stop: Stop) -> Result<()> {
-        for name in &self.parameters {
+    pub(super) fn load_initial_state(&mut self, stop: Stop) -> Result<()> {
+        for (state, parameter, key) in self.sets.iter().flat_map(ParameterSet::states) {
             stop.check()?;
-            let weight = &self.student.weights[name];
-            for prefix in [STATES[0], STATES[3]] {
-                self.exec.write_storage(&format!("{prefix}{name}"), weight.bytes())?;
+            if matches!(state, State::Weight | State::Average) {
+                self.exec.write_storage(&key, parameter.initial.bytes())?;
             }
         }
         Ok(())
     }
 
-    fn bind_shared(&mut self, dataset: Option<&Dataset>, stop: Stop) -> Result<()> {
+    pub(super) fn bind_shared(&mut self, dataset: Option<&Dataset>, stop: Stop) -> Result<()> {
         let has = |exec: &dyn Executable, name: &str| exec.plan().graph().storage(name).is_some();
         if let Some(teacher) = &self.teacher {
             for (name, tensor) in &teacher.weights {
@@ -337,45 +419,56 @@ impl Trainer {
             if has(self.exec.as_ref(), "dataset.images") {
                 self.exec.bind("dataset.images", data.images().clone())?;
             }
-            if let Some(labels) = data.labels().filter(|_| has(self.exec.as_ref(), "dataset.labels")) {
-                self.exec.bind("dataset.labels", labels.clone())?;
+            if self.options.needs().dataset {
+                let conditions = self.student.roles()?.conditions;
+                for (condition, rows) in conditions.iter().zip(data.conditions_of(&conditions)?) {
+                    let name = format!("{DATASET}{}", condition.name);
+                    if has(self.exec.as_ref(), &name) {
+                        self.exec.bind(&name, rows)?;
+                    }
+                }
             }
         }
         if self.is_prepared() { self.exec.prepare_until(stop) } else { Ok(()) }
     }
 }
 
+/// What the conditions of a teacher's trajectories are drawn from: nothing for labels alone, else the dataset.
+fn trajectory_rows(teacher: &Model, dataset: Option<&Dataset>) -> Result<Vec<Arc<Tensor>>> {
+    let conditions = teacher.roles()?.conditions;
+    let Some(other) = conditions.iter().find(|c| !matches!(c.kind, ConditionKind::Labels { .. })) else { return Ok(vec![]) };
+    let missing = || Error::invalid(format!("the teacher's trajectories need {}: give a dataset with them", other.kind.name()));
+    dataset.ok_or_else(missing)?.conditions_of(&conditions)
+}
+
 /// Refuses networks and data that do not fit together.
 fn check_networks(student: &Model, teacher: Option<&Model>, dataset: Option<&Dataset>, options: &TrainerOptions) -> Result<()> {
-    if student.config.dropout > 0.0 {
-        return Err(Error::unsupported(format!("dropout is {}; training supports 0 only", student.config.dropout)));
-    }
-    let needs = |f: fn(Objective) -> bool| options.terms.iter().any(|t| f(t.objective));
-    if needs(Objective::needs_teacher) && teacher.is_none() {
+    student.network.check_trainable()?;
+    let needs = options.needs();
+    if needs.teacher && teacher.is_none() {
         return Err(Error::invalid("the objectives need a teacher"));
     }
-    if needs(Objective::needs_data) {
+    let roles = student.roles()?;
+    if needs.dataset {
         let data = dataset.ok_or_else(|| Error::invalid("the objectives need a dataset"))?;
         let [h, w] = options.size.map_or_else(|| student.size(), Ok)?;
-        let (expected, found) = ([h, w, student.config.in_channels], &data.images().shape()[1..]);
+        let (expected, found) = ([h, w, roles.channels], &data.images().shape()[1..]);
         if found != expected {
             return Err(Error::shape(format!("dataset images are {found:?} (H, W, C), the student takes {expected:?}")));
         }
-        data.check_classes(student.classes())?;
+        data.conditions_of(&roles.conditions)?;
     }
-    if let Some(teacher) = teacher {
-        for (name, s, t) in [
-            ("in_channels", student.config.in_channels, teacher.config.in_channels),
-            ("out_channels", student.config.out_channels, teacher.config.out_channels),
-            ("classes", student.classes().unwrap_or(0), teacher.classes().unwrap_or(0)),
-        ] {
-            if s != t {
-                return Err(Error::shape(format!("{name}: the student has {s}, the teacher {t}")));
-            }
-        }
-        if !student.scheduler.noise_schedule()?.agrees_with(&teacher.scheduler.noise_schedule()?) {
-            return Err(Error::invalid("student and teacher have different noise schedules"));
-        }
+    let Some(teacher) = teacher else { return options.guidance.map_or(Ok(()), |_| Err(Error::invalid("guidance_scale is not 1, but there is no teacher"))) };
+    options.guidance.map_or(Ok(()), |guidance| teacher.check_guidance(&guidance))?;
+    let own = teacher.roles()?;
+    if roles.channels != own.channels {
+        return Err(Error::shape(format!("channels of x_t: the student has {}, the teacher {}", roles.channels, own.channels)));
+    }
+    if roles.conditions != own.conditions {
+        return Err(Error::shape(format!("conditions: the student has {:?}, the teacher {:?}", roles.conditions, own.conditions)));
+    }
+    if !student.scheduler.noise_schedule()?.agrees_with(&teacher.scheduler.noise_schedule()?) {
+        return Err(Error::invalid("student and teacher have different noise schedules"));
     }
     Ok(())
 }

@@ -1,72 +1,30 @@
 //! The program of a training step: draws, losses, gradients, clipping, AdamW, moving average.
 
+use super::context::{Role, TermContext};
 use super::dataset::Dataset;
+use super::draws::{DrawInputs, Draws};
+use super::loss::Evaluated;
 use super::loss_scale::LossScaleInputs;
-use super::objective::{DataBatch, Objective, STUDENT, Term, TermContext, TrajectoryBatch};
 use super::options::TrainerOptions;
+use super::parameters::{ParameterSet, STUDENT};
+use super::phase::{Phase, Update, UpdateInputs};
+use super::points::{Point, Sources};
 use crate::diffusion::NoiseSchedule;
 use crate::error::{Error, Result};
-use crate::graph::ops::{AdamW, ClipScale, Concat, Ema, GlobalNorm, IntAffine, RandomInt, RandomNormal};
-use crate::graph::{Graph, TensorType, ValueId, gradients};
+use crate::graph::{Graph, ValueId};
 use crate::memory;
 use crate::nn::Model;
-use crate::random::Purpose;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::DType;
 
 /// What lists of the program are called where there is no memory for them.
 const WHAT: &str = "training graph";
 
-/// Names of the four states of a parameter.
-pub(super) const STATES: [&str; 4] = [STUDENT, "adamw.m.", "adamw.v.", "ema."];
-
-/// Runtime inputs of the draws.
-#[derive(Clone, Copy)]
-pub(super) struct DrawInputs {
-    /// Key, i64 [1].
-    pub seed: ValueId,
-    /// Steps done so far, i64 [1].
-    pub step: ValueId,
-}
-
-/// Runtime inputs of the update.
-#[derive(Clone, Copy)]
-pub struct UpdateInputs {
-    /// 1 for the first step, i64 [1].
-    pub update: ValueId,
-    /// Learning rate, f32 [1].
-    pub rate: ValueId,
-    /// Decay of the moving average, f32 [1].
-    pub decay: ValueId,
-}
-
-impl UpdateInputs {
-    /// Declares them.
-    pub fn declare(g: &mut Graph) -> Result<Self> {
-        Ok(Self {
-            update: g.input("update", TensorType::new(DType::I64, &[1]))?,
-            rate: g.input("learning_rate", TensorType::f32(&[1]))?,
-            decay: g.input("ema_decay", TensorType::f32(&[1]))?,
-        })
-    }
-}
-
-/// What [`append_update`] added.
-pub struct Update {
-    /// Global gradient norm before clipping [1].
-    pub norm: ValueId,
-    /// Diffusers names of the parameters, in the order of `grads`.
-    pub parameters: Vec<String>,
-    /// Gradients before clipping, of the scaled loss if it is scaled.
-    pub grads: Vec<ValueId>,
-    /// Inputs that scale the loss; f16 only.
-    pub loss_scale: Option<LossScaleInputs>,
-}
-
 /// What the host reads: one value, so that a step on a GPU ends with one copy.
+#[derive(Clone, Copy)]
 pub(super) struct Results {
-    /// The loss and its terms, known after the forward pass [1 + terms].
+    /// The loss and its terms, known after the forward passes [1 + terms].
     pub losses: ValueId,
-    /// The same, and the gradient norm [2 + terms].
+    /// The same, the gradient norm of each set, and the losses of the other phases: all of them finite after a good step.
     pub all: ValueId,
 }
 
@@ -74,148 +32,121 @@ pub(super) struct Results {
 pub(super) struct TrainingGraph {
     pub graph: Graph,
     pub draws: DrawInputs,
-    pub updates: UpdateInputs,
+    pub loss_scale: Option<LossScaleInputs>,
+    /// Names of the phases, in order.
+    pub phases: Vec<String>,
+    /// What learns, the student first.
+    pub sets: Vec<ParameterSet>,
+    /// Inputs of each set.
+    pub updates: Vec<UpdateInputs>,
     pub results: Results,
-    pub update: Update,
 }
 
 impl TrainingGraph {
-    /// Of networks and data that fit together.
+    /// Of networks and data that fit together: one phase, in which the student learns.
     pub fn new(student: &Model, teacher: Option<&Model>, dataset: Option<&Dataset>, schedule: &NoiseSchedule, options: &TrainerOptions) -> Result<Self> {
-        Builder::new(student, teacher, dataset, schedule, options)?.build()
-    }
-}
-
-/// Writes the program.
-struct Builder<'a> {
-    graph: Graph,
-    context: TermContext<'a>,
-    options: &'a TrainerOptions,
-    dataset: Option<&'a Dataset>,
-    size: [usize; 2],
-}
-
-impl<'a> Builder<'a> {
-    fn new(
-        student: &'a Model,
-        teacher: Option<&'a Model>,
-        dataset: Option<&'a Dataset>,
-        schedule: &'a NoiseSchedule,
-        options: &'a TrainerOptions,
-    ) -> Result<Self> {
-        let teacher = teacher.map(|t| (t, t.scheduler.prediction()));
-        let context = TermContext { student, student_prediction: student.scheduler.prediction(), teacher, schedule, pairs: &options.pairs };
-        let size = options.size.map_or_else(|| student.size(), Ok)?;
-        Ok(Self { graph: Graph::new(), context, options, dataset, size })
-    }
-
-    fn build(mut self) -> Result<TrainingGraph> {
-        let g = &mut self.graph;
-        g.begin_segment("forward");
-        let i64s = TensorType::new(DType::I64, &[1]);
-        let draws = DrawInputs { seed: g.input("seed", i64s.clone())?, step: g.input("step", i64s)? };
-        let updates = UpdateInputs::declare(g)?;
-        let mut terms = vec![];
-        let mut total = None;
-        for (i, term) in self.options.terms.iter().enumerate() {
-            let loss = if term.objective.needs_cache() { self.trajectory_term(i, term, &draws)? } else { self.data_term(i, term, &draws)? };
-            terms.push(loss);
-            let weighted = self.graph.affine(loss, term.weight, 0.0)?;
-            total = Some(match total {
-                None => weighted,
-                Some(sum) => self.graph.add(sum, weighted)?,
-            });
-        }
-        let loss = total.ok_or_else(|| Error::internal("a loss without terms"))?;
-        let losses = self.graph.push1(Concat.into(), &[&[loss], terms.as_slice()].concat())?;
-        self.graph.tap(losses);
-        let update = append_update(&mut self.graph, loss, self.context.student, self.options, &updates)?;
-        let all = self.graph.push1(Concat.into(), &[losses, update.norm])?;
-        self.graph.tap(all);
-        Ok(TrainingGraph { graph: self.graph, draws, updates, results: Results { losses, all }, update })
-    }
-
-    fn draw(&mut self, purpose: Purpose, bound: usize, term: usize, inputs: &DrawInputs) -> Result<ValueId> {
-        let bound = u32::try_from(bound).map_err(|_| Error::invalid(format!("{bound} rows are too many to draw from")))?;
-        let op = RandomInt { purpose, bound, count: self.options.batch, stream: term };
-        self.graph.push1(op.into(), &[inputs.seed, inputs.step])
-    }
-
-    fn trajectory_term(&mut self, i: usize, term: &Term, inputs: &DrawInputs) -> Result<ValueId> {
-        let (n, m) = (self.options.pairs.len(), self.options.cache_size);
-        let [h, w] = self.size;
-        let ty = TensorType::new(DType::F16, &[(n + 1) * m, h, w, self.context.student.config.in_channels]);
-        let states = self.graph.state("cache.states", ty)?;
-        let index = self.draw(Purpose::Data, m, i, inputs)?;
-        let pair = self.draw(Purpose::Timestep, n, i, inputs)?;
-        let rows = i32::try_from(m).map_err(|_| Error::invalid(format!("cache_size is {m}; it is too large")))?;
-        let g = &mut self.graph;
-        let from = match term.objective {
-            Objective::OnPolicy => index,
-            _ => g.push1(IntAffine { scale: rows, shift: 0 }.into(), &[pair, index])?,
+        let context = TermContext {
+            student: Role::student(student, student.scheduler.prediction()),
+            teacher: teacher.map(|t| Role::teacher(t, t.scheduler.prediction()).guided(options.guidance)),
+            schedule,
+            pairs: &options.pairs,
         };
-        let to = g.push1(IntAffine { scale: rows, shift: rows }.into(), &[pair, index])?;
-        let state = g.gather(states, from)?;
-        let target = g.gather(states, to)?;
-        let labels = self.labels("cache.labels", m, index)?;
-        self.context.trajectory_loss(&mut self.graph, term, &TrajectoryBatch { pair, state, target, labels })
-    }
-
-    fn data_term(&mut self, i: usize, term: &Term, inputs: &DrawInputs) -> Result<ValueId> {
-        let data = self.dataset.ok_or_else(|| Error::invalid("the objectives need a dataset"))?;
-        let count = data.len();
-        let images = self.graph.state("dataset.images", TensorType::f32(data.images().shape()))?;
-        let index = self.draw(Purpose::Data, count, i, inputs)?;
-        let timestep = self.draw(Purpose::Timestep, self.context.schedule.len(), i, inputs)?;
-        let b = self.options.batch;
-        let rows = memory::collect((0..b).map(|r| (i * b + r) as i32), "rows of noise")?;
-        let g = &mut self.graph;
-        let data = g.gather(images, index)?;
-        let rows = g.constant("noise.rows", Tensor::from_slice(&[b], &rows)?)?;
-        let image = [g.shape(data)[1], g.shape(data)[2], g.shape(data)[3]];
-        let noise = g.push1(RandomNormal { purpose: Purpose::Noise, image }.into(), &[inputs.seed, inputs.step, rows])?;
-        let labels = self.labels("dataset.labels", count, index)?;
-        self.context.data_loss(&mut self.graph, term, &DataBatch { data, noise, timestep, labels })
-    }
-
-    fn labels(&mut self, storage: &str, count: usize, index: ValueId) -> Result<Option<ValueId>> {
-        if self.context.student.classes().is_none() {
-            return Ok(None);
-        }
-        let table = self.graph.state(storage, TensorType::new(DType::I32, &[count]))?;
-        Ok(Some(self.graph.gather(table, index)?))
+        let sources = Sources { dataset, cache_size: options.cache_size, size: options.size.map_or_else(|| student.size(), Ok)? };
+        let mut assembly = Assembly::new(options.precision)?;
+        assembly.begin(STUDENT)?;
+        let losses = append_losses(&mut assembly.graph, &context, options, assembly.draws, &sources)?;
+        assembly.end(losses.total, vec![ParameterSet::student(student, options.optimizer.clone())?], &[])?;
+        assembly.finish(&losses)
     }
 }
 
-/// Appends backward pass, clipping, AdamW and the moving average for the loss [1] of a student whose parameters are states `student.*`.
-pub fn append_update(g: &mut Graph, loss: ValueId, student: &Model, options: &TrainerOptions, inputs: &UpdateInputs) -> Result<Update> {
-    g.begin_segment("backward");
-    let parameters = memory::collect(student.weights.keys().cloned(), WHAT)?;
-    let state = |name: &String| g.state(format!("{STUDENT}{name}"), TensorType::f32(student.weights[name].shape()));
-    let values = memory::try_collect(parameters.iter().map(state), WHAT)?;
-    let loss_scale = (options.precision == DType::F16).then(|| LossScaleInputs::declare(g)).transpose()?;
-    let scaled = loss_scale.map_or(Ok(loss), |s| g.mul(loss, s.factor))?;
-    let grads = gradients(g, scaled, &values, &[])?;
-    g.begin_segment("update");
-    let unscaled = |g: &mut Graph, value| loss_scale.map_or(Ok(value), |s| g.mul(value, s.inverse));
-    let norm = g.push1(GlobalNorm.into(), &grads)?;
-    let norm = unscaled(g, norm)?;
-    let scale = g.push1(ClipScale::new(options.clip_norm).into(), &[norm, loss])?;
-    let scale = unscaled(g, scale)?;
-    let mut operands = memory::with_capacity(AdamW::HEAD + 4 * parameters.len(), WHAT)?;
-    operands.extend([inputs.rate, inputs.update, scale]);
-    for ((name, p), grad) in parameters.iter().zip(&values).zip(&grads) {
-        let ty = g.value(*p).ty.clone();
-        operands.extend([*p, g.state(format!("{}{name}", STATES[1]), ty.clone())?, g.state(format!("{}{name}", STATES[2]), ty)?, *grad]);
+/// A loss in a program.
+pub(super) struct Losses {
+    /// The weighted sum [1].
+    pub total: ValueId,
+    /// The sum, and each term without its factor [1 + terms].
+    pub all: ValueId,
+}
+
+/// Appends the losses of all terms. Terms of one point share its draws and the student's evaluation.
+pub(super) fn append_losses(g: &mut Graph, context: &TermContext, options: &TrainerOptions, inputs: DrawInputs, sources: &Sources) -> Result<Losses> {
+    let mut points: Vec<(Point, Evaluated)> = vec![];
+    let mut losses = memory::with_capacity(1 + options.terms.len(), WHAT)?;
+    let mut total = None;
+    for term in &options.terms {
+        let known = points.iter().position(|(point, _)| *point == term.point);
+        let at = match known {
+            Some(at) => at,
+            None => {
+                let draws = Draws { inputs, batch: options.batch, stream: points.len() };
+                let at = term.point.draw(g, context, &draws, sources)?;
+                points.push((term.point, Evaluated::new(g, context, at)?));
+                points.len() - 1
+            }
+        };
+        let loss = points[at].1.loss(g, context, term)?;
+        losses.push(loss);
+        let weighted = g.affine(loss, term.weight, 0.0)?;
+        total = Some(match total {
+            None => weighted,
+            Some(sum) => g.add(sum, weighted)?,
+        });
     }
-    let op = AdamW { beta1: options.beta1, beta2: options.beta2, eps: options.eps, weight_decay: options.weight_decay, parameters: parameters.len() };
-    let updated = g.push(op.into(), &operands)?;
-    let mut operands = memory::with_capacity(Ema::HEAD + 2 * parameters.len(), WHAT)?;
-    operands.extend([inputs.decay, scale]);
-    for (name, p) in parameters.iter().zip(updated.iter().step_by(3)) {
-        let ty = g.value(*p).ty.clone();
-        operands.extend([g.state(format!("{}{name}", STATES[3]), ty)?, *p]);
+    let total = total.ok_or_else(|| Error::internal("a loss without terms"))?;
+    losses.insert(0, total);
+    let all = g.concat(&losses)?;
+    g.tap(all);
+    Ok(Losses { total, all })
+}
+
+/// A program that is being written, phase by phase.
+pub(super) struct Assembly {
+    pub graph: Graph,
+    pub draws: DrawInputs,
+    loss_scale: Option<LossScaleInputs>,
+    phases: Vec<String>,
+    losses: Vec<ValueId>,
+    sets: Vec<ParameterSet>,
+    updates: Vec<Update>,
+}
+
+impl Assembly {
+    /// The inputs of a step; the loss is scaled where networks compute in f16.
+    pub fn new(precision: DType) -> Result<Self> {
+        let mut graph = Graph::new();
+        let draws = DrawInputs::declare(&mut graph)?;
+        let loss_scale = (precision == DType::F16).then(|| LossScaleInputs::declare(&mut graph)).transpose()?;
+        Ok(Self { graph, draws, loss_scale, phases: vec![], losses: vec![], sets: vec![], updates: vec![] })
     }
-    g.push(Ema { parameters: parameters.len() }.into(), &operands)?;
-    Ok(Update { norm, parameters, grads, loss_scale })
+
+    /// Begins a phase: what is appended now is its loss.
+    pub fn begin(&mut self, phase: &str) -> Result<()> {
+        Phase::begin(&mut self.graph, phase);
+        memory::push(&mut self.phases, phase.to_string(), WHAT)
+    }
+
+    /// Ends the phase: these sets follow the gradient of this loss.
+    pub fn end(&mut self, loss: ValueId, sets: Vec<ParameterSet>, recompute: &[ValueId]) -> Result<()> {
+        let name = self.phases.last().ok_or_else(|| Error::internal("a phase that did not begin"))?;
+        let phase = Phase { name, loss, sets: &sets, recompute, loss_scale: self.loss_scale };
+        self.updates.extend(phase.append(&mut self.graph)?);
+        self.sets.extend(sets);
+        memory::push(&mut self.losses, loss, WHAT)
+    }
+
+    /// The program, which reports these losses: those of the phase in which the student learns.
+    pub fn finish(mut self, losses: &Losses) -> Result<TrainingGraph> {
+        // The student's set is the first, whatever its phase.
+        let at = self.sets.iter().position(|set| set.name() == STUDENT).ok_or_else(|| Error::internal("no student learns"))?;
+        self.sets.swap(0, at);
+        self.updates.swap(0, at);
+        let norms = self.updates.iter().map(|update| update.norm);
+        let others = self.losses.iter().copied().filter(|loss| *loss != losses.total);
+        let results = memory::collect([losses.all].into_iter().chain(norms).chain(others), WHAT)?;
+        let all = self.graph.concat(&results)?;
+        self.graph.tap(all);
+        let updates = memory::collect(self.updates.iter().map(|update| update.inputs), WHAT)?;
+        let results = Results { losses: losses.all, all };
+        Ok(TrainingGraph { graph: self.graph, draws: self.draws, loss_scale: self.loss_scale, phases: self.phases, sets: self.sets, updates, results })
+    }
 }

@@ -1,6 +1,7 @@
 //! Datasets: images and labels copied from the host or read from an npz archive.
 
 use super::boundary::{choice, ffi_boundary, optional_text, path, product, slice, text};
+use super::conditioning::{self, fewstep_conditioning};
 use super::error::fewstep_status;
 use super::handle::{self, Opaque, create, share};
 use super::options::{self, Options, Report, check_report, size_field, write_report};
@@ -8,6 +9,7 @@ use super::runtime::{Runtime, fewstep_runtime};
 use crate::distill::Dataset;
 use crate::error::{Error, Result};
 use crate::io::npy::{NpyArray, NpzFile};
+use crate::nn::conditions::Values;
 use crate::tensor::{DType, Tensor};
 use std::ffi::{c_char, c_void};
 use std::path::Path;
@@ -58,6 +60,12 @@ pub struct fewstep_dataset_options {
     pub scale: f32,
     /// See scale.
     pub shift: f32,
+    /// What models are given with each image beside labels, such as planes: values for all images. NULL by default. Copied.
+    pub conditionings: *const fewstep_conditioning,
+    /// Elements of conditionings.
+    pub conditioning_count: usize,
+    /// Bytes from one conditioning to the next; sizeof(fewstep_conditioning).
+    pub conditioning_stride: usize,
 }
 
 /// What a dataset is. Set struct_size before fewstep_dataset_get_info fills the rest.
@@ -85,7 +93,7 @@ pub struct fewstep_dataset_info {
 // SAFETY: repr(C), the fields leave no gap, numbers and pointers only.
 unsafe impl Options for fewstep_dataset_options {
     const NAME: &'static str = "dataset options";
-    const FIRST_SIZE: usize = size_of::<Self>();
+    const FIRST_SIZE: usize = std::mem::offset_of!(Self, conditionings);
     fn defaults() -> Self {
         Self {
             struct_size: size_field::<Self>(),
@@ -101,6 +109,9 @@ unsafe impl Options for fewstep_dataset_options {
             label_count: 0,
             scale: 1.0 / 127.5,
             shift: -1.0,
+            conditionings: std::ptr::null(),
+            conditioning_count: 0,
+            conditioning_stride: size_of::<fewstep_conditioning>(),
         }
     }
 }
@@ -131,12 +142,12 @@ impl DatasetHandle {
         let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let labels = self.dataset.labels().map(|l| l.as_slice::<i32>()).transpose()?;
         let largest = labels.and_then(|l| l.iter().max().copied());
-        let label_bytes = self.dataset.labels().map_or(0, |l| l.bytes().len());
+        let condition_bytes: usize = self.dataset.conditions().iter().map(|(_, rows)| rows.bytes().len()).sum();
         Ok(fewstep_dataset_info {
             struct_size: size_field::<fewstep_dataset_info>(),
             has_labels: i32::from(labels.is_some()),
             count: self.dataset.len() as u64,
-            bytes: (self.dataset.images().bytes().len() + label_bytes) as u64,
+            bytes: (self.dataset.images().bytes().len() + condition_bytes) as u64,
             channels: narrow(shape[3]),
             height: narrow(shape[1]),
             width: narrow(shape[2]),
@@ -197,7 +208,19 @@ unsafe fn from_options(o: &fewstep_dataset_options) -> Result<Dataset> {
         return Err(Error::shape(format!("labels is given but label_count is 0; it must be {}", o.count)));
     }
     let labels = if labels.is_empty() { None } else { Some(Tensor::from_slice(&[labels.len()], labels)?) };
-    Dataset::new(images, labels)
+    let mut dataset = Dataset::new(images, labels)?;
+    // SAFETY: as promised by the caller.
+    let given = unsafe { conditioning::read(o.conditionings, o.conditioning_count, o.conditioning_stride, o.count, [shape[1], shape[2]])? };
+    for (kind, held) in &given {
+        let ty = kind.rows(o.count, [shape[1], shape[2]]);
+        let rows = match held.values() {
+            Values::I32(labels) if labels.len() == o.count => Tensor::from_slice(&[o.count], labels)?,
+            Values::I32(labels) => return Err(Error::shape(format!("expected {} labels, found {}", o.count, labels.len()))),
+            Values::F32(values) => Tensor::from_slice(&ty.shape, values)?,
+        };
+        dataset = dataset.with(*kind, rows)?;
+    }
+    Ok(dataset)
 }
 
 fn from_npz(path: &Path, images: &str, labels: Option<&str>, scale: f32, shift: f32) -> Result<Dataset> {

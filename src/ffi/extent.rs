@@ -14,8 +14,8 @@ pub(super) fn read_size(height: u32, width: u32) -> Result<Option<[usize; 2]>> {
 
 /// Refuses image sizes and batches whose intermediate sizes could overflow, long before memory is asked for.
 pub(super) fn check_extent(model: &Model, batch: usize, size: [usize; 2]) -> Result<()> {
-    let c = &model.config;
-    let widest = c.block_out_channels.iter().copied().chain([c.in_channels, c.out_channels]).max().unwrap_or(1);
+    let signature = model.network.signature();
+    let widest = signature.widest;
     let fits = |factors: &[usize], limit: u32| {
         let n = factors.iter().try_fold(1usize, |n, f| n.checked_mul(*f));
         n.is_some_and(|n| n <= 1usize << limit.min(usize::BITS - 4))
@@ -25,7 +25,7 @@ pub(super) fn check_extent(model: &Model, batch: usize, size: [usize; 2]) -> Res
     if !fits(&[batch, h, w, widest], 44) || !fits(&[batch, h, w, h, w], 56) {
         return Err(Error::shape(format!("a batch of {batch} images of {h}x{w} (height, width) with up to {widest} channels is too large")));
     }
-    let multiple = c.size_multiple();
+    let multiple = signature.size_multiple;
     if !h.is_multiple_of(multiple) || !w.is_multiple_of(multiple) {
         return Err(Error::shape(format!("height is {h} and width is {w}; the model takes multiples of {multiple}")));
     }

@@ -9,11 +9,14 @@
 pub(crate) mod boundary;
 pub mod callback;
 pub mod cancel;
+pub mod conditioning;
 pub mod dataset;
 pub mod device;
 pub mod error;
+pub mod evaluator;
 mod extent;
 pub mod grid;
+mod guidance;
 pub(crate) mod handle;
 pub mod model;
 pub(crate) mod options;

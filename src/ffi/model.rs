@@ -2,6 +2,7 @@
 
 use super::boundary::{check_out, choice, ffi_boundary, flag, optional_text, path, put, slice, slice_mut, text};
 use super::cancel::{Cancel, fewstep_cancel_token};
+use super::conditioning::fewstep_condition;
 use super::error::fewstep_status;
 use super::grid::{fewstep_step_pair, read_grid};
 use super::handle::{self, Opaque, create, share};
@@ -10,8 +11,9 @@ use super::runtime::{FEWSTEP_LOG_WARNING, Runtime, fewstep_runtime};
 use crate::diffusion::Prediction;
 use crate::distill::{StudentOptions, derive};
 use crate::error::{Error, Result};
-use crate::io::{SchedulerConfig, UNetConfig};
-use crate::nn::Model;
+use crate::io::{SchedulerConfig, json};
+use crate::nn::{Model, families};
+use serde_json::{Map, Value};
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
 
@@ -36,20 +38,13 @@ pub struct fewstep_model {
 pub struct fewstep_student_options {
     /// Bytes of this struct.
     pub struct_size: u32,
-    /// Residual blocks of each stage; 0 (the default) for the teacher's number.
-    pub layers_per_block: u32,
-    /// Channels of each stage, outermost first; fewer stages than the teacher's drop the innermost ones. NULL (the default) for the teacher's.
-    pub block_out_channels: *const u32,
-    /// Elements of block_out_channels.
-    pub block_count: usize,
-    /// Width of the time embedding; 0 (the default) for the teacher's setting.
-    pub time_embedding_dim: u32,
-    /// Groups of every group norm; 0 (the default) for the teacher's number.
-    pub norm_num_groups: u32,
-    /// 1 (the default) keeps the teacher's attention layers, 0 drops them.
-    pub keep_attention: i32,
     /// FEWSTEP_PREDICTION_*: what the student predicts; v by default.
     pub prediction: i32,
+    /// JSON, the keys of config.json that differ from the teacher's, with their values: {"block_out_channels": [32, 64], "layers_per_block": 1}. A key that the
+    /// network does not have is refused; null is the value null. Of a UNet2DModel fewer block_out_channels than the teacher's drop the innermost stages, so
+    /// that the types of the others stay; to drop attention, give down_block_types, up_block_types and add_attention. NULL (the default) for the teacher's
+    /// architecture. Copied.
+    pub config_patch: *const c_char,
     /// 1 copies the teacher's weights where a tensor of the same role has the same shape; 0 (the default) starts at random.
     pub copy_weights: i32,
     /// The student's sampler steps, evenly spread from the noisiest timestep ("trailing"); 0 (the default) for none yet, or when `pairs` is given.
@@ -78,9 +73,9 @@ pub struct fewstep_model_info {
     pub parameters: u64,
     /// Bytes of the weights in memory.
     pub weight_bytes: u64,
-    /// Channels of the images.
+    /// Channels that the network reads: those of x_t, and of planes beside it.
     pub in_channels: u32,
-    /// Channels of the output; equal to in_channels for every model that can be sampled.
+    /// Channels that the network gives: those of x_t, or twice as many where it gives a variance behind its prediction.
     pub out_channels: u32,
     /// Height that the config names, 0 when it names none.
     pub height: u32,
@@ -94,22 +89,21 @@ pub struct fewstep_model_info {
     pub steps: u32,
     /// Training timesteps of the noise schedule.
     pub num_train_timesteps: u32,
+    /// Channels of the images that are sampled (x_t); 0 for a model that cannot be sampled, because its network gives another number of channels.
+    pub channels: u32,
+    /// What the model takes beside images and timesteps: how many conditions fewstep_model_condition lists.
+    pub conditions: u32,
 }
 
 // SAFETY: repr(C), the fields leave no gap, numbers and pointers only.
 unsafe impl Options for fewstep_student_options {
     const NAME: &'static str = "student options";
-    const FIRST_SIZE: usize = std::mem::offset_of!(Self, cancel);
+    const FIRST_SIZE: usize = size_of::<Self>();
     fn defaults() -> Self {
         Self {
             struct_size: size_field::<Self>(),
-            layers_per_block: 0,
-            block_out_channels: std::ptr::null(),
-            block_count: 0,
-            time_embedding_dim: 0,
-            norm_num_groups: 0,
-            keep_attention: 1,
             prediction: FEWSTEP_PREDICTION_V,
+            config_patch: std::ptr::null(),
             copy_weights: 0,
             steps: 0,
             seed: 0,
@@ -124,7 +118,7 @@ unsafe impl Options for fewstep_student_options {
 // SAFETY: repr(C), numbers only, no gap.
 unsafe impl Report for fewstep_model_info {
     const NAME: &'static str = "model info";
-    const FIRST_SIZE: usize = size_of::<Self>();
+    const FIRST_SIZE: usize = std::mem::offset_of!(Self, channels);
 }
 
 /// What a model handle owns.
@@ -151,21 +145,25 @@ impl ModelHandle {
     fn info(&self) -> fewstep_model_info {
         let model = &self.model;
         let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let (height, width) = model.config.sample_size.unwrap_or((0, 0));
+        let signature = model.network.signature();
+        let [height, width] = signature.size.unwrap_or_default();
+        let roles = model.roles().ok();
         let prediction = PREDICTIONS.iter().find(|(_, p)| *p == model.scheduler.prediction());
         fewstep_model_info {
             struct_size: size_field::<fewstep_model_info>(),
             prediction: prediction.map_or(0, |(number, _)| *number),
             parameters: model.parameter_count() as u64,
             weight_bytes: model.weights.values().map(|t| t.bytes().len() as u64).sum(),
-            in_channels: narrow(model.config.in_channels),
-            out_channels: narrow(model.config.out_channels),
+            in_channels: narrow(signature.in_channels),
+            out_channels: narrow(signature.out_channels),
             height: narrow(height),
             width: narrow(width),
-            size_multiple: narrow(model.config.size_multiple()),
+            size_multiple: narrow(signature.size_multiple),
             classes: narrow(model.classes().unwrap_or(0)),
             steps: narrow(model.student.as_ref().map_or(0, |s| s.pairs.len())),
             num_train_timesteps: narrow(model.scheduler.num_train_timesteps),
+            channels: narrow(roles.as_ref().map_or(0, |r| r.channels)),
+            conditions: narrow(roles.as_ref().map_or(0, |r| r.conditions.len())),
         }
     }
 }
@@ -173,22 +171,16 @@ impl ModelHandle {
 /// # Safety
 /// The pointers in `options` are NULL or arrays as their counts say.
 unsafe fn student_options(options: &fewstep_student_options, train: usize) -> Result<StudentOptions> {
-    let given = |n: u32| (n != 0).then_some(n as usize);
-    let channels = if options.block_out_channels.is_null() && options.block_count == 0 {
-        None
-    } else if options.block_count == 0 || options.block_count > 64 {
-        return Err(Error::invalid(format!("block_count is {}; it must be 1 to 64", options.block_count)));
-    } else {
-        // SAFETY: as promised by the caller.
-        let channels = unsafe { slice(options.block_out_channels, options.block_count, "block_out_channels")? };
-        Some(channels.iter().map(|c| *c as usize).collect())
+    // SAFETY: as promised by the caller.
+    let config_patch = match unsafe { optional_text(options.config_patch, "config_patch")? } {
+        None => Map::new(),
+        Some(text) => match json::parse(text, "config_patch")? {
+            Value::Object(patch) => patch,
+            other => return Err(Error::invalid(format!("config_patch: expected an object, found {}", json::describe(&other)))),
+        },
     };
     Ok(StudentOptions {
-        block_out_channels: channels,
-        layers_per_block: given(options.layers_per_block),
-        attention: flag(options.keep_attention, "keep_attention")?,
-        time_embedding_dim: given(options.time_embedding_dim),
-        norm_num_groups: given(options.norm_num_groups),
+        config_patch,
         prediction: choice(options.prediction, "prediction", &PREDICTIONS)?,
         copy_weights: flag(options.copy_weights, "copy_weights")?,
         seed: options.seed,
@@ -311,10 +303,10 @@ pub unsafe extern "C" fn fewstep_model_create(
         let runtime = share(runtime)?;
         let (config, scheduler) = (text(config_json, "config_json")?, optional_text(scheduler_json, "scheduler_json")?);
         create(out, || {
-            let config = UNetConfig::parse(config, "config_json")?;
+            let network = families::parse(config, "config_json")?;
             let scheduler = scheduler.map_or_else(|| Ok(SchedulerConfig::default()), |text| SchedulerConfig::parse(text, "scheduler_json"))?;
-            let warnings = [config.warnings.clone(), scheduler.warnings.clone()].concat();
-            let model = Model { warnings, ..Model::create_until(config, scheduler, seed, runtime.stop())? };
+            let warnings = [network.unknown().warnings.clone(), scheduler.warnings.clone()].concat();
+            let model = Model { warnings, ..Model::create_until(network, scheduler, seed, runtime.stop())? };
             Ok(ModelHandle::new(runtime.clone(), model))
         })
     })
@@ -396,6 +388,24 @@ pub unsafe extern "C" fn fewstep_model_get_info(model: *const fewstep_model, out
         let model = share(model)?;
         let size = check_report(out)?;
         write_report(out, size, model.info());
+        Ok(())
+    })
+}
+
+/// The `index`th of what a model takes beside images and timesteps: fills `*out`, whose struct_size the caller has set. fewstep_model_info tells how many there
+/// are.
+///
+/// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT (also for an index beyond the last) or UNSUPPORTED (a model that cannot
+/// be sampled).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_model_condition(model: *const fewstep_model, index: usize, out: *mut fewstep_condition) -> fewstep_status {
+    // SAFETY: both are NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let model = share(model)?;
+        let size = check_report(out)?;
+        let conditions = model.model.roles()?.conditions;
+        let missing = || Error::invalid(format!("index is {index}; the model takes {} conditions", conditions.len()));
+        write_report(out, size, fewstep_condition::of(conditions.get(index).ok_or_else(missing)?));
         Ok(())
     })
 }

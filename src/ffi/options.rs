@@ -8,6 +8,9 @@ use std::mem::MaybeUninit;
 /// No struct of this library will ever be larger; a larger size is a forgotten initialisation.
 const MAX_SIZE: usize = 4096;
 
+/// The most elements of an array that no other limit bounds: so many of the largest ones have an address.
+pub(crate) const MOST: usize = isize::MAX as usize / MAX_SIZE;
+
 /// A struct that C fills and the library reads.
 ///
 /// # Safety

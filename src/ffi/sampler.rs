@@ -3,26 +3,25 @@
 use super::boundary::{check_out, ffi_boundary, null, product, put, slice, slice_mut, to_nchw, to_nhwc};
 use super::callback::{FEWSTEP_PHASE_SAMPLE, Watch, fewstep_progress, fewstep_progress_callback};
 use super::cancel::{Cancel, fewstep_cancel_token};
+use super::conditioning;
 use super::error::fewstep_status;
 use super::handle::{self, Opaque, create, exclusive, share};
 use super::model::fewstep_model;
 use super::options::{self, Report, check_report, size_field, write_report};
 use super::runtime::{Runtime, fewstep_runtime};
-use super::sampler_options::{FEWSTEP_CONDITIONING_CLASS_LABELS, Spec, fewstep_begin_options, fewstep_conditioning, fewstep_sampler_options};
+use super::sampler_options::{Spec, fewstep_begin_options, fewstep_sampler_options};
 use crate::cancel::Stop;
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::nn::Model;
 use crate::random::Purpose;
 use crate::random::fill_normal;
-use crate::sampling::{RunSpec, SamplingRun};
+use crate::sampling::{RunSpec, SamplingRun, UNROLLED};
 use crate::tensor::try_vec;
 use std::ffi::c_void;
 use std::mem::offset_of;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// The most conditionings of one call.
-const MAX_CONDITIONINGS: usize = 64;
 
 /// A planned sampling run with its memory. One thread at a time; many samplers may share one model.
 pub struct fewstep_sampler {
@@ -91,7 +90,15 @@ impl SamplerHandle {
     unsafe fn new(runtime: Arc<Runtime>, model: &Model, options: &fewstep_sampler_options, stop: Stop) -> Result<Self> {
         // SAFETY: as promised by the caller.
         let spec = unsafe { Spec::new(options, model)? };
-        let run = RunSpec { table: &spec.table, batch: spec.batch, size: spec.size, purpose: Purpose::Evaluation, precision: spec.precision };
+        let run = RunSpec {
+            table: &spec.table,
+            batch: spec.batch,
+            size: spec.size,
+            purpose: Purpose::Evaluation,
+            precision: spec.precision,
+            guidance: spec.guidance,
+            unrolled: UNROLLED,
+        };
         let run = SamplingRun::new_until(runtime.backend.as_ref(), model, &run, stop)?;
         Ok(Self { runtime, run })
     }
@@ -108,12 +115,16 @@ impl SamplerHandle {
     /// # Safety
     /// The pointers in `o` are NULL or arrays as their counts and strides say.
     unsafe fn begin(&mut self, o: &fewstep_begin_options) -> Result<()> {
-        let batch = self.run.shape()[0];
+        let [batch, h, w, _] = self.run.shape();
         // SAFETY: as promised by the caller.
-        let (indices, labels, noise) = unsafe { (slice(o.indices, o.index_count, "indices")?, read_labels(o)?, optional(o.noise, o.noise_count, "noise")?) };
+        let (indices, given, noise) = unsafe {
+            let given = conditioning::read(o.conditionings, o.conditioning_count, o.conditioning_stride, batch, [h, w])?;
+            (slice(o.indices, o.index_count, "indices")?, given, optional(o.noise, o.noise_count, "noise")?)
+        };
+        let given = memory::collect(given.iter().map(|(kind, held)| (*kind, held.values())), "conditionings")?;
         let samples = sample_indices(o, indices, batch)?;
         let noise = noise.map(|n| self.initial_state(n)).transpose()?;
-        self.run.begin(o.seed, &samples, labels, noise.as_deref())
+        self.run.begin(o.seed, &samples, &given, noise.as_deref())
     }
 
     fn initial_state(&self, noise: &[f32]) -> Result<Vec<f32>> {
@@ -198,32 +209,6 @@ unsafe fn optional<'a, T>(data: *const T, count: usize, name: &str) -> Result<Op
     unsafe { slice(data, count, name) }.map(Some)
 }
 
-/// # Safety
-/// The conditionings are an array as count and stride say, and each has its data.
-unsafe fn read_labels<'a>(o: &fewstep_begin_options) -> Result<Option<&'a [i32]>> {
-    // SAFETY: as promised by the caller.
-    let all: Vec<fewstep_conditioning> = unsafe { options::array(o.conditionings, o.conditioning_count, o.conditioning_stride, MAX_CONDITIONINGS)? };
-    let mut labels = None;
-    for (i, c) in all.iter().enumerate() {
-        let name = format!("conditionings[{i}]");
-        if c.kind != FEWSTEP_CONDITIONING_CLASS_LABELS {
-            return Err(Error::invalid(format!("{name}.kind is {}; known values are {FEWSTEP_CONDITIONING_CLASS_LABELS}", c.kind)));
-        }
-        if c.reserved != 0 {
-            return Err(Error::invalid(format!("{name}.reserved must be 0")));
-        }
-        if labels.is_some() {
-            return Err(Error::invalid(format!("{name}: class labels were already given")));
-        }
-        if c.data.is_null() {
-            return Err(null(&format!("{name}.data")));
-        }
-        // SAFETY: as promised by the caller.
-        labels = Some(unsafe { slice(c.data.cast::<i32>(), c.count, &format!("{name}.data"))? });
-    }
-    Ok(labels)
-}
-
 /// Philox sample indices of the batch; the plan holds the same 32 bits as i32.
 fn sample_indices(o: &fewstep_begin_options, indices: &[u32], batch: usize) -> Result<Vec<i32>> {
     let mut samples = try_vec::<i32>(batch, "sample indices")?;
@@ -301,7 +286,7 @@ pub unsafe extern "C" fn fewstep_sampler_create(
 
 /// Begins a new run, whatever became of the one before. `options` may be NULL for the defaults. The arrays are copied.
 ///
-/// One thread at a time. Returns OK, INVALID_ARGUMENT (also for labels out of range, or missing, or given to a model without classes), SHAPE, NUMERIC
+/// One thread at a time. Returns OK, INVALID_ARGUMENT (also for labels out of range, or for a conditioning that is missing or that the model does not take), SHAPE, NUMERIC
 /// (noise that is not finite), OUT_OF_MEMORY or STATE.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_sampler_begin(sampler: *mut fewstep_sampler, options: *const fewstep_begin_options) -> fewstep_status {

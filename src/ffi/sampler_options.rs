@@ -2,15 +2,16 @@
 
 use super::boundary::{choice, flag};
 use super::cancel::fewstep_cancel_token;
+use super::conditioning::fewstep_conditioning;
 use super::extent::{check_extent, read_size};
 use super::grid::{check_steps, fewstep_step_pair, read_grid};
-use super::options::{Item, Options, size_field};
+use super::guidance;
+use super::options::{Options, size_field};
 use super::precision::{FEWSTEP_PRECISION_F32, precision};
 use crate::diffusion::{Algorithm, Clip, DdimConfig, DpmConfig, FinalSigma, PrevRule, SamplerConfig, SigmaSpread, SolverType, Spacing, Table};
 use crate::error::{Error, Result};
-use crate::nn::Model;
+use crate::nn::{Guidance, Model};
 use crate::tensor::DType;
-use std::ffi::c_void;
 use std::mem::offset_of;
 
 /// What the model says: a few-step student's own grid, or the sampler of its scheduler config, step for step as diffusers runs it. Known are DDIM, DPM-Solver++,
@@ -70,11 +71,8 @@ pub const FEWSTEP_FINAL_SIGMA_ZERO: i32 = 1;
 /// The last step ends at the smallest noise level of the schedule.
 pub const FEWSTEP_FINAL_SIGMA_MIN: i32 = 2;
 
-/// Conditioning: one class label (int32_t) for each image of the batch.
-pub const FEWSTEP_CONDITIONING_CLASS_LABELS: i32 = 1;
-
 /// How a model is sampled. Fill it with fewstep_sampler_options_init, then change fields. With FEWSTEP_SAMPLER_FROM_MODEL and no pairs, only steps, batch,
-/// height, width, precision and cancel are read, and eta where the model's scheduler is DDIM or the grid a few-step student's.
+/// height, width, precision, guidance and cancel are read, and eta where the model's scheduler is DDIM or the grid a few-step student's.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct fewstep_sampler_options {
@@ -138,20 +136,13 @@ pub struct fewstep_sampler_options {
     pub precision: i32,
     /// Stops fewstep_sampler_create, and all of fewstep_sample, with CANCELLED; only read during that call. NULL (the default) for none.
     pub cancel: *const fewstep_cancel_token,
-}
-
-/// What the images depend on beside their noise. Set every field; those that a later version adds may be 0.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct fewstep_conditioning {
-    /// FEWSTEP_CONDITIONING_*.
-    pub kind: i32,
+    /// Classifier-free guidance: the prediction is that of null_label plus guidance_scale times how much that of the image's label differs from it. 1 (the
+    /// default) for none; any other needs a model with classes, and evaluates the network twice a step.
+    pub guidance_scale: f64,
+    /// The class that the model was trained to read as none; -1 (the default) for not given.
+    pub null_label: i32,
     /// 0.
     pub reserved: u32,
-    /// The values, as the kind says.
-    pub data: *const c_void,
-    /// Number of values.
-    pub count: usize,
 }
 
 /// What a sampling run starts from. Fill it with fewstep_begin_options_init, then change fields.
@@ -169,7 +160,7 @@ pub struct fewstep_begin_options {
     pub indices: *const u32,
     /// Elements of indices: the batch, or 0.
     pub index_count: usize,
-    /// Conditionings; a class-conditional model needs its labels. NULL by default.
+    /// Conditionings; all that fewstep_model_condition lists. NULL by default.
     pub conditionings: *const fewstep_conditioning,
     /// Elements of conditionings.
     pub conditioning_count: usize,
@@ -216,14 +207,11 @@ unsafe impl Options for fewstep_sampler_options {
             euler_at_final: 0,
             precision: FEWSTEP_PRECISION_F32,
             cancel: std::ptr::null(),
+            guidance_scale: 1.0,
+            null_label: -1,
+            reserved: 0,
         }
     }
-}
-
-// SAFETY: repr(C), the fields leave no gap, numbers and pointers only, all zeros included.
-unsafe impl Item for fewstep_conditioning {
-    const NAME: &'static str = "conditionings";
-    const FIRST_SIZE: usize = size_of::<Self>();
 }
 
 // SAFETY: repr(C), the fields leave no gap, numbers and pointers only.
@@ -256,6 +244,8 @@ pub(super) struct Spec {
     pub(super) size: [usize; 2],
     /// Of the activations.
     pub(super) precision: DType,
+    /// Of the predictions.
+    pub(super) guidance: Option<Guidance>,
 }
 
 impl Spec {
@@ -269,7 +259,8 @@ impl Spec {
         check_extent(model, o.batch as usize, size)?;
         // SAFETY: as promised by the caller.
         let table = unsafe { table(o, model)? };
-        Ok(Self { table, batch: o.batch as usize, size, precision: precision(o.precision)? })
+        let guidance = guidance::read(o.guidance_scale, o.null_label, o.reserved, Some(model))?;
+        Ok(Self { table, batch: o.batch as usize, size, precision: precision(o.precision)?, guidance })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Trainers: the training step, loops over it, snapshots and checkpoints.
 
-use super::boundary::{choice, ffi_boundary, path};
+use super::boundary::{check_out, choice, ffi_boundary, path, put, slice_mut};
 use super::callback::{FEWSTEP_PHASE_PREPARE, FEWSTEP_PHASE_TRAIN, Watch, fewstep_progress, fewstep_progress_callback};
 use super::cancel::{Cancel, fewstep_cancel_token};
 use super::dataset::fewstep_dataset;
@@ -29,13 +29,14 @@ pub const FEWSTEP_RESUME_SCHEDULE: u32 = 1;
 pub const FEWSTEP_RESUME_BATCH: u32 = 2;
 /// Resume with other beta1, beta2, eps, weight_decay, clip_norm or ema_decay. The moments and the moving average go on from what they are.
 pub const FEWSTEP_RESUME_OPTIMIZER: u32 = 4;
-/// Resume with other terms.
+/// Resume with other terms; or with the same where they share the draws of a point, which versions before 0.1.0 had each draw its own.
 pub const FEWSTEP_RESUME_LOSS: u32 = 8;
 /// Resume with other teacher trajectories: pairs or steps, substeps, cache_size, height and width, trajectory_clip and its fields.
 pub const FEWSTEP_RESUME_TRAJECTORIES: u32 = 16;
 /// Resume with another seed.
 pub const FEWSTEP_RESUME_SEED: u32 = 32;
-/// Resume with another precision. A loss scale that the checkpoint does not have begins anew.
+/// Resume with another precision, of the networks or of the teacher's trajectories (which versions before 0.1.0 computed in f32 whatever the precision of the
+/// trainer). A loss scale that the checkpoint does not have begins anew.
 pub const FEWSTEP_RESUME_PRECISION: u32 = 64;
 /// Resume with whatever the trainer was created with.
 pub const FEWSTEP_RESUME_ANY: u32 = 127;
@@ -60,9 +61,9 @@ pub struct fewstep_step_report {
     pub loss: f32,
     /// Steps done so far, this one included.
     pub step: u64,
-    /// Each term without its factor, in the order of the options; 0 for those that do not exist.
+    /// The first four terms, each without its factor, in the order of the options; 0 for those that do not exist. fewstep_trainer_losses has all of them.
     pub terms: [f32; 4],
-    /// Global gradient norm before clipping; 0 from fewstep_trainer_evaluate.
+    /// Global gradient norm of the student before clipping; 0 from fewstep_trainer_evaluate.
     pub grad_norm: f32,
     /// Learning rate of the step; 0 from fewstep_trainer_evaluate.
     pub learning_rate: f32,
@@ -159,8 +160,8 @@ impl TrainerHandle {
         }
         self.trainer.resume(path, changes)?;
         let (done, options) = (self.trainer.steps_done(), self.trainer.options());
-        if options.rate(done) == 0.0 {
-            let total = options.total_steps;
+        if options.optimizer.rate(done) == 0.0 {
+            let total = options.optimizer.total_steps;
             let message = format!("resumed after {done} steps, but the learning rate falls to 0 at total_steps {total}, counted from the run's first step");
             self.runtime.log(FEWSTEP_LOG_WARNING, &message);
         }
@@ -245,9 +246,9 @@ pub unsafe extern "C" fn fewstep_trainer_create(
         let (teacher, dataset) = (share_optional(teacher).map_err(|e| e.context("teacher"))?, share_optional(dataset)?);
         let options = options::read(options)?;
         let cancel = Cancel::new(options.cancel)?;
-        let options = translate(&options, &student.model)?;
+        let (teacher, dataset) = (teacher.as_ref().map(|t| t.model.as_ref()), dataset.as_ref().map(|d| &d.dataset));
+        let options = translate(&options, &student.model, teacher)?;
         create(out, || {
-            let (teacher, dataset) = (teacher.as_ref().map(|t| t.model.as_ref()), dataset.as_ref().map(|d| &d.dataset));
             let trainer = Trainer::new_until(runtime.backend.clone(), &student.model, teacher, dataset, options, runtime.stop_or(&cancel))?;
             Ok(TrainerHandle { runtime: runtime.clone(), trainer })
         })
@@ -333,6 +334,29 @@ pub unsafe extern "C" fn fewstep_trainer_evaluate(trainer: *mut fewstep_trainer,
             return Err(Error::numeric(format!("the loss is {}", found.loss)));
         }
         write_report(report, size, fewstep_step_report::new(&found));
+        Ok(())
+    })
+}
+
+/// Each term of the loss without its factor, in the order of the options, as the last step or evaluation found it: also one that was NUMERIC, so that one
+/// sees which term was not finite. Writes them to `losses` and their number to `*count`; with `losses` NULL and `capacity` 0 only the number.
+///
+/// One thread at a time. Returns OK, INVALID_ARGUMENT, SHAPE (capacity is too small) or STATE (losses are asked for before the first step or evaluation).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_trainer_losses(trainer: *mut fewstep_trainer, losses: *mut f32, capacity: usize, count: *mut usize) -> fewstep_status {
+    // SAFETY: every pointer is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let trainer = exclusive(trainer)?;
+        check_out(count, "count")?;
+        let terms = trainer.trainer.options().terms.len();
+        if !losses.is_null() || capacity != 0 {
+            if capacity < terms {
+                return Err(Error::shape(format!("the loss has {terms} terms, capacity is {capacity}")));
+            }
+            let found = trainer.trainer.terms().ok_or_else(|| Error::state("there are no losses yet; step, train or evaluate first"))?;
+            slice_mut(losses, terms, "losses")?.copy_from_slice(found);
+        }
+        put(count, terms);
         Ok(())
     })
 }

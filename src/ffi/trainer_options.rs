@@ -4,12 +4,14 @@ use super::boundary::choice;
 use super::cancel::fewstep_cancel_token;
 use super::extent::{check_extent, read_size};
 use super::grid::{fewstep_step_pair, read_grid};
+use super::guidance;
 use super::options::{self, Item, Options, size_field};
 use super::precision::{FEWSTEP_PRECISION_F32, precision};
 use super::sampler_options::{FEWSTEP_CLIP_DYNAMIC, FEWSTEP_CLIP_NONE, FEWSTEP_CLIP_RANGE};
 use crate::diffusion::{Clip, Weight};
-use crate::distill::{LearningRate, NormKind, Objective, Term, TrainerOptions};
+use crate::distill::{LearningRate, NormKind, Objective, Optimizer, Term, TrainerOptions};
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::nn::Model;
 
 /// Match the teacher's prediction at the same noisy image and timestep. Needs a teacher and a dataset.
@@ -47,8 +49,6 @@ pub const FEWSTEP_DECAY_COSINE: i32 = 2;
 /// trajectory_clip: clamp or threshold as the scheduler config of the teacher says, so that it runs as its own sampler runs it.
 pub const FEWSTEP_CLIP_FROM_TEACHER: i32 = 3;
 
-/// The most terms that a caller may pass; the trainer has its own, lower limit.
-const MAX_TERMS: usize = 64;
 /// The most teacher steps of one trajectory, which is one plan.
 const MAX_TEACHER_STEPS: usize = 1000;
 
@@ -81,7 +81,8 @@ pub struct fewstep_trainer_options {
     pub batch: u32,
     /// Key of every random draw; 0 by default.
     pub seed: u64,
-    /// The loss: 1 to 4 terms.
+    /// The loss: one term or more. Terms that are evaluated at the same points (OUTPUT and DENOISE are) share their draws and the student's evaluation, so
+    /// that several of them take little more time than one.
     pub terms: *const fewstep_term,
     /// Elements of terms.
     pub term_count: usize,
@@ -144,6 +145,13 @@ pub struct fewstep_trainer_options {
     pub threshold_max: f64,
     /// Stops fewstep_trainer_create with CANCELLED; only read during that call. NULL (the default) for none.
     pub cancel: *const fewstep_cancel_token,
+    /// Classifier-free guidance of the teacher, on its trajectories and where its output is matched, so that a student learns the guided teacher and samples
+    /// without guidance; see fewstep_sampler_options. 1 (the default) for none.
+    pub guidance_scale: f64,
+    /// The class that the teacher was trained to read as none; -1 (the default) for not given.
+    pub null_label: i32,
+    /// 0.
+    pub reserved2: u32,
 }
 
 // SAFETY: repr(C), six 4-byte numbers.
@@ -173,15 +181,15 @@ unsafe impl Options for fewstep_trainer_options {
             substeps: narrow(d.substeps),
             cache_size: narrow(d.cache_size),
             cache_batch: narrow(d.cache_batch),
-            learning_rate: d.learning_rate,
-            warmup_steps: d.warmup_steps,
-            total_steps: d.total_steps,
-            beta1: d.beta1,
-            beta2: d.beta2,
-            eps: d.eps,
-            weight_decay: d.weight_decay,
-            clip_norm: d.clip_norm,
-            ema_decay: d.ema_decay,
+            learning_rate: d.optimizer.learning_rate,
+            warmup_steps: d.optimizer.warmup_steps,
+            total_steps: d.optimizer.total_steps,
+            beta1: d.optimizer.beta1,
+            beta2: d.optimizer.beta2,
+            eps: d.optimizer.eps,
+            weight_decay: d.optimizer.weight_decay,
+            clip_norm: d.optimizer.clip_norm,
+            ema_decay: d.optimizer.ema_decay,
             height: 0,
             width: 0,
             decay: FEWSTEP_DECAY_COSINE,
@@ -192,6 +200,9 @@ unsafe impl Options for fewstep_trainer_options {
             threshold_ratio: 0.995,
             threshold_max: 1.0,
             cancel: std::ptr::null(),
+            guidance_scale: 1.0,
+            null_label: -1,
+            reserved2: 0,
         }
     }
 }
@@ -221,11 +232,28 @@ fn term(i: usize, t: &fewstep_term) -> Result<Term> {
     if t.reserved != 0 {
         return Err(Error::invalid(format!("{} must be 0", name("reserved"))));
     }
-    Ok(Term {
-        objective: choice(t.objective, &name("objective"), &objectives)?,
-        weight: t.weight,
-        step_weight: choice(t.step_weight, &name("step_weight"), &weights)?,
-        norm: choice(t.norm, &name("norm"), &norms)?,
+    let objective = choice(t.objective, &name("objective"), &objectives)?;
+    let (step_weight, norm) = (choice(t.step_weight, &name("step_weight"), &weights)?, choice(t.norm, &name("norm"), &norms)?);
+    Ok(Term { weight: t.weight, ..objective.term(step_weight, norm) })
+}
+
+fn optimizer(o: &fewstep_trainer_options) -> Result<Optimizer> {
+    for (name, v) in [("learning_rate", o.learning_rate), ("eps", o.eps)] {
+        if !v.is_finite() {
+            return Err(Error::invalid(format!("{name} is {v}; it must be finite")));
+        }
+    }
+    Ok(Optimizer {
+        learning_rate: o.learning_rate,
+        warmup_steps: o.warmup_steps,
+        total_steps: o.total_steps,
+        decay: choice(o.decay, "decay", &[(FEWSTEP_DECAY_CONSTANT, LearningRate::Constant), (FEWSTEP_DECAY_COSINE, LearningRate::Cosine)])?,
+        beta1: o.beta1,
+        beta2: o.beta2,
+        eps: o.eps,
+        weight_decay: o.weight_decay,
+        clip_norm: o.clip_norm,
+        ema_decay: o.ema_decay,
     })
 }
 
@@ -249,19 +277,14 @@ fn trajectory_clip(o: &fewstep_trainer_options) -> Result<Option<Clip>> {
 ///
 /// # Safety
 /// The pointers in `o` are NULL or arrays as their counts and strides say.
-pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model) -> Result<TrainerOptions> {
+pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model, teacher: Option<&Model>) -> Result<TrainerOptions> {
     // SAFETY: as promised by the caller.
     let (terms, mut pairs) = unsafe {
-        let terms = options::array(o.terms, o.term_count, o.term_stride, MAX_TERMS)?;
+        let terms = options::array(o.terms, o.term_count, o.term_stride, options::MOST)?;
         (terms, read_grid(student.scheduler.num_train_timesteps, o.steps, o.pairs, o.pair_count, o.pair_stride)?)
     };
     if let (true, Some(own)) = (pairs.is_empty(), &student.student) {
         pairs.clone_from(&own.pairs);
-    }
-    for (name, v) in [("learning_rate", o.learning_rate), ("eps", o.eps)] {
-        if !v.is_finite() {
-            return Err(Error::invalid(format!("{name} is {v}; it must be finite")));
-        }
     }
     let teacher_steps = pairs.len().saturating_mul(o.substeps as usize);
     if teacher_steps > MAX_TEACHER_STEPS {
@@ -272,24 +295,16 @@ pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model) -> 
     Ok(TrainerOptions {
         seed: o.seed,
         batch: o.batch as usize,
-        terms: terms.iter().enumerate().map(|(i, t)| term(i, t)).collect::<Result<_>>()?,
+        terms: memory::try_collect(terms.iter().enumerate().map(|(i, t)| term(i, t)), "terms")?,
         pairs,
         substeps: o.substeps as usize,
         cache_size: o.cache_size as usize,
         cache_batch: o.cache_batch as usize,
-        learning_rate: o.learning_rate,
-        warmup_steps: o.warmup_steps,
-        total_steps: o.total_steps,
-        decay: choice(o.decay, "decay", &[(FEWSTEP_DECAY_CONSTANT, LearningRate::Constant), (FEWSTEP_DECAY_COSINE, LearningRate::Cosine)])?,
-        beta1: o.beta1,
-        beta2: o.beta2,
-        eps: o.eps,
-        weight_decay: o.weight_decay,
-        clip_norm: o.clip_norm,
-        ema_decay: o.ema_decay,
+        optimizer: optimizer(o)?,
         size,
         precision: precision(o.precision)?,
         trajectory_clip: trajectory_clip(o)?,
+        guidance: guidance::read(o.guidance_scale, o.null_label, o.reserved2, teacher)?,
         ..TrainerOptions::default()
     })
 }

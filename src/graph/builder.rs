@@ -3,6 +3,7 @@
 use super::ops::*;
 use super::{Graph, Op, ValueId};
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::tensor::Tensor;
 
 impl Graph {
@@ -46,6 +47,16 @@ impl Graph {
         let table = self.constant("coefficients", Tensor::from_slice(&[1, terms.len()], &coefficients)?)?;
         let operands: Vec<_> = std::iter::once(table).chain(terms.iter().map(|t| t.1)).collect();
         self.push1(Combine { first: 0 }.into(), &operands)
+    }
+
+    /// Values joined along the last axis, however many: one node for each eight, and for each eight of those.
+    pub fn concat(&mut self, values: &[ValueId]) -> Result<ValueId> {
+        let mut left = memory::copy(values, "values to join")?;
+        while left.len() > 1 {
+            let join = |part: &[ValueId]| if let [one] = part { Ok(*one) } else { self.push1(Concat.into(), part) };
+            left = memory::try_collect(left.chunks(Concat::MOST).map(join), "values to join")?;
+        }
+        left.first().copied().ok_or_else(|| Error::shape("there is nothing to join"))
     }
 
     /// a + b with broadcasting.

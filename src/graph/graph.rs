@@ -18,6 +18,10 @@ fn check_type(ty: &TensorType) -> Result<()> {
     Ok(())
 }
 
+/// A place in a program that grows.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark(usize);
+
 /// The program. See the module's text.
 #[derive(Clone, Debug)]
 pub struct Graph {
@@ -105,6 +109,17 @@ impl Graph {
     /// The newest version of a storage.
     pub fn current(&self, storage: StorageId) -> ValueId {
         self.storages[storage.0 as usize].current
+    }
+
+    /// A place in the program: what is appended from here on is [`Graph::values_since`].
+    pub fn mark(&self) -> Mark {
+        Mark(self.values.len())
+    }
+
+    /// The values that nodes have computed since a place, oldest first: what a gradient through them may compute again instead of keeping.
+    pub fn values_since(&self, mark: Mark) -> Result<Vec<ValueId>> {
+        let since = self.values.iter().enumerate().skip(mark.0).filter(|(_, v)| matches!(v.origin, Origin::Node { .. }) && v.storage.is_none());
+        memory::collect(since.map(|(i, _)| ValueId(i as u32)), WHAT)
     }
 
     /// Starts a new segment; nodes appended from here on belong to it.

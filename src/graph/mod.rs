@@ -23,7 +23,7 @@ pub mod target;
 mod value;
 
 pub use autodiff::{GradCx, gradients};
-pub use graph::Graph;
+pub use graph::{Graph, Mark};
 pub use numerics::Numerics;
 pub use op::{Alias, Op, OpDef, Updated};
 pub use plan::Plan;

@@ -271,6 +271,13 @@ impl Plan {
         &self.segments
     }
 
+    /// The range of [`Plan::order`] of the segment with this name, the first one if several have it.
+    pub fn segment(&self, name: &str) -> Result<Range<usize>> {
+        let at = self.graph.segments().iter().position(|n| n == name);
+        let range = at.and_then(|at| self.segments.get(at)).cloned();
+        range.ok_or_else(|| Error::not_found(format!("the plan has no segment '{name}'; it has {}", self.graph.segments().join(", "))))
+    }
+
     /// Where a planned value is.
     pub fn location(&self, id: ValueId) -> Location {
         self.locations.get(id.0 as usize).copied().unwrap_or(Location::Unused)

@@ -5,10 +5,10 @@ use crate::io::folder::{FolderSave, FolderState};
 use crate::io::hashing::sha256;
 use crate::io::json;
 use crate::io::json_writer::to_text;
-use crate::io::layout::ModelPaths;
-use crate::io::record::{self, CONFIG, INDEX, Parts, RECORD, SCHEDULER, UNET, WEIGHTS};
+use crate::io::layout::{IsNetwork, ModelPaths};
+use crate::io::record::{self, CONFIG, INDEX, NETWORK, Parts, RECORD, SCHEDULER, WEIGHTS};
 use crate::io::scheduler_config::SchedulerClass;
-use crate::io::{DIFFUSERS_VERSION, SchedulerConfig, TensorFile, UNetConfig, safetensors, weights};
+use crate::io::{DIFFUSERS_VERSION, SchedulerConfig, TensorFile, safetensors, weights};
 use crate::names::Named;
 use crate::tensor::Tensor;
 use serde_json::{Map, Value, json};
@@ -19,11 +19,29 @@ use std::time::Duration;
 /// How often a folder is read that others are saving into meanwhile.
 const ATTEMPTS: usize = 20;
 
+/// What opening a model needs to know of its network, whose configuration this room does not understand.
+#[derive(Clone, Copy, Debug)]
+pub struct KnownNetworks<N> {
+    /// Reads and checks the text of a config.json, whose name in errors comes second.
+    pub parse: fn(&str, &str) -> Result<N>,
+    /// See [`IsNetwork`].
+    pub is_network: IsNetwork,
+}
+
+/// A network's configuration, as it is saved.
+#[derive(Clone, Copy, Debug)]
+pub struct NetworkText<'a> {
+    /// `_class_name`, which the pipeline's index names too.
+    pub class: &'a str,
+    /// The text of its config.json.
+    pub config: &'a str,
+}
+
 /// A diffusers model in memory.
 #[derive(Debug)]
-pub struct ModelFiles {
-    /// The U-Net's configuration, valid.
-    pub config: UNetConfig,
+pub struct ModelFiles<N> {
+    /// The network's configuration, valid.
+    pub config: N,
     /// Its tensors, under diffusers' present names.
     pub tensors: TensorFile,
     /// The scheduler that came with it.
@@ -34,17 +52,17 @@ pub struct ModelFiles {
     pub notes: Vec<String>,
 }
 
-impl ModelFiles {
+impl<N> ModelFiles<N> {
     /// Reads a model from a folder or a file of it, as [`ModelPaths::find`] finds it.
     ///
     /// While somebody saves into the folder, what is read is still one model: the parts are those that its record names, or nothing has changed
     /// from before the first file was looked for until after the last was read. Otherwise it is read again.
-    pub fn open(path: &Path, variant: Option<&str>) -> Result<Self> {
+    pub fn open(path: &Path, variant: Option<&str>, known: &KnownNetworks<N>) -> Result<Self> {
         variant.map_or(Ok(()), weights::check_variant)?;
         for attempt in 1.. {
-            let root = ModelPaths::find(path, variant)?.root;
+            let root = ModelPaths::find(path, variant, known.is_network)?.root;
             let before = FolderState::of(&root)?;
-            let result = ModelPaths::find(path, variant).and_then(|paths| Self::load(&paths));
+            let result = ModelPaths::find(path, variant, known.is_network).and_then(|paths| Self::load(&paths, known));
             let settled = before.is_settled() && before == FolderState::of(&root)?;
             match result {
                 Ok((files, whole)) if whole || settled => return Ok(files),
@@ -57,7 +75,7 @@ impl ModelFiles {
     }
 
     /// Reads a model's files; true when its record names them, so that they are known to belong together.
-    fn load(paths: &ModelPaths) -> Result<(Self, bool)> {
+    fn load(paths: &ModelPaths, known: &KnownNetworks<N>) -> Result<(Self, bool)> {
         let read = |path: &PathBuf| Ok((json::read_text(path)?, path.display().to_string()));
         let (config, scheduler, record) = (read(&paths.config)?, paths.scheduler.as_ref().map(read).transpose()?, paths.record.as_ref().map(read).transpose()?);
         let parts = record.as_ref().map(|(text, name)| Parts::read(&json::parse(text, name)?, name)).transpose()?.flatten();
@@ -72,7 +90,7 @@ impl ModelFiles {
             }
         }
         // The small files first: a wrong config should not cost the reading of the weights.
-        UNetConfig::parse(&config.0, &config.1)?;
+        let network = (known.parse)(&config.0, &config.1)?;
         let tensors = match &parts {
             Some(parts) => read_part(&paths.weights, parts)?,
             None => weights::read(&paths.weights)?,
@@ -80,26 +98,24 @@ impl ModelFiles {
         fn named((text, name): &(String, String)) -> (&str, String) {
             (text, name.clone())
         }
-        let mut files =
-            Self::parse(&ModelTexts { config: named(&config), scheduler: scheduler.as_ref().map(named), fewstep: record.as_ref().map(named) }, tensors)?;
+        let mut files = Self::parse(network, &ModelTexts { scheduler: scheduler.as_ref().map(named), fewstep: record.as_ref().map(named) }, tensors)?;
         files.notes = paths.notes.clone();
         files.notes.extend(files.scheduler.is_none().then(|| assumed_scheduler(paths)));
         Ok((files, parts.is_some()))
     }
 
     /// Reads a model whose files lie in memory.
-    pub fn from_memory(config: &str, weights: &[u8], scheduler: Option<&str>, fewstep: Option<&str>) -> Result<Self> {
+    pub fn from_memory(config: &str, weights: &[u8], scheduler: Option<&str>, fewstep: Option<&str>, known: &KnownNetworks<N>) -> Result<Self> {
         fn named<'a>(text: Option<&'a str>, name: &str) -> Option<(&'a str, String)> {
             text.map(|text| (text, name.to_string()))
         }
-        let texts =
-            ModelTexts { config: (config, "config.json".to_string()), scheduler: named(scheduler, "scheduler_config.json"), fewstep: named(fewstep, RECORD) };
-        Self::parse(&texts, TensorFile::from_bytes(weights, "diffusion_pytorch_model.safetensors")?)
+        let network = (known.parse)(config, "config.json")?;
+        let texts = ModelTexts { scheduler: named(scheduler, "scheduler_config.json"), fewstep: named(fewstep, RECORD) };
+        Self::parse(network, &texts, TensorFile::from_bytes(weights, "diffusion_pytorch_model.safetensors")?)
     }
 
-    /// Understands the texts and gives the tensors their present names.
-    pub(super) fn parse(texts: &ModelTexts, mut tensors: TensorFile) -> Result<Self> {
-        let config = UNetConfig::parse(texts.config.0, &texts.config.1)?;
+    /// Understands the other texts and gives the tensors their present names.
+    pub(super) fn parse(config: N, texts: &ModelTexts, mut tensors: TensorFile) -> Result<Self> {
         let scheduler = texts.scheduler.as_ref().map(|(text, name)| SchedulerConfig::parse(text, name)).transpose()?;
         let fewstep = texts.fewstep.as_ref().map(|(text, name)| Ok((json::parse(text, name)?, name.clone()))).transpose()?;
         tensors.strip_wrappers()?;
@@ -108,10 +124,8 @@ impl ModelFiles {
     }
 }
 
-/// The texts beside a model's weights, each with its name in errors.
+/// The texts beside a model's config and weights, each with its name in errors.
 pub(super) struct ModelTexts<'a> {
-    /// `config.json`.
-    pub config: (&'a str, String),
     /// `scheduler_config.json`.
     pub scheduler: Option<(&'a str, String)>,
     /// `fewstep.json`.
@@ -150,29 +164,29 @@ fn assumed_scheduler(paths: &ModelPaths) -> String {
 ///
 /// The folder is saved as a whole: it holds the model that was there, or this one, whatever happens meanwhile. Other files in it stay, but for the
 /// shards of a model that was there, which diffusers would go on to prefer.
-pub fn save_model(folder: &Path, config: &UNetConfig, tensors: &[(&str, &Tensor)], scheduler: &SchedulerConfig, student: Option<&Value>) -> Result<()> {
-    config.validate().and_then(|()| scheduler.validate()).map_err(|e| e.context(folder.display()))?;
+pub fn save_model(folder: &Path, network: &NetworkText, tensors: &[(&str, &Tensor)], scheduler: &SchedulerConfig, student: Option<&Value>) -> Result<()> {
+    scheduler.validate().map_err(|e| e.context(folder.display()))?;
     let write_weights = safetensors::writer(tensors, &BTreeMap::from([("format".to_string(), "pt".to_string())]))?;
     // Before anything is written: they may be too long.
-    let texts = [(CONFIG, config.to_json()?), (SCHEDULER, scheduler.to_json()?), (INDEX, model_index(scheduler)?)];
+    let (scheduler, index) = (scheduler.to_json()?, model_index(network, scheduler)?);
     let mut save = FolderSave::begin(folder)?;
     let mut parts = vec![(WEIGHTS, save.write(WEIGHTS, write_weights)?)];
-    for (part, text) in texts {
+    for (part, text) in [(CONFIG, network.config), (SCHEDULER, &scheduler), (INDEX, &index)] {
         parts.push((part, save.write(part, |w| w.write_all(text.as_bytes()))?));
     }
     let record = record::to_text(student, &parts)?;
     save.write(RECORD, |w| w.write_all(record.as_bytes()))?;
-    weights::shards_and_index(&folder.join(UNET))?.into_iter().for_each(|name| save.remove(format!("{UNET}/{name}")));
+    weights::shards_and_index(&folder.join(NETWORK))?.into_iter().for_each(|name| save.remove(format!("{NETWORK}/{name}")));
     save.commit()
 }
 
 /// Which classes of which library a pipeline is made of.
-fn model_index(scheduler: &SchedulerConfig) -> Result<String> {
+fn model_index(network: &NetworkText, scheduler: &SchedulerConfig) -> Result<String> {
     let mut map = Map::new();
     map.insert("_class_name".into(), json!("DDIMPipeline"));
     map.insert("_diffusers_version".into(), json!(DIFFUSERS_VERSION));
     map.insert("scheduler".into(), json!(["diffusers", scheduler.class.name()]));
-    map.insert("unet".into(), json!(["diffusers", "UNet2DModel"]));
+    map.insert("unet".into(), json!(["diffusers", network.class]));
     to_text(&map, &Map::new(), INDEX)
 }
 

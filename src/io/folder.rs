@@ -16,7 +16,7 @@ use super::file::{self, sync_folder};
 use super::hashing::Hashing;
 use super::json::{self, shorten};
 use super::json_writer;
-use super::record::{PARTS, RECORD, UNET};
+use super::record::{NETWORK, PARTS, RECORD};
 use super::target::{Target, folder_of, same_file};
 use super::temporary::abandoned;
 use super::weights;
@@ -131,9 +131,9 @@ impl Journal {
             }
             folders.push(target.folder().to_path_buf());
         }
-        let unet = root.join(UNET);
+        let network = root.join(NETWORK);
         // Behind a link they are not this folder's own.
-        let own = fs::symlink_metadata(&unet).is_ok_and(|m| m.is_dir());
+        let own = fs::symlink_metadata(&network).is_ok_and(|m| m.is_dir());
         for name in self.remove.iter().filter(|_| own) {
             absent_is_fine(fs::remove_file(root.join(name))).map_err(|e| Error::from_io(&root.join(name), &e))?;
         }
@@ -387,7 +387,7 @@ fn tag_of(_folder: &Metadata) -> u32 {
 
 /// Whether a path is that of an older model's shard or index, which a save may remove.
 fn is_shard_part(path: &str) -> bool {
-    path.strip_prefix(UNET).and_then(|rest| rest.strip_prefix('/')).is_some_and(weights::is_shard_or_index)
+    path.strip_prefix(NETWORK).and_then(|rest| rest.strip_prefix('/')).is_some_and(weights::is_shard_or_index)
 }
 
 fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::io::record::{CONFIG, SCHEDULER, WEIGHTS};
-use crate::io::test_util::TestDir;
-use crate::io::{ModelFiles, SchedulerConfig, UNetConfig, save_model};
+use crate::io::test_util::{KNOWN, TestDir, network, open};
+use crate::io::{ModelFiles, SchedulerConfig, save_model};
 use crate::tensor::Tensor;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -12,17 +12,17 @@ fn save(folder: &Path, n: usize) {
 }
 
 fn try_save(folder: &Path, n: usize) -> Result<()> {
-    let config = UNetConfig { in_channels: n, ..UNetConfig::default() };
+    let config = json!({"in_channels": n}).to_string();
     let scheduler = SchedulerConfig { num_train_timesteps: 100 + n, ..SchedulerConfig::default() };
     let tensor = Tensor::from_slice(&[50], &[n as f32; 50]).unwrap();
-    save_model(folder, &config, &[("conv_in.bias", &tensor)], &scheduler, Some(&json!({"version": 1, "pairs": [[n, -1]]})))
+    save_model(folder, &network(&config), &[("conv_in.bias", &tensor)], &scheduler, Some(&json!({"version": 1, "pairs": [[n, -1]]})))
 }
 
 /// Which model a folder opens as; all parts must agree.
 /// Which model a folder, or a file of it, opens as: by the way that `Model::open` takes.
 fn opened(path: &Path) -> usize {
-    let files = if path.is_file() { ModelFiles::open_file(path) } else { ModelFiles::open(path, None) }.unwrap();
-    let n = files.config.in_channels;
+    let files = if path.is_file() { ModelFiles::open_file(path, &KNOWN) } else { open(path, None) }.unwrap();
+    let n = files.config["in_channels"].as_u64().unwrap() as usize;
     assert_eq!(files.scheduler.unwrap().num_train_timesteps, 100 + n);
     assert_eq!(files.tensors.get("conv_in.bias").unwrap().as_slice::<f32>().unwrap(), [n as f32; 50]);
     if let Some((record, _)) = files.fewstep {
@@ -90,7 +90,7 @@ fn a_save_that_died_after_its_commit_opens_as_the_new_model_and_is_finished() {
             // While another saver is at the folder, and where it cannot be written to: nothing is finished, all is read from where it lies.
             let _lock = FolderLock::try_acquire(dir.path()).unwrap();
             assert_eq!(opened(dir.path()), 2, "{placed}");
-            assert_eq!(opened(&dir.join(UNET)), 2, "{placed}");
+            assert_eq!(opened(&dir.join(NETWORK)), 2, "{placed}");
             if with_old || placed > 0 {
                 assert_eq!(opened(&dir.join(WEIGHTS)), 2, "{placed}");
             }
@@ -99,7 +99,7 @@ fn a_save_that_died_after_its_commit_opens_as_the_new_model_and_is_finished() {
         if placed > 0 {
             assert_eq!(opened(&dir.join(WEIGHTS)), 2, "{placed}");
         }
-        assert_eq!(opened(&dir.join(UNET)), 2);
+        assert_eq!(opened(&dir.join(NETWORK)), 2);
         let mut found = files(dir.path());
         assert_eq!(found.remove("foreign.txt").unwrap(), b"stays");
         assert_eq!(found, files(expected.path()));
@@ -215,7 +215,7 @@ fn journals_are_not_trusted() {
         (json!("x".repeat(MAX_JOURNAL as usize)), Status::CorruptFile),
     ] {
         fs::write(dir.join(JOURNAL), journal.to_string()).unwrap();
-        let error = ModelFiles::open(dir.path(), None).map(drop).unwrap_err();
+        let error = open(dir.path(), None).map(drop).unwrap_err();
         assert_eq!(error.status, status, "{error}");
         assert!(error.message.contains(JOURNAL) && error.message.len() < 1000, "{error}");
         if status == Status::VersionMismatch {
@@ -236,7 +236,7 @@ fn a_journal_removes_nothing_behind_a_link() {
     let (dir, elsewhere) = (TestDir::new("folder-link"), TestDir::new("folder-elsewhere"));
     let shard = "diffusion_pytorch_model-00001-of-00002.safetensors";
     fs::write(elsewhere.join(shard), "somebody's").unwrap();
-    std::os::unix::fs::symlink(elsewhere.path(), dir.join(UNET)).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), dir.join(NETWORK)).unwrap();
     let journal = json!({"version": 1, "save": "0123456789abcdef", "parts": [], "remove": [format!("unet/{shard}")]});
     fs::write(dir.join(JOURNAL), journal.to_string()).unwrap();
     finish_quietly(dir.path());
@@ -255,7 +255,7 @@ fn a_link_in_the_journal_s_place_is_replaced_and_not_followed() {
         let _ = fs::remove_file(&file);
         text.iter().for_each(|text| fs::write(&file, text).unwrap());
         symlink(&file, dir.join(JOURNAL)).unwrap();
-        let error = ModelFiles::open(dir.path(), None).map(drop).unwrap_err();
+        let error = open(dir.path(), None).map(drop).unwrap_err();
         assert!(error.status == Status::CorruptFile && error.message.contains(JOURNAL), "{error}");
         save(dir.path(), 1);
         assert_eq!(fs::read_to_string(&file).ok().as_deref(), text);
@@ -275,7 +275,7 @@ fn opening_replaces_nothing_outside_the_folder() {
     fs::write(elsewhere.join(&format!("{NEW}0123456789abcdef-{RECORD}")), record.to_string()).unwrap();
     let before = files(elsewhere.path());
     fs::write(dir.join(JOURNAL), json!({"version": 1, "save": "0123456789abcdef", "parts": [RECORD], "remove": []}).to_string()).unwrap();
-    let found = ModelFiles::open(dir.path(), None).unwrap();
+    let found = open(dir.path(), None).unwrap();
     assert_eq!(found.fewstep.unwrap().0, record, "the new file is read from where it lies");
     assert_eq!(files(elsewhere.path()), before);
 }
@@ -294,8 +294,8 @@ fn what_others_have_written_after_an_unfinished_save_is_not_replaced() {
         let foreign = fs::read(dir.join(part)).unwrap();
         fs::write(dir.join(part), &foreign).unwrap();
         date(&dir.join(part), 5);
-        for path in [dir.path(), &dir.join(UNET), &dir.join(WEIGHTS)] {
-            let error = ModelFiles::open(path, None).map(drop).unwrap_err();
+        for path in [dir.path(), &dir.join(NETWORK), &dir.join(WEIGHTS)] {
+            let error = open(path, None).map(drop).unwrap_err();
             assert_eq!(error.status, Status::CorruptFile, "{error}");
             assert!(error.message.contains(JOURNAL) && error.message.contains(part), "{error}");
         }
@@ -363,7 +363,7 @@ fn links_among_the_parts_stay() {
     use std::os::unix::fs::symlink;
     let (dir, disk) = (TestDir::new("folder-links"), TestDir::new("folder-disk"));
     fs::create_dir_all(disk.join("unet")).unwrap();
-    symlink(disk.join("unet"), dir.join(UNET)).unwrap();
+    symlink(disk.join("unet"), dir.join(NETWORK)).unwrap();
     fs::create_dir(dir.join("scheduler")).unwrap();
     symlink(disk.join("s.json"), dir.join(SCHEDULER)).unwrap();
     for n in [1, 2] {
@@ -380,7 +380,7 @@ fn links_among_the_parts_stay() {
     drop(FolderSave::begin(dir.path()).unwrap());
     assert!(!dir.join(JOURNAL).exists());
     assert_eq!(opened(dir.path()), 3);
-    assert!(dir.join(UNET).is_symlink() && dir.join(SCHEDULER).is_symlink());
+    assert!(dir.join(NETWORK).is_symlink() && dir.join(SCHEDULER).is_symlink());
     assert_eq!(files(disk.path()).into_keys().collect::<Vec<_>>(), ["s.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"]);
 }
 

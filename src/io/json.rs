@@ -454,7 +454,7 @@ mod tests {
         .unwrap();
         let list = f.take("b").unwrap();
         assert!(f.invalid("b", "numbers", &list).message.len() < 200);
-        let error = f.choice("a", crate::io::unet_config::Activation::Relu).unwrap_err();
+        let error = f.choice("a", crate::io::scheduler_names::SolverType::Midpoint).unwrap_err();
         assert!(error.message.len() < 300 && error.message.contains("xxx…"), "{error}");
         let (kept, warnings) = f.rest(&[], 4 << 20);
         assert_eq!(kept.len(), 100);

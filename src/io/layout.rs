@@ -1,16 +1,20 @@
 //! Where a model's files lie: in diffusers' pipelines, and in the folders that people have beside them.
 
 use super::folder::{self, Journal};
-use super::record::{self, UNET};
+use super::record::{self, NETWORK};
 use super::target::folder_of;
 use super::{file, json, weights};
 use crate::error::{Error, Result};
 use crate::memory;
+use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "config.json";
 const SCHEDULER: &str = "scheduler_config.json";
+/// Whether a configuration is that of a network, and not of an encoder or another part of a pipeline.
+pub type IsNetwork = fn(&Value) -> bool;
+
 /// Subfolders that are looked at for a model.
 const MAX_FOLDERS: usize = 1000;
 
@@ -19,9 +23,9 @@ const MAX_FOLDERS: usize = 1000;
 pub struct ModelPaths {
     /// The folder that `fewstep.json` and `model_index.json` belong to.
     pub root: PathBuf,
-    /// The U-Net's `config.json`.
+    /// The network's `config.json`.
     pub config: PathBuf,
-    /// The U-Net's weights, or the index of their shards.
+    /// The network's weights, or the index of their shards.
     pub weights: PathBuf,
     /// The scheduler's configuration, if there is one.
     pub scheduler: Option<PathBuf>,
@@ -36,13 +40,13 @@ pub struct ModelPaths {
 impl ModelPaths {
     /// Finds a model's files from a pipeline's folder, a flat folder, the folder of a pipeline's network whatever its name, a folder with one model
     /// below it, or any file of a model. `variant` names the weights, `""` the plain ones; else `weights::find` has a preference.
-    pub fn find(path: &Path, variant: Option<&str>) -> Result<Self> {
+    pub fn find(path: &Path, variant: Option<&str>, is_network: IsNetwork) -> Result<Self> {
         if !fs::metadata(path).map_err(|e| Error::from_io(path, &e))?.is_dir() {
             return Self::of_file(path, variant);
         }
         match Self::in_folder(path, variant)? {
             Some(found) => Ok(found),
-            None => Self::below(path, variant),
+            None => Self::below(path, variant, is_network),
         }
     }
 
@@ -50,7 +54,7 @@ impl ModelPaths {
         if let Some(found) = Self::unfinished(folder, variant)? {
             return Ok(Some(found));
         }
-        let nested = folder.join(UNET);
+        let nested = folder.join(NETWORK);
         if file::is_file(&nested.join(CONFIG))? {
             return Self::at(&nested, folder, variant).map(Some);
         }
@@ -75,26 +79,26 @@ impl ModelPaths {
         let at = |part: &str| journal.locate(root, part);
         let weights = match variant {
             None | Some("") => at(record::WEIGHTS),
-            Some(_) => weights::find(&root.join(UNET), variant, &mut notes)?,
+            Some(_) => weights::find(&root.join(NETWORK), variant, &mut notes)?,
         };
         let [scheduler, index, record] = [record::SCHEDULER, record::INDEX, record::RECORD].map(|part| Some(at(part)));
         Ok(Some(Self { root: root.to_path_buf(), config: at(record::CONFIG), weights, scheduler, index, record, notes }))
     }
 
-    fn at(unet: &Path, root: &Path, variant: Option<&str>) -> Result<Self> {
+    fn at(network: &Path, root: &Path, variant: Option<&str>) -> Result<Self> {
         let mut notes = vec![];
-        let weights = weights::find(unet, variant, &mut notes)?;
-        Self::with_weights(unet, root, weights, notes)
+        let weights = weights::find(network, variant, &mut notes)?;
+        Self::with_weights(network, root, weights, notes)
     }
 
-    fn with_weights(unet: &Path, root: &Path, weights: PathBuf, mut notes: Vec<String>) -> Result<Self> {
+    fn with_weights(network: &Path, root: &Path, weights: PathBuf, mut notes: Vec<String>) -> Result<Self> {
         Ok(Self {
             root: root.to_path_buf(),
-            config: unet.join(CONFIG),
+            config: network.join(CONFIG),
             weights,
-            scheduler: find_scheduler(unet, root, &mut notes)?,
+            scheduler: find_scheduler(network, root, &mut notes)?,
             index: first([root.join(record::INDEX)])?,
-            record: first([root.join(record::RECORD), unet.join(record::RECORD)])?,
+            record: first([root.join(record::RECORD), network.join(record::RECORD)])?,
             notes,
         })
     }
@@ -147,8 +151,8 @@ impl ModelPaths {
     }
 
     /// The only model below a folder that is none itself.
-    fn below(folder: &Path, variant: Option<&str>) -> Result<Self> {
-        let candidates = models_below(folder)?;
+    fn below(folder: &Path, variant: Option<&str>, is_network: IsNetwork) -> Result<Self> {
+        let candidates = models_below(folder, is_network)?;
         if let [only] = candidates.as_slice()
             && let Some(mut found) = Self::in_folder(only, variant)?
         {
@@ -159,9 +163,9 @@ impl ModelPaths {
             let shown = candidates.iter().map(|c| c.display().to_string()).collect::<Vec<_>>().join(", ");
             return Err(Error::not_found(format!("{}: no model here, but several below; give one of them: {shown}", folder.display())));
         }
-        let above = folder.canonicalize().ok().and_then(|f| f.parent().map(Path::to_path_buf)).filter(|above| holds_model(above).unwrap_or(false));
+        let above = folder.canonicalize().ok().and_then(|f| f.parent().map(Path::to_path_buf)).filter(|above| holds_model(above, is_network).unwrap_or(false));
         let hint = above.map_or_else(String::new, |above| format!("; {} holds one", above.display()));
-        let [nested, flat] = [folder.join(UNET).join(CONFIG), folder.join(CONFIG)];
+        let [nested, flat] = [folder.join(NETWORK).join(CONFIG), folder.join(CONFIG)];
         Err(Error::not_found(format!("no model here: neither {} nor {} exists{hint}", nested.display(), flat.display())))
     }
 }
@@ -187,13 +191,13 @@ fn pipeline_of(folder: &Path) -> Option<PathBuf> {
     // Resolved first, because "." and links have other names than what they stand for.
     let resolved = folder.canonicalize().ok()?;
     let parent = resolved.parent()?.to_path_buf();
-    (resolved.file_name()? == UNET).then_some(parent)
+    (resolved.file_name()? == NETWORK).then_some(parent)
 }
 
 /// The scheduler of a model, or that of the folders above: training scripts keep networks below the pipeline that they belong to, without one.
-fn find_scheduler(unet: &Path, root: &Path, notes: &mut Vec<String>) -> Result<Option<PathBuf>> {
+fn find_scheduler(network: &Path, root: &Path, notes: &mut Vec<String>) -> Result<Option<PathBuf>> {
     // A folder named "unet" can be a flat one too.
-    let own = [root.join("scheduler").join(SCHEDULER), unet.join(SCHEDULER), unet.join("scheduler").join(SCHEDULER)];
+    let own = [root.join("scheduler").join(SCHEDULER), network.join(SCHEDULER), network.join("scheduler").join(SCHEDULER)];
     if let Some(found) = first(own)? {
         return Ok(Some(found));
     }
@@ -203,18 +207,18 @@ fn find_scheduler(unet: &Path, root: &Path, notes: &mut Vec<String>) -> Result<O
     let further = above.and_then(Path::parent);
     let near = [named, above].into_iter().flatten().flat_map(|folder| [folder.join("scheduler").join(SCHEDULER), folder.join(SCHEDULER)]);
     let found = first(near.chain(further.map(|folder| folder.join("scheduler").join(SCHEDULER))))?;
-    notes.extend(found.iter().map(|found| format!("{}: has no {SCHEDULER} of its own; {} is taken", unet.display(), found.display())));
+    notes.extend(found.iter().map(|found| format!("{}: has no {SCHEDULER} of its own; {} is taken", network.display(), found.display())));
     Ok(found)
 }
 
 /// The models right below a folder: a run's only checkpoint, a network under another name, the snapshot of a hub's cache.
-fn models_below(folder: &Path) -> Result<Vec<PathBuf>> {
+fn models_below(folder: &Path, is_network: IsNetwork) -> Result<Vec<PathBuf>> {
     let snapshots = folder.join("snapshots");
     if let Some(main) = first([folder.join("refs").join("main")])? {
         let main = json::read_text(&main)?;
         let main = main.trim();
         let snapshot = snapshots.join(main);
-        if !main.is_empty() && !main.contains(['/', '\\', '.']) && snapshot.is_dir() && holds_model(&snapshot)? {
+        if !main.is_empty() && !main.contains(['/', '\\', '.']) && snapshot.is_dir() && holds_model(&snapshot, is_network)? {
             return Ok(vec![snapshot]);
         }
     }
@@ -231,7 +235,7 @@ fn models_below(folder: &Path) -> Result<Vec<PathBuf>> {
             return Err(Error::not_found(format!("{}: no model here, and more than {MAX_FOLDERS} folders, {advice}", listed.display())));
         }
         looked_at += 1;
-        if holds_model(&path)? {
+        if holds_model(&path, is_network)? {
             memory::push(&mut found, path, "models below a folder")?;
         }
     }
@@ -240,22 +244,17 @@ fn models_below(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Whether a folder is a model's, also one whose first save is not finished. What cannot be looked at is an error: another model would be taken instead.
-fn holds_model(folder: &Path) -> Result<bool> {
-    Ok(is_network(&folder.join(UNET).join(CONFIG))? || is_network(&folder.join(CONFIG))? || Journal::read(folder)?.is_some())
+fn holds_model(folder: &Path, is_network: IsNetwork) -> Result<bool> {
+    let has = |config: PathBuf| has_network(&config, is_network);
+    Ok(has(folder.join(NETWORK).join(CONFIG))? || has(folder.join(CONFIG))? || Journal::read(folder)?.is_some())
 }
 
-/// Whether a configuration is that of a U-Net, and not of an encoder or another part of a pipeline.
-fn is_network(config: &Path) -> Result<bool> {
+fn has_network(config: &Path, is_network: IsNetwork) -> Result<bool> {
     if !file::is_file(config)? {
         return Ok(false);
     }
-    let text = json::read_text(config)?;
     // No JSON: no network's, whatever else it is.
-    let Ok(value) = json::parse(&text, CONFIG) else { return Ok(false) };
-    Ok(match value.get("_class_name") {
-        Some(class) => class.as_str().is_some_and(|class| class.starts_with("UNet")),
-        None => value.get("block_out_channels").is_some(),
-    })
+    Ok(json::parse(&json::read_text(config)?, CONFIG).is_ok_and(|config| is_network(&config)))
 }
 
 #[cfg(test)]

@@ -1,14 +1,15 @@
 use super::*;
 use crate::Status;
 use crate::io::test_util::TestDir;
-use crate::io::{ModelFiles, SchedulerConfig, UNetConfig, save_model};
+use crate::io::test_util::{CONFIG as NETWORK, KNOWN, network, open};
+use crate::io::{SchedulerConfig, save_model};
 use crate::tensor::Tensor;
 
 /// Puts files of a saved model where the table says: (from, to).
 fn arrange(dir: &TestDir, files: &[(&str, &str)]) {
     let source = TestDir::new("layout-source");
     let tensor = Tensor::from_slice(&[2], &[1.5f32, -2.0]).unwrap();
-    save_model(source.path(), &UNetConfig::default(), &[("conv_in.bias", &tensor)], &SchedulerConfig::default(), None).unwrap();
+    save_model(source.path(), &network(NETWORK), &[("conv_in.bias", &tensor)], &SchedulerConfig::default(), None).unwrap();
     fs::write(source.join("vae.json"), r#"{"_class_name": "AutoencoderKL"}"#).unwrap();
     for (from, to) in files {
         let from = match *from {
@@ -77,13 +78,13 @@ fn models_open_from_the_folders_that_people_have() {
     for (files, path, unet, scheduler, words) in cases {
         let dir = TestDir::new("layout-folders");
         arrange(&dir, files);
-        let found = ModelPaths::find(&dir.join(path), None).unwrap();
+        let found = ModelPaths::find(&dir.join(path), None, KNOWN.is_network).unwrap();
         let same = |a: &Path, b: &str| assert_eq!(a.canonicalize().unwrap(), dir.join(b).canonicalize().unwrap(), "{path}");
         same(&found.weights, &format!("{unet}/{W}"));
         same(&found.config, &format!("{unet}/config.json"));
         assert_eq!(found.scheduler.is_some(), scheduler.is_some(), "{path}");
         found.scheduler.iter().zip(*scheduler).for_each(|(found, expected)| same(found, expected));
-        let notes = ModelFiles::open(&dir.join(path), None).unwrap().notes;
+        let notes = open(&dir.join(path), None).unwrap().notes;
         assert_eq!(notes.len(), words.len(), "{path}: {notes:?}");
         notes.iter().zip(*words).for_each(|(note, word)| assert!(note.contains(word), "{path}: {note}"));
     }
@@ -102,7 +103,7 @@ fn what_cannot_be_looked_at_is_an_error() {
         fs::write(dir.join("h/refs/main"), "abc\n").unwrap();
         fs::create_dir_all(dir.join(broken).join("unet")).unwrap();
         std::os::unix::fs::symlink("gone", dir.join(broken).join("unet/config.json")).unwrap();
-        let error = ModelPaths::find(&dir.join(path), None).unwrap_err();
+        let error = ModelPaths::find(&dir.join(path), None, KNOWN.is_network).unwrap_err();
         assert!(error.message.contains(broken), "{error}");
     }
 }
@@ -113,7 +114,7 @@ fn links_to_networks_have_the_scheduler_of_either_place() {
     let dir = TestDir::new("layout-link");
     arrange(&dir, &[("c", "disk/ema/config.json"), ("w", "disk/ema/diffusion_pytorch_model.safetensors"), ("s", "m/scheduler/scheduler_config.json")]);
     std::os::unix::fs::symlink(dir.join("disk/ema"), dir.join("m/unet_ema")).unwrap();
-    let found = ModelPaths::find(&dir.join("m/unet_ema"), None).unwrap();
+    let found = ModelPaths::find(&dir.join("m/unet_ema"), None, KNOWN.is_network).unwrap();
     assert_eq!(found.scheduler.unwrap(), dir.join("m/scheduler/scheduler_config.json"));
 }
 
@@ -138,7 +139,7 @@ fn where_it_is_not_clear_what_is_meant_the_choices_are_named() {
     for (files, path, variant, status, words) in cases {
         let dir = TestDir::new("layout-unclear");
         arrange(&dir, files);
-        let error = ModelFiles::open(&dir.join(path), *variant).map(drop).unwrap_err();
+        let error = open(&dir.join(path), *variant).map(drop).unwrap_err();
         assert_eq!(error.status, *status, "{error}");
         assert!(words.iter().all(|word| error.message.contains(word)), "{error}");
     }
@@ -170,11 +171,11 @@ fn what_cannot_be_read_is_not_taken_for_absent() {
     ] {
         let dir = TestDir::new("layout-unreadable");
         arrange(&dir, &pipeline);
-        ModelFiles::open(&dir.join(path), None).unwrap();
+        open(&dir.join(path), None).unwrap();
         let (at, _) = (dir.join(link), dir.join(text));
         let _ = if at.is_dir() { fs::remove_dir_all(&at) } else { fs::remove_file(&at) };
         std::os::unix::fs::symlink(text, &at).unwrap();
-        let error = ModelFiles::open(&dir.join(path), None).map(drop).unwrap_err();
+        let error = open(&dir.join(path), None).map(drop).unwrap_err();
         assert!(matches!(error.status, Status::Io | Status::NotFound), "{link}: {error}");
         assert!(error.message.contains(link), "{link}: {error}");
     }
@@ -192,7 +193,7 @@ fn a_shard_s_path_stands_for_its_model() {
         let dir = TestDir::new("layout-shard");
         arrange(&dir, &[("c", "m/unet/config.json"), ("s", "m/scheduler/scheduler_config.json"), ("w", &*format!("m/unet/{shard}"))]);
         [plain.as_str(), fp16].iter().for_each(|index| fs::write(dir.join("m/unet").join(index), "{}").unwrap());
-        let found = ModelPaths::find(&dir.join("m/unet").join(shard), None).unwrap();
+        let found = ModelPaths::find(&dir.join("m/unet").join(shard), None, KNOWN.is_network).unwrap();
         assert_eq!(found.weights.file_name().unwrap(), expected, "{shard}");
         assert!(found.notes[0].contains("m/unet is opened") && found.scheduler.is_some(), "{:?}", found.notes);
     }
@@ -203,9 +204,9 @@ fn the_only_model_is_said_of_folders_that_were_all_looked_at() {
     let dir = TestDir::new("layout-many");
     arrange(&dir, &[("c", "net/config.json"), ("w", "net/diffusion_pytorch_model.safetensors")]);
     (0..MAX_FOLDERS + 500).for_each(|n| fs::write(dir.join(&format!("{n}.png")), "").unwrap());
-    ModelFiles::open(dir.path(), None).unwrap();
+    open(dir.path(), None).unwrap();
     (0..MAX_FOLDERS).for_each(|n| fs::create_dir(dir.join(&format!("{n}"))).unwrap());
-    let error = ModelFiles::open(dir.path(), None).map(drop).unwrap_err();
+    let error = open(dir.path(), None).map(drop).unwrap_err();
     assert_eq!(error.status, Status::NotFound, "{error}");
     assert!(error.message.contains("more than 1000 folders"), "{error}");
 }

@@ -1,6 +1,6 @@
 //! Files: safetensors, diffusers folders and configs, npy/npz arrays and pictures.
 //!
-//! This room knows tensors and configs and nothing else. Every file is hostile until proven otherwise: sizes are checked arithmetic,
+//! This room knows tensors, texts and where they lie; what a network's config says is for `nn` to know. Every file is hostile until proven otherwise: sizes are checked arithmetic,
 //! allocations that follow from a file are fallible, and an error names the file, the tensor or key, what was expected and what was found.
 
 pub mod diffusers;
@@ -24,26 +24,46 @@ pub mod scheduler_config;
 mod scheduler_names;
 mod target;
 mod temporary;
-pub mod unet_config;
 mod weights;
 pub mod zip;
 
-pub use diffusers::{ModelFiles, save_model};
+pub use diffusers::{KnownNetworks, ModelFiles, NetworkText, save_model};
 pub use image::{GridRow, ImageShape, save_grid, save_png};
 pub use layout::ModelPaths;
 pub use model_file::save_model_file;
 pub use npy::{NpzFile, save_npy};
 pub use safetensors::TensorFile;
 pub use scheduler_config::SchedulerConfig;
-pub use unet_config::UNetConfig;
 
 /// The version of diffusers whose files these are; written as `_diffusers_version`.
 pub const DIFFUSERS_VERSION: &str = "0.42.1";
 
 #[cfg(test)]
 pub(crate) mod test_util {
+    use super::{KnownNetworks, ModelFiles, NetworkText, json};
+    use crate::error::Result;
+    use serde_json::Value;
     use std::path::{Path, PathBuf};
     use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// A network is what its config.json says: this room needs no more.
+    pub const KNOWN: KnownNetworks<Value> = KnownNetworks {
+        parse: json::parse,
+        is_network: |config| config["_class_name"].as_str().map_or_else(|| config.get("block_out_channels").is_some(), |class| class.starts_with("UNet")),
+    };
+
+    /// A config.json.
+    pub const CONFIG: &str = r#"{"_class_name":"UNet2DModel","in_channels":3}"#;
+
+    /// A network of this config.json, to be saved.
+    pub fn network(config: &str) -> NetworkText<'_> {
+        NetworkText { class: "UNet2DModel", config }
+    }
+
+    /// Opens the model of a folder.
+    pub fn open(folder: &Path, variant: Option<&str>) -> Result<ModelFiles<Value>> {
+        ModelFiles::open(folder, variant, &KNOWN)
+    }
 
     /// A folder of its own for one test, removed when the test is over.
     pub struct TestDir(PathBuf);

@@ -4,10 +4,10 @@
 //! reader opens it.
 
 use crate::error::{Error, Result};
-use crate::io::diffusers::{ModelFiles, ModelTexts};
+use crate::io::diffusers::{KnownNetworks, ModelFiles, ModelTexts, NetworkText};
 use crate::io::json::shorten;
 use crate::io::json_writer::compact;
-use crate::io::{SchedulerConfig, TensorFile, UNetConfig, layout, safetensors};
+use crate::io::{SchedulerConfig, TensorFile, layout, safetensors};
 use crate::tensor::Tensor;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -20,27 +20,27 @@ const CONFIG: &str = "config.json";
 const SCHEDULER: &str = "scheduler_config.json";
 const FEWSTEP: &str = "fewstep.json";
 
-impl ModelFiles {
+impl<N> ModelFiles<N> {
     /// Reads a file that [`save_model_file`] wrote; or the model of a folder that a file of weights belongs to.
-    pub fn open_file(path: &Path) -> Result<Self> {
+    pub fn open_file(path: &Path, known: &KnownNetworks<N>) -> Result<Self> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.ends_with(".json") {
-            return Self::open(path, None);
+            return Self::open(path, None, known);
         }
         let tensors = TensorFile::open(path)?;
         if !tensors.metadata().contains_key(FORMAT) && name.ends_with(".safetensors") && layout::is_in_model(path)? {
             drop(tensors);
-            return Self::open(path, None);
+            return Self::open(path, None, known);
         }
-        Self::from_tensor_file(tensors)
+        Self::from_tensor_file(tensors, known)
     }
 
     /// Reads such a file from memory; `name` is its name in errors.
-    pub fn from_file_bytes(bytes: &[u8], name: &str) -> Result<Self> {
-        Self::from_tensor_file(TensorFile::from_bytes(bytes, name)?)
+    pub fn from_file_bytes(bytes: &[u8], name: &str, known: &KnownNetworks<N>) -> Result<Self> {
+        Self::from_tensor_file(TensorFile::from_bytes(bytes, name)?, known)
     }
 
-    fn from_tensor_file(mut tensors: TensorFile) -> Result<Self> {
+    fn from_tensor_file(mut tensors: TensorFile, known: &KnownNetworks<N>) -> Result<Self> {
         let (file, metadata) = (tensors.file().to_string(), tensors.take_metadata());
         match metadata.get(FORMAT).map(String::as_str) {
             Some(VERSION) => {}
@@ -55,17 +55,18 @@ impl ModelFiles {
         }
         let named = |key: &str| metadata.get(key).map(|text| (text.as_str(), format!("{file}: {key}")));
         let config = named(CONFIG).ok_or_else(|| Error::corrupt(format!("{file}: has no metadata {CONFIG:?}")))?;
-        Self::parse(&ModelTexts { config, scheduler: named(SCHEDULER), fewstep: named(FEWSTEP) }, tensors)
+        let network = (known.parse)(config.0, &config.1)?;
+        Self::parse(network, &ModelTexts { scheduler: named(SCHEDULER), fewstep: named(FEWSTEP) }, tensors)
     }
 }
 
 /// Saves a model as one file, which appears whole or not at all.
-pub fn save_model_file(path: &Path, config: &UNetConfig, tensors: &[(&str, &Tensor)], scheduler: &SchedulerConfig, fewstep: Option<&Value>) -> Result<()> {
-    config.validate().and_then(|()| scheduler.validate()).map_err(|e| e.context(path.display()))?;
+pub fn save_model_file(path: &Path, network: &NetworkText, tensors: &[(&str, &Tensor)], scheduler: &SchedulerConfig, fewstep: Option<&Value>) -> Result<()> {
+    scheduler.validate().map_err(|e| e.context(path.display()))?;
     let mut metadata = BTreeMap::from([
         ("format".to_string(), "pt".to_string()),
         (FORMAT.to_string(), VERSION.to_string()),
-        (CONFIG.to_string(), config.to_json()?),
+        (CONFIG.to_string(), network.config.to_string()),
         (SCHEDULER.to_string(), scheduler.to_json()?),
     ]);
     if let Some(value) = fewstep {
@@ -78,13 +79,13 @@ pub fn save_model_file(path: &Path, config: &UNetConfig, tensors: &[(&str, &Tens
 mod tests {
     use super::*;
     use crate::Status;
-    use crate::io::test_util::TestDir;
+    use crate::io::test_util::{CONFIG as NETWORK, KNOWN, TestDir, network};
     use serde_json::json;
 
     fn save(path: &Path) {
         let tensor = Tensor::from_slice(&[2], &[1.5f32, -2.0]).unwrap();
         let fewstep = json!({"pairs": [[999, 300], [300, -1]]});
-        save_model_file(path, &UNetConfig::default(), &[("conv_in.bias", &tensor)], &SchedulerConfig::default(), Some(&fewstep)).unwrap();
+        save_model_file(path, &network(NETWORK), &[("conv_in.bias", &tensor)], &SchedulerConfig::default(), Some(&fewstep)).unwrap();
     }
 
     #[test]
@@ -93,8 +94,8 @@ mod tests {
         let path = dir.join("m.safetensors");
         save(&path);
         let bytes = std::fs::read(&path).unwrap();
-        for model in [ModelFiles::open_file(&path).unwrap(), ModelFiles::from_file_bytes(&bytes, "memory").unwrap()] {
-            assert_eq!(model.config, UNetConfig::default());
+        for model in [ModelFiles::open_file(&path, &KNOWN).unwrap(), ModelFiles::from_file_bytes(&bytes, "memory", &KNOWN).unwrap()] {
+            assert_eq!(model.config["in_channels"], 3);
             assert_eq!(model.scheduler, Some(SchedulerConfig::default()));
             assert_eq!(model.fewstep.unwrap().0["pairs"][0][1], 300);
             assert_eq!(model.tensors.names().collect::<Vec<_>>(), ["conv_in.bias"]);
@@ -107,7 +108,7 @@ mod tests {
         let open = |metadata: &[(&str, &str)]| {
             let metadata = metadata.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
             let bytes = safetensors::serialize(&[("x", &tensor)], &metadata).unwrap();
-            ModelFiles::from_file_bytes(&bytes, "m.safetensors").map(drop).unwrap_err()
+            ModelFiles::from_file_bytes(&bytes, "m.safetensors", &KNOWN).map(drop).unwrap_err()
         };
         for (metadata, status, word) in [
             (&[][..], Status::Unsupported, "diffusers folder"),

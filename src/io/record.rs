@@ -14,7 +14,7 @@ use std::path::Path;
 /// Version of the record: what is written, and all that is read.
 pub const VERSION: u32 = 1;
 /// The folder of the network, within a pipeline's.
-pub const UNET: &str = "unet";
+pub const NETWORK: &str = "unet";
 /// The network's configuration.
 pub const CONFIG: &str = "unet/config.json";
 /// Its weights.

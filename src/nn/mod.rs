@@ -1,10 +1,18 @@
-//! Model families written as graph builders. They hold no numbers: parameters are named states of the graph.
+//! Networks as graph builders. They hold no numbers: parameters are named states of the graph.
 
 mod blocks;
 pub mod conditions;
+pub mod families;
+#[cfg(feature = "mixer")]
+mod mixer;
 pub mod model;
-mod scope;
+pub mod network;
+pub mod prediction;
+pub mod scope;
 pub mod unet;
 
+pub use conditions::{Condition, ConditionKind};
 pub use model::{Model, StudentInfo};
-pub use unet::{UNet, parameters};
+pub use network::{Inputs, Network, Signature};
+pub use prediction::{Guidance, Predictor};
+pub use scope::Scope;

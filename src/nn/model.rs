@@ -1,17 +1,19 @@
 //! A model: architecture, weights and how it is meant to be sampled. Immutable and shared; a trainer copies what it changes.
 
-use super::unet;
+use super::conditions::ConditionKind;
+use super::families::{self, NETWORKS};
+use super::network::Network;
+use super::scope::{Initial, Parameter};
 use crate::cancel::Stop;
 use crate::diffusion::grid;
 use crate::error::{Error, Result};
-use crate::io::diffusers::{self, ModelFiles};
+use crate::io::diffusers::{self, ModelFiles, NetworkText};
 use crate::io::json::{SHOWN_KEYS, describe};
 use crate::io::scheduler_config::{SchedulerClass, SchedulerConfig};
-use crate::io::unet_config::{ClassEmbedding, UNetConfig};
 use crate::io::{model_file, record};
 use crate::memory;
 use crate::random::{self, Purpose};
-use crate::tensor::{Tensor, checked_numel};
+use crate::tensor::Tensor;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -66,10 +68,10 @@ impl StudentInfo {
 #[derive(Clone, Debug)]
 pub struct Model {
     /// The architecture.
-    pub config: UNetConfig,
+    pub network: Arc<dyn Network>,
     /// Noise schedule, prediction type and sampling settings.
     pub scheduler: SchedulerConfig,
-    /// Weights by diffusers name, f32.
+    /// Weights by their name in files, f32.
     pub weights: BTreeMap<String, Arc<Tensor>>,
     /// Present for distilled students.
     pub student: Option<StudentInfo>,
@@ -80,33 +82,32 @@ pub struct Model {
 impl Model {
     /// Opens a diffusers folder (`unet/` and `scheduler/`, or flat), any file of one, or a file of [`Model::save_file`].
     pub fn open(path: &Path) -> Result<Self> {
-        Self::from_files(if path.is_file() { ModelFiles::open_file(path)? } else { ModelFiles::open(path, None)? })
+        Self::from_files(if path.is_file() { ModelFiles::open_file(path, &NETWORKS)? } else { ModelFiles::open(path, None, &NETWORKS)? })
     }
 
     /// Opens the weights of a variant (`diffusion_pytorch_model.fp16.safetensors` is "fp16", the plain file is "") from a diffusers folder.
     pub fn open_variant(path: &Path, variant: &str) -> Result<Self> {
-        Self::from_files(ModelFiles::open(path, Some(variant))?)
+        Self::from_files(ModelFiles::open(path, Some(variant), &NETWORKS)?)
     }
 
     /// The bytes of a file of [`Model::save_file`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        Self::from_files(ModelFiles::from_file_bytes(bytes, "model in memory")?)
+        Self::from_files(ModelFiles::from_file_bytes(bytes, "model in memory", &NETWORKS)?)
     }
 
     /// The same from memory: the texts of the two configs and the bytes of the safetensors file.
     pub fn from_memory(config: &str, scheduler: Option<&str>, weights: &[u8]) -> Result<Self> {
-        Self::from_files(ModelFiles::from_memory(config, weights, scheduler, None)?)
+        Self::from_files(ModelFiles::from_memory(config, weights, scheduler, None, &NETWORKS)?)
     }
 
-    fn from_files(mut files: ModelFiles) -> Result<Self> {
-        let config = files.config.clone();
-        config.validate()?;
+    fn from_files(mut files: ModelFiles<Arc<dyn Network>>) -> Result<Self> {
+        let network = files.config;
         let mut weights = BTreeMap::new();
-        for (name, shape) in unet::parameters(&config)? {
+        for Parameter { name, shape, .. } in network.parameters()? {
             memory::check()?;
             weights.insert(name.clone(), Arc::new(files.tensors.take_f32(&name, &shape)?));
         }
-        let mut warnings = [files.notes, config.warnings.clone()].concat();
+        let mut warnings = [files.notes, network.unknown().warnings.clone()].concat();
         warnings.extend(files.scheduler.iter().flat_map(|s| s.warnings.clone()));
         let unused = || files.tensors.names().filter(|n| !weights.contains_key(*n));
         warnings.extend(unused().take(SHOWN_KEYS).map(|n| format!("tensor '{n}' is not part of the model and was ignored")));
@@ -114,42 +115,38 @@ impl Model {
         warnings.extend((more > 0).then(|| format!("{more} more tensors are not part of the model and were ignored")));
         let scheduler = files.scheduler.unwrap_or_else(|| SchedulerConfig::for_class(SchedulerClass::Ddim));
         let student = files.fewstep.map(|(value, name)| StudentInfo::read(value, &name, scheduler.num_train_timesteps)).transpose()?.flatten();
-        Ok(Self { config, scheduler, weights, student, warnings })
+        Ok(Self { network, scheduler, weights, student, warnings })
     }
 
     /// A model with random weights as PyTorch initialises them: a function of the seed.
-    pub fn create(config: UNetConfig, scheduler: SchedulerConfig, seed: u64) -> Result<Self> {
-        Self::create_until(config, scheduler, seed, Stop::NEVER)
+    pub fn create(network: Arc<dyn Network>, scheduler: SchedulerConfig, seed: u64) -> Result<Self> {
+        Self::create_until(network, scheduler, seed, Stop::NEVER)
     }
 
     /// The same; a cancelled error where `stop` is set before all weights are drawn.
-    pub fn create_until(config: UNetConfig, scheduler: SchedulerConfig, seed: u64, stop: Stop) -> Result<Self> {
-        config.validate()?;
+    pub fn create_until(network: Arc<dyn Network>, scheduler: SchedulerConfig, seed: u64, stop: Stop) -> Result<Self> {
         let mut weights = BTreeMap::new();
-        let parameters = unet::parameters(&config)?;
-        // One by one: collecting sorts them first, in memory that cannot be refused.
-        let mut shapes: BTreeMap<&str, &[usize]> = BTreeMap::new();
-        for (n, s) in &parameters {
-            shapes.insert(n, s);
-        }
-        for (i, (name, shape)) in parameters.iter().enumerate() {
+        for (i, parameter) in network.parameters()?.into_iter().enumerate() {
             memory::check()?;
-            weights.insert(name.clone(), Arc::new(initial(name, shape, &shapes, [seed, i as u64], stop)?));
+            let tensor = Arc::new(initial(&parameter, [seed, i as u64], stop)?);
+            weights.insert(parameter.name, tensor);
         }
-        Ok(Self { config, scheduler, weights, student: None, warnings: vec![] })
+        Ok(Self { network, scheduler, weights, student: None, warnings: vec![] })
     }
 
     /// Writes a diffusers folder that `DDIMPipeline.from_pretrained` opens. It is saved as a whole: a model that was there stays, or this one is there.
     pub fn save(&self, path: &Path) -> Result<()> {
         self.check_finite()?;
         self.check_expressible()?;
-        diffusers::save_model(path, &self.config, &self.tensors()?, &self.scheduler, self.metadata()?.as_ref())
+        let network = NetworkText { class: self.network.family().class, config: &self.config_json()? };
+        diffusers::save_model(path, &network, &self.tensors()?, &self.scheduler, self.metadata()?.as_ref())
     }
 
     /// Writes the model as one file, whatever its grid. It appears whole or not at all.
     pub fn save_file(&self, path: &Path) -> Result<()> {
         self.check_finite()?;
-        model_file::save_model_file(path, &self.config, &self.tensors()?, &self.scheduler, self.metadata()?.as_ref())
+        let network = NetworkText { class: self.network.family().class, config: &self.config_json()? };
+        model_file::save_model_file(path, &network, &self.tensors()?, &self.scheduler, self.metadata()?.as_ref())
     }
 
     /// An error that names the first weight that is not finite: such a model cannot be opened again, so it is not written over one that can.
@@ -160,6 +157,13 @@ impl Model {
             }
         }
         Ok(())
+    }
+
+    /// The network's config.json; an error where it could not be opened again.
+    fn config_json(&self) -> Result<String> {
+        let text = self.network.to_json()?;
+        families::parse(&text, "config.json")?;
+        Ok(text)
     }
 
     fn tensors(&self) -> Result<Vec<(&str, &Tensor)>> {
@@ -185,16 +189,12 @@ impl Model {
 
     /// Number of classes, or `None` for an unconditional model.
     pub fn classes(&self) -> Option<usize> {
-        match self.config.class_embedding() {
-            ClassEmbedding::None => None,
-            ClassEmbedding::Table(n) => Some(n),
-            ClassEmbedding::Timestep => Some(self.config.num_class_embeds.unwrap_or(i32::MAX as usize)),
-        }
+        self.network.signature().conditions.iter().find_map(|c| if let ConditionKind::Labels { classes } = c.kind { Some(classes) } else { None })
     }
 
     /// [H, W] that the config names; an error when it names none.
     pub fn size(&self) -> Result<[usize; 2]> {
-        self.config.sample_size.map(|(h, w)| [h, w]).ok_or_else(|| Error::invalid("the config has no sample_size; give the image size"))
+        self.network.signature().size.ok_or_else(|| Error::invalid("the config has no sample_size; give the image size"))
     }
 
     /// Number of parameters.
@@ -206,23 +206,24 @@ impl Model {
 /// Blocks of four numbers that are drawn between two looks at the caller's wish to stop.
 const CHECKED: usize = 1 << 16;
 
-/// Initial values: U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases of layers, 1 and 0 for norms, N(0, 1) for embeddings (torch's defaults).
-fn initial(name: &str, shape: &[usize], shapes: &BTreeMap<&str, &[usize]>, [seed, index]: [u64; 2], stop: Stop) -> Result<Tensor> {
+/// The values that a parameter begins as, from the seed and its place among the network's parameters.
+fn initial(parameter: &Parameter, [seed, index]: [u64; 2], stop: Stop) -> Result<Tensor> {
     let index = index as u32;
-    let mut tensor = Tensor::zeros(crate::tensor::DType::F32, shape)?;
+    let mut tensor = Tensor::zeros(crate::tensor::DType::F32, &parameter.shape)?;
     let data = tensor.as_mut_slice::<f32>()?;
-    if name == "class_embedding.weight" {
-        random::fill_normal(seed, Purpose::Init, 0, index, data);
-        return Ok(tensor);
-    }
-    let norm = shape.len() == 1 && shapes.get(name.replace(".bias", ".weight").as_str()).is_some_and(|w| w.len() == 1);
-    if norm {
-        data.fill(if name.ends_with(".weight") { 1.0 } else { 0.0 });
-        return Ok(tensor);
-    }
-    let weight = shapes.get(name.replace(".bias", ".weight").as_str()).copied().unwrap_or(shape);
-    let fan_in = checked_numel(&weight[1..])?.max(1);
-    let bound = 1.0 / (fan_in as f32).sqrt();
+    let inputs = match parameter.initial {
+        Initial::Uniform(inputs) => inputs,
+        Initial::Normal => {
+            random::fill_normal(seed, Purpose::Init, 0, index, data);
+            return Ok(tensor);
+        }
+        Initial::Ones => {
+            data.fill(1.0);
+            return Ok(tensor);
+        }
+        Initial::Zeros => return Ok(tensor),
+    };
+    let bound = 1.0 / (inputs.max(1) as f32).sqrt();
     for (block, four) in data.chunks_mut(4).enumerate() {
         if block % CHECKED == 0 {
             stop.check()?;
@@ -239,8 +240,9 @@ fn initial(name: &str, shape: &[usize], shapes: &BTreeMap<&str, &[usize]>, [seed
 mod tests {
     use super::{Model, SHOWN_KEYS, StudentInfo};
     use crate::error::Status;
+    use crate::io::SchedulerConfig;
     use crate::io::test_util::TestDir;
-    use crate::io::{SchedulerConfig, UNetConfig};
+    use crate::nn::families;
     use serde_json::json;
 
     const TINY: &str = r#"{"sample_size": 8, "in_channels": 1, "out_channels": 1, "layers_per_block": 1, "block_out_channels": [8, 8], "norm_num_groups": 4,
@@ -268,7 +270,7 @@ mod tests {
             ("F16", "_orig_mod.", |v| half::f16::from_f32(v).to_le_bytes().to_vec(), 0.000489),
             ("BF16", "module.", |v| half::bf16::from_f32(v).to_le_bytes().to_vec(), 0.00391),
         ];
-        let model = Model::create(UNetConfig::parse(TINY, "t").unwrap(), SchedulerConfig::default(), 1).unwrap();
+        let model = Model::create(families::parse(TINY, "t").unwrap(), SchedulerConfig::default(), 1).unwrap();
         for (dtype, prefix, encode, tolerance) in cases {
             let dir = TestDir::new(&format!("model-{dtype}"));
             std::fs::write(dir.join("config.json"), TINY).unwrap();
@@ -288,7 +290,7 @@ mod tests {
 
     #[test]
     fn tensors_of_no_use_are_named_up_to_a_limit() {
-        let mut model = Model::create(UNetConfig::parse(TINY, "t").unwrap(), SchedulerConfig::default(), 1).unwrap();
+        let mut model = Model::create(families::parse(TINY, "t").unwrap(), SchedulerConfig::default(), 1).unwrap();
         let one = model.weights["conv_out.bias"].clone();
         (0..SHOWN_KEYS + 7).for_each(|i| drop(model.weights.insert(format!("more.{i}"), one.clone())));
         let bytes = weights_as(&model, "F32", "", |v| v.to_le_bytes().to_vec());
@@ -300,7 +302,7 @@ mod tests {
     #[test]
     fn a_saved_model_opens_from_its_folder_and_its_weights_alone() {
         let dir = TestDir::new("model-paths");
-        let model = Model::create(UNetConfig::parse(TINY, "t").unwrap(), SchedulerConfig::default(), 1).unwrap();
+        let model = Model::create(families::parse(TINY, "t").unwrap(), SchedulerConfig::default(), 1).unwrap();
         let bytes = |model: &Model| model.weights.iter().map(|(name, tensor)| (name.clone(), tensor.bytes().to_vec())).collect::<Vec<_>>();
         model.save(dir.path()).unwrap();
         model.save_file(&dir.join("unet/one.safetensors")).unwrap();

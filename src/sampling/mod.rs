@@ -1,5 +1,10 @@
-//! A model's sampling run as a program of the graph: compiled once, run step by step.
+//! A model's sampling run as a program of the graph, compiled once, run step by step; and a single evaluation.
 
+pub mod evaluator;
 pub mod run;
 
-pub use run::{RunGraph, RunSpec, SamplingRun, for_each_batch};
+pub use evaluator::Evaluator;
+pub use run::{Given, RunGraph, RunSpec, SamplingRun, UNROLLED, for_each_batch};
+
+#[cfg(test)]
+mod tests;

@@ -61,26 +61,24 @@ static int32_t count(void *user, const fewstep_progress *progress) {
 static fewstep_model *derive(const fewstep_runtime *runtime, const fewstep_model *teacher) {
     fewstep_student_options options;
     OK(fewstep_student_options_init(&options, sizeof options));
-    uint32_t *channels = malloc(2 * sizeof *channels); /* on the heap: a read beyond it is seen */
-    if (!channels) exit(1);
-    channels[0] = 16, channels[1] = 32;
-    options.block_out_channels = channels;
-    options.block_count = 2;
-    options.layers_per_block = 1;
-    options.keep_attention = 0;
     options.prediction = FEWSTEP_PREDICTION_V;
     options.steps = 2;
     fewstep_model *student = NULL;
-    options.block_count = 3;
-    uint32_t *three = calloc(3, sizeof *three);
-    if (!three) exit(1);
-    options.block_out_channels = three;
-    FAILS(INVALID_ARGUMENT, fewstep_model_derive_student(runtime, teacher, &options, &student));
-    options.block_count = 2;
-    options.block_out_channels = channels;
+    static const char *const wrong[] = {"[]", "{\"block_out_chanels\": [16, 32]}", "{\"block_out_channels\": [8, 8, 8]}", "{\"_class_name\": \"UNet2DModel\"}",
+                                        "{\"layers_per_block\": 0}"};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        options.config_patch = wrong[i];
+        FAILS(INVALID_ARGUMENT, fewstep_model_derive_student(runtime, teacher, &options, &student));
+    }
+    static const char text[] =
+        "{\"block_out_channels\": [16, 32], \"layers_per_block\": 1, \"down_block_types\": [\"DownBlock2D\", \"DownBlock2D\"],"
+        " \"up_block_types\": [\"UpBlock2D\", \"UpBlock2D\"], \"add_attention\": false}";
+    char *patch = malloc(sizeof text); /* on the heap: a read beyond it is seen */
+    if (!patch) exit(1);
+    memcpy(patch, text, sizeof text);
+    options.config_patch = patch;
     OK(fewstep_model_derive_student(runtime, teacher, &options, &student));
-    free(channels);
-    free(three);
+    free(patch);
     fewstep_step_pair pairs[2];
     size_t pair_count = 0;
     OK(fewstep_model_pairs(student, pairs, 2, &pair_count));
@@ -161,6 +159,11 @@ static fewstep_model *train(const fewstep_runtime *runtime, const fewstep_model 
     fewstep_step_report report = {.struct_size = sizeof report};
     for (int i = 0; i < 3; i++) OK(fewstep_trainer_step(trainer, &report));
     OK(fewstep_trainer_evaluate(trainer, 1, &report));
+    float losses[3];
+    size_t loss_count = 0;
+    FAILS(SHAPE, fewstep_trainer_losses(trainer, losses, 2, &loss_count));
+    OK(fewstep_trainer_losses(trainer, losses, 3, &loss_count));
+    if (loss_count != 3 || memcmp(losses, report.terms, sizeof losses) != 0) exit(1);
     FAILS(CANCELLED, fewstep_trainer_train(trainer, 5, count, &one, NULL));
     fewstep_trainer_info info = {.struct_size = sizeof info};
     OK(fewstep_trainer_get_info(trainer, &info));

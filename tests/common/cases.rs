@@ -138,6 +138,8 @@ pub fn shapes() -> Vec<Case> {
         (&[2, 3, 5], &[7, 1, 2]),
         (&[4, 33, 33], &[8, 16]),
         (&[2], &[1; 8]),
+        (&[2], &[3; 9]), // more than one node joins
+        (&[1], &[1; 70]),
         (&[5], &[20_000, 3]),
         (&[3, 7], &[24, 8, 40]), // units of 16 bytes in every type
         (&[2, 9], &[12, 4, 20]), // in f32 alone
@@ -146,7 +148,7 @@ pub fn shapes() -> Vec<Case> {
         let mut case = Case::new(format!("concat, slice, pad {lead:?} {widths:?}"));
         let with = |w: usize| [lead, &[w]].concat();
         let values: Vec<ValueId> = widths.iter().map(|w| case.input(&with(*w))).collect();
-        let joined = case.op(Concat, &values);
+        let joined = case.graph.concat(&values).expect("values to join");
         case.expect(joined, 0.0);
         let total: usize = widths.iter().sum();
         for (start, len) in [(0, total), (0, 1), (total - 1, 1), (1, total - 1)] {
@@ -308,6 +310,9 @@ pub fn gather() -> Vec<Case> {
         let other = case.ints(&[batch], 0, 1000);
         let address = case.op(IntAffine { scale: 37, shift: -5 }, &[index, other]);
         case.expect(address, 0.0);
+        let base = case.data(&[1], &[1i32 << 30]);
+        let shifted = case.op(IntAffine { scale: 1, shift: 5 }, &[base, other]); // one for all rows
+        case.expect(shifted, 0.0);
         cases.push(case);
     }
     cases
@@ -325,8 +330,11 @@ pub fn random() -> Vec<Case> {
             let sample = case.ints(&[samples], 0, 1 << 20);
             let normal = case.op(RandomNormal { purpose, image }, &[seed, step, sample]);
             case.expect(normal, 0.0);
-            for (bound, stream) in [(1u32, 0usize), (10, 1), (1000, 2), (i32::MAX as u32, 3)] {
-                let ints = case.op(RandomInt { purpose, bound, count: 2 * samples + 1, stream }, &[seed, step]);
+            for (bound, stream, first) in
+                [(1u32, 0usize, 0i32), (10, 1, 0), (1000, 2, 7), (i32::MAX as u32, 3, i32::MAX), (1000, 4, 0), (77, 4095, 3), (9, i32::MAX as usize, -1)]
+            {
+                let first = case.data(&[1], &[first]);
+                let ints = case.op(RandomInt { purpose, bound, count: 2 * samples + 1, stream }, &[seed, step, first]);
                 case.expect(ints, 0.0);
             }
             cases.push(case);

@@ -4,8 +4,7 @@ use super::Case;
 use fewstep::Result;
 use fewstep::graph::ops::*;
 use fewstep::graph::{Graph, TensorType, ValueId, gradients};
-use fewstep::io::unet_config::UNetConfig;
-use fewstep::nn::UNet;
+use fewstep::nn::{Inputs, Scope, families};
 use fewstep::tensor::DType;
 
 /// conv, activation, `depth` times.
@@ -112,12 +111,12 @@ pub fn training(norms: bool) -> Result<Case> {
     let mut case = Case::new("training");
     let (seed, step) = (case.data(&[1], &[11i64]), case.data(&[1], &[3i64]));
     let data = case.input(&[5, 8, 8, 3]);
-    let samples = case.data(&[2], &[0i32, 1]);
+    let (samples, first) = (case.data(&[2], &[0i32, 1]), case.data(&[1], &[0i32]));
     let purpose = fewstep::random::Purpose::Noise;
-    let rows = case.op(RandomInt { purpose, bound: 5, count: 2, stream: 0 }, &[seed, step]);
+    let rows = case.op(RandomInt { purpose, bound: 5, count: 2, stream: 0 }, &[seed, step, first]);
     let x0 = case.graph.gather(data, rows)?;
     let z = case.op(RandomNormal { purpose, image: [8, 8, 3] }, &[seed, step, samples]);
-    let times = case.op(RandomInt { purpose, bound: 1000, count: 2, stream: 1 }, &[seed, step]);
+    let times = case.op(RandomInt { purpose, bound: 1000, count: 2, stream: 1 }, &[seed, step, first]);
     let t = case.op(Cast { to: DType::F32 }, &[times]);
     let coef = case.data(&[1, 2], &[0.8f32, 0.6]);
     let x = case.op(Combine { first: 0 }, &[coef, x0, z]);
@@ -183,10 +182,10 @@ const STUDENT_S: &str = r#"{"_class_name": "UNet2DModel", "sample_size": 32, "in
 
 /// One evaluation of it.
 pub fn student_s(batch: usize) -> Result<Graph> {
-    let config = UNetConfig::parse(STUDENT_S, "student_s")?;
+    let network = families::parse(STUDENT_S, "student_s")?;
     let mut graph = Graph::new();
     let (x, t) = (graph.input("x", TensorType::f32(&[batch, 32, 32, 3]))?, graph.input("t", TensorType::f32(&[batch]))?);
-    let out = UNet { config: &config, prefix: "" }.build(&mut graph, x, t, None)?;
+    let out = network.build(&mut graph, &Scope::new(""), &Inputs { x, t, conditions: &[] })?;
     graph.tap(out);
     Ok(graph)
 }

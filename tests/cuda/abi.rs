@@ -44,6 +44,22 @@ fn nmse(found: &[f32], expected: &[f32]) -> f64 {
 }
 
 #[test]
+fn models_take_and_give_what_they_say() {
+    let api = Api::load();
+    let runtime = gpu(&api);
+    networks::planes_beside_x_t(&api, runtime);
+    networks::the_mean_of_a_learned_variance(&api, runtime);
+    networks::guidance(&api, runtime);
+}
+
+#[cfg(feature = "mixer")]
+#[test]
+fn a_second_family_needs_no_function_of_its_own() {
+    let api = Api::load();
+    networks::a_second_family(&api, gpu(&api));
+}
+
+#[test]
 fn images_are_those_of_the_cpu() {
     let api = Api::load();
     let (cpu, cuda) = (api.runtime(1), gpu(&api));

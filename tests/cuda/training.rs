@@ -2,11 +2,12 @@
 
 use crate::ffi_common::{TINY, scratch};
 use crate::gpu;
-use fewstep::diffusion::Weight;
-use fewstep::distill::{Dataset, NormKind, Objective, Term, Trainer, TrainerOptions, WeightsKind};
+use fewstep::cancel::Stop;
+use fewstep::diffusion::{Clip, Weight};
+use fewstep::distill::cache::{CacheSpec, TrajectoryCache};
+use fewstep::distill::{Dataset, NormKind, Objective, Optimizer, Trainer, TrainerOptions, WeightsKind};
 use fewstep::io::scheduler_config::SchedulerConfig;
-use fewstep::io::unet_config::UNetConfig;
-use fewstep::nn::Model;
+use fewstep::nn::{Model, families};
 use fewstep::tensor::{DType, Tensor};
 use std::sync::Arc;
 
@@ -18,15 +19,22 @@ fn trainer(loss_scale: f32) -> Trainer {
 }
 
 fn trainer_in(precision: DType, loss_scale: f32) -> Trainer {
-    let model = Model::create(UNetConfig::parse(TINY, "tiny").expect("a config"), SchedulerConfig::default(), 3).expect("a model");
+    let model = Model::create(families::parse(TINY, "tiny").expect("a config"), SchedulerConfig::default(), 3).expect("a model");
     let [h, w] = model.size().expect("a size");
-    let channels = model.config.in_channels;
+    let channels = model.roles().expect("roles").channels;
     let pixels: Vec<f32> = (0..16 * h * w * channels).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
     let labels: Vec<i32> = (0..16).map(|i| i % model.classes().unwrap_or(1) as i32).collect();
     let images = Tensor::from_slice(&[16, h, w, channels], &pixels).expect("a tensor");
     let data = Dataset::new(images, Some(Tensor::from_slice(&[16], &labels).expect("a tensor"))).expect("a dataset");
-    let term = Term { objective: Objective::Denoise, weight: 1.0, step_weight: Weight::Snr, norm: NormKind::L2 };
-    let options = TrainerOptions { batch: 4, terms: vec![term], warmup_steps: 1, precision, loss_scale, ..TrainerOptions::default() };
+    let term = Objective::Denoise.term(Weight::Snr, NormKind::L2);
+    let options = TrainerOptions {
+        batch: 4,
+        terms: vec![term],
+        optimizer: Optimizer { warmup_steps: 1, ..Optimizer::default() },
+        precision,
+        loss_scale,
+        ..TrainerOptions::default()
+    };
     Trainer::new(Arc::new(gpu()), &model, None, Some(&data), options).expect("a trainer")
 }
 
@@ -71,5 +79,43 @@ fn a_checkpoint_of_another_precision_is_refused() {
         assert_eq!(text.contains("loss_scale"), from == DType::F16);
         let error = trainer_in(to, 1024.0).resume(&path, 0).expect_err("another precision");
         assert!(needles.iter().all(|n| error.message.contains(n)), "{error}");
+    }
+}
+
+/// Trajectories are computed in the trainer's precision, and a checkpoint says so where that is not f32.
+#[test]
+fn the_cache_computes_in_the_trainers_precision() {
+    let model = Model::create(families::parse(TINY, "tiny").expect("a config"), SchedulerConfig::default(), 3).expect("a model");
+    let (backend, pairs) = (gpu(), vec![(999, 499), (499, -1)]);
+    let cache = |precision| {
+        let spec = CacheSpec {
+            schedule: &model.scheduler.noise_schedule().expect("a schedule"),
+            prediction: model.scheduler.prediction(),
+            clip: Clip::Range(1.0),
+            pairs: &pairs,
+            substeps: 2,
+            count: 4,
+            size: model.size().expect("a size"),
+            seed: 1,
+            batch: 4,
+            precision,
+        };
+        let cache = TrajectoryCache::build(&backend, &model, &spec, &mut |_, _| true, Stop::NEVER).expect("a cache");
+        cache.states.to_f32_vec().expect("floats")
+    };
+    let (single, half) = (cache(DType::F32), cache(DType::F16));
+    let off = single.iter().zip(&half).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+    // Data is within 1, and two steps' predictions are off by a few roundings of f16.
+    assert!(off > 0.0 && off < 5e-2, "{off}");
+    let dir = scratch("cache-precision");
+    for precision in [DType::F32, DType::F16] {
+        let terms = vec![Objective::TeacherForced.term(Weight::State, NormKind::L2)];
+        let options = TrainerOptions { terms, pairs: pairs.clone(), substeps: 2, cache_size: 4, batch: 2, precision, ..TrainerOptions::default() };
+        let mut trainer = Trainer::new(Arc::new(gpu()), &model, Some(&model), None, options).expect("a trainer");
+        assert!(trainer.step().expect("a step").loss.is_finite());
+        let path = dir.join(format!("{precision:?}"));
+        trainer.save(&path).expect("a file");
+        let text = std::fs::read(&path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).expect("the file");
+        assert_eq!(text.contains("trajectory_precision"), precision == DType::F16);
     }
 }

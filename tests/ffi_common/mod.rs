@@ -2,11 +2,14 @@
 #![allow(dead_code)] // each test binary uses its own part
 
 pub mod limits;
+pub mod networks;
 
 use fewstep::ffi::callback::*;
 use fewstep::ffi::cancel::*;
+use fewstep::ffi::conditioning::*;
 use fewstep::ffi::dataset::*;
 use fewstep::ffi::device::*;
+use fewstep::ffi::evaluator::*;
 use fewstep::ffi::grid::fewstep_step_pair;
 use fewstep::ffi::model::*;
 use fewstep::ffi::runtime::*;
@@ -65,6 +68,7 @@ api! {
     fewstep_model_save_file(*const fewstep_model, *const c_char) -> i32;
     fewstep_model_save(*const fewstep_model, *const c_char) -> i32;
     fewstep_model_get_info(*const fewstep_model, *mut fewstep_model_info) -> i32;
+    fewstep_model_condition(*const fewstep_model, usize, *mut fewstep_condition) -> i32;
     fewstep_model_pairs(*const fewstep_model, *mut fewstep_step_pair, usize, *mut usize) -> i32;
     fewstep_model_destroy(*mut fewstep_model) -> i32;
     fewstep_dataset_options_init(*mut fewstep_dataset_options, usize) -> i32;
@@ -78,6 +82,7 @@ api! {
     fewstep_trainer_step(*mut fewstep_trainer, *mut fewstep_step_report) -> i32;
     fewstep_trainer_train(*mut fewstep_trainer, u64, fewstep_progress_callback, *mut c_void, *const fewstep_cancel_token) -> i32;
     fewstep_trainer_evaluate(*mut fewstep_trainer, u64, *mut fewstep_step_report) -> i32;
+    fewstep_trainer_losses(*mut fewstep_trainer, *mut f32, usize, *mut usize) -> i32;
     fewstep_trainer_snapshot(*mut fewstep_trainer, i32, *mut *mut fewstep_model) -> i32;
     fewstep_trainer_save(*mut fewstep_trainer, *const c_char) -> i32;
     fewstep_trainer_resume(*mut fewstep_trainer, *const c_char) -> i32;
@@ -95,6 +100,12 @@ api! {
     fewstep_sampler_get_info(*mut fewstep_sampler, *mut fewstep_sampler_info) -> i32;
     fewstep_sample(*const fewstep_runtime, *const fewstep_model, *const fewstep_sampler_options, *const fewstep_begin_options, *mut f32, usize) -> i32;
     fewstep_sampler_destroy(*mut fewstep_sampler) -> i32;
+    fewstep_evaluator_options_init(*mut fewstep_evaluator_options, usize) -> i32;
+    fewstep_evaluation_init(*mut fewstep_evaluation, usize) -> i32;
+    fewstep_evaluator_create(*const fewstep_runtime, *const fewstep_model, *const fewstep_evaluator_options, *mut *mut fewstep_evaluator) -> i32;
+    fewstep_evaluator_run(*mut fewstep_evaluator, *const fewstep_evaluation, *mut f32, usize) -> i32;
+    fewstep_evaluator_get_info(*mut fewstep_evaluator, *mut fewstep_evaluator_info) -> i32;
+    fewstep_evaluator_destroy(*mut fewstep_evaluator) -> i32;
     fewstep_save_npy_f32(*const c_char, *const f32, *const usize, usize) -> i32;
     fewstep_save_npy_i32(*const c_char, *const i32, *const usize, usize) -> i32;
     fewstep_save_image_grid(*const c_char, *const fewstep_grid_row, usize, usize, u32, u32, u32, u32) -> i32;

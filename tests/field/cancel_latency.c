@@ -91,12 +91,10 @@ static fewstep_trainer *cifar_trainer(fewstep_runtime *runtime, fewstep_model *s
 static void trajectories(fewstep_runtime *runtime, fewstep_cancel_token *token) {
     fewstep_model *teacher = new_model(runtime, CIFAR, 1);
     fewstep_student_options derived;
-    static const uint32_t channels[] = {32, 32};
     OK(fewstep_student_options_init(&derived, sizeof derived));
-    derived.block_out_channels = channels;
-    derived.block_count = 2;
-    derived.layers_per_block = 1;
-    derived.keep_attention = 0;
+    derived.config_patch =
+        "{\"block_out_channels\": [32, 32], \"layers_per_block\": 1, \"down_block_types\": [\"DownBlock2D\", \"DownBlock2D\"],"
+        " \"up_block_types\": [\"UpBlock2D\", \"UpBlock2D\"], \"add_attention\": false}";
     fewstep_model *student = NULL;
     OK(fewstep_model_derive_student(runtime, teacher, &derived, &student));
     fewstep_trainer *trainer = cifar_trainer(runtime, student, teacher, 32);

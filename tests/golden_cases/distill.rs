@@ -4,9 +4,12 @@ use crate::common::{Check, backend, close, fail, integers, read, text, to_nhwc, 
 use crate::trajectory::teacher_dir;
 use fewstep::backend::Executable;
 use fewstep::diffusion::{NoiseSchedule, Prediction, Rounding, ScheduleConfig, Weight, trajectory};
-use fewstep::distill::TrainerOptions;
-use fewstep::distill::objective::{DataBatch, NormKind, Objective, STUDENT, TEACHER, Term, TermContext, TrajectoryBatch};
-use fewstep::distill::training_graph::{Update, UpdateInputs, append_update};
+use fewstep::distill::context::{Role, STUDENT, TEACHER, TermContext};
+use fewstep::distill::loss::Evaluated;
+use fewstep::distill::phase::{Phase, Update};
+use fewstep::distill::points::cached::TrajectoryBatch;
+use fewstep::distill::points::data::DataBatch;
+use fewstep::distill::{NormKind, Objective, Optimizer, ParameterSet, Point, Term};
 use fewstep::graph::{Graph, TensorType, ValueId};
 use fewstep::io::safetensors::TensorFile;
 use fewstep::names::Named;
@@ -63,7 +66,7 @@ fn load(case: &Path) -> Result<Case, String> {
     let dir = case.parent().ok_or("no folder")?;
     let student = [dir.join("student"), dir.join("../unet/class_conditional")].into_iter().find(|d| d.exists()).ok_or("no student folder")?;
     let schedule = text(NoiseSchedule::new(ScheduleConfig { precision: Rounding::Float64, ..ScheduleConfig::default() }))?;
-    let term = Term { objective, weight: 1.0, step_weight, norm };
+    let term = objective.term(step_weight, norm);
     Ok(Case { term, student: text(Model::open(&student))?, teacher: text(Model::open(&teacher_dir()))?, prediction, pairs, schedule })
 }
 
@@ -75,19 +78,17 @@ fn check_substeps(pairs: &[(i64, i64)], recorded: &[Vec<i64>]) -> Check {
 struct Program {
     inputs: Vec<(ValueId, Vec<f32>)>,
     indices: Vec<(ValueId, Vec<i32>)>,
-    updates: UpdateInputs,
     loss: ValueId,
+    student: ParameterSet,
     update: Update,
 }
 
-const OPTIONS: fn() -> TrainerOptions =
-    || TrainerOptions { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.01, clip_norm: 1.0, ..TrainerOptions::default() };
+const OPTIMIZER: fn() -> Optimizer = || Optimizer { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.01, clip_norm: 1.0, ..Optimizer::default() };
 
 fn build(g: &mut Graph, case: &Case, batch: &TensorFile) -> Result<Program, String> {
     let context = TermContext {
-        student: &case.student,
-        student_prediction: case.prediction[0],
-        teacher: Some((&case.teacher, case.prediction[1])),
+        student: Role::student(&case.student, case.prediction[0]),
+        teacher: Some(Role::teacher(&case.teacher, case.prediction[1])),
         schedule: &case.schedule,
         pairs: &case.pairs,
     };
@@ -102,23 +103,28 @@ fn build(g: &mut Graph, case: &Case, batch: &TensorFile) -> Result<Program, Stri
     let index = TensorType::new(DType::I32, &[n]);
     let labels = text(g.input("labels", index.clone()))?;
     let mut indices = vec![(labels, integers(batch, "class_labels")?)];
-    let labels = case.student.classes().map(|_| labels);
-    let (inputs, loss) = if case.term.objective == Objective::Output {
+    let conditions: Vec<_> = case.student.classes().map(|_| labels).into_iter().collect();
+    let (inputs, at) = if case.term.point == Point::Data {
         let (data, noise, timestep) = (text(g.input("data", ty.clone()))?, text(g.input("noise", ty))?, text(g.input("t", index))?);
         indices.push((timestep, integers(batch, "output_timesteps")?));
-        let loss = text(context.data_loss(g, &case.term, &DataBatch { data, noise, timestep, labels }))?;
-        (vec![(data, nhwc(values(batch, "data")?)?), (noise, nhwc(values(batch, "noise")?)?)], loss)
+        let at = text(DataBatch { data, noise, timestep, conditions }.at(g, &context))?;
+        (vec![(data, nhwc(values(batch, "data")?)?), (noise, nhwc(values(batch, "noise")?)?)], at)
     } else {
         let (state, target, pair) = (text(g.input("state", ty.clone()))?, text(g.input("target", ty))?, text(g.input("pair", index))?);
         indices.push((pair, (0..n as i32).collect()));
-        let from = if case.term.objective == Objective::OnPolicy { values(batch, "x_T")? } else { rows(0) };
-        let loss = text(context.trajectory_loss(g, &case.term, &TrajectoryBatch { pair, state, target, labels }))?;
-        (vec![(state, nhwc(from)?), (target, nhwc(rows(1))?)], loss)
+        let trajectories = TrajectoryBatch { pair, state, target, conditions };
+        let (from, at) = match case.term.point {
+            Point::Own => (values(batch, "x_T")?, text(trajectories.own(g, &context))?),
+            _ => (rows(0), text(trajectories.cached(g, &context))?),
+        };
+        (vec![(state, nhwc(from)?), (target, nhwc(rows(1))?)], at)
     };
-    let updates = text(UpdateInputs::declare(g))?;
-    let update = text(append_update(g, loss, &case.student, &OPTIONS(), &updates))?;
+    let loss = text(text(Evaluated::new(g, &context, at))?.loss(g, &context, &case.term))?;
+    let student = text(ParameterSet::student(&case.student, OPTIMIZER()))?;
+    let phase = Phase { name: "student", loss, sets: std::slice::from_ref(&student), recompute: &[], loss_scale: None };
+    let update = text(phase.append(g))?.remove(0);
     [loss, update.norm].iter().chain(&update.grads).for_each(|v| g.tap(*v));
-    Ok(Program { inputs, indices, updates, loss, update })
+    Ok(Program { inputs, indices, loss, student, update })
 }
 
 pub fn run(path: &Path) -> Check {
@@ -135,10 +141,10 @@ pub fn run(path: &Path) -> Check {
     for (id, data) in &program.indices {
         write(exec.as_mut(), *id, data)?;
     }
-    write(exec.as_mut(), program.updates.rate, &[1e-3f32])?;
-    write(exec.as_mut(), program.updates.decay, &[0.9f32])?;
+    write(exec.as_mut(), program.update.inputs.rate, &[1e-3f32])?;
+    write(exec.as_mut(), program.update.inputs.decay, &[0.9f32])?;
     for k in 0..5i64 {
-        write(exec.as_mut(), program.updates.update, &[k + 1])?;
+        write(exec.as_mut(), program.update.inputs.update, &[k + 1])?;
         text(exec.run_all())?;
         close(&format!("loss.{k}"), &read(exec.as_ref(), program.loss)?, &values(&expected, &format!("loss.{k}"))?, 1e-4, 0.0)?;
         close(&format!("grad_norm.{k}"), &read(exec.as_ref(), program.update.norm)?, &values(&expected, &format!("grad_norm.{k}"))?, 1e-3, 0.0)?;
@@ -169,7 +175,7 @@ fn check_grads(exec: &dyn Executable, program: &Program, expected: &TensorFile) 
         largest = values(expected, name)?.iter().fold(largest, |m, v| m.max(v.abs()));
     }
     for name in recorded {
-        let at = program.update.parameters.iter().position(|p| format!("grad.{p}") == name).ok_or_else(|| format!("no parameter for {name}"))?;
+        let at = program.student.parameters.iter().position(|p| format!("grad.{}", p.name) == name).ok_or_else(|| format!("no parameter for {name}"))?;
         close(name, &read(exec, program.update.grads[at])?, &values(expected, name)?, 1e-3, 1e-3 * f64::from(largest))?;
     }
     Ok(())

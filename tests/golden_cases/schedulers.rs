@@ -8,7 +8,7 @@ use fewstep::graph::{Graph, TensorType};
 use fewstep::io::TensorFile;
 use fewstep::io::scheduler_config::SchedulerConfig;
 use fewstep::random::Purpose;
-use fewstep::sampling::{RunGraph, RunSpec};
+use fewstep::sampling::{RunGraph, RunSpec, UNROLLED};
 use serde_json::Value;
 use std::path::Path;
 
@@ -115,9 +115,10 @@ fn follow(table: &Table, record: &Record) -> Check {
     let [batch, row] = record.shape;
     let mut g = Graph::new();
     let shape = [batch, 1, row, 1];
-    let spec = RunSpec { table, batch, size: [1, row], purpose: Purpose::Evaluation, precision: fewstep::tensor::DType::F32 };
+    let spec =
+        RunSpec { table, batch, size: [1, row], purpose: Purpose::Evaluation, precision: fewstep::tensor::DType::F32, guidance: None, unrolled: UNROLLED };
     let build = |g: &mut Graph| -> fewstep::Result<_> {
-        let mut run = RunGraph::start(g, &spec, shape)?;
+        let run = RunGraph::start(g, &spec, shape)?;
         let mut inputs = vec![];
         for k in 0..table.steps.len() {
             // A segment that holds nothing is none.
@@ -130,10 +131,7 @@ fn follow(table: &Table, record: &Record) -> Check {
             g.begin_segment(format!("step {k}"));
             let out = g.input(format!("out.{k}"), TensorType::f32(&shape))?;
             let z = record.noise.is_some().then(|| g.input(format!("z.{k}"), TensorType::f32(&shape))).transpose()?;
-            match z {
-                Some(z) => run.update_with_noise(g, table, k, out, z)?,
-                None => run.update(g, table, k, out)?,
-            }
+            run.update(g, table, k, out, z)?;
             inputs.push((seen, out, z));
         }
         Ok(inputs)
@@ -142,13 +140,12 @@ fn follow(table: &Table, record: &Record) -> Check {
     let mut exec = text(backend()?.compile(&g))?;
     text(exec.prepare())?;
     text(exec.write_storage("sampler.x", as_bytes(&record.states[0])))?;
-    let ranges = exec.plan().segments()[1..].to_vec();
-    let mut segments = ranges.into_iter();
     for (k, t) in record.timesteps.iter().enumerate() {
         let (seen, out, z) = inputs[k];
         let x = match seen {
             Some(seen) => {
-                text(exec.run(segments.next().ok_or("no segment")?))?;
+                let scale = text(exec.plan().segment(&format!("input {k}")))?;
+                text(exec.run(scale))?;
                 read(exec.as_ref(), seen)?
             }
             None => text(text(exec.storage_bytes("sampler.x"))?.of::<f32>())?.to_vec(),
@@ -158,7 +155,8 @@ fn follow(table: &Table, record: &Record) -> Check {
         if let (Some(z), Some(noise)) = (z, &record.noise) {
             write(exec.as_mut(), z, &noise[k])?;
         }
-        text(exec.run(segments.next().ok_or("no segment")?))?;
+        let step = text(exec.plan().segment(&format!("step {k}")))?;
+        text(exec.run(step))?;
         let next = text(text(exec.storage_bytes("sampler.x"))?.of::<f32>())?;
         close(&format!("state {}", k + 1), &next, &record.states[k + 1], 1e-4, 0.0)?;
     }

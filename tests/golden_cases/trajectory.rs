@@ -3,9 +3,10 @@
 use crate::common::{Check, backend, close, integers, text, to_nhwc, values};
 use fewstep::diffusion::{DdimConfig, SamplerConfig};
 use fewstep::io::safetensors::TensorFile;
-use fewstep::nn::Model;
+use fewstep::nn::conditions::Values;
+use fewstep::nn::{ConditionKind, Model};
 use fewstep::random::Purpose;
-use fewstep::sampling::{RunSpec, SamplingRun};
+use fewstep::sampling::{RunSpec, SamplingRun, UNROLLED};
 use fewstep::tensor::Tensor;
 use std::path::PathBuf;
 
@@ -28,10 +29,19 @@ pub fn run() -> Check {
     if table.steps.iter().map(|s| s.t as f32).collect::<Vec<_>>() != recorded {
         return Err(format!("timesteps differ from {recorded:?}"));
     }
-    let spec = RunSpec { table: &table, batch: shape[0], size: [shape[2], shape[3]], purpose: Purpose::Evaluation, precision: fewstep::tensor::DType::F32 };
+    let spec = RunSpec {
+        table: &table,
+        batch: shape[0],
+        size: [shape[2], shape[3]],
+        purpose: Purpose::Evaluation,
+        precision: fewstep::tensor::DType::F32,
+        guidance: None,
+        unrolled: UNROLLED,
+    };
     let mut run = text(SamplingRun::new(backend()?.as_ref(), &teacher, &spec))?;
     let samples: Vec<i32> = (0..shape[0] as i32).collect();
-    text(run.begin(0, &samples, Some(&integers(&io, "class_labels")?), Some(&state(0)?)))?;
+    let labels = integers(&io, "class_labels")?;
+    text(run.begin(0, &samples, &[(ConditionKind::Labels { classes: 10 }, Values::I32(&labels))], Some(&state(0)?)))?;
     for k in 1..=steps {
         text(run.step(None, false))?;
         close(&format!("state {k}"), &text(run.read())?, &state(k)?, 1e-4, 0.0)?;

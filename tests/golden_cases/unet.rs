@@ -4,7 +4,7 @@ use crate::common::{Check, backend, close, fail, integers, read, text, to_nhwc, 
 use fewstep::graph::ops::UnaryKind;
 use fewstep::graph::{Graph, TensorType, ValueId, gradients};
 use fewstep::io::safetensors::TensorFile;
-use fewstep::nn::{Model, UNet};
+use fewstep::nn::{Model, Predictor};
 use fewstep::tensor::{DType, Tensor};
 use std::path::Path;
 
@@ -22,7 +22,7 @@ fn build(model: &Model, sample: &Tensor) -> fewstep::Result<Net> {
     let x = graph.input("x", TensorType::f32(&[n, h, w, c]))?;
     let t = graph.input("t", TensorType::f32(&[n]))?;
     let labels = model.classes().map(|_| graph.input("labels", TensorType::new(DType::I32, &[n]))).transpose()?;
-    let out = UNet { config: &model.config, prefix: "" }.build(&mut graph, x, t, labels)?;
+    let out = Predictor::new(model, "").predict(&mut graph, x, t, labels.as_slice())?;
     graph.tap(out);
     Ok(Net { graph, x, t, labels, out })
 }

@@ -165,7 +165,8 @@ fn scalars_of_the_optimizer() {
     refused(adamw, &["1", "i64:1", "1", "3", "3", "2", "3"], &["[3]", "[2]"]);
     refused(RandomNormal { purpose: Purpose::Noise, image: [2, 2, 3] }, &["i64:2", "i64:1", "i32:3"], &["[1]", "[2]"]);
     refused(RandomNormal { purpose: Purpose::Noise, image: [2, 2, 3] }, &["i64:1", "i64:1", "3"], &["[3]"]);
-    refused(RandomInt { purpose: Purpose::Noise, bound: 3, count: 3, stream: 0 }, &["i64:1", "i64:2"], &["[1]", "[2]"]);
+    refused(RandomInt { purpose: Purpose::Noise, bound: 3, count: 3, stream: 0 }, &["i64:1", "i64:2", "i32:1"], &["[1]", "[2]"]);
+    refused(RandomInt { purpose: Purpose::Noise, bound: 3, count: 3, stream: 0 }, &["i64:1", "i64:1", "i32:2"], &["first row", "[2]"]);
 }
 
 /// A kernel reads its operands as the type it is made for, so another type must never reach it.
@@ -197,7 +198,8 @@ fn wrong_types_are_refused() {
         (GatherGrad { rows: 3 }.into(), &["2", "i8:2"]),
         (IntAffine { scale: 1, shift: 0 }.into(), &["i32:2", "i8:2"]),
         (RandomNormal { purpose: Purpose::Noise, image: [1, 1, 1] }.into(), &["i32:1", "i64:1", "i32:2"]),
-        (RandomInt { purpose: Purpose::Noise, bound: 3, count: 3, stream: 0 }.into(), &["i64:1", "1"]),
+        (RandomInt { purpose: Purpose::Noise, bound: 3, count: 3, stream: 0 }.into(), &["i64:1", "1", "i32:1"]),
+        (RandomInt { purpose: Purpose::Noise, bound: 3, count: 3, stream: 0 }.into(), &["i64:1", "i64:1", "i64:1"]),
         (GlobalNorm.into(), &["3", "i8:3"]),
         (ClipScale { max_norm: 1.0 }.into(), &["1", "i8:1"]),
         (ClipScale { max_norm: 1.0 }.into(), &["f16:1", "1"]),
@@ -221,8 +223,9 @@ fn attributes_that_cannot_be_meant() {
     for (ratio, max) in [(-0.1, 2.0), (1.1, 2.0), (f64::NAN, 2.0), (0.5, 0.0), (0.5, -1.0), (0.5, 1e-50), (0.5, f64::NAN)] {
         assert_eq!(push(DynamicThreshold { ratio, max }, &["2,3"]).status, Status::InvalidArgument);
     }
-    assert_eq!(push(RandomInt { purpose: Purpose::Noise, bound: 0, count: 3, stream: 0 }, &["i64:1", "i64:1"]).status, Status::InvalidArgument);
-    assert_eq!(push(RandomInt { purpose: Purpose::Noise, bound: 3, count: 3, stream: 4 }, &["i64:1", "i64:1"]).status, Status::InvalidArgument);
+    assert_eq!(push(RandomInt { purpose: Purpose::Noise, bound: 0, count: 3, stream: 0 }, &["i64:1", "i64:1", "i32:1"]).status, Status::InvalidArgument);
+    let far = RandomInt { purpose: Purpose::Noise, bound: 3, count: 3, stream: 1 << 31 };
+    assert_eq!(push(far, &["i64:1", "i64:1", "i32:1"]).status, Status::InvalidArgument);
     assert_eq!(push(TimestepEmbedding { dim: 2, flip_sin_to_cos: true, freq_shift: 1.0 }, &["3"]).status, Status::InvalidArgument);
     assert_eq!(push(Attention { heads: 0, scale: 1.0 }, &["1,2,3", "1,2,3", "1,2,3"]).status, Status::Unsupported);
     assert_eq!(push(Attention { heads: 1, scale: 1.0 }, &["1,2,513", "1,2,513", "1,2,513"]).status, Status::Unsupported);

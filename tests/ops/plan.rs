@@ -224,6 +224,9 @@ fn segments_are_named_and_empty_ones_are_dropped() -> Result<()> {
     assert_eq!(case.graph.segments(), ["renamed", "second"]);
     let exe = ready(&case)?;
     assert_eq!(exe.plan().segments(), [0..1, 1..2]);
+    assert_eq!([exe.plan().segment("renamed")?, exe.plan().segment("second")?], [0..1, 1..2]);
+    let error = exe.plan().segment("first").unwrap_err();
+    assert!(error.status == Status::NotFound && error.message.contains("'first'") && error.message.contains("renamed, second"), "{error}");
     Ok(())
 }
 

@@ -79,7 +79,8 @@ pub(super) fn int_affine(op: &IntAffine) -> Box<dyn CpuKernel> {
 impl CpuKernel for Index {
     fn run(&self, io: &Io) -> Result<()> {
         let (a, b) = (io.input::<i32>(0), io.input::<i32>(1));
-        for ((o, a), b) in io.output::<i32>(0).iter_mut().zip(a).zip(b) {
+        let same = (a.len() == 1).then_some(&a[0]);
+        for ((o, a), b) in io.output::<i32>(0).iter_mut().zip(a.iter().chain(same.into_iter().cycle())).zip(b) {
             *o = a.wrapping_mul(self.scale).wrapping_add(*b).wrapping_add(self.shift);
         }
         Ok(())

@@ -43,10 +43,9 @@ pub(super) fn integers(op: &RandomInt) -> Box<dyn CpuKernel> {
 
 impl CpuKernel for Integers {
     fn run(&self, io: &Io) -> Result<()> {
-        let (seed, step) = (io.input::<i64>(0)[0], io.input::<i64>(1)[0]);
+        let (seed, step, first) = (io.input::<i64>(0)[0], io.input::<i64>(1)[0], io.input::<i32>(2)[0]);
         for (b, o) in io.output::<i32>(0).iter_mut().enumerate() {
-            let words = random::words(seed as u64, self.0.purpose, step as u32, b as u32, 0);
-            *o = random::uniform_int(words[self.0.stream], self.0.bound) as i32;
+            *o = self.0.of_row(seed, step, (first as u32).wrapping_add(b as u32)) as i32;
         }
         Ok(())
     }

@@ -26,5 +26,6 @@ pub(super) fn gather_grad(op: &GatherGrad, site: &Site) -> Result<Lowered> {
 
 pub(super) fn int_affine(op: &IntAffine, site: &Site) -> Result<Lowered> {
     let n = site.outputs[0].numel();
-    Ok(Launch::over("fewstep_int_affine_i32", n, THREADS)?.input(0).input(1).output(0).int(n)?.value(op.scale).value(op.shift).into())
+    let step = i32::from(site.inputs[0].numel() == n);
+    Ok(Launch::over("fewstep_int_affine_i32", n, THREADS)?.input(0).input(1).output(0).int(n)?.value(step).value(op.scale).value(op.shift).into())
 }

@@ -18,6 +18,6 @@ pub(super) fn normal(op: &RandomNormal, site: &Site) -> Result<Lowered> {
 }
 
 pub(super) fn integers(op: &RandomInt) -> Result<Lowered> {
-    let launch = Launch::over("fewstep_random_int_i32", op.count, THREADS)?.input(0).input(1).output(0);
+    let launch = Launch::over("fewstep_random_int_i32", op.count, THREADS)?.input(0).input(1).input(2).output(0);
     Ok(launch.int(op.count)?.value(op.bound).int(op.stream)?.value(op.purpose as i32).into())
 }

@@ -91,7 +91,7 @@ impl OpDef for GatherGrad {
     }
 }
 
-/// y = scale a + b + shift over i32 [B]: addresses (pair, sample) rows of a trajectory cache.
+/// y = scale a + b + shift over i32; a [B] or [1], for all rows the same, b [B]: addresses (pair, sample) rows of a trajectory cache.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IntAffine {
     /// Factor on a.
@@ -107,11 +107,13 @@ impl OpDef for IntAffine {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 2..=2)?;
-        expect_shape("b", inputs[1], &inputs[0].shape)?;
+        if inputs[0].shape != [1] {
+            expect_shape("b", inputs[1], &inputs[0].shape)?;
+        }
         if inputs[0].dtype != DType::I32 || inputs[1].dtype != DType::I32 {
             return Err(Error::unsupported("needs i32 operands"));
         }
-        Ok(vec![inputs[0].clone()])
+        Ok(vec![inputs[1].clone()])
     }
 
     fn narrow(&self) -> Narrow {

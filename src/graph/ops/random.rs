@@ -57,7 +57,8 @@ impl OpDef for RandomNormal {
     }
 }
 
-/// Integers in 0..bound, i32 [count]. Operands: seed i64 [1], step i64 [1]. Draw b uses counter sample index b, word `stream`.
+/// Integers in 0..bound, i32 [count]. Operands: seed i64 [1], step i64 [1], first row i32 [1]. Draw b is that of row first + b, which is the counter's
+/// sample index: it does not depend on who draws the other rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RandomInt {
     /// What the draw is for.
@@ -66,8 +67,16 @@ pub struct RandomInt {
     pub bound: u32,
     /// Number of draws.
     pub count: usize,
-    /// Which of the four words of the block; draws with different words are independent.
+    /// Which word of the sample's sequence: word `stream % 4` of block `stream / 4`. Draws of different streams are independent. Below 2^31.
     pub stream: usize,
+}
+
+impl RandomInt {
+    /// The draw of a row.
+    pub fn of_row(&self, seed: i64, step: i64, row: u32) -> u32 {
+        let words = random::words(seed as u64, self.purpose, step as u32, row, (self.stream / 4) as u32);
+        random::uniform_int(words[self.stream % 4], self.bound)
+    }
 }
 
 impl OpDef for RandomInt {
@@ -76,10 +85,12 @@ impl OpDef for RandomInt {
     }
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
-        arity(inputs, 2..=2)?;
+        arity(inputs, 3..=3)?;
         head(inputs)?;
-        if self.bound == 0 || self.bound > i32::MAX as u32 || self.stream > 3 {
-            return Err(Error::invalid(format!("random integers below {} from word {}", self.bound, self.stream)));
+        expect_shape("first row", inputs[2], &[1])?;
+        expect_dtype(inputs[2], DType::I32)?;
+        if self.bound == 0 || self.bound > i32::MAX as u32 || i32::try_from(self.stream).is_err() {
+            return Err(Error::invalid(format!("random integers below {} from stream {}", self.bound, self.stream)));
         }
         Ok(vec![TensorType::new(DType::I32, &[self.count])])
     }
@@ -89,10 +100,7 @@ impl OpDef for RandomInt {
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
-        let (seed, step) = (inputs[0].sum() as i64 as u64, inputs[1].sum() as i64);
-        Ok(vec![Array::from_shape_fn(vec![self.count], |i| {
-            let words = random::words(seed, self.purpose, step as u32, i[0] as u32, 0);
-            f64::from(random::uniform_int(words[self.stream], self.bound))
-        })])
+        let (seed, step, first) = (inputs[0].sum() as i64, inputs[1].sum() as i64, inputs[2].sum() as i32);
+        Ok(vec![Array::from_shape_fn(vec![self.count], |i| f64::from(self.of_row(seed, step, (first as u32).wrapping_add(i[0] as u32))))])
     }
 }

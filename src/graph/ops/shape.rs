@@ -19,13 +19,18 @@ fn last_axis(ty: &TensorType) -> Result<usize> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Concat;
 
+impl Concat {
+    /// The most values that one node joins.
+    pub const MOST: usize = 8;
+}
+
 impl OpDef for Concat {
     fn name(&self) -> &'static str {
         "concat"
     }
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
-        arity(inputs, 2..=8)?;
+        arity(inputs, 2..=Self::MOST)?;
         let mut shape = inputs[0].shape.clone();
         let last = last_axis(inputs[0])?;
         for other in &inputs[1..] {

@@ -82,6 +82,7 @@ pub mod ffi {
         fn train_throwing(trainer: Pin<&mut Trainer>, steps: u64, at: u64) -> Result<()>;
         fn train_step(trainer: Pin<&mut Trainer>) -> Result<u64>;
         fn evaluate(trainer: Pin<&mut Trainer>, seed: u64) -> Result<f32>;
+        fn losses(trainer: Pin<&mut Trainer>) -> Result<Vec<f32>>;
         fn snapshot(trainer: Pin<&mut Trainer>) -> Result<UniquePtr<Model>>;
         fn save_training(trainer: Pin<&mut Trainer>, path: &str) -> Result<()>;
         fn resume_training(trainer: Pin<&mut Trainer>, path: &str) -> Result<()>;

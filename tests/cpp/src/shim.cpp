@@ -108,13 +108,9 @@ std::unique_ptr<Model> open_buffer(const Runtime &runtime, rust::Slice<const std
 std::unique_ptr<Model> create(const Runtime &runtime, rust::Str config) { return on_heap<Model>(Model::create(runtime, std::string(config))); }
 
 std::unique_ptr<Model> derive_student(const Runtime &runtime, const Model &teacher) {
-    const std::uint32_t channels[] = {8, 16};
     fewstep_student_options options = fewstep::student_options();
-    options.block_out_channels = channels;
-    options.block_count = 2;
-    options.layers_per_block = 1;
-    options.norm_num_groups = 4;
-    options.keep_attention = 0;
+    options.config_patch = R"({"block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4, "add_attention": false,
+        "down_block_types": ["DownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "UpBlock2D"]})";
     options.steps = 2;
     return on_heap<Model>(teacher.derive_student(runtime, options));
 }
@@ -268,6 +264,12 @@ void train_throwing(Trainer &trainer, std::uint64_t steps, std::uint64_t at) {
 std::uint64_t train_step(Trainer &trainer) { return trainer.step().step; }
 
 float evaluate(Trainer &trainer, std::uint64_t seed) { return trainer.evaluate(seed).loss; }
+
+rust::Vec<float> losses(Trainer &trainer) {
+    rust::Vec<float> all;
+    for (float loss : trainer.losses()) all.push_back(loss);
+    return all;
+}
 
 std::unique_ptr<Model> snapshot(Trainer &trainer) { return on_heap<Model>(trainer.snapshot(FEWSTEP_WEIGHTS_RAW)); }
 

@@ -92,6 +92,7 @@ void train(Trainer &trainer, std::uint64_t steps);
 void train_throwing(Trainer &trainer, std::uint64_t steps, std::uint64_t at);
 std::uint64_t train_step(Trainer &trainer);
 float evaluate(Trainer &trainer, std::uint64_t seed);
+rust::Vec<float> losses(Trainer &trainer);
 std::unique_ptr<Model> snapshot(Trainer &trainer);
 void save_training(Trainer &trainer, rust::Str path);
 void resume_training(Trainer &trainer, rust::Str path);

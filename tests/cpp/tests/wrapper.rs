@@ -226,6 +226,7 @@ fn training_steps_stops_and_resumes() {
     let file = file.to_str().expect("UTF-8");
     save_training(trainer.pin_mut(), file).expect("save");
     let mut resumed = new();
+    assert_fails(losses(resumed.pin_mut()), "STATE", "no losses yet");
     resume_training_with(resumed.pin_mut(), file, 127).expect("resume with any options");
     assert_fails(resume_training_with(resumed.pin_mut(), file, 128), "INVALID_ARGUMENT", "changes");
     resume_training(resumed.pin_mut(), file).expect("resume");
@@ -233,6 +234,8 @@ fn training_steps_stops_and_resumes() {
         train(t.pin_mut(), 2).expect("train");
     }
     assert_eq!(evaluate(trainer.pin_mut(), 3).expect("evaluate").to_bits(), evaluate(resumed.pin_mut(), 3).expect("evaluate").to_bits());
+    let found = losses(trainer.pin_mut()).expect("losses");
+    assert!(found.len() == 1 && found == losses(resumed.pin_mut()).expect("losses"), "{found:?}");
     let images = |t: &mut UniquePtr<Trainer>| sample(&runtime, &snapshot(t.pin_mut()).expect("snapshot"), 2, 1, &LABELS).expect("sample");
     assert!(images(&mut trainer) == images(&mut resumed));
     assert!(images(&mut trainer) != sample(&runtime, &student, 2, 1, &LABELS).expect("sample"), "training changed the weights");

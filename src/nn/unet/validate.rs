@@ -1,6 +1,6 @@
-//! Whether a U-Net's numbers fit together, and how many parameters they make.
+//! Whether a U-Net's numbers fit together.
 
-use super::{ClassEmbedding, MAX_BLOCKS, MAX_CHANNELS, MAX_LAYERS, MAX_PARAMETERS, Resampling, TimeScaleShift, UNetConfig};
+use super::config::{MAX_BLOCKS, MAX_CHANNELS, MAX_LAYERS, UNetConfig};
 use crate::error::{Error, Result};
 
 impl UNetConfig {
@@ -11,8 +11,7 @@ impl UNetConfig {
         self.check_numbers()?;
         self.check_groups()?;
         self.check_heads()?;
-        self.check_sizes()?;
-        self.parameter_count().map(drop)
+        self.check_sizes()
     }
 
     fn check_lengths(&self) -> Result<()> {
@@ -112,137 +111,5 @@ impl UNetConfig {
 
     fn last_channels(&self) -> usize {
         self.block_out_channels[self.block_out_channels.len() - 1]
-    }
-
-    /// How many numbers the model's tensors hold together.
-    pub fn parameter_count(&self) -> Result<u64> {
-        self.check_lengths()?;
-        // Within these ranges no sum below overflows; products are checked.
-        self.check_ranges()?;
-        let too_many = || Error::invalid(format!("the model has more than {MAX_PARAMETERS} parameters"));
-        self.count().filter(|n| *n <= MAX_PARAMETERS).ok_or_else(too_many)
-    }
-
-    fn count(&self) -> Option<u64> {
-        let first = self.block_out_channels[0];
-        let temb = self.time_embed_dim();
-        let mut sum = Sum(Some(0));
-        sum.conv(self.in_channels, first, 3);
-        sum.linear(first, temb);
-        sum.linear(temb, temb);
-        match self.class_embedding() {
-            ClassEmbedding::None => {}
-            ClassEmbedding::Table(rows) => sum.add(&[rows, temb]),
-            ClassEmbedding::Timestep => {
-                sum.linear(first, temb);
-                sum.linear(temb, temb);
-            }
-        }
-        self.count_down(&mut sum);
-        self.count_mid(&mut sum);
-        self.count_up(&mut sum);
-        sum.norm(first);
-        sum.conv(first, self.out_channels, 3);
-        sum.0
-    }
-
-    fn count_down(&self, sum: &mut Sum) {
-        let last = self.block_out_channels.len() - 1;
-        let mut input = self.block_out_channels[0];
-        for (i, (block, &out)) in self.down_block_types.iter().zip(&self.block_out_channels).enumerate() {
-            for j in 0..self.layers_per_block {
-                self.count_resnet(sum, if j == 0 { input } else { out }, out);
-                if block.has_attention() {
-                    self.count_attention(sum, out, true);
-                }
-            }
-            if i != last {
-                self.count_resampling(sum, block.has_attention(), self.downsample_type, out);
-            }
-            input = out;
-        }
-    }
-
-    fn count_mid(&self, sum: &mut Sum) {
-        let channels = self.last_channels();
-        if self.mid_block_type.is_some() {
-            self.count_resnet(sum, channels, channels);
-            self.count_resnet(sum, channels, channels);
-        }
-        if self.mid_attention() {
-            self.count_attention(sum, channels, self.mid_attention_groups().is_some());
-        }
-    }
-
-    fn count_up(&self, sum: &mut Sum) {
-        let reversed: Vec<usize> = self.block_out_channels.iter().rev().copied().collect();
-        let last = reversed.len() - 1;
-        for (i, block) in self.up_block_types.iter().enumerate() {
-            let (previous, out, skip) = (reversed[i.saturating_sub(1)], reversed[i], reversed[(i + 1).min(last)]);
-            for j in 0..=self.layers_per_block {
-                let input = if j == 0 { previous } else { out };
-                self.count_resnet(sum, input + if j == self.layers_per_block { skip } else { out }, out);
-                if block.has_attention() {
-                    self.count_attention(sum, out, true);
-                }
-            }
-            if i != last {
-                self.count_resampling(sum, block.has_attention(), self.upsample_type, out);
-            }
-        }
-    }
-
-    fn count_resnet(&self, sum: &mut Sum, input: usize, out: usize) {
-        let factor = if self.resnet_time_scale_shift == TimeScaleShift::ScaleShift { 2 } else { 1 };
-        sum.norm(input);
-        sum.conv(input, out, 3);
-        sum.linear(self.time_embed_dim(), factor * out);
-        sum.norm(out);
-        sum.conv(out, out, 3);
-        if input != out {
-            sum.conv(input, out, 1);
-        }
-    }
-
-    fn count_attention(&self, sum: &mut Sum, channels: usize, norm: bool) {
-        let (heads, dim) = self.attention_heads(channels);
-        if norm {
-            sum.norm(channels);
-        }
-        for _ in 0..3 {
-            sum.linear(channels, heads * dim);
-        }
-        sum.linear(heads * dim, channels);
-    }
-
-    fn count_resampling(&self, sum: &mut Sum, attention: bool, kind: Resampling, channels: usize) {
-        match kind {
-            Resampling::Resnet if attention => self.count_resnet(sum, channels, channels),
-            _ => sum.conv(channels, channels, 3),
-        }
-    }
-}
-
-/// A sum that remembers having overflowed.
-struct Sum(Option<u64>);
-
-impl Sum {
-    fn add(&mut self, shape: &[usize]) {
-        let n = shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64));
-        self.0 = self.0.zip(n).and_then(|(sum, n)| sum.checked_add(n));
-    }
-
-    fn linear(&mut self, input: usize, out: usize) {
-        self.add(&[input, out]);
-        self.add(&[out]);
-    }
-
-    fn conv(&mut self, input: usize, out: usize, kernel: usize) {
-        self.add(&[input, out, kernel, kernel]);
-        self.add(&[out]);
-    }
-
-    fn norm(&mut self, channels: usize) {
-        self.add(&[channels, 2]);
     }
 }

@@ -1,10 +1,10 @@
 //! `config.json` of diffusers' `UNet2DModel`: every key with its default, and a refusal for what this version cannot do.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::io::DIFFUSERS_VERSION;
-use crate::io::json::{Fields, MAX_LIST, describe, float, number};
-use crate::io::json_writer::to_text;
+use crate::io::json::{Fields, MAX_LIST, float, number};
 use crate::names::{Named, named_enum};
+use crate::nn::network::{Unknown, names};
 use serde_json::{Map, Value, json};
 
 named_enum! {
@@ -116,8 +116,8 @@ pub const MAX_CHANNELS: usize = 65536;
 pub const MAX_BLOCKS: usize = 16;
 /// The most resnets in a block.
 pub const MAX_LAYERS: usize = 64;
-/// The most parameters, 2^40.
-pub const MAX_PARAMETERS: u64 = 1 << 40;
+/// Its `_class_name`.
+pub(super) const CLASS: &str = "UNet2DModel";
 
 /// The configuration of a `UNet2DModel`, field by field as diffusers names them.
 #[derive(Clone, Debug, PartialEq)]
@@ -178,10 +178,8 @@ pub struct UNetConfig {
     pub num_class_embeds: Option<usize>,
     /// Kept for the file; only learned time embeddings would use it.
     pub num_train_timesteps: Option<usize>,
-    /// The file's other keys: what this library does not know. Written back as they were, at most [`MAX_OTHER`] bytes of them.
-    pub other: Map<String, Value>,
-    /// What the file said that was ignored; not part of the configuration.
-    pub warnings: Vec<String>,
+    /// What else the file said; of its unknown keys at most [`MAX_OTHER`] bytes are kept.
+    pub unknown: Unknown,
 }
 
 /// The most bytes of unknown keys and values that a config keeps.
@@ -220,8 +218,7 @@ impl Default for UNetConfig {
             class_embed_type: None,
             num_class_embeds: None,
             num_train_timesteps: None,
-            other: Map::new(),
-            warnings: Vec::new(),
+            unknown: Unknown::default(),
         }
     }
 }
@@ -230,12 +227,17 @@ impl UNetConfig {
     /// Parses and validates a `config.json`; `file` is its name in errors.
     pub fn parse(text: &str, file: &str) -> Result<Self> {
         let mut f = Fields::parse(text, file)?;
-        check_class(&mut f, file)?;
+        f.take("_class_name");
         f.take("_diffusers_version");
+        Self::from_fields(f)
+    }
+
+    /// The same from all but the class and version.
+    pub(super) fn from_fields(mut f: Fields) -> Result<Self> {
         let config = Self::read(&mut f)?;
-        config.validate().map_err(|e| e.context(file))?;
+        config.validate().map_err(|e| e.context(f.file()))?;
         let (other, warnings) = f.rest(&[], MAX_OTHER);
-        Ok(Self { other, warnings, ..config })
+        Ok(Self { unknown: Unknown { other, warnings }, ..config })
     }
 
     fn read(f: &mut Fields) -> Result<Self> {
@@ -270,8 +272,7 @@ impl UNetConfig {
             class_embed_type: f.opt_choice("class_embed_type", None)?,
             num_class_embeds: f.opt_size("num_class_embeds", None, 1..=1 << 24)?,
             num_train_timesteps: f.opt_size("num_train_timesteps", None, 1..=1 << 24)?,
-            other: Map::new(),
-            warnings: Vec::new(),
+            unknown: Unknown::default(),
         })
     }
 
@@ -311,11 +312,11 @@ impl UNetConfig {
         1 << self.block_out_channels.len().saturating_sub(1).min(MAX_BLOCKS)
     }
 
-    /// Writes a `config.json` that diffusers opens.
-    pub fn to_json(&self) -> Result<String> {
+    /// Every key of a `config.json` that diffusers opens.
+    pub(super) fn to_settings(&self) -> Map<String, Value> {
         let mut map = Map::new();
         let mut put = |key: &str, value: Value| drop(map.insert(key.to_string(), value));
-        put("_class_name", json!("UNet2DModel"));
+        put("_class_name", json!(CLASS));
         put("_diffusers_version", json!(DIFFUSERS_VERSION));
         put("sample_size", self.sample_size.map_or(Value::Null, |(h, w)| if h == w { json!(h) } else { json!([h, w]) }));
         put("in_channels", json!(self.in_channels));
@@ -345,20 +346,7 @@ impl UNetConfig {
         put("class_embed_type", json!(self.class_embed_type.map(Named::name)));
         put("num_class_embeds", json!(self.num_class_embeds));
         put("num_train_timesteps", json!(self.num_train_timesteps));
-        to_text(&map, &self.other, "config.json")
-    }
-}
-
-fn names<E: Named>(values: &[E]) -> Value {
-    values.iter().map(|v| v.name()).collect()
-}
-
-/// A config without a class is taken at its word, as diffusers does.
-fn check_class(f: &mut Fields, file: &str) -> Result<()> {
-    match f.take("_class_name") {
-        None | Some(Value::Null) => Ok(()),
-        Some(Value::String(s)) if s == "UNet2DModel" => Ok(()),
-        Some(other) => Err(Error::unsupported(format!("{file}: model class {}, expected \"UNet2DModel\"", describe(&other)))),
+        map
     }
 }
 
@@ -394,9 +382,6 @@ fn read_activation(f: &mut Fields, default: Activation) -> Result<Activation> {
     }
 }
 
-#[path = "unet_validate.rs"]
-mod validate;
-
 #[cfg(test)]
-#[path = "unet_config_tests.rs"]
+#[path = "config_tests.rs"]
 mod tests;

@@ -1,5 +1,7 @@
 use super::*;
 use crate::Status;
+use crate::error::Result;
+use crate::nn::{Network, families};
 
 /// A small valid model; the cases below change one key of it.
 const BASIC: &str = r#"{"_class_name": "UNet2DModel", "_diffusers_version": "0.42.1", "act_fn": "silu", "add_attention": true, "attention_head_dim": 8,
@@ -17,6 +19,10 @@ const CIFAR: &str = r#"{"_class_name": "UNet2DModel", "_diffusers_version": "0.0
 "norm_num_groups": 32, "out_channels": 3, "sample_size": 32, "time_embedding_type": "positional",
 "up_block_types": ["UNetResUpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"], "_name_or_path": "x", "num_groups": 3}"#;
 
+fn written(config: &UNetConfig) -> Result<String> {
+    (config as &dyn Network).to_json()
+}
+
 /// `BASIC` with one key changed.
 fn with(key: &str, value: &str) -> String {
     let mut map: Map<String, Value> = serde_json::from_str(BASIC).unwrap();
@@ -33,7 +39,7 @@ fn reads_every_key() {
     assert!(c.up_block_types[0].has_attention() && !c.up_block_types[1].has_attention());
     assert_eq!((c.class_embedding(), c.time_embed_dim(), c.size_multiple()), (ClassEmbedding::Table(10), 64, 2));
     assert_eq!((c.mid_block_scale_factor, c.norm_eps, c.attention_heads(32)), (1.25, 1e-5, (4, 8)));
-    assert!(c.warnings.is_empty());
+    assert!(c.unknown.warnings.is_empty());
 }
 
 #[test]
@@ -42,9 +48,10 @@ fn missing_keys_take_the_defaults_and_unknown_ones_warn() {
     assert_eq!((c.attention_head_dim, c.freq_shift, c.downsample_padding), (None, 1.0, 0));
     assert_eq!((c.mid_block_type, c.add_attention, c.resnet_time_scale_shift), (Some(MidBlock::UNetMid), true, TimeScaleShift::Default));
     assert_eq!(c.attention_heads(256), (1, 256));
-    assert_eq!(c.warnings, ["config.json: unknown key \"num_groups\" is ignored"]);
+    assert_eq!(c.unknown.warnings, ["config.json: unknown key \"num_groups\" is ignored"]);
     // The public model's count, as diffusers reports it.
-    assert_eq!(c.parameter_count().unwrap(), 35_746_307);
+    let parameters = (&c as &dyn Network).parameters().unwrap();
+    assert_eq!(parameters.iter().map(|p| p.shape.iter().product::<usize>()).sum::<usize>(), 35_746_307);
     assert_eq!(UNetConfig::parse("{}", "c").unwrap(), UNetConfig::default());
 }
 
@@ -52,11 +59,11 @@ fn missing_keys_take_the_defaults_and_unknown_ones_warn() {
 fn writes_what_diffusers_writes() {
     for text in [BASIC, CIFAR, "{}"] {
         let config = UNetConfig::parse(text, "c").unwrap();
-        let again = UNetConfig::parse(&config.to_json().unwrap(), "c").unwrap();
+        let again = UNetConfig::parse(&written(&config).unwrap(), "c").unwrap();
         assert_eq!(again, config);
-        assert_eq!(again.to_json().unwrap(), config.to_json().unwrap());
+        assert_eq!(written(&again).unwrap(), written(&config).unwrap());
     }
-    let ours: Value = serde_json::from_str(&UNetConfig::parse(BASIC, "c").unwrap().to_json().unwrap()).unwrap();
+    let ours: Value = serde_json::from_str(&written(&UNetConfig::parse(BASIC, "c").unwrap()).unwrap()).unwrap();
     assert_eq!(ours, serde_json::from_str::<Value>(BASIC).unwrap());
     assert_eq!(serde_json::from_str::<Value>(&with("act_fn", "\"x\"")).unwrap()["act_fn"], "x");
 }
@@ -65,10 +72,10 @@ fn writes_what_diffusers_writes() {
 fn unknown_keys_are_written_back_but_for_large_ones() {
     let text = with("training_note", r#"{"by": ["me", 1, null], "lr": 1e-4}"#);
     let config = UNetConfig::parse(&text, "c").unwrap();
-    assert_eq!(config.warnings, ["c: unknown key \"training_note\" is ignored"]);
-    assert_eq!(serde_json::from_str::<Value>(&config.to_json().unwrap()).unwrap(), serde_json::from_str::<Value>(&text).unwrap());
+    assert_eq!(config.unknown.warnings, ["c: unknown key \"training_note\" is ignored"]);
+    assert_eq!(serde_json::from_str::<Value>(&written(&config).unwrap()).unwrap(), serde_json::from_str::<Value>(&text).unwrap());
     let config = UNetConfig::parse(&with("training_note", &format!("\"{}\"", "x".repeat(MAX_OTHER))), "c").unwrap();
-    assert!(config.other.is_empty() && config.warnings[1].contains("too large to be kept"), "{:?}", config.warnings);
+    assert!(config.unknown.other.is_empty() && config.unknown.warnings[1].contains("too large to be kept"), "{:?}", config.unknown.warnings);
 }
 
 #[test]
@@ -87,13 +94,11 @@ fn spellings_of_old_and_sloppy_files_are_understood() {
     assert_eq!(parse("attention_head_dim", "10").attention_heads(32), (3, 10));
     assert_eq!(parse("resnet_time_scale_shift", "\"scale_shift\"").mid_attention_groups(), None);
     assert_eq!(parse("attn_norm_num_groups", "4").mid_attention_groups(), Some(4));
-    assert_eq!(parse("_class_name", "null").in_channels, 3);
 }
 
 #[test]
 fn unsupported_values_are_named() {
     let cases = [
-        ("_class_name", "\"UNet2DConditionModel\"", "model class \"UNet2DConditionModel\", expected \"UNet2DModel\""),
         ("time_embedding_type", "\"fourier\"", "fourier"),
         ("time_embedding_type", "\"learned\"", "learned"),
         ("down_block_types", "[\"DownBlock2D\", \"SkipDownBlock2D\"]", "SkipDownBlock2D"),
@@ -112,8 +117,16 @@ fn unsupported_values_are_named() {
         let error = UNetConfig::parse(&with(key, value), "c.json").unwrap_err();
         assert_eq!(error.status, Status::Unsupported, "{key} {value}: {error}");
         assert!(error.message.contains(words) && error.message.contains("c.json"), "{error}");
-        assert!(key == "_class_name" || error.message.contains(key), "{error}");
+        assert!(error.message.contains(key), "{error}");
     }
+}
+
+#[test]
+fn other_classes_are_named() {
+    let error = families::parse(&with("_class_name", "\"UNet2DConditionModel\""), "c.json").unwrap_err();
+    assert_eq!(error.status, Status::Unsupported);
+    assert!(error.message.contains("c.json: model class \"UNet2DConditionModel\", expected \"UNet2DModel\""), "{error}");
+    assert_eq!(families::parse(&with("_class_name", "null"), "c").unwrap().signature().in_channels, 3);
 }
 
 #[test]
@@ -179,8 +192,8 @@ fn configs_made_by_hand_are_checked_too() {
         sample_size: None,
         ..good.clone()
     };
+    assert_eq!((&huge as &dyn Network).parameters().unwrap_err().status, Status::InvalidArgument);
     let cases = [
-        huge,
         UNetConfig { block_out_channels: vec![], down_block_types: vec![], up_block_types: vec![], ..good.clone() },
         UNetConfig { block_out_channels: vec![usize::MAX, 8], ..good.clone() },
         UNetConfig { num_class_embeds: Some(usize::MAX), ..good.clone() },

@@ -1,51 +1,37 @@
 //! diffusers' `UNet2DModel` as a graph builder. The text follows the forward pass of the model line by line (research: diffusers
 //! `models/unets/unet_2d.py`, `unet_2d_blocks.py`); tensor names are those of the file.
 
-use super::blocks::attention::SelfAttention;
-use super::blocks::resample::{downsample, upsample};
-use super::blocks::resnet::{Block, Resample, Style};
-use super::blocks::time::embedding;
-use super::scope::{Norm, Scope};
+use super::config::{Activation, ClassEmbedding, Resampling, TimeScaleShift, UNetConfig};
 use crate::error::{Error, Result};
 use crate::graph::ops::{Cast, Concat, TimestepEmbedding, UnaryKind};
-use crate::graph::{Graph, TensorType, ValueId};
-use crate::io::unet_config::{Activation, ClassEmbedding, Resampling, TimeScaleShift, UNetConfig};
-use crate::memory;
+use crate::graph::{Graph, ValueId};
+use crate::nn::blocks::attention::SelfAttention;
+use crate::nn::blocks::resample::{downsample, upsample};
+use crate::nn::blocks::resnet::{Block, Resample, Style};
+use crate::nn::blocks::time::embedding;
+use crate::nn::network::Inputs;
+use crate::nn::scope::{Norm, Scope};
 use crate::tensor::DType;
 
-/// Builds the model into a graph, its parameters under `prefix` + diffusers name.
-pub struct UNet<'a> {
-    /// The architecture.
-    pub config: &'a UNetConfig,
-    /// Put before every parameter's and feature's name, such as `student.`; may be empty.
-    pub prefix: &'a str,
+/// The prediction for x [B,H,W,C] at timesteps t f32 [B] and, where the model has classes, labels i32 [B].
+pub(super) fn build(config: &UNetConfig, g: &mut Graph, scope: &Scope, at: &Inputs) -> Result<ValueId> {
+    UNet { config, scope }.build(g, at.x, at.t, at.conditions.first().copied())
 }
 
-/// Every parameter's diffusers name and shape, in the order in which the forward pass meets them.
-pub fn parameters(config: &UNetConfig) -> Result<Vec<(String, Vec<usize>)>> {
-    let mut g = Graph::new();
-    let side = config.size_multiple();
-    let x = g.input("x", TensorType::f32(&[1, side, side, config.in_channels]))?;
-    let t = g.input("t", TensorType::f32(&[1]))?;
-    let labels = match config.class_embedding() {
-        ClassEmbedding::None => None,
-        _ => Some(g.input("labels", TensorType::new(DType::I32, &[1]))?),
-    };
-    UNet { config, prefix: "" }.build(&mut g, x, t, labels)?;
-    memory::collect(g.storages().iter().map(|s| (s.name.clone(), s.ty.shape.clone())), "list of parameters")
+struct UNet<'a> {
+    config: &'a UNetConfig,
+    scope: &'a Scope<'a>,
 }
 
 impl UNet<'_> {
-    /// The prediction for x [B,H,W,C] at timesteps t f32 [B] and, where the model has classes, labels i32 [B]. Block outputs carry their diffusers
-    /// path as name, so that features can be tapped.
-    pub fn build(&self, g: &mut Graph, x: ValueId, t: ValueId, labels: Option<ValueId>) -> Result<ValueId> {
+    fn build(&self, g: &mut Graph, x: ValueId, t: ValueId, labels: Option<ValueId>) -> Result<ValueId> {
         let c = self.config;
         self.check_image(g, x)?;
         // Every block begins with the activation of the embedding, which is the same for all.
         let time = self.time_embedding(g, t, labels)?;
         let time = g.unary(self.activation(), time)?;
         let x = if c.center_input_sample { g.affine(x, 2.0, -1.0)? } else { x };
-        let mut h = self.scope().conv(g, x, "conv_in", c.block_out_channels[0], 3, 1, [1; 4])?;
+        let mut h = self.scope.conv(g, x, "conv_in", c.block_out_channels[0], 3, 1, [1; 4])?;
         let mut skips = vec![h];
         for i in 0..c.block_out_channels.len() {
             h = self.down_block(g, h, time, i, &mut skips)?;
@@ -55,9 +41,9 @@ impl UNet<'_> {
             h = self.up_block(g, h, time, i, &mut skips)?;
         }
         // conv_act is SiLU whatever act_fn says.
-        let h = self.scope().norm(g, h, "conv_norm_out", self.norm(), true)?;
-        let out = self.scope().conv(g, h, "conv_out", c.out_channels, 3, 1, [1; 4])?;
-        g.set_name(out, self.scope().name("output"));
+        let h = self.scope.norm(g, h, "conv_norm_out", self.norm(), true)?;
+        let out = self.scope.conv(g, h, "conv_out", c.out_channels, 3, 1, [1; 4])?;
+        g.set_name(out, self.scope.name("output"));
         Ok(out)
     }
 
@@ -81,10 +67,7 @@ impl UNet<'_> {
             (ClassEmbedding::None, None) => return Ok(emb),
             (ClassEmbedding::None, Some(_)) => return Err(Error::invalid("class labels were given to a model without classes (num_class_embeds is null)")),
             (_, None) => return Err(Error::invalid("the model is class-conditional and needs class labels")),
-            (ClassEmbedding::Table(classes), Some(labels)) => {
-                let table = self.scope().param(g, "class_embedding.weight", &[classes, width])?;
-                g.gather(table, labels)?
-            }
+            (ClassEmbedding::Table(classes), Some(labels)) => self.scope.embedding(g, labels, "class_embedding", classes, width)?,
             (ClassEmbedding::Timestep, Some(labels)) => {
                 let labels = g.push1(Cast { to: DType::F32 }.into(), &[labels])?;
                 self.sinusoid_mlp(g, labels, "class_embedding", width)?
@@ -97,7 +80,7 @@ impl UNet<'_> {
     fn sinusoid_mlp(&self, g: &mut Graph, t: ValueId, path: &str, width: usize) -> Result<ValueId> {
         let c = self.config;
         let sinusoid = TimestepEmbedding { dim: c.block_out_channels[0], flip_sin_to_cos: c.flip_sin_to_cos, freq_shift: c.freq_shift };
-        embedding(g, &self.scope(), t, path, sinusoid, width)
+        embedding(g, self.scope, t, path, sinusoid, width)
     }
 
     fn down_block(&self, g: &mut Graph, mut h: ValueId, time: ValueId, i: usize, skips: &mut Vec<ValueId>) -> Result<ValueId> {
@@ -117,7 +100,7 @@ impl UNet<'_> {
             h = if attends && c.downsample_type == Resampling::Resnet {
                 self.resnet(g, h, time, &Block { resample: Resample::Down, ..self.plain(&path, c.block_out_channels[i]) })?
             } else {
-                downsample(g, &self.scope(), h, &path, c.downsample_padding)?
+                downsample(g, self.scope, h, &path, c.downsample_padding)?
             };
             skips.push(h);
         }
@@ -161,7 +144,7 @@ impl UNet<'_> {
             h = if attends && c.upsample_type == Resampling::Resnet {
                 self.resnet(g, h, time, &Block { resample: Resample::Up, ..self.plain(&path, channels) })?
             } else {
-                upsample(g, &self.scope(), h, &path)?
+                upsample(g, self.scope, h, &path)?
             };
         }
         Ok(h)
@@ -169,10 +152,6 @@ impl UNet<'_> {
 
     fn plain<'b>(&self, path: &'b str, out_channels: usize) -> Block<'b> {
         Block { path, out_channels, resample: Resample::None, output_scale: 1.0 }
-    }
-
-    fn scope(&self) -> Scope<'_> {
-        Scope { prefix: self.prefix }
     }
 
     fn norm(&self) -> Norm {
@@ -190,12 +169,12 @@ impl UNet<'_> {
 
     fn resnet(&self, g: &mut Graph, x: ValueId, time: ValueId, block: &Block) -> Result<ValueId> {
         let scale_shift = self.config.resnet_time_scale_shift == TimeScaleShift::ScaleShift;
-        Style { norm: self.norm(), activation: self.activation(), scale_shift }.resnet(g, &self.scope(), x, time, block)
+        Style { norm: self.norm(), activation: self.activation(), scale_shift }.resnet(g, self.scope, x, time, block)
     }
 
     /// `groups` of the norm before it; `None` leaves the norm out.
     fn attention(&self, g: &mut Graph, x: ValueId, path: &str, groups: Option<usize>, rescale: f64) -> Result<ValueId> {
         let norm = groups.map(|groups| Norm { groups, ..self.norm() });
-        SelfAttention { norm, heads: self.config.attention_heads(g.shape(x)[3]), rescale }.build(g, &self.scope(), x, path)
+        SelfAttention { norm, heads: self.config.attention_heads(g.shape(x)[3]), rescale }.build(g, self.scope, x, path)
     }
 }

@@ -1,0 +1,65 @@
+//! What terms of a loss are built from: the networks, their noise schedule, the student's grid.
+
+use crate::diffusion::{NoiseSchedule, Prediction};
+use crate::nn::{Guidance, Model, Predictor};
+
+/// Prefix of the student's parameters in a training graph.
+pub const STUDENT: &str = "student.";
+/// Prefix of the teacher's parameters in a training graph.
+pub const TEACHER: &str = "teacher.";
+
+/// A network in a training graph.
+#[derive(Clone, Copy)]
+pub struct Role<'a> {
+    /// The network and where its parameters are, guided or not: the one way in which a training graph evaluates it.
+    pub network: Predictor<'a>,
+    /// What its output reads as.
+    pub prediction: Prediction,
+}
+
+impl<'a> Role<'a> {
+    /// The network that learns.
+    pub fn student(model: &'a Model, prediction: Prediction) -> Self {
+        Self { network: Predictor::new(model, STUDENT), prediction }
+    }
+
+    /// The frozen network.
+    pub fn teacher(model: &'a Model, prediction: Prediction) -> Self {
+        Self { network: Predictor::new(model, TEACHER), prediction }
+    }
+
+    /// The same with guided predictions.
+    pub fn guided(self, guidance: Option<Guidance>) -> Self {
+        Self { network: Predictor { guidance, ..self.network }, ..self }
+    }
+}
+
+/// The networks and grids that terms are built from.
+pub struct TermContext<'a> {
+    /// The network that learns.
+    pub student: Role<'a>,
+    /// The frozen network.
+    pub teacher: Option<Role<'a>>,
+    /// The noise schedule of both.
+    pub schedule: &'a NoiseSchedule,
+    /// The student's grid.
+    pub pairs: &'a [(i64, i64)],
+}
+
+/// What has to be there for a point, a target or a term.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Cached teacher trajectories over the student's grid.
+    pub cache: bool,
+    /// Images.
+    pub dataset: bool,
+    /// A teacher network, in the loop or for the cache.
+    pub teacher: bool,
+}
+
+impl Needs {
+    /// What either of them needs.
+    pub fn or(self, other: Self) -> Self {
+        Self { cache: self.cache || other.cache, dataset: self.dataset || other.dataset, teacher: self.teacher || other.teacher }
+    }
+}

@@ -1,0 +1,193 @@
+//! Terms as points and targets: what they share, what they draw, and that each pair is what it says.
+
+use super::checkpoint::OptionGroup;
+use super::context::{Role, TermContext};
+use super::points::cached::TrajectoryBatch;
+use super::tests::{bytes_of, model, options, scratch};
+use super::*;
+use crate::backend::cpu::CpuBackend;
+use crate::backend::{Backend, as_bytes};
+use crate::diffusion::{Clip, Table, Weight, trailing_pairs};
+use crate::error::{Result, Status};
+use crate::graph::{Graph, TensorType};
+use crate::io::safetensors::{self, TensorFile};
+use crate::random::Purpose;
+use crate::sampling::{RunSpec, SamplingRun, UNROLLED};
+use crate::tensor::{DType, Tensor};
+use std::sync::Arc;
+
+fn dataset() -> Result<Dataset> {
+    let pixels: Vec<f32> = (0..16 * 64).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
+    Dataset::new(Tensor::from_slice(&[16, 8, 8, 1], &pixels)?, None)
+}
+
+fn trainer(terms: Vec<Term>, batch: usize) -> Result<Trainer> {
+    let (model, data) = (model()?, dataset()?);
+    Trainer::new(Arc::new(CpuBackend::new(1)?), &model, Some(&model), Some(&data), TrainerOptions { terms, batch, ..options() })
+}
+
+fn term(point: Point, target: Target) -> Term {
+    let step_weight = if point == Point::Data { Weight::Snr } else { Weight::State };
+    Term { point, target, norm: NormKind::L2, step_weight, weight: 0.5 }
+}
+
+/// Every pair that fits.
+fn terms() -> Vec<Term> {
+    let points = [Point::Data, Point::Cached, Point::Own];
+    let targets = [Target::TeacherOutput, Target::NextState, Target::Clean];
+    points.iter().flat_map(|p| targets.iter().filter(|t| t.fits(*p)).map(|t| term(*p, *t))).collect()
+}
+
+/// Forward results of one program and another differ by rounding in f32 alone.
+fn assert_close(found: f32, expected: f32, what: &str) {
+    assert!((found - expected).abs() <= 1e-5 * expected.abs(), "{what}: {found}, expected {expected}");
+}
+
+#[test]
+fn every_pair_that_fits_trains_and_the_others_are_refused() -> Result<()> {
+    assert_eq!(terms().len(), 6);
+    for term in terms() {
+        let mut trainer = trainer(vec![term], 2)?;
+        let before = bytes_of(&trainer)?;
+        let report = trainer.step().map_err(|e| e.context(format!("{term:?}")))?;
+        // An untrained student is its teacher: their outputs agree at the same place.
+        assert_eq!(report.loss > 0.0, term.target != Target::TeacherOutput, "{term:?}: {report:?}");
+        assert_eq!(bytes_of(&trainer)? != before, report.loss > 0.0, "{term:?}");
+    }
+    for (point, target, needle) in [
+        (Point::Own, Target::Clean, "TeacherOutput or NextState"),
+        (Point::Cached, Target::Clean, "Cached"),
+        (Point::Data, Target::NextState, "TeacherOutput or Clean"),
+    ] {
+        let error = trainer(vec![term(point, target)], 2).err().expect("refused");
+        assert!(error.status == Status::InvalidArgument && error.message.contains(needle) && error.message.contains(target_name(target)), "{error}");
+    }
+    Ok(())
+}
+
+fn target_name(target: Target) -> &'static str {
+    crate::names::Named::name(target)
+}
+
+/// Terms of one point are what each of them is alone, at the same draws, for one evaluation of the student; terms of other points draw other numbers.
+#[test]
+fn terms_of_a_point_share_draws_and_evaluation() -> Result<()> {
+    let convolutions = |trainer: &Trainer| trainer.plan().graph().nodes().iter().filter(|n| crate::graph::OpDef::name(&n.op).starts_with("conv2d")).count();
+    let [clean, next] = [term(Point::Data, Target::Clean), term(Point::Cached, Target::NextState)];
+    let absolute = Term { norm: NormKind::L1, ..clean };
+    let (mut one, mut other) = (trainer(vec![clean], 2)?, trainer(vec![absolute], 2)?);
+    let mut both = trainer(vec![clean, absolute], 2)?;
+    assert_eq!(convolutions(&both), convolutions(&one));
+    let (one, other, both) = (one.evaluate(7)?, other.evaluate(7)?, both.evaluate(7)?);
+    assert_close(both.terms[0], one.loss / 0.5, "the first");
+    assert_close(both.terms[1], other.loss / 0.5, "the second");
+    assert_close(both.loss, one.loss + other.loss, "their sum");
+    // The first point draws what it draws alone, the second something else.
+    let (mut alone, mut second) = (trainer(vec![next], 2)?, trainer(vec![clean, next], 2)?);
+    let (alone, second) = (alone.evaluate(7)?, second.evaluate(7)?);
+    assert_close(second.terms[0], both.terms[0], "the first point");
+    assert!((second.terms[1] - alone.terms[0]).abs() > 2e-5 * alone.terms[0], "{second:?} {alone:?}");
+    Ok(())
+}
+
+/// Two trainers with half of the rows each have the rows of one trainer with all of them.
+#[test]
+fn rows_are_drawn_by_their_place_in_the_whole_batch() -> Result<()> {
+    for term in terms().into_iter().filter(|t| t.target != Target::TeacherOutput) {
+        let whole = trainer(vec![term], 4)?.evaluate(3)?.loss;
+        let mut halves = [0f32; 2];
+        for (first_row, half) in [0, 2].into_iter().zip(&mut halves) {
+            let mut trainer = trainer(vec![term], 2)?;
+            trainer.first_row = first_row;
+            *half = trainer.evaluate(3)?.loss;
+        }
+        assert!((halves[0] - halves[1]).abs() > 1e-4 * whole, "{term:?}: {halves:?}");
+        assert_close((halves[0] + halves[1]) / 2.0, whole, &format!("{term:?}"));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_loss_has_any_number_of_terms() -> Result<()> {
+    let many: Vec<Term> = (1..=20).map(|i| Term { weight: i as f32 / 10.0, ..term(Point::Data, Target::Clean) }).collect();
+    let report = trainer(many, 2)?.evaluate(7)?;
+    let one = trainer(vec![term(Point::Data, Target::Clean)], 2)?.evaluate(7)?.loss / 0.5;
+    report.terms.iter().for_each(|term| assert_close(*term, one, "a term"));
+    assert_close(report.loss, 21.0 * one, "their sum"); // 0.1 + 0.2 + … + 2
+    Ok(())
+}
+
+/// The student's own states are those of its sampler, also on grids of more steps than a sum has operands.
+#[test]
+fn own_states_are_those_of_the_students_sampler() -> Result<()> {
+    let (model, backend) = (model()?, CpuBackend::new(1)?);
+    let schedule = model.scheduler.noise_schedule()?;
+    let prediction = model.scheduler.prediction();
+    for n in [1usize, 2, 8, 9, 20] {
+        let pairs = trailing_pairs(1000, n)?;
+        let context = TermContext { student: Role::student(&model, prediction), teacher: None, schedule: &schedule, pairs: &pairs };
+        let mut g = Graph::new();
+        let image = TensorType::f32(&[n, 8, 8, 1]);
+        let (state, target) = (g.input("state", image.clone())?, g.input("target", image)?);
+        let pair = g.input("pair", TensorType::new(DType::I32, &[n]))?;
+        let at = TrajectoryBatch { pair, state, target, conditions: vec![] }.own(&mut g, &context)?;
+        g.tap(at.x);
+        let mut exec = backend.compile(&g)?;
+        for (name, tensor) in &model.weights {
+            let name = format!("{}{name}", context::STUDENT);
+            if exec.plan().graph().storage(&name).is_some() {
+                exec.bind(&name, tensor.clone())?;
+            }
+        }
+        exec.prepare()?;
+        let noise: Vec<f32> = (0..n * 64).map(|i| ((i * 29 % 83) as f32 - 41.0) / 30.0).collect();
+        let order: Vec<i32> = (0..n as i32).rev().collect();
+        exec.write_bytes(state, as_bytes(&noise))?;
+        exec.write_bytes(pair, as_bytes(&order))?;
+        exec.run_all()?;
+        let found = exec.read_bytes(at.x)?.of::<f32>()?.to_vec();
+        let table = Table::from_pairs(&schedule, prediction, &pairs, 0.0, Clip::None)?;
+        let spec = RunSpec { table: &table, batch: n, size: [8, 8], purpose: Purpose::Init, precision: DType::F32, guidance: None, unrolled: UNROLLED };
+        let mut run = SamplingRun::new(&backend, &model, &spec)?;
+        run.begin(0, &vec![0; n], &[], Some(&noise))?;
+        for k in 0..n {
+            // Row n - 1 - k is at pair k.
+            let row = (n - 1 - k) * 64..(n - k) * 64;
+            let expected = run.read()?[row.clone()].to_vec();
+            let size = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
+            let off = found[row].iter().zip(&expected).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+            assert!(off <= 1e-5 * size, "{n} steps, state {k}: off by {off}");
+            run.step(None, false)?;
+        }
+    }
+    Ok(())
+}
+
+/// A checkpoint of terms that drew their own rows, though they share a point, is not silently continued with other rows.
+#[test]
+fn checkpoints_from_before_points_were_shared_are_named() -> Result<()> {
+    let dir = scratch("draws");
+    let (shared, apart) = (dir.join("shared"), dir.join("apart"));
+    let both = || trainer(vec![term(Point::Data, Target::Clean), term(Point::Data, Target::TeacherOutput)], 2);
+    both()?.save(&shared)?;
+    let mut file = TensorFile::open(&shared)?;
+    let mut metadata = file.metadata().clone();
+    let record = metadata.get_mut("fewstep.training").expect("a record");
+    let before = record.clone();
+    *record = record.replace(r#""draws":"by point","#, "");
+    assert_ne!(*record, before, "{before}");
+    let names: Vec<String> = file.names().map(str::to_owned).collect();
+    let mut tensors = vec![];
+    for name in &names {
+        let shape = file.get(name)?.shape().to_vec();
+        tensors.push((name.as_str(), file.take_f32(name, &shape)?));
+    }
+    let entries: Vec<(&str, &Tensor)> = tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();
+    safetensors::save(&apart, &entries, &metadata)?;
+    both()?.resume(&shared, 0)?;
+    let error = both()?.resume(&apart, 0).unwrap_err();
+    assert!(error.message.contains("draws is by point; the checkpoint was made with by term") && error.message.contains("FEWSTEP_RESUME_LOSS"), "{error}");
+    both()?.resume(&apart, OptionGroup::Loss as u32)?;
+    std::fs::remove_dir_all(dir).expect("clean up");
+    Ok(())
+}

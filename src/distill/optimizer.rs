@@ -1,0 +1,92 @@
+//! How parameters learn: AdamW, the learning rate, clipping and the moving average.
+
+use crate::error::{Error, Result};
+
+/// How the learning rate moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LearningRate {
+    /// Constant after the warm-up.
+    Constant,
+    /// Half a cosine down to 0 at `total_steps`, times the warm-up.
+    Cosine,
+}
+
+/// How a set of parameters learns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Optimizer {
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Steps of linear warm-up.
+    pub warmup_steps: u64,
+    /// Length of the cosine.
+    pub total_steps: u64,
+    /// Shape of the learning rate.
+    pub decay: LearningRate,
+    /// AdamW's first moment decay.
+    pub beta1: f64,
+    /// AdamW's second moment decay.
+    pub beta2: f64,
+    /// AdamW's epsilon.
+    pub eps: f64,
+    /// AdamW's decoupled weight decay.
+    pub weight_decay: f64,
+    /// Largest global gradient norm; infinity for none.
+    pub clip_norm: f64,
+    /// Decay of the moving average; at step n at most n/(n+1), so that it starts as the plain mean.
+    pub ema_decay: f64,
+}
+
+impl Default for Optimizer {
+    fn default() -> Self {
+        Self {
+            learning_rate: 1e-3,
+            warmup_steps: 100,
+            total_steps: 1000,
+            decay: LearningRate::Cosine,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            clip_norm: 1.0,
+            ema_decay: 0.995,
+        }
+    }
+}
+
+impl Optimizer {
+    pub(super) fn check(&self) -> Result<()> {
+        // Optimizers compute in f32: there too a number must be what was meant.
+        let positive = |name: &str, v: f64| if v as f32 > 0.0 { Ok(()) } else { Err(Error::invalid(format!("{name} is {v}; it must be above 0 in f32"))) };
+        let finite = |name: &str, v: f64| if (v as f32).is_finite() { Ok(()) } else { Err(Error::invalid(format!("{name} is {v}; it must be finite in f32"))) };
+        let fraction = |name: &str, v: f64| if (0.0..1.0).contains(&v) { Ok(()) } else { Err(Error::invalid(format!("{name} is {v}; it must be in [0, 1)"))) };
+        for (name, v) in [("learning_rate", self.learning_rate), ("eps", self.eps), ("clip_norm", self.clip_norm)] {
+            positive(name, v)?;
+        }
+        for (name, v) in [("beta1", self.beta1), ("beta2", self.beta2), ("ema_decay", self.ema_decay)] {
+            fraction(name, v)?;
+        }
+        for (name, v) in [("learning_rate", self.learning_rate), ("eps", self.eps), ("weight_decay", self.weight_decay)] {
+            finite(name, v)?;
+        }
+        finite("learning_rate times weight_decay", self.learning_rate * self.weight_decay)?;
+        if self.weight_decay != 0.0 {
+            positive("weight_decay", self.weight_decay)?;
+        }
+        Ok(())
+    }
+
+    /// Learning rate of the step after `done` steps.
+    pub fn rate(&self, done: u64) -> f64 {
+        let warm = ((done + 1) as f64 / self.warmup_steps.max(1) as f64).min(1.0);
+        let decay = match self.decay {
+            LearningRate::Constant => 1.0,
+            LearningRate::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * (done as f64 / self.total_steps.max(1) as f64).min(1.0)).cos()),
+        };
+        self.learning_rate * warm * decay
+    }
+
+    /// Decay of the moving average in the step after `done` steps.
+    pub fn average_decay(&self, done: u64) -> f64 {
+        self.ema_decay.min(done as f64 / (done + 1) as f64)
+    }
+}

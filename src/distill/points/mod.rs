@@ -1,0 +1,109 @@
+//! Where the student is evaluated. A point draws what it needs, makes x_t of it, and says what else is known there; targets are known at some of them.
+
+pub mod cached;
+pub mod data;
+pub mod own;
+
+use super::context::{Needs, TermContext};
+use super::dataset::Dataset;
+use super::draws::Draws;
+use crate::error::Result;
+use crate::graph::{Graph, ValueId};
+use crate::memory;
+use crate::names::named_enum;
+use crate::nn::Condition;
+
+named_enum! {
+    /// Where the student is evaluated; the words are those of checkpoints.
+    Point {
+        /// x_t of data and noise, at any timestep of the schedule.
+        Data = "Data",
+        /// A state of the teacher's cached trajectories, at the start of a step of the student's grid.
+        Cached = "Cached",
+        /// The state that the student itself reaches there from the noise of a trajectory; no gradient flows into it.
+        Own = "Own",
+    }
+}
+
+/// What a point needs, and what is known there beside x_t.
+pub struct Kind {
+    /// What it cannot be built without.
+    pub needs: Needs,
+    /// The clean data of x_t is known.
+    pub data: bool,
+    /// The teacher's state at the end of the step is known.
+    pub next: bool,
+}
+
+/// A timestep at which a point can lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The timestep.
+    pub t: i64,
+    /// Where the student's step from it ends; `None` where the point belongs to no step.
+    pub next: Option<i64>,
+}
+
+/// A batch of states that the student is evaluated at, and what is known there.
+pub struct At {
+    /// x_t [B,H,W,C].
+    pub x: ValueId,
+    /// The timesteps f32 [B].
+    pub t: ValueId,
+    /// The model's conditions, in their order.
+    pub conditions: Vec<ValueId>,
+    /// All places there are.
+    pub places: Vec<Place>,
+    /// Which of them each row is at, i32 [B].
+    pub place: ValueId,
+    /// The data that x_t was made of.
+    pub data: Option<ValueId>,
+    /// The teacher's state at the end of the step.
+    pub next: Option<ValueId>,
+}
+
+/// What points draw from.
+pub(super) struct Sources<'a> {
+    /// Images and labels.
+    pub dataset: Option<&'a Dataset>,
+    /// Cached trajectories.
+    pub cache_size: usize,
+    /// [H, W] of their states.
+    pub size: [usize; 2],
+}
+
+impl Point {
+    /// What it needs and knows.
+    pub fn kind(self) -> Kind {
+        match self {
+            Point::Data => data::KIND,
+            Point::Cached => cached::KIND,
+            Point::Own => own::KIND,
+        }
+    }
+
+    /// Draws a batch.
+    pub(super) fn draw(self, g: &mut Graph, context: &TermContext, draws: &Draws, sources: &Sources) -> Result<At> {
+        match self {
+            Point::Data => data::draw(g, context, draws, sources)?.at(g, context),
+            Point::Cached => cached::draw(g, context, draws, sources)?.cached(g, context),
+            Point::Own => own::draw(g, context, draws, sources)?.own(g, context),
+        }
+    }
+}
+
+/// Before the names of what the trajectory cache holds.
+pub(super) const CACHE: &str = "cache.";
+/// Before the names of what a dataset holds.
+pub(super) const DATASET: &str = "dataset.";
+
+/// The conditions of these rows of tables with `count`, for what the student takes.
+fn conditions(g: &mut Graph, context: &TermContext, room: &str, (count, size): (usize, [usize; 2]), index: ValueId) -> Result<Vec<ValueId>> {
+    let batch = g.shape(index)[0];
+    let rows = |c: Condition| {
+        let table = g.state(format!("{room}{}", c.name), c.kind.rows(count, size))?;
+        let rows = g.gather(table, index)?;
+        g.reshape(rows, &c.kind.ty(batch, size).shape)
+    };
+    memory::try_collect(context.student.network.model.roles()?.conditions.into_iter().map(rows), "conditions")
+}

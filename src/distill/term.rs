@@ -1,0 +1,54 @@
+//! One term of a loss: where the student is evaluated, what it is to match there, and how the difference counts.
+
+use super::context::Needs;
+use super::points::Point;
+use super::targets::Target;
+use crate::diffusion::Weight;
+use crate::error::{Error, Result};
+use crate::names::Named;
+
+/// Norm of the difference, element by element.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum NormKind {
+    /// |d|.
+    L1,
+    /// d^2.
+    L2,
+    /// d^2/2 inside |d| <= delta, delta (|d| - delta/2) outside.
+    Huber(f32),
+}
+
+/// One term of the loss.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Term {
+    /// Where the student is evaluated. Terms with the same point share its draws and the student's evaluation.
+    pub point: Point,
+    /// What it is to match there.
+    pub target: Target,
+    /// Norm of the difference.
+    pub norm: NormKind,
+    /// Weight of each step, on the squared x0 error.
+    pub step_weight: Weight,
+    /// Factor on this term.
+    pub weight: f32,
+}
+
+impl Term {
+    /// What it cannot be built without.
+    pub fn needs(&self) -> Needs {
+        self.point.kind().needs.or(self.target.needs())
+    }
+
+    /// Refuses a target that is not known at the point, and a factor that is not finite.
+    pub fn check(&self) -> Result<()> {
+        if !self.target.fits(self.point) {
+            let fitting: Vec<_> = Target::NAMES.iter().filter(|(_, target)| target.fits(self.point)).map(|(name, _)| *name).collect();
+            let (target, point) = (self.target.name(), self.point.name());
+            return Err(Error::invalid(format!("a term's target is {target}, which is not known at its point, {point}; it can be {}", fitting.join(" or "))));
+        }
+        if !self.weight.is_finite() {
+            return Err(Error::invalid(format!("a term's weight is {}; it must be finite", self.weight)));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,153 @@
+//! A plain MLP-Mixer (Tolstikhin et al. 2021, equation 1) as a denoiser: pixels are tokens, and a block mixes all tokens of a channel, then all channels of a
+//! token. It shows what a family needs, and is behind the cargo feature `mixer`.
+
+use super::blocks::time::embedding;
+use super::conditions::{Condition, ConditionKind};
+use super::network::{Family, Inputs, Network, Signature, Unknown};
+use super::scope::{Norm, Scope};
+use crate::error::{Error, Result};
+use crate::graph::ops::{TimestepEmbedding, UnaryKind};
+use crate::graph::{Graph, ValueId};
+use crate::io::DIFFUSERS_VERSION;
+use crate::io::json::Fields;
+use crate::tensor::Tensor;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+/// The family.
+pub static FAMILY: Family =
+    Family { class: "MixerModel", read: |fields| Ok(Arc::new(Mixer::read(fields)?)), recognises: |config| config.get("tokens_mlp_dim").is_some() };
+
+/// Its config.json.
+#[derive(Debug)]
+struct Mixer {
+    /// Height and width of the images: there is a weight for each pair of pixels, so it takes no others.
+    sample_size: usize,
+    in_channels: usize,
+    out_channels: usize,
+    num_layers: usize,
+    /// Channels of a token.
+    hidden_size: usize,
+    tokens_mlp_dim: usize,
+    channels_mlp_dim: usize,
+    num_class_embeds: Option<usize>,
+    unknown: Unknown,
+}
+
+impl Mixer {
+    fn read(mut f: Fields) -> Result<Self> {
+        Ok(Self {
+            sample_size: f.size("sample_size", 8, 1..=64)?,
+            in_channels: f.size("in_channels", 1, 1..=4096)?,
+            out_channels: f.size("out_channels", 1, 1..=4096)?,
+            num_layers: f.size("num_layers", 2, 1..=256)?,
+            hidden_size: f.size("hidden_size", 32, 2..=4096)?,
+            tokens_mlp_dim: f.size("tokens_mlp_dim", 64, 1..=4096)?,
+            channels_mlp_dim: f.size("channels_mlp_dim", 64, 1..=4096)?,
+            num_class_embeds: f.opt_size("num_class_embeds", None, 1..=1 << 24)?,
+            unknown: {
+                let (other, warnings) = f.rest(&[], 64 << 10);
+                Unknown { other, warnings }
+            },
+        })
+    }
+
+    fn block(&self, g: &mut Graph, scope: &Scope, x: ValueId, time: ValueId, path: &str) -> Result<ValueId> {
+        let &[n, tokens, width] = g.shape(x) else { return Err(Error::internal("a mixer's state is [N,T,C]")) };
+        let shift = scope.linear(g, time, &format!("{path}.time_emb_proj"), width)?;
+        let shift = g.reshape(shift, &[n, 1, width])?;
+        let x = g.add(x, shift)?;
+        let h = layer_norm(g, scope, x, &format!("{path}.norm1"))?;
+        let h = transpose(g, h)?;
+        let h = mlp(g, scope, h, &format!("{path}.tokens"), self.tokens_mlp_dim, tokens)?;
+        let h = transpose(g, h)?;
+        let x = g.add(h, x)?;
+        let h = layer_norm(g, scope, x, &format!("{path}.norm2"))?;
+        let h = mlp(g, scope, h, &format!("{path}.channels"), self.channels_mlp_dim, width)?;
+        let out = g.add(h, x)?;
+        g.set_name(out, scope.name(path));
+        Ok(out)
+    }
+}
+
+fn mlp(g: &mut Graph, scope: &Scope, x: ValueId, path: &str, hidden: usize, out: usize) -> Result<ValueId> {
+    let h = scope.linear(g, x, &format!("{path}.linear_1"), hidden)?;
+    let h = g.unary(UnaryKind::Gelu, h)?;
+    scope.linear(g, h, &format!("{path}.linear_2"), out)
+}
+
+/// Over the channels of each token of x [N,T,C]: a group norm of one group over images of one pixel.
+fn layer_norm(g: &mut Graph, scope: &Scope, x: ValueId, path: &str) -> Result<ValueId> {
+    let shape = g.shape(x).to_vec();
+    let rows = g.reshape(x, &[shape[0] * shape[1], 1, 1, shape[2]])?;
+    let normed = scope.norm(g, rows, path, Norm { groups: 1, eps: 1e-6 }, false)?;
+    g.reshape(normed, &shape)
+}
+
+/// [N,B,A] of x [N,A,B]: the convolution whose outputs are each a row of x, since channels come last.
+fn transpose(g: &mut Graph, x: ValueId) -> Result<ValueId> {
+    let &[n, a, b] = g.shape(x) else { return Err(Error::internal("only [N,A,B] is transposed")) };
+    let mut rows = Tensor::zeros(crate::tensor::DType::F32, &[a, 1, a, 1])?;
+    rows.as_mut_slice::<f32>()?.iter_mut().step_by(a + 1).for_each(|v| *v = 1.0);
+    let rows = g.constant("rows", rows)?;
+    let image = g.reshape(x, &[n, a, b, 1])?;
+    let moved = g.conv2d(image, rows, None, 1, [0; 4])?;
+    g.reshape(moved, &[n, b, a])
+}
+
+impl Network for Mixer {
+    fn family(&self) -> &'static Family {
+        &FAMILY
+    }
+
+    fn signature(&self) -> Signature {
+        let labels = self.num_class_embeds.map(|classes| Condition { name: "labels".to_owned(), kind: ConditionKind::Labels { classes } });
+        Signature {
+            in_channels: self.in_channels,
+            out_channels: self.out_channels,
+            size: Some([self.sample_size; 2]),
+            size_multiple: self.sample_size,
+            widest: self.hidden_size.max(self.tokens_mlp_dim).max(self.channels_mlp_dim),
+            conditions: labels.into_iter().collect(),
+        }
+    }
+
+    fn settings(&self) -> Map<String, Value> {
+        let settings = json!({
+            "_class_name": FAMILY.class, "_diffusers_version": DIFFUSERS_VERSION, "sample_size": self.sample_size, "in_channels": self.in_channels,
+            "out_channels": self.out_channels, "num_layers": self.num_layers, "hidden_size": self.hidden_size, "tokens_mlp_dim": self.tokens_mlp_dim,
+            "channels_mlp_dim": self.channels_mlp_dim, "num_class_embeds": self.num_class_embeds
+        });
+        if let Value::Object(settings) = settings { settings } else { Map::new() }
+    }
+
+    fn unknown(&self) -> &Unknown {
+        &self.unknown
+    }
+
+    fn build(&self, g: &mut Graph, scope: &Scope, at: &Inputs) -> Result<ValueId> {
+        let &[n, h, w, c] = g.shape(at.x) else { return Err(Error::shape("the model takes images [N,H,W,C]")) };
+        if [h, w, c] != [self.sample_size, self.sample_size, self.in_channels] {
+            let (side, channels) = (self.sample_size, self.in_channels);
+            return Err(Error::shape(format!("the model takes images of {side}x{side} with {channels} channels and no others, found {h}x{w} with {c}")));
+        }
+        let width = self.hidden_size;
+        let sinusoid = TimestepEmbedding { dim: width, flip_sin_to_cos: true, freq_shift: 0.0 };
+        let mut time = embedding(g, scope, at.t, "time_embedding", sinusoid, width)?;
+        if let (Some(classes), Some(labels)) = (self.num_class_embeds, at.conditions.first()) {
+            let class = scope.embedding(g, *labels, "class_embedding", classes, width)?;
+            time = g.add(time, class)?;
+        }
+        let time = g.unary(UnaryKind::Silu, time)?;
+        let image = scope.pointwise(g, at.x, "proj_in", width)?;
+        let mut x = g.reshape(image, &[n, h * w, width])?;
+        for i in 0..self.num_layers {
+            x = self.block(g, scope, x, time, &format!("blocks.{i}"))?;
+        }
+        let x = layer_norm(g, scope, x, "norm_out")?;
+        let out = scope.linear(g, x, "proj_out", self.out_channels)?;
+        let out = g.reshape(out, &[n, h, w, self.out_channels])?;
+        g.set_name(out, scope.name("output"));
+        Ok(out)
+    }
+}

@@ -1,0 +1,112 @@
+//! One evaluation of a model as samplers and losses see it: x_t, a timestep and conditions in, the prediction out.
+
+use super::conditions::{Condition, ConditionKind};
+use super::model::Model;
+use super::network::Inputs;
+use super::scope::Scope;
+use crate::error::{Error, Result};
+use crate::graph::ops::{Concat, Slice};
+use crate::graph::{Graph, ValueId};
+use crate::memory;
+use crate::tensor::Tensor;
+
+/// What the channels of a model's network are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Roles {
+    /// Channels of x_t and of the prediction.
+    pub channels: usize,
+    /// What the model takes beside x_t and the timestep, in this order; planes that the network reads beside x_t are the last.
+    pub conditions: Vec<Condition>,
+}
+
+/// Classifier-free guidance (Ho and Salimans 2021, equation 6, in the form of its w + 1 = scale): out(null) + scale (out(label) - out(null)).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Guidance {
+    /// 1 is the conditional prediction alone.
+    pub scale: f64,
+    /// The class that the model was trained to read as none.
+    pub null_label: i32,
+}
+
+impl Model {
+    /// What the network's channels are: a network that gives twice the channels that it reads, or whose scheduler says so, predicts a variance behind the
+    /// mean; channels that it reads beyond those of the prediction are planes beside x_t.
+    pub fn roles(&self) -> Result<Roles> {
+        let signature = self.network.signature();
+        let (reads, gives) = (signature.in_channels, signature.out_channels);
+        let variance = gives == 2 * reads || (self.scheduler.predicts_variance() && gives.is_multiple_of(2));
+        let channels = if variance { gives / 2 } else { gives };
+        let planes = reads.checked_sub(channels).ok_or_else(|| {
+            let expected = "as many, fewer (the others are planes beside x_t) or twice as many (with a variance)";
+            Error::unsupported(format!("the network gives {gives} channels for {reads}; a model that can be sampled gives {expected}"))
+        })?;
+        let mut conditions = signature.conditions;
+        if planes > 0 {
+            let planes = Condition { name: "planes".to_owned(), kind: ConditionKind::Planes { channels: planes } };
+            memory::push(&mut conditions, planes, "conditions")?;
+        }
+        Ok(Roles { channels, conditions })
+    }
+
+    /// Refuses guidance for what it cannot be done with.
+    pub fn check_guidance(&self, guidance: &Guidance) -> Result<()> {
+        let classes = self.classes().ok_or_else(|| Error::invalid("guidance_scale is not 1, but the model has no classes"))?;
+        if !guidance.scale.is_finite() || guidance.scale.abs() > f64::from(f32::MAX) {
+            return Err(Error::invalid(format!("guidance_scale is {}; it must be finite", guidance.scale)));
+        }
+        if usize::try_from(guidance.null_label).is_ok_and(|label| label < classes) {
+            return Ok(());
+        }
+        Err(Error::invalid(format!("null_label is {}; guidance needs the model's class for none, in 0..{classes}", guidance.null_label)))
+    }
+}
+
+/// A model whose parameters are states of a graph.
+#[derive(Clone, Copy, Debug)]
+pub struct Predictor<'a> {
+    /// Architecture and what its output reads as.
+    pub model: &'a Model,
+    /// Before the parameters' names.
+    pub prefix: &'a str,
+    /// If the prediction is guided.
+    pub guidance: Option<Guidance>,
+}
+
+impl<'a> Predictor<'a> {
+    /// Without guidance.
+    pub fn new(model: &'a Model, prefix: &'a str) -> Self {
+        Self { model, prefix, guidance: None }
+    }
+
+    /// The prediction [B,H,W,channels] for x_t [B,H,W,channels] at timesteps t f32 [B]; `conditions` are the model's, in their order.
+    pub fn predict(&self, g: &mut Graph, x_t: ValueId, t: ValueId, conditions: &[ValueId]) -> Result<ValueId> {
+        let roles = self.model.roles()?;
+        if conditions.len() != roles.conditions.len() {
+            return Err(Error::internal(format!("{} conditions for a model with {}", conditions.len(), roles.conditions.len())));
+        }
+        let Some(guidance) = self.guidance.filter(|guidance| guidance.scale != 1.0) else { return self.evaluate(g, &roles, x_t, t, conditions) };
+        let nulls = vec![guidance.null_label; g.shape(t)[0]];
+        let null = g.constant("labels.null", Tensor::from_slice(&[nulls.len()], &nulls)?)?;
+        let without = roles.conditions.iter().zip(conditions).map(|(c, given)| if matches!(c.kind, ConditionKind::Labels { .. }) { null } else { *given });
+        let without = memory::collect(without, "conditions")?;
+        let none = self.evaluate(g, &roles, x_t, t, &without)?;
+        let label = self.evaluate(g, &roles, x_t, t, conditions)?;
+        g.weighted_sum(&[(1.0 - guidance.scale, none), (guidance.scale, label)])
+    }
+
+    /// The mean of the output.
+    fn evaluate(&self, g: &mut Graph, roles: &Roles, x_t: ValueId, t: ValueId, conditions: &[ValueId]) -> Result<ValueId> {
+        let out = self.output(g, x_t, t, conditions)?;
+        if g.shape(out).last() == Some(&roles.channels) { Ok(out) } else { g.push1(Slice { start: 0, len: roles.channels }.into(), &[out]) }
+    }
+
+    /// All that the network gives [B,H,W,out_channels]: a variance too, behind the mean. Not guided.
+    pub fn output(&self, g: &mut Graph, x_t: ValueId, t: ValueId, conditions: &[ValueId]) -> Result<ValueId> {
+        let own = self.model.network.signature().conditions.len();
+        let x = match conditions.get(own) {
+            None => x_t,
+            Some(planes) => g.push1(Concat.into(), &[x_t, *planes])?,
+        };
+        self.model.network.build(g, &Scope::new(self.prefix), &Inputs { x, t, conditions: &conditions[..own] })
+    }
+}

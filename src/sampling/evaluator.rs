@@ -1,0 +1,91 @@
+//! One evaluation of a network: what it makes of an image, a timestep and conditions, whole, with a variance if it gives one.
+
+use super::run::{Given, check_given};
+use crate::backend::{Backend, Executable, HostSlice, Memory, as_bytes};
+use crate::cancel::{Stop, cancelled};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Numerics, TensorType, ValueId};
+use crate::memory;
+use crate::nn::{Condition, Model, Predictor};
+use crate::tensor::DType;
+
+/// A compiled evaluation. One thread at a time.
+pub struct Evaluator {
+    exec: Box<dyn Executable>,
+    x: ValueId,
+    t: ValueId,
+    conditions: Vec<Condition>,
+    inputs: Vec<ValueId>,
+    out: ValueId,
+    shape: [usize; 4],
+    out_channels: usize,
+}
+
+impl Evaluator {
+    /// Plans and compiles it for `batch` images of `size` [H, W]; a cancelled error where `stop` is set before it is done.
+    pub fn new_until(backend: &dyn Backend, model: &Model, batch: usize, size: [usize; 2], precision: DType, stop: Stop) -> Result<Self> {
+        let roles = model.roles()?;
+        let shape = [batch, size[0], size[1], roles.channels];
+        let mut g = Graph::new();
+        g.begin_segment("evaluation");
+        let x = g.input("x_t", TensorType::f32(&shape))?;
+        let t = g.input("timestep", TensorType::f32(&[batch]))?;
+        let input = |c: &Condition| g.input(c.name.clone(), c.kind.ty(batch, size));
+        let inputs = memory::try_collect(roles.conditions.iter().map(input), "conditions")?;
+        let out = Predictor::new(model, "").output(&mut g, x, t, &inputs)?;
+        g.tap(out);
+        let out_channels = g.shape(out)[3];
+        let mut exec = backend.compile_until(&g, &Numerics::of(precision)?, stop)?;
+        for (name, tensor) in &model.weights {
+            stop.check()?;
+            exec.bind(name, tensor.clone())?;
+        }
+        exec.prepare_until(stop)?;
+        Ok(Self { exec, x, t, conditions: roles.conditions, inputs, out, shape, out_channels })
+    }
+
+    /// [N,H,W,C] of x_t.
+    pub fn shape(&self) -> [usize; 4] {
+        self.shape
+    }
+
+    /// Channels of the output.
+    pub fn out_channels(&self) -> usize {
+        self.out_channels
+    }
+
+    /// Memory that it holds beside the model's weights.
+    pub fn memory(&self) -> Memory {
+        self.exec.memory()
+    }
+
+    /// The network's output [N,H,W,out_channels] for x_t [N,H,W,C], a timestep of each image, and conditions. A cancelled error where `stop` is set before
+    /// it is done.
+    pub fn run(&mut self, x_t: &[f32], timesteps: &[f32], given: &[Given], stop: Stop) -> Result<HostSlice<'_, f32>> {
+        let [n, h, w, _] = self.shape;
+        let numel = self.shape.iter().product::<usize>();
+        for (name, values, expected) in [("x_t", x_t, numel), ("timesteps", timesteps, n)] {
+            if values.len() != expected {
+                return Err(Error::shape(format!("{name}: expected {expected} numbers, found {}", values.len())));
+            }
+            if let Some(i) = values.iter().position(|v| !v.is_finite()) {
+                return Err(Error::numeric(format!("{name}[{i}] is {}; it must be finite", values[i])));
+            }
+        }
+        let taken = check_given(&self.conditions, given, n, [h, w])?;
+        self.exec.write_bytes(self.x, as_bytes(x_t))?;
+        self.exec.write_bytes(self.t, as_bytes(timesteps))?;
+        for (input, from) in self.inputs.iter().zip(taken) {
+            self.exec.write_bytes(*input, given[from].1.bytes())?;
+        }
+        let end = self.exec.plan().order().len();
+        if self.exec.run_until(self.exec.plan().prepared()..end, stop)? < end {
+            return Err(cancelled());
+        }
+        let out = self.exec.read_bytes(self.out)?.of::<f32>()?;
+        match out.iter().position(|v| !v.is_finite()) {
+            None => Ok(out),
+            Some(i) => Err(Error::numeric(format!("the network's output is {} at element {i}", out[i]))),
+        }
+    }
+}
