@@ -47,6 +47,7 @@ impl Draws {
 
     /// Unit normals [B,H,W,C].
     pub fn noise(&self, g: &mut Graph, image: [usize; 3]) -> Result<ValueId> {
+        // The second point's rows follow the first one's, and so on.
         let rows = rows(g, self.batch)?;
         let first = self.stream.checked_mul(self.batch).and_then(|first| i32::try_from(first).ok());
         let shift = first.ok_or_else(|| Error::invalid(format!("noise for {} points of {} rows is too much", self.stream + 1, self.batch)))?;
