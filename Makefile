@@ -154,7 +154,7 @@ bench-peers: lib ## times beside other libraries
 
 # Writes include/fewstep.h anew from src/ffi.
 header: ## include/fewstep.h anew
-	FEWSTEP_UPDATE_HEADER=1 $(CARGO) test --release --features mixer --test header -- --exact the_header_is_generated
+	FEWSTEP_UPDATE_HEADER=1 $(CARGO) test --release --features mixer --test abi -- --exact header::the_header_is_generated
 
 # NVIDIA's compiler for build.rs, from PyPI; without one the library is built without CUDA kernels.
 cuda-toolkit: ## the CUDA compiler, from PyPI, into target/

@@ -1,4 +1,4 @@
-//! From `cuda/*.cu` to fat binaries and a table of what is in them. `build.rs` drives this; `tests/cuda_build.rs` tries it on kernels of its own.
+//! From `cuda/*.cu` to fat binaries and a table of what is in them. `build.rs` drives this; `tests/abi/kernel_build.rs` tries it on kernels of its own.
 //!
 //! Each source file becomes one fat binary: machine code for every asked architecture and portable code (PTX) for those that come later. They are not
 //! linked into one, because then a program would load every kernel of the library, and the driver would translate all PTX on a newer GPU, for a model that

@@ -60,7 +60,7 @@ struct Block {
   Index index, grid;  // this block within the grid; blocks in the grid
 };
 /// The block that runs. Kernels alone may ask, mostly by begin() (grid.cuh): in the body of a FEWSTEP_KERNEL, never in a FEWSTEP_DEVICE function
-/// (tests/cuda_build.rs looks).
+/// (tests/abi/kernel_build.rs looks).
 FEWSTEP_DEVICE Block this_block() { return {ptx::block_index(), ptx::grid_size()}; }
 /// This thread's number in a grid of one dimension whose blocks have `threads` threads.
 FEWSTEP_DEVICE int64_t thread_in_grid(const Block& block, uint32_t threads) { return int64_t(block.index.x) * threads + ptx::thread_index().x; }

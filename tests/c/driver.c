@@ -1,4 +1,4 @@
-/* A stand-in for libcuda.so.1 that answers as tests/devices.rs wants it: a driver of VERSION, whose cuInit answers INIT, with DEVICES old GPUs.
+/* A stand-in for libcuda.so.1 that answers as tests/abi/devices.rs wants it: a driver of VERSION, whose cuInit answers INIT, with DEVICES old GPUs.
  * No GPU of it can be opened. */
 #include <stdio.h>
 #include <string.h>

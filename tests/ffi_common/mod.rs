@@ -35,7 +35,7 @@ macro_rules! api {
                 let path = library_path();
                 // SAFETY: our own library; its constructors do nothing.
                 let library = unsafe { Library::new(&path) }.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-                // SAFETY: the signatures are those of the header (tests/header.rs compares it with the source).
+                // SAFETY: the signatures are those of the header (tests/abi/header.rs compares it with the source).
                 unsafe { Self { $($name: *library.get(concat!(stringify!($name), "\0").as_bytes()).expect(stringify!($name)),)* library } }
             }
         }

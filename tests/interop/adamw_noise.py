@@ -1,4 +1,4 @@
-"""Why tests/golden_cases/distill.rs widens its tolerance where a gradient is rounding noise.
+"""Why tests/golden/cases/distill.rs widens its tolerance where a gradient is rounding noise.
 
 usage: python tests/interop/adamw_noise.py GOLDEN_DIR        (needs torch, diffusers, safetensors)
 Repeats the recorded case `teacher_forced-v_prediction-v-l2` in PyTorch, with one thread, in float32 and in float64, and prints the tensors whose

@@ -1,6 +1,6 @@
-"""Records runs of diffusers' schedulers with a toy network: tests/golden/schedulers/<class>.safetensors, one file a class.
+"""Records runs of diffusers' schedulers with a toy network: tests/golden/data/schedulers/<class>.safetensors, one file a class.
 
-usage: python tests/interop/record_schedulers.py [FOLDER]        (default tests/golden/schedulers; needs torch, diffusers, safetensors, numpy, scipy)
+usage: python tests/interop/record_schedulers.py [FOLDER]        (default tests/golden/data/schedulers; needs torch, diffusers, safetensors, numpy, scipy)
 The network is eps(x, t) = 0.8 sin(1.3 x + t/250) of the scaled model input. A file's metadata has the class, the network, and for each case its config and
 number of steps (json); its tensors are <case>.start (unit noise), <case>.states (before the first step and after each), <case>.timesteps and, where the
 scheduler draws, <case>.noise: what each step drew, zeros where it drew nothing. Two samples of [1,2,3]; everything is seeded."""
@@ -134,7 +134,7 @@ def record(scheduler, steps):
 
 
 def main():
-    folder = sys.argv[1] if len(sys.argv) > 1 else "tests/golden/schedulers"
+    folder = sys.argv[1] if len(sys.argv) > 1 else "tests/golden/data/schedulers"
     os.makedirs(folder, exist_ok=True)
     for name, cases in CASES.items():
         cls = getattr(diffusers, name)

@@ -1,14 +1,12 @@
 //! Training through the C ABI: the same bytes for any thread count, after a stop and a resume in a new process, and after a cancel; every objective
 //! lowers its held-out error.
 
-mod ffi_common;
-
+use crate::ffi_common::{Api, c, scratch, term};
 use fewstep::ffi::model::*;
 use fewstep::ffi::runtime::fewstep_runtime;
 use fewstep::ffi::sampler_options::*;
 use fewstep::ffi::trainer::*;
 use fewstep::ffi::trainer_options::*;
-use ffi_common::{Api, c, scratch, term};
 use std::path::Path;
 use std::ptr::{null, null_mut};
 
@@ -124,7 +122,7 @@ fn resumes_in_a_new_process() {
     let expected = Run::new(2).train(12).save(&whole);
     Run::new(1).train(6).save(&half);
     let child = std::process::Command::new(std::env::current_exe().expect("self"))
-        .args(["--exact", "child_resumes", "--nocapture"])
+        .args(["--exact", "training::child_resumes", "--nocapture"])
         .env("FEWSTEP_TEST_CHECKPOINT", &half)
         .output()
         .expect("child");

@@ -1,7 +1,8 @@
 //! The library as a plugin: load, use, unload; threads, callbacks, cancel, struct sizes, stepping.
 
-mod ffi_common;
-
+use crate::alone::alone;
+use crate::ffi_common;
+use crate::ffi_common::{Api, TINY, c, networks, term};
 use fewstep::ffi::callback::*;
 use fewstep::ffi::conditioning::*;
 use fewstep::ffi::device::FEWSTEP_DEVICE_CPU;
@@ -11,17 +12,8 @@ use fewstep::ffi::runtime::fewstep_runtime_options;
 use fewstep::ffi::sampler_options::*;
 use fewstep::ffi::trainer::*;
 use fewstep::ffi::trainer_options::*;
-use ffi_common::{Api, TINY, c, networks, term};
 use std::ffi::c_void;
 use std::ptr::{null, null_mut};
-use std::sync::Mutex;
-
-/// Tests that count the process's threads must not run beside tests that start some.
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> std::sync::MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(|e| e.into_inner())
-}
 
 fn worker_threads() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").expect("tasks");
@@ -40,7 +32,6 @@ fn worker_threads_become(wanted: usize) -> usize {
 /// Every term's loss, of however many: step reports have the first four.
 #[test]
 fn losses_of_all_terms() {
-    let _alone = alone();
     let api = Api::load();
     let runtime = api.runtime(2);
     let model = api.model(runtime, 1);
@@ -81,7 +72,7 @@ fn losses_of_all_terms() {
 #[test]
 fn models_take_and_give_what_they_say() {
     let api = Api::load();
-    let runtime = api.runtime(1); // no workers, which others count
+    let runtime = api.runtime(2);
     networks::planes_beside_x_t(&api, runtime);
     networks::the_mean_of_a_learned_variance(&api, runtime);
     networks::guidance(&api, runtime);
@@ -91,41 +82,42 @@ fn models_take_and_give_what_they_say() {
 #[test]
 fn a_second_family_needs_no_function_of_its_own() {
     let api = Api::load();
-    networks::a_second_family(&api, api.runtime(1));
+    networks::a_second_family(&api, api.runtime(2));
 }
 
 #[test]
 fn loads_trains_and_unloads_twenty_times() {
-    let _alone = alone();
-    for _ in 0..20 {
-        let api = Api::load();
-        let runtime = api.runtime(3);
-        // A thread gives itself its name once it runs.
-        assert_eq!(worker_threads_become(2), 2);
-        let model = api.model(runtime, 1);
-        let data = api.dataset(runtime);
-        let term = term(FEWSTEP_OBJECTIVE_DENOISE, FEWSTEP_WEIGHT_SNR);
-        let mut options = api.trainer_options(&term);
-        options.batch = 4;
-        let mut trainer = null_mut();
-        // SAFETY: valid pointers; each handle is destroyed once, the parents first: children keep them alive.
-        unsafe {
-            api.ok((api.fewstep_trainer_create)(runtime, model, null(), data, &options, &mut trainer));
-            api.ok((api.fewstep_runtime_destroy)(runtime));
-            api.ok((api.fewstep_dataset_destroy)(data));
-            api.ok((api.fewstep_trainer_step)(trainer, null_mut()));
-            api.ok((api.fewstep_model_destroy)(model));
-            api.ok((api.fewstep_trainer_destroy)(trainer));
+    // It counts the process's threads.
+    alone(concat!(module_path!(), "::loads_trains_and_unloads_twenty_times"), || {
+        for _ in 0..20 {
+            let api = Api::load();
+            let runtime = api.runtime(3);
+            // A thread gives itself its name once it runs.
+            assert_eq!(worker_threads_become(2), 2);
+            let model = api.model(runtime, 1);
+            let data = api.dataset(runtime);
+            let term = term(FEWSTEP_OBJECTIVE_DENOISE, FEWSTEP_WEIGHT_SNR);
+            let mut options = api.trainer_options(&term);
+            options.batch = 4;
+            let mut trainer = null_mut();
+            // SAFETY: valid pointers; each handle is destroyed once, the parents first: children keep them alive.
+            unsafe {
+                api.ok((api.fewstep_trainer_create)(runtime, model, null(), data, &options, &mut trainer));
+                api.ok((api.fewstep_runtime_destroy)(runtime));
+                api.ok((api.fewstep_dataset_destroy)(data));
+                api.ok((api.fewstep_trainer_step)(trainer, null_mut()));
+                api.ok((api.fewstep_model_destroy)(model));
+                api.ok((api.fewstep_trainer_destroy)(trainer));
+            }
+            // The system lists a thread for a moment after it was joined.
+            assert_eq!(worker_threads_become(0), 0, "the last child ends the workers");
+            api.library.close().expect("dlclose");
         }
-        // The system lists a thread for a moment after it was joined.
-        assert_eq!(worker_threads_become(0), 0, "the last child ends the workers");
-        api.library.close().expect("dlclose");
-    }
+    });
 }
 
 #[test]
 fn a_sample_depends_on_seed_and_index_alone() {
-    let _alone = alone();
     let api = Api::load();
     let runtime = api.runtime(2);
     let model = api.model(runtime, 3);
@@ -176,7 +168,6 @@ unsafe extern "C" fn nosy(user: *mut c_void, progress: *const fewstep_progress) 
 
 #[test]
 fn callbacks_cannot_re_enter_and_can_cancel() {
-    let _alone = alone();
     let api = Api::load();
     let runtime = api.runtime(2);
     let model = api.model(runtime, 1);
@@ -220,7 +211,6 @@ fn callbacks_cannot_re_enter_and_can_cancel() {
 #[test]
 fn long_calls_see_their_tokens() {
     const CANCELLED: i32 = 12;
-    let _alone = alone();
     let api = Api::load();
     let term = term(FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_WEIGHT_STATE);
     // SAFETY: valid pointers throughout.
@@ -298,7 +288,6 @@ fn long_calls_see_their_tokens() {
 
 #[test]
 fn struct_sizes_follow_the_rules() {
-    let _alone = alone();
     let api = Api::load();
     let runtime = api.runtime(1);
     let model = api.model(runtime, 1);
@@ -332,7 +321,6 @@ fn struct_sizes_follow_the_rules() {
 /// A caller with an older header gets no byte more than it has room for, one with a newer header zeros in what this version does not know.
 #[test]
 fn defaults_fill_what_the_caller_has() {
-    let _alone = alone();
     let api = Api::load();
     const KNOWN: usize = size_of::<fewstep_runtime_options>();
     const FIRST: usize = std::mem::offset_of!(fewstep_runtime_options, device_uuid);
@@ -360,7 +348,6 @@ fn defaults_fill_what_the_caller_has() {
 
 #[test]
 fn one_model_serves_samplers_on_many_threads() {
-    let _alone = alone();
     let api = Api::load();
     let runtime = api.runtime(2);
     let model = api.model(runtime, 9);
@@ -374,7 +361,6 @@ fn one_model_serves_samplers_on_many_threads() {
 
 #[test]
 fn the_one_call_sample_equals_the_stepwise_one_and_models_round_trip() {
-    let _alone = alone();
     let api = Api::load();
     let runtime = api.runtime(2);
     let model = api.model(runtime, 4);

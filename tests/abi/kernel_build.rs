@@ -1,6 +1,6 @@
 //! The build's CUDA half (`build/cuda.rs`) on kernels of its own. What needs nvcc is checked where one is found, and in CI always.
 
-#[path = "../build/cuda.rs"]
+#[path = "../../build/cuda.rs"]
 mod cuda;
 
 use cuda::arch::Arch;

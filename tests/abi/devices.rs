@@ -1,11 +1,10 @@
 //! What a host can ask of devices before it makes a runtime, and of a runtime.
 
-mod ffi_common;
-
+use crate::ffi_common;
+use crate::ffi_common::Api;
 use fewstep::ffi::device::*;
 use fewstep::ffi::precision::*;
 use fewstep::ffi::runtime::*;
-use ffi_common::Api;
 
 const INVALID: i32 = 1;
 
@@ -160,7 +159,7 @@ mod drivers {
                 stand_in(&folder, answers);
             }
             let child = Command::new(std::env::current_exe().expect("self"))
-                .args(["--exact", "drivers::child", "--nocapture"])
+                .args(["--exact", "devices::drivers::child", "--nocapture"])
                 .env(ROW, at.to_string())
                 .env("LD_LIBRARY_PATH", &folder)
                 .output()

@@ -1,8 +1,7 @@
 //! After compile, prepare and one warm-up run, a run allocates nothing; nor does a training step.
 
-mod common;
-
-use common::{Case, load, models};
+use crate::common::alone::alone;
+use crate::common::{self, Case, load, models};
 use fewstep::Result;
 use fewstep::backend::Backend;
 use fewstep::backend::cpu::CpuBackend;
@@ -111,11 +110,14 @@ fn measure_second_sampler() -> Result<()> {
     Ok(())
 }
 
-/// One test, because the library's counters are the process's: first without, then with the norm and attention kernels.
+/// One test, alone, because the library's counters are the process's: first without, then with the norm and attention kernels.
 #[test]
-fn a_run_allocates_nothing() -> Result<()> {
-    measure(&everything(false)?)?;
-    measure(&everything(true)?)?;
-    measure_second_sampler()?;
-    measure_training()
+fn a_run_allocates_nothing() {
+    let measure_all = || -> Result<()> {
+        measure(&everything(false)?)?;
+        measure(&everything(true)?)?;
+        measure_second_sampler()?;
+        measure_training()
+    };
+    alone(concat!(module_path!(), "::a_run_allocates_nothing"), || measure_all().unwrap_or_else(|e| panic!("{e}")));
 }

@@ -5,23 +5,24 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The order of the header's chapters.
-const SOURCES: [&str; 15] = [
-    "error",
-    "cancel",
-    "callback",
-    "device",
-    "runtime",
-    "grid",
-    "conditioning",
-    "model",
-    "dataset",
-    "precision",
-    "trainer_options",
-    "trainer",
-    "sampler_options",
-    "sampler",
-    "evaluator",
+/// The header's chapters in their order: a file of src/ffi, and what it is about.
+const CHAPTERS: [(&str, &str); 16] = [
+    ("error", "Version, status codes, the last error"),
+    ("cancel", "Cancel tokens"),
+    ("callback", "Progress"),
+    ("device", "Devices"),
+    ("runtime", "Runtimes: compute threads, a device, a log"),
+    ("grid", "Grids: pairs of timesteps"),
+    ("conditioning", "Conditions: what a model is given beside images and timesteps"),
+    ("model", "Models, and students derived from them"),
+    ("dataset", "Datasets"),
+    ("precision", "Precisions"),
+    ("sampler_options", "Samplers: what a run is made with"),
+    ("trainer_options", "Trainers: what training is made with"),
+    ("trainer", "Trainers"),
+    ("sampler", "Samplers"),
+    ("evaluator", "Evaluators: one evaluation of a network"),
+    ("tools", "Arrays and pictures as files"),
 ];
 
 fn root() -> &'static Path {
@@ -35,12 +36,87 @@ fn header() -> PathBuf {
 fn generate() -> String {
     let config = cbindgen::Config::from_file(root().join("cbindgen.toml")).expect("cbindgen.toml");
     let mut builder = cbindgen::Builder::new().with_config(config);
-    for name in SOURCES.iter().chain(&["tools"]) {
-        builder = builder.with_src(root().join("src/ffi").join(format!("{name}.rs")));
+    for (name, _) in CHAPTERS {
+        builder = builder.with_src(source(name));
     }
     let mut text = vec![];
     builder.generate().expect("cbindgen").write(&mut text);
-    String::from_utf8(text).expect("UTF-8")
+    by_chapters(&String::from_utf8(text).expect("UTF-8"))
+}
+
+fn source(name: &str) -> PathBuf {
+    root().join("src/ffi").join(format!("{name}.rs"))
+}
+
+/// An item that cbindgen has written: its comment and its declaration.
+struct Item {
+    name: String,
+    text: String,
+}
+
+/// What cbindgen sorts by kind, sorted by what it is about: all constants, types and functions of a file stand together, in the file's own order.
+fn by_chapters(text: &str) -> String {
+    let start = text.find("/**\n").expect("an item");
+    let items = items(&text[start..]);
+    let mut out = text[..start].to_string();
+    out += "#ifdef __cplusplus\nextern \"C\" {\n#endif\n";
+    let mut left: Vec<&Item> = items.iter().collect();
+    for (name, title) in CHAPTERS {
+        let source = std::fs::read_to_string(source(name)).expect("a source");
+        // Where an item is defined there: its name behind one of Rust's words.
+        let place = |item: &Item| ["const ", "struct ", "type ", "fn "].iter().filter_map(|word| find_word(&source, &format!("{word}{}", item.name))).min();
+        let (mut chapter, others): (Vec<&Item>, Vec<&Item>) = left.into_iter().partition(|item| place(item).is_some());
+        left = others;
+        chapter.sort_by_key(|item| place(item));
+        out += &format!("\n\n/* {}\n * {title}\n * {} */\n", "-".repeat(75), "-".repeat(75));
+        chapter.iter().for_each(|item| out += &format!("\n{}\n", item.text));
+    }
+    assert!(left.is_empty(), "in no chapter: {:?}", left.iter().map(|item| &item.name).collect::<Vec<_>>());
+    out + "\n#ifdef __cplusplus\n} /* extern \"C\" */\n#endif\n\n#endif /* FEWSTEP_H */\n"
+}
+
+/// Where a word stands that goes on no further.
+fn find_word(text: &str, word: &str) -> Option<usize> {
+    text.match_indices(word).map(|(at, _)| at).find(|at| !text[at + word.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+}
+
+/// The items of a header's body. A declaration ends with its line where that is a macro, else with a semicolon outside of braces.
+fn items(body: &str) -> Vec<Item> {
+    let (mut items, mut text, mut depth, mut comment) = (vec![], String::new(), 0usize, false);
+    for line in body.lines() {
+        comment |= line.trim_start().starts_with("/**");
+        if !comment
+            && text.is_empty()
+            && (line.is_empty() || line.starts_with('#') && !line.starts_with("#define") || line.starts_with("extern") || line.starts_with('}'))
+        {
+            continue; // what stands around the items
+        }
+        text += &format!("{line}\n");
+        if comment {
+            comment = !line.trim_end().ends_with("*/");
+            continue;
+        }
+        depth = depth + line.matches('{').count() - line.matches('}').count();
+        if line.starts_with("#define") || depth == 0 && line.ends_with(';') {
+            let code = text.rsplit("*/\n").next().expect("code").trim();
+            items.push(Item { name: name_of(code).to_string(), text: text.trim_end().to_string() });
+            text.clear();
+        }
+    }
+    assert!(text.trim().is_empty(), "no declaration: {text}");
+    items
+}
+
+/// What a declaration declares.
+fn name_of(code: &str) -> &str {
+    if let Some(rest) = code.strip_prefix("#define ") {
+        return rest.split([' ', '(']).next().expect("a name");
+    }
+    if let Some(at) = code.find("(*") {
+        return code[at + 2..].split(')').next().expect("a name");
+    }
+    let before = if code.starts_with("typedef") { code.trim_end_matches(';') } else { code.split('(').next().expect("a name") };
+    before.rsplit([' ', '*', '\n']).next().expect("a name")
 }
 
 #[test]

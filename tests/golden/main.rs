@@ -1,17 +1,17 @@
-//! One test for each reference case under `$FEWSTEP_GOLDEN_DIR` (default `tests/golden`), recorded from diffusers and PyTorch. Nothing is skipped: an
+//! One test for each reference case under `$FEWSTEP_GOLDEN_DIR` (default `tests/golden/data`), recorded from diffusers and PyTorch. Nothing is skipped: an
 //! unknown class, an unread file or an empty folder fails. Tolerances are those of the recordings' README (`tests/golden/README.md`).
 
-#[path = "golden_cases/adamw.rs"]
+#[path = "cases/adamw.rs"]
 mod adamw;
-#[path = "golden_cases/common.rs"]
+#[path = "cases/common.rs"]
 mod common;
-#[path = "golden_cases/distill.rs"]
+#[path = "cases/distill.rs"]
 mod distill;
-#[path = "golden_cases/schedulers.rs"]
+#[path = "cases/schedulers.rs"]
 mod schedulers;
-#[path = "golden_cases/trajectory.rs"]
+#[path = "cases/trajectory.rs"]
 mod trajectory;
-#[path = "golden_cases/unet.rs"]
+#[path = "cases/unet.rs"]
 mod unet;
 
 use common::{Check, fail};
@@ -25,7 +25,7 @@ fn main() {
 
 /// Every entry of the folder becomes a test or an error.
 fn trials() -> Result<Vec<Trial>, String> {
-    let dir = std::env::var_os("FEWSTEP_GOLDEN_DIR").map_or_else(|| PathBuf::from("tests/golden"), PathBuf::from);
+    let dir = std::env::var_os("FEWSTEP_GOLDEN_DIR").map_or_else(|| PathBuf::from("tests/golden/data"), PathBuf::from);
     let mut trials = vec![Trial::test("teacher_trajectory", || trajectory::run().map_err(Into::into))];
     let mut seen = [false; 4];
     for entry in sorted(&dir)? {

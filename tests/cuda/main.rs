@@ -1,19 +1,15 @@
 //! The CUDA backend: conformance of every op, whole networks, graphs. `make test-cuda` runs it, on a real GPU where there is a driver, else on the
 //! emulated one. Not part of plain `cargo test`: without either it fails.
 
-#[path = "cuda/abi.rs"]
 mod abi;
+#[path = "../common/mod.rs"]
 mod common;
-#[path = "cuda/conformance.rs"]
 mod conformance;
+#[path = "../ffi_common/mod.rs"]
 mod ffi_common;
-#[path = "cuda/foreign.rs"]
 mod foreign;
-#[path = "cuda/launches.rs"]
 mod launches;
-#[path = "cuda/networks.rs"]
 mod networks;
-#[path = "cuda/training.rs"]
 mod training;
 
 use common::{Case, compare, load, read};

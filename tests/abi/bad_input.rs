@@ -1,7 +1,7 @@
 //! What bad input gets: a status of its own kind and a message that names the thing; nothing is written, nothing crashes.
 
-mod ffi_common;
-
+use crate::ffi_common;
+use crate::ffi_common::{Api, NAMES, TINY, c, scratch, term};
 use fewstep::ffi::conditioning::*;
 use fewstep::ffi::dataset::*;
 use fewstep::ffi::device::*;
@@ -10,7 +10,6 @@ use fewstep::ffi::model::*;
 use fewstep::ffi::runtime::*;
 use fewstep::ffi::sampler_options::*;
 use fewstep::ffi::trainer_options::*;
-use ffi_common::{Api, NAMES, TINY, c, scratch, term};
 use std::path::Path;
 use std::ptr::{null, null_mut};
 
@@ -490,7 +489,7 @@ fn datasets() {
 #[test]
 fn too_little_memory() {
     let child = std::process::Command::new(std::env::current_exe().expect("self"))
-        .args(["--exact", "child_with_little_memory", "--nocapture"])
+        .args(["--exact", "bad_input::child_with_little_memory", "--nocapture"])
         .env("FEWSTEP_TEST_MEMORY", "1")
         .output()
         .expect("child");

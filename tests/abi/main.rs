@@ -1,0 +1,12 @@
+//! The library as C programs see it: its functions by the names of the header, the header itself, and the kernels' build.
+
+#[path = "../common/alone.rs"]
+mod alone;
+mod bad_input;
+mod devices;
+#[path = "../ffi_common/mod.rs"]
+mod ffi_common;
+mod header;
+mod kernel_build;
+mod plugin;
+mod training;
