@@ -90,6 +90,15 @@
 #endif
 
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+
+/* ---------------------------------------------------------------------------
+ * Version, status codes, the last error
+ * --------------------------------------------------------------------------- */
+
 /**
  * Major version of the library.
  */
@@ -116,6 +125,179 @@
 #define FEWSTEP_ABI_VERSION 0
 
 /**
+ * What a function answers: FEWSTEP_STATUS_OK, or why it did nothing. The numbers never change; new ones may come.
+ */
+typedef int32_t fewstep_status;
+
+/**
+ * Everything worked.
+ */
+#define FEWSTEP_STATUS_OK 0
+
+/**
+ * An argument is NULL, out of range or an unknown enum value.
+ */
+#define FEWSTEP_STATUS_INVALID_ARGUMENT 1
+
+/**
+ * A tensor, an image or a buffer has another shape or size than the one expected.
+ */
+#define FEWSTEP_STATUS_SHAPE 2
+
+/**
+ * The request is understood but this version cannot do it.
+ */
+#define FEWSTEP_STATUS_UNSUPPORTED 3
+
+/**
+ * A file, folder, array or tensor does not exist.
+ */
+#define FEWSTEP_STATUS_NOT_FOUND 4
+
+/**
+ * The operating system refused to read or write.
+ */
+#define FEWSTEP_STATUS_IO 5
+
+/**
+ * A file is damaged or is not what it says it is.
+ */
+#define FEWSTEP_STATUS_CORRUPT_FILE 6
+
+/**
+ * A file was written by an incompatible version.
+ */
+#define FEWSTEP_STATUS_VERSION_MISMATCH 7
+
+/**
+ * Memory could not be had.
+ */
+#define FEWSTEP_STATUS_OUT_OF_MEMORY 8
+
+/**
+ * The compute device asked for does not exist.
+ */
+#define FEWSTEP_STATUS_NO_DEVICE 9
+
+/**
+ * The compute device stopped answering.
+ */
+#define FEWSTEP_STATUS_DEVICE_LOST 10
+
+/**
+ * The installed driver is older than what is needed.
+ */
+#define FEWSTEP_STATUS_DRIVER_TOO_OLD 11
+
+/**
+ * A callback or a cancel token asked to stop; the handle stays usable.
+ */
+#define FEWSTEP_STATUS_CANCELLED 12
+
+/**
+ * A number is NaN or infinite where a finite one is needed.
+ */
+#define FEWSTEP_STATUS_NUMERIC 13
+
+/**
+ * The call does not fit the state that the handle is in, or the handle is in use by another call.
+ */
+#define FEWSTEP_STATUS_STATE 14
+
+/**
+ * A bug inside the library; the handle that was in use can only be destroyed.
+ */
+#define FEWSTEP_STATUS_PANIC 15
+
+/**
+ * The message of the last call that failed on the calling thread: what was wrong, with names and numbers, in one line of UTF-8 of less than 2048 bytes
+ * (a longer one loses its middle). Never NULL; an empty string before the first failure. Successful calls leave it as it is.
+ *
+ * The text belongs to the library and stays valid until the next call that fails on the same thread, or until the thread ends. Any thread may call.
+ */
+FEWSTEP_API
+const char *fewstep_last_error(void);
+
+/**
+ * The name of a status, such as "CANCELLED"; "UNKNOWN" for a number that is none. A constant string. Any thread may call.
+ */
+FEWSTEP_API const char *fewstep_status_name(fewstep_status status);
+
+/**
+ * The version of the library that is running, packed as FEWSTEP_VERSION. Compare it with the macro to find a header of another version. Any thread
+ * may call.
+ */
+FEWSTEP_API
+uint32_t fewstep_version(void);
+
+/**
+ * The version of the library that is running as text, such as "0.1.0". A constant string. Any thread may call.
+ */
+FEWSTEP_API const char *fewstep_version_string(void);
+
+
+/* ---------------------------------------------------------------------------
+ * Cancel tokens
+ * --------------------------------------------------------------------------- */
+
+/**
+ * A flag that stops blocking calls from any thread. It stays set until it is reset, so that a cancel that comes before the call is not lost.
+ *
+ * A call that computes sees its token, and that of its runtime (`cancel` of fewstep_runtime_options), within a few milliseconds: while it plans, inside an
+ * evaluation of a network, inside a training step. On a GPU what was started is waited for: one sampler step, one training step. Calls that only read,
+ * write or copy (opening and saving, datasets, snapshots, beginning a run, reading images) take as long as disk, memory and hashes need, a few seconds a
+ * gigabyte, and look at no token.
+ */
+typedef struct fewstep_cancel_token fewstep_cancel_token;
+
+/**
+ * Creates a cancel token that is not set. It needs no runtime, and one token may serve many calls, one after the other or at once.
+ *
+ * The caller owns `*out` and gives it to fewstep_cancel_token_destroy. Any thread may call.
+ * Returns OK, INVALID_ARGUMENT or OUT_OF_MEMORY.
+ */
+FEWSTEP_API fewstep_status fewstep_cancel_token_create(fewstep_cancel_token **out);
+
+/**
+ * Sets the token: every call that watches it, and every later one until fewstep_cancel_token_reset, stops at its next step or operation and returns
+ * CANCELLED.
+ *
+ * Any thread may call at any time, also while other threads use the token.
+ * Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API
+fewstep_status fewstep_cancel_token_cancel(const fewstep_cancel_token *token);
+
+/**
+ * Clears the token, so that it can be used again.
+ *
+ * Any thread may call at any time.
+ * Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_cancel_token_reset(const fewstep_cancel_token *token);
+
+/**
+ * Writes 1 to `*out` when the token is set, 0 otherwise.
+ *
+ * Any thread may call at any time.
+ * Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_cancel_token_is_cancelled(const fewstep_cancel_token *token, int32_t *out);
+
+/**
+ * Destroys a token. NULL is fine. While a call watches the token nothing happens and STATE is returned.
+ *
+ * Any thread may call, once, when no other thread will use the token any more.
+ * Returns OK, INVALID_ARGUMENT or STATE.
+ */
+FEWSTEP_API fewstep_status fewstep_cancel_token_destroy(fewstep_cancel_token *token);
+
+
+/* ---------------------------------------------------------------------------
+ * Progress
+ * --------------------------------------------------------------------------- */
+
+/**
  * Progress of fewstep_trainer_prepare, also where fewstep_trainer_train begins with it: `done` of `total` teacher evaluations.
  */
 #define FEWSTEP_PHASE_PREPARE 1
@@ -129,6 +311,56 @@
  * Progress of fewstep_sampler_run: `done` of `total` sampler steps.
  */
 #define FEWSTEP_PHASE_SAMPLE 3
+
+/**
+ * How far a blocking call is. Only valid inside the callback. Later versions may have more fields: read no more than struct_size bytes.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * FEWSTEP_PHASE_*.
+   */
+  int32_t phase;
+  /**
+   * What is done.
+   */
+  uint64_t done;
+  /**
+   * What there is to do.
+   */
+  uint64_t total;
+  /**
+   * FEWSTEP_PHASE_TRAIN: loss of the step just done; 0 otherwise.
+   */
+  float loss;
+  /**
+   * FEWSTEP_PHASE_TRAIN: norm of its gradient before clipping; 0 otherwise.
+   */
+  float grad_norm;
+  /**
+   * FEWSTEP_PHASE_TRAIN: its learning rate; 0 otherwise.
+   */
+  float learning_rate;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+} fewstep_progress;
+
+/**
+ * Called between two steps of a blocking call, on the thread that made the call. Return 0 to go on; anything else cancels: the call returns
+ * FEWSTEP_STATUS_CANCELLED. Calls on a handle that the blocking call is using answer FEWSTEP_STATUS_STATE. Must return normally (no C++
+ * exception, no longjmp).
+ */
+typedef int32_t (*fewstep_progress_callback)(void *user, const fewstep_progress *progress);
+
+
+/* ---------------------------------------------------------------------------
+ * Devices
+ * --------------------------------------------------------------------------- */
 
 /**
  * Compute on the CPU.
@@ -146,6 +378,84 @@
 #define FEWSTEP_DEVICE_NAME_SIZE 256
 
 /**
+ * What a device is. Set struct_size before fewstep_device_get_info fills the rest.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * FEWSTEP_DEVICE_*.
+   */
+  int32_t device;
+  /**
+   * Its place among the devices of that kind: `device_index` of fewstep_runtime_options.
+   */
+  int32_t index;
+  /**
+   * 1 for a device that the library can compute on; 0 for a GPU that it has no code for: of a compute capability before 7.5, or left out of the build.
+   */
+  int32_t usable;
+  /**
+   * What it computes in: the bit 1 << FEWSTEP_PRECISION_* for each precision. 0 for a device that is not usable.
+   */
+  uint32_t precisions;
+  /**
+   * CUDA: compute capability, the number before the point. CPU: 0.
+   */
+  uint32_t capability_major;
+  /**
+   * CUDA: compute capability, the number after the point. CPU: 0.
+   */
+  uint32_t capability_minor;
+  /**
+   * CUDA: streaming multiprocessors. CPU: threads that run at once, which a runtime has by default.
+   */
+  uint32_t processors;
+  /**
+   * CUDA: bytes of the GPU's memory, in use or not. CPU: 0.
+   */
+  uint64_t memory_bytes;
+  /**
+   * CUDA: what identifies the GPU, also to Vulkan and Direct3D: `device_uuid` of fewstep_runtime_options. CPU: zeros.
+   */
+  uint8_t uuid[16];
+  /**
+   * The name that the driver or the processor gives, UTF-8, with a NUL at the end.
+   */
+  char name[FEWSTEP_DEVICE_NAME_SIZE];
+} fewstep_device_info;
+
+/**
+ * Writes to `*out` how many devices of a kind (FEWSTEP_DEVICE_*) there are, usable or not. That there are none is no error: for CUDA `*out` is 0 without a
+ * driver, with one that is too old, without a GPU, and in a library that was built without CUDA kernels. fewstep_device_get_info of device 0 then says which.
+ * Opens no device. The first call about CUDA loads the driver, which may take some tenths of a second; a library without CUDA kernels never does.
+ *
+ * Any thread may call. Returns OK, INVALID_ARGUMENT, OUT_OF_MEMORY (the driver did not start for lack of it) or what else the driver answered.
+ */
+FEWSTEP_API
+fewstep_status fewstep_device_count(int32_t device,
+                                    uint32_t *out);
+
+/**
+ * Fills `*out`, whose struct_size the caller has set, with what the device `index` of a kind (FEWSTEP_DEVICE_*) is: 0 to fewstep_device_count - 1. There is
+ * one CPU device, 0. Opens no device: what fewstep_runtime_create may still find is a lack of memory, or that another process has a GPU for itself.
+ *
+ * Any thread may call. Returns OK, INVALID_ARGUMENT or, for CUDA, UNSUPPORTED (this library was built without CUDA kernels), NO_DEVICE (no driver, or no
+ * such GPU), DRIVER_TOO_OLD or OUT_OF_MEMORY; fewstep_last_error has the sentence.
+ */
+FEWSTEP_API
+fewstep_status fewstep_device_get_info(int32_t device,
+                                       int32_t index,
+                                       fewstep_device_info *out);
+
+
+/* ---------------------------------------------------------------------------
+ * Runtimes: compute threads, a device, a log
+ * --------------------------------------------------------------------------- */
+
+/**
  * Log nothing.
  */
 #define FEWSTEP_LOG_NONE 0
@@ -159,6 +469,172 @@
  * Log what was done, too.
  */
 #define FEWSTEP_LOG_INFO 2
+
+/**
+ * Takes a line of log, UTF-8 without a line end and of less than 2048 bytes, valid during the call. Called on the thread that made the call which has
+ * something to say, never on a thread of the library. `level` is FEWSTEP_LOG_WARNING or FEWSTEP_LOG_INFO. Must return normally.
+ */
+typedef void (*fewstep_log_callback)(void *user, int32_t level, const char *message);
+
+/**
+ * Compute threads, device and log. Objects made from a runtime keep it alive.
+ */
+typedef struct fewstep_runtime fewstep_runtime;
+
+/**
+ * How a runtime is made. Fill it with fewstep_runtime_options_init, then change fields.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * Threads that compute, the calling one included, at most 1024; 0 (the default) for one a core. Results do not depend on it.
+   */
+  uint32_t threads;
+  /**
+   * FEWSTEP_DEVICE_*; the CPU by default.
+   */
+  int32_t device;
+  /**
+   * Which device of that kind, in the NVIDIA driver's order; 0 by default. Not read where `device_uuid` says which; must be 0 with `cuda_context`.
+   */
+  int32_t device_index;
+  /**
+   * Takes the log; NULL (the default) for none.
+   */
+  fewstep_log_callback log;
+  /**
+   * First argument of `log`. Must stay valid until everything made from the runtime is destroyed.
+   */
+  void *log_user;
+  /**
+   * FEWSTEP_LOG_*: the most that is logged; warnings by default.
+   */
+  int32_t log_level;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * CUDA: the GPU with this UUID of 16 bytes, as Vulkan and Direct3D give it too; NULL (the default) to choose by index. Copied.
+   */
+  const uint8_t *device_uuid;
+  /**
+   * CUDA: a CUcontext of the program, used in place of the device's primary context; NULL (the default) for that. It must stay valid until everything
+   * made from the runtime is destroyed, and is never destroyed by the library.
+   */
+  void *cuda_context;
+  /**
+   * CUDA: a CUstream of `cuda_context` that takes all work; NULL (the default) for the context's default stream. Ours when there is no `cuda_context`.
+   * While it is being captured every function that would give it work returns FEWSTEP_STATUS_STATE, and nothing made from the runtime may be
+   * destroyed: that waits for the stream, which ends the capture. Other streams may be captured meanwhile; with the default stream, which CUDA orders
+   * among all others, only non-blocking ones. CU_STREAM_PER_THREAD is refused.
+   */
+  void *cuda_stream;
+  /**
+   * Stops every long call on this runtime and what is made from it, beside the call's own token: they answer CANCELLED while it is set. NULL (the default)
+   * for none. The token may be destroyed before the runtime; it then stays as it was.
+   */
+  const fewstep_cancel_token *cancel;
+} fewstep_runtime_options;
+
+/**
+ * What a runtime computes with. Set struct_size before fewstep_runtime_get_info fills the rest.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * FEWSTEP_DEVICE_*.
+   */
+  int32_t device;
+  /**
+   * Its place among the devices of that kind, however it was chosen; fewstep_device_get_info has more about it.
+   */
+  int32_t device_index;
+  /**
+   * CPU: threads that compute, the calling one included. CUDA: 0.
+   */
+  uint32_t threads;
+  /**
+   * As in fewstep_device_info.
+   */
+  uint32_t precisions;
+  /**
+   * 1 when the runtime uses a CUDA context of the program (`cuda_context` of fewstep_runtime_options), 0 otherwise.
+   */
+  int32_t foreign_context;
+  /**
+   * As in fewstep_device_info.
+   */
+  uint8_t device_uuid[16];
+  /**
+   * As in fewstep_device_info.
+   */
+  char device_name[FEWSTEP_DEVICE_NAME_SIZE];
+} fewstep_runtime_info;
+
+/**
+ * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
+ *
+ * Any thread may call. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_runtime_options_init(fewstep_runtime_options *options, size_t struct_size);
+
+/**
+ * Creates a runtime and starts its compute threads. `options` may be NULL for the defaults.
+ *
+ * The caller owns `*out` and gives it to fewstep_runtime_destroy. Several runtimes may live in one process; they share nothing. Any thread may call.
+ * Returns OK, INVALID_ARGUMENT, OUT_OF_MEMORY (the system refused a thread, the GPU a context), or, for CUDA, UNSUPPORTED (this library was built without
+ * CUDA kernels, or has none for this GPU), NO_DEVICE (no driver, or no such GPU), DRIVER_TOO_OLD or DEVICE_LOST.
+ */
+FEWSTEP_API
+fewstep_status fewstep_runtime_create(const fewstep_runtime_options *options,
+                                      fewstep_runtime **out);
+
+/**
+ * Fills `*out`, whose struct_size the caller has set.
+ *
+ * Any thread may call, also while others use the runtime. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_runtime_get_info(const fewstep_runtime *runtime, fewstep_runtime_info *out);
+
+/**
+ * Destroys a runtime. NULL is fine. Models, datasets, trainers and samplers made from it stay usable and keep its compute threads; the threads end,
+ * and are waited for, inside the destroy call of whichever of these objects is the last, the runtime included.
+ *
+ * Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE from inside a log callback of a call that uses the runtime.
+ */
+FEWSTEP_API
+fewstep_status fewstep_runtime_destroy(fewstep_runtime *runtime);
+
+
+/* ---------------------------------------------------------------------------
+ * Grids: pairs of timesteps
+ * --------------------------------------------------------------------------- */
+
+/**
+ * One step of a few-step grid, in training timesteps.
+ */
+typedef struct {
+  /**
+   * Timestep that the network sees, 0 .. num_train_timesteps - 1.
+   */
+  int32_t t;
+  /**
+   * Timestep that the step lands on, less than `t`; -1 is the clean image.
+   */
+  int32_t t_next;
+} fewstep_step_pair;
+
+
+/* ---------------------------------------------------------------------------
+ * Conditions: what a model is given beside images and timesteps
+ * --------------------------------------------------------------------------- */
 
 /**
  * One class label (int32_t) for each image.
@@ -181,6 +657,64 @@
 #define FEWSTEP_CONDITIONING_PLANES 4
 
 /**
+ * What images depend on beside their noise. Set every field; those that a later version adds may be 0. The order among conditionings of one kind is that of
+ * the model's own (fewstep_model_condition); between kinds it does not matter.
+ */
+typedef struct {
+  /**
+   * FEWSTEP_CONDITIONING_*.
+   */
+  int32_t kind;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * The values, as the kind says.
+   */
+  const void *data;
+  /**
+   * Number of values.
+   */
+  size_t count;
+} fewstep_conditioning;
+
+/**
+ * What a model is given beside images and timesteps. Set struct_size before fewstep_model_condition fills the rest.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * FEWSTEP_CONDITIONING_*.
+   */
+  int32_t kind;
+  /**
+   * Class labels: how many classes there are, the labels being 0 and up. 0 for other kinds.
+   */
+  uint32_t classes;
+  /**
+   * Tokens: vectors of an image. 0 for other kinds.
+   */
+  uint32_t length;
+  /**
+   * Tokens and vectors: numbers of a vector. 0 for other kinds.
+   */
+  uint32_t width;
+  /**
+   * Planes: channels. 0 for other kinds.
+   */
+  uint32_t channels;
+} fewstep_condition;
+
+
+/* ---------------------------------------------------------------------------
+ * Models, and students derived from them
+ * --------------------------------------------------------------------------- */
+
+/**
  * The network predicts the noise (epsilon).
  */
 #define FEWSTEP_PREDICTION_EPSILON 1
@@ -194,6 +728,290 @@
  * The network predicts the velocity v; what a few-step student should predict.
  */
 #define FEWSTEP_PREDICTION_V 3
+
+/**
+ * Architecture, weights, and how they are meant to be sampled. Immutable: any number of trainers and samplers may use one model, on many threads.
+ */
+typedef struct fewstep_model fewstep_model;
+
+/**
+ * How a student differs from its teacher. Fill it with fewstep_student_options_init, then change fields.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * FEWSTEP_PREDICTION_*: what the student predicts; v by default.
+   */
+  int32_t prediction;
+  /**
+   * JSON, the keys of config.json that differ from the teacher's, with their values: {"block_out_channels": [32, 64], "layers_per_block": 1}. A key that the
+   * network does not have is refused; null is the value null. Of a UNet2DModel fewer block_out_channels than the teacher's drop the innermost stages, so
+   * that the types of the others stay; to drop attention, give down_block_types, up_block_types and add_attention. NULL (the default) for the teacher's
+   * architecture. Copied.
+   */
+  const char *config_patch;
+  /**
+   * 1 copies the teacher's weights where a tensor of the same role has the same shape; 0 (the default) starts at random.
+   */
+  int32_t copy_weights;
+  /**
+   * The student's sampler steps, evenly spread from the noisiest timestep ("trailing"); 0 (the default) for none yet, or when `pairs` is given.
+   */
+  uint32_t steps;
+  /**
+   * Seed of the random weights.
+   */
+  uint64_t seed;
+  /**
+   * The student's grid, explicitly: each pair starts where the one before it ended. NULL by default.
+   */
+  const fewstep_step_pair *pairs;
+  /**
+   * Elements of pairs, at most 1000.
+   */
+  size_t pair_count;
+  /**
+   * Bytes from one pair to the next; sizeof(fewstep_step_pair).
+   */
+  size_t pair_stride;
+  /**
+   * Stops fewstep_model_derive_student with CANCELLED; only read during that call. NULL (the default) for none.
+   */
+  const fewstep_cancel_token *cancel;
+} fewstep_student_options;
+
+/**
+ * What a model is. Set struct_size before fewstep_model_get_info fills the rest.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * FEWSTEP_PREDICTION_*.
+   */
+  int32_t prediction;
+  /**
+   * Number of parameters.
+   */
+  uint64_t parameters;
+  /**
+   * Bytes of the weights in memory.
+   */
+  uint64_t weight_bytes;
+  /**
+   * Channels that the network reads: those of x_t, and of planes beside it.
+   */
+  uint32_t in_channels;
+  /**
+   * Channels that the network gives: those of x_t, or twice as many where it gives a variance behind its prediction.
+   */
+  uint32_t out_channels;
+  /**
+   * Height that the config names, 0 when it names none.
+   */
+  uint32_t height;
+  /**
+   * Width that the config names, 0 when it names none.
+   */
+  uint32_t width;
+  /**
+   * Heights and widths must be multiples of this.
+   */
+  uint32_t size_multiple;
+  /**
+   * Classes of a class-conditional model, which needs a label for each image; 0 for a model without labels.
+   */
+  uint32_t classes;
+  /**
+   * Steps of a few-step student's own grid; 0 for other models.
+   */
+  uint32_t steps;
+  /**
+   * Training timesteps of the noise schedule.
+   */
+  uint32_t num_train_timesteps;
+  /**
+   * Channels of the images that are sampled (x_t); 0 for a model that cannot be sampled, because its network gives another number of channels.
+   */
+  uint32_t channels;
+  /**
+   * What the model takes beside images and timesteps: how many conditions fewstep_model_condition lists.
+   */
+  uint32_t conditions;
+} fewstep_model_info;
+
+/**
+ * Opens a model: a diffusers folder or a file of fewstep_model_save_file. `path` is UTF-8.
+ *
+ * The folder may be a pipeline's (with `unet/` and `scheduler/`), a flat one, that of a network alone (`unet`, `unet_ema`), a hub cache's, or one with a
+ * single model below it; any file of a model stands for the model. Weights are safetensors of f32, f16, bf16 or f64, in one file or in shards with their
+ * index. Where there is no plain file, a variant is taken: `ema`, `fp16`, `bf16`, `non_ema`, or else the only safetensors file; fewstep_model_open_variant
+ * names one. Names may begin with `module.` or `_orig_mod.`. A network without a scheduler_config.json takes that of the folders above it.
+ *
+ * What was chosen, found elsewhere than expected or assumed (DDIM's defaults where no scheduler is found) and oddities, such as unknown keys of a config,
+ * go to the runtime's log as warnings, each with the names of the files.
+ *
+ * A folder that fewstep_model_save wrote names its files by their SHA-256 in `fewstep.json`. One with a file that is another is refused, CORRUPT_FILE: it
+ * would be a mixture of two models. Where the change was meant, delete `fewstep.json`, or only its "parts" to keep a student's grid. Folders without such
+ * hashes open as they are. A save that was killed after its commit is finished if the folder can be written to and no link leads out of it; if not, the
+ * new model is read all the same. Where others have written into the folder after such a save, it is refused, CORRUPT_FILE, with the ways out.
+ *
+ * The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call, also while the folder is saved into: what
+ * opens is the model before or after.
+ * Returns OK, INVALID_ARGUMENT, NOT_FOUND (no such file or tensor), IO, CORRUPT_FILE (also a Git LFS pointer), SHAPE (a tensor of the wrong shape),
+ * UNSUPPORTED (another model class or option, pickled weights), VERSION_MISMATCH (a file of a later fewstep), NUMERIC (weights that are not finite) or
+ * OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_model_open(const fewstep_runtime *runtime,
+                                  const char *path,
+                                  fewstep_model **out);
+
+/**
+ * Opens a model folder with the weights of one variant: `diffusion_pytorch_model.fp16.safetensors` is "fp16", in one file or in shards. "" is the plain
+ * file and nothing else; NULL leaves the choice to fewstep_model_open. `path` is a folder.
+ *
+ * Ownership, threads and codes as fewstep_model_open; NOT_FOUND where the folder has no such variant (the sentence names those that it has).
+ */
+FEWSTEP_API
+fewstep_status fewstep_model_open_variant(const fewstep_runtime *runtime,
+                                          const char *path,
+                                          const char *variant,
+                                          fewstep_model **out);
+
+/**
+ * The same from the bytes of a file of fewstep_model_save_file, which are copied: for models that ship inside another file.
+ *
+ * Ownership, threads and codes as fewstep_model_open.
+ */
+FEWSTEP_API fewstep_status fewstep_model_open_buffer(const fewstep_runtime *runtime, const void *data, size_t size, fewstep_model **out);
+
+/**
+ * The same from the files of a diffusers folder in memory: the texts of `config.json` and `scheduler_config.json` (NULL for diffusers' defaults) and the
+ * bytes of the safetensors file. Everything is copied. A few-step student's grid is in none of them: open a student with fewstep_model_open_buffer, from
+ * the bytes of a file of fewstep_model_save_file.
+ *
+ * Ownership, threads and codes as fewstep_model_open.
+ */
+FEWSTEP_API
+fewstep_status fewstep_model_open_memory(const fewstep_runtime *runtime,
+                                         const char *config_json,
+                                         const char *scheduler_json,
+                                         const void *weights,
+                                         size_t weights_size,
+                                         fewstep_model **out);
+
+/**
+ * Creates a model with random weights, as PyTorch would initialise it, from the text of a diffusers `config.json` and of a `scheduler_config.json`
+ * (NULL for DDIM's defaults). The weights are a function of `seed`.
+ *
+ * Ownership and threads as fewstep_model_open. Returns OK, INVALID_ARGUMENT, CORRUPT_FILE (text that is not JSON), UNSUPPORTED, CANCELLED (by the runtime's
+ * token) or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_model_create(const fewstep_runtime *runtime,
+                                    const char *config_json,
+                                    const char *scheduler_json,
+                                    uint64_t seed,
+                                    fewstep_model **out);
+
+/**
+ * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
+ *
+ * Any thread may call. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_student_options_init(fewstep_student_options *options, size_t struct_size);
+
+/**
+ * Makes an initial student of a teacher: a smaller architecture, random or copied weights, and the grid that it will be trained for. `options` may be
+ * NULL for the teacher's own architecture.
+ *
+ * Ownership and threads as fewstep_model_open. Returns OK, INVALID_ARGUMENT, CORRUPT_FILE (a config_patch that is not JSON), UNSUPPORTED, CANCELLED or
+ * OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_model_derive_student(const fewstep_runtime *runtime,
+                                            const fewstep_model *teacher,
+                                            const fewstep_student_options *options,
+                                            fewstep_model **out);
+
+/**
+ * Saves a model as a diffusers folder that `DDIMPipeline.from_pretrained` opens and fewstep_model_open reads back. The folder is created. `path` is UTF-8.
+ *
+ * The folder is saved as a whole: if the call fails, or the process or the machine dies meanwhile, it holds the model that was there before or the new one,
+ * never a mixture. Other files in it stay, but for the shards of an older model. Links among its files are followed, modes are kept; a file of the
+ * model's whose place is taken by something else, such as a pipe or a folder, is refused with IO. Two savers of one folder wait for each other, for at
+ * most a minute (not on file systems without locks: there a mixture is possible, and refused when it is opened). The old and the new model lie side
+ * by side for a moment: the disk needs room for both.
+ *
+ * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a grid that diffusers cannot express: use
+ * fewstep_model_save_file; a config of more text than is read), NUMERIC (a weight that is not finite, which could not be opened again; nothing is
+ * written), IO, NOT_FOUND, VERSION_MISMATCH (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether the new model is already the one that opens (it could not
+ * be put into place whole, and the next save or opening goes on) or the old one still is.
+ */
+FEWSTEP_API
+fewstep_status fewstep_model_save(const fewstep_model *model,
+                                  const char *path);
+
+/**
+ * Saves a model as one file, whatever its grid: safetensors with the configs in its metadata, which fewstep_model_open and fewstep_model_open_buffer
+ * read back. It appears whole or not at all. `path` is UTF-8.
+ *
+ * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a config of more text than is read), NUMERIC (a weight
+ * that is not finite, which could not be opened again; nothing is written), IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY; what holds for all files that are written, and what IO means, is at the top
+ * of this header.
+ */
+FEWSTEP_API
+fewstep_status fewstep_model_save_file(const fewstep_model *model,
+                                       const char *path);
+
+/**
+ * Fills `*out`, whose struct_size the caller has set.
+ *
+ * Any thread may call, also while others use the model. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_model_get_info(const fewstep_model *model, fewstep_model_info *out);
+
+/**
+ * The `index`th of what a model takes beside images and timesteps: fills `*out`, whose struct_size the caller has set. fewstep_model_info tells how many there
+ * are.
+ *
+ * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT (also for an index beyond the last) or UNSUPPORTED (a model that cannot
+ * be sampled).
+ */
+FEWSTEP_API
+fewstep_status fewstep_model_condition(const fewstep_model *model,
+                                       size_t index,
+                                       fewstep_condition *out);
+
+/**
+ * The grid of a few-step student: writes its pairs to `pairs` and their number to `*count`; 0 for other models. With `pairs` NULL and `capacity` 0 only
+ * the number is written.
+ *
+ * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, or SHAPE (capacity is too small).
+ */
+FEWSTEP_API
+fewstep_status fewstep_model_pairs(const fewstep_model *model,
+                                   fewstep_step_pair *pairs,
+                                   size_t capacity,
+                                   size_t *count);
+
+/**
+ * Destroys a model. NULL is fine. Trainers and samplers made from it keep what they need.
+ *
+ * Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE while a call uses the model (nothing happens then).
+ */
+FEWSTEP_API fewstep_status fewstep_model_destroy(fewstep_model *model);
+
+
+/* ---------------------------------------------------------------------------
+ * Datasets
+ * --------------------------------------------------------------------------- */
 
 /**
  * Unsigned bytes.
@@ -216,6 +1034,177 @@
 #define FEWSTEP_LAYOUT_NHWC 2
 
 /**
+ * Images, and labels where there are classes, that trainers draw from. Immutable.
+ */
+typedef struct fewstep_dataset fewstep_dataset;
+
+/**
+ * Where a dataset's images lie and how they become numbers around 0. Fill it with fewstep_dataset_options_init, then change fields.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * FEWSTEP_DTYPE_* of the values; u8 by default.
+   */
+  int32_t dtype;
+  /**
+   * FEWSTEP_LAYOUT_*; NHWC by default.
+   */
+  int32_t layout;
+  /**
+   * Channels of an image.
+   */
+  uint32_t channels;
+  /**
+   * Rows of an image.
+   */
+  uint32_t height;
+  /**
+   * Columns of an image.
+   */
+  uint32_t width;
+  /**
+   * Number of images.
+   */
+  size_t count;
+  /**
+   * The values; copied.
+   */
+  const void *data;
+  /**
+   * Bytes of data; must be what the numbers above make.
+   */
+  size_t data_size;
+  /**
+   * One label for each image, or NULL (the default); copied.
+   */
+  const int32_t *labels;
+  /**
+   * Elements of labels: count, or 0 without labels.
+   */
+  size_t label_count;
+  /**
+   * Value in the model's space = value in data * scale + shift. By default 1/127.5 and -1, which maps bytes to [-1, 1].
+   */
+  float scale;
+  /**
+   * See scale.
+   */
+  float shift;
+  /**
+   * What models are given with each image beside labels, such as planes: values for all images. NULL by default. Copied.
+   */
+  const fewstep_conditioning *conditionings;
+  /**
+   * Elements of conditionings.
+   */
+  size_t conditioning_count;
+  /**
+   * Bytes from one conditioning to the next; sizeof(fewstep_conditioning).
+   */
+  size_t conditioning_stride;
+} fewstep_dataset_options;
+
+/**
+ * What a dataset is. Set struct_size before fewstep_dataset_get_info fills the rest.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * 1 when each image has a label.
+   */
+  int32_t has_labels;
+  /**
+   * Number of images.
+   */
+  uint64_t count;
+  /**
+   * Bytes in memory.
+   */
+  uint64_t bytes;
+  /**
+   * Channels of an image.
+   */
+  uint32_t channels;
+  /**
+   * Rows of an image.
+   */
+  uint32_t height;
+  /**
+   * Columns of an image.
+   */
+  uint32_t width;
+  /**
+   * One more than the largest label; 0 without labels.
+   */
+  uint32_t classes;
+} fewstep_dataset_info;
+
+/**
+ * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
+ *
+ * Any thread may call. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_dataset_options_init(fewstep_dataset_options *options, size_t struct_size);
+
+/**
+ * Makes a dataset from the host's arrays, which are copied.
+ *
+ * The caller owns `*out` and gives it to fewstep_dataset_destroy; it keeps the runtime alive. Any thread may call.
+ * Returns OK, INVALID_ARGUMENT (also for a negative label), SHAPE, NUMERIC (a value that is not finite) or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_dataset_create(const fewstep_runtime *runtime,
+                                      const fewstep_dataset_options *options,
+                                      fewstep_dataset **out);
+
+/**
+ * Reads a dataset from a NumPy `.npz` archive (numpy.savez, savez_compressed): images [M,H,W] (one channel) or [M,H,W,C] of floats of 16 to 64 bits,
+ * integers of 8 to 64 bits or bools in either byte order, and labels [M] or [M,1] of any integer type where `labels_name` is not NULL. Values become
+ * float32 first; value in the model's space = value in the file * scale + shift; 1/127.5 and -1 map bytes to [-1, 1].
+ *
+ * What an archive says is checked against its own length before there is memory for it. A deflated array of more than 16 MiB that would unpack to more
+ * than 512 times what it takes in the file is UNSUPPORTED: it was made to cost, or should be saved uncompressed.
+ *
+ * Ownership and threads as fewstep_dataset_create.
+ * Returns OK, INVALID_ARGUMENT, NOT_FOUND (the file, or an array in it), IO, CORRUPT_FILE, VERSION_MISMATCH (a later npy format), SHAPE, UNSUPPORTED,
+ * NUMERIC or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_dataset_open_npz(const fewstep_runtime *runtime,
+                                        const char *path,
+                                        const char *images_name,
+                                        const char *labels_name,
+                                        float scale,
+                                        float shift,
+                                        fewstep_dataset **out);
+
+/**
+ * Fills `*out`, whose struct_size the caller has set.
+ *
+ * Any thread may call, also while others use the dataset. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_dataset_get_info(const fewstep_dataset *dataset, fewstep_dataset_info *out);
+
+/**
+ * Destroys a dataset. NULL is fine. Trainers made from it keep what they need.
+ *
+ * Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE while a call uses the dataset (nothing happens then).
+ */
+FEWSTEP_API fewstep_status fewstep_dataset_destroy(fewstep_dataset *dataset);
+
+
+/* ---------------------------------------------------------------------------
+ * Precisions
+ * --------------------------------------------------------------------------- */
+
+/**
  * Everything in 32-bit floats.
  */
 #define FEWSTEP_PRECISION_F32 0
@@ -230,132 +1219,10 @@
  */
 #define FEWSTEP_PRECISION_BF16 2
 
-/**
- * Match the teacher's prediction at the same noisy image and timestep. Needs a teacher and a dataset.
- */
-#define FEWSTEP_OBJECTIVE_OUTPUT 1
 
-/**
- * Match the teacher's next cached state, from the teacher's own state. Needs a teacher.
- */
-#define FEWSTEP_OBJECTIVE_TEACHER_FORCED 2
-
-/**
- * Match the teacher's next cached state of the same noise, from the state that the student reaches by itself. Needs a teacher.
- */
-#define FEWSTEP_OBJECTIVE_ON_POLICY 3
-
-/**
- * Match the clean image: trains a teacher from data. Needs a dataset.
- */
-#define FEWSTEP_OBJECTIVE_DENOISE 4
-
-/**
- * The error of the clean image itself.
- */
-#define FEWSTEP_WEIGHT_CONST 1
-
-/**
- * The error of the noise: signal-to-noise ratio.
- */
-#define FEWSTEP_WEIGHT_SNR 2
-
-/**
- * Signal-to-noise ratio, at least 1.
- */
-#define FEWSTEP_WEIGHT_TRUNC_SNR 3
-
-/**
- * The error of the velocity: signal-to-noise ratio + 1.
- */
-#define FEWSTEP_WEIGHT_V 4
-
-/**
- * The error of the state that the step lands on; for the trajectory objectives TEACHER_FORCED and ON_POLICY.
- */
-#define FEWSTEP_WEIGHT_STATE 5
-
-/**
- * |d|.
- */
-#define FEWSTEP_NORM_L1 1
-
-/**
- * d^2.
- */
-#define FEWSTEP_NORM_L2 2
-
-/**
- * d^2/2 where |d| is at most huber_delta, huber_delta (|d| - huber_delta/2) elsewhere.
- */
-#define FEWSTEP_NORM_HUBER 3
-
-/**
- * The learning rate stays constant after the warm-up.
- */
-#define FEWSTEP_DECAY_CONSTANT 1
-
-/**
- * The learning rate falls to 0 at total_steps along half a cosine.
- */
-#define FEWSTEP_DECAY_COSINE 2
-
-/**
- * trajectory_clip: clamp or threshold as the scheduler config of the teacher says, so that it runs as its own sampler runs it.
- */
-#define FEWSTEP_CLIP_FROM_TEACHER 3
-
-/**
- * The weights as trained.
- */
-#define FEWSTEP_WEIGHTS_RAW 1
-
-/**
- * The moving average of the weights; usually the better ones.
- */
-#define FEWSTEP_WEIGHTS_EMA 2
-
-/**
- * Resume with other learning_rate, warmup_steps, total_steps or decay. Both schedules count from the run's first step: the next step has the learning rate
- * that the new schedule gives after the steps that are done, which is 0 if its cosine has ended by then (a warning in the log says so).
- */
-#define FEWSTEP_RESUME_SCHEDULE 1
-
-/**
- * Resume with another batch.
- */
-#define FEWSTEP_RESUME_BATCH 2
-
-/**
- * Resume with other beta1, beta2, eps, weight_decay, clip_norm or ema_decay. The moments and the moving average go on from what they are.
- */
-#define FEWSTEP_RESUME_OPTIMIZER 4
-
-/**
- * Resume with other terms; or with the same where they share the draws of a point, which versions before 0.1.0 had each draw its own.
- */
-#define FEWSTEP_RESUME_LOSS 8
-
-/**
- * Resume with other teacher trajectories: pairs or steps, substeps, cache_size, height and width, trajectory_clip and its fields.
- */
-#define FEWSTEP_RESUME_TRAJECTORIES 16
-
-/**
- * Resume with another seed.
- */
-#define FEWSTEP_RESUME_SEED 32
-
-/**
- * Resume with another precision, of the networks or of the teacher's trajectories (which versions before 0.1.0 computed in f32 whatever the precision of the
- * trainer). A loss scale that the checkpoint does not have begins anew.
- */
-#define FEWSTEP_RESUME_PRECISION 64
-
-/**
- * Resume with whatever the trainer was created with.
- */
-#define FEWSTEP_RESUME_ANY 127
+/* ---------------------------------------------------------------------------
+ * Samplers: what a run is made with
+ * --------------------------------------------------------------------------- */
 
 /**
  * What the model says: a few-step student's own grid, or the sampler of its scheduler config, step for step as diffusers runs it. Known are DDIM, DPM-Solver++,
@@ -472,808 +1339,6 @@
  * The last step ends at the smallest noise level of the schedule.
  */
 #define FEWSTEP_FINAL_SIGMA_MIN 2
-
-/**
- * A flag that stops blocking calls from any thread. It stays set until it is reset, so that a cancel that comes before the call is not lost.
- *
- * A call that computes sees its token, and that of its runtime (`cancel` of fewstep_runtime_options), within a few milliseconds: while it plans, inside an
- * evaluation of a network, inside a training step. On a GPU what was started is waited for: one sampler step, one training step. Calls that only read,
- * write or copy (opening and saving, datasets, snapshots, beginning a run, reading images) take as long as disk, memory and hashes need, a few seconds a
- * gigabyte, and look at no token.
- */
-typedef struct fewstep_cancel_token fewstep_cancel_token;
-
-/**
- * Images, and labels where there are classes, that trainers draw from. Immutable.
- */
-typedef struct fewstep_dataset fewstep_dataset;
-
-/**
- * A planned evaluation of a model's network with its memory. One thread at a time; many evaluators may share one model.
- */
-typedef struct fewstep_evaluator fewstep_evaluator;
-
-/**
- * Architecture, weights, and how they are meant to be sampled. Immutable: any number of trainers and samplers may use one model, on many threads.
- */
-typedef struct fewstep_model fewstep_model;
-
-/**
- * Compute threads, device and log. Objects made from a runtime keep it alive.
- */
-typedef struct fewstep_runtime fewstep_runtime;
-
-/**
- * A planned sampling run with its memory. One thread at a time; many samplers may share one model.
- */
-typedef struct fewstep_sampler fewstep_sampler;
-
-/**
- * A training run. One thread at a time.
- */
-typedef struct fewstep_trainer fewstep_trainer;
-
-/**
- * What a function answers: FEWSTEP_STATUS_OK, or why it did nothing. The numbers never change; new ones may come.
- */
-typedef int32_t fewstep_status;
-
-/**
- * What a device is. Set struct_size before fewstep_device_get_info fills the rest.
- */
-typedef struct {
-  /**
-   * Bytes of this struct, set by the caller.
-   */
-  uint32_t struct_size;
-  /**
-   * FEWSTEP_DEVICE_*.
-   */
-  int32_t device;
-  /**
-   * Its place among the devices of that kind: `device_index` of fewstep_runtime_options.
-   */
-  int32_t index;
-  /**
-   * 1 for a device that the library can compute on; 0 for a GPU that it has no code for: of a compute capability before 7.5, or left out of the build.
-   */
-  int32_t usable;
-  /**
-   * What it computes in: the bit 1 << FEWSTEP_PRECISION_* for each precision. 0 for a device that is not usable.
-   */
-  uint32_t precisions;
-  /**
-   * CUDA: compute capability, the number before the point. CPU: 0.
-   */
-  uint32_t capability_major;
-  /**
-   * CUDA: compute capability, the number after the point. CPU: 0.
-   */
-  uint32_t capability_minor;
-  /**
-   * CUDA: streaming multiprocessors. CPU: threads that run at once, which a runtime has by default.
-   */
-  uint32_t processors;
-  /**
-   * CUDA: bytes of the GPU's memory, in use or not. CPU: 0.
-   */
-  uint64_t memory_bytes;
-  /**
-   * CUDA: what identifies the GPU, also to Vulkan and Direct3D: `device_uuid` of fewstep_runtime_options. CPU: zeros.
-   */
-  uint8_t uuid[16];
-  /**
-   * The name that the driver or the processor gives, UTF-8, with a NUL at the end.
-   */
-  char name[FEWSTEP_DEVICE_NAME_SIZE];
-} fewstep_device_info;
-
-/**
- * Takes a line of log, UTF-8 without a line end and of less than 2048 bytes, valid during the call. Called on the thread that made the call which has
- * something to say, never on a thread of the library. `level` is FEWSTEP_LOG_WARNING or FEWSTEP_LOG_INFO. Must return normally.
- */
-typedef void (*fewstep_log_callback)(void *user, int32_t level, const char *message);
-
-/**
- * How a runtime is made. Fill it with fewstep_runtime_options_init, then change fields.
- */
-typedef struct {
-  /**
-   * Bytes of this struct.
-   */
-  uint32_t struct_size;
-  /**
-   * Threads that compute, the calling one included, at most 1024; 0 (the default) for one a core. Results do not depend on it.
-   */
-  uint32_t threads;
-  /**
-   * FEWSTEP_DEVICE_*; the CPU by default.
-   */
-  int32_t device;
-  /**
-   * Which device of that kind, in the NVIDIA driver's order; 0 by default. Not read where `device_uuid` says which; must be 0 with `cuda_context`.
-   */
-  int32_t device_index;
-  /**
-   * Takes the log; NULL (the default) for none.
-   */
-  fewstep_log_callback log;
-  /**
-   * First argument of `log`. Must stay valid until everything made from the runtime is destroyed.
-   */
-  void *log_user;
-  /**
-   * FEWSTEP_LOG_*: the most that is logged; warnings by default.
-   */
-  int32_t log_level;
-  /**
-   * 0.
-   */
-  uint32_t reserved;
-  /**
-   * CUDA: the GPU with this UUID of 16 bytes, as Vulkan and Direct3D give it too; NULL (the default) to choose by index. Copied.
-   */
-  const uint8_t *device_uuid;
-  /**
-   * CUDA: a CUcontext of the program, used in place of the device's primary context; NULL (the default) for that. It must stay valid until everything
-   * made from the runtime is destroyed, and is never destroyed by the library.
-   */
-  void *cuda_context;
-  /**
-   * CUDA: a CUstream of `cuda_context` that takes all work; NULL (the default) for the context's default stream. Ours when there is no `cuda_context`.
-   * While it is being captured every function that would give it work returns FEWSTEP_STATUS_STATE, and nothing made from the runtime may be
-   * destroyed: that waits for the stream, which ends the capture. Other streams may be captured meanwhile; with the default stream, which CUDA orders
-   * among all others, only non-blocking ones. CU_STREAM_PER_THREAD is refused.
-   */
-  void *cuda_stream;
-  /**
-   * Stops every long call on this runtime and what is made from it, beside the call's own token: they answer CANCELLED while it is set. NULL (the default)
-   * for none. The token may be destroyed before the runtime; it then stays as it was.
-   */
-  const fewstep_cancel_token *cancel;
-} fewstep_runtime_options;
-
-/**
- * What a runtime computes with. Set struct_size before fewstep_runtime_get_info fills the rest.
- */
-typedef struct {
-  /**
-   * Bytes of this struct, set by the caller.
-   */
-  uint32_t struct_size;
-  /**
-   * FEWSTEP_DEVICE_*.
-   */
-  int32_t device;
-  /**
-   * Its place among the devices of that kind, however it was chosen; fewstep_device_get_info has more about it.
-   */
-  int32_t device_index;
-  /**
-   * CPU: threads that compute, the calling one included. CUDA: 0.
-   */
-  uint32_t threads;
-  /**
-   * As in fewstep_device_info.
-   */
-  uint32_t precisions;
-  /**
-   * 1 when the runtime uses a CUDA context of the program (`cuda_context` of fewstep_runtime_options), 0 otherwise.
-   */
-  int32_t foreign_context;
-  /**
-   * As in fewstep_device_info.
-   */
-  uint8_t device_uuid[16];
-  /**
-   * As in fewstep_device_info.
-   */
-  char device_name[FEWSTEP_DEVICE_NAME_SIZE];
-} fewstep_runtime_info;
-
-/**
- * One step of a few-step grid, in training timesteps.
- */
-typedef struct {
-  /**
-   * Timestep that the network sees, 0 .. num_train_timesteps - 1.
-   */
-  int32_t t;
-  /**
-   * Timestep that the step lands on, less than `t`; -1 is the clean image.
-   */
-  int32_t t_next;
-} fewstep_step_pair;
-
-/**
- * How a student differs from its teacher. Fill it with fewstep_student_options_init, then change fields.
- */
-typedef struct {
-  /**
-   * Bytes of this struct.
-   */
-  uint32_t struct_size;
-  /**
-   * FEWSTEP_PREDICTION_*: what the student predicts; v by default.
-   */
-  int32_t prediction;
-  /**
-   * JSON, the keys of config.json that differ from the teacher's, with their values: {"block_out_channels": [32, 64], "layers_per_block": 1}. A key that the
-   * network does not have is refused; null is the value null. Of a UNet2DModel fewer block_out_channels than the teacher's drop the innermost stages, so
-   * that the types of the others stay; to drop attention, give down_block_types, up_block_types and add_attention. NULL (the default) for the teacher's
-   * architecture. Copied.
-   */
-  const char *config_patch;
-  /**
-   * 1 copies the teacher's weights where a tensor of the same role has the same shape; 0 (the default) starts at random.
-   */
-  int32_t copy_weights;
-  /**
-   * The student's sampler steps, evenly spread from the noisiest timestep ("trailing"); 0 (the default) for none yet, or when `pairs` is given.
-   */
-  uint32_t steps;
-  /**
-   * Seed of the random weights.
-   */
-  uint64_t seed;
-  /**
-   * The student's grid, explicitly: each pair starts where the one before it ended. NULL by default.
-   */
-  const fewstep_step_pair *pairs;
-  /**
-   * Elements of pairs, at most 1000.
-   */
-  size_t pair_count;
-  /**
-   * Bytes from one pair to the next; sizeof(fewstep_step_pair).
-   */
-  size_t pair_stride;
-  /**
-   * Stops fewstep_model_derive_student with CANCELLED; only read during that call. NULL (the default) for none.
-   */
-  const fewstep_cancel_token *cancel;
-} fewstep_student_options;
-
-/**
- * What a model is. Set struct_size before fewstep_model_get_info fills the rest.
- */
-typedef struct {
-  /**
-   * Bytes of this struct, set by the caller.
-   */
-  uint32_t struct_size;
-  /**
-   * FEWSTEP_PREDICTION_*.
-   */
-  int32_t prediction;
-  /**
-   * Number of parameters.
-   */
-  uint64_t parameters;
-  /**
-   * Bytes of the weights in memory.
-   */
-  uint64_t weight_bytes;
-  /**
-   * Channels that the network reads: those of x_t, and of planes beside it.
-   */
-  uint32_t in_channels;
-  /**
-   * Channels that the network gives: those of x_t, or twice as many where it gives a variance behind its prediction.
-   */
-  uint32_t out_channels;
-  /**
-   * Height that the config names, 0 when it names none.
-   */
-  uint32_t height;
-  /**
-   * Width that the config names, 0 when it names none.
-   */
-  uint32_t width;
-  /**
-   * Heights and widths must be multiples of this.
-   */
-  uint32_t size_multiple;
-  /**
-   * Classes of a class-conditional model, which needs a label for each image; 0 for a model without labels.
-   */
-  uint32_t classes;
-  /**
-   * Steps of a few-step student's own grid; 0 for other models.
-   */
-  uint32_t steps;
-  /**
-   * Training timesteps of the noise schedule.
-   */
-  uint32_t num_train_timesteps;
-  /**
-   * Channels of the images that are sampled (x_t); 0 for a model that cannot be sampled, because its network gives another number of channels.
-   */
-  uint32_t channels;
-  /**
-   * What the model takes beside images and timesteps: how many conditions fewstep_model_condition lists.
-   */
-  uint32_t conditions;
-} fewstep_model_info;
-
-/**
- * What a model is given beside images and timesteps. Set struct_size before fewstep_model_condition fills the rest.
- */
-typedef struct {
-  /**
-   * Bytes of this struct, set by the caller.
-   */
-  uint32_t struct_size;
-  /**
-   * FEWSTEP_CONDITIONING_*.
-   */
-  int32_t kind;
-  /**
-   * Class labels: how many classes there are, the labels being 0 and up. 0 for other kinds.
-   */
-  uint32_t classes;
-  /**
-   * Tokens: vectors of an image. 0 for other kinds.
-   */
-  uint32_t length;
-  /**
-   * Tokens and vectors: numbers of a vector. 0 for other kinds.
-   */
-  uint32_t width;
-  /**
-   * Planes: channels. 0 for other kinds.
-   */
-  uint32_t channels;
-} fewstep_condition;
-
-/**
- * What images depend on beside their noise. Set every field; those that a later version adds may be 0. The order among conditionings of one kind is that of
- * the model's own (fewstep_model_condition); between kinds it does not matter.
- */
-typedef struct {
-  /**
-   * FEWSTEP_CONDITIONING_*.
-   */
-  int32_t kind;
-  /**
-   * 0.
-   */
-  uint32_t reserved;
-  /**
-   * The values, as the kind says.
-   */
-  const void *data;
-  /**
-   * Number of values.
-   */
-  size_t count;
-} fewstep_conditioning;
-
-/**
- * Where a dataset's images lie and how they become numbers around 0. Fill it with fewstep_dataset_options_init, then change fields.
- */
-typedef struct {
-  /**
-   * Bytes of this struct.
-   */
-  uint32_t struct_size;
-  /**
-   * FEWSTEP_DTYPE_* of the values; u8 by default.
-   */
-  int32_t dtype;
-  /**
-   * FEWSTEP_LAYOUT_*; NHWC by default.
-   */
-  int32_t layout;
-  /**
-   * Channels of an image.
-   */
-  uint32_t channels;
-  /**
-   * Rows of an image.
-   */
-  uint32_t height;
-  /**
-   * Columns of an image.
-   */
-  uint32_t width;
-  /**
-   * Number of images.
-   */
-  size_t count;
-  /**
-   * The values; copied.
-   */
-  const void *data;
-  /**
-   * Bytes of data; must be what the numbers above make.
-   */
-  size_t data_size;
-  /**
-   * One label for each image, or NULL (the default); copied.
-   */
-  const int32_t *labels;
-  /**
-   * Elements of labels: count, or 0 without labels.
-   */
-  size_t label_count;
-  /**
-   * Value in the model's space = value in data * scale + shift. By default 1/127.5 and -1, which maps bytes to [-1, 1].
-   */
-  float scale;
-  /**
-   * See scale.
-   */
-  float shift;
-  /**
-   * What models are given with each image beside labels, such as planes: values for all images. NULL by default. Copied.
-   */
-  const fewstep_conditioning *conditionings;
-  /**
-   * Elements of conditionings.
-   */
-  size_t conditioning_count;
-  /**
-   * Bytes from one conditioning to the next; sizeof(fewstep_conditioning).
-   */
-  size_t conditioning_stride;
-} fewstep_dataset_options;
-
-/**
- * What a dataset is. Set struct_size before fewstep_dataset_get_info fills the rest.
- */
-typedef struct {
-  /**
-   * Bytes of this struct, set by the caller.
-   */
-  uint32_t struct_size;
-  /**
-   * 1 when each image has a label.
-   */
-  int32_t has_labels;
-  /**
-   * Number of images.
-   */
-  uint64_t count;
-  /**
-   * Bytes in memory.
-   */
-  uint64_t bytes;
-  /**
-   * Channels of an image.
-   */
-  uint32_t channels;
-  /**
-   * Rows of an image.
-   */
-  uint32_t height;
-  /**
-   * Columns of an image.
-   */
-  uint32_t width;
-  /**
-   * One more than the largest label; 0 without labels.
-   */
-  uint32_t classes;
-} fewstep_dataset_info;
-
-/**
- * One term of a loss, which is the weighted sum of its terms. Set every field; those that a later version adds may be 0.
- */
-typedef struct {
-  /**
-   * FEWSTEP_OBJECTIVE_*.
-   */
-  int32_t objective;
-  /**
-   * FEWSTEP_WEIGHT_*: weight of each timestep.
-   */
-  int32_t step_weight;
-  /**
-   * FEWSTEP_NORM_*.
-   */
-  int32_t norm;
-  /**
-   * Factor on this term.
-   */
-  float weight;
-  /**
-   * For FEWSTEP_NORM_HUBER.
-   */
-  float huber_delta;
-  /**
-   * 0.
-   */
-  uint32_t reserved;
-} fewstep_term;
-
-/**
- * Everything that fixes a training run, beside the networks and the data. Fill it with fewstep_trainer_options_init, then change fields; terms must be
- * given.
- */
-typedef struct {
-  /**
-   * Bytes of this struct.
-   */
-  uint32_t struct_size;
-  /**
-   * Images of a step; 64 by default.
-   */
-  uint32_t batch;
-  /**
-   * Key of every random draw; 0 by default.
-   */
-  uint64_t seed;
-  /**
-   * The loss: one term or more. Terms that are evaluated at the same points (OUTPUT and DENOISE are) share their draws and the student's evaluation, so
-   * that several of them take little more time than one.
-   */
-  const fewstep_term *terms;
-  /**
-   * Elements of terms.
-   */
-  size_t term_count;
-  /**
-   * Bytes from one term to the next; sizeof(fewstep_term).
-   */
-  size_t term_stride;
-  /**
-   * The student's grid, explicitly. NULL (the default), with steps 0: the grid that the student was derived with.
-   */
-  const fewstep_step_pair *pairs;
-  /**
-   * Elements of pairs, at most 1000.
-   */
-  size_t pair_count;
-  /**
-   * Bytes from one pair to the next; sizeof(fewstep_step_pair).
-   */
-  size_t pair_stride;
-  /**
-   * Sampler steps of the student, evenly spread ("trailing"), instead of pairs; 0 by default.
-   */
-  uint32_t steps;
-  /**
-   * Teacher steps inside each step of the student; 8 by default. At most 1000 teacher steps in all.
-   */
-  uint32_t substeps;
-  /**
-   * Teacher trajectories that are computed before training and kept in memory; 8192 by default.
-   */
-  uint32_t cache_size;
-  /**
-   * Trajectories that are computed side by side; 128 by default.
-   */
-  uint32_t cache_batch;
-  /**
-   * Peak learning rate; 1e-3 by default.
-   */
-  double learning_rate;
-  /**
-   * Steps of linear warm-up; 100 by default.
-   */
-  uint64_t warmup_steps;
-  /**
-   * Where the cosine ends; 1000 by default.
-   */
-  uint64_t total_steps;
-  /**
-   * AdamW; 0.9 by default.
-   */
-  double beta1;
-  /**
-   * AdamW; 0.999 by default.
-   */
-  double beta2;
-  /**
-   * AdamW; 1e-8 by default.
-   */
-  double eps;
-  /**
-   * AdamW, decoupled; 0 by default.
-   */
-  double weight_decay;
-  /**
-   * Largest global gradient norm; 1 by default, infinity for no clipping.
-   */
-  double clip_norm;
-  /**
-   * Decay of the weights' moving average; 0.995 by default.
-   */
-  double ema_decay;
-  /**
-   * Height of the images; 0 (the default) for the student's.
-   */
-  uint32_t height;
-  /**
-   * Width of the images; 0 (the default) for the student's.
-   */
-  uint32_t width;
-  /**
-   * FEWSTEP_DECAY_*; the cosine by default.
-   */
-  int32_t decay;
-  /**
-   * FEWSTEP_PRECISION_*: what the networks compute in while training; f32 by default. Weights, statistics, losses and the update are f32 in any case; in f16
-   * the loss is scaled, and a step whose gradients overflow is done again at half the scale.
-   */
-  int32_t precision;
-  /**
-   * What is done to the image that the teacher predicts in each step of its trajectories: FEWSTEP_CLIP_FROM_TEACHER (the default), or FEWSTEP_CLIP_NONE,
-   * FEWSTEP_CLIP_RANGE or FEWSTEP_CLIP_DYNAMIC with the fields below. TEACHER_FORCED and ON_POLICY match the states that come of it. Nothing else clips: not
-   * the student's own steps in ON_POLICY, since a few-step student is sampled without; nor the prediction that OUTPUT matches, which is the network's.
-   * A teacher that needs it shows at timesteps that are nearly pure noise, where an error of its noise is a thousand times that of its image: without it
-   * its states can leave the range of images for good. States that are far out of range are a warning in the runtime's log, once for the trajectories.
-   */
-  int32_t trajectory_clip;
-  /**
-   * 0.
-   */
-  uint32_t reserved;
-  /**
-   * FEWSTEP_CLIP_RANGE: 1 by default.
-   */
-  double clip_range;
-  /**
-   * FEWSTEP_CLIP_DYNAMIC: quantile; 0.995 by default.
-   */
-  double threshold_ratio;
-  /**
-   * FEWSTEP_CLIP_DYNAMIC: upper bound; 1 by default.
-   */
-  double threshold_max;
-  /**
-   * Stops fewstep_trainer_create with CANCELLED; only read during that call. NULL (the default) for none.
-   */
-  const fewstep_cancel_token *cancel;
-  /**
-   * Classifier-free guidance of the teacher, on its trajectories and where its output is matched, so that a student learns the guided teacher and samples
-   * without guidance; see fewstep_sampler_options. 1 (the default) for none.
-   */
-  double guidance_scale;
-  /**
-   * The class that the teacher was trained to read as none; -1 (the default) for not given.
-   */
-  int32_t null_label;
-  /**
-   * 0.
-   */
-  uint32_t reserved2;
-} fewstep_trainer_options;
-
-/**
- * How far a blocking call is. Only valid inside the callback. Later versions may have more fields: read no more than struct_size bytes.
- */
-typedef struct {
-  /**
-   * Bytes of this struct.
-   */
-  uint32_t struct_size;
-  /**
-   * FEWSTEP_PHASE_*.
-   */
-  int32_t phase;
-  /**
-   * What is done.
-   */
-  uint64_t done;
-  /**
-   * What there is to do.
-   */
-  uint64_t total;
-  /**
-   * FEWSTEP_PHASE_TRAIN: loss of the step just done; 0 otherwise.
-   */
-  float loss;
-  /**
-   * FEWSTEP_PHASE_TRAIN: norm of its gradient before clipping; 0 otherwise.
-   */
-  float grad_norm;
-  /**
-   * FEWSTEP_PHASE_TRAIN: its learning rate; 0 otherwise.
-   */
-  float learning_rate;
-  /**
-   * 0.
-   */
-  uint32_t reserved;
-} fewstep_progress;
-
-/**
- * Called between two steps of a blocking call, on the thread that made the call. Return 0 to go on; anything else cancels: the call returns
- * FEWSTEP_STATUS_CANCELLED. Calls on a handle that the blocking call is using answer FEWSTEP_STATUS_STATE. Must return normally (no C++
- * exception, no longjmp).
- */
-typedef int32_t (*fewstep_progress_callback)(void *user, const fewstep_progress *progress);
-
-/**
- * What a training step did. Set struct_size before a function fills the rest.
- */
-typedef struct {
-  /**
-   * Bytes of this struct, set by the caller.
-   */
-  uint32_t struct_size;
-  /**
-   * The loss: the weighted sum of the terms.
-   */
-  float loss;
-  /**
-   * Steps done so far, this one included.
-   */
-  uint64_t step;
-  /**
-   * The first four terms, each without its factor, in the order of the options; 0 for those that do not exist. fewstep_trainer_losses has all of them.
-   */
-  float terms[4];
-  /**
-   * Global gradient norm of the student before clipping; 0 from fewstep_trainer_evaluate.
-   */
-  float grad_norm;
-  /**
-   * Learning rate of the step; 0 from fewstep_trainer_evaluate.
-   */
-  float learning_rate;
-} fewstep_step_report;
-
-/**
- * What a trainer is. Set struct_size before fewstep_trainer_get_info fills the rest.
- */
-typedef struct {
-  /**
-   * Bytes of this struct, set by the caller.
-   */
-  uint32_t struct_size;
-  /**
-   * 1 when steps need no preparation any more.
-   */
-  int32_t prepared;
-  /**
-   * Steps done so far.
-   */
-  uint64_t steps_done;
-  /**
-   * Bytes of the memory that a step works in.
-   */
-  uint64_t arena_bytes;
-  /**
-   * The most bytes of it that are in use at one time; arena_bytes cannot be less.
-   */
-  uint64_t peak_live_bytes;
-  /**
-   * Bytes of inputs and of values computed once, without weights packed for the device, as in fewstep_sampler_info.
-   */
-  uint64_t prepared_bytes;
-  /**
-   * Images of a step.
-   */
-  uint32_t batch;
-  /**
-   * Steps of the student's grid; 0 without one.
-   */
-  uint32_t pair_count;
-  /**
-   * Bytes of the student's weights as they are trained, of AdamW's moments and of the moving average.
-   */
-  uint64_t state_bytes;
-  /**
-   * Bytes of the constants of a step.
-   */
-  uint64_t constant_bytes;
-  /**
-   * Bytes of the plan: its operations, and the tables of their kernels.
-   */
-  uint64_t program_bytes;
-  /**
-   * Bytes of the cache of teacher trajectories; 0 before it is made, and where no term needs one.
-   */
-  uint64_t cache_bytes;
-  /**
-   * All the memory that the trainer holds, on the host and on a GPU: arena, prepared, state, constant, program and cache bytes together. The weights of
-   * the models that it was made from and the dataset, which are shared, are not in it.
-   */
-  uint64_t total_bytes;
-} fewstep_trainer_info;
 
 /**
  * How a model is sampled. Fill it with fewstep_sampler_options_init, then change fields. With FEWSTEP_SAMPLER_FROM_MODEL and no pairs, only steps, batch,
@@ -1460,8 +1525,336 @@ typedef struct {
   size_t noise_count;
 } fewstep_begin_options;
 
+
+/* ---------------------------------------------------------------------------
+ * Trainers: what training is made with
+ * --------------------------------------------------------------------------- */
+
 /**
- * What a sampler is and how far its run has come. Set struct_size before fewstep_sampler_get_info fills the rest.
+ * Match the teacher's prediction at the same noisy image and timestep. Needs a teacher and a dataset.
+ */
+#define FEWSTEP_OBJECTIVE_OUTPUT 1
+
+/**
+ * Match the teacher's next cached state, from the teacher's own state. Needs a teacher, and a dataset where the teacher takes more than class
+ * labels.
+ */
+#define FEWSTEP_OBJECTIVE_TEACHER_FORCED 2
+
+/**
+ * Match the teacher's next cached state of the same noise, from the state that the student reaches by itself. Needs what TEACHER_FORCED needs.
+ */
+#define FEWSTEP_OBJECTIVE_ON_POLICY 3
+
+/**
+ * Match the clean image: trains a teacher from data. Needs a dataset.
+ */
+#define FEWSTEP_OBJECTIVE_DENOISE 4
+
+/**
+ * The error of the clean image itself.
+ */
+#define FEWSTEP_WEIGHT_CONST 1
+
+/**
+ * The error of the noise: signal-to-noise ratio.
+ */
+#define FEWSTEP_WEIGHT_SNR 2
+
+/**
+ * Signal-to-noise ratio, at least 1.
+ */
+#define FEWSTEP_WEIGHT_TRUNC_SNR 3
+
+/**
+ * The error of the velocity: signal-to-noise ratio + 1.
+ */
+#define FEWSTEP_WEIGHT_V 4
+
+/**
+ * The error of the state that the step lands on; for the trajectory objectives TEACHER_FORCED and ON_POLICY.
+ */
+#define FEWSTEP_WEIGHT_STATE 5
+
+/**
+ * |d|.
+ */
+#define FEWSTEP_NORM_L1 1
+
+/**
+ * d^2.
+ */
+#define FEWSTEP_NORM_L2 2
+
+/**
+ * d^2/2 where |d| is at most huber_delta, huber_delta (|d| - huber_delta/2) elsewhere.
+ */
+#define FEWSTEP_NORM_HUBER 3
+
+/**
+ * The learning rate stays constant after the warm-up.
+ */
+#define FEWSTEP_DECAY_CONSTANT 1
+
+/**
+ * The learning rate falls to 0 at total_steps along half a cosine.
+ */
+#define FEWSTEP_DECAY_COSINE 2
+
+/**
+ * trajectory_clip: clamp or threshold as the scheduler config of the teacher says, so that it runs as its own sampler runs it.
+ */
+#define FEWSTEP_CLIP_FROM_TEACHER 3
+
+/**
+ * One term of a loss, which is the weighted sum of its terms. Set every field; those that a later version adds may be 0.
+ */
+typedef struct {
+  /**
+   * FEWSTEP_OBJECTIVE_*.
+   */
+  int32_t objective;
+  /**
+   * FEWSTEP_WEIGHT_*: weight of each timestep.
+   */
+  int32_t step_weight;
+  /**
+   * FEWSTEP_NORM_*.
+   */
+  int32_t norm;
+  /**
+   * Factor on this term.
+   */
+  float weight;
+  /**
+   * For FEWSTEP_NORM_HUBER.
+   */
+  float huber_delta;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+} fewstep_term;
+
+/**
+ * Everything that fixes a training run, beside the networks and the data. Fill it with fewstep_trainer_options_init, then change fields; terms must be
+ * given.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * Images of a step; 64 by default.
+   */
+  uint32_t batch;
+  /**
+   * Key of every random draw; 0 by default.
+   */
+  uint64_t seed;
+  /**
+   * The loss: one term or more. Terms that are evaluated at the same points (OUTPUT and DENOISE are) share their draws and the student's evaluation, so
+   * that several of them take little more time than one.
+   */
+  const fewstep_term *terms;
+  /**
+   * Elements of terms.
+   */
+  size_t term_count;
+  /**
+   * Bytes from one term to the next; sizeof(fewstep_term).
+   */
+  size_t term_stride;
+  /**
+   * The student's grid, explicitly. NULL (the default), with steps 0: the grid that the student was derived with.
+   */
+  const fewstep_step_pair *pairs;
+  /**
+   * Elements of pairs, at most 1000.
+   */
+  size_t pair_count;
+  /**
+   * Bytes from one pair to the next; sizeof(fewstep_step_pair).
+   */
+  size_t pair_stride;
+  /**
+   * Sampler steps of the student, evenly spread ("trailing"), instead of pairs; 0 by default.
+   */
+  uint32_t steps;
+  /**
+   * Teacher steps inside each step of the student; 8 by default. At most 1000 teacher steps in all.
+   */
+  uint32_t substeps;
+  /**
+   * Teacher trajectories that are computed before training and kept in memory; 8192 by default.
+   */
+  uint32_t cache_size;
+  /**
+   * Trajectories that are computed side by side; 128 by default.
+   */
+  uint32_t cache_batch;
+  /**
+   * Peak learning rate; 1e-3 by default.
+   */
+  double learning_rate;
+  /**
+   * Steps of linear warm-up; 100 by default.
+   */
+  uint64_t warmup_steps;
+  /**
+   * Where the cosine ends; 1000 by default.
+   */
+  uint64_t total_steps;
+  /**
+   * AdamW; 0.9 by default.
+   */
+  double beta1;
+  /**
+   * AdamW; 0.999 by default.
+   */
+  double beta2;
+  /**
+   * AdamW; 1e-8 by default.
+   */
+  double eps;
+  /**
+   * AdamW, decoupled; 0 by default.
+   */
+  double weight_decay;
+  /**
+   * Largest global gradient norm; 1 by default, infinity for no clipping.
+   */
+  double clip_norm;
+  /**
+   * Decay of the weights' moving average; 0.995 by default.
+   */
+  double ema_decay;
+  /**
+   * Height of the images; 0 (the default) for the student's.
+   */
+  uint32_t height;
+  /**
+   * Width of the images; 0 (the default) for the student's.
+   */
+  uint32_t width;
+  /**
+   * FEWSTEP_DECAY_*; the cosine by default.
+   */
+  int32_t decay;
+  /**
+   * FEWSTEP_PRECISION_*: what the networks compute in while training; f32 by default. Weights, statistics, losses and the update are f32 in any case; in f16
+   * the loss is scaled, and a step whose gradients overflow is done again at half the scale.
+   */
+  int32_t precision;
+  /**
+   * What is done to the image that the teacher predicts in each step of its trajectories: FEWSTEP_CLIP_FROM_TEACHER (the default), or FEWSTEP_CLIP_NONE,
+   * FEWSTEP_CLIP_RANGE or FEWSTEP_CLIP_DYNAMIC with the fields below. TEACHER_FORCED and ON_POLICY match the states that come of it. Nothing else clips: not
+   * the student's own steps in ON_POLICY, since a few-step student is sampled without; nor the prediction that OUTPUT matches, which is the network's.
+   * A teacher that needs it shows at timesteps that are nearly pure noise, where an error of its noise is a thousand times that of its image: without it
+   * its states can leave the range of images for good. States that are far out of range are a warning in the runtime's log, once for the trajectories.
+   */
+  int32_t trajectory_clip;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * FEWSTEP_CLIP_RANGE: 1 by default.
+   */
+  double clip_range;
+  /**
+   * FEWSTEP_CLIP_DYNAMIC: quantile; 0.995 by default.
+   */
+  double threshold_ratio;
+  /**
+   * FEWSTEP_CLIP_DYNAMIC: upper bound; 1 by default.
+   */
+  double threshold_max;
+  /**
+   * Stops fewstep_trainer_create with CANCELLED; only read during that call. NULL (the default) for none.
+   */
+  const fewstep_cancel_token *cancel;
+  /**
+   * Classifier-free guidance of the teacher, on its trajectories and where its output is matched, so that a student learns the guided teacher and samples
+   * without guidance; see fewstep_sampler_options. 1 (the default) for none.
+   */
+  double guidance_scale;
+  /**
+   * The class that the teacher was trained to read as none; -1 (the default) for not given.
+   */
+  int32_t null_label;
+  /**
+   * 0.
+   */
+  uint32_t reserved2;
+} fewstep_trainer_options;
+
+
+/* ---------------------------------------------------------------------------
+ * Trainers
+ * --------------------------------------------------------------------------- */
+
+/**
+ * The weights as trained.
+ */
+#define FEWSTEP_WEIGHTS_RAW 1
+
+/**
+ * The moving average of the weights; usually the better ones.
+ */
+#define FEWSTEP_WEIGHTS_EMA 2
+
+/**
+ * Resume with other learning_rate, warmup_steps, total_steps or decay. Both schedules count from the run's first step: the next step has the learning rate
+ * that the new schedule gives after the steps that are done, which is 0 if its cosine has ended by then (a warning in the log says so).
+ */
+#define FEWSTEP_RESUME_SCHEDULE 1
+
+/**
+ * Resume with another batch.
+ */
+#define FEWSTEP_RESUME_BATCH 2
+
+/**
+ * Resume with other beta1, beta2, eps, weight_decay, clip_norm or ema_decay. The moments and the moving average go on from what they are.
+ */
+#define FEWSTEP_RESUME_OPTIMIZER 4
+
+/**
+ * Resume with other terms; or with the same where they share the draws of a point, which versions before 0.1.0 had each draw its own.
+ */
+#define FEWSTEP_RESUME_LOSS 8
+
+/**
+ * Resume with other teacher trajectories: pairs or steps, substeps, cache_size, height and width, trajectory_clip and its fields; or another
+ * guidance_scale or null_label.
+ */
+#define FEWSTEP_RESUME_TRAJECTORIES 16
+
+/**
+ * Resume with another seed.
+ */
+#define FEWSTEP_RESUME_SEED 32
+
+/**
+ * Resume with another precision, of the networks or of the teacher's trajectories (which versions before 0.1.0 computed in f32 whatever the precision of the
+ * trainer). A loss scale that the checkpoint does not have begins anew.
+ */
+#define FEWSTEP_RESUME_PRECISION 64
+
+/**
+ * Resume with whatever the trainer was created with.
+ */
+#define FEWSTEP_RESUME_ANY 127
+
+/**
+ * A training run. One thread at a time.
+ */
+typedef struct fewstep_trainer fewstep_trainer;
+
+/**
+ * What a training step did. Set struct_size before a function fills the rest.
  */
 typedef struct {
   /**
@@ -1469,35 +1862,45 @@ typedef struct {
    */
   uint32_t struct_size;
   /**
-   * Images side by side (N).
+   * The loss: the weighted sum of the terms.
    */
-  uint32_t batch;
+  float loss;
   /**
-   * Channels of an image (C).
+   * Steps done so far, this one included.
    */
-  uint32_t channels;
+  uint64_t step;
   /**
-   * Rows of an image (H).
+   * The first four terms, each without its factor, in the order of the options; 0 for those that do not exist. fewstep_trainer_losses has all of them.
    */
-  uint32_t height;
+  float terms[4];
   /**
-   * Columns of an image (W).
+   * Global gradient norm of the student before clipping; 0 from fewstep_trainer_evaluate.
    */
-  uint32_t width;
+  float grad_norm;
   /**
-   * Sampler steps of a run.
+   * Learning rate of the step; 0 from fewstep_trainer_evaluate.
    */
-  uint32_t steps;
+  float learning_rate;
+} fewstep_step_report;
+
+/**
+ * What a trainer is. Set struct_size before fewstep_trainer_get_info fills the rest.
+ */
+typedef struct {
   /**
-   * Sampler steps of the present run that are complete.
+   * Bytes of this struct, set by the caller.
    */
-  uint32_t steps_done;
+  uint32_t struct_size;
   /**
-   * 0 before fewstep_sampler_begin, 1 while a run is under way, 2 when it is done.
+   * 1 when steps need no preparation any more.
    */
-  int32_t state;
+  int32_t prepared;
   /**
-   * Bytes of the memory that a run works in.
+   * Steps done so far.
+   */
+  uint64_t steps_done;
+  /**
+   * Bytes of the memory that a step works in.
    */
   uint64_t arena_bytes;
   /**
@@ -1505,15 +1908,23 @@ typedef struct {
    */
   uint64_t peak_live_bytes;
   /**
-   * Bytes of inputs and of values computed once. Weights packed for the device are not among them: a runtime has one copy for all that read them.
+   * Bytes of inputs and of values computed once, without weights packed for the device, as in fewstep_sampler_info.
    */
   uint64_t prepared_bytes;
   /**
-   * Bytes of the run's state.
+   * Images of a step.
+   */
+  uint32_t batch;
+  /**
+   * Steps of the student's grid; 0 without one.
+   */
+  uint32_t pair_count;
+  /**
+   * Bytes of the student's weights as they are trained, of AdamW's moments and of the moving average.
    */
   uint64_t state_bytes;
   /**
-   * Bytes of the constants of the sampler's steps.
+   * Bytes of the constants of a step.
    */
   uint64_t constant_bytes;
   /**
@@ -1521,563 +1932,15 @@ typedef struct {
    */
   uint64_t program_bytes;
   /**
-   * All the memory that the sampler holds, on the host and on a GPU: arena, prepared, state, constant and program bytes together. The model's weights,
-   * which all its samplers share, are not in it.
+   * Bytes of the cache of teacher trajectories; 0 before it is made, and where no term needs one.
+   */
+  uint64_t cache_bytes;
+  /**
+   * All the memory that the trainer holds, on the host and on a GPU: arena, prepared, state, constant, program and cache bytes together. The weights of
+   * the models that it was made from and the dataset, which are shared, are not in it.
    */
   uint64_t total_bytes;
-} fewstep_sampler_info;
-
-/**
- * What an evaluation is planned for. Fill it with fewstep_evaluator_options_init, then change fields.
- */
-typedef struct {
-  /**
-   * Bytes of this struct.
-   */
-  uint32_t struct_size;
-  /**
-   * Images side by side; 1 by default.
-   */
-  uint32_t batch;
-  /**
-   * Height of the images; 0 (the default) for the model's.
-   */
-  uint32_t height;
-  /**
-   * Width of the images; 0 (the default) for the model's.
-   */
-  uint32_t width;
-  /**
-   * FEWSTEP_PRECISION_*: what the network computes in; f32 by default.
-   */
-  int32_t precision;
-  /**
-   * 0.
-   */
-  uint32_t reserved;
-  /**
-   * Stops fewstep_evaluator_create with CANCELLED; only read during that call. NULL (the default) for none.
-   */
-  const fewstep_cancel_token *cancel;
-} fewstep_evaluator_options;
-
-/**
- * What one evaluation reads. Fill it with fewstep_evaluation_init, then change fields.
- */
-typedef struct {
-  /**
-   * Bytes of this struct.
-   */
-  uint32_t struct_size;
-  /**
-   * 0.
-   */
-  uint32_t reserved;
-  /**
-   * Noisy images x_t [N,C,H,W].
-   */
-  const float *x_t;
-  /**
-   * Elements of x_t: N*C*H*W.
-   */
-  size_t x_t_count;
-  /**
-   * Timestep of each image, 0 to num_train_timesteps - 1.
-   */
-  const float *timesteps;
-  /**
-   * Elements of timesteps: N.
-   */
-  size_t timestep_count;
-  /**
-   * Conditionings; all that fewstep_model_condition lists. NULL by default.
-   */
-  const fewstep_conditioning *conditionings;
-  /**
-   * Elements of conditionings.
-   */
-  size_t conditioning_count;
-  /**
-   * Bytes from one conditioning to the next; sizeof(fewstep_conditioning).
-   */
-  size_t conditioning_stride;
-} fewstep_evaluation;
-
-/**
- * What an evaluator is. Set struct_size before fewstep_evaluator_get_info fills the rest.
- */
-typedef struct {
-  /**
-   * Bytes of this struct, set by the caller.
-   */
-  uint32_t struct_size;
-  /**
-   * Images side by side (N).
-   */
-  uint32_t batch;
-  /**
-   * Channels of x_t (C).
-   */
-  uint32_t channels;
-  /**
-   * Channels of the output: those of x_t, or twice as many where the network gives a variance behind its prediction.
-   */
-  uint32_t out_channels;
-  /**
-   * Rows of an image (H).
-   */
-  uint32_t height;
-  /**
-   * Columns of an image (W).
-   */
-  uint32_t width;
-  /**
-   * All the memory that the evaluator holds, on the host and on a GPU, beside the model's weights.
-   */
-  uint64_t total_bytes;
-} fewstep_evaluator_info;
-
-/**
- * One row of a picture of images. Set every field; those that a later version adds may be 0.
- */
-typedef struct {
-  /**
-   * Text at the left, UTF-8; NULL for none.
-   */
-  const char *label;
-  /**
-   * Images [count,C,H,W] with values around [-1, 1].
-   */
-  const float *images;
-  /**
-   * Number of images, the same in every row.
-   */
-  size_t count;
-} fewstep_grid_row;
-
-/**
- * Everything worked.
- */
-#define FEWSTEP_STATUS_OK 0
-
-/**
- * An argument is NULL, out of range or an unknown enum value.
- */
-#define FEWSTEP_STATUS_INVALID_ARGUMENT 1
-
-/**
- * A tensor, an image or a buffer has another shape or size than the one expected.
- */
-#define FEWSTEP_STATUS_SHAPE 2
-
-/**
- * The request is understood but this version cannot do it.
- */
-#define FEWSTEP_STATUS_UNSUPPORTED 3
-
-/**
- * A file, folder, array or tensor does not exist.
- */
-#define FEWSTEP_STATUS_NOT_FOUND 4
-
-/**
- * The operating system refused to read or write.
- */
-#define FEWSTEP_STATUS_IO 5
-
-/**
- * A file is damaged or is not what it says it is.
- */
-#define FEWSTEP_STATUS_CORRUPT_FILE 6
-
-/**
- * A file was written by an incompatible version.
- */
-#define FEWSTEP_STATUS_VERSION_MISMATCH 7
-
-/**
- * Memory could not be had.
- */
-#define FEWSTEP_STATUS_OUT_OF_MEMORY 8
-
-/**
- * The compute device asked for does not exist.
- */
-#define FEWSTEP_STATUS_NO_DEVICE 9
-
-/**
- * The compute device stopped answering.
- */
-#define FEWSTEP_STATUS_DEVICE_LOST 10
-
-/**
- * The installed driver is older than what is needed.
- */
-#define FEWSTEP_STATUS_DRIVER_TOO_OLD 11
-
-/**
- * A callback or a cancel token asked to stop; the handle stays usable.
- */
-#define FEWSTEP_STATUS_CANCELLED 12
-
-/**
- * A number is NaN or infinite where a finite one is needed.
- */
-#define FEWSTEP_STATUS_NUMERIC 13
-
-/**
- * The call does not fit the state that the handle is in, or the handle is in use by another call.
- */
-#define FEWSTEP_STATUS_STATE 14
-
-/**
- * A bug inside the library; the handle that was in use can only be destroyed.
- */
-#define FEWSTEP_STATUS_PANIC 15
-
-#ifdef __cplusplus
-extern "C" {
-#endif // __cplusplus
-
-/**
- * The message of the last call that failed on the calling thread: what was wrong, with names and numbers, in one line of UTF-8 of less than 2048 bytes
- * (a longer one loses its middle). Never NULL; an empty string before the first failure. Successful calls leave it as it is.
- *
- * The text belongs to the library and stays valid until the next call that fails on the same thread, or until the thread ends. Any thread may call.
- */
-FEWSTEP_API
-const char *fewstep_last_error(void);
-
-/**
- * The name of a status, such as "CANCELLED"; "UNKNOWN" for a number that is none. A constant string. Any thread may call.
- */
-FEWSTEP_API const char *fewstep_status_name(fewstep_status status);
-
-/**
- * The version of the library that is running, packed as FEWSTEP_VERSION. Compare it with the macro to find a header of another version. Any thread
- * may call.
- */
-FEWSTEP_API
-uint32_t fewstep_version(void);
-
-/**
- * The version of the library that is running as text, such as "0.1.0". A constant string. Any thread may call.
- */
-FEWSTEP_API const char *fewstep_version_string(void);
-
-/**
- * Creates a cancel token that is not set. It needs no runtime, and one token may serve many calls, one after the other or at once.
- *
- * The caller owns `*out` and gives it to fewstep_cancel_token_destroy. Any thread may call.
- * Returns OK, INVALID_ARGUMENT or OUT_OF_MEMORY.
- */
-FEWSTEP_API fewstep_status fewstep_cancel_token_create(fewstep_cancel_token **out);
-
-/**
- * Sets the token: every call that watches it, and every later one until fewstep_cancel_token_reset, stops at its next step or operation and returns
- * CANCELLED.
- *
- * Any thread may call at any time, also while other threads use the token.
- * Returns OK or INVALID_ARGUMENT.
- */
-FEWSTEP_API
-fewstep_status fewstep_cancel_token_cancel(const fewstep_cancel_token *token);
-
-/**
- * Clears the token, so that it can be used again.
- *
- * Any thread may call at any time.
- * Returns OK or INVALID_ARGUMENT.
- */
-FEWSTEP_API fewstep_status fewstep_cancel_token_reset(const fewstep_cancel_token *token);
-
-/**
- * Writes 1 to `*out` when the token is set, 0 otherwise.
- *
- * Any thread may call at any time.
- * Returns OK or INVALID_ARGUMENT.
- */
-FEWSTEP_API fewstep_status fewstep_cancel_token_is_cancelled(const fewstep_cancel_token *token, int32_t *out);
-
-/**
- * Destroys a token. NULL is fine. While a call watches the token nothing happens and STATE is returned.
- *
- * Any thread may call, once, when no other thread will use the token any more.
- * Returns OK, INVALID_ARGUMENT or STATE.
- */
-FEWSTEP_API fewstep_status fewstep_cancel_token_destroy(fewstep_cancel_token *token);
-
-/**
- * Writes to `*out` how many devices of a kind (FEWSTEP_DEVICE_*) there are, usable or not. That there are none is no error: for CUDA `*out` is 0 without a
- * driver, with one that is too old, without a GPU, and in a library that was built without CUDA kernels. fewstep_device_get_info of device 0 then says which.
- * Opens no device. The first call about CUDA loads the driver, which may take some tenths of a second; a library without CUDA kernels never does.
- *
- * Any thread may call. Returns OK, INVALID_ARGUMENT, OUT_OF_MEMORY (the driver did not start for lack of it) or what else the driver answered.
- */
-FEWSTEP_API
-fewstep_status fewstep_device_count(int32_t device,
-                                    uint32_t *out);
-
-/**
- * Fills `*out`, whose struct_size the caller has set, with what the device `index` of a kind (FEWSTEP_DEVICE_*) is: 0 to fewstep_device_count - 1. There is
- * one CPU device, 0. Opens no device: what fewstep_runtime_create may still find is a lack of memory, or that another process has a GPU for itself.
- *
- * Any thread may call. Returns OK, INVALID_ARGUMENT or, for CUDA, UNSUPPORTED (this library was built without CUDA kernels), NO_DEVICE (no driver, or no
- * such GPU), DRIVER_TOO_OLD or OUT_OF_MEMORY; fewstep_last_error has the sentence.
- */
-FEWSTEP_API
-fewstep_status fewstep_device_get_info(int32_t device,
-                                       int32_t index,
-                                       fewstep_device_info *out);
-
-/**
- * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
- *
- * Any thread may call. Returns OK or INVALID_ARGUMENT.
- */
-FEWSTEP_API fewstep_status fewstep_runtime_options_init(fewstep_runtime_options *options, size_t struct_size);
-
-/**
- * Creates a runtime and starts its compute threads. `options` may be NULL for the defaults.
- *
- * The caller owns `*out` and gives it to fewstep_runtime_destroy. Several runtimes may live in one process; they share nothing. Any thread may call.
- * Returns OK, INVALID_ARGUMENT, OUT_OF_MEMORY (the system refused a thread, the GPU a context), or, for CUDA, UNSUPPORTED (this library was built without
- * CUDA kernels, or has none for this GPU), NO_DEVICE (no driver, or no such GPU), DRIVER_TOO_OLD or DEVICE_LOST.
- */
-FEWSTEP_API
-fewstep_status fewstep_runtime_create(const fewstep_runtime_options *options,
-                                      fewstep_runtime **out);
-
-/**
- * Fills `*out`, whose struct_size the caller has set.
- *
- * Any thread may call, also while others use the runtime. Returns OK or INVALID_ARGUMENT.
- */
-FEWSTEP_API fewstep_status fewstep_runtime_get_info(const fewstep_runtime *runtime, fewstep_runtime_info *out);
-
-/**
- * Destroys a runtime. NULL is fine. Models, datasets, trainers and samplers made from it stay usable and keep its compute threads; the threads end,
- * and are waited for, inside the destroy call of whichever of these objects is the last, the runtime included.
- *
- * Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE from inside a log callback of a call that uses the runtime.
- */
-FEWSTEP_API
-fewstep_status fewstep_runtime_destroy(fewstep_runtime *runtime);
-
-/**
- * Opens a model: a diffusers folder or a file of fewstep_model_save_file. `path` is UTF-8.
- *
- * The folder may be a pipeline's (with `unet/` and `scheduler/`), a flat one, that of a network alone (`unet`, `unet_ema`), a hub cache's, or one with a
- * single model below it; any file of a model stands for the model. Weights are safetensors of f32, f16, bf16 or f64, in one file or in shards with their
- * index. Where there is no plain file, a variant is taken: `ema`, `fp16`, `bf16`, `non_ema`, or else the only safetensors file; fewstep_model_open_variant
- * names one. Names may begin with `module.` or `_orig_mod.`. A network without a scheduler_config.json takes that of the folders above it.
- *
- * What was chosen, found elsewhere than expected or assumed (DDIM's defaults where no scheduler is found) and oddities, such as unknown keys of a config,
- * go to the runtime's log as warnings, each with the names of the files.
- *
- * A folder that fewstep_model_save wrote names its files by their SHA-256 in `fewstep.json`. One with a file that is another is refused, CORRUPT_FILE: it
- * would be a mixture of two models. Where the change was meant, delete `fewstep.json`, or only its "parts" to keep a student's grid. Folders without such
- * hashes open as they are. A save that was killed after its commit is finished if the folder can be written to and no link leads out of it; if not, the
- * new model is read all the same. Where others have written into the folder after such a save, it is refused, CORRUPT_FILE, with the ways out.
- *
- * The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call, also while the folder is saved into: what
- * opens is the model before or after.
- * Returns OK, INVALID_ARGUMENT, NOT_FOUND (no such file or tensor), IO, CORRUPT_FILE (also a Git LFS pointer), SHAPE (a tensor of the wrong shape),
- * UNSUPPORTED (another model class or option, pickled weights), VERSION_MISMATCH (a file of a later fewstep), NUMERIC (weights that are not finite) or
- * OUT_OF_MEMORY.
- */
-FEWSTEP_API
-fewstep_status fewstep_model_open(const fewstep_runtime *runtime,
-                                  const char *path,
-                                  fewstep_model **out);
-
-/**
- * Opens a model folder with the weights of one variant: `diffusion_pytorch_model.fp16.safetensors` is "fp16", in one file or in shards. "" is the plain
- * file and nothing else; NULL leaves the choice to fewstep_model_open. `path` is a folder.
- *
- * Ownership, threads and codes as fewstep_model_open; NOT_FOUND where the folder has no such variant (the sentence names those that it has).
- */
-FEWSTEP_API
-fewstep_status fewstep_model_open_variant(const fewstep_runtime *runtime,
-                                          const char *path,
-                                          const char *variant,
-                                          fewstep_model **out);
-
-/**
- * The same from the bytes of a file of fewstep_model_save_file, which are copied: for models that ship inside another file.
- *
- * Ownership, threads and codes as fewstep_model_open.
- */
-FEWSTEP_API fewstep_status fewstep_model_open_buffer(const fewstep_runtime *runtime, const void *data, size_t size, fewstep_model **out);
-
-/**
- * The same from the files of a diffusers folder in memory: the texts of `config.json` and `scheduler_config.json` (NULL for diffusers' defaults) and the
- * bytes of the safetensors file. Everything is copied. A few-step student's grid is in none of them: open a student with fewstep_model_open_buffer, from
- * the bytes of a file of fewstep_model_save_file.
- *
- * Ownership, threads and codes as fewstep_model_open.
- */
-FEWSTEP_API
-fewstep_status fewstep_model_open_memory(const fewstep_runtime *runtime,
-                                         const char *config_json,
-                                         const char *scheduler_json,
-                                         const void *weights,
-                                         size_t weights_size,
-                                         fewstep_model **out);
-
-/**
- * Creates a model with random weights, as PyTorch would initialise it, from the text of a diffusers `config.json` and of a `scheduler_config.json`
- * (NULL for DDIM's defaults). The weights are a function of `seed`.
- *
- * Ownership and threads as fewstep_model_open. Returns OK, INVALID_ARGUMENT, CORRUPT_FILE (text that is not JSON), UNSUPPORTED, CANCELLED (by the runtime's
- * token) or OUT_OF_MEMORY.
- */
-FEWSTEP_API
-fewstep_status fewstep_model_create(const fewstep_runtime *runtime,
-                                    const char *config_json,
-                                    const char *scheduler_json,
-                                    uint64_t seed,
-                                    fewstep_model **out);
-
-/**
- * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
- *
- * Any thread may call. Returns OK or INVALID_ARGUMENT.
- */
-FEWSTEP_API fewstep_status fewstep_student_options_init(fewstep_student_options *options, size_t struct_size);
-
-/**
- * Makes an initial student of a teacher: a smaller architecture, random or copied weights, and the grid that it will be trained for. `options` may be
- * NULL for the teacher's own architecture.
- *
- * Ownership and threads as fewstep_model_open. Returns OK, INVALID_ARGUMENT, UNSUPPORTED, CANCELLED or OUT_OF_MEMORY.
- */
-FEWSTEP_API
-fewstep_status fewstep_model_derive_student(const fewstep_runtime *runtime,
-                                            const fewstep_model *teacher,
-                                            const fewstep_student_options *options,
-                                            fewstep_model **out);
-
-/**
- * Saves a model as a diffusers folder that `DDIMPipeline.from_pretrained` opens and fewstep_model_open reads back. The folder is created. `path` is UTF-8.
- *
- * The folder is saved as a whole: if the call fails, or the process or the machine dies meanwhile, it holds the model that was there before or the new one,
- * never a mixture. Other files in it stay, but for the shards of an older model. Links among its files are followed, modes are kept; a file of the
- * model's whose place is taken by something else, such as a pipe or a folder, is refused with IO. Two savers of one folder wait for each other, for at
- * most a minute (not on file systems without locks: there a mixture is possible, and refused when it is opened). The old and the new model lie side
- * by side for a moment: the disk needs room for both.
- *
- * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a grid that diffusers cannot express: use
- * fewstep_model_save_file; a config of more text than is read), NUMERIC (a weight that is not finite, which could not be opened again; nothing is
- * written), IO, NOT_FOUND, VERSION_MISMATCH (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether the new model is already the one that opens (it could not
- * be put into place whole, and the next save or opening goes on) or the old one still is.
- */
-FEWSTEP_API
-fewstep_status fewstep_model_save(const fewstep_model *model,
-                                  const char *path);
-
-/**
- * Saves a model as one file, whatever its grid: safetensors with the configs in its metadata, which fewstep_model_open and fewstep_model_open_buffer
- * read back. It appears whole or not at all. `path` is UTF-8.
- *
- * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a config of more text than is read), NUMERIC (a weight
- * that is not finite, which could not be opened again; nothing is written), IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY; what holds for all files that are written, and what IO means, is at the top
- * of this header.
- */
-FEWSTEP_API
-fewstep_status fewstep_model_save_file(const fewstep_model *model,
-                                       const char *path);
-
-/**
- * Fills `*out`, whose struct_size the caller has set.
- *
- * Any thread may call, also while others use the model. Returns OK or INVALID_ARGUMENT.
- */
-FEWSTEP_API fewstep_status fewstep_model_get_info(const fewstep_model *model, fewstep_model_info *out);
-
-/**
- * The `index`th of what a model takes beside images and timesteps: fills `*out`, whose struct_size the caller has set. fewstep_model_info tells how many there
- * are.
- *
- * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT (also for an index beyond the last) or UNSUPPORTED (a model that cannot
- * be sampled).
- */
-FEWSTEP_API
-fewstep_status fewstep_model_condition(const fewstep_model *model,
-                                       size_t index,
-                                       fewstep_condition *out);
-
-/**
- * The grid of a few-step student: writes its pairs to `pairs` and their number to `*count`; 0 for other models. With `pairs` NULL and `capacity` 0 only
- * the number is written.
- *
- * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, or SHAPE (capacity is too small).
- */
-FEWSTEP_API
-fewstep_status fewstep_model_pairs(const fewstep_model *model,
-                                   fewstep_step_pair *pairs,
-                                   size_t capacity,
-                                   size_t *count);
-
-/**
- * Destroys a model. NULL is fine. Trainers and samplers made from it keep what they need.
- *
- * Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE while a call uses the model (nothing happens then).
- */
-FEWSTEP_API fewstep_status fewstep_model_destroy(fewstep_model *model);
-
-/**
- * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
- *
- * Any thread may call. Returns OK or INVALID_ARGUMENT.
- */
-FEWSTEP_API fewstep_status fewstep_dataset_options_init(fewstep_dataset_options *options, size_t struct_size);
-
-/**
- * Makes a dataset from the host's arrays, which are copied.
- *
- * The caller owns `*out` and gives it to fewstep_dataset_destroy; it keeps the runtime alive. Any thread may call.
- * Returns OK, INVALID_ARGUMENT (also for a negative label), SHAPE, NUMERIC (a value that is not finite) or OUT_OF_MEMORY.
- */
-FEWSTEP_API
-fewstep_status fewstep_dataset_create(const fewstep_runtime *runtime,
-                                      const fewstep_dataset_options *options,
-                                      fewstep_dataset **out);
-
-/**
- * Reads a dataset from a NumPy `.npz` archive (numpy.savez, savez_compressed): images [M,H,W] (one channel) or [M,H,W,C] of floats of 16 to 64 bits,
- * integers of 8 to 64 bits or bools in either byte order, and labels [M] or [M,1] of any integer type where `labels_name` is not NULL. Values become
- * float32 first; value in the model's space = value in the file * scale + shift; 1/127.5 and -1 map bytes to [-1, 1].
- *
- * What an archive says is checked against its own length before there is memory for it. A deflated array of more than 16 MiB that would unpack to more
- * than 512 times what it takes in the file is UNSUPPORTED: it was made to cost, or should be saved uncompressed.
- *
- * Ownership and threads as fewstep_dataset_create.
- * Returns OK, INVALID_ARGUMENT, NOT_FOUND (the file, or an array in it), IO, CORRUPT_FILE, VERSION_MISMATCH (a later npy format), SHAPE, UNSUPPORTED,
- * NUMERIC or OUT_OF_MEMORY.
- */
-FEWSTEP_API
-fewstep_status fewstep_dataset_open_npz(const fewstep_runtime *runtime,
-                                        const char *path,
-                                        const char *images_name,
-                                        const char *labels_name,
-                                        float scale,
-                                        float shift,
-                                        fewstep_dataset **out);
-
-/**
- * Fills `*out`, whose struct_size the caller has set.
- *
- * Any thread may call, also while others use the dataset. Returns OK or INVALID_ARGUMENT.
- */
-FEWSTEP_API fewstep_status fewstep_dataset_get_info(const fewstep_dataset *dataset, fewstep_dataset_info *out);
-
-/**
- * Destroys a dataset. NULL is fine. Trainers made from it keep what they need.
- *
- * Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE while a call uses the dataset (nothing happens then).
- */
-FEWSTEP_API fewstep_status fewstep_dataset_destroy(fewstep_dataset *dataset);
+} fewstep_trainer_info;
 
 /**
  * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
@@ -2088,7 +1951,8 @@ FEWSTEP_API fewstep_status fewstep_trainer_options_init(fewstep_trainer_options 
 
 /**
  * Plans a training run and takes all the memory of its steps; the trajectory cache comes with fewstep_trainer_prepare. The student's weights are
- * copied, teacher and dataset are shared. `teacher` and `dataset` may be NULL where no term needs them. `cancel` of the options stops it.
+ * copied, teacher and dataset are shared. `teacher` and `dataset` may be NULL where no term needs
+ * them. A teacher that takes more than class labels needs a dataset for its trajectories too, whose rows have what it takes. `cancel` of the options stops it.
  *
  * The caller owns `*out` and gives it to fewstep_trainer_destroy; it keeps what it needs of the other handles alive. Any thread may call.
  * Returns OK, INVALID_ARGUMENT, SHAPE (networks or data that do not fit together), UNSUPPORTED, CANCELLED, NUMERIC or OUT_OF_MEMORY.
@@ -2224,6 +2088,83 @@ FEWSTEP_API fewstep_status fewstep_trainer_get_info(fewstep_trainer *trainer, fe
 FEWSTEP_API
 fewstep_status fewstep_trainer_destroy(fewstep_trainer *trainer);
 
+
+/* ---------------------------------------------------------------------------
+ * Samplers
+ * --------------------------------------------------------------------------- */
+
+/**
+ * A planned sampling run with its memory. One thread at a time; many samplers may share one model.
+ */
+typedef struct fewstep_sampler fewstep_sampler;
+
+/**
+ * What a sampler is and how far its run has come. Set struct_size before fewstep_sampler_get_info fills the rest.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * Images side by side (N).
+   */
+  uint32_t batch;
+  /**
+   * Channels of an image (C).
+   */
+  uint32_t channels;
+  /**
+   * Rows of an image (H).
+   */
+  uint32_t height;
+  /**
+   * Columns of an image (W).
+   */
+  uint32_t width;
+  /**
+   * Sampler steps of a run.
+   */
+  uint32_t steps;
+  /**
+   * Sampler steps of the present run that are complete.
+   */
+  uint32_t steps_done;
+  /**
+   * 0 before fewstep_sampler_begin, 1 while a run is under way, 2 when it is done.
+   */
+  int32_t state;
+  /**
+   * Bytes of the memory that a run works in.
+   */
+  uint64_t arena_bytes;
+  /**
+   * The most bytes of it that are in use at one time; arena_bytes cannot be less.
+   */
+  uint64_t peak_live_bytes;
+  /**
+   * Bytes of inputs and of values computed once. Weights packed for the device are not among them: a runtime has one copy for all that read them.
+   */
+  uint64_t prepared_bytes;
+  /**
+   * Bytes of the run's state.
+   */
+  uint64_t state_bytes;
+  /**
+   * Bytes of the constants of the sampler's steps.
+   */
+  uint64_t constant_bytes;
+  /**
+   * Bytes of the plan: its operations, and the tables of their kernels.
+   */
+  uint64_t program_bytes;
+  /**
+   * All the memory that the sampler holds, on the host and on a GPU: arena, prepared, state, constant and program bytes together. The model's weights,
+   * which all its samplers share, are not in it.
+   */
+  uint64_t total_bytes;
+} fewstep_sampler_info;
+
 /**
  * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
  *
@@ -2240,7 +2181,7 @@ FEWSTEP_API fewstep_status fewstep_begin_options_init(fewstep_begin_options *opt
 
 /**
  * Plans a sampling run of a model and takes all of its memory: beginning and stepping a run allocate almost nothing. It takes time in proportion to the
- * steps; `cancel` of the options stops it. `options` may be NULL for the defaults. The weights are shared.
+ * steps, up to 16; a longer run has one step's plan, which it goes through again and again. `cancel` of the options stops it. `options` may be NULL for the defaults. The weights are shared.
  *
  * The caller owns `*out` and gives it to fewstep_sampler_destroy; it keeps what it needs of runtime and model alive. Any thread may call.
  * Returns OK, INVALID_ARGUMENT, SHAPE (a size that the model cannot take), UNSUPPORTED, CANCELLED, NUMERIC or OUT_OF_MEMORY.
@@ -2264,8 +2205,8 @@ fewstep_status fewstep_sampler_begin(fewstep_sampler *sampler,
 /**
  * Goes on with the run for about `budget_us` microseconds, at least one operation; it may stop in the middle of a network evaluation, and any split into
  * calls gives the same bytes. Without a budget it goes on to the end of the present sampler step (any negative number) or of the run (INT64_MAX). A GPU
- * then gets as few graphs as there can be (one for a whole run from noise of the library's own, else one a step), and the call may return before they are
- * computed: reading waits. The operations of a budget are started one by one there, and waited for. Writes 1 to `*done` when the run is done (then a
+ * then gets as few graphs as there can be (one for a whole run of up to 16 steps from noise of the library's own, else one a step), and the call may return
+ * before the last of them is computed: reading waits. The operations of a budget are started one by one there, and waited for. Writes 1 to `*done` when the run is done (then a
  * further call does nothing), 0 otherwise. After an error, except STATE, INVALID_ARGUMENT and CANCELLED, the run must be begun again.
  *
  * One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED (by the runtime's token), STATE (not begun) or OUT_OF_MEMORY.
@@ -2342,6 +2283,126 @@ fewstep_status fewstep_sample(const fewstep_runtime *runtime,
 FEWSTEP_API
 fewstep_status fewstep_sampler_destroy(fewstep_sampler *sampler);
 
+
+/* ---------------------------------------------------------------------------
+ * Evaluators: one evaluation of a network
+ * --------------------------------------------------------------------------- */
+
+/**
+ * A planned evaluation of a model's network with its memory. One thread at a time; many evaluators may share one model.
+ */
+typedef struct fewstep_evaluator fewstep_evaluator;
+
+/**
+ * What an evaluation is planned for. Fill it with fewstep_evaluator_options_init, then change fields.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * Images side by side; 1 by default.
+   */
+  uint32_t batch;
+  /**
+   * Height of the images; 0 (the default) for the model's.
+   */
+  uint32_t height;
+  /**
+   * Width of the images; 0 (the default) for the model's.
+   */
+  uint32_t width;
+  /**
+   * FEWSTEP_PRECISION_*: what the network computes in; f32 by default.
+   */
+  int32_t precision;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * Stops fewstep_evaluator_create with CANCELLED; only read during that call. NULL (the default) for none.
+   */
+  const fewstep_cancel_token *cancel;
+} fewstep_evaluator_options;
+
+/**
+ * What one evaluation reads. Fill it with fewstep_evaluation_init, then change fields.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * Noisy images x_t [N,C,H,W].
+   */
+  const float *x_t;
+  /**
+   * Elements of x_t: N*C*H*W.
+   */
+  size_t x_t_count;
+  /**
+   * Timestep of each image; any finite number, but networks are trained on 0 to num_train_timesteps - 1.
+   */
+  const float *timesteps;
+  /**
+   * Elements of timesteps: N.
+   */
+  size_t timestep_count;
+  /**
+   * Conditionings; all that fewstep_model_condition lists. NULL by default.
+   */
+  const fewstep_conditioning *conditionings;
+  /**
+   * Elements of conditionings.
+   */
+  size_t conditioning_count;
+  /**
+   * Bytes from one conditioning to the next; sizeof(fewstep_conditioning).
+   */
+  size_t conditioning_stride;
+} fewstep_evaluation;
+
+/**
+ * What an evaluator is. Set struct_size before fewstep_evaluator_get_info fills the rest.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * Images side by side (N).
+   */
+  uint32_t batch;
+  /**
+   * Channels of x_t (C).
+   */
+  uint32_t channels;
+  /**
+   * Channels of the output: those of x_t, or twice as many where the network gives a variance behind its prediction.
+   */
+  uint32_t out_channels;
+  /**
+   * Rows of an image (H).
+   */
+  uint32_t height;
+  /**
+   * Columns of an image (W).
+   */
+  uint32_t width;
+  /**
+   * All the memory that the evaluator holds, on the host and on a GPU, beside the model's weights.
+   */
+  uint64_t total_bytes;
+} fewstep_evaluator_info;
+
 /**
  * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
  *
@@ -2396,6 +2457,29 @@ FEWSTEP_API fewstep_status fewstep_evaluator_get_info(fewstep_evaluator *evaluat
  */
 FEWSTEP_API fewstep_status fewstep_evaluator_destroy(fewstep_evaluator *evaluator);
 
+
+/* ---------------------------------------------------------------------------
+ * Arrays and pictures as files
+ * --------------------------------------------------------------------------- */
+
+/**
+ * One row of a picture of images. Set every field; those that a later version adds may be 0.
+ */
+typedef struct {
+  /**
+   * Text at the left, UTF-8; NULL for none.
+   */
+  const char *label;
+  /**
+   * Images [count,C,H,W] with values around [-1, 1].
+   */
+  const float *images;
+  /**
+   * Number of images, the same in every row.
+   */
+  size_t count;
+} fewstep_grid_row;
+
 /**
  * Saves floats as a NumPy `.npy` file, which appears whole or not at all. `shape` has `rank` elements, outermost first. `path` is UTF-8.
  *
@@ -2427,7 +2511,7 @@ fewstep_status fewstep_save_image_grid(const char *path,
                                        uint32_t scale);
 
 #ifdef __cplusplus
-}  // extern "C"
-#endif  // __cplusplus
+} /* extern "C" */
+#endif
 
-#endif  /* FEWSTEP_H */
+#endif /* FEWSTEP_H */

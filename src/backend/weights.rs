@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::graph::plan::{Location, SharedValue};
 use crate::graph::{Plan, Recipe};
 use crate::memory;
+use crate::process::fork::Process;
 use crate::tensor::Tensor;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -47,17 +48,30 @@ impl<B> Entry<B> {
 pub(super) struct Weights<B> {
     /// By the address of the first tensor.
     entries: Mutex<HashMap<usize, Vec<Entry<B>>>>,
+    /// Where the table may be touched: in a child of a fork another thread of the parent may hold it, and never let go.
+    home: Process,
 }
 
-impl<B> Default for Weights<B> {
-    fn default() -> Self {
-        Self { entries: Mutex::default() }
+impl<B> Drop for Weights<B> {
+    fn drop(&mut self) {
+        if !self.home.is_this() {
+            // Perhaps half changed: left as it is.
+            std::mem::forget(std::mem::take(self.entries.get_mut().unwrap_or_else(PoisonError::into_inner)));
+        }
     }
 }
 
 impl<B> Weights<B> {
-    /// Those of a recipe and the tensors that it is of: those that somebody has, or new ones that nobody has packed yet.
+    /// None yet.
+    pub fn new() -> Result<Self> {
+        Ok(Self { entries: Mutex::default(), home: Process::current()? })
+    }
+
+    /// Those of a recipe and the tensors that it is of: those that somebody has, or new ones that nobody has packed yet. In a child of a fork always new ones.
     pub fn get(&self, recipe: &Recipe, tensors: &[Arc<Tensor>], buffer: impl FnOnce() -> Result<B>) -> Result<Arc<Packed<B>>> {
+        if !self.home.is_this() {
+            return Ok(Arc::new(Packed { buffer: buffer()?, ready: Mutex::new(false) }));
+        }
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.retain(|_, entries| {
             entries.retain(Entry::lives);
@@ -77,8 +91,11 @@ impl<B> Weights<B> {
         Ok(packed)
     }
 
-    /// Bytes of what somebody has now, by the size of a buffer.
+    /// Bytes of what somebody has now, by the size of a buffer; 0 in a child of a fork, where everybody has their own.
     pub fn bytes(&self, size: impl Fn(&B) -> usize) -> usize {
+        if !self.home.is_this() {
+            return 0;
+        }
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.values().flatten().filter_map(|entry| entry.packed.upgrade()).map(|packed| size(&packed.buffer)).sum()
     }
@@ -116,4 +133,49 @@ pub(super) fn must_run(plan: &Plan, ready: impl Fn(usize) -> bool) -> Result<Vec
         }
     }
     Ok(runs)
+}
+
+#[cfg(all(test, unix, not(miri)))]
+mod tests {
+    use super::*;
+    use crate::graph::ops::{ConvGeometry, PackConv, PackFor};
+    use crate::graph::{Graph, TensorType};
+
+    /// A recipe and its tensors.
+    fn recipe() -> Result<(Recipe, Vec<Arc<Tensor>>)> {
+        let mut g = Graph::new();
+        let w = g.state("w", TensorType::f32(&[8, 8, 3, 3]))?;
+        let geometry = ConvGeometry { kernel: [3, 3], stride: 1, pad: [1; 4] };
+        let value = g.push1(PackConv { purpose: PackFor::Forward, geometry, result: TensorType::f32(&[8 * 8 * 9]) }.into(), &[w])?;
+        let (recipe, _) = Recipe::of(&g, value).expect("packed weights");
+        Ok((recipe, vec![Arc::new(Tensor::zeros(crate::tensor::DType::F32, &[8, 8, 3, 3])?)]))
+    }
+
+    /// Whatever other threads of the parent held when it forked, a child gets weights of its own and waits for nobody.
+    #[test]
+    fn a_child_waits_for_nobody() -> Result<()> {
+        let weights = Weights::<Vec<u8>>::new()?;
+        let (recipe, tensors) = recipe()?;
+        let shared = weights.get(&recipe, &tensors, || Ok(vec![1]))?;
+        assert!(Arc::ptr_eq(&shared, &weights.get(&recipe, &tensors, || Ok(vec![2]))?));
+        let (_table, _packing) = (weights.entries.lock(), shared.ready());
+        // SAFETY: the child asks for weights, looks at them and leaves; should it wait, the alarm ends it.
+        match unsafe { libc::fork() } {
+            0 => {
+                // SAFETY: as above.
+                unsafe { libc::alarm(10) };
+                let own = weights.get(&recipe, &tensors, || Ok(vec![3]));
+                let good = own.is_ok_and(|own| own.buffer == [3] && !*own.ready() && weights.bytes(Vec::len) == 0);
+                // SAFETY: ends the child without running anything of the test harness.
+                unsafe { libc::_exit(i32::from(!good)) }
+            }
+            child => {
+                let mut status = -1;
+                // SAFETY: waits for the child just made.
+                assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+                assert_eq!(status, 0, "the child waited, or got its parent's");
+            }
+        }
+        Ok(())
+    }
 }

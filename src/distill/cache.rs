@@ -126,7 +126,10 @@ fn draw_conditions(conditions: &[Condition], spec: &CacheSpec, stop: Stop) -> Re
             (kind, None) => return Err(Error::invalid(format!("the teacher's trajectories need {}: give a dataset with them", kind.name()))),
             (_, Some(rows)) => {
                 let (count, from) = (bound(rows.shape()[0])?, rows.bytes());
-                let row = from.len() / count as usize;
+                let row = ty.numel() / spec.count * ty.dtype.size();
+                if from.len() != row * count as usize {
+                    return Err(Error::internal(format!("rows of {} that are not those of the trajectories' images", condition.kind.name())));
+                }
                 for (i, to) in tensor.bytes_mut().chunks_exact_mut(row).enumerate() {
                     stop.check()?;
                     to.copy_from_slice(&from[draw(i, count) as usize * row..][..row]);

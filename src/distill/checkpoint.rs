@@ -6,7 +6,7 @@
 use super::loss_scale::LossScale;
 use super::overflow::{StateBounds, largest};
 use super::parameters::{ParameterSet, State};
-use super::record::{self, CLIP, DRAWS, PRECISION, SETS, TRAJECTORY_PRECISION};
+use super::record::{self, CLIP, DRAWS, GUIDANCE, PRECISION, SETS, TRAJECTORY_PRECISION};
 use super::trainer::Trainer;
 use crate::error::{Error, Result, Status};
 use crate::graph::ops::ClipScale;
@@ -85,7 +85,7 @@ impl OptionGroup {
             "batch" => OptionGroup::Batch,
             "beta1" | "beta2" | "eps" | "weight_decay" | "clip_norm" | "ema_decay" => OptionGroup::Optimizer,
             "terms" | DRAWS => OptionGroup::Loss,
-            "pairs" | "substeps" | "cache_size" | "size" | CLIP => OptionGroup::Trajectories,
+            "pairs" | "substeps" | "cache_size" | "size" | CLIP | GUIDANCE => OptionGroup::Trajectories,
             "seed" => OptionGroup::Seed,
             PRECISION | TRAJECTORY_PRECISION => OptionGroup::Precision,
             _ => return None,

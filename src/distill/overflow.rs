@@ -85,19 +85,15 @@ impl Trainer {
     }
 
     /// After a step whose losses and gradients were good: a numeric error, with every state as it was, if an update was not.
-    pub(super) fn settle(&mut self, watch: Watch) -> Result<()> {
-        let kept = match watch {
-            Watch::Bounded(bounds) => {
-                self.bounds = bounds;
-                return Ok(());
-            }
-            Watch::Kept(states) => states,
-        };
+    pub(super) fn settle(&mut self, watch: &Watch) -> Result<()> {
+        if let Watch::Bounded(bounds) = watch {
+            self.bounds = *bounds;
+            return Ok(());
+        }
         let n = self.steps_done;
         if let Some((set, key)) = self.spoilt()? {
             let rate = set.optimizer.rate(n) as f32;
             let detail = format!("at learning rate {rate:e} \"{key}\" is no longer finite; the weights are those of step {n}");
-            self.write_states(&kept)?;
             return Err(Error::numeric(format!("step {}: {detail}", n + 1)));
         }
         self.bounds.weights = self.largest_weight()?;

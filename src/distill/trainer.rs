@@ -6,7 +6,7 @@ use super::dataset::Dataset;
 use super::draws::DrawInputs;
 use super::loss_scale::{LossScale, LossScaleInputs};
 use super::options::TrainerOptions;
-use super::overflow::{StateBounds, largest};
+use super::overflow::{StateBounds, Watch, largest};
 use super::parameters::{Parameter, ParameterSet, STUDENT, State};
 use super::phase::{Segments, UpdateInputs};
 use super::points::{CACHE, DATASET};
@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::graph::ops::ClipScale;
 use crate::graph::{Numerics, ValueId};
 use crate::memory;
+use crate::nn::conditions::describe;
 use crate::nn::{ConditionKind, Model, StudentInfo};
 use crate::tensor::{Tensor, try_vec};
 use std::sync::Arc;
@@ -101,7 +102,7 @@ impl Trainer {
         let (mut trajectory_clip, mut rows) = (Clip::None, vec![]);
         if let (true, Some(teacher)) = (options.needs().cache, teacher) {
             grid::check(schedule.len(), &options.pairs)?;
-            rows = trajectory_rows(teacher, dataset)?;
+            rows = trajectory_rows(teacher, dataset, options.size.map_or_else(|| student.size(), Ok)?)?;
             trajectory_clip = options.trajectory_clip.unwrap_or_else(|| teacher.scheduler.clip());
             trajectory_clip.check().map_err(|e| e.context("the trajectories"))?;
         }
@@ -177,13 +178,18 @@ impl Trainer {
             rows: &self.rows,
             precision: self.options.precision,
         };
-        let cache = TrajectoryCache::build(self.backend.as_ref(), teacher, &spec, progress, stop)?;
-        self.set_cache(cache, stop)
+        // What is computed stays, whatever becomes of the rest.
+        if self.cache.is_none() {
+            let mut cache = TrajectoryCache::build(self.backend.as_ref(), teacher, &spec, progress, stop)?;
+            self.warning = cache.warning.take();
+            self.cache = Some(cache);
+        }
+        self.bind_cache(stop)
     }
 
     /// True when a step needs nothing more.
     pub fn is_prepared(&self) -> bool {
-        self.cache.is_some() || !self.options.needs().cache
+        (self.cache.is_some() || !self.options.needs().cache) && self.exec.check_ready().is_ok()
     }
 
     /// What there is to say about the trajectories, once.
@@ -191,15 +197,13 @@ impl Trainer {
         self.warning.take()
     }
 
-    fn set_cache(&mut self, mut cache: TrajectoryCache, stop: Stop) -> Result<()> {
-        self.warning = cache.warning.take();
+    fn bind_cache(&mut self, stop: Stop) -> Result<()> {
+        let Some(cache) = &self.cache else { return Err(Error::internal("no cache")) };
         self.exec.bind(&format!("{CACHE}states"), cache.states.clone())?;
         for (condition, rows) in self.student.roles()?.conditions.iter().zip(&cache.conditions) {
             self.exec.bind(&format!("{CACHE}{}", condition.name), rows.clone())?;
         }
-        self.exec.prepare_until(stop)?;
-        self.cache = Some(cache);
-        Ok(())
+        self.exec.prepare_until(stop)
     }
 
     /// One step. A loss, gradient or update that is not finite changes nothing and is a numeric error; gradients of a scaled loss are first tried at smaller
@@ -217,6 +221,21 @@ impl Trainer {
         self.write_draws(self.options.seed)?;
         self.write_updates()?;
         let watch = self.watch()?;
+        match self.try_step(&watch, stop) {
+            Ok(report) => {
+                self.loss_scale.step();
+                self.steps_done = n + 1;
+                Ok(StepReport { step: n + 1, learning_rate: self.sets[0].optimizer.rate(n) as f32, ..report })
+            }
+            Err(error) => {
+                self.take_back(&watch)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Runs the step and judges what became of it; after an error [`Trainer::take_back`] is due.
+    fn try_step(&mut self, watch: &Watch, stop: Stop) -> Result<StepReport> {
         let report = loop {
             if let Some(inputs) = &self.loss_scale_inputs {
                 self.loss_scale.write(self.exec.as_mut(), inputs)?;
@@ -228,16 +247,11 @@ impl Trainer {
             if !(overflow && self.loss_scale.shrink()) {
                 break report;
             }
-            self.take_back(&watch)?;
+            self.take_back(watch)?;
         };
-        if let Err(error) = self.check_gradients() {
-            self.take_back(&watch)?;
-            return Err(error);
-        }
+        self.check_gradients()?;
         self.settle(watch)?;
-        self.loss_scale.step();
-        self.steps_done = n + 1;
-        Ok(StepReport { step: n + 1, learning_rate: self.sets[0].optimizer.rate(n) as f32, ..report })
+        Ok(report)
     }
 
     /// An error where the update left everything as it was.
@@ -433,12 +447,17 @@ impl Trainer {
     }
 }
 
-/// What the conditions of a teacher's trajectories are drawn from: nothing for labels alone, else the dataset.
-fn trajectory_rows(teacher: &Model, dataset: Option<&Dataset>) -> Result<Vec<Arc<Tensor>>> {
+/// What the conditions of a teacher's trajectories are drawn from: nothing for labels alone, else the dataset, whose images are of the trajectories' size.
+fn trajectory_rows(teacher: &Model, dataset: Option<&Dataset>, size: [usize; 2]) -> Result<Vec<Arc<Tensor>>> {
     let conditions = teacher.roles()?.conditions;
     let Some(other) = conditions.iter().find(|c| !matches!(c.kind, ConditionKind::Labels { .. })) else { return Ok(vec![]) };
     let missing = || Error::invalid(format!("the teacher's trajectories need {}: give a dataset with them", other.kind.name()));
-    dataset.ok_or_else(missing)?.conditions_of(&conditions)
+    let dataset = dataset.ok_or_else(missing)?;
+    if dataset.size() != size {
+        let found = dataset.size();
+        return Err(Error::shape(format!("the dataset's images are {found:?} (H, W), the trajectories whose {} come from it {size:?}", other.kind.name())));
+    }
+    dataset.conditions_of(&conditions)
 }
 
 /// Refuses networks and data that do not fit together.
@@ -465,7 +484,8 @@ fn check_networks(student: &Model, teacher: Option<&Model>, dataset: Option<&Dat
         return Err(Error::shape(format!("channels of x_t: the student has {}, the teacher {}", roles.channels, own.channels)));
     }
     if roles.conditions != own.conditions {
-        return Err(Error::shape(format!("conditions: the student has {:?}, the teacher {:?}", roles.conditions, own.conditions)));
+        let [student, teacher] = [&roles, &own].map(|roles| describe(&roles.conditions));
+        return Err(Error::shape(format!("the student takes {student}, the teacher {teacher}")));
     }
     if !student.scheduler.noise_schedule()?.agrees_with(&teacher.scheduler.noise_schedule()?) {
         return Err(Error::invalid("student and teacher have different noise schedules"));

@@ -132,7 +132,7 @@ unsafe fn one<'a>(c: &fewstep_conditioning, name: &str, n: usize, [h, w]: [usize
     let floats = || unsafe { slice(c.data.cast::<f32>(), c.count, &data) };
     let each = |of: usize, what: &str| {
         let each = c.count.checked_div(of).filter(|each| *each > 0 && each * of == c.count);
-        each.ok_or_else(|| Error::shape(format!("{name}.count is {}; it must be a multiple of {of} ({what})", c.count)))
+        each.ok_or_else(|| Error::shape(format!("{name}.count is {}; it must be a multiple of {of} ({what}) and above 0", c.count)))
     };
     match c.kind {
         FEWSTEP_CONDITIONING_TOKENS => Ok((ConditionKind::Tokens { length: 1, width: each(n, "images")? }, Held::Given(Values::F32(floats()?)))),

@@ -264,7 +264,7 @@ pub unsafe extern "C" fn fewstep_begin_options_init(options: *mut fewstep_begin_
 }
 
 /// Plans a sampling run of a model and takes all of its memory: beginning and stepping a run allocate almost nothing. It takes time in proportion to the
-/// steps; `cancel` of the options stops it. `options` may be NULL for the defaults. The weights are shared.
+/// steps, up to 16; a longer run has one step's plan, which it goes through again and again. `cancel` of the options stops it. `options` may be NULL for the defaults. The weights are shared.
 ///
 /// The caller owns `*out` and gives it to fewstep_sampler_destroy; it keeps what it needs of runtime and model alive. Any thread may call.
 /// Returns OK, INVALID_ARGUMENT, SHAPE (a size that the model cannot take), UNSUPPORTED, CANCELLED, NUMERIC or OUT_OF_MEMORY.
@@ -299,8 +299,8 @@ pub unsafe extern "C" fn fewstep_sampler_begin(sampler: *mut fewstep_sampler, op
 
 /// Goes on with the run for about `budget_us` microseconds, at least one operation; it may stop in the middle of a network evaluation, and any split into
 /// calls gives the same bytes. Without a budget it goes on to the end of the present sampler step (any negative number) or of the run (INT64_MAX). A GPU
-/// then gets as few graphs as there can be (one for a whole run from noise of the library's own, else one a step), and the call may return before they are
-/// computed: reading waits. The operations of a budget are started one by one there, and waited for. Writes 1 to `*done` when the run is done (then a
+/// then gets as few graphs as there can be (one for a whole run of up to 16 steps from noise of the library's own, else one a step), and the call may return
+/// before the last of them is computed: reading waits. The operations of a budget are started one by one there, and waited for. Writes 1 to `*done` when the run is done (then a
 /// further call does nothing), 0 otherwise. After an error, except STATE, INVALID_ARGUMENT and CANCELLED, the run must be begun again.
 ///
 /// One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED (by the runtime's token), STATE (not begun) or OUT_OF_MEMORY.

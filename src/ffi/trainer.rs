@@ -31,7 +31,8 @@ pub const FEWSTEP_RESUME_BATCH: u32 = 2;
 pub const FEWSTEP_RESUME_OPTIMIZER: u32 = 4;
 /// Resume with other terms; or with the same where they share the draws of a point, which versions before 0.1.0 had each draw its own.
 pub const FEWSTEP_RESUME_LOSS: u32 = 8;
-/// Resume with other teacher trajectories: pairs or steps, substeps, cache_size, height and width, trajectory_clip and its fields.
+/// Resume with other teacher trajectories: pairs or steps, substeps, cache_size, height and width, trajectory_clip and its fields; or another
+/// guidance_scale or null_label.
 pub const FEWSTEP_RESUME_TRAJECTORIES: u32 = 16;
 /// Resume with another seed.
 pub const FEWSTEP_RESUME_SEED: u32 = 32;
@@ -227,7 +228,8 @@ pub unsafe extern "C" fn fewstep_trainer_options_init(options: *mut fewstep_trai
 }
 
 /// Plans a training run and takes all the memory of its steps; the trajectory cache comes with fewstep_trainer_prepare. The student's weights are
-/// copied, teacher and dataset are shared. `teacher` and `dataset` may be NULL where no term needs them. `cancel` of the options stops it.
+/// copied, teacher and dataset are shared. `teacher` and `dataset` may be NULL where no term needs
+/// them. A teacher that takes more than class labels needs a dataset for its trajectories too, whose rows have what it takes. `cancel` of the options stops it.
 ///
 /// The caller owns `*out` and gives it to fewstep_trainer_destroy; it keeps what it needs of the other handles alive. Any thread may call.
 /// Returns OK, INVALID_ARGUMENT, SHAPE (networks or data that do not fit together), UNSUPPORTED, CANCELLED, NUMERIC or OUT_OF_MEMORY.

@@ -16,9 +16,10 @@ use crate::nn::Model;
 
 /// Match the teacher's prediction at the same noisy image and timestep. Needs a teacher and a dataset.
 pub const FEWSTEP_OBJECTIVE_OUTPUT: i32 = 1;
-/// Match the teacher's next cached state, from the teacher's own state. Needs a teacher.
+/// Match the teacher's next cached state, from the teacher's own state. Needs a teacher, and a dataset where the teacher takes more than class
+/// labels.
 pub const FEWSTEP_OBJECTIVE_TEACHER_FORCED: i32 = 2;
-/// Match the teacher's next cached state of the same noise, from the state that the student reaches by itself. Needs a teacher.
+/// Match the teacher's next cached state of the same noise, from the state that the student reaches by itself. Needs what TEACHER_FORCED needs.
 pub const FEWSTEP_OBJECTIVE_ON_POLICY: i32 = 3;
 /// Match the clean image: trains a teacher from data. Needs a dataset.
 pub const FEWSTEP_OBJECTIVE_DENOISE: i32 = 4;

@@ -93,6 +93,17 @@ impl ConditionKind {
     }
 }
 
+/// Conditions in words.
+pub fn describe(conditions: &[Condition]) -> String {
+    let one = |c: &Condition| match c.kind {
+        ConditionKind::Labels { classes } => format!("labels of {classes} classes"),
+        ConditionKind::Tokens { length, width } => format!("{length} tokens of {width} numbers"),
+        ConditionKind::Vector { width } => format!("vectors of {width} numbers"),
+        ConditionKind::Planes { channels } => format!("{channels} planes"),
+    };
+    if conditions.is_empty() { "no conditions".to_owned() } else { conditions.iter().map(one).collect::<Vec<_>>().join(" and ") }
+}
+
 /// Numbers of a condition, image after image.
 #[derive(Clone, Copy, Debug)]
 pub enum Values<'a> {

@@ -16,7 +16,14 @@ const FAMILIES: &[&Family] = &[
 ];
 
 /// What opening files needs to know of networks.
-pub const NETWORKS: KnownNetworks<Arc<dyn Network>> = KnownNetworks { parse, is_network };
+pub const NETWORKS: KnownNetworks<Arc<dyn Network>> = KnownNetworks { parse: parse_whole, is_network };
+
+/// The same as [`parse`], and not of more parameters than there can be: before the weights are read.
+fn parse_whole(text: &str, file: &str) -> Result<Arc<dyn Network>> {
+    let network = parse(text, file)?;
+    network.parameters().map_err(|e| e.context(file))?;
+    Ok(network)
+}
 
 /// Parses and checks the text of a config.json; `file` is its name in errors.
 pub fn parse(text: &str, file: &str) -> Result<Arc<dyn Network>> {

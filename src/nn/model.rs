@@ -113,6 +113,14 @@ impl Model {
         warnings.extend(unused().take(SHOWN_KEYS).map(|n| format!("tensor '{n}' is not part of the model and was ignored")));
         let more = unused().count().saturating_sub(SHOWN_KEYS);
         warnings.extend((more > 0).then(|| format!("{more} more tensors are not part of the model and were ignored")));
+        let signature = network.signature();
+        let odd = files.scheduler.as_ref().is_some_and(|s| s.predicts_variance()) && signature.out_channels != 2 * signature.in_channels;
+        warnings.extend(odd.then(|| {
+            let (reads, gives) = (signature.in_channels, signature.out_channels);
+            format!(
+                "the scheduler says that the model predicts a variance, but it gives {gives} channels for {reads}: all of them are taken for the prediction"
+            )
+        }));
         let scheduler = files.scheduler.unwrap_or_else(|| SchedulerConfig::for_class(SchedulerClass::Ddim));
         let student = files.fewstep.map(|(value, name)| StudentInfo::read(value, &name, scheduler.num_train_timesteps)).transpose()?.flatten();
         Ok(Self { network, scheduler, weights, student, warnings })
@@ -138,14 +146,14 @@ impl Model {
     pub fn save(&self, path: &Path) -> Result<()> {
         self.check_finite()?;
         self.check_expressible()?;
-        let network = NetworkText { class: self.network.family().class, config: &self.config_json()? };
+        let network = NetworkText { class: self.network.family().class, config: &self.config_json().map_err(|e| e.context(path.display()))? };
         diffusers::save_model(path, &network, &self.tensors()?, &self.scheduler, self.metadata()?.as_ref())
     }
 
     /// Writes the model as one file, whatever its grid. It appears whole or not at all.
     pub fn save_file(&self, path: &Path) -> Result<()> {
         self.check_finite()?;
-        let network = NetworkText { class: self.network.family().class, config: &self.config_json()? };
+        let network = NetworkText { class: self.network.family().class, config: &self.config_json().map_err(|e| e.context(path.display()))? };
         model_file::save_model_file(path, &network, &self.tensors()?, &self.scheduler, self.metadata()?.as_ref())
     }
 

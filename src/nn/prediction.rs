@@ -5,10 +5,9 @@ use super::model::Model;
 use super::network::Inputs;
 use super::scope::Scope;
 use crate::error::{Error, Result};
-use crate::graph::ops::{Concat, Slice};
+use crate::graph::ops::{Concat, IntAffine, Slice};
 use crate::graph::{Graph, ValueId};
 use crate::memory;
-use crate::tensor::Tensor;
 
 /// What the channels of a model's network are.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,13 +28,12 @@ pub struct Guidance {
 }
 
 impl Model {
-    /// What the network's channels are: a network that gives twice the channels that it reads, or whose scheduler says so, predicts a variance behind the
-    /// mean; channels that it reads beyond those of the prediction are planes beside x_t.
+    /// What the network's channels are: one that gives twice the channels that it reads predicts a variance behind the mean; channels that it reads beyond
+    /// those of the prediction are planes beside x_t.
     pub fn roles(&self) -> Result<Roles> {
         let signature = self.network.signature();
         let (reads, gives) = (signature.in_channels, signature.out_channels);
-        let variance = gives == 2 * reads || (self.scheduler.predicts_variance() && gives.is_multiple_of(2));
-        let channels = if variance { gives / 2 } else { gives };
+        let channels = if gives == 2 * reads { reads } else { gives };
         let planes = reads.checked_sub(channels).ok_or_else(|| {
             let expected = "as many, fewer (the others are planes beside x_t) or twice as many (with a variance)";
             Error::unsupported(format!("the network gives {gives} channels for {reads}; a model that can be sampled gives {expected}"))
@@ -85,10 +83,12 @@ impl<'a> Predictor<'a> {
             return Err(Error::internal(format!("{} conditions for a model with {}", conditions.len(), roles.conditions.len())));
         }
         let Some(guidance) = self.guidance.filter(|guidance| guidance.scale != 1.0) else { return self.evaluate(g, &roles, x_t, t, conditions) };
-        let nulls = vec![guidance.null_label; g.shape(t)[0]];
-        let null = g.constant("labels.null", Tensor::from_slice(&[nulls.len()], &nulls)?)?;
-        let without = roles.conditions.iter().zip(conditions).map(|(c, given)| if matches!(c.kind, ConditionKind::Labels { .. }) { null } else { *given });
-        let without = memory::collect(without, "conditions")?;
+        let without = roles.conditions.iter().zip(conditions).map(|(c, given)| match c.kind {
+            // null = label - label + null: a value of every image, whatever their number.
+            ConditionKind::Labels { .. } => g.push1(IntAffine { scale: -1, shift: guidance.null_label }.into(), &[*given, *given]),
+            _ => Ok(*given),
+        });
+        let without = memory::try_collect(without, "conditions")?;
         let none = self.evaluate(g, &roles, x_t, t, &without)?;
         let label = self.evaluate(g, &roles, x_t, t, conditions)?;
         g.weighted_sum(&[(1.0 - guidance.scale, none), (guidance.scale, label)])

@@ -305,6 +305,7 @@ impl SamplingRun {
         if samples.len() != n {
             return Err(Error::shape(format!("the run has a batch of {n}, {} sample indices were given", samples.len())));
         }
+        self.cursor = None;
         // Without random terms the plan has no use for seed and indices, but x_T always has.
         self.exec.write_bytes(self.seed, as_bytes(&[seed as i64]))?;
         self.exec.write_bytes(self.samples, as_bytes(samples))?;
@@ -312,7 +313,6 @@ impl SamplingRun {
             self.exec.write_bytes(*input, given[from].1.bytes())?;
         }
         // The noise is drawn with the first step, so that a whole run is one range of the plan, which a GPU starts as one graph.
-        self.cursor = None;
         if let Some(x) = x_t {
             if let Some(i) = x.iter().position(|v| !v.is_finite()) {
                 return Err(Error::numeric(format!("the initial state has a non-finite value at element {i}")));
@@ -372,7 +372,9 @@ impl SamplingRun {
         let step = self.ends[0] - init.end;
         while at < nodes.end {
             let (k, first) = ((at - init.end) / step, (at - init.end) % step);
-            counter.write(self.exec.as_mut(), &mut self.rows, k)?;
+            if first == 0 {
+                counter.write(self.exec.as_mut(), &mut self.rows, k)?;
+            }
             let last = (nodes.end - (at - first)).min(step);
             let reached = self.exec.run_until(init.end + first..init.end + last, stop)? - init.end;
             at += reached - first;

@@ -98,7 +98,7 @@ fn items(body: &str) -> Vec<Item> {
         }
         depth = depth + line.matches('{').count() - line.matches('}').count();
         if line.starts_with("#define") || depth == 0 && line.ends_with(';') {
-            let code = text.rsplit("*/\n").next().expect("code").trim();
+            let code = text.split_once("*/\n").map_or(text.as_str(), |(_, code)| code).trim();
             items.push(Item { name: name_of(code).to_string(), text: text.trim_end().to_string() });
             text.clear();
         }
@@ -111,6 +111,9 @@ fn items(body: &str) -> Vec<Item> {
 fn name_of(code: &str) -> &str {
     if let Some(rest) = code.strip_prefix("#define ") {
         return rest.split([' ', '(']).next().expect("a name");
+    }
+    if let Some(rest) = code.strip_prefix("typedef struct {") {
+        return rest.rsplit('}').next().expect("a name").trim_matches([' ', ';']);
     }
     if let Some(at) = code.find("(*") {
         return code[at + 2..].split(')').next().expect("a name");

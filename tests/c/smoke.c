@@ -70,6 +70,8 @@ static fewstep_model *derive(const fewstep_runtime *runtime, const fewstep_model
         options.config_patch = wrong[i];
         FAILS(INVALID_ARGUMENT, fewstep_model_derive_student(runtime, teacher, &options, &student));
     }
+    options.config_patch = "{";
+    FAILS(CORRUPT_FILE, fewstep_model_derive_student(runtime, teacher, &options, &student));
     static const char text[] =
         "{\"block_out_channels\": [16, 32], \"layers_per_block\": 1, \"down_block_types\": [\"DownBlock2D\", \"DownBlock2D\"],"
         " \"up_block_types\": [\"UpBlock2D\", \"UpBlock2D\"], \"add_attention\": false}";
@@ -186,7 +188,44 @@ static fewstep_model *train(const fewstep_runtime *runtime, const fewstep_model 
     return trained;
 }
 
+/* One evaluation of the network, on arrays exactly as large as they must be. */
+static void evaluate(const fewstep_runtime *runtime, const fewstep_model *model) {
+    fewstep_condition condition = {.struct_size = sizeof condition};
+    OK(fewstep_model_condition(model, 0, &condition));
+    if (condition.kind != FEWSTEP_CONDITIONING_CLASS_LABELS || condition.classes != CLASSES) exit(1);
+    FAILS(INVALID_ARGUMENT, fewstep_model_condition(model, 1, &condition));
+    fewstep_evaluator_options options;
+    OK(fewstep_evaluator_options_init(&options, sizeof options));
+    options.batch = BATCH;
+    fewstep_evaluator *evaluator = NULL;
+    OK(fewstep_evaluator_create(runtime, model, &options, &evaluator));
+    fewstep_evaluator_info info = {.struct_size = sizeof info};
+    OK(fewstep_evaluator_get_info(evaluator, &info));
+    if (info.out_channels != 1) exit(1);
+    float *x_t = calloc(BATCH * IMAGE, sizeof *x_t), *t = calloc(BATCH, sizeof *t), *y = malloc(BATCH * IMAGE * sizeof *y);
+    int32_t *labels = calloc(BATCH, sizeof *labels);
+    if (!x_t || !t || !y || !labels) exit(1);
+    fewstep_conditioning classes = {FEWSTEP_CONDITIONING_CLASS_LABELS, 0, labels, BATCH};
+    fewstep_evaluation at;
+    OK(fewstep_evaluation_init(&at, sizeof at));
+    at.x_t = x_t;
+    at.x_t_count = BATCH * IMAGE;
+    at.timesteps = t;
+    at.timestep_count = BATCH;
+    FAILS(INVALID_ARGUMENT, fewstep_evaluator_run(evaluator, &at, y, BATCH * IMAGE)); /* the labels are missing */
+    at.conditionings = &classes;
+    at.conditioning_count = 1;
+    FAILS(SHAPE, fewstep_evaluator_run(evaluator, &at, y, BATCH * IMAGE - 1));
+    OK(fewstep_evaluator_run(evaluator, &at, y, BATCH * IMAGE));
+    OK(fewstep_evaluator_destroy(evaluator));
+    free(x_t);
+    free(t);
+    free(y);
+    free(labels);
+}
+
 static void sample(const fewstep_runtime *runtime, const fewstep_model *model, uint32_t steps, const char *out) {
+    evaluate(runtime, model);
     fewstep_sampler_options options;
     OK(fewstep_sampler_options_init(&options, sizeof options));
     options.steps = steps;

@@ -1,7 +1,16 @@
 //! Small whole programs: training steps and sampling runs.
 
 use crate::common::models;
-use crate::run_table;
+use crate::{gpu, run_table};
+use fewstep::Status;
+use fewstep::cancel::Stop;
+use fewstep::io::SchedulerConfig;
+use fewstep::nn::{Model, families};
+use fewstep::random::Purpose;
+use fewstep::sampling::{RunSpec, SamplingRun};
+use fewstep::tensor::DType;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 #[test]
 fn training_step() {
@@ -11,4 +20,39 @@ fn training_step() {
 #[test]
 fn sampling_run() {
     run_table(vec![models::sampling(3, true).expect("a graph")]);
+}
+
+/// A run that loops over one step gives the bytes of one whose steps are written one after the other: in one go, step by step, operation by operation, and after
+/// it was stopped in the middle.
+#[test]
+fn looped_sampling_run() {
+    const CONFIG: &str = r#"{"_class_name":"UNet2DModel","sample_size":8,"in_channels":1,"out_channels":1,"layers_per_block":1,"block_out_channels":[8,8],
+"down_block_types":["DownBlock2D","DownBlock2D"],"up_block_types":["UpBlock2D","UpBlock2D"],"norm_num_groups":4}"#;
+    let scheduler = r#"{"_class_name":"DPMSolverMultistepScheduler","algorithm_type":"sde-dpmsolver++"}"#;
+    let network = families::parse(CONFIG, "config").expect("a config");
+    let model = Model::create(network, SchedulerConfig::parse(scheduler, "scheduler").expect("a scheduler"), 3).expect("a model");
+    let table = model.scheduler.sampler().expect("a sampler").table(&model.scheduler.noise_schedule().expect("betas"), model.scheduler.prediction(), 5);
+    let (table, gpu) = (table.expect("a table"), gpu());
+    for precision in [DType::F32, DType::F16] {
+        let run = |unrolled| {
+            let spec = RunSpec { table: &table, batch: 2, size: [8, 8], purpose: Purpose::Evaluation, precision, guidance: None, unrolled };
+            let mut run = SamplingRun::new(&gpu, &model, &spec).expect("a run");
+            run.begin(7, &[0, 5], &[], None).expect("begun");
+            run
+        };
+        let mut written = run(100);
+        assert!(written.step(None, true).expect("a run"));
+        let expected = written.read().expect("images").to_vec();
+        let [mut whole, mut steps, mut operations, mut stopped] = [0; 4].map(|_| run(0));
+        assert!(whole.step(None, true).expect("a run"));
+        while !steps.step(None, false).expect("a step") {}
+        while !operations.step(Some(Duration::ZERO), true).expect("an operation") {}
+        let set = AtomicBool::new(true);
+        assert!(stopped.advance(Stop::NEVER).is_ok_and(|done| !done));
+        assert_eq!(stopped.advance(Stop::from(&set)).expect_err("stopped").status, Status::Cancelled);
+        while !stopped.advance(Stop::NEVER).expect("a step") {}
+        for (how, run) in [("whole", whole), ("by steps", steps), ("by operations", operations), ("stopped", stopped)].iter_mut() {
+            assert!(*run.read().expect("images") == expected[..], "{how}, {precision:?}");
+        }
+    }
 }

@@ -99,6 +99,8 @@ fn the_cache_computes_in_the_trainers_precision() {
             seed: 1,
             batch: 4,
             precision,
+            guidance: None,
+            rows: &[],
         };
         let cache = TrajectoryCache::build(&backend, &model, &spec, &mut |_, _| true, Stop::NEVER).expect("a cache");
         cache.states.to_f32_vec().expect("floats")

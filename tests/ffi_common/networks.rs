@@ -1,7 +1,7 @@
 //! What models take and give, through the C functions alone: conditions of every kind, a variance beside the mean, guidance, one evaluation by itself; and a
 //! second family, from its config to a resumed run.
 
-use super::{Api, c, scratch, term};
+use super::{Api, c, term};
 use fewstep::backend::Backend;
 use fewstep::backend::cpu::CpuBackend;
 use fewstep::ffi::conditioning::*;
@@ -21,6 +21,7 @@ use std::ptr::{null, null_mut};
 
 const INVALID: i32 = 1;
 const SHAPE: i32 = 2;
+const OUT_OF_MEMORY: i32 = 8;
 const NUMERIC: i32 = 13;
 
 /// A U-Net of 8x8 with so many channels in and out.
@@ -154,12 +155,16 @@ impl Api {
 
     /// `count` images of 8x8 with one channel and what belongs to them.
     fn images(&self, runtime: *const fewstep_runtime, count: usize, given: &[fewstep_conditioning]) -> *mut fewstep_dataset {
-        let pixels = numbers(count * 64, 3);
+        self.sized_images(runtime, count, 8, given)
+    }
+
+    fn sized_images(&self, runtime: *const fewstep_runtime, count: usize, side: usize, given: &[fewstep_conditioning]) -> *mut fewstep_dataset {
+        let pixels = numbers(count * side * side, 3);
         // SAFETY: valid pointers throughout.
         unsafe {
             let mut o: fewstep_dataset_options = std::mem::zeroed();
             self.ok((self.fewstep_dataset_options_init)(&mut o, size_of_val(&o)));
-            (o.dtype, o.channels, o.height, o.width, o.count, o.scale, o.shift) = (FEWSTEP_DTYPE_F32, 1, 8, 8, count, 1.0, 0.0);
+            (o.dtype, o.channels, o.height, o.width, o.count, o.scale, o.shift) = (FEWSTEP_DTYPE_F32, 1, side as u32, side as u32, count, 1.0, 0.0);
             (o.data, o.data_size) = (pixels.as_ptr().cast(), size_of_val(&pixels[..]));
             (o.conditionings, o.conditioning_count) = (given.as_ptr(), given.len());
             let mut out = null_mut();
@@ -224,23 +229,35 @@ pub fn planes_beside_x_t(api: &Api, runtime: *const fewstep_runtime) {
     // A teacher's trajectories take the conditions of the data's rows.
     let (classes, rows) = ([0, 1, 2, 3, 0, 1], numbers(6 * 128, 4));
     let data = api.images(runtime, 6, &[labels(&classes), planes(&rows)]);
-    for objective in [FEWSTEP_OBJECTIVE_DENOISE, FEWSTEP_OBJECTIVE_OUTPUT, FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_OBJECTIVE_ON_POLICY] {
-        let term = term(objective, FEWSTEP_WEIGHT_SNR);
+    let train = |student, data, objective| -> Result<f32, i32> {
+        let term = term(objective, if objective == FEWSTEP_OBJECTIVE_TEACHER_FORCED { FEWSTEP_WEIGHT_STATE } else { FEWSTEP_WEIGHT_SNR });
         let mut o = api.trainer_options(&term);
-        (o.batch, o.steps, o.substeps, o.cache_size, o.cache_batch, o.warmup_steps) = (4, 2, 1, 5, 3, 0);
+        (o.batch, o.steps, o.substeps, o.cache_size, o.cache_batch, o.warmup_steps) = (16, 2, 1, 5, 3, 0);
+        o.trajectory_clip = FEWSTEP_CLIP_NONE;
         let mut trainer = null_mut();
         // SAFETY: valid pointers throughout.
         unsafe {
-            let without = (api.fewstep_trainer_create)(runtime, model, model, null(), &o, &mut trainer);
-            api.fails("no dataset", without, INVALID, "dataset");
-            api.ok((api.fewstep_trainer_create)(runtime, model, model, data, &o, &mut trainer));
+            let status = (api.fewstep_trainer_create)(runtime, student, model, data, &o, &mut trainer);
+            if status != 0 {
+                return Err(status);
+            }
             let mut report: fewstep_step_report = std::mem::zeroed();
             report.struct_size = size_of_val(&report) as u32;
             api.ok((api.fewstep_trainer_step)(trainer, &mut report));
-            assert!(report.loss.is_finite() && (report.grad_norm > 0.0) == (report.loss > 0.0), "objective {objective}: {report:?}");
             api.ok((api.fewstep_trainer_destroy)(trainer));
+            Ok(report.loss)
         }
+    };
+    for objective in [FEWSTEP_OBJECTIVE_DENOISE, FEWSTEP_OBJECTIVE_OUTPUT, FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_OBJECTIVE_ON_POLICY] {
+        api.fails("no dataset", train(model, null(), objective).expect_err("refused"), INVALID, "dataset");
+        assert!(train(model, data, objective).expect("a step").is_finite());
     }
+    // The teacher itself does what its own trajectories do, if it is given what they were given; another network does not.
+    let other = api.create(runtime, &config(3, 1, r#","num_class_embeds":4"#), 4);
+    let [own, others] = [model, other].map(|student| train(student, data, FEWSTEP_OBJECTIVE_TEACHER_FORCED).expect("a step"));
+    assert!(others > 100.0 * own, "{own} of the teacher, {others} of another network");
+    let large = api.sized_images(runtime, 6, 16, &[labels(&classes), planes(&numbers(6 * 2 * 256, 4))]);
+    api.fails("another size", train(model, large, FEWSTEP_OBJECTIVE_TEACHER_FORCED).expect_err("refused"), SHAPE, "[16, 16]");
 }
 
 /// A network that gives twice the channels that it reads is sampled by the first half, whatever the other is.
@@ -300,6 +317,10 @@ pub fn guidance(api: &Api, runtime: *const fewstep_runtime) {
     fails("NaN", &|o| o.guidance_scale = f64::NAN, model, "guidance_scale is NaN");
     fails("reserved", &|o| o.reserved = 1, model, "reserved");
     fails("no classes", &|_| (), api.create(runtime, &config(1, 1, ""), 1), "no classes");
+    let many = fewstep_sampler_options { batch: u32::MAX, guidance_scale: 2.0, null_label: 0, ..api.sampler_options(1, 1) };
+    let mut sampler = null_mut();
+    // SAFETY: valid pointers.
+    api.fails("too many images", unsafe { (api.fewstep_sampler_create)(runtime, model, &many, &mut sampler) }, OUT_OF_MEMORY, "memory");
     // A student learns the guided teacher: other trajectories, another loss.
     let term = term(FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_WEIGHT_STATE);
     let losses = [1.0, 2.5].map(|scale| {
@@ -327,7 +348,7 @@ pub fn a_second_family(api: &Api, runtime: *const fewstep_runtime) {
     const MIXER: &str =
         r#"{"_class_name":"MixerModel","sample_size":8,"in_channels":1,"out_channels":1,"num_layers":2,"hidden_size":16,"num_class_embeds":10}"#;
     let teacher = api.create(runtime, MIXER, 4);
-    let folder = scratch("mixer");
+    let folder = super::scratch("mixer");
     let text = |name: &str| c(folder.join(name).to_str().expect("UTF-8"));
     let options = api.sampler_options(2, 3);
     // SAFETY: valid pointers throughout.

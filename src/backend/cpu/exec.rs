@@ -37,7 +37,7 @@ impl CpuBackend {
 
     /// The same with a given instruction set, for tests.
     pub fn with_isa(threads: usize, isa: Isa) -> Result<Self> {
-        Ok(Self { pool: Arc::new(ThreadPool::new(threads)?), isa, weights: Arc::default() })
+        Ok(Self { pool: Arc::new(ThreadPool::new(threads)?), isa, weights: Arc::new(Weights::new()?) })
     }
 
     /// Bytes of the packed weights that executables of this backend have now, all together.

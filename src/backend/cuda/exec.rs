@@ -35,7 +35,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub fn new(context: Arc<Context>) -> Result<Self> {
-        Ok(Self { kernels: Kernels::new(&context)?, context, uploads: Mutex::default(), weights: Weights::default() })
+        Ok(Self { kernels: Kernels::new(&context)?, context, uploads: Mutex::default(), weights: Weights::new()? })
     }
 
     pub fn packed_bytes(&self) -> usize {

@@ -107,7 +107,7 @@ impl Network for Mixer {
             out_channels: self.out_channels,
             size: Some([self.sample_size; 2]),
             size_multiple: self.sample_size,
-            widest: self.hidden_size.max(self.tokens_mlp_dim).max(self.channels_mlp_dim),
+            widest: [self.hidden_size, self.tokens_mlp_dim, self.channels_mlp_dim, self.in_channels, self.out_channels].into_iter().max().unwrap_or(1),
             conditions: labels.into_iter().collect(),
         }
     }

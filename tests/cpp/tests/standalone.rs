@@ -50,13 +50,20 @@ fn build(compiler: &str, standard: &str, sources: &[&str], dir: &Path) -> PathBu
     program
 }
 
+/// A program, which finds the library where it was linked: cargo's own path may have one of another build.
+fn run(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env_remove("LD_LIBRARY_PATH");
+    command
+}
+
 #[test]
 fn a_program_of_two_files_builds_and_runs() {
     let dir = scratch("two-files");
     for compiler in compilers() {
         for standard in ["c++17", "c++20"] {
             let program = build(&compiler, standard, &["standalone/main.cpp", "standalone/other.cpp"], &dir);
-            assert_eq!(output(Command::new(&program).arg(data("digits_teacher"))), "128 floats\n", "{compiler} -std={standard}");
+            assert_eq!(output(run(&program).arg(data("digits_teacher"))), "128 floats\n", "{compiler} -std={standard}");
         }
     }
     std::fs::remove_dir_all(dir).expect("clean up");
@@ -67,9 +74,9 @@ fn the_example_saves_a_picture() {
     let dir = scratch("example");
     let program = build(&compilers()[0], "c++17", &["../../examples-c/sample.cpp"], &dir);
     let picture = dir.join("digits.png");
-    output(Command::new(&program).arg(data("digits_teacher")).arg(&picture).args(["7", "2"]));
+    output(run(&program).arg(data("digits_teacher")).arg(&picture).args(["7", "2"]));
     assert!(std::fs::read(&picture).expect("picture").starts_with(b"\x89PNG"));
-    let failed = Command::new(&program).arg("/no/such/model").arg(&picture).output().expect("program");
+    let failed = run(&program).arg("/no/such/model").arg(&picture).output().expect("program");
     assert_eq!(failed.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&failed.stderr).starts_with("NOT_FOUND: /no/such/model"));
     std::fs::remove_dir_all(dir).expect("clean up");

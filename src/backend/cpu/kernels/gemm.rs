@@ -349,6 +349,7 @@ impl Kernel for ChunkKernel<'_> {
             let vectors = columns.div_ceil(S::W);
             // SAFETY: the panel starts inside `packed`, whose length `run` checked.
             let b = unsafe { self.packed.as_ptr().add(panel * nr * l.taps * l.channels) };
+            let sizes: [usize; MOST_SOURCES] = std::array::from_fn(|s| g.sources.get(s).map_or(0, |channels| g.image_of(*channels)));
             let mut tap = 0;
             loop {
                 let taps = tap..(tap + block_taps).min(class.taps.len());
@@ -370,9 +371,9 @@ impl Kernel for ChunkKernel<'_> {
                     let start = self.chunk.rows.start + part.start;
                     let (mut image, mut pixel) = (start / pixels, start % pixels);
                     for i in 0..mr {
-                        for ((images, a), channels) in rows.image.iter_mut().zip(self.a).zip(&g.sources) {
+                        for ((images, a), size) in rows.image.iter_mut().zip(self.a).zip(&sizes) {
                             // SAFETY: `image < images` and `a` has as many images of this size (checked by `run`).
-                            images[i] = unsafe { a.as_ptr().add(image * g.image_of(*channels)) };
+                            images[i] = unsafe { a.as_ptr().add(image * size) };
                         }
                         rows.pixel[i] = pixel as u32;
                         rows.out[i] = image * l.c_rows + class.pixels[pixel] as usize;
