@@ -163,6 +163,9 @@ impl Trainer {
         if self.is_prepared() {
             return Ok(());
         }
+        if !self.options.needs().cache {
+            return self.exec.prepare_until(stop);
+        }
         let Some(teacher) = &self.teacher else { return Err(Error::internal("a cache without a teacher")) };
         let spec = CacheSpec {
             schedule: &self.schedule,
@@ -189,7 +192,12 @@ impl Trainer {
 
     /// True when a step needs nothing more.
     pub fn is_prepared(&self) -> bool {
-        (self.cache.is_some() || !self.options.needs().cache) && self.exec.check_ready().is_ok()
+        self.has_cache() && self.exec.check_ready().is_ok()
+    }
+
+    /// True where the trajectories are there, or none are needed.
+    fn has_cache(&self) -> bool {
+        self.cache.is_some() || !self.options.needs().cache
     }
 
     /// What there is to say about the trajectories, once.
@@ -443,7 +451,7 @@ impl Trainer {
                 }
             }
         }
-        if self.is_prepared() { self.exec.prepare_until(stop) } else { Ok(()) }
+        if self.has_cache() { self.exec.prepare_until(stop) } else { Ok(()) }
     }
 }
 
