@@ -320,7 +320,7 @@ pub fn guidance(api: &Api, runtime: *const fewstep_runtime) {
     let many = fewstep_sampler_options { batch: u32::MAX, guidance_scale: 2.0, null_label: 0, ..api.sampler_options(1, 1) };
     let mut sampler = null_mut();
     // SAFETY: valid pointers.
-    api.fails("too many images", unsafe { (api.fewstep_sampler_create)(runtime, model, &many, &mut sampler) }, OUT_OF_MEMORY, "memory");
+    api.fails("too many images", unsafe { (api.fewstep_sampler_create)(runtime, model, &many, &mut sampler) }, OUT_OF_MEMORY, "allocate");
     // A student learns the guided teacher: other trajectories, another loss.
     let term = term(FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_WEIGHT_STATE);
     let losses = [1.0, 2.5].map(|scale| {
