@@ -24,7 +24,7 @@ const ATTEMPTS: usize = 20;
 pub struct KnownNetworks<N> {
     /// Reads and checks the text of a config.json, whose name in errors comes second.
     pub parse: fn(&str, &str) -> Result<N>,
-    /// See [`IsNetwork`].
+    /// Whether a configuration is that of a network, and not of an encoder or another part of a pipeline.
     pub is_network: IsNetwork,
 }
 

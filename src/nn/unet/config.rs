@@ -178,7 +178,7 @@ pub struct UNetConfig {
     pub num_class_embeds: Option<usize>,
     /// Kept for the file; only learned time embeddings would use it.
     pub num_train_timesteps: Option<usize>,
-    /// What else the file said; of its unknown keys at most [`MAX_OTHER`] bytes are kept.
+    /// What else the file said; of its unknown keys at most `MAX_OTHER` bytes are kept.
     pub unknown: Unknown,
 }
 
