@@ -52,13 +52,6 @@ fn models_take_and_give_what_they_say() {
     networks::guidance(&api, runtime);
 }
 
-#[cfg(feature = "mixer")]
-#[test]
-fn a_second_family_needs_no_function_of_its_own() {
-    let api = Api::load();
-    networks::a_second_family(&api, gpu(&api));
-}
-
 #[test]
 fn images_are_those_of_the_cpu() {
     let api = Api::load();

@@ -51,12 +51,12 @@ static void must_be_cancelled(struct cancel *cancel, fewstep_status status) {
 }
 
 static void plan(fewstep_runtime *runtime, fewstep_cancel_token *token) {
-    fewstep_model *model = new_model(runtime, TINY_UNCONDITIONAL, 1);
-    fewstep_sampler_options options = ddim_options(1000, 1);
+    fewstep_model *model = new_model(runtime, CIFAR, 1);
+    fewstep_sampler_options options = ddim_options(16, 1); /* the most steps that are planned one by one */
     options.cancel = token;
-    for (int tenths = 1; tenths <= 4; tenths++) {
+    for (int fiftieths = 1; fiftieths <= 4; fiftieths++) {
         fewstep_sampler *sampler = NULL;
-        struct cancel *cancel = cancel_after(token, 0.1 * tenths);
+        struct cancel *cancel = cancel_after(token, 0.02 * fiftieths);
         must_be_cancelled(cancel, fewstep_sampler_create(runtime, model, &options, &sampler));
     }
     OK(fewstep_model_destroy(model));
