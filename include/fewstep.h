@@ -39,8 +39,8 @@
  * handle there is one call at a time, and a second one meanwhile, also from the first one's own callback, returns FEWSTEP_STATUS_STATE. No call may
  * run while the handle is destroyed. Callbacks run on the thread that made the call, never on a thread of the library. A thread must not be
  * cancelled (pthread_cancel) in a function of the library: nothing unwinds through it, so the system ends the process. Use a cancel token. The
- * library must not be unloaded (dlclose) before the threads that had an error from it have ended: their messages are taken down with them, by its
- * code (glibc keeps it mapped until then by itself).
+ * library must not be unloaded (dlclose) while a handle lives, for a runtime has threads, nor before the threads that had an error from it have ended:
+ * their messages are taken down with them, by its code (glibc keeps it mapped until then by itself).
  *
  * STRUCTS. A struct with struct_size may grow in later versions, at its end. Options are filled by their `_init` function, which is told their size,
  * and then changed; wherever a pointer to options is NULL, the defaults are meant. Set struct_size to sizeof of a struct that the library fills: fields
@@ -1245,312 +1245,6 @@ FEWSTEP_API fewstep_status fewstep_dataset_destroy(fewstep_dataset *dataset);
 
 
 /* ---------------------------------------------------------------------------
- * Samplers: what a run is made with
- * --------------------------------------------------------------------------- */
-
-/**
- * What the model says: a few-step student's own grid, or the sampler of its scheduler config, step for step as diffusers runs it. Known are DDIM, DPM-Solver++,
- * Euler, Euler ancestral, DDPM, PNDM, LCM and UniPC (orders 1 to 3), each with its class's options; DDIMParallel and DDPMParallel are their plain ones. Every
- * other class with betas opens too, and so can be a teacher, but to sample it by this kind is UNSUPPORTED: choose one of the other kinds. Euler's images are
- * x_0 + sigma noise until its last step: it starts from unit noise times the first sigma, also where noise is given. Some runs evaluate the network more often
- * than they have steps, and each is a step of the sampler: PNDM's once more (but for one step), nine times more with its Runge-Kutta steps; Euler's once more
- * where its config has log_linear and continuous times; those of Euler, DPM-Solver++ (of its own kind too) and UniPC with trailing spacing once more, at
- * timestep -1, for the few numbers of steps (61 and 122 of 1000) where diffusers' rounding makes one more.
- */
-#define FEWSTEP_SAMPLER_FROM_MODEL 0
-
-/**
- * DDIM.
- */
-#define FEWSTEP_SAMPLER_DDIM 1
-
-/**
- * DPM-Solver++ and its relatives, multistep.
- */
-#define FEWSTEP_SAMPLER_DPM_SOLVER_PP 2
-
-/**
- * The predicted image is used as it is.
- */
-#define FEWSTEP_CLIP_NONE 0
-
-/**
- * The predicted image is clamped to -clip_range .. clip_range.
- */
-#define FEWSTEP_CLIP_RANGE 1
-
-/**
- * Dynamic thresholding with threshold_ratio and threshold_max.
- */
-#define FEWSTEP_CLIP_DYNAMIC 2
-
-/**
- * Multiples of T/N from 0.
- */
-#define FEWSTEP_SPACING_LEADING 1
-
-/**
- * Multiples of T/N counted from T; the right one for few steps.
- */
-#define FEWSTEP_SPACING_TRAILING 2
-
-/**
- * Equal parts, both ends included.
- */
-#define FEWSTEP_SPACING_LINSPACE 3
-
-/**
- * Second-order steps by the midpoint rule.
- */
-#define FEWSTEP_SOLVER_MIDPOINT 1
-
-/**
- * Second-order steps by Heun's rule.
- */
-#define FEWSTEP_SOLVER_HEUN 2
-
-/**
- * dpmsolver++.
- */
-#define FEWSTEP_ALGORITHM_DPM_SOLVER_PP 1
-
-/**
- * sde-dpmsolver++.
- */
-#define FEWSTEP_ALGORITHM_SDE_DPM_SOLVER_PP 2
-
-/**
- * dpmsolver.
- */
-#define FEWSTEP_ALGORITHM_DPM_SOLVER 3
-
-/**
- * sde-dpmsolver.
- */
-#define FEWSTEP_ALGORITHM_SDE_DPM_SOLVER 4
-
-/**
- * The noise levels of the timesteps.
- */
-#define FEWSTEP_SIGMAS_SCHEDULE 1
-
-/**
- * Karras' spread.
- */
-#define FEWSTEP_SIGMAS_KARRAS 2
-
-/**
- * Exponential spread.
- */
-#define FEWSTEP_SIGMAS_EXPONENTIAL 3
-
-/**
- * Quantiles of a beta distribution.
- */
-#define FEWSTEP_SIGMAS_BETA 4
-
-/**
- * Lu's spread.
- */
-#define FEWSTEP_SIGMAS_LU 5
-
-/**
- * The last step ends at the clean image.
- */
-#define FEWSTEP_FINAL_SIGMA_ZERO 1
-
-/**
- * The last step ends at the smallest noise level of the schedule.
- */
-#define FEWSTEP_FINAL_SIGMA_MIN 2
-
-/**
- * How a model is sampled. Fill it with fewstep_sampler_options_init, then change fields. With FEWSTEP_SAMPLER_FROM_MODEL and no pairs, only steps, batch,
- * height, width, precision, guidance and cancel are read, and eta where the model's scheduler is DDIM or the grid a few-step student's.
- */
-typedef struct {
-  /**
-   * Bytes of this struct.
-   */
-  uint32_t struct_size;
-  /**
-   * FEWSTEP_SAMPLER_*; what the model says by default.
-   */
-  int32_t kind;
-  /**
-   * Number of steps, as diffusers counts them. 0 (the default) for the number of pairs, or with FEWSTEP_SAMPLER_FROM_MODEL for a few-step student's own.
-   */
-  uint32_t steps;
-  /**
-   * Images side by side; 1 by default.
-   */
-  uint32_t batch;
-  /**
-   * Height of the images; 0 (the default) for the model's.
-   */
-  uint32_t height;
-  /**
-   * Width of the images; 0 (the default) for the model's.
-   */
-  uint32_t width;
-  /**
-   * An explicit grid, sampled with DDIM; NULL by default. With it spacing, steps_offset, diffusers_prev, set_alpha_to_one and use_clipped_model_output
-   * are not read, and steps is 0 or the number of pairs.
-   */
-  const fewstep_step_pair *pairs;
-  /**
-   * Elements of pairs, at most 1000.
-   */
-  size_t pair_count;
-  /**
-   * Bytes from one pair to the next; sizeof(fewstep_step_pair).
-   */
-  size_t pair_stride;
-  /**
-   * DDIM: share of fresh noise, 0 (the default, deterministic) to 1.
-   */
-  double eta;
-  /**
-   * FEWSTEP_CLIP_RANGE: 1 by default.
-   */
-  double clip_range;
-  /**
-   * FEWSTEP_CLIP_DYNAMIC: quantile; 0.995 by default.
-   */
-  double threshold_ratio;
-  /**
-   * FEWSTEP_CLIP_DYNAMIC: upper bound; 1 by default.
-   */
-  double threshold_max;
-  /**
-   * DPM-Solver: timesteps with a lower half log signal-to-noise ratio are not visited; -infinity (the default) visits all.
-   */
-  double lambda_min_clipped;
-  /**
-   * FEWSTEP_CLIP_*; none by default.
-   */
-  int32_t clip;
-  /**
-   * FEWSTEP_SPACING_*; trailing by default.
-   */
-  int32_t spacing;
-  /**
-   * Added to the timesteps of leading spacing; 0 by default.
-   */
-  int32_t steps_offset;
-  /**
-   * DDIM: 1 lands each step on t - T/N as diffusers' DDIMScheduler does, whatever the grid says; for agreement with diffusers, not for quality. 0 by
-   * default.
-   */
-  int32_t diffusers_prev;
-  /**
-   * DDIM: 1 (the default) ends at the clean image, 0 at the noise level of timestep 0.
-   */
-  int32_t set_alpha_to_one;
-  /**
-   * DDIM: 1 derives the noise again from the clipped image; 0 by default.
-   */
-  int32_t use_clipped_model_output;
-  /**
-   * DPM-Solver: 1 to 3; 2 by default.
-   */
-  uint32_t solver_order;
-  /**
-   * DPM-Solver: FEWSTEP_SOLVER_*; midpoint by default.
-   */
-  int32_t solver_type;
-  /**
-   * DPM-Solver: FEWSTEP_ALGORITHM_*; dpmsolver++ by default.
-   */
-  int32_t algorithm;
-  /**
-   * DPM-Solver: FEWSTEP_SIGMAS_*; the schedule's by default.
-   */
-  int32_t sigmas;
-  /**
-   * DPM-Solver: FEWSTEP_FINAL_SIGMA_*; zero by default.
-   */
-  int32_t final_sigma;
-  /**
-   * DPM-Solver: 1 (the default) lowers the order at the end of runs of fewer than 15 steps.
-   */
-  int32_t lower_order_final;
-  /**
-   * DPM-Solver: 1 takes the last step at order 1; 0 by default.
-   */
-  int32_t euler_at_final;
-  /**
-   * FEWSTEP_PRECISION_*: what the network computes in; f32 by default. The images stay f32.
-   */
-  int32_t precision;
-  /**
-   * Stops fewstep_sampler_create, and all of fewstep_sample, with CANCELLED; only read during that call. NULL (the default) for none.
-   */
-  const fewstep_cancel_token *cancel;
-  /**
-   * Classifier-free guidance: the prediction is that of null_label plus guidance_scale times how much that of the image's label differs from it. 1 (the
-   * default) for none; any other needs a model with classes, and evaluates the network twice a step.
-   */
-  double guidance_scale;
-  /**
-   * The class that the model was trained to read as none; -1 (the default) for not given.
-   */
-  int32_t null_label;
-  /**
-   * 0.
-   */
-  uint32_t reserved;
-} fewstep_sampler_options;
-
-/**
- * What a sampling run starts from. Fill it with fewstep_begin_options_init, then change fields.
- */
-typedef struct {
-  /**
-   * Bytes of this struct.
-   */
-  uint32_t struct_size;
-  /**
-   * Index of the batch's first image; the others follow. The noise of an image is a function of seed and index, whatever the batch and its place in
-   * it. 0 by default.
-   */
-  uint32_t first_index;
-  /**
-   * Seed of the noise; 0 by default.
-   */
-  uint64_t seed;
-  /**
-   * Index of each image, instead of first_index; NULL by default.
-   */
-  const uint32_t *indices;
-  /**
-   * Elements of indices: the batch, or 0.
-   */
-  size_t index_count;
-  /**
-   * Conditionings; all that fewstep_model_condition lists. NULL by default.
-   */
-  const fewstep_conditioning *conditionings;
-  /**
-   * Elements of conditionings.
-   */
-  size_t conditioning_count;
-  /**
-   * Bytes from one conditioning to the next; sizeof(fewstep_conditioning).
-   */
-  size_t conditioning_stride;
-  /**
-   * Initial noise [N,C,H,W] that replaces the drawn one, unit normal whatever the sampler; NULL by default.
-   */
-  const float *noise;
-  /**
-   * Elements of noise: N*C*H*W, or 0.
-   */
-  size_t noise_count;
-} fewstep_begin_options;
-
-
-/* ---------------------------------------------------------------------------
  * Trainers: what training is made with
  * --------------------------------------------------------------------------- */
 
@@ -2111,6 +1805,312 @@ FEWSTEP_API fewstep_status fewstep_trainer_get_info(fewstep_trainer *trainer, fe
  */
 FEWSTEP_API
 fewstep_status fewstep_trainer_destroy(fewstep_trainer *trainer);
+
+
+/* ---------------------------------------------------------------------------
+ * Samplers: what a run is made with
+ * --------------------------------------------------------------------------- */
+
+/**
+ * What the model says: a few-step student's own grid, or the sampler of its scheduler config, step for step as diffusers runs it. Known are DDIM, DPM-Solver++,
+ * Euler, Euler ancestral, DDPM, PNDM, LCM and UniPC (orders 1 to 3), each with its class's options; DDIMParallel and DDPMParallel are their plain ones. Every
+ * other class with betas opens too, and so can be a teacher, but to sample it by this kind is UNSUPPORTED: choose one of the other kinds. Euler's images are
+ * x_0 + sigma noise until its last step: it starts from unit noise times the first sigma, also where noise is given. Some runs evaluate the network more often
+ * than they have steps, and each is a step of the sampler: PNDM's once more (but for one step), nine times more with its Runge-Kutta steps; Euler's once more
+ * where its config has log_linear and continuous times; those of Euler, DPM-Solver++ (of its own kind too) and UniPC with trailing spacing once more, at
+ * timestep -1, for the few numbers of steps (61 and 122 of 1000) where diffusers' rounding makes one more.
+ */
+#define FEWSTEP_SAMPLER_FROM_MODEL 0
+
+/**
+ * DDIM.
+ */
+#define FEWSTEP_SAMPLER_DDIM 1
+
+/**
+ * DPM-Solver++ and its relatives, multistep.
+ */
+#define FEWSTEP_SAMPLER_DPM_SOLVER_PP 2
+
+/**
+ * The predicted image is used as it is.
+ */
+#define FEWSTEP_CLIP_NONE 0
+
+/**
+ * The predicted image is clamped to -clip_range .. clip_range.
+ */
+#define FEWSTEP_CLIP_RANGE 1
+
+/**
+ * Dynamic thresholding with threshold_ratio and threshold_max.
+ */
+#define FEWSTEP_CLIP_DYNAMIC 2
+
+/**
+ * Multiples of T/N from 0.
+ */
+#define FEWSTEP_SPACING_LEADING 1
+
+/**
+ * Multiples of T/N counted from T; the right one for few steps.
+ */
+#define FEWSTEP_SPACING_TRAILING 2
+
+/**
+ * Equal parts, both ends included.
+ */
+#define FEWSTEP_SPACING_LINSPACE 3
+
+/**
+ * Second-order steps by the midpoint rule.
+ */
+#define FEWSTEP_SOLVER_MIDPOINT 1
+
+/**
+ * Second-order steps by Heun's rule.
+ */
+#define FEWSTEP_SOLVER_HEUN 2
+
+/**
+ * dpmsolver++.
+ */
+#define FEWSTEP_ALGORITHM_DPM_SOLVER_PP 1
+
+/**
+ * sde-dpmsolver++.
+ */
+#define FEWSTEP_ALGORITHM_SDE_DPM_SOLVER_PP 2
+
+/**
+ * dpmsolver.
+ */
+#define FEWSTEP_ALGORITHM_DPM_SOLVER 3
+
+/**
+ * sde-dpmsolver.
+ */
+#define FEWSTEP_ALGORITHM_SDE_DPM_SOLVER 4
+
+/**
+ * The noise levels of the timesteps.
+ */
+#define FEWSTEP_SIGMAS_SCHEDULE 1
+
+/**
+ * Karras' spread.
+ */
+#define FEWSTEP_SIGMAS_KARRAS 2
+
+/**
+ * Exponential spread.
+ */
+#define FEWSTEP_SIGMAS_EXPONENTIAL 3
+
+/**
+ * Quantiles of a beta distribution.
+ */
+#define FEWSTEP_SIGMAS_BETA 4
+
+/**
+ * Lu's spread.
+ */
+#define FEWSTEP_SIGMAS_LU 5
+
+/**
+ * The last step ends at the clean image.
+ */
+#define FEWSTEP_FINAL_SIGMA_ZERO 1
+
+/**
+ * The last step ends at the smallest noise level of the schedule.
+ */
+#define FEWSTEP_FINAL_SIGMA_MIN 2
+
+/**
+ * How a model is sampled. Fill it with fewstep_sampler_options_init, then change fields. With FEWSTEP_SAMPLER_FROM_MODEL and no pairs, only steps, batch,
+ * height, width, precision, guidance and cancel are read, and eta where the model's scheduler is DDIM or the grid a few-step student's.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * FEWSTEP_SAMPLER_*; what the model says by default.
+   */
+  int32_t kind;
+  /**
+   * Number of steps, as diffusers counts them. 0 (the default) for the number of pairs, or with FEWSTEP_SAMPLER_FROM_MODEL for a few-step student's own.
+   */
+  uint32_t steps;
+  /**
+   * Images side by side; 1 by default.
+   */
+  uint32_t batch;
+  /**
+   * Height of the images; 0 (the default) for the model's.
+   */
+  uint32_t height;
+  /**
+   * Width of the images; 0 (the default) for the model's.
+   */
+  uint32_t width;
+  /**
+   * An explicit grid, sampled with DDIM; NULL by default. With it spacing, steps_offset, diffusers_prev, set_alpha_to_one and use_clipped_model_output
+   * are not read, and steps is 0 or the number of pairs.
+   */
+  const fewstep_step_pair *pairs;
+  /**
+   * Elements of pairs, at most 1000.
+   */
+  size_t pair_count;
+  /**
+   * Bytes from one pair to the next; sizeof(fewstep_step_pair).
+   */
+  size_t pair_stride;
+  /**
+   * DDIM: share of fresh noise, 0 (the default, deterministic) to 1.
+   */
+  double eta;
+  /**
+   * FEWSTEP_CLIP_RANGE: 1 by default.
+   */
+  double clip_range;
+  /**
+   * FEWSTEP_CLIP_DYNAMIC: quantile; 0.995 by default.
+   */
+  double threshold_ratio;
+  /**
+   * FEWSTEP_CLIP_DYNAMIC: upper bound; 1 by default.
+   */
+  double threshold_max;
+  /**
+   * DPM-Solver: timesteps with a lower half log signal-to-noise ratio are not visited; -infinity (the default) visits all.
+   */
+  double lambda_min_clipped;
+  /**
+   * FEWSTEP_CLIP_*; none by default.
+   */
+  int32_t clip;
+  /**
+   * FEWSTEP_SPACING_*; trailing by default.
+   */
+  int32_t spacing;
+  /**
+   * Added to the timesteps of leading spacing; 0 by default.
+   */
+  int32_t steps_offset;
+  /**
+   * DDIM: 1 lands each step on t - T/N as diffusers' DDIMScheduler does, whatever the grid says; for agreement with diffusers, not for quality. 0 by
+   * default.
+   */
+  int32_t diffusers_prev;
+  /**
+   * DDIM: 1 (the default) ends at the clean image, 0 at the noise level of timestep 0.
+   */
+  int32_t set_alpha_to_one;
+  /**
+   * DDIM: 1 derives the noise again from the clipped image; 0 by default.
+   */
+  int32_t use_clipped_model_output;
+  /**
+   * DPM-Solver: 1 to 3; 2 by default.
+   */
+  uint32_t solver_order;
+  /**
+   * DPM-Solver: FEWSTEP_SOLVER_*; midpoint by default.
+   */
+  int32_t solver_type;
+  /**
+   * DPM-Solver: FEWSTEP_ALGORITHM_*; dpmsolver++ by default.
+   */
+  int32_t algorithm;
+  /**
+   * DPM-Solver: FEWSTEP_SIGMAS_*; the schedule's by default.
+   */
+  int32_t sigmas;
+  /**
+   * DPM-Solver: FEWSTEP_FINAL_SIGMA_*; zero by default.
+   */
+  int32_t final_sigma;
+  /**
+   * DPM-Solver: 1 (the default) lowers the order at the end of runs of fewer than 15 steps.
+   */
+  int32_t lower_order_final;
+  /**
+   * DPM-Solver: 1 takes the last step at order 1; 0 by default.
+   */
+  int32_t euler_at_final;
+  /**
+   * FEWSTEP_PRECISION_*: what the network computes in; f32 by default. The images stay f32.
+   */
+  int32_t precision;
+  /**
+   * Stops fewstep_sampler_create, and all of fewstep_sample, with CANCELLED; only read during that call. NULL (the default) for none.
+   */
+  const fewstep_cancel_token *cancel;
+  /**
+   * Classifier-free guidance: the prediction is that of null_label plus guidance_scale times how much that of the image's label differs from it. 1 (the
+   * default) for none; any other needs a model with classes, and evaluates the network twice a step.
+   */
+  double guidance_scale;
+  /**
+   * The class that the model was trained to read as none; -1 (the default) for not given.
+   */
+  int32_t null_label;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+} fewstep_sampler_options;
+
+/**
+ * What a sampling run starts from. Fill it with fewstep_begin_options_init, then change fields.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * Index of the batch's first image; the others follow. The noise of an image is a function of seed and index, whatever the batch and its place in
+   * it. 0 by default.
+   */
+  uint32_t first_index;
+  /**
+   * Seed of the noise; 0 by default.
+   */
+  uint64_t seed;
+  /**
+   * Index of each image, instead of first_index; NULL by default.
+   */
+  const uint32_t *indices;
+  /**
+   * Elements of indices: the batch, or 0.
+   */
+  size_t index_count;
+  /**
+   * Conditionings; all that fewstep_model_condition lists. NULL by default.
+   */
+  const fewstep_conditioning *conditionings;
+  /**
+   * Elements of conditionings.
+   */
+  size_t conditioning_count;
+  /**
+   * Bytes from one conditioning to the next; sizeof(fewstep_conditioning).
+   */
+  size_t conditioning_stride;
+  /**
+   * Initial noise [N,C,H,W] that replaces the drawn one, unit normal whatever the sampler; NULL by default.
+   */
+  const float *noise;
+  /**
+   * Elements of noise: N*C*H*W, or 0.
+   */
+  size_t noise_count;
+} fewstep_begin_options;
 
 
 /* ---------------------------------------------------------------------------

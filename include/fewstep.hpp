@@ -205,9 +205,7 @@ inline fewstep_conditioning class_labels(const std::vector<std::int32_t> &labels
 }
 fewstep_conditioning class_labels(std::vector<std::int32_t> &&) = delete;
 
-/**
- * Floats as a conditioning of kind FEWSTEP_CONDITIONING_PLANES, _TOKENS or _VECTOR. It points into `values`, which must outlive it unchanged.
- */
+/** Floats as a conditioning of kind FEWSTEP_CONDITIONING_PLANES, _TOKENS or _VECTOR. It points into `values`, which must outlive it unchanged. */
 inline fewstep_conditioning conditioning(std::int32_t kind, const std::vector<float> &values) noexcept { return {kind, 0, values.data(), values.size()}; }
 fewstep_conditioning conditioning(std::int32_t, std::vector<float> &&) = delete;
 
@@ -486,11 +484,8 @@ class Sampler : public detail::Owner<fewstep_sampler> {
         options.seed = seed;
         options.first_index = first_index;
         const fewstep_conditioning classes = class_labels(labels);
-        if (!labels.empty()) {
-            options.conditionings = &classes;
-            options.conditioning_count = 1;
-            options.conditioning_stride = sizeof classes;
-        }
+        options.conditionings = &classes;
+        options.conditioning_count = labels.empty() ? 0 : 1;
         begin(options);
     }
 

@@ -71,18 +71,10 @@ fn losses_of_all_terms() {
 
 #[test]
 fn models_take_and_give_what_they_say() {
-    let api = Api::load();
-    let runtime = api.runtime(2);
-    networks::planes_beside_x_t(&api, runtime);
-    networks::the_mean_of_a_learned_variance(&api, runtime);
-    networks::guidance(&api, runtime);
-}
-
-#[cfg(feature = "mixer")]
-#[test]
-fn a_second_family_needs_no_function_of_its_own() {
-    let api = Api::load();
-    networks::a_second_family(&api, api.runtime(2));
+    let host = networks::Host::new(Api::load(), |api| api.runtime(2));
+    networks::planes_beside_x_t(&host);
+    networks::the_mean_of_a_learned_variance(&host);
+    networks::guidance(&host);
 }
 
 #[test]

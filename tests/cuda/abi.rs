@@ -45,11 +45,10 @@ fn nmse(found: &[f32], expected: &[f32]) -> f64 {
 
 #[test]
 fn models_take_and_give_what_they_say() {
-    let api = Api::load();
-    let runtime = gpu(&api);
-    networks::planes_beside_x_t(&api, runtime);
-    networks::the_mean_of_a_learned_variance(&api, runtime);
-    networks::guidance(&api, runtime);
+    let host = networks::Host::new(Api::load(), gpu);
+    networks::planes_beside_x_t(&host);
+    networks::the_mean_of_a_learned_variance(&host);
+    networks::guidance(&host);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What models take and give, through the C functions alone: conditions of every kind, a variance beside the mean, guidance, one evaluation by itself; and a
 //! second family, from its config to a resumed run.
 
-use super::{Api, c, term};
+use super::{Api, c, scratch, term};
 use fewstep::backend::Backend;
 use fewstep::backend::cpu::CpuBackend;
 use fewstep::ffi::conditioning::*;
@@ -17,6 +17,7 @@ use fewstep::graph::Graph;
 use fewstep::io::SchedulerConfig;
 use fewstep::nn::{Inputs, Model, Scope, families};
 use fewstep::tensor::Tensor;
+use std::cell::RefCell;
 use std::ptr::{null, null_mut};
 
 const INVALID: i32 = 1;
@@ -67,6 +68,45 @@ fn network(config: &str, seed: u64, pixels: &[f32], t: &[f32], of: &[i32]) -> fe
     exec.prepare()?;
     exec.run_all()?;
     Ok(exec.read_bytes(out)?.of::<f32>()?.to_vec())
+}
+
+/// A runtime and what a test makes in it. All of it ends with the test: the library may be unloaded then, and must not be while there are workers.
+pub struct Host {
+    api: Api,
+    runtime: *mut fewstep_runtime,
+    models: RefCell<Vec<*mut fewstep_model>>,
+    datasets: RefCell<Vec<*mut fewstep_dataset>>,
+}
+
+impl Host {
+    pub fn new(api: Api, runtime: impl FnOnce(&Api) -> *mut fewstep_runtime) -> Self {
+        Self { runtime: runtime(&api), api, models: RefCell::default(), datasets: RefCell::default() }
+    }
+
+    fn keep(&self, model: *mut fewstep_model) -> *mut fewstep_model {
+        self.models.borrow_mut().push(model);
+        model
+    }
+
+    fn keep_data(&self, dataset: *mut fewstep_dataset) -> *mut fewstep_dataset {
+        self.datasets.borrow_mut().push(dataset);
+        dataset
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // SAFETY: each handle is destroyed once.
+        unsafe {
+            for model in self.models.take() {
+                (self.api.fewstep_model_destroy)(model);
+            }
+            for dataset in self.datasets.take() {
+                (self.api.fewstep_dataset_destroy)(dataset);
+            }
+            (self.api.fewstep_runtime_destroy)(self.runtime);
+        }
+    }
 }
 
 impl Api {
@@ -176,8 +216,9 @@ impl Api {
 }
 
 /// A network that reads more channels than it gives is given planes beside x_t, when it samples and when it trains.
-pub fn planes_beside_x_t(api: &Api, runtime: *const fewstep_runtime) {
-    let model = api.create(runtime, &config(3, 1, r#","num_class_embeds":4"#), 3);
+pub fn planes_beside_x_t(host: &Host) {
+    let (api, runtime) = (&host.api, host.runtime);
+    let model = host.keep(api.create(runtime, &config(3, 1, r#","num_class_embeds":4"#), 3));
     let info = api.model_info(model);
     assert_eq!((info.in_channels, info.out_channels, info.channels, info.conditions, info.classes), (3, 1, 1, 2, 4));
     let [first, second] = [0, 1].map(|i| api.condition(model, i).expect("a condition"));
@@ -229,7 +270,7 @@ pub fn planes_beside_x_t(api: &Api, runtime: *const fewstep_runtime) {
 
     // A teacher's trajectories take the conditions of the data's rows.
     let (classes, rows) = ([0, 1, 2, 3, 0, 1], numbers(6 * 128, 4));
-    let data = api.images(runtime, 6, &[labels(&classes), planes(&rows)]);
+    let data = host.keep_data(api.images(runtime, 6, &[labels(&classes), planes(&rows)]));
     let train = |student, data, objective| -> Result<f32, i32> {
         let term = term(objective, if objective == FEWSTEP_OBJECTIVE_TEACHER_FORCED { FEWSTEP_WEIGHT_STATE } else { FEWSTEP_WEIGHT_SNR });
         let mut o = api.trainer_options(&term);
@@ -254,16 +295,17 @@ pub fn planes_beside_x_t(api: &Api, runtime: *const fewstep_runtime) {
         assert!(train(model, data, objective).expect("a step").is_finite());
     }
     // The teacher itself does what its own trajectories do, if it is given what they were given; another network does not.
-    let other = api.create(runtime, &config(3, 1, r#","num_class_embeds":4"#), 4);
+    let other = host.keep(api.create(runtime, &config(3, 1, r#","num_class_embeds":4"#), 4));
     let [own, others] = [model, other].map(|student| train(student, data, FEWSTEP_OBJECTIVE_TEACHER_FORCED).expect("a step"));
     assert!(others > 100.0 * own, "{own} of the teacher, {others} of another network");
-    let large = api.sized_images(runtime, 6, 16, &[labels(&classes), planes(&numbers(6 * 2 * 256, 4))]);
+    let large = host.keep_data(api.sized_images(runtime, 6, 16, &[labels(&classes), planes(&numbers(6 * 2 * 256, 4))]));
     api.fails("another size", train(model, large, FEWSTEP_OBJECTIVE_TEACHER_FORCED).expect_err("refused"), SHAPE, "[16, 16]");
 }
 
 /// A network that gives twice the channels that it reads is sampled by the first half, whatever the other is.
-pub fn the_mean_of_a_learned_variance(api: &Api, runtime: *const fewstep_runtime) {
-    let both = api.create(runtime, &config(1, 2, ""), 9);
+pub fn the_mean_of_a_learned_variance(host: &Host) {
+    let (api, runtime) = (&host.api, host.runtime);
+    let both = host.keep(api.create(runtime, &config(1, 2, ""), 9));
     let info = api.model_info(both);
     assert_eq!((info.in_channels, info.out_channels, info.channels, info.conditions), (1, 2, 1, 0));
     let options = api.sampler_options(1, 2);
@@ -292,8 +334,9 @@ pub fn the_mean_of_a_learned_variance(api: &Api, runtime: *const fewstep_runtime
 }
 
 /// Guidance is linear in the two predictions, and one step of DDIM in the prediction.
-pub fn guidance(api: &Api, runtime: *const fewstep_runtime) {
-    let model = api.model(runtime, 3);
+pub fn guidance(host: &Host) {
+    let (api, runtime) = (&host.api, host.runtime);
+    let model = host.keep(api.model(runtime, 3));
     let mut options = api.sampler_options(1, 2);
     let of = [3i32, 7];
     let [label, none] = [&of[..], &[0, 0]].map(|of| api.run(runtime, model, &options, &[labels(of)]));
@@ -317,7 +360,7 @@ pub fn guidance(api: &Api, runtime: *const fewstep_runtime) {
     fails("not finite", &|o| o.guidance_scale = f64::INFINITY, model, "guidance_scale is inf");
     fails("NaN", &|o| o.guidance_scale = f64::NAN, model, "guidance_scale is NaN");
     fails("reserved", &|o| o.reserved = 1, model, "reserved");
-    fails("no classes", &|_| (), api.create(runtime, &config(1, 1, ""), 1), "no classes");
+    fails("no classes", &|_| (), host.keep(api.create(runtime, &config(1, 1, ""), 1)), "no classes");
     let many = fewstep_sampler_options { batch: u32::MAX, guidance_scale: 2.0, null_label: 0, ..api.sampler_options(1, 1) };
     let mut sampler = null_mut();
     // SAFETY: valid pointers.
@@ -346,12 +389,12 @@ pub fn guidance(api: &Api, runtime: *const fewstep_runtime) {
 }
 
 /// A second family goes from its config to a resumed run with no function of its own.
-#[cfg(feature = "mixer")]
-pub fn a_second_family(api: &Api, runtime: *const fewstep_runtime) {
+pub fn a_second_family(host: &Host) {
+    let (api, runtime) = (&host.api, host.runtime);
     const MIXER: &str =
         r#"{"_class_name":"MixerModel","sample_size":8,"in_channels":1,"out_channels":1,"num_layers":2,"hidden_size":16,"num_class_embeds":10}"#;
-    let teacher = api.create(runtime, MIXER, 4);
-    let folder = super::scratch("mixer");
+    let teacher = host.keep(api.create(runtime, MIXER, 4));
+    let folder = scratch("mixer");
     let text = |name: &str| c(folder.join(name).to_str().expect("UTF-8"));
     let options = api.sampler_options(2, 3);
     // SAFETY: valid pointers throughout.
@@ -359,7 +402,7 @@ pub fn a_second_family(api: &Api, runtime: *const fewstep_runtime) {
         for save in [api.fewstep_model_save, api.fewstep_model_save_file] {
             let path = text(if save as usize == api.fewstep_model_save as usize { "folder" } else { "file.safetensors" });
             api.ok(save(teacher, path.as_ptr()));
-            let again = api.open(runtime, path.to_str().expect("UTF-8"));
+            let again = host.keep(api.open(runtime, path.to_str().expect("UTF-8")));
             assert_eq!(api.sample(runtime, again, &options, 5, 0, -1), api.sample(runtime, teacher, &options, 5, 0, -1));
         }
         let mut derived: fewstep_student_options = std::mem::zeroed();
@@ -371,6 +414,7 @@ pub fn a_second_family(api: &Api, runtime: *const fewstep_runtime) {
         let patch = c(r#"{"num_layers": 1}"#);
         (derived.config_patch, derived.copy_weights, derived.steps) = (patch.as_ptr(), 1, 2);
         api.ok((api.fewstep_model_derive_student)(runtime, teacher, &derived, &mut student));
+        host.keep(student);
         assert!(api.model_info(student).parameters < api.model_info(teacher).parameters);
         let term = term(FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_WEIGHT_STATE);
         let mut o = api.trainer_options(&term);
@@ -380,7 +424,7 @@ pub fn a_second_family(api: &Api, runtime: *const fewstep_runtime) {
         let snapshot = |trainer| {
             let mut model = null_mut();
             api.ok((api.fewstep_trainer_snapshot)(trainer, FEWSTEP_WEIGHTS_RAW, &mut model));
-            api.sample(runtime, model, &options, 5, 0, -1)
+            api.sample(runtime, host.keep(model), &options, 5, 0, -1)
         };
         api.ok((api.fewstep_trainer_create)(runtime, student, teacher, null(), &o, &mut first));
         train(first);
@@ -391,6 +435,7 @@ pub fn a_second_family(api: &Api, runtime: *const fewstep_runtime) {
         train(second);
         let images = snapshot(first);
         assert!(images == snapshot(second), "resumed bit for bit");
+        [first, second].iter().for_each(|trainer| api.ok((api.fewstep_trainer_destroy)(*trainer)));
         assert!(images != api.sample(runtime, student, &options, 5, 0, -1), "trained");
         // Weights for each pair of pixels: no other size.
         let mut sampler = null_mut();

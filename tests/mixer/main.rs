@@ -1,0 +1,12 @@
+//! A second family of networks, behind the cargo feature `mixer`, from its config to a resumed run with no C function of its own.
+
+#[path = "../ffi_common/mod.rs"]
+mod ffi_common;
+
+use ffi_common::Api;
+use ffi_common::networks::{self, Host};
+
+#[test]
+fn a_second_family_needs_no_function_of_its_own() {
+    networks::a_second_family(&Host::new(Api::load(), |api| api.runtime(2)));
+}
