@@ -45,9 +45,9 @@ impl Draws {
         g.push1(op.into(), &[self.inputs.seed, self.inputs.step, self.inputs.first_row])
     }
 
-    /// Unit normals [B,H,W,C].
+    /// Unit normals [B,H,W,C]. Of several points that draw noise these are a whole batch's only where `first_row` is 0: the second one's rows follow those of this
+    /// program.
     pub fn noise(&self, g: &mut Graph, image: [usize; 3]) -> Result<ValueId> {
-        // The second point's rows follow the first one's, and so on.
         let rows = rows(g, self.batch)?;
         let first = self.stream.checked_mul(self.batch).and_then(|first| i32::try_from(first).ok());
         let shift = first.ok_or_else(|| Error::invalid(format!("noise for {} points of {} rows is too much", self.stream + 1, self.batch)))?;

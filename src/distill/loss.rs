@@ -20,13 +20,15 @@ pub struct Evaluated {
     pub student: ValueId,
     /// The targets that some term has asked for.
     targets: Vec<(Target, ValueId)>,
+    /// The rows' coefficients of some term's target and weight.
+    coefficients: Vec<((Target, Weight), ValueId)>,
 }
 
 impl Evaluated {
     /// Evaluates the student.
     pub fn new(g: &mut Graph, context: &TermContext, at: At) -> Result<Self> {
         let student = context.student.network.predict(g, at.x, at.t, &at.conditions)?;
-        Ok(Self { at, student, targets: vec![] })
+        Ok(Self { at, student, targets: vec![], coefficients: vec![] })
     }
 
     /// A target here, [B,H,W,C].
@@ -35,16 +37,27 @@ impl Evaluated {
             return Ok(*value);
         }
         let value = target.value(g, context, &self.at)?;
-        self.targets.push((target, value));
+        memory::push(&mut self.targets, (target, value), "targets of a loss")?;
+        Ok(value)
+    }
+
+    /// The coefficients of each row, [B, 3].
+    fn coefficients(&mut self, g: &mut Graph, context: &TermContext, of: (Target, Weight)) -> Result<ValueId> {
+        if let Some((_, value)) = self.coefficients.iter().find(|(known, _)| *known == of) {
+            return Ok(*value);
+        }
+        let (target, weight) = of;
+        let rows = self.at.places.iter().map(|place| (place.t, target.coefficients(context, *place, weight)));
+        let coefficients = table(g, &format!("{}.coefficients", target.name()), weight, rows)?;
+        let value = g.gather(coefficients, self.at.place)?;
+        memory::push(&mut self.coefficients, (of, value), "coefficients of a loss")?;
         Ok(value)
     }
 
     /// Loss [1] of a term of this point, without the term's factor.
     pub fn loss(&mut self, g: &mut Graph, context: &TermContext, term: &Term) -> Result<ValueId> {
         let target = self.target(g, context, term.target)?;
-        let rows = self.at.places.iter().map(|place| (place.t, term.target.coefficients(context, *place, term.step_weight)));
-        let coefficients = table(g, &format!("{}.coefficients", term.target.name()), term.step_weight, rows)?;
-        let coefficients = g.gather(coefficients, self.at.place)?;
+        let coefficients = self.coefficients(g, context, (term.target, term.step_weight))?;
         let d = g.push1(Combine { first: 0 }.into(), &[coefficients, self.at.x, self.student, target])?;
         let normed = g.unary(unary(term.norm), d)?;
         g.mean(normed)

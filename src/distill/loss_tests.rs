@@ -72,7 +72,7 @@ fn target_name(target: Target) -> &'static str {
 /// Terms of one point are what each of them is alone, at the same draws, for one evaluation of the student; terms of other points draw other numbers.
 #[test]
 fn terms_of_a_point_share_draws_and_evaluation() -> Result<()> {
-    let convolutions = |trainer: &Trainer| trainer.plan().graph().nodes().iter().filter(|n| crate::graph::OpDef::name(&n.op).starts_with("conv2d")).count();
+    let convolutions = |trainer: &Trainer| trainer.plan().graph().nodes().iter().filter(|n| crate::graph::OpDef::name(&n.op).contains("conv2d")).count();
     let [clean, next] = [term(Point::Data, Target::Clean), term(Point::Cached, Target::NextState)];
     let absolute = Term { norm: NormKind::L1, ..clean };
     let (mut one, mut other) = (trainer(vec![clean], 2)?, trainer(vec![absolute], 2)?);

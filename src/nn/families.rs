@@ -1,6 +1,7 @@
 //! The families of networks that this library knows: the only list of them.
 
 use super::network::{Family, Network};
+use super::scope::Parameter;
 use super::unet;
 use crate::error::{Error, Result};
 use crate::io::json::{Fields, describe};
@@ -15,14 +16,22 @@ const FAMILIES: &[&Family] = &[
     &super::mixer::FAMILY,
 ];
 
-/// What opening files needs to know of networks.
-pub const NETWORKS: KnownNetworks<Arc<dyn Network>> = KnownNetworks { parse: parse_whole, is_network };
+/// A network, and its parameters, which are counted before weights are read.
+#[derive(Debug)]
+pub struct Opened {
+    /// The network.
+    pub network: Arc<dyn Network>,
+    /// In the order in which the forward pass meets them.
+    pub parameters: Vec<Parameter>,
+}
 
-/// The same as [`parse`], and not of more parameters than there can be: before the weights are read.
-fn parse_whole(text: &str, file: &str) -> Result<Arc<dyn Network>> {
+/// What opening files needs to know of networks.
+pub const NETWORKS: KnownNetworks<Opened> = KnownNetworks { parse: opened, is_network };
+
+fn opened(text: &str, file: &str) -> Result<Opened> {
     let network = parse(text, file)?;
-    network.parameters().map_err(|e| e.context(file))?;
-    Ok(network)
+    let parameters = network.parameters().map_err(|e| e.context(file))?;
+    Ok(Opened { network, parameters })
 }
 
 /// Parses and checks the text of a config.json; `file` is its name in errors.

@@ -1,7 +1,7 @@
 //! A model: architecture, weights and how it is meant to be sampled. Immutable and shared; a trainer copies what it changes.
 
 use super::conditions::ConditionKind;
-use super::families::{self, NETWORKS};
+use super::families::{self, NETWORKS, Opened};
 use super::network::Network;
 use super::scope::{Initial, Parameter};
 use crate::cancel::Stop;
@@ -100,12 +100,13 @@ impl Model {
         Self::from_files(ModelFiles::from_memory(config, weights, scheduler, None, &NETWORKS)?)
     }
 
-    fn from_files(mut files: ModelFiles<Arc<dyn Network>>) -> Result<Self> {
-        let network = files.config;
+    fn from_files(mut files: ModelFiles<Opened>) -> Result<Self> {
+        let Opened { network, parameters } = files.config;
         let mut weights = BTreeMap::new();
-        for Parameter { name, shape, .. } in network.parameters()? {
+        for Parameter { name, shape, .. } in parameters {
             memory::check()?;
-            weights.insert(name.clone(), Arc::new(files.tensors.take_f32(&name, &shape)?));
+            let tensor = Arc::new(files.tensors.take_f32(&name, &shape)?);
+            weights.insert(name, tensor);
         }
         let mut warnings = [files.notes, network.unknown().warnings.clone()].concat();
         warnings.extend(files.scheduler.iter().flat_map(|s| s.warnings.clone()));

@@ -63,6 +63,12 @@ fn value<Z: Code>(code: Z, scale: f32, zero: Z) -> f32 {
     (code.into() - zero.into()) as f32 * scale
 }
 
+/// What quantising loses, done to x.
+#[inline(always)]
+fn fake<Z: Code>(x: f32, scale: f32, zero: Z) -> f32 {
+    value(code(x, scale, zero), scale, zero)
+}
+
 /// Where the elements of x have their scales: element i has that of channel i / inner % channels.
 #[derive(Clone, Copy)]
 struct Cut {
@@ -120,13 +126,7 @@ struct QuantizeKernel<Z>(Cut, PhantomData<Z>);
 
 impl<Z: Code> CpuKernel for QuantizeKernel<Z> {
     fn run(&self, io: &Io) -> Result<()> {
-        map(
-            self.0,
-            io,
-            0,
-            #[inline(always)]
-            |x: f32, scale, zero: Z| code(x, scale, zero),
-        )
+        map(self.0, io, 0, code::<Z>)
     }
 }
 
@@ -134,13 +134,7 @@ struct DequantizeKernel<Z>(Cut, PhantomData<Z>);
 
 impl<Z: Code> CpuKernel for DequantizeKernel<Z> {
     fn run(&self, io: &Io) -> Result<()> {
-        map(
-            self.0,
-            io,
-            0,
-            #[inline(always)]
-            |q: Z, scale, zero: Z| value(q, scale, zero),
-        )
+        map(self.0, io, 0, value::<Z>)
     }
 }
 
@@ -148,13 +142,7 @@ struct FakeKernel<Z>(Cut, PhantomData<Z>);
 
 impl<Z: Code> CpuKernel for FakeKernel<Z> {
     fn run(&self, io: &Io) -> Result<()> {
-        map(
-            self.0,
-            io,
-            0,
-            #[inline(always)]
-            |x: f32, scale, zero: Z| value(code(x, scale, zero), scale, zero),
-        )
+        map(self.0, io, 0, fake::<Z>)
     }
 }
 

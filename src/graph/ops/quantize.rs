@@ -108,7 +108,8 @@ impl OpDef for Dequantize {
     }
 }
 
-/// y = Dequantize(Quantize(x)), of x's type: what quantised arithmetic would see, for training. Operands as of [`Quantize`].
+/// y = Dequantize(Quantize(x)), of x's type: what quantised arithmetic would see, for training. Operands as of [`Quantize`]. What is not finite becomes finite here:
+/// who trains through it and would know of NaN must look before.
 ///
 /// Gradients (Esser et al. 2020, "Learned step size quantization", eq. 3 and 5), v = x / scale and n, p the ends of the type's range less the zero point:
 /// dy/dx = 1 for n < v < p, else 0; dy/dscale = round(v) - v for n < v < p, n for v <= n, p for v >= p, all of it times `scale_gradient`.
