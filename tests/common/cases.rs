@@ -291,8 +291,8 @@ fn near_ties(case: &mut Case, count: usize, scale: impl Fn(usize) -> f32) -> Vec
 pub fn quantize() -> Vec<Case> {
     let mut cases = vec![];
     for (shape, axis) in QUANTIZED {
-        for dtype in [DType::I8, DType::U8] {
-            let mut case = Case::new(format!("quantize {shape:?} {axis:?} {dtype:?}"));
+        for codes in [Codes::I8, Codes::U8, Codes::WEIGHTS, Codes { high: 129, ..Codes::U8 }] {
+            let mut case = Case::new(format!("quantize {shape:?} {axis:?} {codes:?}"));
             let (channels, inner) = axis.map_or((1, 1), |axis| (shape[axis], shape[axis + 1..].iter().product::<usize>()));
             // A scale of a power of two has exact ties.
             let scales: Vec<f32> = (0..channels).map(|c| if c % 3 == 0 { 0.03125 } else { 0.05 + 0.04 * case.noise.float() }).collect();
@@ -301,16 +301,16 @@ pub fn quantize() -> Vec<Case> {
             let scale = case.data(&[channels], &scales);
             let words: Vec<u8> = (0..channels).map(|_| case.noise.word() as u8).collect();
             let signed: Vec<i8> = words.iter().map(|word| *word as i8).collect();
-            let zero = if dtype == DType::U8 { case.data(&[channels], &words) } else { case.data(&[channels], &signed) };
-            let q = case.op(Quantize { dtype, axis: *axis }, &[x, scale, zero]);
+            let zero = if codes.dtype == DType::U8 { case.data(&[channels], &words) } else { case.data(&[channels], &signed) };
+            let q = case.op(Quantize { codes, axis: *axis }, &[x, scale, zero]);
             let y = case.op(Dequantize { axis: *axis }, &[q, scale, zero]);
-            let op = FakeQuantize { dtype, axis: *axis, scale_gradient: 0.25 };
+            let op = FakeQuantize { codes, axis: *axis, scale_gradient: 0.25 };
             let fake = case.op(op, &[x, scale, zero]);
             for exact in [q, y, fake] {
                 case.expect(exact, 0.0);
             }
             let dy = case.input(shape);
-            let grads = case.ops(FakeQuantizeGrad { dtype, axis: *axis, scale_gradient: 0.25 }, &[x, scale, zero, dy]);
+            let grads = case.ops(FakeQuantizeGrad { codes, axis: *axis, scale_gradient: 0.25 }, &[x, scale, zero, dy]);
             case.expect(grads[0], 0.0);
             // A quotient is rounded before what it is rounded to is subtracted: 2^-24 of 255 where the result is at most 127.
             case.expect(grads[1], FEW);

@@ -135,20 +135,21 @@ fn moves() {
 
 #[test]
 fn quantized_numbers() {
-    let quantize = |axis| Quantize { dtype: DType::I8, axis };
+    let quantize = |axis| Quantize { codes: Codes::I8, axis };
     refused(quantize(Some(2)), &["2,3", "3", "i8:3"], &["axis 2", "[2, 3]"]);
     refused(quantize(Some(usize::MAX)), &["2,3", "3", "i8:3"], &["[2, 3]"]);
     refused(quantize(Some(1)), &["2,3", "2", "i8:3"], &["[2]", "[3]"]);
     refused(quantize(Some(1)), &["2,3", "3", "i8:2"], &["[2]", "[3]"]);
     refused(quantize(None), &["2,3", "3", "i8:1"], &["[3]", "[1]"]);
     refused(Dequantize { axis: Some(0) }, &["i8:2,3", "3", "i8:2"], &["[2]", "[3]"]);
-    let grad = FakeQuantizeGrad { dtype: DType::I8, axis: None, scale_gradient: 1.0 };
+    let grad = FakeQuantizeGrad { codes: Codes::I8, axis: None, scale_gradient: 1.0 };
     refused(grad, &["2,3", "1", "i8:1", "3,2"], &["[2, 3]", "[3, 2]"]);
     for (op, operands, found) in [
         (Op::from(quantize(None)), ["2,3", "1", "u8:1"], "U8"),
         (quantize(None).into(), ["2,3", "f16:1", "i8:1"], "F16"),
         (quantize(None).into(), ["i32:2,3", "1", "i8:1"], "I32"),
-        (Quantize { dtype: DType::I32, axis: None }.into(), ["2,3", "1", "i32:1"], "I32"),
+        (Quantize { codes: Codes { low: -129, ..Codes::I8 }, axis: None }.into(), ["2,3", "1", "i8:1"], "-129"),
+        (Quantize { codes: Codes { dtype: DType::I32, ..Codes::I8 }, axis: None }.into(), ["2,3", "1", "i32:1"], "I32"),
         (Dequantize { axis: None }.into(), ["2,3", "1", "i8:1"], "F32"),
     ] {
         let error = push(op.clone(), &operands);

@@ -45,10 +45,10 @@ fn everything(norms: bool) -> Result<Case> {
     let back = case.op(GatherGrad { rows: 3 }, &[rows, address]);
     case.graph.tap(back);
     let (scale, zero) = (case.data(&[1], &[0.1f32]), case.data(&[1], &[7u8]));
-    let codes = case.op(Quantize { dtype: DType::U8, axis: None }, &[x, scale, zero]);
+    let codes = case.op(Quantize { codes: Codes::U8, axis: None }, &[x, scale, zero]);
     let values = case.op(Dequantize { axis: None }, &[codes, scale, zero]);
-    let fake = case.op(FakeQuantize { dtype: DType::U8, axis: None, scale_gradient: 1.0 }, &[x, scale, zero]);
-    let grads = case.ops(FakeQuantizeGrad { dtype: DType::U8, axis: None, scale_gradient: 1.0 }, &[x, scale, zero, fake]);
+    let fake = case.op(FakeQuantize { codes: Codes::U8, axis: None, scale_gradient: 1.0 }, &[x, scale, zero]);
+    let grads = case.ops(FakeQuantizeGrad { codes: Codes::U8, axis: None, scale_gradient: 1.0 }, &[x, scale, zero, fake]);
     [values, grads[0], grads[1]].into_iter().for_each(|value| case.graph.tap(value));
     let slot = case.state("copy", &[3, 20_000]);
     case.op(Assign, &[slot, back]);

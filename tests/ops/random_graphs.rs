@@ -7,7 +7,7 @@ use fewstep::cancel::Stop;
 use fewstep::graph::ops::*;
 use fewstep::graph::reference::{evaluate, to_array};
 use fewstep::graph::{Numerics, ValueId, passes};
-use fewstep::tensor::{DType, Tensor};
+use fewstep::tensor::Tensor;
 use fewstep::{Error, Result};
 use std::collections::HashMap;
 
@@ -94,7 +94,7 @@ impl Growing {
                 let given = self.case.input(&shape);
                 let scale = self.case.graph.constant("scale", Tensor::from_slice(&[1], &[1.0f32 / 64.0])?)?;
                 let zero = self.case.graph.constant("zero", Tensor::from_slice(&[1], &[3i8])?)?;
-                let q = self.case.op(Quantize { dtype: DType::I8, axis: None }, &[given, scale, zero]);
+                let q = self.case.op(Quantize { codes: Codes::I8, axis: None }, &[given, scale, zero]);
                 self.case.op(Dequantize { axis: None }, &[q, scale, zero])
             }
             12 => {

@@ -28,7 +28,7 @@ pub use fused_group_norm::FusedGroupNorm;
 pub use gather::{Gather, GatherGrad, IntAffine};
 pub use group_norm::{GroupNorm, GroupNormGrad};
 pub use optimizer::{AdamW, Assign, ClipScale, Ema, GlobalNorm};
-pub use quantize::{Dequantize, FakeQuantize, FakeQuantizeGrad, Quantize};
+pub use quantize::{Codes, Dequantize, FakeQuantize, FakeQuantizeGrad, Quantize};
 pub use random::{RandomInt, RandomNormal};
 pub use reduce::ReduceSum;
 pub use resample::{AvgPool2x, Upsample2x};
