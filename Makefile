@@ -51,6 +51,7 @@ test-cuda: cuda-toolkit ## the CUDA suite, on this machine's driver or the emula
 	$(if $(DRIVER),,FEWSTEP_EMU_SEED=1 FEWSTEP_EMU_COPIES=eager FEWSTEP_EMU_GUARD=underrun FEWSTEP_EMU_ARCHITECTURE=90 FEWSTEP_CUDA_OVERLAP=1 $(OTHER_SETTINGS) launches_overlap)
 	$(if $(DRIVER),,FEWSTEP_EMU_SEED=2 $(OTHER_SETTINGS))
 	FEWSTEP_CUDA=require FEWSTEP_GOLDEN_DEVICE=cuda $(EMULATED) $(CARGO) test --release --test golden -- --test-threads=1
+	FEWSTEP_CUDA=require $(EMULATED) $(CARGO) test --features mixer --test mixer -- --ignored
 
 # The op tables on the emulated GPU, and the emulator's own tests, with the kernels under AddressSanitizer and UndefinedBehaviorSanitizer, and under
 # ThreadSanitizer. Their libraries are preloaded, so that cargo builds as ever. One process after another leaves a processor idle: two at a time.

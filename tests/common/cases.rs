@@ -129,10 +129,10 @@ pub fn resample() -> Vec<Case> {
     // The last three: units of 16 bytes in every type, in f32 alone, and of four bytes in the narrow ones.
     for shape in [[1usize, 1, 1, 1], [2, 3, 5, 7], [1, 2, 2, 3], [3, 17, 16, 33], [2, 5, 3, 24], [3, 4, 7, 12], [2, 3, 9, 6]] {
         let mut case = Case::new(format!("resample {shape:?}"));
-        let x = case.input(&shape);
+        let x = case.activations(&shape);
         let y = case.op(Upsample2x, &[x]);
         case.expect(y, 0.0);
-        let even = case.input(&[shape[0], 2 * shape[1], 2 * shape[2], shape[3]]);
+        let even = case.activations(&[shape[0], 2 * shape[1], 2 * shape[2], shape[3]]);
         let z = case.op(AvgPool2x, &[even]);
         case.expect(z, FEW);
         cases.push(case);
@@ -157,7 +157,7 @@ pub fn shapes() -> Vec<Case> {
     ] {
         let mut case = Case::new(format!("concat, slice, pad {lead:?} {widths:?}"));
         let with = |w: usize| [lead, &[w]].concat();
-        let values: Vec<ValueId> = widths.iter().map(|w| case.input(&with(*w))).collect();
+        let values: Vec<ValueId> = widths.iter().map(|w| case.activations(&with(*w))).collect();
         let joined = case.graph.concat(&values).expect("values to join");
         case.expect(joined, 0.0);
         let total: usize = widths.iter().sum();
@@ -187,6 +187,36 @@ pub fn shapes() -> Vec<Case> {
     let y = case.op(Concat, &[a, b]);
     case.expect(y, 0.0);
     cases.push(case);
+    cases
+}
+
+/// One row, one column, whole blocks and tiles and one more or less, ranks from 2, several chunks, more samples than one chunk's.
+const TRANSPOSED: &[&[usize]] = &[
+    &[1, 1],
+    &[7, 1],
+    &[1, 5],
+    &[3, 17],
+    &[2, 32, 32],
+    &[2, 33, 31],
+    &[3, 31, 65],
+    &[2, 3, 5, 16, 15],
+    &[2, 170, 130],
+    &[1, 20_000, 3],
+    &[1, 3, 20_000],
+    &[5000, 2, 3],
+];
+
+pub fn transpose() -> Vec<Case> {
+    let mut cases = vec![];
+    for shape in TRANSPOSED {
+        let mut case = Case::new(format!("transpose {shape:?}"));
+        let (x, whole) = (case.activations(shape), case.ints(shape, i32::MIN / 2, i32::MAX / 2));
+        for value in [x, whole] {
+            let y = case.op(Transpose, &[value]);
+            case.expect(y, 0.0);
+        }
+        cases.push(case);
+    }
     cases
 }
 

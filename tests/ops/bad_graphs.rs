@@ -118,6 +118,8 @@ fn moves() {
     refused(Slice { start: 0, len: 1 }, &[""], &["scalar"]);
     refused(Pad { before: usize::MAX, after: 3 }, &["2,4"], &["[2, 4]"]);
     refused(Pad { before: 0, after: 3 }, &[""], &["scalar"]);
+    refused(Transpose, &[""], &["[...,A,B]", "[]"]);
+    refused(Transpose, &["3"], &["[...,A,B]", "[3]"]);
     refused(Reshape { shape: vec![7] }, &["2,3"], &["[2, 3]", "[7]"]);
     refused(Reshape { shape: vec![usize::MAX, 2] }, &["2,3"], &[&format!("[{}, 2]", usize::MAX)]);
     refused(ReduceSum { shape: vec![1, 2] }, &["2,3"], &["[2, 3]", "[1, 2]"]);
@@ -193,6 +195,7 @@ fn wrong_types_are_refused() {
         (Concat.into(), &["i8:2,3", "i8:2,3"]),
         (Slice { start: 0, len: 1 }.into(), &["i8:2,3"]),
         (Pad { before: 0, after: 1 }.into(), &["i64:2,3"]),
+        (Transpose.into(), &["i8:2,3"]),
         (ReduceSum { shape: vec![1] }.into(), &["i8:3"]),
         (Gather.into(), &["i8:3", "i32:2"]),
         (GatherGrad { rows: 3 }.into(), &["i8:2", "i32:2"]),

@@ -112,6 +112,7 @@ impl Growing {
                 let other = self.like(x, |a, b| a.len() == b.len() && a[..a.len() - 1] == b[..b.len() - 1] && a[a.len() - 1] == 4);
                 self.case.graph.push1(Concat.into(), &[x, other])?
             }
+            11 if rank == 3 && shape[1].is_multiple_of(4) => self.case.graph.transpose(x)?,
             _ if rank == 4 => self.case.graph.reshape(x, &[N, shape[1] * shape[2], c])?,
             _ => self.case.graph.affine(x, 0.7, 0.0)?,
         };

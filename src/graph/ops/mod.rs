@@ -17,6 +17,7 @@ mod resample;
 mod shape;
 mod sources;
 mod timestep_embedding;
+mod transpose;
 
 pub use attention::{Attention, AttentionGrad};
 pub use combine::{Combine, DynamicThreshold};
@@ -33,3 +34,4 @@ pub use reduce::ReduceSum;
 pub use resample::{AvgPool2x, Upsample2x};
 pub use shape::{Concat, Pad, Reshape, Slice, StopGradient};
 pub use timestep_embedding::TimestepEmbedding;
+pub use transpose::Transpose;
