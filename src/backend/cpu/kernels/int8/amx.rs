@@ -12,7 +12,6 @@ use super::task::{Sums, Task};
 use std::arch::asm;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-
 /// Whether the processor has the tiles and the system lets this process use them, which it is asked once.
 pub(super) fn permitted() -> bool {
     const UNKNOWN: u8 = 0;

@@ -41,7 +41,7 @@ pub static CATALOGUE: &[Kernel] = &[
         lanes: 4,
         form: Form::Packed,
         packing: Packing::Steps { depth: 4 },
-        chunk_macs: 1 << 17,
+        chunk_macs: 1 << 18,
         run: dot::portable,
     },
     #[cfg(target_arch = "x86_64")]

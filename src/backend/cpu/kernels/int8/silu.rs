@@ -34,8 +34,8 @@ impl<S: Simd> Cubics<S> {
     /// The machine supports `S`.
     #[inline(always)]
     pub unsafe fn new() -> Self {
-        // SAFETY: the caller's contract.
-        Self(std::array::from_fn(|i| unsafe { S::table(&CUBICS[i]) }))
+        // SAFETY: the caller's contract. No closures: they would not be compiled for S.
+        unsafe { Self([S::table(&CUBICS[0]), S::table(&CUBICS[1]), S::table(&CUBICS[2]), S::table(&CUBICS[3])]) }
     }
 
     /// As [`silu`], bit for bit.
@@ -48,8 +48,9 @@ impl<S: Simd> Cubics<S> {
         unsafe {
             let w = S::min(S::abs(v), S::splat(LAST));
             let f = S::sub(w, S::whole(w));
-            let [c0, c1, c2, c3] = self.0.map(|row| S::look_up(row, w));
-            let g = S::add(S::mul(S::add(S::mul(S::add(S::mul(c3, f), c2), f), c1), f), c0);
+            let g = S::add(S::mul(S::look_up(self.0[3], w), f), S::look_up(self.0[2], w));
+            let g = S::add(S::mul(g, f), S::look_up(self.0[1], w));
+            let g = S::add(S::mul(g, f), S::look_up(self.0[0], w));
             S::add(S::max(S::splat(0.0), v), g)
         }
     }

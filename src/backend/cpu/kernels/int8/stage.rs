@@ -1,6 +1,7 @@
 //! From floats to staged numbers: q = round(x / scale) + zero point as `graph/ops/quantize.rs` defines it, after a normalisation and SiLU if wanted, from
 //! several sources, put in all places where a convolution reads it, and the zero points around. One pass, the same bytes on every instruction set.
 
+use super::super::gemm::MOST_SOURCES;
 use super::super::pool::{Shared, split};
 use super::super::simd::{self, Isa, Simd};
 use super::super::workers::Workers;
@@ -83,10 +84,10 @@ impl Rounding {
         Ok(())
     }
 
-    /// 1 / scale, where that is as exact as [`NEAR_TIE`] needs.
-    fn reciprocal(&self) -> Option<f32> {
+    /// 1 / scale; NaN where that is not as exact as [`NEAR_TIE`] needs, so that each number is made by definition.
+    fn reciprocal(&self) -> f32 {
         const LEAST: f32 = 1e-30;
-        (LEAST..1.0 / LEAST).contains(&self.scale).then(|| 1.0 / self.scale)
+        if (LEAST..1.0 / LEAST).contains(&self.scale) { 1.0 / self.scale } else { f32::NAN }
     }
 }
 
@@ -97,7 +98,8 @@ struct Part<'a> {
     channels: usize,
     /// First of its channels among all.
     first: usize,
-    reciprocal: Option<f32>,
+    /// 1 / scale, or NaN.
+    reciprocal: f32,
 }
 
 impl Input<'_> {
@@ -107,13 +109,13 @@ impl Input<'_> {
         let out = Shared::new(out);
         let width = staging.size[1] * staging.channels;
         let parts = rows.div_ceil((GRAIN / width).max(1));
-        pool.run(parts, &|part| isa.dispatch(Rows { input: self, staging, out, rows: split(rows, parts, part) }))
+        pool.run(parts, &|part| isa.dispatch(Rows { input: self, parts: self.parts(staging), staging, out, rows: split(rows, parts, part) }))
     }
 
     /// The same for the first so many images, on the calling thread: slices begin anywhere among them. A linear layer is one image.
     pub fn stage_images(&self, staging: &Staging, isa: Isa, images: usize, out: &mut [u8]) -> Result<()> {
         let rows = self.check(staging, images, out.len())?;
-        isa.dispatch(Rows { input: self, staging, out: Shared::new(out), rows: 0..rows });
+        isa.dispatch(Rows { input: self, parts: self.parts(staging), staging, out: Shared::new(out), rows: 0..rows });
         Ok(())
     }
 
@@ -143,18 +145,22 @@ impl Input<'_> {
         Ok(images * height)
     }
 
-    fn parts(&self, staging: &Staging) -> impl Iterator<Item = Part<'_>> {
-        let mut first = 0;
-        self.sources.iter().zip(&staging.sources).map(move |(source, channels)| {
+    /// The sources as chunks read them; those that there are not have no channels.
+    fn parts(&self, staging: &Staging) -> [Part<'_>; MOST_SOURCES] {
+        let (mut first, rounding) = (0, Rounding { scale: 1.0, zero: 0, low: 0, high: 0 });
+        let mut parts = [Part { source: Source { x: &[], rounding }, channels: 0, first: 0, reciprocal: f32::NAN }; MOST_SOURCES];
+        for ((part, source), channels) in parts.iter_mut().zip(self.sources).zip(&staging.sources) {
+            *part = Part { source: *source, channels: *channels, first, reciprocal: source.rounding.reciprocal() };
             first += channels;
-            Part { source: *source, channels: *channels, first: first - channels, reciprocal: source.rounding.reciprocal() }
-        })
+        }
+        parts
     }
 }
 
 /// Rows of the sources' images, with the rows of the staging that come of them.
 struct Rows<'a> {
     input: &'a Input<'a>,
+    parts: [Part<'a>; MOST_SOURCES],
     staging: &'a Staging,
     out: Shared<'a, u8>,
     rows: std::ops::Range<usize>,
@@ -208,7 +214,9 @@ impl Rows<'_> {
         }
         let (pixel, rest) = pixels.split_at_mut(pitch);
         self.fill_up(pixel);
-        self.input.parts(self.staging).for_each(|part| pixel[part.first..part.first + part.channels].fill(part.source.rounding.zero.wrapping_add(offset)));
+        for part in &self.parts {
+            pixel[part.first..part.first + part.channels].fill(part.source.rounding.zero.wrapping_add(offset));
+        }
         rest.chunks_exact_mut(pitch).for_each(|other| other.copy_from_slice(pixel));
     }
 
@@ -272,15 +280,19 @@ impl Rows<'_> {
     #[inline(always)]
     unsafe fn pixel<S: Simd>(&self, image: usize, y: usize, x: usize, to: &mut [u8]) {
         let (s, input) = (self.staging, self.input);
-        let [height, width] = if input.double { s.size.map(|size| size / 2) } else { s.size };
+        let [height, width] = if input.double { [s.size[0] / 2, s.size[1] / 2] } else { s.size };
         let sample = if s.linear { x } else { image };
         self.fill_up(to);
-        for part in input.parts(s) {
+        for part in self.parts.iter().take(input.sources.len()) {
             let at = ((image * height + y) * width + x) * part.channels;
             let x = &part.source.x[at..at + part.channels];
-            let norm = input.norm.map(|norm| [norm.factor, norm.shift].map(|of| &of[sample * s.channels + part.first..][..part.channels]));
             let to = &mut to[part.first..part.first + part.channels];
-            let numbers = Numbers { x, norm, rounding: part.source.rounding, reciprocal: part.reciprocal, offset: s.offset(), to };
+            let own = sample * s.channels + part.first;
+            let norm = match &input.norm {
+                Some(norm) => [&norm.factor[own..own + part.channels], &norm.shift[own..own + part.channels]],
+                None => [x; 2],
+            };
+            let numbers = Numbers { x, norm, rounding: &part.source.rounding, reciprocal: part.reciprocal, offset: s.offset(), to };
             // SAFETY: the caller's: the machine supports S.
             unsafe {
                 match (input.norm.is_some(), input.silu) {
@@ -294,12 +306,12 @@ impl Rows<'_> {
     }
 }
 
-/// Floats of the channels of a pixel, and where their numbers go.
+/// Floats of the channels of a pixel, and where their numbers go. All slices have one length.
 struct Numbers<'a> {
     x: &'a [f32],
-    norm: Option<[&'a [f32]; 2]>,
-    rounding: Rounding,
-    reciprocal: Option<f32>,
+    norm: [&'a [f32]; 2],
+    rounding: &'a Rounding,
+    reciprocal: f32,
     offset: u8,
     to: &'a mut [u8],
 }
@@ -307,14 +319,13 @@ struct Numbers<'a> {
 impl Numbers<'_> {
     #[inline(always)]
     unsafe fn write<S: Simd, const NORM: bool, const SILU: bool>(self) {
-        let (x, to, r, n) = (self.x.as_ptr(), self.to.as_mut_ptr(), &self.rounding, self.x.len());
-        let [factor, shift] = self.norm.map_or([x; 2], |norm| norm.map(<[f32]>::as_ptr));
+        let (x, to, r, n) = (self.x.as_ptr(), self.to.as_mut_ptr(), self.rounding, self.x.len());
+        let (factor, shift) = (self.norm[0].as_ptr(), self.norm[1].as_ptr());
         // SAFETY: the caller's: the machine supports S; all slices have n elements.
         unsafe {
             let cubics = Cubics::<S>::new();
-            let [zero, low, high] = [r.zero, r.low, r.high].map(|v| S::splat(v.into()));
-            // Where no reciprocal is good enough, a quotient of NaN has each number made by definition.
-            let reciprocal = S::splat(self.reciprocal.unwrap_or(f32::NAN));
+            let (zero, low, high) = (S::splat(r.zero.into()), S::splat(r.low.into()), S::splat(r.high.into()));
+            let reciprocal = S::splat(self.reciprocal);
             for c in (0..n).step_by(S::W) {
                 let count = (n - c).min(S::W);
                 let get = |p: *const f32| if count == S::W { S::load(p.add(c)) } else { S::load_n(p.add(c), count) };

@@ -69,7 +69,11 @@ impl Staging {
     pub fn new(shape: &ConvShape, sources: &[usize], most: u8, form: Form) -> Result<Self> {
         shape.check()?;
         let s = *shape;
-        if sources.is_empty() || sources.len() > MOST_SOURCES || sources.contains(&0) || sources.iter().try_fold(0usize, |a, b| a.checked_add(*b)) != Some(s.c_in) {
+        if sources.is_empty()
+            || sources.len() > MOST_SOURCES
+            || sources.contains(&0)
+            || sources.iter().try_fold(0usize, |a, b| a.checked_add(*b)) != Some(s.c_in)
+        {
             return Err(Error::internal(format!("sources of {sources:?} channels for {} of a convolution", s.c_in)));
         }
         // Single pixels are those of one image, so that a tile has many.

@@ -6,8 +6,8 @@ use super::super::simd::Isa;
 use super::*;
 use crate::backend::cpu::ThreadPool;
 use crate::error::{Result, Status};
-use crate::graph::ops::Quantize;
 use crate::graph::OpDef;
+use crate::graph::ops::Quantize;
 use crate::graph::reference::array;
 use crate::tensor::DType;
 
@@ -83,7 +83,8 @@ fn sources(case: &Case, q: &[u8]) -> Vec<(Vec<f32>, Rounding)> {
     let each = case.sources.iter().zip(&case.zeros).map(|(channels, zero)| {
         let own = first..first + channels;
         first += channels;
-        let x = q.chunks_exact(case.shape.c_in).flat_map(|pixel| pixel[own.clone()].iter().map(|q| (f32::from(*q) - f32::from(*zero)) * 0.25).collect::<Vec<_>>());
+        let x =
+            q.chunks_exact(case.shape.c_in).flat_map(|pixel| pixel[own.clone()].iter().map(|q| (f32::from(*q) - f32::from(*zero)) * 0.25).collect::<Vec<_>>());
         (x.collect(), Rounding { scale: 0.25, zero: *zero, low: 0, high: case.most })
     });
     each.collect()
@@ -242,7 +243,9 @@ fn int8_producers_equal_the_definition() -> Result<()> {
     for (number, case) in cases().into_iter().enumerate() {
         let s = &case.shape;
         let linear = s.h == 1 && s.w == 1 && s.pointwise();
-        for (double, norm, silu) in [(false, false, false), (false, true, true), (true, true, true), (true, false, false), (false, true, false), (false, false, true)] {
+        for (double, norm, silu) in
+            [(false, false, false), (false, true, true), (true, true, true), (true, false, false), (false, true, false), (false, false, true)]
+        {
             if double && (s.h % 2 != 0 || s.w % 2 != 0) {
                 continue;
             }
@@ -250,7 +253,8 @@ fn int8_producers_equal_the_definition() -> Result<()> {
             let [h, w] = [s.h / by, s.w / by];
             let scale = scales[number % scales.len()];
             let x: Vec<Vec<f32>> = case.sources.iter().map(|c| strange(s.n * h * w * c, scale)).collect();
-            let roundings: Vec<Rounding> = case.zeros.iter().map(|zero| Rounding { scale, zero: *zero, low: zero / 2, high: case.most.min(zero.saturating_add(100)) }).collect();
+            let roundings: Vec<Rounding> =
+                case.zeros.iter().map(|zero| Rounding { scale, zero: *zero, low: zero / 2, high: case.most.min(zero.saturating_add(100)) }).collect();
             let sources: Vec<Source> = x.iter().zip(&roundings).map(|(x, rounding)| Source { x, rounding: *rounding }).collect();
             let [factor, shift] = [8, 9].map(|seed| noise(s.n * s.c_in, seed));
             let input = Input { sources: &sources, norm: norm.then_some(Norm { factor: &factor, shift: &shift }), silu, double };
