@@ -17,7 +17,7 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// The best set this machine has; the environment variable `FEWSTEP_ISA` can lower it, see [`Isa::limit`].
+    /// The best set this machine has; the environment variable `FEWSTEP_ISA` can lower it (`int8/set.rs` has the table of its values).
     pub fn detect() -> Self {
         const SETS: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512];
         // An index, once known. Nobody waits here for another thread, which a fork might have left behind.
@@ -31,7 +31,7 @@ impl Isa {
         SETS[best]
     }
 
-    /// The highest set that a value of `FEWSTEP_ISA` allows: the one that goes with the set for bytes that it names (`int8/set.rs` has the table).
+    /// The highest set that a value of `FEWSTEP_ISA` allows: the one that goes with the set for bytes that it names.
     pub(crate) fn limit(value: Option<&str>) -> Self {
         match value {
             Some("portable" | "neon_dot" | "neon_i8mm") => Self::Portable,

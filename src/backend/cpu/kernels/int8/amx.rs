@@ -6,9 +6,8 @@
 //! that computes with bytes is compiled and never at load; refused, AVX-512 VNNI computes the same bits; and `FEWSTEP_ISA=avx512` forbids it.
 
 use super::super::simd::Avx512;
-use super::pack::TILE_COLUMNS as COLUMNS;
-use super::staging::TILE;
 use super::task::{Sums, Task};
+use super::tiles::{self, Tiles};
 use std::arch::asm;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -64,75 +63,68 @@ static CONFIG: Config = {
     Config(c)
 };
 
-/// `sums[32][32] = sum over steps`: rows 0..16 are the pixels at `a[0]`, the others those at `a[1]`, neighbours `stride` bytes apart. Two tiles of each
-/// operand, four of sums.
-#[inline(always)]
-unsafe fn multiply(a: [*const u8; 2], stride: usize, offsets: &[u32], b: *const i8, sums: &mut Sums) {
-    let range = offsets.as_ptr_range();
-    // SAFETY: the caller's: the tiles are configured, every offset is that of 16 rows of 64 bytes in `staged`, the panel has 2 KiB for each; `sums` has 4 KiB.
-    unsafe {
-        asm!(
-            "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
-            "2:",
-            "mov {t:e}, dword ptr [{step}]",
-            "tileloadd tmm6, [{b} + {line}*1]",
-            "add {t}, {a0}",
-            "tileloadd tmm4, [{t} + {stride}*1]",
-            "tdpbusd tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{b} + {line}*1 + 1024]",
-            "tdpbusd tmm1, tmm4, tmm7",
-            "mov {t:e}, dword ptr [{step}]",
-            "add {t}, {a1}",
-            "tileloadd tmm5, [{t} + {stride}*1]",
-            "tdpbusd tmm2, tmm5, tmm6",
-            "tdpbusd tmm3, tmm5, tmm7",
-            "add {step}, 4",
-            "add {b}, 2048",
-            "cmp {step}, {end}",
-            "jne 2b",
-            "shl {line}, 1", // rows of 32 sums
-            "tilestored [{sums} + {line}*1], tmm0",
-            "tilestored [{sums} + {line}*1 + 64], tmm1",
-            "tilestored [{sums} + {line}*1 + 2048], tmm2",
-            "tilestored [{sums} + {line}*1 + 2112], tmm3",
-            a0 = in(reg) a[0], a1 = in(reg) a[1], stride = in(reg) stride, sums = in(reg) sums.0.as_mut_ptr(),
-            step = inout(reg) range.start => _, end = in(reg) range.end, b = inout(reg) b => _, line = inout(reg) 64usize => _, t = out(reg) _,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack)
-        )
+/// The processor's tiles.
+struct Registers;
+
+impl Tiles for Registers {
+    type Floats = Avx512;
+
+    #[inline(always)]
+    unsafe fn begin() {
+        // SAFETY: 64 bytes of a valid configuration; the process may use the tiles.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &CONFIG, options(nostack, readonly)) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply(a: [*const u8; 2], stride: usize, offsets: &[u32], b: *const i8, sums: &mut Sums) {
+        let range = offsets.as_ptr_range();
+        // SAFETY: the caller's: the tiles are configured, every offset is that of 16 rows of 64 bytes in `staged`, the panel has 2 KiB for each; `sums` has 4 KiB.
+        unsafe {
+            asm!(
+                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                "2:",
+                "mov {t:e}, dword ptr [{step}]",
+                "tileloadd tmm6, [{b} + {line}*1]",
+                "add {t}, {a0}",
+                "tileloadd tmm4, [{t} + {stride}*1]",
+                "tdpbusd tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{b} + {line}*1 + 1024]",
+                "tdpbusd tmm1, tmm4, tmm7",
+                "mov {t:e}, dword ptr [{step}]",
+                "add {t}, {a1}",
+                "tileloadd tmm5, [{t} + {stride}*1]",
+                "tdpbusd tmm2, tmm5, tmm6",
+                "tdpbusd tmm3, tmm5, tmm7",
+                "add {step}, 4",
+                "add {b}, 2048",
+                "cmp {step}, {end}",
+                "jne 2b",
+                "shl {line}, 1", // rows of 32 sums
+                "tilestored [{sums} + {line}*1], tmm0",
+                "tilestored [{sums} + {line}*1 + 64], tmm1",
+                "tilestored [{sums} + {line}*1 + 2048], tmm2",
+                "tilestored [{sums} + {line}*1 + 2112], tmm3",
+                a0 = in(reg) a[0], a1 = in(reg) a[1], stride = in(reg) stride, sums = in(reg) sums.0.as_mut_ptr(),
+                step = inout(reg) range.start => _, end = in(reg) range.end, b = inout(reg) b => _, line = inout(reg) 64usize => _, t = out(reg) _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack)
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn end() {
+        // SAFETY: tiles that are in use are saved at every context switch; these are done with.
+        unsafe { asm!("tilerelease", options(nomem, nostack)) }
     }
 }
 
-/// Runs a task, whose rows are groups of 16 neighbouring output pixels of an image.
+/// Runs a task.
 ///
 /// # Safety
 /// The machine has AMX int8 and AVX-512, and [`permitted`] was true; the task's sizes were checked.
 #[target_feature(enable = "avx512f,avx2,fma")]
 pub(super) unsafe fn amx(task: &Task) {
-    let (product, s) = (task.product, &task.product.staging);
-    let (mut sums, per_image) = (Sums::new(), s.pixels().div_ceil(TILE));
-    // Image, first pixel and pixels of a group.
-    let group = |at: usize| {
-        let (image, first) = (at / per_image, at % per_image * TILE);
-        (image, first, (s.pixels() - first).min(TILE))
-    };
-    // SAFETY: 64 bytes of a valid configuration; released below, so that no context switch saves tiles that are done with.
-    unsafe { asm!("ldtilecfg [{}]", in(reg) &CONFIG, options(nostack, readonly)) };
-    for panel in task.panels.clone() {
-        let (b, finish) = (task.panel(panel), task.finish(panel, COLUMNS));
-        for at in task.rows.clone().step_by(2) {
-            // A last group alone is taken twice.
-            let pair = [group(at), group((at + 1).min(task.rows.end - 1))];
-            // SAFETY: output pixels of images that `staged` has.
-            let a = pair.map(|(image, first, _)| unsafe { task.staged.as_ptr().add(s.base(image, first / s.out[1], first % s.out[1])) });
-            // SAFETY: the staging spaces 16 output pixels evenly, and has room for those that the last group of an image lacks.
-            unsafe { multiply(a, s.pixel_step(), &product.offsets, b, &mut sums) };
-            for (half, (image, first, count)) in pair.into_iter().enumerate().take(task.rows.end - at) {
-                // SAFETY: the caller's contract; half of the tile's 32 rows of 32.
-                unsafe { finish.rows::<Avx512>(sums.0.as_ptr().add(half * TILE * COLUMNS), COLUMNS, image * s.pixels() + first, count) };
-            }
-        }
-    }
-    // SAFETY: the tiles were configured above.
-    unsafe { asm!("tilerelease", options(nomem, nostack)) };
+    // SAFETY: the caller's contract.
+    unsafe { tiles::run::<Registers>(task) }
 }

@@ -29,6 +29,8 @@ mod silu;
 pub mod stage;
 pub mod staging;
 mod task;
+#[cfg(any(test, all(target_arch = "x86_64", target_os = "linux")))]
+mod tiles;
 
 pub use catalogue::{CATALOGUE, Kernel};
 pub use conv::{Conv2d, correct, weight_sums};

@@ -22,7 +22,7 @@ pub enum Packing {
     },
     /// The same by fours, after 128 times each channel's sum as i32, which signed bytes lack.
     SignedSteps,
-    /// Steps of four that fit 16 bits, or that do not: see [`Examined`].
+    /// Steps of four, those that fit 16 bits in pairs first, those that do not fit at all twice.
     Examined,
     /// `[kernel row][kernel column][64 channels][half of the panel][quarter][16 channels of the output][4]`.
     Tiles,

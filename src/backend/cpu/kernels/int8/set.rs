@@ -141,7 +141,8 @@ mod tests {
         let cascade_lake = |set: Set| !set.neon() && !matches!(set, Set::Amx | Set::AvxVnni);
         let alder_lake = |set: Set| !set.neon() && set <= Set::AvxVnni;
         let arm = |set: Set| set == Set::Portable || set.neon();
-        let cases: [(&dyn Fn(Set) -> bool, Option<Set>, Set); 13] = [
+        type Case<'a> = (&'a dyn Fn(Set) -> bool, Option<Set>, Set);
+        let cases: [Case; 13] = [
             (&server, None, Set::Amx),
             (&refused, None, Set::Avx512Vnni),
             (&refused, Some(Set::Amx), Set::Avx512Vnni),

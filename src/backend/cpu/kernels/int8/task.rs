@@ -134,12 +134,12 @@ impl Finish<'_> {
             unsafe {
                 let get = |p: *const f32| if wide == S::W { S::load(p) } else { S::load_n(p, wide) };
                 let scale = get(e.scale.as_ptr().add(column));
-                let bias = e.bias.map(|bias| get(bias.as_ptr().add(column)));
+                let bias = if let Some(bias) = e.bias { get(bias.as_ptr().add(column)) } else { S::splat(0.0) };
                 for i in 0..count {
                     let row = first + i;
                     let at = row * n + column;
                     let mut v = S::mul(S::differences(sums.add(i * pitch + j), self.correction.as_ptr().add(j)), scale);
-                    if let Some(bias) = bias {
+                    if e.bias.is_some() {
                         v = S::add(v, bias);
                     }
                     if let Some(addend) = e.addend {

@@ -2,7 +2,7 @@
 
 use super::super::conv::ConvShape;
 use super::super::conv::tests::{each_mac, noise};
-use super::super::simd::Isa;
+use super::super::simd::{self, Isa};
 use super::*;
 use crate::backend::cpu::ThreadPool;
 use crate::error::{Result, Status};
@@ -118,9 +118,87 @@ fn bits(v: &[f32]) -> Vec<u32> {
     v.iter().map(|v| v.to_bits()).collect()
 }
 
-/// The kernels that this machine can run.
+/// tdpbusd by its definition (Intel's manual, volume 2), so that all but the instructions is tested on every machine.
+struct Emulated;
+
+impl tiles::Tiles for Emulated {
+    type Floats = simd::Portable;
+    unsafe fn begin() {}
+    unsafe fn multiply(a: [*const u8; 2], stride: usize, offsets: &[u32], b: *const i8, sums: &mut task::Sums) {
+        sums.0.fill(0);
+        for (step, offset) in offsets.iter().enumerate() {
+            for (i, sum) in sums.0.iter_mut().enumerate() {
+                let (row, column) = (i / 32, i % 32);
+                for k in 0..64 {
+                    // SAFETY: rows of 64 bytes of the staging; tiles of 16 rows of 16 columns by four, two a step.
+                    let (x, w) = unsafe {
+                        let line = a[row / 16].add(*offset as usize + row % 16 * stride);
+                        (*line.add(k), *b.add(2048 * step + 1024 * (column / 16) + 64 * (k / 4) + 4 * (column % 16) + k % 4))
+                    };
+                    *sum += i32::from(x) * i32::from(w);
+                }
+            }
+        }
+    }
+    unsafe fn end() {}
+}
+
+unsafe fn emulated_tiles(task: &task::Task) {
+    // SAFETY: the caller's contract.
+    unsafe { tiles::run::<Emulated>(task) }
+}
+
+/// Signed bytes, as NEON's sdot has them.
+unsafe fn emulated_signed(task: &task::Task) {
+    let (s, [taps, width]) = (&task.product.staging, task.product.staging.taps());
+    let steps = (width * s.pitch).div_ceil(4);
+    for panel in task.panels.clone() {
+        let (b, finish, columns) = (task.panel(panel), task.finish(panel, 16), task.columns(panel, 16).next_multiple_of(4));
+        for row in task.rows.clone() {
+            let (base, mut sums) = (task.bases::<1>(row)[0], task::Sums::new());
+            for (j, sum) in sums.0.iter_mut().enumerate().take(columns) {
+                // SAFETY: the head of the panel, its weights, and the bytes that they meet.
+                unsafe {
+                    *sum = b.cast::<i32>().add(j).read_unaligned();
+                    for (step, i) in (0..taps * steps).flat_map(|step| (0..4).map(move |i| (step, i))) {
+                        let x = *base.add(s.tap(step / steps, 0) + step % steps * 4 + i) as i8;
+                        *sum += i32::from(x) * i32::from(*b.add(4 * (columns * (step + 1) + j) + i));
+                    }
+                }
+            }
+            // SAFETY: the caller's contract.
+            unsafe { finish.rows::<simd::Portable>(sums.0.as_ptr(), columns, row, 1) };
+        }
+    }
+}
+
+/// Layouts whose instructions few machines have, in plain arithmetic.
+static EMULATED: [Kernel; 2] = [
+    Kernel {
+        name: "int8_emulated_tiles",
+        set: Set::Portable,
+        tile: [32, 32],
+        lanes: 16,
+        form: Form::Tiles,
+        packing: pack::Packing::Tiles,
+        chunk_macs: 1 << 20,
+        run: emulated_tiles,
+    },
+    Kernel {
+        name: "int8_emulated_signed",
+        set: Set::Portable,
+        tile: [6, 16],
+        lanes: 4,
+        form: Form::Signed,
+        packing: pack::Packing::SignedSteps,
+        chunk_macs: 1 << 20,
+        run: emulated_signed,
+    },
+];
+
+/// The kernels that this machine can run, and the layouts of others.
 fn kernels() -> impl Iterator<Item = &'static Kernel> {
-    CATALOGUE.iter().filter(|kernel| kernel.set.available())
+    CATALOGUE.iter().filter(|kernel| kernel.set.available()).chain(&EMULATED)
 }
 
 #[test]
@@ -176,7 +254,7 @@ fn int8_sums_at_their_limits_are_exact() -> Result<()> {
         for kernel in kernels() {
             let shape = ConvShape::linear(3, k, 5);
             let conv = Conv2d::new(&shape, &[k], 255, kernel)?;
-            let w: Vec<i8> = (0..5 * k).map(|i| if i / k % 2 == 0 { 127 } else { -127 }).collect();
+            let w: Vec<i8> = (0..5 * k).map(|i| if (i / k).is_multiple_of(2) { 127 } else { -127 }).collect();
             let mut packed = vec![0; conv.packed_len()];
             conv.pack_weights(&w, &mut packed, (&pool).into())?;
             let x = vec![f32::from(number) - f32::from(zero); 3 * k];
