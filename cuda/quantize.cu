@@ -22,13 +22,12 @@ struct Cut {
 
 FEWSTEP_DEVICE int channel_of(const Cut& c, int at) { return c.channels == 1 ? 0 : at / c.inner % c.channels; }
 
-// The numbers of a type.
-template <class Code>
-constexpr int kLow = fs::is_same<Code, int8_t> ? -128 : 0;
-template <class Code>
-constexpr int kHigh = kLow<Code> + 255;
+// The numbers there are. src/backend/cuda/quantize.rs has the same.
+struct Range {
+  int low, high;
+};
 
-FEWSTEP_DEVICE int clamp(int number, int low, int high) { return fs::max(low, fs::min(number, high)); }
+FEWSTEP_DEVICE int clamp(int number, const Range& r) { return fs::max(r.low, fs::min(number, r.high)); }
 
 // A quotient, brought to where every number is out of range if it lies beyond.
 FEWSTEP_DEVICE float brought_near(float q) { return fs::max(fs::min(q, 1024.0f), -1024.0f); }
@@ -48,10 +47,9 @@ FEWSTEP_DEVICE int rounded(float x, float scale, float q) {
   return side == 0 ? nearest : fs::to_int_rn(q + (side > 0 ? 0.5f : -0.5f));
 }
 
-template <class Code>
-FEWSTEP_DEVICE int code_of(float x, float scale, int zero) {
+FEWSTEP_DEVICE int code_of(float x, float scale, int zero, const Range& range) {
   const float q = fs::div_rn(x, scale);
-  return q == q ? clamp(rounded(x, scale, brought_near(q)) + zero, kLow<Code>, kHigh<Code>) : zero;
+  return q == q ? clamp(rounded(x, scale, brought_near(q)) + zero, range) : clamp(zero, range);
 }
 
 // What an element of FakeQuantize passes on to x and to its scale.
@@ -85,13 +83,14 @@ FEWSTEP_DEVICE int first_element(const fs::Block& block, int n, int& count) {
 }
 
 template <class T, class Code>
-FEWSTEP_DEVICE void quantize(const fs::Block& block, const T* x, const float* scale, const Code* zero, Code* codes, int n, const Cut& cut) {
+FEWSTEP_DEVICE void quantize(const fs::Block& block, const T* x, const float* scale, const Code* zero, Code* codes, int n, const Cut& cut,
+                             const Range& range) {
   int count;
   const int at = first_element(block, n, count);
   if (count <= 0) return;
   const Run<kCodes> q = load_run<kCodes>(x + at, count);
   int own[kCodes] = {};
-  each(cut, at, count, [&](int i, int channel) { own[i] = code_of<Code>(q.v[i], scale[channel], zero[channel]); });
+  each(cut, at, count, [&](int i, int channel) { own[i] = code_of(q.v[i], scale[channel], zero[channel], range); });
   if (count == kCodes) {
     fs::store_8(codes + at, {fs::pack_s8(own[0], own[1], own[2], own[3]), fs::pack_s8(own[4], own[5], own[6], own[7])});
   } else {
@@ -118,28 +117,29 @@ FEWSTEP_DEVICE void dequantize(const fs::Block& block, const Code* codes, const 
 }
 
 template <class T, class Code>
-FEWSTEP_DEVICE void fake_quantize(const fs::Block& block, const T* x, const float* scale, const Code* zero, T* y, int n, const Cut& cut) {
+FEWSTEP_DEVICE void fake_quantize(const fs::Block& block, const T* x, const float* scale, const Code* zero, T* y, int n, const Cut& cut,
+                                  const Range& range) {
   int count;
   const int at = first_element(block, n, count);
   if (count <= 0) return;
   Run<kCodes> q = load_run<kCodes>(x + at, count);
   each(cut, at, count, [&](int i, int channel) {
     const int own = zero[channel];
-    q.v[i] = float(code_of<Code>(q.v[i], scale[channel], own) - own) * scale[channel];
+    q.v[i] = float(code_of(q.v[i], scale[channel], own, range) - own) * scale[channel];
   });
   store_run(y + at, q, count);
 }
 
 template <class T, class Code>
 FEWSTEP_DEVICE void fake_quantize_grad(const fs::Block& block, const T* x, const float* scale, const Code* zero, const T* dy, T* dx, float* dscale, int n,
-                                       const Cut& cut, float factor) {
+                                       const Cut& cut, const Range& range, float factor) {
   int count;
   const int at = first_element(block, n, count);
   if (count <= 0) return;
   Run<kCodes> to_x = load_run<kCodes>(x + at, count), to_scale = load_run<kCodes>(dy + at, count);
   each(cut, at, count, [&](int i, int channel) {
     const int own = zero[channel];
-    const Slopes slopes = slopes_of(to_x.v[i], scale[channel], kLow<Code> - own, kHigh<Code> - own);
+    const Slopes slopes = slopes_of(to_x.v[i], scale[channel], range.low - own, range.high - own);
     to_x.v[i] = slopes.x * to_scale.v[i];
     to_scale.v[i] *= factor * slopes.scale;
   });
@@ -150,24 +150,24 @@ FEWSTEP_DEVICE void fake_quantize_grad(const fs::Block& block, const T* x, const
 }  // namespace
 
 // x, y, dy, dx [n] of T; codes [n] of Code; scale, zero [channels]; dscale [n].
-//   quantize            codes = round(x / scale) + zero, saturated
+//   quantize            codes = round(x / scale) + zero, within the range
 //   dequantize          y = (codes - zero) scale, f32
 //   fake_quantize       one after the other
 //   fake_quantize_grad  what of dy goes to x, and to each element's scale, that times `factor`
-#define FEWSTEP_QUANTIZE(suffix, T, Code)                                                                                                          \
-  FEWSTEP_KERNEL(kThreads, fewstep_quantize_##suffix, const T* x, const float* scale, const Code* zero, Code* codes, int n, Cut cut) {             \
-    quantize(fs::begin(), x, scale, zero, codes, n, cut);                                                                                          \
-  }                                                                                                                                                \
-  FEWSTEP_KERNEL(kThreads, fewstep_fake_quantize_##suffix, const T* x, const float* scale, const Code* zero, T* y, int n, Cut cut) {               \
-    fake_quantize(fs::begin(), x, scale, zero, y, n, cut);                                                                                         \
-  }                                                                                                                                                \
-  FEWSTEP_KERNEL(kThreads, fewstep_fake_quantize_grad_##suffix, const T* x, const float* scale, const Code* zero, const T* dy, T* dx,              \
-                 float* dscale, int n, Cut cut, float factor) {                                                                                    \
-    fake_quantize_grad(fs::begin(), x, scale, zero, dy, dx, dscale, n, cut, factor);                                                               \
+#define FEWSTEP_QUANTIZE(suffix, T, Code)                                                                                                                      \
+  FEWSTEP_KERNEL(kThreads, fewstep_quantize_##suffix, const T* x, const float* scale, const Code* zero, Code* codes, int n, Cut cut, Range range) {            \
+    quantize(fs::begin(), x, scale, zero, codes, n, cut, range);                                                                                               \
+  }                                                                                                                                                            \
+  FEWSTEP_KERNEL(kThreads, fewstep_fake_quantize_##suffix, const T* x, const float* scale, const Code* zero, T* y, int n, Cut cut, Range range) {              \
+    fake_quantize(fs::begin(), x, scale, zero, y, n, cut, range);                                                                                              \
+  }                                                                                                                                                            \
+  FEWSTEP_KERNEL(kThreads, fewstep_fake_quantize_grad_##suffix, const T* x, const float* scale, const Code* zero, const T* dy, T* dx,                          \
+                 float* dscale, int n, Cut cut, Range range, float factor) {                                                                                   \
+    fake_quantize_grad(fs::begin(), x, scale, zero, dy, dx, dscale, n, cut, range, factor);                                                                    \
   }
-#define FEWSTEP_DEQUANTIZE(suffix, Code)                                                                                                           \
-  FEWSTEP_KERNEL(kThreads, fewstep_dequantize_##suffix, const Code* codes, const float* scale, const Code* zero, float* y, int n, Cut cut) {       \
-    dequantize(fs::begin(), codes, scale, zero, y, n, cut);                                                                                        \
+#define FEWSTEP_DEQUANTIZE(suffix, Code)                                                                                                                       \
+  FEWSTEP_KERNEL(kThreads, fewstep_dequantize_##suffix, const Code* codes, const float* scale, const Code* zero, float* y, int n, Cut cut) {                   \
+    dequantize(fs::begin(), codes, scale, zero, y, n, cut);                                                                                                    \
   }
 
 FEWSTEP_QUANTIZE(f32_i8, float, int8_t)

@@ -88,4 +88,9 @@ namespace timestep_embedding {
 constexpr int kThreads = 128;  // a block
 }  // namespace timestep_embedding
 
+namespace transpose {
+constexpr int kThreads = 256;  // a block
+constexpr int kTile = 32;  // rows and columns of a block's tile
+}  // namespace transpose
+
 }  // namespace shared

@@ -744,33 +744,16 @@ typedef struct {
    */
   uint32_t struct_size;
   /**
-   * The key layers_per_block of config_patch, for programs from before there was one; 0 (the default) for none.
-   */
-  uint32_t layers_per_block;
-  /**
-   * The key block_out_channels, likewise; NULL (the default) for none.
-   */
-  const uint32_t *block_out_channels;
-  /**
-   * Elements of block_out_channels.
-   */
-  size_t block_count;
-  /**
-   * The key time_embedding_dim, likewise; 0 (the default) for none.
-   */
-  uint32_t time_embedding_dim;
-  /**
-   * The key norm_num_groups, likewise; 0 (the default) for none.
-   */
-  uint32_t norm_num_groups;
-  /**
-   * Likewise: 0 stands for add_attention false, and for down_block_types and up_block_types without attention; 1 (the default) for none of these keys.
-   */
-  int32_t keep_attention;
-  /**
    * FEWSTEP_PREDICTION_*: what the student predicts; v by default.
    */
   int32_t prediction;
+  /**
+   * JSON, the keys of config.json that differ from the teacher's, with their values: {"block_out_channels": [32, 64], "layers_per_block": 1}. A key that the
+   * network does not have is refused; null is the value null. Of a UNet2DModel fewer block_out_channels than the teacher's drop the innermost stages, so
+   * that the types of the others stay; to drop attention, give down_block_types, up_block_types and add_attention. NULL (the default) for the teacher's
+   * architecture. Copied.
+   */
+  const char *config_patch;
   /**
    * 1 copies the teacher's weights where a tensor of the same role has the same shape; 0 (the default) starts at random.
    */
@@ -799,13 +782,6 @@ typedef struct {
    * Stops fewstep_model_derive_student with CANCELLED; only read during that call. NULL (the default) for none.
    */
   const fewstep_cancel_token *cancel;
-  /**
-   * JSON, the keys of config.json that differ from the teacher's, with their values: {"block_out_channels": [32, 64], "layers_per_block": 1}. A key that the
-   * network does not have is refused; null is the value null. Of a UNet2DModel fewer block_out_channels than the teacher's drop the innermost stages, so
-   * that the types of the others stay; to drop attention, give down_block_types, up_block_types and add_attention. NULL (the default) for the teacher's
-   * architecture. Copied. A key that is also given by a field above is refused.
-   */
-  const char *config_patch;
 } fewstep_student_options;
 
 /**

@@ -13,7 +13,7 @@ use crate::distill::{StudentOptions, derive};
 use crate::error::{Error, Result};
 use crate::io::{SchedulerConfig, json};
 use crate::nn::{Model, families};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
 
@@ -38,20 +38,13 @@ pub struct fewstep_model {
 pub struct fewstep_student_options {
     /// Bytes of this struct.
     pub struct_size: u32,
-    /// The key layers_per_block of config_patch, for programs from before there was one; 0 (the default) for none.
-    pub layers_per_block: u32,
-    /// The key block_out_channels, likewise; NULL (the default) for none.
-    pub block_out_channels: *const u32,
-    /// Elements of block_out_channels.
-    pub block_count: usize,
-    /// The key time_embedding_dim, likewise; 0 (the default) for none.
-    pub time_embedding_dim: u32,
-    /// The key norm_num_groups, likewise; 0 (the default) for none.
-    pub norm_num_groups: u32,
-    /// Likewise: 0 stands for add_attention false, and for down_block_types and up_block_types without attention; 1 (the default) for none of these keys.
-    pub keep_attention: i32,
     /// FEWSTEP_PREDICTION_*: what the student predicts; v by default.
     pub prediction: i32,
+    /// JSON, the keys of config.json that differ from the teacher's, with their values: {"block_out_channels": [32, 64], "layers_per_block": 1}. A key that the
+    /// network does not have is refused; null is the value null. Of a UNet2DModel fewer block_out_channels than the teacher's drop the innermost stages, so
+    /// that the types of the others stay; to drop attention, give down_block_types, up_block_types and add_attention. NULL (the default) for the teacher's
+    /// architecture. Copied.
+    pub config_patch: *const c_char,
     /// 1 copies the teacher's weights where a tensor of the same role has the same shape; 0 (the default) starts at random.
     pub copy_weights: i32,
     /// The student's sampler steps, evenly spread from the noisiest timestep ("trailing"); 0 (the default) for none yet, or when `pairs` is given.
@@ -66,11 +59,6 @@ pub struct fewstep_student_options {
     pub pair_stride: usize,
     /// Stops fewstep_model_derive_student with CANCELLED; only read during that call. NULL (the default) for none.
     pub cancel: *const fewstep_cancel_token,
-    /// JSON, the keys of config.json that differ from the teacher's, with their values: {"block_out_channels": [32, 64], "layers_per_block": 1}. A key that the
-    /// network does not have is refused; null is the value null. Of a UNet2DModel fewer block_out_channels than the teacher's drop the innermost stages, so
-    /// that the types of the others stay; to drop attention, give down_block_types, up_block_types and add_attention. NULL (the default) for the teacher's
-    /// architecture. Copied. A key that is also given by a field above is refused.
-    pub config_patch: *const c_char,
 }
 
 /// What a model is. Set struct_size before fewstep_model_get_info fills the rest.
@@ -110,17 +98,12 @@ pub struct fewstep_model_info {
 // SAFETY: repr(C), the fields leave no gap, numbers and pointers only.
 unsafe impl Options for fewstep_student_options {
     const NAME: &'static str = "student options";
-    const FIRST_SIZE: usize = std::mem::offset_of!(Self, cancel);
+    const FIRST_SIZE: usize = size_of::<Self>();
     fn defaults() -> Self {
         Self {
             struct_size: size_field::<Self>(),
-            layers_per_block: 0,
-            block_out_channels: std::ptr::null(),
-            block_count: 0,
-            time_embedding_dim: 0,
-            norm_num_groups: 0,
-            keep_attention: 1,
             prediction: FEWSTEP_PREDICTION_V,
+            config_patch: std::ptr::null(),
             copy_weights: 0,
             steps: 0,
             seed: 0,
@@ -128,7 +111,6 @@ unsafe impl Options for fewstep_student_options {
             pair_count: 0,
             pair_stride: size_of::<fewstep_step_pair>(),
             cancel: std::ptr::null(),
-            config_patch: std::ptr::null(),
         }
     }
 }
@@ -186,50 +168,17 @@ impl ModelHandle {
     }
 }
 
-/// The keys of config_patch that the fields from before there was one stand for.
-///
-/// # Safety
-/// The pointers in `o` are NULL or arrays as their counts say.
-unsafe fn earlier_fields(o: &fewstep_student_options, teacher: &Model) -> Result<Vec<(&'static str, Value)>> {
-    let mut keys = vec![];
-    let settings = teacher.network.settings();
-    let mut stages = settings.get("block_out_channels").and_then(Value::as_array).map_or(0, Vec::len);
-    if !o.block_out_channels.is_null() || o.block_count != 0 {
-        if !(1..=64).contains(&o.block_count) {
-            return Err(Error::invalid(format!("block_count is {}; it must be 1 to 64", o.block_count)));
-        }
-        // SAFETY: as promised by the caller.
-        let channels = unsafe { slice(o.block_out_channels, o.block_count, "block_out_channels")? };
-        stages = stages.min(channels.len());
-        keys.push(("block_out_channels", json!(channels)));
-    }
-    for (key, number) in [("layers_per_block", o.layers_per_block), ("time_embedding_dim", o.time_embedding_dim), ("norm_num_groups", o.norm_num_groups)] {
-        keys.extend((number != 0).then(|| (key, json!(number))));
-    }
-    if !flag(o.keep_attention, "keep_attention")? {
-        let plain = |kind: &str| json!(vec![kind; stages]);
-        keys.extend([("down_block_types", plain("DownBlock2D")), ("up_block_types", plain("UpBlock2D")), ("add_attention", json!(false))]);
-    }
-    Ok(keys)
-}
-
 /// # Safety
 /// The pointers in `options` are NULL or arrays as their counts say.
 unsafe fn student_options(options: &fewstep_student_options, teacher: &Model) -> Result<StudentOptions> {
     // SAFETY: as promised by the caller.
-    let mut config_patch = match unsafe { optional_text(options.config_patch, "config_patch")? } {
+    let config_patch = match unsafe { optional_text(options.config_patch, "config_patch")? } {
         None => Map::new(),
         Some(text) => match json::parse(text, "config_patch")? {
             Value::Object(patch) => patch,
             other => return Err(Error::invalid(format!("config_patch: expected an object, found {}", json::describe(&other)))),
         },
     };
-    // SAFETY: as promised by the caller.
-    for (key, value) in unsafe { earlier_fields(options, teacher)? } {
-        if config_patch.insert(key.to_owned(), value).is_some() {
-            return Err(Error::invalid(format!("{key} is given by a field and in config_patch")));
-        }
-    }
     Ok(StudentOptions {
         config_patch,
         prediction: choice(options.prediction, "prediction", &PREDICTIONS)?,

@@ -59,6 +59,17 @@ impl Graph {
         left.first().copied().ok_or_else(|| Error::shape("there is nothing to join"))
     }
 
+    /// x [...,A,B] as [...,B,A]: its last two dimensions exchanged. Nothing is copied where one of them is 1.
+    pub fn transpose(&mut self, x: ValueId) -> Result<ValueId> {
+        match self.shape(x) {
+            &[ref lead @ .., a, b] if a == 1 || b == 1 => {
+                let shape = [lead, &[b, a]].concat();
+                self.reshape(x, &shape)
+            }
+            _ => self.push1(Transpose.into(), &[x]),
+        }
+    }
+
     /// a + b with broadcasting.
     pub fn add(&mut self, a: ValueId, b: ValueId) -> Result<ValueId> {
         self.push1(Binary { kind: BinaryKind::Add }.into(), &[a, b])

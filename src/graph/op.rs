@@ -99,7 +99,7 @@ op_table! {
     Attention, AttentionGrad,
     Unary, UnaryGrad, Affine, Binary, Cast, Combine, DynamicThreshold,
     Upsample2x, AvgPool2x,
-    Concat, Slice, Pad, Reshape, StopGradient,
+    Concat, Slice, Pad, Transpose, Reshape, StopGradient,
     ReduceSum,
     Quantize, Dequantize, FakeQuantize, FakeQuantizeGrad,
     TimestepEmbedding, Gather, GatherGrad,

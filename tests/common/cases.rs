@@ -119,10 +119,10 @@ pub fn resample() -> Vec<Case> {
     // The last three: units of 16 bytes in every type, in f32 alone, and of four bytes in the narrow ones.
     for shape in [[1usize, 1, 1, 1], [2, 3, 5, 7], [1, 2, 2, 3], [3, 17, 16, 33], [2, 5, 3, 24], [3, 4, 7, 12], [2, 3, 9, 6]] {
         let mut case = Case::new(format!("resample {shape:?}"));
-        let x = case.input(&shape);
+        let x = case.activations(&shape);
         let y = case.op(Upsample2x, &[x]);
         case.expect(y, 0.0);
-        let even = case.input(&[shape[0], 2 * shape[1], 2 * shape[2], shape[3]]);
+        let even = case.activations(&[shape[0], 2 * shape[1], 2 * shape[2], shape[3]]);
         let z = case.op(AvgPool2x, &[even]);
         case.expect(z, FEW);
         cases.push(case);
@@ -147,7 +147,7 @@ pub fn shapes() -> Vec<Case> {
     ] {
         let mut case = Case::new(format!("concat, slice, pad {lead:?} {widths:?}"));
         let with = |w: usize| [lead, &[w]].concat();
-        let values: Vec<ValueId> = widths.iter().map(|w| case.input(&with(*w))).collect();
+        let values: Vec<ValueId> = widths.iter().map(|w| case.activations(&with(*w))).collect();
         let joined = case.graph.concat(&values).expect("values to join");
         case.expect(joined, 0.0);
         let total: usize = widths.iter().sum();
@@ -177,6 +177,36 @@ pub fn shapes() -> Vec<Case> {
     let y = case.op(Concat, &[a, b]);
     case.expect(y, 0.0);
     cases.push(case);
+    cases
+}
+
+/// One row, one column, whole blocks and tiles and one more or less, ranks from 2, several chunks, more samples than one chunk's.
+const TRANSPOSED: &[&[usize]] = &[
+    &[1, 1],
+    &[7, 1],
+    &[1, 5],
+    &[3, 17],
+    &[2, 32, 32],
+    &[2, 33, 31],
+    &[3, 31, 65],
+    &[2, 3, 5, 16, 15],
+    &[2, 170, 130],
+    &[1, 20_000, 3],
+    &[1, 3, 20_000],
+    &[5000, 2, 3],
+];
+
+pub fn transpose() -> Vec<Case> {
+    let mut cases = vec![];
+    for shape in TRANSPOSED {
+        let mut case = Case::new(format!("transpose {shape:?}"));
+        let (x, whole) = (case.activations(shape), case.ints(shape, i32::MIN / 2, i32::MAX / 2));
+        for value in [x, whole] {
+            let y = case.op(Transpose, &[value]);
+            case.expect(y, 0.0);
+        }
+        cases.push(case);
+    }
     cases
 }
 
@@ -261,8 +291,8 @@ fn near_ties(case: &mut Case, count: usize, scale: impl Fn(usize) -> f32) -> Vec
 pub fn quantize() -> Vec<Case> {
     let mut cases = vec![];
     for (shape, axis) in QUANTIZED {
-        for dtype in [DType::I8, DType::U8] {
-            let mut case = Case::new(format!("quantize {shape:?} {axis:?} {dtype:?}"));
+        for codes in [Codes::I8, Codes::U8, Codes::WEIGHTS, Codes { high: 129, ..Codes::U8 }] {
+            let mut case = Case::new(format!("quantize {shape:?} {axis:?} {codes:?}"));
             let (channels, inner) = axis.map_or((1, 1), |axis| (shape[axis], shape[axis + 1..].iter().product::<usize>()));
             // A scale of a power of two has exact ties.
             let scales: Vec<f32> = (0..channels).map(|c| if c % 3 == 0 { 0.03125 } else { 0.05 + 0.04 * case.noise.float() }).collect();
@@ -271,16 +301,16 @@ pub fn quantize() -> Vec<Case> {
             let scale = case.data(&[channels], &scales);
             let words: Vec<u8> = (0..channels).map(|_| case.noise.word() as u8).collect();
             let signed: Vec<i8> = words.iter().map(|word| *word as i8).collect();
-            let zero = if dtype == DType::U8 { case.data(&[channels], &words) } else { case.data(&[channels], &signed) };
-            let q = case.op(Quantize { dtype, axis: *axis }, &[x, scale, zero]);
+            let zero = if codes.dtype == DType::U8 { case.data(&[channels], &words) } else { case.data(&[channels], &signed) };
+            let q = case.op(Quantize { codes, axis: *axis }, &[x, scale, zero]);
             let y = case.op(Dequantize { axis: *axis }, &[q, scale, zero]);
-            let op = FakeQuantize { dtype, axis: *axis, scale_gradient: 0.25 };
+            let op = FakeQuantize { codes, axis: *axis, scale_gradient: 0.25 };
             let fake = case.op(op, &[x, scale, zero]);
             for exact in [q, y, fake] {
                 case.expect(exact, 0.0);
             }
             let dy = case.input(shape);
-            let grads = case.ops(FakeQuantizeGrad { dtype, axis: *axis, scale_gradient: 0.25 }, &[x, scale, zero, dy]);
+            let grads = case.ops(FakeQuantizeGrad { codes, axis: *axis, scale_gradient: 0.25 }, &[x, scale, zero, dy]);
             case.expect(grads[0], 0.0);
             // A quotient is rounded before what it is rounded to is subtracted: 2^-24 of 255 where the result is at most 127.
             case.expect(grads[1], FEW);

@@ -90,6 +90,8 @@ pub fn moves() -> Vec<GradCase> {
         case("concat of a value with itself", &[&[2, 3]], |g, v| g.push1(Concat.into(), &[v[0], v[0]])),
         case("slice", &[&[2, 7]], |g, v| g.push1(Slice { start: 2, len: 3 }.into(), v)),
         case("pad", &[&[3, 2]], |g, v| g.push1(Pad { before: 2, after: 1 }.into(), v)),
+        case("transpose", &[&[2, 2, 3, 4]], |g, v| g.transpose(v[0])),
+        case("transpose of one column", &[&[3, 1]], |g, v| g.transpose(v[0])),
         case("reshape", &[&[3, 4]], |g, v| g.reshape(v[0], &[2, 6])),
     ];
     for (from, to) in super::cases::SUMS.iter().filter(|(from, _)| from.iter().product::<usize>() < 1000) {

@@ -12,7 +12,7 @@ mod op_tests;
 use fewstep::Result;
 use fewstep::backend::cpu::{CpuBackend, Isa};
 use fewstep::backend::{Backend, Executable};
-use fewstep::graph::ops::PackConv;
+use fewstep::graph::ops::{PackConv, Reshape};
 use fewstep::graph::reference::{Array, evaluate, to_array};
 use fewstep::graph::{Graph, Op, Origin, Target, TensorType, ValueId};
 use fewstep::tensor::{DType, Element, Tensor};
@@ -112,6 +112,15 @@ impl Case {
     pub fn ints(&mut self, shape: &[usize], lo: i32, hi: i32) -> ValueId {
         let data: Vec<i32> = (0..shape.iter().product()).map(|_| lo + (self.noise.word() % (hi - lo) as u64) as i32).collect();
         self.data(shape, &data)
+    }
+
+    /// Noise that has passed a convolution by 1: the same numbers, which a plan in a narrow type has in that type.
+    pub fn activations(&mut self, shape: &[usize]) -> ValueId {
+        let x = self.input(shape);
+        let one = self.graph.constant("one", Tensor::from_slice(&[1; 4], &[1f32]).expect("tensor")).expect("a constant");
+        let flat = self.op(Reshape { shape: vec![shape.iter().product(), 1, 1, 1] }, &[x]);
+        let same = self.graph.conv2d(flat, one, None, 1, [0; 4]).expect("a convolution");
+        self.op(Reshape { shape: shape.to_vec() }, &[same])
     }
 
     /// A storage whose first version is noise; a second call with the same name gives its newest version.

@@ -18,6 +18,7 @@ macro_rules! op_tests {
             combine_and_threshold => $crate::common::cases::combine,
             resample => $crate::common::cases::resample,
             shapes => $crate::common::cases::shapes,
+            transpose => $crate::common::cases::transpose,
             reduce => $crate::common::cases::reduce,
             quantize => $crate::common::cases::quantize,
             timestep_embedding => $crate::common::cases::timestep_embedding,

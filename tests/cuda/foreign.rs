@@ -1,6 +1,6 @@
 //! The library beside a host's own use of the driver: its context and streams, its captures, its threads.
 
-use crate::abi::{gpu, options};
+use crate::abi::options;
 use crate::ffi_common::*;
 use fewstep::ffi::device::FEWSTEP_DEVICE_CUDA;
 use fewstep::ffi::model::fewstep_model;
@@ -146,7 +146,7 @@ impl Drop for Host {
 #[test]
 fn a_foreign_context_and_stream_are_used_and_left_alone() {
     let api = Api::load();
-    let own = gpu(&api);
+    let own = api.gpu();
     let model = api.model(own, 3);
     let sampling = api.sampler_options(3, 2);
     let expected = api.sample(own, model, &sampling, 5, 0, i64::MAX);
@@ -230,7 +230,7 @@ fn streams_that_cannot_be_used_get_a_sentence() {
 #[test]
 fn threads_make_samplers_side_by_side() {
     let api = Api::load();
-    let runtime = gpu(&api);
+    let runtime = api.gpu();
     let model = api.model(runtime, 3);
     api.sample_side_by_side(runtime, model);
     // SAFETY: used no more.

@@ -205,6 +205,14 @@ impl Api {
         out
     }
 
+    /// The first GPU, real or emulated.
+    pub fn gpu(&self) -> *mut fewstep_runtime {
+        let mut out = null_mut();
+        // SAFETY: valid pointers.
+        self.ok(unsafe { (self.fewstep_runtime_create)(&self.runtime_options(FEWSTEP_DEVICE_CUDA), &mut out) });
+        out
+    }
+
     pub fn model(&self, runtime: *const fewstep_runtime, seed: u64) -> *mut fewstep_model {
         let mut out = null_mut();
         // SAFETY: valid pointers.

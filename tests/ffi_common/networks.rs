@@ -394,7 +394,7 @@ pub fn a_second_family(host: &Host) {
     const MIXER: &str =
         r#"{"_class_name":"MixerModel","sample_size":8,"in_channels":1,"out_channels":1,"num_layers":2,"hidden_size":16,"num_class_embeds":10}"#;
     let teacher = host.keep(api.create(runtime, MIXER, 4));
-    let folder = scratch("mixer");
+    let folder = scratch(&format!("mixer-{}", api.runtime_info(runtime).device));
     let text = |name: &str| c(folder.join(name).to_str().expect("UTF-8"));
     let options = api.sampler_options(2, 3);
     // SAFETY: valid pointers throughout.

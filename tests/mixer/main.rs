@@ -10,3 +10,9 @@ use ffi_common::networks::{self, Host};
 fn a_second_family_needs_no_function_of_its_own() {
     networks::a_second_family(&Host::new(Api::load(), |api| api.runtime(2)));
 }
+
+#[test]
+#[ignore = "needs a driver, real or emulated: `make test-cuda`"]
+fn nor_on_a_gpu() {
+    networks::a_second_family(&Host::new(Api::load(), Api::gpu));
+}

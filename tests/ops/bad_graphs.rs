@@ -118,6 +118,8 @@ fn moves() {
     refused(Slice { start: 0, len: 1 }, &[""], &["scalar"]);
     refused(Pad { before: usize::MAX, after: 3 }, &["2,4"], &["[2, 4]"]);
     refused(Pad { before: 0, after: 3 }, &[""], &["scalar"]);
+    refused(Transpose, &[""], &["[...,A,B]", "[]"]);
+    refused(Transpose, &["3"], &["[...,A,B]", "[3]"]);
     refused(Reshape { shape: vec![7] }, &["2,3"], &["[2, 3]", "[7]"]);
     refused(Reshape { shape: vec![usize::MAX, 2] }, &["2,3"], &[&format!("[{}, 2]", usize::MAX)]);
     refused(ReduceSum { shape: vec![1, 2] }, &["2,3"], &["[2, 3]", "[1, 2]"]);
@@ -133,20 +135,21 @@ fn moves() {
 
 #[test]
 fn quantized_numbers() {
-    let quantize = |axis| Quantize { dtype: DType::I8, axis };
+    let quantize = |axis| Quantize { codes: Codes::I8, axis };
     refused(quantize(Some(2)), &["2,3", "3", "i8:3"], &["axis 2", "[2, 3]"]);
     refused(quantize(Some(usize::MAX)), &["2,3", "3", "i8:3"], &["[2, 3]"]);
     refused(quantize(Some(1)), &["2,3", "2", "i8:3"], &["[2]", "[3]"]);
     refused(quantize(Some(1)), &["2,3", "3", "i8:2"], &["[2]", "[3]"]);
     refused(quantize(None), &["2,3", "3", "i8:1"], &["[3]", "[1]"]);
     refused(Dequantize { axis: Some(0) }, &["i8:2,3", "3", "i8:2"], &["[2]", "[3]"]);
-    let grad = FakeQuantizeGrad { dtype: DType::I8, axis: None, scale_gradient: 1.0 };
+    let grad = FakeQuantizeGrad { codes: Codes::I8, axis: None, scale_gradient: 1.0 };
     refused(grad, &["2,3", "1", "i8:1", "3,2"], &["[2, 3]", "[3, 2]"]);
     for (op, operands, found) in [
         (Op::from(quantize(None)), ["2,3", "1", "u8:1"], "U8"),
         (quantize(None).into(), ["2,3", "f16:1", "i8:1"], "F16"),
         (quantize(None).into(), ["i32:2,3", "1", "i8:1"], "I32"),
-        (Quantize { dtype: DType::I32, axis: None }.into(), ["2,3", "1", "i32:1"], "I32"),
+        (Quantize { codes: Codes { low: -129, ..Codes::I8 }, axis: None }.into(), ["2,3", "1", "i8:1"], "-129"),
+        (Quantize { codes: Codes { dtype: DType::I32, ..Codes::I8 }, axis: None }.into(), ["2,3", "1", "i32:1"], "I32"),
         (Dequantize { axis: None }.into(), ["2,3", "1", "i8:1"], "F32"),
     ] {
         let error = push(op.clone(), &operands);
@@ -192,6 +195,7 @@ fn wrong_types_are_refused() {
         (Concat.into(), &["i8:2,3", "i8:2,3"]),
         (Slice { start: 0, len: 1 }.into(), &["i8:2,3"]),
         (Pad { before: 0, after: 1 }.into(), &["i64:2,3"]),
+        (Transpose.into(), &["i8:2,3"]),
         (ReduceSum { shape: vec![1] }.into(), &["i8:3"]),
         (Gather.into(), &["i8:3", "i32:2"]),
         (GatherGrad { rows: 3 }.into(), &["i8:2", "i32:2"]),

@@ -7,7 +7,7 @@ use fewstep::backend::cpu::CpuBackend;
 use fewstep::graph::ops::*;
 use fewstep::graph::reference::{Array, evaluate, to_array};
 use fewstep::graph::{ValueId, gradients};
-use fewstep::tensor::{DType, Tensor};
+use fewstep::tensor::Tensor;
 use fewstep::{Result, Status};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -127,7 +127,7 @@ fn fake_quantize_rule() -> Result<()> {
         case.given.insert(scale, Arc::new(Tensor::from_slice(&[channels], &scales)?));
         let zeros: Vec<i8> = (0..channels).map(|c| 5 - 9 * c as i8).collect();
         let zero = case.data(&[channels], &zeros);
-        let y = case.op(FakeQuantize { dtype: DType::I8, axis, scale_gradient: 0.5 }, &[x, scale, zero]);
+        let y = case.op(FakeQuantize { codes: Codes::I8, axis, scale_gradient: 0.5 }, &[x, scale, zero]);
         let w = case.input(&shape);
         let weighted = case.graph.mul(w, y)?;
         let loss = case.op(ReduceSum { shape: vec![1; 3] }, &[weighted]);

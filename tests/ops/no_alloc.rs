@@ -30,7 +30,8 @@ fn everything(norms: bool) -> Result<Case> {
     case.graph.tap(sum);
     let padded = case.op(Pad { before: 3, after: 1 }, &[y]);
     let part = case.op(Slice { start: 1, len: 9000 }, &[padded]);
-    let stopped = case.op(StopGradient, &[part]);
+    let turned = case.op(Transpose, &[part]);
+    let stopped = case.op(StopGradient, &[turned]);
     let flat = case.op(Reshape { shape: vec![27_000] }, &[stopped]);
     let y = case.op(Affine { scale: 2.0, shift: 1.0 }, &[flat]);
     case.graph.tap(y);
@@ -43,6 +44,12 @@ fn everything(norms: bool) -> Result<Case> {
     let rows = case.op(Gather, &[x, address]);
     let back = case.op(GatherGrad { rows: 3 }, &[rows, address]);
     case.graph.tap(back);
+    let (scale, zero) = (case.data(&[1], &[0.1f32]), case.data(&[1], &[7u8]));
+    let codes = case.op(Quantize { codes: Codes::U8, axis: None }, &[x, scale, zero]);
+    let values = case.op(Dequantize { axis: None }, &[codes, scale, zero]);
+    let fake = case.op(FakeQuantize { codes: Codes::U8, axis: None, scale_gradient: 1.0 }, &[x, scale, zero]);
+    let grads = case.ops(FakeQuantizeGrad { codes: Codes::U8, axis: None, scale_gradient: 1.0 }, &[x, scale, zero, fake]);
+    [values, grads[0], grads[1]].into_iter().for_each(|value| case.graph.tap(value));
     let slot = case.state("copy", &[3, 20_000]);
     case.op(Assign, &[slot, back]);
     Ok(case)

@@ -7,7 +7,7 @@ use fewstep::cancel::Stop;
 use fewstep::graph::ops::*;
 use fewstep::graph::reference::{evaluate, to_array};
 use fewstep::graph::{Numerics, ValueId, passes};
-use fewstep::tensor::{DType, Tensor};
+use fewstep::tensor::Tensor;
 use fewstep::{Error, Result};
 use std::collections::HashMap;
 
@@ -94,7 +94,7 @@ impl Growing {
                 let given = self.case.input(&shape);
                 let scale = self.case.graph.constant("scale", Tensor::from_slice(&[1], &[1.0f32 / 64.0])?)?;
                 let zero = self.case.graph.constant("zero", Tensor::from_slice(&[1], &[3i8])?)?;
-                let q = self.case.op(Quantize { dtype: DType::I8, axis: None }, &[given, scale, zero]);
+                let q = self.case.op(Quantize { codes: Codes::I8, axis: None }, &[given, scale, zero]);
                 self.case.op(Dequantize { axis: None }, &[q, scale, zero])
             }
             12 => {
@@ -112,6 +112,7 @@ impl Growing {
                 let other = self.like(x, |a, b| a.len() == b.len() && a[..a.len() - 1] == b[..b.len() - 1] && a[a.len() - 1] == 4);
                 self.case.graph.push1(Concat.into(), &[x, other])?
             }
+            11 if rank == 3 && shape[1].is_multiple_of(4) => self.case.graph.transpose(x)?,
             _ if rank == 4 => self.case.graph.reshape(x, &[N, shape[1] * shape[2], c])?,
             _ => self.case.graph.affine(x, 0.7, 0.0)?,
         };

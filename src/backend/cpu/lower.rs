@@ -2,7 +2,7 @@
 
 use super::kernel::CpuKernel;
 use super::target::Target;
-use super::{attention, combine, conv2d, elementwise, gather, group_norm, optimizer, quantize, random, reduce, resample, shape, timestep_embedding};
+use super::{attention, combine, conv2d, elementwise, gather, group_norm, optimizer, quantize, random, reduce, resample, shape, timestep_embedding, transpose};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Op, OpDef, ValueId};
 use crate::tensor::DType;
@@ -44,6 +44,7 @@ pub(super) fn lower(graph: &Graph, node: &Node, target: Target) -> Result<Box<dy
         Op::Concat(_) => shape::concat(&types()),
         Op::Slice(op) => shape::slice(op, ty(0)),
         Op::Pad(op) => shape::pad(op, ty(0)),
+        Op::Transpose(_) => transpose::transpose(ty(0)),
         Op::ReduceSum(op) => reduce::reduce_sum(op, ty(0))?,
         Op::Quantize(op) => quantize::quantize(op, ty(0))?,
         Op::Dequantize(op) => quantize::dequantize(op, ty(0))?,

@@ -21,6 +21,7 @@ mod resample;
 mod shape;
 mod target;
 mod timestep_embedding;
+mod transpose;
 
 pub use exec::{CpuBackend, CpuExecutable};
 pub use kernels::pool::ThreadPool;

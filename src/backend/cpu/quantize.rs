@@ -5,38 +5,29 @@ use super::chunks::{GRAIN, for_chunks, vectorised};
 use super::kernel::{CpuKernel, Io};
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
-use crate::graph::ops::{Dequantize, FakeQuantize, FakeQuantizeGrad, Quantize};
+use crate::graph::ops::{Codes, Dequantize, FakeQuantize, FakeQuantizeGrad, Quantize};
 use crate::tensor::{DType, Element};
 use std::marker::PhantomData;
 
 /// A quantised number.
 trait Code: Element + Into<i32> {
-    const LOW: i32;
-    const HIGH: i32;
-
-    /// The nearest in range.
-    fn saturated(number: i32) -> Self;
+    /// A number that is one.
+    fn of(number: i32) -> Self;
 }
 
 impl Code for i8 {
-    const LOW: i32 = i8::MIN as i32;
-    const HIGH: i32 = i8::MAX as i32;
-
-    fn saturated(number: i32) -> Self {
-        number.clamp(Self::LOW, Self::HIGH) as i8
+    fn of(number: i32) -> Self {
+        number as i8
     }
 }
 
 impl Code for u8 {
-    const LOW: i32 = u8::MIN as i32;
-    const HIGH: i32 = u8::MAX as i32;
-
-    fn saturated(number: i32) -> Self {
-        number.clamp(Self::LOW, Self::HIGH) as u8
+    fn of(number: i32) -> Self {
+        number as u8
     }
 }
 
-/// Beyond this no quotient need be known: with any zero point it is out of range.
+/// Beyond this no quotient need be known: with any zero point it is out of every range.
 const FAR: f64 = 1024.0;
 /// Numbers far below it that are added to it are rounded to whole ones, ties to even, and come back by subtraction: 1.5 times 2^52.
 const ROUNDING: f64 = 6_755_399_441_055_744.0;
@@ -54,8 +45,8 @@ fn rounded(v: f64) -> f64 {
 }
 
 #[inline(always)]
-fn code<Z: Code>(x: f32, scale: f32, zero: Z) -> Z {
-    Z::saturated(rounded(quotient(x, scale)) as i32 + zero.into())
+fn code<Z: Code>(codes: Codes, x: f32, scale: f32, zero: Z) -> Z {
+    Z::of((rounded(quotient(x, scale)) as i32 + zero.into()).clamp(codes.low, codes.high))
 }
 
 #[inline(always)]
@@ -65,8 +56,8 @@ fn value<Z: Code>(code: Z, scale: f32, zero: Z) -> f32 {
 
 /// What quantising loses, done to x.
 #[inline(always)]
-fn fake<Z: Code>(x: f32, scale: f32, zero: Z) -> f32 {
-    value(code(x, scale, zero), scale, zero)
+fn fake<Z: Code>(codes: Codes, x: f32, scale: f32, zero: Z) -> f32 {
+    value(code(codes, x, scale, zero), scale, zero)
 }
 
 /// Where the elements of x have their scales: element i has that of channel i / inner % channels.
@@ -122,11 +113,18 @@ fn map<X: Element, Z: Code, O: Element>(cut: Cut, io: &Io, result: usize, f: imp
     })
 }
 
-struct QuantizeKernel<Z>(Cut, PhantomData<Z>);
+struct QuantizeKernel<Z>(Cut, Codes, PhantomData<Z>);
 
 impl<Z: Code> CpuKernel for QuantizeKernel<Z> {
     fn run(&self, io: &Io) -> Result<()> {
-        map(self.0, io, 0, code::<Z>)
+        let codes = self.1;
+        map(
+            self.0,
+            io,
+            0,
+            #[inline(always)]
+            move |x, scale, zero: Z| code(codes, x, scale, zero),
+        )
     }
 }
 
@@ -138,35 +136,44 @@ impl<Z: Code> CpuKernel for DequantizeKernel<Z> {
     }
 }
 
-struct FakeKernel<Z>(Cut, PhantomData<Z>);
+struct FakeKernel<Z>(Cut, Codes, PhantomData<Z>);
 
 impl<Z: Code> CpuKernel for FakeKernel<Z> {
     fn run(&self, io: &Io) -> Result<()> {
-        map(self.0, io, 0, fake::<Z>)
+        let codes = self.1;
+        map(
+            self.0,
+            io,
+            0,
+            #[inline(always)]
+            move |x, scale, zero: Z| fake(codes, x, scale, zero),
+        )
     }
 }
 
 struct FakeGradKernel<Z> {
     cut: Cut,
+    codes: Codes,
     scale_gradient: f32,
     code: PhantomData<Z>,
 }
 
 /// The quotients between which a number is in range.
 #[inline(always)]
-fn ends<Z: Code>(zero: Z) -> [f64; 2] {
-    [f64::from(Z::LOW - zero.into()), f64::from(Z::HIGH - zero.into())]
+fn ends<Z: Code>(codes: Codes, zero: Z) -> [f64; 2] {
+    [codes.low, codes.high].map(|end| f64::from(end - zero.into()))
 }
 
 impl<Z: Code> CpuKernel for FakeGradKernel<Z> {
     fn run(&self, io: &Io) -> Result<()> {
+        let codes = self.codes;
         map(
             self.cut,
             io,
             0,
             #[inline(always)]
             |x: f32, scale, zero: Z| {
-                let ([n, p], v) = (ends(zero), quotient(x, scale));
+                let ([n, p], v) = (ends(codes, zero), quotient(x, scale));
                 if n < v && v < p { 1.0f32 } else { 0.0 }
             },
         )?;
@@ -177,7 +184,7 @@ impl<Z: Code> CpuKernel for FakeGradKernel<Z> {
             1,
             #[inline(always)]
             |x: f32, scale, zero: Z| {
-                let ([n, p], v) = (ends(zero), quotient(x, scale));
+                let ([n, p], v) = (ends(codes, zero), quotient(x, scale));
                 let inside = if v.is_nan() { 0.0 } else { rounded(v) - v };
                 let slope = if v <= n {
                     n
@@ -211,7 +218,7 @@ macro_rules! of_code {
 
 pub(super) fn quantize(op: &Quantize, x: &TensorType) -> Result<Box<dyn CpuKernel>> {
     let cut = Cut::of(x, op.axis);
-    of_code!(op.dtype, QuantizeKernel, (cut, PhantomData))
+    of_code!(op.codes.dtype, QuantizeKernel, (cut, op.codes, PhantomData))
 }
 
 pub(super) fn dequantize(op: &Dequantize, q: &TensorType) -> Result<Box<dyn CpuKernel>> {
@@ -221,10 +228,10 @@ pub(super) fn dequantize(op: &Dequantize, q: &TensorType) -> Result<Box<dyn CpuK
 
 pub(super) fn fake_quantize(op: &FakeQuantize, x: &TensorType) -> Result<Box<dyn CpuKernel>> {
     let cut = Cut::of(x, op.axis);
-    of_code!(op.dtype, FakeKernel, (cut, PhantomData))
+    of_code!(op.codes.dtype, FakeKernel, (cut, op.codes, PhantomData))
 }
 
 pub(super) fn fake_quantize_grad(op: &FakeQuantizeGrad, x: &TensorType) -> Result<Box<dyn CpuKernel>> {
     let (cut, scale_gradient) = (Cut::of(x, op.axis), op.scale_gradient);
-    of_code!(op.dtype, FakeGradKernel, { cut, scale_gradient, code: PhantomData })
+    of_code!(op.codes.dtype, FakeGradKernel, { cut, codes: op.codes, scale_gradient, code: PhantomData })
 }

@@ -3,7 +3,7 @@
 use super::launch::Lowered;
 use super::site::Site;
 use super::target::{BF16_CAPABILITY, Target};
-use super::{attention, combine, conv2d, elementwise, gather, group_norm, optimizer, quantize, random, reduce, resample, shape, timestep_embedding};
+use super::{attention, combine, conv2d, elementwise, gather, group_norm, optimizer, quantize, random, reduce, resample, shape, timestep_embedding, transpose};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Op, OpDef};
 use crate::tensor::DType;
@@ -45,6 +45,7 @@ fn lower_op(op: &Op, site: &Site) -> Result<Lowered> {
         Op::Concat(_) => shape::concat(site),
         Op::Slice(op) => shape::slice(op, site),
         Op::Pad(op) => shape::pad(op, site),
+        Op::Transpose(_) => transpose::transpose(site),
         Op::ReduceSum(op) => reduce::reduce_sum(op, site),
         Op::Quantize(op) => quantize::quantize(op, site),
         Op::Dequantize(op) => quantize::dequantize(op, site),

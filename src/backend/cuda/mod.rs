@@ -27,6 +27,7 @@ mod shared;
 mod site;
 mod target;
 mod timestep_embedding;
+mod transpose;
 mod tuning;
 
 pub use context::Foreign;

@@ -6,7 +6,7 @@ use super::shared::run;
 use super::site::{Site, suffix};
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
-use crate::graph::ops::{Dequantize, FakeQuantize, FakeQuantizeGrad, Quantize};
+use crate::graph::ops::{Codes, Dequantize, FakeQuantize, FakeQuantizeGrad, Quantize};
 use crate::tensor::DType;
 
 /// Where the elements of x have their scales, as the kernels take it.
@@ -19,6 +19,23 @@ struct Cut {
 
 // SAFETY: two i32, as `Cut` in cuda/quantize.cu.
 unsafe impl Param for Cut {}
+
+/// The numbers there are, as the kernels take them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Range {
+    low: i32,
+    high: i32,
+}
+
+// SAFETY: two i32, as `Range` in cuda/quantize.cu.
+unsafe impl Param for Range {}
+
+impl From<Codes> for Range {
+    fn from(codes: Codes) -> Self {
+        Self { low: codes.low, high: codes.high }
+    }
+}
 
 /// How kernels are named after the type of the numbers.
 fn code(dtype: DType) -> Result<&'static str> {
@@ -45,8 +62,8 @@ fn extent(launch: Launch, x: &TensorType, axis: Option<usize>) -> Result<Launch>
 
 pub(super) fn quantize(op: &Quantize, site: &Site) -> Result<Lowered> {
     let x = site.inputs[0];
-    let kernel = format!("fewstep_quantize_{}_{}", suffix(x.dtype)?, code(op.dtype)?);
-    Ok(extent(launch(kernel, x)?.output(0), x, op.axis)?.into())
+    let kernel = format!("fewstep_quantize_{}_{}", suffix(x.dtype)?, code(op.codes.dtype)?);
+    Ok(extent(launch(kernel, x)?.output(0), x, op.axis)?.value(Range::from(op.codes)).into())
 }
 
 pub(super) fn dequantize(op: &Dequantize, site: &Site) -> Result<Lowered> {
@@ -56,12 +73,12 @@ pub(super) fn dequantize(op: &Dequantize, site: &Site) -> Result<Lowered> {
 
 pub(super) fn fake_quantize(op: &FakeQuantize, site: &Site) -> Result<Lowered> {
     let x = site.inputs[0];
-    let kernel = format!("fewstep_fake_quantize_{}_{}", suffix(x.dtype)?, code(op.dtype)?);
-    Ok(extent(launch(kernel, x)?.output(0), x, op.axis)?.into())
+    let kernel = format!("fewstep_fake_quantize_{}_{}", suffix(x.dtype)?, code(op.codes.dtype)?);
+    Ok(extent(launch(kernel, x)?.output(0), x, op.axis)?.value(Range::from(op.codes)).into())
 }
 
 pub(super) fn fake_quantize_grad(op: &FakeQuantizeGrad, site: &Site) -> Result<Lowered> {
     let x = site.inputs[0];
-    let kernel = format!("fewstep_fake_quantize_grad_{}_{}", suffix(x.dtype)?, code(op.dtype)?);
-    Ok(extent(launch(kernel, x)?.input(3).output(0).output(1), x, op.axis)?.value(op.scale_gradient).into())
+    let kernel = format!("fewstep_fake_quantize_grad_{}_{}", suffix(x.dtype)?, code(op.codes.dtype)?);
+    Ok(extent(launch(kernel, x)?.input(3).output(0).output(1), x, op.axis)?.value(Range::from(op.codes)).value(op.scale_gradient).into())
 }

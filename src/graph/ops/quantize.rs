@@ -1,4 +1,4 @@
-//! Whole numbers of one byte in place of floats: q = round(x / scale) + zero point, within the range of the type, and back.
+//! Whole numbers of one byte in place of floats: q = round(x / scale) + zero point, within a range, and back.
 //!
 //! Scale and zero point are operands: [1] for the whole of x, or [C] for each index along an axis. The quotient is the exact one, rounded to the nearest whole
 //! number, ties to even; what lies beyond the range becomes its end, NaN the zero point. A quotient of two f32 that is no tie is at least 2^-25 from every one, so
@@ -9,20 +9,52 @@ use crate::graph::op::{Narrow, OpDef, activations, arity, expect_dtype, expect_s
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, TensorType, ValueId};
 use crate::tensor::DType;
-use std::ops::RangeInclusive;
 
-/// The whole numbers of a type of one byte.
-pub fn range(dtype: DType) -> Result<RangeInclusive<i32>> {
-    match dtype {
-        DType::I8 => Ok(-128..=127),
-        DType::U8 => Ok(0..=255),
-        other => Err(Error::unsupported(format!("quantised numbers are I8 or U8, found {other:?}"))),
+/// Whole numbers of one byte: those from `low` to `high` of a type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Codes {
+    /// I8 or U8.
+    pub dtype: DType,
+    /// The least of them.
+    pub low: i32,
+    /// The greatest.
+    pub high: i32,
+}
+
+impl Codes {
+    /// All of I8.
+    pub const I8: Self = Self { dtype: DType::I8, low: -128, high: 127 };
+    /// All of U8.
+    pub const U8: Self = Self { dtype: DType::U8, low: 0, high: 255 };
+    /// Those of I8 whose negatives are there too: weights.
+    pub const WEIGHTS: Self = Self { low: -127, ..Self::I8 };
+
+    /// All of a type.
+    pub fn of(dtype: DType) -> Result<Self> {
+        match dtype {
+            DType::I8 => Ok(Self::I8),
+            DType::U8 => Ok(Self::U8),
+            other => Err(Error::unsupported(format!("quantised numbers are I8 or U8, found {other:?}"))),
+        }
+    }
+
+    fn check(self) -> Result<()> {
+        let all = Self::of(self.dtype)?;
+        if self.low <= self.high && all.low <= self.low && self.high <= all.high {
+            return Ok(());
+        }
+        Err(Error::unsupported(format!("numbers from {} to {} of {:?}, which has those from {} to {}", self.low, self.high, self.dtype, all.low, all.high)))
+    }
+
+    /// The ends of the range less a zero point: n and p of [`FakeQuantize`].
+    fn ends(self, zero: f64) -> [f64; 2] {
+        [self.low, self.high].map(|end| f64::from(end) - zero)
     }
 }
 
 /// Checks scale and zero point of `x` for numbers of `dtype`.
 fn check(x: &TensorType, scale: &TensorType, zero: &TensorType, dtype: DType, axis: Option<usize>) -> Result<()> {
-    range(dtype)?;
+    Codes::of(dtype)?;
     let channels = match axis {
         None => 1,
         Some(axis) => *x.shape.get(axis).ok_or_else(|| Error::shape(format!("axis {axis} of shape {:?}", x.shape)))?,
@@ -49,11 +81,11 @@ fn rounded(x: f64, scale: f64) -> f64 {
     if quotient.is_nan() { 0.0 } else { quotient.round_ties_even() }
 }
 
-/// q = round(x / scale) + zero point, saturated. Operands: x of any float type, scale, zero point of `dtype`. Result: `dtype`, shaped like x.
+/// q = round(x / scale) + zero point, saturated. Operands: x of any float type, scale, zero point of the numbers' dtype. Result: of it, shaped like x.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Quantize {
-    /// Type of the result: I8 or U8.
-    pub dtype: DType,
+    /// What there is: the dtype is that of the result.
+    pub codes: Codes,
     /// The axis whose indices have a scale and a zero point each; `None` for one of both.
     pub axis: Option<usize>,
 }
@@ -66,8 +98,9 @@ impl OpDef for Quantize {
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 3..=3)?;
         activations(&inputs[..1])?;
-        check(inputs[0], inputs[1], inputs[2], self.dtype, self.axis)?;
-        Ok(vec![TensorType::new(self.dtype, &inputs[0].shape)])
+        self.codes.check()?;
+        check(inputs[0], inputs[1], inputs[2], self.codes.dtype, self.axis)?;
+        Ok(vec![TensorType::new(self.codes.dtype, &inputs[0].shape)])
     }
 
     fn narrow(&self) -> Narrow {
@@ -75,8 +108,7 @@ impl OpDef for Quantize {
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
-        let range = range(self.dtype)?;
-        let [low, high] = [range.start(), range.end()].map(|end| f64::from(*end));
+        let [low, high] = self.codes.ends(0.0);
         Ok(vec![each(inputs[0], [inputs[1], inputs[2]], self.axis, |x, scale, zero| (rounded(x, scale) + zero).clamp(low, high))])
     }
 }
@@ -111,12 +143,12 @@ impl OpDef for Dequantize {
 /// y = Dequantize(Quantize(x)), of x's type: what quantised arithmetic would see, for training. Operands as of [`Quantize`]. What is not finite becomes finite here:
 /// who trains through it and would know of NaN must look before.
 ///
-/// Gradients (Esser et al. 2020, "Learned step size quantization", eq. 3 and 5), v = x / scale and n, p the ends of the type's range less the zero point:
+/// Gradients (Esser et al. 2020, "Learned step size quantization", eq. 3 and 5), v = x / scale and n, p the ends of the range less the zero point:
 /// dy/dx = 1 for n < v < p, else 0; dy/dscale = round(v) - v for n < v < p, n for v <= n, p for v >= p, all of it times `scale_gradient`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FakeQuantize {
-    /// The type whose numbers are stood for: I8 or U8.
-    pub dtype: DType,
+    /// The numbers that are stood for.
+    pub codes: Codes,
     /// As of [`Quantize`].
     pub axis: Option<usize>,
     /// Factor on the scale's gradient: 1 / sqrt(elements a scale has, times p) in that paper's section 2.2.
@@ -131,7 +163,8 @@ impl OpDef for FakeQuantize {
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 3..=3)?;
         activations(&inputs[..1])?;
-        check(inputs[0], inputs[1], inputs[2], self.dtype, self.axis)?;
+        self.codes.check()?;
+        check(inputs[0], inputs[1], inputs[2], self.codes.dtype, self.axis)?;
         Ok(vec![inputs[0].clone()])
     }
 
@@ -140,13 +173,13 @@ impl OpDef for FakeQuantize {
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
-        let q = Quantize { dtype: self.dtype, axis: self.axis }.reference(inputs)?;
+        let q = Quantize { codes: self.codes, axis: self.axis }.reference(inputs)?;
         Dequantize { axis: self.axis }.reference(&[&q[0], inputs[1], inputs[2]])
     }
 
     fn grad(&self, cx: &mut GradCx) -> Result<Vec<Option<ValueId>>> {
         let (x, scale, zero, dy) = (cx.input(0)?, cx.input(1)?, cx.input(2)?, cx.output_grad(0)?);
-        let op = FakeQuantizeGrad { dtype: self.dtype, axis: self.axis, scale_gradient: self.scale_gradient };
+        let op = FakeQuantizeGrad { codes: self.codes, axis: self.axis, scale_gradient: self.scale_gradient };
         let [dx, each] = cx.graph.push(op.into(), &[x, scale, zero, dy])?[..] else { return Err(Error::internal("fake_quantize_grad has two results")) };
         let mut dscale = None;
         if cx.wants(1) {
@@ -163,7 +196,7 @@ impl OpDef for FakeQuantize {
 #[derive(Clone, Debug, PartialEq)]
 pub struct FakeQuantizeGrad {
     /// The forward op's.
-    pub dtype: DType,
+    pub codes: Codes,
     /// The forward op's.
     pub axis: Option<usize>,
     /// The forward op's.
@@ -178,7 +211,8 @@ impl OpDef for FakeQuantizeGrad {
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 4..=4)?;
         activations(&[inputs[0], inputs[3]])?;
-        check(inputs[0], inputs[1], inputs[2], self.dtype, self.axis)?;
+        self.codes.check()?;
+        check(inputs[0], inputs[1], inputs[2], self.codes.dtype, self.axis)?;
         expect_shape("dy", inputs[3], &inputs[0].shape)?;
         Ok(vec![inputs[0].clone(), TensorType::f32(&inputs[0].shape)])
     }
@@ -188,15 +222,13 @@ impl OpDef for FakeQuantizeGrad {
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
-        let range = range(self.dtype)?;
-        let ends = |zero: f64| [range.start(), range.end()].map(|end| f64::from(*end) - zero);
         let parameters = [inputs[1], inputs[2]];
         let through = each(inputs[0], parameters, self.axis, |x, scale, zero| {
-            let ([n, p], v) = (ends(zero), x / scale);
+            let ([n, p], v) = (self.codes.ends(zero), x / scale);
             f64::from(u8::from(n < v && v < p))
         });
         let slope = each(inputs[0], parameters, self.axis, |x, scale, zero| {
-            let ([n, p], v) = (ends(zero), x / scale);
+            let ([n, p], v) = (self.codes.ends(zero), x / scale);
             let inside = if v.is_nan() { 0.0 } else { v.round_ties_even() - v };
             f64::from(self.scale_gradient)
                 * if v <= n {

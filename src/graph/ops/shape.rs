@@ -7,11 +7,17 @@ use crate::graph::{GradCx, TensorType, ValueId};
 use crate::tensor::checked_numel;
 use ndarray::{Axis, Slice as Range};
 
-/// The axis that these ops work along. Their kernels move elements of two and four bytes.
-fn last_axis(ty: &TensorType) -> Result<usize> {
+/// Refuses what kernels do not move: they know elements of two and four bytes.
+pub(super) fn check_moved(ty: &TensorType) -> Result<()> {
     if !matches!(ty.dtype.size(), 2 | 4) {
         return Err(Error::unsupported(format!("moves elements of two and four bytes, found {:?}", ty.dtype)));
     }
+    Ok(())
+}
+
+/// The axis that these ops work along.
+fn last_axis(ty: &TensorType) -> Result<usize> {
+    check_moved(ty)?;
     ty.shape.len().checked_sub(1).ok_or_else(|| Error::shape("a scalar, shape [], has no last axis"))
 }
 

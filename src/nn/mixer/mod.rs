@@ -10,7 +10,6 @@ use crate::graph::ops::{TimestepEmbedding, UnaryKind};
 use crate::graph::{Graph, ValueId};
 use crate::io::DIFFUSERS_VERSION;
 use crate::io::json::Fields;
-use crate::tensor::Tensor;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
@@ -58,9 +57,9 @@ impl Mixer {
         let shift = g.reshape(shift, &[n, 1, width])?;
         let x = g.add(x, shift)?;
         let h = layer_norm(g, scope, x, &format!("{path}.norm1"))?;
-        let h = transpose(g, h)?;
+        let h = g.transpose(h)?;
         let h = mlp(g, scope, h, &format!("{path}.tokens"), self.tokens_mlp_dim, tokens)?;
-        let h = transpose(g, h)?;
+        let h = g.transpose(h)?;
         let x = g.add(h, x)?;
         let h = layer_norm(g, scope, x, &format!("{path}.norm2"))?;
         let h = mlp(g, scope, h, &format!("{path}.channels"), self.channels_mlp_dim, width)?;
@@ -82,17 +81,6 @@ fn layer_norm(g: &mut Graph, scope: &Scope, x: ValueId, path: &str) -> Result<Va
     let rows = g.reshape(x, &[shape[0] * shape[1], 1, 1, shape[2]])?;
     let normed = scope.norm(g, rows, path, Norm { groups: 1, eps: 1e-6 }, false)?;
     g.reshape(normed, &shape)
-}
-
-/// [N,B,A] of x [N,A,B]: the convolution whose outputs are each a row of x, since channels come last.
-fn transpose(g: &mut Graph, x: ValueId) -> Result<ValueId> {
-    let &[n, a, b] = g.shape(x) else { return Err(Error::internal("only [N,A,B] is transposed")) };
-    let mut rows = Tensor::zeros(crate::tensor::DType::F32, &[a, 1, a, 1])?;
-    rows.as_mut_slice::<f32>()?.iter_mut().step_by(a + 1).for_each(|v| *v = 1.0);
-    let rows = g.constant("rows", rows)?;
-    let image = g.reshape(x, &[n, a, b, 1])?;
-    let moved = g.conv2d(image, rows, None, 1, [0; 4])?;
-    g.reshape(moved, &[n, b, a])
 }
 
 impl Network for Mixer {
