@@ -47,7 +47,7 @@ pub struct Input<'a> {
     pub sources: &'a [Source<'a>],
     /// Normalises first.
     pub norm: Option<Norm<'a>>,
-    /// Then SiLU, by the portable polynomial ([`silu`](super::stage::silu)).
+    /// Then SiLU, by the portable polynomial ([`silu`]).
     pub silu: bool,
     /// Sources are half as high and wide as the image: each pixel is taken four times (nearest neighbour).
     pub double: bool,
