@@ -286,13 +286,13 @@ impl Rows<'_> {
         for part in self.parts.iter().take(input.sources.len()) {
             let at = ((image * height + y) * width + x) * part.channels;
             let x = &part.source.x[at..at + part.channels];
-            let to = &mut to[part.first..part.first + part.channels];
             let own = sample * s.channels + part.first;
             let norm = match &input.norm {
                 Some(norm) => [&norm.factor[own..own + part.channels], &norm.shift[own..own + part.channels]],
                 None => [x; 2],
             };
-            let numbers = Numbers { x, norm, rounding: &part.source.rounding, reciprocal: part.reciprocal, offset: s.offset(), to };
+            let to = &mut to[part.first..part.first + part.channels];
+            let numbers = Numbers { x, norm, rounding: &part.source.rounding, reciprocal: part.reciprocal, to };
             // SAFETY: the caller's: the machine supports S.
             unsafe {
                 match (input.norm.is_some(), input.silu) {
@@ -303,6 +303,9 @@ impl Rows<'_> {
                 }
             }
         }
+        if s.offset() != 0 {
+            to[..s.channels].iter_mut().for_each(|byte| *byte = byte.wrapping_add(s.offset()));
+        }
     }
 }
 
@@ -312,7 +315,6 @@ struct Numbers<'a> {
     norm: [&'a [f32]; 2],
     rounding: &'a Rounding,
     reciprocal: f32,
-    offset: u8,
     to: &'a mut [u8],
 }
 
@@ -326,31 +328,54 @@ impl Numbers<'_> {
             let cubics = Cubics::<S>::new();
             let (zero, low, high) = (S::splat(r.zero.into()), S::splat(r.low.into()), S::splat(r.high.into()));
             let reciprocal = S::splat(self.reciprocal);
-            for c in (0..n).step_by(S::W) {
-                let count = (n - c).min(S::W);
-                let get = |p: *const f32| if count == S::W { S::load(p.add(c)) } else { S::load_n(p.add(c), count) };
-                let mut v = get(x);
-                if NORM {
-                    v = S::add(S::mul(v, get(factor)), get(shift));
-                }
-                if SILU {
-                    v = cubics.silu(v);
-                }
-                let quotient = S::min(S::splat(FAR), S::max(S::splat(-FAR), S::mul(v, reciprocal)));
-                let whole = S::round(quotient);
-                if S::all_lt(S::abs(S::sub(quotient, whole)), S::splat(NEAR_TIE)) {
-                    let mut number = S::min(S::max(S::add(whole, zero), low), high);
-                    if self.offset != 0 {
-                        let half = S::splat(128.0);
-                        number = S::select_lt(number, half, S::add(number, half), S::sub(number, half));
-                    }
-                    S::store_bytes(to.add(c), number, count);
-                } else {
-                    let mut floats = [0f32; MOST_LANES];
-                    S::store(floats.as_mut_ptr(), v);
-                    by_definition(&floats, r, self.offset, std::slice::from_raw_parts_mut(to.add(c), count));
-                }
+            let constants = Constants { cubics, reciprocal, zero, low, high };
+            let whole = n - n % S::W;
+            for c in (0..whole).step_by(S::W) {
+                vector::<S, NORM, SILU>([x.add(c), factor.add(c), shift.add(c)], to.add(c), S::W, r, &constants);
             }
+            if whole < n {
+                vector::<S, NORM, SILU>([x.add(whole), factor.add(whole), shift.add(whole)], to.add(whole), n - whole, r, &constants);
+            }
+        }
+    }
+}
+
+/// What all vectors of a source need.
+struct Constants<S: Simd> {
+    cubics: Cubics<S>,
+    reciprocal: S::V,
+    zero: S::V,
+    low: S::V,
+    high: S::V,
+}
+
+/// The numbers of `count <= W` floats with their factors and shifts.
+#[inline(always)]
+unsafe fn vector<S: Simd, const NORM: bool, const SILU: bool>(
+    [x, factor, shift]: [*const f32; 3],
+    to: *mut u8,
+    count: usize,
+    r: &Rounding,
+    constants: &Constants<S>,
+) {
+    // SAFETY: the caller's: the machine supports S; as many elements are valid.
+    unsafe {
+        let get = |p: *const f32| if count == S::W { S::load(p) } else { S::load_n(p, count) };
+        let mut v = get(x);
+        if NORM {
+            v = S::add(S::mul(v, get(factor)), get(shift));
+        }
+        if SILU {
+            v = constants.cubics.silu(v);
+        }
+        let quotient = S::min(S::splat(FAR), S::max(S::splat(-FAR), S::mul(v, constants.reciprocal)));
+        let whole = S::round(quotient);
+        if S::all_lt(S::abs(S::sub(quotient, whole)), S::splat(NEAR_TIE)) {
+            S::store_bytes(to, S::min(S::max(S::add(whole, constants.zero), constants.low), constants.high), count);
+        } else {
+            let mut floats = [0f32; MOST_LANES];
+            S::store(floats.as_mut_ptr(), v);
+            by_definition(&floats, r, std::slice::from_raw_parts_mut(to, count));
         }
     }
 }
@@ -358,6 +383,6 @@ impl Numbers<'_> {
 /// Where a quotient is so near to a tie, or so strange, that only the definition will do.
 #[cold]
 #[inline(never)]
-fn by_definition(floats: &[f32; MOST_LANES], r: &Rounding, offset: u8, to: &mut [u8]) {
-    to.iter_mut().zip(floats).for_each(|(to, v)| *to = round(*v, r).wrapping_add(offset));
+fn by_definition(floats: &[f32; MOST_LANES], r: &Rounding, to: &mut [u8]) {
+    to.iter_mut().zip(floats).for_each(|(to, v)| *to = round(*v, r));
 }

@@ -7,7 +7,7 @@ use super::*;
 use crate::backend::cpu::ThreadPool;
 use crate::error::{Result, Status};
 use crate::graph::OpDef;
-use crate::graph::ops::Quantize;
+use crate::graph::ops::{Codes, Quantize};
 use crate::graph::reference::array;
 use crate::tensor::DType;
 
@@ -372,13 +372,13 @@ fn int8_producers_equal_the_definition() -> Result<()> {
 #[test]
 fn int8_rounding_is_the_ops() -> Result<()> {
     for scale in [0.0123f32, 1.0, 0.1, 3.7e-5, 7.0e20] {
-        for zero in [0u8, 6, 128, 255] {
+        for (zero, low, high) in [(0u8, 0, 255), (6, 0, 129), (128, 1, 255), (255, 0, 255)] {
             let x = strange(5000, scale);
             let [scales, zeros] = [array(&[1], vec![scale.into()])?, array(&[1], vec![zero.into()])?];
             let wide = array(&[x.len()], x.iter().map(|v| f64::from(*v)).collect())?;
-            let expected = Quantize { dtype: DType::U8, axis: None }.reference(&[&wide, &scales, &zeros])?;
+            let expected = Quantize { codes: Codes { dtype: DType::U8, low, high }, axis: None }.reference(&[&wide, &scales, &zeros])?;
             for (x, e) in x.iter().zip(expected[0].iter()) {
-                assert_eq!(f64::from(stage::round(*x, &Rounding { scale, zero, low: 0, high: 255 })), *e, "{x} / {scale} + {zero}");
+                assert_eq!(f64::from(stage::round(*x, &Rounding { scale, zero, low: low as u8, high: high as u8 })), *e, "{x} / {scale} + {zero}");
             }
         }
     }
