@@ -363,7 +363,8 @@ typedef int32_t (*fewstep_progress_callback)(void *user, const fewstep_progress 
  * --------------------------------------------------------------------------- */
 
 /**
- * Compute on the CPU.
+ * Compute on the CPU, with the best instructions that it has. The environment variable FEWSTEP_ISA, read once, lowers them, for floats and for bytes: portable; avx2;
+ * avx_vnni (floats on AVX2, bytes on AVX-VNNI); avx512, also avx512_vnni (AVX-512, bytes on its VNNI); amx (the same, bytes on AMX); neon_dot; neon_i8mm.
  */
 #define FEWSTEP_DEVICE_CPU 0
 

@@ -17,7 +17,7 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// The best set this machine has; the environment variable `FEWSTEP_ISA` (`portable`, `avx2`, `avx512`) can lower it.
+    /// The best set this machine has; the environment variable `FEWSTEP_ISA` can lower it (`int8/set.rs` has the table of its values).
     pub fn detect() -> Self {
         const SETS: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512];
         // An index, once known. Nobody waits here for another thread, which a fork might have left behind.
@@ -25,14 +25,19 @@ impl Isa {
         if let Some(known) = SETS.get(BEST.load(Ordering::Relaxed)) {
             return *known;
         }
-        let wanted = match std::env::var("FEWSTEP_ISA").as_deref() {
-            Ok("portable") => Self::Portable,
-            Ok("avx2") => Self::Avx2,
-            _ => Self::Avx512,
-        };
+        let wanted = Self::limit(std::env::var("FEWSTEP_ISA").ok().as_deref());
         let best = SETS.iter().rposition(|&isa| isa <= wanted && isa.available()).unwrap_or(0);
         BEST.store(best, Ordering::Relaxed);
         SETS[best]
+    }
+
+    /// The highest set that a value of `FEWSTEP_ISA` allows: the one that goes with the set for bytes that it names.
+    pub(crate) fn limit(value: Option<&str>) -> Self {
+        match value {
+            Some("portable" | "neon_dot" | "neon_i8mm") => Self::Portable,
+            Some("avx2" | "avx_vnni") => Self::Avx2,
+            _ => Self::Avx512,
+        }
     }
 
     /// Whether this machine can run it.
@@ -145,6 +150,19 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn sum(v: Self::V) -> f32;
     /// Largest lane.
     unsafe fn peak(v: Self::V) -> f32;
+    /// `a[i] - b[i]` of `W` whole numbers each, as floats; the difference fits an i32.
+    unsafe fn differences(a: *const i32, b: *const i32) -> Self::V;
+    /// Whether `a < b` in every lane; NaN is less than nothing.
+    unsafe fn all_lt(a: Self::V, b: Self::V) -> bool;
+    /// Stores the first `n <= W` lanes, whole numbers in 0..=255, as bytes.
+    unsafe fn store_bytes(p: *mut u8, v: Self::V, n: usize);
+    /// Eight floats to choose from.
+    type Table: Copy;
+    unsafe fn table(values: &[f32; 8]) -> Self::Table;
+    /// The table's entry of the index that `at`, in 0..8, has before its point.
+    unsafe fn look_up(table: Self::Table, at: Self::V) -> Self::V;
+    /// What numbers in 0..2^31 have before their points.
+    unsafe fn whole(v: Self::V) -> Self::V;
 }
 
 /// The portable set: four lanes, so that baseline SSE2 and NEON hold one in a register.
@@ -240,6 +258,25 @@ impl Simd for Portable {
     unsafe fn sum(v: F4) -> f32 { (v.0[0] + v.0[2]) + (v.0[1] + v.0[3]) }
     #[inline(always)]
     unsafe fn peak(v: F4) -> f32 { v.0[0].max(v.0[2]).max(v.0[1].max(v.0[3])) }
+    #[inline(always)]
+    // SAFETY: four whole numbers each, valid by the trait's contract.
+    unsafe fn differences(a: *const i32, b: *const i32) -> F4 { lanes!(i => unsafe { (*a.add(i) - *b.add(i)) as f32 }) }
+    #[inline(always)]
+    unsafe fn all_lt(a: F4, b: F4) -> bool { (0..4).all(|i| a.0[i] < b.0[i]) }
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut u8, v: F4, n: usize) {
+        for (i, x) in v.0.into_iter().enumerate().take(n) {
+            // SAFETY: writes only the first `n` bytes, valid by the trait's contract.
+            unsafe { *p.add(i) = x as u8 }
+        }
+    }
+    type Table = [f32; 8];
+    #[inline(always)]
+    unsafe fn table(values: &[f32; 8]) -> [f32; 8] { *values }
+    #[inline(always)]
+    unsafe fn look_up(table: [f32; 8], at: F4) -> F4 { lanes!(i => table[at.0[i] as usize & 7]) }
+    #[inline(always)]
+    unsafe fn whole(v: F4) -> F4 { lanes!(i => v.0[i] as i32 as f32) }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -308,7 +345,19 @@ mod x86 {
             select_lt(a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), y, x) }
             sum(v: __m512) -> f32 { _mm512_reduce_add_ps(v) }
             peak(v: __m512) -> f32 { _mm512_reduce_max_ps(v) }
+            differences(a: *const i32, b: *const i32) -> __m512 {
+                _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(a.cast()), _mm512_loadu_si512(b.cast())))
+            }
+            all_lt(a: __m512, b: __m512) -> bool { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b) == !0 }
+            store_bytes(p: *mut u8, v: __m512, n: usize) {{
+                let bytes = _mm512_cvttps_epi32(v);
+                if n == 16 { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(bytes)) } else { _mm512_mask_cvtepi32_storeu_epi8(p.cast(), mask16(n), bytes) }
+            }}
+            table(values: &[f32; 8]) -> __m512 { _mm512_castps256_ps512(_mm256_loadu_ps(values.as_ptr())) } // no index reaches the upper half
+            look_up(table: __m512, at: __m512) -> __m512 { _mm512_permutexvar_ps(_mm512_cvttps_epi32(at), table) }
+            whole(v: __m512) -> __m512 { _mm512_cvtepi32_ps(_mm512_cvttps_epi32(v)) }
         }
+        type Table = __m512;
     }
 
     /// A window into this at `8 - n` is a mask of the first `n` lanes.
@@ -358,6 +407,20 @@ mod x86 {
                 let s = _mm_max_ps(s, _mm_movehl_ps(s, s));
                 _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps::<1>(s, s)))
             }}
+            differences(a: *const i32, b: *const i32) -> __m256 {
+                _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_loadu_si256(a.cast()), _mm256_loadu_si256(b.cast())))
+            }
+            all_lt(a: __m256, b: __m256) -> bool { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(a, b)) == 255 }
+            store_bytes(p: *mut u8, v: __m256, n: usize) {{
+                let wide = _mm256_cvttps_epi32(v);
+                let words = _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256::<1>(wide));
+                let bytes = _mm_packus_epi16(words, words);
+                if n == 8 { _mm_storel_epi64(p.cast(), bytes) } else { std::ptr::copy_nonoverlapping((&raw const bytes).cast(), p, n) }
+            }}
+            table(values: &[f32; 8]) -> __m256 { _mm256_loadu_ps(values.as_ptr()) }
+            look_up(table: __m256, at: __m256) -> __m256 { _mm256_permutevar8x32_ps(table, _mm256_cvttps_epi32(at)) }
+            whole(v: __m256) -> __m256 { _mm256_cvtepi32_ps(_mm256_cvttps_epi32(v)) }
         }
+        type Table = __m256;
     }
 }
