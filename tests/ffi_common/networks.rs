@@ -421,7 +421,7 @@ pub fn guidance(host: &Host) {
     let term = term(FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_WEIGHT_STATE);
     let losses = [1.0, 2.5].map(|scale| {
         let mut o = api.trainer_options(&term);
-        (o.batch, o.steps, o.substeps, o.cache_size, o.cache_batch, o.warmup_steps) = (4, 2, 1, 5, 3, 0);
+        (o.batch, o.steps, o.substeps, o.cache_size, o.cache_batch, o.warmup_steps) = (8, 2, 1, 9, 4, 0);
         (o.guidance_scale, o.null_label, o.trajectory_clip) = (scale, 0, FEWSTEP_CLIP_NONE);
         let mut trainer = null_mut();
         // SAFETY: valid pointers throughout.
@@ -633,7 +633,7 @@ pub fn training_with_vectors_and_tokens(host: &Host) {
     let create = |student, data, objective| -> Result<*mut fewstep_trainer, i32> {
         let term = term(objective, if objective == FEWSTEP_OBJECTIVE_TEACHER_FORCED { FEWSTEP_WEIGHT_STATE } else { FEWSTEP_WEIGHT_SNR });
         let mut o = api.trainer_options(&term);
-        (o.batch, o.steps, o.substeps, o.cache_size, o.cache_batch, o.warmup_steps) = (4, 2, 1, 5, 3, 0);
+        (o.batch, o.steps, o.substeps, o.cache_size, o.cache_batch, o.warmup_steps) = (8, 2, 1, 9, 4, 0);
         (o.trajectory_clip, o.learning_rate) = (FEWSTEP_CLIP_NONE, 1e-2);
         let mut trainer = null_mut();
         // SAFETY: valid pointers.
@@ -658,7 +658,7 @@ pub fn training_with_vectors_and_tokens(host: &Host) {
     for objective in [FEWSTEP_OBJECTIVE_DENOISE, FEWSTEP_OBJECTIVE_OUTPUT, FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_OBJECTIVE_ON_POLICY] {
         let trainer = create(student, data, objective).expect("a trainer");
         let before = loss(trainer);
-        train(trainer, 4);
+        train(trainer, 6);
         let after = loss(trainer);
         assert!(after < before, "objective {objective}: {before}, then {after}");
         destroy(trainer);
