@@ -27,7 +27,7 @@ struct Range {
   int low, high;
 };
 
-FEWSTEP_DEVICE int clamp(int number, const Range& r) { return fs::max(r.low, fs::min(number, r.high)); }
+FEWSTEP_DEVICE int clamp(int number, Range r) { return fs::max(r.low, fs::min(number, r.high)); }
 
 // A quotient, brought to where every number is out of range if it lies beyond.
 FEWSTEP_DEVICE float brought_near(float q) { return fs::max(fs::min(q, 1024.0f), -1024.0f); }
@@ -47,9 +47,10 @@ FEWSTEP_DEVICE int rounded(float x, float scale, float q) {
   return side == 0 ? nearest : fs::to_int_rn(q + (side > 0 ? 0.5f : -0.5f));
 }
 
-FEWSTEP_DEVICE int code_of(float x, float scale, int zero, const Range& range) {
+// The code, before it is brought into its range.
+FEWSTEP_DEVICE int code_of(float x, float scale, int zero) {
   const float q = fs::div_rn(x, scale);
-  return q == q ? clamp(rounded(x, scale, brought_near(q)) + zero, range) : clamp(zero, range);
+  return q == q ? rounded(x, scale, brought_near(q)) + zero : zero;
 }
 
 // What an element of FakeQuantize passes on to x and to its scale.
@@ -84,13 +85,16 @@ FEWSTEP_DEVICE int first_element(const fs::Block& block, int n, int& count) {
 
 template <class T, class Code>
 FEWSTEP_DEVICE void quantize(const fs::Block& block, const T* x, const float* scale, const Code* zero, Code* codes, int n, const Cut& cut,
-                             const Range& range) {
+                             Range range) {
   int count;
   const int at = first_element(block, n, count);
   if (count <= 0) return;
   const Run<kCodes> q = load_run<kCodes>(x + at, count);
   int own[kCodes] = {};
-  each(cut, at, count, [&](int i, int channel) { own[i] = code_of(q.v[i], scale[channel], zero[channel], range); });
+  each(cut, at, count, [&](int i, int channel) { own[i] = code_of(q.v[i], scale[channel], zero[channel]); });
+  // Apart, so that the ends take no register where divisions need all.
+  FEWSTEP_UNROLL
+  for (int i = 0; i < kCodes; i++) own[i] = clamp(own[i], range);
   if (count == kCodes) {
     fs::store_8(codes + at, {fs::pack_s8(own[0], own[1], own[2], own[3]), fs::pack_s8(own[4], own[5], own[6], own[7])});
   } else {
@@ -118,21 +122,21 @@ FEWSTEP_DEVICE void dequantize(const fs::Block& block, const Code* codes, const 
 
 template <class T, class Code>
 FEWSTEP_DEVICE void fake_quantize(const fs::Block& block, const T* x, const float* scale, const Code* zero, T* y, int n, const Cut& cut,
-                                  const Range& range) {
+                                  Range range) {
   int count;
   const int at = first_element(block, n, count);
   if (count <= 0) return;
   Run<kCodes> q = load_run<kCodes>(x + at, count);
   each(cut, at, count, [&](int i, int channel) {
     const int own = zero[channel];
-    q.v[i] = float(code_of(q.v[i], scale[channel], own, range) - own) * scale[channel];
+    q.v[i] = float(clamp(code_of(q.v[i], scale[channel], own), range) - own) * scale[channel];
   });
   store_run(y + at, q, count);
 }
 
 template <class T, class Code>
 FEWSTEP_DEVICE void fake_quantize_grad(const fs::Block& block, const T* x, const float* scale, const Code* zero, const T* dy, T* dx, float* dscale, int n,
-                                       const Cut& cut, const Range& range, float factor) {
+                                       const Cut& cut, Range range, float factor) {
   int count;
   const int at = first_element(block, n, count);
   if (count <= 0) return;

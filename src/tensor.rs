@@ -178,9 +178,17 @@ impl Tensor {
         size_of::<Self>() + size_of_val(&*self.shape) + self.data.len().max(1).next_multiple_of(ALIGN)
     }
 
-    /// The first element of an f32 tensor that is NaN or infinite, and where it is.
+    /// The first element that is NaN or infinite, and where it is; whole numbers are neither.
     pub fn non_finite(&self) -> Result<Option<(usize, f32)>> {
-        Ok(self.as_slice::<f32>()?.iter().copied().enumerate().find(|(_, v)| !v.is_finite()))
+        fn first<T: Element>(tensor: &Tensor, value: impl Fn(T) -> f32) -> Result<Option<(usize, f32)>> {
+            Ok(tensor.as_slice::<T>()?.iter().map(|v| value(*v)).enumerate().find(|(_, v)| !v.is_finite()))
+        }
+        match self.dtype {
+            DType::F32 => first(self, |v: f32| v),
+            DType::F16 => first(self, half::f16::to_f32),
+            DType::Bf16 => first(self, half::bf16::to_f32),
+            DType::I8 | DType::U8 | DType::I32 | DType::I64 => Ok(None),
+        }
     }
 
     /// The raw bytes, little-endian elements.
@@ -210,23 +218,32 @@ impl Tensor {
     /// The elements converted to f32, whatever the type.
     pub fn to_f32_vec(&self) -> Result<Vec<f32>> {
         let mut out = try_vec::<f32>(self.numel(), "tensor conversion")?;
-        macro_rules! convert {
-            ($t:ty, $f:expr) => {
-                for (o, v) in out.iter_mut().zip(self.as_slice::<$t>()?) {
-                    *o = $f(*v);
-                }
-            };
+        self.convert(&mut out)?;
+        Ok(out)
+    }
+
+    /// A copy of this tensor as f32, whatever the type.
+    pub fn to_f32(&self) -> Result<Self> {
+        let mut out = Self::zeros(DType::F32, &self.shape)?;
+        self.convert(out.as_mut_slice()?)?;
+        Ok(out)
+    }
+
+    /// Writes as many elements as there are, as f32.
+    fn convert(&self, out: &mut [f32]) -> Result<()> {
+        fn each<T: Element>(tensor: &Tensor, out: &mut [f32], value: impl Fn(T) -> f32) -> Result<()> {
+            out.iter_mut().zip(tensor.as_slice::<T>()?).for_each(|(o, v)| *o = value(*v));
+            Ok(())
         }
         match self.dtype {
-            DType::F32 => convert!(f32, |v| v),
-            DType::F16 => convert!(half::f16, half::f16::to_f32),
-            DType::Bf16 => convert!(half::bf16, half::bf16::to_f32),
-            DType::I8 => convert!(i8, f32::from),
-            DType::U8 => convert!(u8, f32::from),
-            DType::I32 => convert!(i32, |v| v as f32),
-            DType::I64 => convert!(i64, |v| v as f32),
+            DType::F32 => each(self, out, |v: f32| v),
+            DType::F16 => each(self, out, half::f16::to_f32),
+            DType::Bf16 => each(self, out, half::bf16::to_f32),
+            DType::I8 => each(self, out, |v: i8| f32::from(v)),
+            DType::U8 => each(self, out, |v: u8| f32::from(v)),
+            DType::I32 => each(self, out, |v: i32| v as f32),
+            DType::I64 => each(self, out, |v: i64| v as f32),
         }
-        Ok(out)
     }
 
     fn check<T: Element>(&self) -> Result<()> {

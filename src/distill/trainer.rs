@@ -82,7 +82,7 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Builds and compiles the training plan. The student's weights are copied.
+    /// Builds and compiles the training plan. The student's weights are copied, as f32; the teacher's stay in the type that they are stored in.
     pub fn new(backend: Arc<dyn Backend>, student: &Model, teacher: Option<&Model>, dataset: Option<&Dataset>, options: TrainerOptions) -> Result<Self> {
         Self::new_until(backend, student, teacher, dataset, options, Stop::NEVER)
     }
@@ -106,6 +106,7 @@ impl Trainer {
             trajectory_clip = options.trajectory_clip.unwrap_or_else(|| teacher.scheduler.clip());
             trajectory_clip.check().map_err(|e| e.context("the trajectories"))?;
         }
+        let student = &student.widened(stop)?;
         let program = TrainingGraph::new(student, teacher, dataset, &schedule, &options)?;
         let mut this = Self { rows, ..Self::of_program(backend, program, student, teacher, options, trajectory_clip, stop)? };
         this.load_initial_state(stop)?;

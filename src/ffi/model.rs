@@ -71,7 +71,7 @@ pub struct fewstep_model_info {
     pub prediction: i32,
     /// Number of parameters.
     pub parameters: u64,
-    /// Bytes of the weights in memory.
+    /// Bytes of the weights in memory: two for each parameter that the model's file has in f16 or bf16, else four.
     pub weight_bytes: u64,
     /// Channels that the network reads: those of x_t, and of planes beside it.
     pub in_channels: u32,
@@ -194,7 +194,8 @@ unsafe fn student_options(options: &fewstep_student_options, teacher: &Model) ->
 /// The folder may be a pipeline's (with `unet/` and `scheduler/`), a flat one, that of a network alone (`unet`, `unet_ema`), a hub cache's, or one with a
 /// single model below it; any file of a model stands for the model. Weights are safetensors of f32, f16, bf16 or f64, in one file or in shards with their
 /// index. Where there is no plain file, a variant is taken: `ema`, `fp16`, `bf16`, `non_ema`, or else the only safetensors file; fewstep_model_open_variant
-/// names one. Names may begin with `module.` or `_orig_mod.`. A network without a scheduler_config.json takes that of the folders above it.
+/// names one. They stay in the type that they have there, f16 and bf16 at half the memory of f32 (f64 becomes f32), and everything that reads them computes
+/// as if they were f32. Names may begin with `module.` or `_orig_mod.`. A network without a scheduler_config.json takes that of the folders above it.
 ///
 /// What was chosen, found elsewhere than expected or assumed (DDIM's defaults where no scheduler is found) and oddities, such as unknown keys of a config,
 /// go to the runtime's log as warnings, each with the names of the files.
@@ -322,7 +323,7 @@ pub unsafe extern "C" fn fewstep_student_options_init(options: *mut fewstep_stud
 }
 
 /// Makes an initial student of a teacher: a smaller architecture, random or copied weights, and the grid that it will be trained for. `options` may be
-/// NULL for the teacher's own architecture.
+/// NULL for the teacher's own architecture. Its weights are f32, whatever the teacher's are stored in.
 ///
 /// Ownership and threads as fewstep_model_open. Returns OK, INVALID_ARGUMENT, CORRUPT_FILE (a config_patch that is not JSON), UNSUPPORTED, CANCELLED or
 /// OUT_OF_MEMORY.
@@ -344,6 +345,7 @@ pub unsafe extern "C" fn fewstep_model_derive_student(
 }
 
 /// Saves a model as a diffusers folder that `DDIMPipeline.from_pretrained` opens and fewstep_model_open reads back. The folder is created. `path` is UTF-8.
+/// Weights are written in the types that the model holds them in: one of a file of f16 is saved as f16.
 ///
 /// The folder is saved as a whole: if the call fails, or the process or the machine dies meanwhile, it holds the model that was there before or the new one,
 /// never a mixture. Other files in it stay, but for the shards of an older model. Links among its files are followed, modes are kept; a file of the
@@ -365,7 +367,7 @@ pub unsafe extern "C" fn fewstep_model_save(model: *const fewstep_model, path: *
 }
 
 /// Saves a model as one file, whatever its grid: safetensors with the configs in its metadata, which fewstep_model_open and fewstep_model_open_buffer
-/// read back. It appears whole or not at all. `path` is UTF-8.
+/// read back. It appears whole or not at all. `path` is UTF-8. Weights are written as fewstep_model_save does.
 ///
 /// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a config of more text than is read), NUMERIC (a weight
 /// that is not finite, which could not be opened again; nothing is written), IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY; what holds for all files that are written, and what IO means, is at the top

@@ -228,9 +228,9 @@ pub unsafe extern "C" fn fewstep_trainer_options_init(options: *mut fewstep_trai
 }
 
 /// Plans a training run and takes the memory of its steps, but for a teacher's weights in the device's order where there is a cache to prepare; these and the
-/// trajectory cache come with fewstep_trainer_prepare. The student's weights are copied, teacher and dataset are shared. `teacher` and `dataset` may be NULL
-/// where no term needs them; a teacher that takes more than class labels needs a dataset for its trajectories too, whose rows have what it takes. `cancel` of
-/// the options stops it.
+/// trajectory cache come with fewstep_trainer_prepare. The student's weights are copied, as f32; teacher and dataset are shared. `teacher` and `dataset` may be
+/// NULL where no term needs them; a teacher that takes more than class labels needs a dataset for its trajectories too, whose rows have what it takes. `cancel`
+/// of the options stops it.
 ///
 /// The caller owns `*out` and gives it to fewstep_trainer_destroy; it keeps what it needs of the other handles alive. Any thread may call.
 /// Returns OK, INVALID_ARGUMENT, SHAPE (networks or data that do not fit together), UNSUPPORTED, CANCELLED, NUMERIC or OUT_OF_MEMORY.

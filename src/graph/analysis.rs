@@ -1,8 +1,9 @@
 //! What passes and plans ask of a program: who reads a value, what it is a view of, what never changes.
 
-use super::{Alias, Graph, Node, OpDef, Origin, Value, ValueId};
+use super::{Alias, Graph, Node, Op, OpDef, Origin, Storage, Value, ValueId};
 use crate::error::Result;
 use crate::memory;
+use crate::tensor::DType;
 
 /// What the tables are called where there is no memory for them.
 const WHAT: &str = "analysis of a graph";
@@ -20,6 +21,21 @@ impl Graph {
     /// Storages that no node overwrites; what depends on them alone can be computed once.
     pub fn frozen_storages(&self) -> Result<Vec<bool>> {
         memory::collect(self.storages().iter().map(|s| s.first == s.current), WHAT)
+    }
+
+    /// The state that a value is, is a view of, or is the f32 of where it is stored narrower; `roots` are [`Graph::roots`].
+    pub(crate) fn state_behind(&self, roots: &[ValueId], value: ValueId) -> Option<&Storage> {
+        let root = roots[value.0 as usize];
+        let state = self.stored(root).unwrap_or(root);
+        Some(&self.storages()[self.value(state).storage?.0 as usize])
+    }
+
+    /// The f16 or bf16 state that a value is the cast of: a parameter, as its file has it.
+    pub(crate) fn stored(&self, value: ValueId) -> Option<ValueId> {
+        let Origin::Node { node, .. } = self.value(value).origin else { return None };
+        let Node { op: Op::Cast(_), inputs, .. } = &self.nodes()[node.0 as usize] else { return None };
+        let from = self.value(inputs[0]);
+        (matches!(from.ty.dtype, DType::F16 | DType::Bf16) && from.storage.is_some()).then_some(inputs[0])
     }
 
     /// The node and the result that a value is, or is a view of.

@@ -1,9 +1,10 @@
 //! The program itself, and how it is written.
 
+use super::ops::Cast;
 use super::{Alias, Node, NodeId, Op, OpDef, Origin, Storage, StorageId, TensorType, Value, ValueId};
 use crate::error::{Error, Result};
 use crate::memory::{self, heap};
-use crate::tensor::{Tensor, checked_numel};
+use crate::tensor::{DType, Tensor, checked_numel};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -32,13 +33,16 @@ pub struct Graph {
     named: HashMap<String, StorageId>,
     segments: Vec<String>,
     outputs: Vec<ValueId>,
+    /// What [`Graph::cast`] has cast.
+    casts: HashMap<(ValueId, DType), ValueId>,
     /// The segment that new nodes belong to.
     cursor: usize,
 }
 
 impl Default for Graph {
     fn default() -> Self {
-        Self { values: vec![], nodes: vec![], storages: vec![], named: HashMap::new(), segments: vec!["main".into()], outputs: vec![], cursor: 0 }
+        let (named, casts) = (HashMap::new(), HashMap::new());
+        Self { values: vec![], nodes: vec![], storages: vec![], named, segments: vec!["main".into()], outputs: vec![], casts, cursor: 0 }
     }
 }
 
@@ -116,10 +120,11 @@ impl Graph {
         Mark(self.values.len())
     }
 
-    /// The values that nodes have computed since a place, oldest first: what a gradient through them may compute again instead of keeping.
+    /// The values that nodes have computed since a place, oldest first: what a gradient through them may compute again instead of keeping. Not the f32 of
+    /// parameters, which is there in any case.
     pub fn values_since(&self, mark: Mark) -> Result<Vec<ValueId>> {
         let since = self.values.iter().enumerate().skip(mark.0).filter(|(_, v)| matches!(v.origin, Origin::Node { .. }) && v.storage.is_none());
-        memory::collect(since.map(|(i, _)| ValueId(i as u32)), WHAT)
+        memory::collect(since.map(|(i, _)| ValueId(i as u32)).filter(|v| self.stored(*v).is_none()), WHAT)
     }
 
     /// Starts a new segment; nodes appended from here on belong to it.
@@ -221,6 +226,20 @@ impl Graph {
     /// Appends a node with exactly one output.
     pub fn push1(&mut self, op: Op, inputs: &[ValueId]) -> Result<ValueId> {
         Ok(self.push(op, inputs)?[0])
+    }
+
+    /// A value as another type: itself if it has it, else its cast, which all share who ask.
+    pub fn cast(&mut self, value: ValueId, to: DType) -> Result<ValueId> {
+        if self.value(value).ty.dtype == to {
+            return Ok(value);
+        }
+        if let Some(cast) = self.casts.get(&(value, to)) {
+            return Ok(*cast);
+        }
+        let cast = self.push1(Cast { to }.into(), &[value])?;
+        self.set_name(cast, format!("{}.{to:?}", self.value(value).name));
+        memory::insert(&mut self.casts, (value, to), cast, WHAT)?;
+        Ok(cast)
     }
 
     /// Checks the order of state versions: nobody reads a version, itself or as a view, after the node that overwrites it, and no tap either.

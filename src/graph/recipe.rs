@@ -26,11 +26,12 @@ struct Writing<'a> {
     states: Vec<StorageId>,
 }
 
-/// Packed weights are joined and viewed before, not more: so many steps are enough for any.
+/// Packed weights are cast, joined and viewed before, not more: so many steps are enough for any.
 const DEEPEST: usize = 8;
 
 impl Recipe {
-    /// That of packed weights, and the states that it is of in their order; `None` for other values, and where anything but moves of such states is behind one.
+    /// That of packed weights, and the states that it is of in their order; `None` for other values, and where anything but casts and moves of such states is
+    /// behind one.
     pub fn of(graph: &Graph, value: ValueId) -> Option<(Self, Vec<StorageId>)> {
         let Origin::Node { node, .. } = graph.value(value).origin else { return None };
         let Op::PackConv(PackConv { .. }) = graph.nodes()[node.0 as usize].op else { return None };
@@ -51,7 +52,7 @@ impl Writing<'_> {
             Origin::State => self.state(value),
             Origin::Node { node, .. } => {
                 let node = &self.graph.nodes()[node.0 as usize];
-                let moves = matches!(node.op, Op::PackConv(_) | Op::Concat(_)) || node.is_view();
+                let moves = matches!(node.op, Op::PackConv(_) | Op::Concat(_) | Op::Cast(_)) || node.is_view();
                 let depth = depth.checked_sub(1).filter(|_| moves)?;
                 let inputs = node.inputs.iter().map(|input| self.value(*input, depth)).collect::<Option<Vec<_>>>()?;
                 self.steps.push((node.op.clone(), inputs));

@@ -134,15 +134,30 @@ impl TensorFile {
     pub fn get_f32(&self, name: &str, expected_shape: &[usize]) -> Result<Tensor> {
         let tensor = self.get(name)?;
         self.check_shape(name, tensor, expected_shape)?;
-        self.finite(name, to_f32(tensor)?)
+        self.finite(name, tensor.to_f32()?)
     }
 
     /// As [`TensorFile::get_f32`], but moves the tensor out of the file: f32 tensors are not copied.
     pub fn take_f32(&mut self, name: &str, expected_shape: &[usize]) -> Result<Tensor> {
-        self.check_shape(name, self.get(name)?, expected_shape)?;
-        let tensor = self.tensors.remove(name).ok_or_else(|| self.missing(name))?;
-        let tensor = if tensor.dtype() == DType::F32 { tensor } else { to_f32(&tensor)? };
+        let tensor = self.take(name, expected_shape)?;
+        let tensor = if tensor.dtype() == DType::F32 { tensor } else { tensor.to_f32()? };
         self.finite(name, tensor)
+    }
+
+    /// Moves a tensor of floats out of the file in the type that it has there: f32, f16 or bf16; whole numbers become f32. It must have this shape and only
+    /// finite values.
+    pub fn take_floats(&mut self, name: &str, expected_shape: &[usize]) -> Result<Tensor> {
+        let tensor = self.take(name, expected_shape)?;
+        let tensor = match tensor.dtype() {
+            DType::F32 | DType::F16 | DType::Bf16 => tensor,
+            DType::I8 | DType::U8 | DType::I32 | DType::I64 => tensor.to_f32()?,
+        };
+        self.finite(name, tensor)
+    }
+
+    fn take(&mut self, name: &str, expected_shape: &[usize]) -> Result<Tensor> {
+        self.check_shape(name, self.get(name)?, expected_shape)?;
+        self.tensors.remove(name).ok_or_else(|| self.missing(name))
     }
 
     /// Gives attention tensors of old diffusers files their present names and shapes.
@@ -192,35 +207,11 @@ impl TensorFile {
     }
 
     fn finite(&self, name: &str, tensor: Tensor) -> Result<Tensor> {
-        if let Some((i, value)) = tensor.as_slice::<f32>()?.iter().enumerate().find(|(_, v)| !v.is_finite()) {
+        if let Some((i, value)) = tensor.non_finite()? {
             return Err(Error::numeric(format!("{}: tensor \"{name}\": element {i} is {value}, expected a finite number", self.file)));
         }
         Ok(tensor)
     }
-}
-
-/// A copy of a tensor as f32.
-fn to_f32(tensor: &Tensor) -> Result<Tensor> {
-    if tensor.dtype() == DType::F32 {
-        return tensor.try_clone();
-    }
-    let mut out = Tensor::zeros(DType::F32, tensor.shape())?;
-    let values = out.as_mut_slice::<f32>()?;
-    macro_rules! convert {
-        ($t:ty, $f:expr) => {
-            values.iter_mut().zip(tensor.as_slice::<$t>()?).for_each(|(o, v)| *o = $f(*v))
-        };
-    }
-    match tensor.dtype() {
-        DType::F32 => convert!(f32, |v| v),
-        DType::F16 => convert!(half::f16, half::f16::to_f32),
-        DType::Bf16 => convert!(half::bf16, half::bf16::to_f32),
-        DType::I8 => convert!(i8, f32::from),
-        DType::U8 => convert!(u8, f32::from),
-        DType::I32 => convert!(i32, |v| v as f32),
-        DType::I64 => convert!(i64, |v| v as f32),
-    }
-    Ok(out)
 }
 
 /// Whether a name belongs to an attention layer.

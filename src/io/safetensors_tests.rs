@@ -84,6 +84,10 @@ fn conversion_checks_name_shape_and_values() {
     assert_eq!(file.take_f32("w", &[1]).unwrap_err().status, Status::Shape);
     assert_eq!(file.take_f32("w", &[2, 3]).unwrap().numel(), 6);
     assert_eq!(file.take_f32("w", &[2, 3]).unwrap_err().status, Status::NotFound);
+    assert_eq!(file.take_floats("half", &[1]).unwrap_err().status, Status::Shape);
+    for (name, shape, dtype) in [("half", &[2][..], DType::F16), ("brain", &[1, 2], DType::Bf16), ("bytes", &[3], DType::F32)] {
+        assert_eq!(file.take_floats(name, shape).unwrap().dtype(), dtype, "{name}");
+    }
     let nan = Tensor::from_slice(&[3], &[0.0f32, 1.0, f32::NAN]).unwrap();
     let file = TensorFile::from_bytes(&serialize(&[("n", &nan)], &metadata()).unwrap(), "m").unwrap();
     let error = file.get_f32("n", &[3]).unwrap_err();

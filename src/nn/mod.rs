@@ -12,7 +12,7 @@ pub mod scope;
 pub mod unet;
 
 pub use conditions::{Condition, ConditionKind};
-pub use model::{Model, StudentInfo};
+pub use model::{Model, StudentInfo, widened};
 pub use network::{Inputs, Network, Signature};
 pub use prediction::{Guidance, Predictor};
 pub use scope::Scope;

@@ -13,7 +13,7 @@ use crate::io::scheduler_config::{SchedulerClass, SchedulerConfig};
 use crate::io::{model_file, record};
 use crate::memory;
 use crate::random::{self, Purpose};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ pub struct Model {
     pub network: Arc<dyn Network>,
     /// Noise schedule, prediction type and sampling settings.
     pub scheduler: SchedulerConfig,
-    /// Weights by their name in files, f32.
+    /// Weights by their name in files: f32, or f16 and bf16 where a file has them so. What computes with them sees f32 ([`Scope`](super::Scope)).
     pub weights: BTreeMap<String, Arc<Tensor>>,
     /// Present for distilled students.
     pub student: Option<StudentInfo>,
@@ -105,7 +105,7 @@ impl Model {
         let mut weights = BTreeMap::new();
         for Parameter { name, shape, .. } in parameters {
             memory::check()?;
-            let tensor = Arc::new(files.tensors.take_f32(&name, &shape)?);
+            let tensor = Arc::new(files.tensors.take_floats(&name, &shape)?);
             weights.insert(name, tensor);
         }
         let mut warnings = [files.notes, network.unknown().warnings.clone()].concat();
@@ -141,6 +141,16 @@ impl Model {
             weights.insert(parameter.name, tensor);
         }
         Ok(Self { network, scheduler, weights, student: None, warnings: vec![] })
+    }
+
+    /// The same model with all its weights in f32, as they are trained; those that are f32 already are shared. A cancelled error where `stop` is set before.
+    pub fn widened(&self, stop: Stop) -> Result<Self> {
+        let mut wide = self.clone();
+        for tensor in wide.weights.values_mut() {
+            stop.check()?;
+            *tensor = widened(tensor)?;
+        }
+        Ok(wide)
     }
 
     /// Writes a diffusers folder that `DDIMPipeline.from_pretrained` opens. It is saved as a whole: a model that was there stays, or this one is there.
@@ -212,13 +222,21 @@ impl Model {
     }
 }
 
+/// A tensor as f32: itself where it is.
+pub fn widened(tensor: &Arc<Tensor>) -> Result<Arc<Tensor>> {
+    match tensor.dtype() {
+        DType::F32 => Ok(tensor.clone()),
+        _ => Ok(Arc::new(tensor.to_f32()?)),
+    }
+}
+
 /// Blocks of four numbers that are drawn between two looks at the caller's wish to stop.
 const CHECKED: usize = 1 << 16;
 
 /// The values that a parameter begins as, from the seed and its place among the network's parameters.
 fn initial(parameter: &Parameter, [seed, index]: [u64; 2], stop: Stop) -> Result<Tensor> {
     let index = index as u32;
-    let mut tensor = Tensor::zeros(crate::tensor::DType::F32, &parameter.shape)?;
+    let mut tensor = Tensor::zeros(DType::F32, &parameter.shape)?;
     let data = tensor.as_mut_slice::<f32>()?;
     let inputs = match parameter.initial {
         Initial::Uniform(inputs) => inputs,
@@ -252,7 +270,9 @@ mod tests {
     use crate::io::SchedulerConfig;
     use crate::io::test_util::TestDir;
     use crate::nn::families;
+    use crate::tensor::{DType, Tensor};
     use serde_json::json;
+    use std::sync::Arc;
 
     const TINY: &str = r#"{"sample_size": 8, "in_channels": 1, "out_channels": 1, "layers_per_block": 1, "block_out_channels": [8, 8], "norm_num_groups": 4,
         "down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "attention_head_dim": 4}"#;
@@ -271,29 +291,72 @@ mod tests {
 
     #[test]
     fn weights_of_every_float_type_open() {
-        type Case = (&'static str, &'static str, fn(f32) -> Vec<u8>, f32);
+        type Case = (&'static str, &'static str, fn(f32) -> Vec<u8>, f32, DType);
         // The relative error is half a unit in the last of the type's digits: 2^-11, 2^-8; none from f64.
         let cases: [Case; 4] = [
-            ("F64", "", |v| f64::from(v).to_le_bytes().to_vec(), 0.0),
-            ("F32", "module._orig_mod.", |v| v.to_le_bytes().to_vec(), 0.0),
-            ("F16", "_orig_mod.", |v| half::f16::from_f32(v).to_le_bytes().to_vec(), 0.000489),
-            ("BF16", "module.", |v| half::bf16::from_f32(v).to_le_bytes().to_vec(), 0.00391),
+            ("F64", "", |v| f64::from(v).to_le_bytes().to_vec(), 0.0, DType::F32),
+            ("F32", "module._orig_mod.", |v| v.to_le_bytes().to_vec(), 0.0, DType::F32),
+            ("F16", "_orig_mod.", |v| half::f16::from_f32(v).to_le_bytes().to_vec(), 0.000489, DType::F16),
+            ("BF16", "module.", |v| half::bf16::from_f32(v).to_le_bytes().to_vec(), 0.00391, DType::Bf16),
         ];
         let model = Model::create(families::parse(TINY, "t").unwrap(), SchedulerConfig::default(), 1).unwrap();
-        for (dtype, prefix, encode, tolerance) in cases {
+        for (dtype, prefix, encode, tolerance, held) in cases {
             let dir = TestDir::new(&format!("model-{dtype}"));
             std::fs::write(dir.join("config.json"), TINY).unwrap();
             std::fs::write(dir.join("diffusion_pytorch_model.safetensors"), weights_as(&model, dtype, prefix, encode)).unwrap();
             let opened = Model::open(dir.path()).unwrap();
             assert_eq!(opened.weights.len(), model.weights.len());
             for (name, tensor) in &model.weights {
-                let values = tensor.as_slice::<f32>().unwrap().iter().zip(opened.weights[name].as_slice::<f32>().unwrap());
+                assert_eq!(opened.weights[name].dtype(), held, "{dtype} {name}");
+                let found = opened.weights[name].to_f32_vec().unwrap();
+                let values = tensor.as_slice::<f32>().unwrap().iter().zip(&found);
                 // f16 has fewer digits below 2^-14: an absolute error of 2^-25 there.
                 values.for_each(|(v, o)| {
                     assert!((v - o).abs() <= (v.abs() * tolerance).max(if tolerance > 0.0 { 3e-8 } else { 0.0 }), "{dtype} {name}: {v} {o}")
                 });
             }
             assert!(matches!(opened.warnings.as_slice(), [only] if only.contains("DDIMScheduler is assumed")), "{:?}", opened.warnings);
+        }
+    }
+
+    /// A file of f16 or bf16 is opened and saved without a change to a byte of it, and what is not finite is refused by name on both ways.
+    #[test]
+    fn narrow_weights_are_saved_as_they_were_opened() {
+        let model = Model::create(families::parse(TINY, "t").unwrap(), SchedulerConfig::default(), 1).unwrap();
+        let scheduler = model.scheduler.to_json().unwrap();
+        type Case = (&'static str, fn(f32) -> Vec<u8>, &'static [u8]);
+        let cases: [Case; 2] = [
+            ("F16", |v| half::f16::from_f32(v).to_le_bytes().to_vec(), &[0, 0x7c]),
+            ("BF16", |v| half::bf16::from_f32(v).to_le_bytes().to_vec(), &[0x80, 0xff]),
+        ];
+        for (dtype, encode, infinite) in cases {
+            let dir = TestDir::new(&format!("model-narrow-{dtype}"));
+            let bytes = weights_as(&model, dtype, "", encode);
+            let opened = Model::from_memory(TINY, Some(&scheduler), &bytes).unwrap();
+            opened.save_file(&dir.join("one")).unwrap();
+            opened.save(&dir.join("folder")).unwrap();
+            for path in ["one", "folder"] {
+                let again = Model::open(&dir.join(path)).unwrap();
+                let same =
+                    |(name, tensor): (&String, &Arc<Tensor>)| tensor.dtype() == again.weights[name].dtype() && tensor.bytes() == again.weights[name].bytes();
+                assert!(opened.weights.iter().all(same), "{dtype} {path}");
+                again.save_file(&dir.join("two")).unwrap();
+                assert!(std::fs::read(dir.join("one")).unwrap() == std::fs::read(dir.join("two")).unwrap(), "{dtype} {path}");
+            }
+            let weights = std::fs::read(dir.join("folder/unet/diffusion_pytorch_model.safetensors")).unwrap();
+            assert!(weights.len() < 2 * model.parameter_count() + 40_000 && weights.len() > 2 * model.parameter_count(), "{} bytes", weights.len());
+            // The last tensor of the file is the last by name.
+            let (last, _) = model.weights.iter().next_back().unwrap();
+            let bad = [&bytes[..bytes.len() - 2], infinite].concat();
+            let error = Model::from_memory(TINY, Some(&scheduler), &bad).unwrap_err();
+            assert!(error.status == Status::Numeric && error.message.contains(last) && error.message.contains("inf"), "{error}");
+            let mut spoilt = opened.clone();
+            let mut tensor = spoilt.weights[last].try_clone().unwrap();
+            tensor.bytes_mut()[..2].copy_from_slice(infinite);
+            spoilt.weights.insert(last.clone(), Arc::new(tensor));
+            for error in [spoilt.save(&dir.join("folder")).unwrap_err(), spoilt.save_file(&dir.join("one")).unwrap_err()] {
+                assert!(error.status == Status::Numeric && error.message.contains(last) && error.message.contains("element 0 is"), "{error}");
+            }
         }
     }
 

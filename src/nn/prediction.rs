@@ -107,6 +107,6 @@ impl<'a> Predictor<'a> {
             None => x_t,
             Some(planes) => g.push1(Concat.into(), &[x_t, *planes])?,
         };
-        self.model.network.build(g, &Scope::new(self.prefix), &Inputs { x, t, conditions: &conditions[..own] })
+        self.model.network.build(g, &Scope::of(self.prefix, &self.model.weights), &Inputs { x, t, conditions: &conditions[..own] })
     }
 }

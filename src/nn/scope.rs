@@ -3,7 +3,10 @@
 use crate::error::Result;
 use crate::graph::{Graph, TensorType, ValueId};
 use crate::memory;
+use crate::tensor::{DType, Tensor};
 use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What a parameter is before anything has trained it, as PyTorch initialises its layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,17 +32,25 @@ pub struct Parameter {
     pub initial: Initial,
 }
 
-/// Layers with their parameters, under a prefix. The only place where a parameter enters a graph, and so where its type is chosen.
+/// Layers with their parameters, under a prefix. The only place where a parameter enters a graph: in the type that it is stored in, and cast to f32 from there,
+/// so that nobody else knows of that type.
 #[derive(Debug)]
 pub struct Scope<'a> {
     prefix: &'a str,
+    /// What the parameters will be bound to, which has their types; without it they are f32.
+    weights: Option<&'a BTreeMap<String, Arc<Tensor>>>,
     parameters: RefCell<Vec<Parameter>>,
 }
 
 impl<'a> Scope<'a> {
-    /// `prefix` is put before every parameter's and feature's name, such as `student.`; it may be empty.
+    /// `prefix` is put before every parameter's and feature's name, such as `student.`; it may be empty. Parameters are f32.
     pub fn new(prefix: &'a str) -> Self {
-        Self { prefix, parameters: RefCell::default() }
+        Self { prefix, weights: None, parameters: RefCell::default() }
+    }
+
+    /// The same for parameters that have the types of these weights, by their names without the prefix.
+    pub fn of(prefix: &'a str, weights: &'a BTreeMap<String, Arc<Tensor>>) -> Self {
+        Self { weights: Some(weights), ..Self::new(prefix) }
     }
 
     /// The parameters in the order in which the network has met them.
@@ -52,15 +63,16 @@ impl<'a> Scope<'a> {
         format!("{}{path}", self.prefix)
     }
 
-    /// A parameter.
+    /// A parameter, f32: its state, or behind a state of another type the cast of it, one for all that read it.
     pub fn param(&self, g: &mut Graph, path: &str, shape: &[usize], initial: Initial) -> Result<ValueId> {
         let known = g.storages().len();
-        let value = g.state(self.name(path), TensorType::f32(shape))?;
+        let stored = self.weights.and_then(|weights| weights.get(path)).map_or(DType::F32, |tensor| tensor.dtype());
+        let value = g.state(self.name(path), TensorType::new(stored, shape))?;
         if g.storages().len() > known {
             let parameter = Parameter { name: self.name(path), shape: memory::copy(shape, "shape")?, initial };
             memory::push(&mut self.parameters.borrow_mut(), parameter, "list of parameters")?;
         }
-        Ok(value)
+        g.cast(value, DType::F32)
     }
 
     /// A layer's weight, every output of which has `inputs` inputs, and its bias.

@@ -5,7 +5,7 @@ use fewstep::graph::ops::*;
 use fewstep::graph::{TensorType, ValueId};
 use fewstep::random::Purpose;
 use fewstep::tensor::DType;
-use half::f16;
+use half::{bf16, f16};
 
 /// A few roundings of f32 an element.
 const FEW: f64 = 1e-6;
@@ -53,6 +53,16 @@ pub fn affine_and_cast() -> Vec<Case> {
         let f = case.op(Cast { to: DType::F32 }, &[i]);
         case.expect(y, FEW);
         case.expect(f, 0.0);
+        // All that f16 and bf16 have is exact in f32: also the least of their numbers, and what is none.
+        let values: Vec<f32> = case.noise.floats(shape.iter().product());
+        let odd = [5.97e-8, -0.0, 65504.0, f32::INFINITY, f32::NAN, 6e-5, 1e-40, 3e38];
+        let values: Vec<f32> = values.iter().enumerate().map(|(i, v)| if i % 3 == 1 { odd[i / 3 % odd.len()] } else { *v }).collect();
+        let half = case.data(shape, &values.iter().map(|v| f16::from_f32(*v)).collect::<Vec<_>>());
+        let brain = case.data(shape, &values.iter().map(|v| bf16::from_f32(*v)).collect::<Vec<_>>());
+        for stored in [half, brain] {
+            let wide = case.op(Cast { to: DType::F32 }, &[stored]);
+            case.expect(wide, 0.0);
+        }
         cases.push(case);
     }
     cases

@@ -8,6 +8,7 @@ pub mod conv_cases;
 pub mod grad_cases;
 pub mod models;
 mod op_tests;
+pub mod stored;
 
 use fewstep::Result;
 use fewstep::backend::cpu::{CpuBackend, Isa};

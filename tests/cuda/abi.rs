@@ -42,6 +42,7 @@ fn models_take_and_give_what_they_say() {
     networks::planes_beside_x_t(&host);
     networks::the_mean_of_a_learned_variance(&host);
     networks::guidance(&host);
+    networks::weights_stay_as_they_are_stored(&host);
 }
 
 #[test]

@@ -1,20 +1,48 @@
 //! Small whole programs: training steps and sampling runs.
 
-use crate::common::models;
+use crate::common::{models, stored};
 use crate::{gpu, run_table};
 use fewstep::Status;
+use fewstep::backend::Backend;
 use fewstep::cancel::Stop;
 use fewstep::io::SchedulerConfig;
 use fewstep::nn::{Model, families};
 use fewstep::random::Purpose;
 use fewstep::sampling::{RunSpec, SamplingRun};
 use fewstep::tensor::DType;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 #[test]
 fn training_step() {
     run_table(vec![models::training(true).expect("a graph")]);
+}
+
+/// Weights that are stored in f16 or bf16, in every precision.
+#[test]
+fn stored_weights_sample_as_f32() {
+    stored::samples_are_those_of_f32(&gpu(), &[(DType::F32, 100), (DType::F16, 0), (DType::Bf16, 0)]).expect("runs");
+}
+
+#[test]
+fn stored_weights_train_as_f32() {
+    stored::training_is_that_of_f32(&(Arc::new(gpu()) as Arc<dyn Backend>), &stored::FILES[2..]).expect("steps");
+}
+
+/// Packed weights are those of both samplers. (A plan counts those of products that are merged anew in each step as often.)
+#[test]
+fn a_second_sampler_of_stored_weights_costs_none() {
+    let gpu = gpu();
+    let [half, _] = stored::pair(&stored::model(3).expect("a model"), &[DType::F16]).expect("weights");
+    let sampler = |batch| stored::run(&gpu, &half, batch, DType::F16, 100).expect("a run");
+    let one = sampler(1);
+    let packed = gpu.packed_bytes();
+    assert!(packed > 0 && packed <= one.memory().shared);
+    let two = sampler(2);
+    assert_eq!(gpu.packed_bytes(), packed);
+    drop((one, two));
+    assert_eq!(gpu.packed_bytes(), 0);
 }
 
 #[test]

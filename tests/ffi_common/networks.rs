@@ -1,9 +1,10 @@
 //! What models take and give, through the C functions alone: conditions of every kind, a variance beside the mean, guidance, one evaluation by itself; and a
 //! second family, from its config to a resumed run.
 
-use super::{Api, c, scratch, term};
+use super::{Api, TINY, c, scratch, term};
 use fewstep::backend::Backend;
 use fewstep::backend::cpu::CpuBackend;
+use fewstep::cancel::Stop;
 use fewstep::ffi::conditioning::*;
 use fewstep::ffi::dataset::*;
 use fewstep::ffi::evaluator::*;
@@ -20,6 +21,7 @@ use fewstep::nn::{Inputs, Model, Scope, families};
 use fewstep::tensor::Tensor;
 use std::cell::RefCell;
 use std::ptr::{null, null_mut};
+use std::sync::Arc;
 
 const INVALID: i32 = 1;
 const SHAPE: i32 = 2;
@@ -436,6 +438,65 @@ pub fn guidance(host: &Host) {
     });
     // The teacher itself lands where its own trajectories do, up to the f16 of the cache; on guided ones it cannot.
     assert!(losses[1] > 100.0 * losses[0], "{losses:?}");
+}
+
+/// A model of a file of f16 holds half the bytes, samples as the same numbers in f32 do, is saved as it was, teaches, and has students of f32.
+pub fn weights_stay_as_they_are_stored(host: &Host) {
+    let (api, runtime) = (&host.api, host.runtime);
+    let folder = scratch("stored");
+    let at = |name: &str| folder.join(name).to_str().expect("UTF-8").to_owned();
+    let mut half = Model::create(families::parse(TINY, "config").expect("a config"), SchedulerConfig::default(), 3).expect("a model");
+    for tensor in half.weights.values_mut() {
+        let values: Vec<_> = tensor.as_slice::<f32>().expect("f32").iter().map(|v| half::f16::from_f32(*v)).collect();
+        *tensor = Arc::new(Tensor::from_slice(tensor.shape(), &values).expect("memory"));
+    }
+    half.save_file(at("half").as_ref()).expect("a file");
+    half.widened(Stop::NEVER).and_then(|wide| wide.save_file(at("wide").as_ref())).expect("a file");
+    let [stored, wide] = ["half", "wide"].map(|name| host.keep(api.open(runtime, &at(name))));
+    let [info, plain] = [stored, wide].map(|model| api.model_info(model));
+    assert_eq!((info.weight_bytes, plain.weight_bytes), (2 * info.parameters, 4 * info.parameters));
+    let options = api.sampler_options(2, 3);
+    let images = api.sample(runtime, wide, &options, 5, 0, -1);
+    // SAFETY: valid pointers throughout.
+    unsafe {
+        api.ok((api.fewstep_model_save_file)(stored, c(&at("again")).as_ptr()));
+        api.ok((api.fewstep_model_save)(stored, c(&at("folder")).as_ptr()));
+    }
+    let read = |name: &str| std::fs::read(folder.join(name)).expect("a file");
+    assert!(read("again") == read("half"), "saved as it was opened");
+    for model in [stored, host.keep(api.open(runtime, &at("folder"))), host.keep(api.open(runtime, &at("again")))] {
+        assert_eq!(api.model_info(model).weight_bytes, 2 * info.parameters);
+        assert!(api.sample(runtime, model, &options, 5, 0, -1) == images, "the images of f32");
+    }
+    // SAFETY: valid pointers throughout.
+    let losses = unsafe {
+        let mut derived: fewstep_student_options = std::mem::zeroed();
+        api.ok((api.fewstep_student_options_init)(&mut derived, size_of_val(&derived)));
+        (derived.copy_weights, derived.prediction) = (1, FEWSTEP_PREDICTION_EPSILON);
+        let mut student = null_mut();
+        api.ok((api.fewstep_model_derive_student)(runtime, stored, &derived, &mut student));
+        host.keep(student);
+        assert_eq!(api.model_info(student).weight_bytes, 4 * info.parameters);
+        let term = term(FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_WEIGHT_STATE);
+        [(student, stored), (stored, stored), (student, wide)].map(|(student, teacher)| {
+            let mut o = api.trainer_options(&term);
+            (o.batch, o.steps, o.substeps, o.cache_size, o.cache_batch, o.warmup_steps) = (4, 2, 2, 5, 3, 0);
+            let (mut trainer, mut snapshot) = (null_mut(), null_mut());
+            let mut report: fewstep_step_report = std::mem::zeroed();
+            report.struct_size = size_of_val(&report) as u32;
+            api.ok((api.fewstep_trainer_create)(runtime, student, teacher, null(), &o, &mut trainer));
+            let losses = [0; 2].map(|_| {
+                api.ok((api.fewstep_trainer_step)(trainer, &mut report));
+                report.loss
+            });
+            api.ok((api.fewstep_trainer_snapshot)(trainer, FEWSTEP_WEIGHTS_RAW, &mut snapshot));
+            assert_eq!(api.model_info(host.keep(snapshot)).weight_bytes, 4 * info.parameters);
+            api.ok((api.fewstep_trainer_destroy)(trainer));
+            losses
+        })
+    };
+    assert!(losses[0][1] != losses[0][0] && losses.iter().all(|other| *other == losses[0]), "{losses:?}");
+    std::fs::remove_dir_all(folder).expect("clean up");
 }
 
 /// A second family goes from its config to a resumed run with no function of its own.

@@ -11,4 +11,5 @@ mod plan;
 mod random_graphs;
 mod reports;
 mod state;
+mod stored;
 mod weights;

@@ -3,9 +3,12 @@
 
 use super::chunks::{GRAIN, for_chunks, row_grain, vectorised};
 use super::kernel::{CpuKernel, Io};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::TensorType;
 use crate::graph::ops::{Affine, BinaryKind, UnaryKind};
+use crate::tensor::{DType, Element};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 
 struct Map1<F>(F);
 
@@ -84,19 +87,24 @@ pub(super) fn affine(op: &Affine) -> Box<dyn CpuKernel> {
     Box::new(Map1(move |x: f32| scale * x + shift))
 }
 
-struct CastKernel;
+/// To f32, a piece at a time.
+struct Widen<T>(fn(&[T], &mut [f32]));
 
-impl CpuKernel for CastKernel {
+impl<T: Element> CpuKernel for Widen<T> {
     fn run(&self, io: &Io) -> Result<()> {
-        for (o, v) in io.output::<f32>(0).iter_mut().zip(io.input::<i32>(0)) {
-            *o = *v as f32;
-        }
-        Ok(())
+        let x = io.input::<T>(0);
+        for_chunks(io, io.output(0), GRAIN, |start, out| (self.0)(&x[start..][..out.len()], out))
     }
 }
 
-pub(super) fn cast() -> Box<dyn CpuKernel> {
-    Box::new(CastKernel)
+pub(super) fn cast(from: DType, to: DType) -> Result<Box<dyn CpuKernel>> {
+    Ok(match (from, to) {
+        (DType::I32, DType::F32) => Box::new(Widen(|x: &[i32], out| out.iter_mut().zip(x).for_each(|(o, v)| *o = *v as f32))),
+        // Exact, by the processor's own instructions where it has them.
+        (DType::F16, DType::F32) => Box::new(Widen(|x: &[f16], out| x.convert_to_f32_slice(out))),
+        (DType::Bf16, DType::F32) => Box::new(Widen(|x: &[bf16], out| x.convert_to_f32_slice(out))),
+        _ => return Err(Error::unsupported(format!("the CPU has no cast from {from:?} to {to:?}"))),
+    })
 }
 
 pub(super) fn binary(kind: BinaryKind, a: &TensorType, b: &TensorType, out: &TensorType) -> Box<dyn CpuKernel> {

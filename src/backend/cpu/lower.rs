@@ -36,7 +36,7 @@ pub(super) fn lower(graph: &Graph, node: &Node, target: Target) -> Result<Box<dy
         Op::UnaryGrad(op) => elementwise::unary_grad(op.kind),
         Op::Affine(op) => elementwise::affine(op),
         Op::Binary(op) => elementwise::binary(op.kind, ty(0), ty(1), out(0)),
-        Op::Cast(_) => elementwise::cast(),
+        Op::Cast(_) => elementwise::cast(ty(0).dtype, out(0).dtype)?,
         Op::Combine(op) => combine::combine(op, ty(0), ty(1)),
         Op::DynamicThreshold(op) => combine::dynamic_threshold(op, ty(0)),
         Op::Upsample2x(_) => resample::upsample(ty(0)),

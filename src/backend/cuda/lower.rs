@@ -5,6 +5,7 @@ use super::site::Site;
 use super::target::{BF16_CAPABILITY, Target};
 use super::{attention, combine, conv2d, elementwise, gather, group_norm, optimizer, quantize, random, reduce, resample, shape, timestep_embedding, transpose};
 use crate::error::{Error, Result};
+use crate::graph::ops::Cast;
 use crate::graph::{Graph, Node, Op, OpDef};
 use crate::tensor::DType;
 
@@ -12,12 +13,15 @@ use crate::tensor::DType;
 pub(super) fn lower(graph: &Graph, node: &Node, target: Target) -> Result<Lowered> {
     let types = |ids: &[crate::graph::ValueId]| ids.iter().map(|i| &graph.value(*i).ty).collect::<Vec<_>>();
     let site = Site { inputs: types(&node.inputs), outputs: types(&node.outputs), target };
-    check_types(&site)?;
+    check_types(&node.op, &site)?;
     lower_op(&node.op, &site).map_err(|e| e.context(node.op.name()))
 }
 
-/// Refuses what the GPU has no instructions for.
-fn check_types(site: &Site) -> Result<()> {
+/// Refuses what the GPU has no instructions for. To widen bf16, as it is stored in some files, takes none.
+fn check_types(op: &Op, site: &Site) -> Result<()> {
+    if matches!(op, Op::Cast(Cast { to: DType::F32 })) {
+        return Ok(());
+    }
     let bf16 = site.inputs.iter().chain(&site.outputs).any(|ty| ty.dtype == DType::Bf16);
     if bf16 && site.target.capability < BF16_CAPABILITY {
         let found = site.target.capability;
@@ -68,5 +72,26 @@ fn lower_op(op: &Op, site: &Site) -> Result<Lowered> {
         Op::Attention(op) => attention::forward(op, site),
         Op::AttentionGrad(op) => attention::grad(op, site),
         Op::Reshape(_) | Op::StopGradient(_) => Err(Error::internal(format!("{} is a view and has no kernel", op.name()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::TensorType;
+
+    /// Files of bf16 open for every GPU; to compute in it takes one that can.
+    #[test]
+    fn every_gpu_widens_bf16() {
+        let mut g = Graph::new();
+        let stored = g.state("w", TensorType::new(DType::Bf16, &[5])).expect("a state");
+        let wide = g.cast(stored, DType::F32).expect("a cast");
+        g.cast(wide, DType::Bf16).expect("a cast");
+        for (capability, narrows) in [(75, false), (80, true)] {
+            let lowered = |at: usize| lower(&g, &g.nodes()[at], Target { capability, multiprocessors: 1 });
+            assert!(lowered(0).is_ok(), "{capability}");
+            let error = lowered(1).err().map(|e| e.message);
+            assert_eq!(error.as_ref().is_none_or(|message| !message.contains("bf16 needs")), narrows, "{capability}: {error:?}");
+        }
     }
 }

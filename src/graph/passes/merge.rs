@@ -29,32 +29,62 @@ pub fn merge_products<'s>(old: &Graph, target: &dyn Target, stop: Stop<'s>) -> R
             memory::insert(&mut group_of, *member, (place, group), WHAT)?;
         }
     }
-    for (i, node) in old.nodes().iter().enumerate() {
+    let waiting = waiting(old, &roots)?;
+    for (i, node) in old.nodes().iter().enumerate().filter(|(i, _)| !waiting[*i]) {
         match group_of.get(&i) {
-            None => rewrite.copy(old, node)?,
+            None => {
+                bring(&mut rewrite, old, &roots, node, node)?;
+                rewrite.copy(old, node)?;
+            }
             // Where the first stood all operands are there: they are the same value, and weights.
-            Some((0, group)) => emit(&mut rewrite, old, &roots, &group.iter().map(|m| &old.nodes()[*m]).collect::<Vec<_>>())?,
+            Some((0, group)) => {
+                let members: Vec<&Node> = group.iter().map(|m| &old.nodes()[*m]).collect();
+                members.iter().try_for_each(|member| bring(&mut rewrite, old, &roots, member, node))?;
+                emit(&mut rewrite, old, &roots, &members)?;
+            }
             Some(_) => {}
         }
     }
     rewrite.finish(old).map(Some)
 }
 
+/// By node: the casts of weights that are stored narrower. They are written where somebody needs them, which for a product's later members is before they
+/// stood.
+fn waiting(old: &Graph, roots: &[ValueId]) -> Result<Vec<bool>> {
+    let waits = |node: &Node| {
+        let [output] = node.outputs[..] else { return false };
+        let fixed = old.state_behind(roots, output).is_some_and(|state| state.first == state.current);
+        fixed && old.stored(output).is_some() && !old.outputs().contains(&output)
+    };
+    memory::collect(old.nodes().iter().map(waits), WHAT)
+}
+
+/// Writes those that `node` reads beside `reader`, if nobody has yet.
+fn bring(rewrite: &mut Rewrite, old: &Graph, roots: &[ValueId], node: &Node, reader: &Node) -> Result<()> {
+    for input in &node.inputs {
+        let root = roots[input.0 as usize];
+        let Origin::Node { node: cast, .. } = old.value(root).origin else { continue };
+        if rewrite.map[root.0 as usize].is_none() {
+            let cast = &old.nodes()[cast.0 as usize];
+            rewrite.emit(old, &Node { segment: reader.segment, ..cast.clone() }, cast.op.clone(), &[rewrite.get(cast.inputs[0])?])?;
+        }
+    }
+    Ok(())
+}
+
 /// Nodes that can be one, two or more together.
 fn groups(old: &Graph, roots: &[ValueId]) -> Result<Vec<Vec<usize>>> {
-    let frozen = old.frozen_storages()?;
-    let root = |v: ValueId| roots[v.0 as usize];
-    let fixed = |v: ValueId| old.value(root(v)).storage.is_some_and(|s| frozen[s.0 as usize]) && matches!(old.value(root(v)).origin, Origin::State);
+    let fixed = |v: ValueId| old.state_behind(roots, v).is_some_and(|state| state.first == state.current);
     let mut groups: Vec<Vec<usize>> = vec![];
     let mut open: HashMap<_, usize> = HashMap::new();
     for (i, node) in old.nodes().iter().enumerate() {
         let Op::Conv2d(op) = &node.op else { continue };
         // A state may have another version at another place.
         let x = node.inputs[0];
-        if !is_linear(op) || !node.inputs[1..].iter().all(|v| fixed(*v)) || old.value(root(x)).storage.is_some() {
+        if !is_linear(op) || !node.inputs[1..].iter().all(|v| fixed(*v)) || old.state_behind(roots, x).is_some() {
             continue;
         }
-        let key = (root(x), old.shape(x), op.bias, node.segment);
+        let key = (roots[x.0 as usize], old.shape(x), op.bias, node.segment);
         match open.get(&key) {
             Some(at) if groups[*at].len() < MOST => groups[*at].push(i),
             _ => {

@@ -4,11 +4,9 @@ use super::{Rewrite, WHAT};
 use crate::cancel::Stop;
 use crate::error::Result;
 use crate::graph::op::Narrow;
-use crate::graph::ops::Cast;
-use crate::graph::{Graph, Node, OpDef, ValueId};
+use crate::graph::{Graph, Node, Op, OpDef, ValueId};
 use crate::memory;
 use crate::tensor::DType;
-use std::collections::HashMap;
 
 fn is_narrow(dtype: DType) -> bool {
     matches!(dtype, DType::F16 | DType::Bf16)
@@ -19,7 +17,7 @@ pub fn precision<'s>(old: &Graph, dtype: DType, stop: Stop<'s>) -> Result<Option
     if !is_narrow(dtype) {
         return Ok(None);
     }
-    let mut this = Narrowing { rewrite: Rewrite::start(old, stop)?, casts: HashMap::new(), taps: vec![] };
+    let mut this = Narrowing { rewrite: Rewrite::start(old, stop)?, taps: vec![] };
     for node in old.nodes() {
         this.node(old, node, dtype)?;
     }
@@ -31,8 +29,6 @@ pub fn precision<'s>(old: &Graph, dtype: DType, stop: Stop<'s>) -> Result<Option
 
 struct Narrowing<'s> {
     rewrite: Rewrite<'s>,
-    /// Values in another type, by their new id.
-    casts: HashMap<(ValueId, DType), ValueId>,
     /// Old taps and their f32 copies.
     taps: Vec<(ValueId, ValueId)>,
 }
@@ -41,6 +37,8 @@ impl Narrowing<'_> {
     fn node(&mut self, old: &Graph, node: &Node, dtype: DType) -> Result<()> {
         let mut operands = self.rewrite.operands(node)?;
         let narrow = |this: &Self, id: &ValueId| is_narrow(this.rewrite.graph.value(*id).ty.dtype);
+        // A cast of what the program itself has narrow, a parameter of such a file, is there already.
+        let stored = matches!(node.op, Op::Cast(_)) && is_narrow(old.value(node.inputs[0]).ty.dtype);
         match node.op.narrow() {
             Narrow::Operands(which) => {
                 for (k, operand) in operands.iter_mut().enumerate() {
@@ -51,6 +49,7 @@ impl Narrowing<'_> {
                     }
                 }
             }
+            _ if stored => {}
             Narrow::Follow if operands.iter().all(|id| narrow(self, id)) => {}
             Narrow::Follow | Narrow::Wide => {
                 for operand in &mut operands {
@@ -71,18 +70,7 @@ impl Narrowing<'_> {
 
     /// A value as `to`, cast once.
     fn cast(&mut self, value: ValueId, to: DType, segment: usize) -> Result<ValueId> {
-        let graph = &mut self.rewrite.graph;
-        graph.write_in(segment);
-        if graph.value(value).ty.dtype == to {
-            return Ok(value);
-        }
-        if let Some(cast) = self.casts.get(&(value, to)) {
-            return Ok(*cast);
-        }
-        let cast = graph.push1(Cast { to }.into(), &[value])?;
-        let name = graph.value(value).name.clone();
-        graph.set_name(cast, format!("{name}.{to:?}"));
-        memory::insert(&mut self.casts, (value, to), cast, WHAT)?;
-        Ok(cast)
+        self.rewrite.graph.write_in(segment);
+        self.rewrite.graph.cast(value, to)
     }
 }
