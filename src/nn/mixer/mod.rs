@@ -30,11 +30,20 @@ struct Mixer {
     tokens_mlp_dim: usize,
     channels_mlp_dim: usize,
     num_class_embeds: Option<usize>,
+    /// Numbers of the vector that each image comes with, if it does.
+    vector_dim: Option<usize>,
+    /// Tokens that each image comes with, and numbers of each: both or neither.
+    num_context_tokens: Option<usize>,
+    context_dim: Option<usize>,
     unknown: Unknown,
 }
 
 impl Mixer {
     fn read(mut f: Fields) -> Result<Self> {
+        let [num_context_tokens, context_dim] = [f.opt_size("num_context_tokens", None, 1..=4096)?, f.opt_size("context_dim", None, 1..=4096)?];
+        if num_context_tokens.is_some() != context_dim.is_some() {
+            return Err(Error::invalid(format!("{}: num_context_tokens and context_dim go together, and one of them is null", f.file())));
+        }
         Ok(Self {
             sample_size: f.size("sample_size", 8, 1..=64)?,
             in_channels: f.size("in_channels", 1, 1..=4096)?,
@@ -44,6 +53,9 @@ impl Mixer {
             tokens_mlp_dim: f.size("tokens_mlp_dim", 64, 1..=4096)?,
             channels_mlp_dim: f.size("channels_mlp_dim", 64, 1..=4096)?,
             num_class_embeds: f.opt_size("num_class_embeds", None, 1..=1 << 24)?,
+            vector_dim: f.opt_size("vector_dim", None, 1..=4096)?,
+            num_context_tokens,
+            context_dim,
             unknown: {
                 let (other, warnings) = f.rest(&[], 64 << 10);
                 Unknown { other, warnings }
@@ -75,6 +87,14 @@ fn mlp(g: &mut Graph, scope: &Scope, x: ValueId, path: &str, hidden: usize, out:
     scope.linear(g, h, &format!("{path}.linear_2"), out)
 }
 
+/// Tokens [N,T,W] as a sequence of other sizes, [N,tokens,width].
+fn mix_context(g: &mut Graph, scope: &Scope, context: ValueId, [tokens, width]: [usize; 2]) -> Result<ValueId> {
+    let h = scope.linear(g, context, "context_proj", width)?;
+    let h = g.transpose(h)?;
+    let h = scope.linear(g, h, "context_mix", tokens)?;
+    g.transpose(h)
+}
+
 /// Over the channels of each token of x [N,T,C]: a group norm of one group over images of one pixel.
 fn layer_norm(g: &mut Graph, scope: &Scope, x: ValueId, path: &str) -> Result<ValueId> {
     let shape = g.shape(x).to_vec();
@@ -89,14 +109,19 @@ impl Network for Mixer {
     }
 
     fn signature(&self) -> Signature {
-        let labels = self.num_class_embeds.map(|classes| Condition { name: "labels".to_owned(), kind: ConditionKind::Labels { classes } });
+        let kinds = [
+            ("labels", self.num_class_embeds.map(|classes| ConditionKind::Labels { classes })),
+            ("vector", self.vector_dim.map(|width| ConditionKind::Vector { width })),
+            ("tokens", self.num_context_tokens.zip(self.context_dim).map(|(length, width)| ConditionKind::Tokens { length, width })),
+        ];
+        let widths = [self.hidden_size, self.tokens_mlp_dim, self.channels_mlp_dim, self.in_channels, self.out_channels].map(Some);
         Signature {
             in_channels: self.in_channels,
             out_channels: self.out_channels,
             size: Some([self.sample_size; 2]),
             size_multiple: self.sample_size,
-            widest: [self.hidden_size, self.tokens_mlp_dim, self.channels_mlp_dim, self.in_channels, self.out_channels].into_iter().max().unwrap_or(1),
-            conditions: labels.into_iter().collect(),
+            widest: widths.into_iter().chain([self.vector_dim, self.num_context_tokens, self.context_dim]).flatten().max().unwrap_or(1),
+            conditions: kinds.into_iter().filter_map(|(name, kind)| Some(Condition { name: name.to_owned(), kind: kind? })).collect(),
         }
     }
 
@@ -104,7 +129,8 @@ impl Network for Mixer {
         let settings = json!({
             "_class_name": FAMILY.class, "_diffusers_version": DIFFUSERS_VERSION, "sample_size": self.sample_size, "in_channels": self.in_channels,
             "out_channels": self.out_channels, "num_layers": self.num_layers, "hidden_size": self.hidden_size, "tokens_mlp_dim": self.tokens_mlp_dim,
-            "channels_mlp_dim": self.channels_mlp_dim, "num_class_embeds": self.num_class_embeds
+            "channels_mlp_dim": self.channels_mlp_dim, "num_class_embeds": self.num_class_embeds, "vector_dim": self.vector_dim,
+            "num_context_tokens": self.num_context_tokens, "context_dim": self.context_dim
         });
         if let Value::Object(settings) = settings { settings } else { Map::new() }
     }
@@ -122,13 +148,23 @@ impl Network for Mixer {
         let width = self.hidden_size;
         let sinusoid = TimestepEmbedding { dim: width, flip_sin_to_cos: true, freq_shift: 0.0 };
         let mut time = embedding(g, scope, at.t, "time_embedding", sinusoid, width)?;
-        if let (Some(classes), Some(labels)) = (self.num_class_embeds, at.conditions.first()) {
-            let class = scope.embedding(g, *labels, "class_embedding", classes, width)?;
+        let conditions = self.signature().conditions;
+        let given = |name: &str| conditions.iter().zip(at.conditions).find(|(c, _)| c.name == name).map(|(_, value)| *value);
+        if let (Some(classes), Some(labels)) = (self.num_class_embeds, given("labels")) {
+            let class = scope.embedding(g, labels, "class_embedding", classes, width)?;
             time = g.add(time, class)?;
+        }
+        if let Some(vector) = given("vector") {
+            let vector = scope.linear(g, vector, "vector_embedding", width)?;
+            time = g.add(time, vector)?;
         }
         let time = g.unary(UnaryKind::Silu, time)?;
         let image = scope.pointwise(g, at.x, "proj_in", width)?;
         let mut x = g.reshape(image, &[n, h * w, width])?;
+        if let Some(tokens) = given("tokens") {
+            let context = mix_context(g, scope, tokens, [h * w, width])?;
+            x = g.add(x, context)?;
+        }
         for i in 0..self.num_layers {
             x = self.block(g, scope, x, time, &format!("blocks.{i}"))?;
         }
