@@ -145,7 +145,7 @@ fn main() -> Result<(), Failure> {
     let clock = clock();
     let mut rows = vec![];
     for threads in [1, 2] {
-        for kernel in CATALOGUE.iter().filter(|kernel| kernel.set.available()) {
+        for kernel in CATALOGUE.iter().filter(|kernel| Set::all().any(|set| set == kernel.set)) {
             let mosts: &[u8] = if kernel.set == Set::Avx2 { &[129, 255] } else { &[255] };
             for most in mosts {
                 for (layer, s) in layers() {

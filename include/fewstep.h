@@ -313,6 +313,11 @@ FEWSTEP_API fewstep_status fewstep_cancel_token_destroy(fewstep_cancel_token *to
 #define FEWSTEP_PHASE_SAMPLE 3
 
 /**
+ * Progress of fewstep_quantize: `done` of `total` samples of the calibration.
+ */
+#define FEWSTEP_PHASE_QUANTIZE 4
+
+/**
  * How far a blocking call is. Only valid inside the callback. Later versions may have more fields: read no more than struct_size bytes.
  */
 typedef struct {
@@ -364,7 +369,7 @@ typedef int32_t (*fewstep_progress_callback)(void *user, const fewstep_progress 
 
 /**
  * Compute on the CPU, with the best instructions that it has. The environment variable FEWSTEP_ISA, read once, lowers them, for floats and for bytes: portable; avx2;
- * avx_vnni (floats on AVX2, bytes on AVX-VNNI); avx512, also avx512_vnni (AVX-512, bytes on its VNNI); amx (the same, bytes on AMX); neon_dot; neon_i8mm.
+ * avx_vnni (floats on AVX2, bytes on AVX-VNNI); avx512, also avx512_vnni (AVX-512, bytes on its VNNI); amx (the same, bytes on AMX, which is not used unless it is named: it has not been measured yet); neon_dot; neon_i8mm.
  */
 #define FEWSTEP_DEVICE_CPU 0
 
@@ -844,6 +849,14 @@ typedef struct {
    * What the model takes beside images and timesteps: how many conditions fewstep_model_condition lists.
    */
   uint32_t conditions;
+  /**
+   * Layers that compute in whole numbers; 0 for a model that fewstep_quantize did not make.
+   */
+  uint32_t quantized_layers;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
 } fewstep_model_info;
 
 /**
@@ -1785,6 +1798,92 @@ FEWSTEP_API fewstep_status fewstep_trainer_get_info(fewstep_trainer *trainer, fe
  */
 FEWSTEP_API
 fewstep_status fewstep_trainer_destroy(fewstep_trainer *trainer);
+
+
+/* ---------------------------------------------------------------------------
+ * Quantisation: students in whole numbers
+ * --------------------------------------------------------------------------- */
+
+/**
+ * How a student is quantised. Fill it with fewstep_quantize_options_init, then change fields.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * Whole numbers that a layer's input is rounded to, 16 to 256. 130 (the default) is exact and fast on processors that have AVX2 and nothing newer; behind
+   * SiLU it loses nothing worth having. 256 is all of a byte.
+   */
+  uint32_t levels;
+  /**
+   * Samples of the calibration, 1 to 65536; 64 by default. They are drawn along the student's own grid.
+   */
+  uint32_t samples;
+  /**
+   * Samples side by side; 16 by default.
+   */
+  uint32_t batch;
+  /**
+   * Height of the samples; 0 (the default) for the model's.
+   */
+  uint32_t height;
+  /**
+   * Width of the samples; 0 (the default) for the model's.
+   */
+  uint32_t width;
+  /**
+   * Seed of the samples' noise and labels.
+   */
+  uint64_t seed;
+  /**
+   * Layers that stay in float, by their path in the file without ".weight"; `*` stands for any text: "up_blocks.*.conv1". They come on top of those that
+   * always stay: "conv_in", "conv_out", "*.conv_shortcut", "time_embedding.*", "class_embedding.*" and "*.time_emb_proj". NULL by default.
+   */
+  const char *const *keep;
+  /**
+   * Elements of keep.
+   */
+  size_t keep_count;
+  /**
+   * What the samples' conditions are drawn from, where the model takes more than labels: rows of the dataset. NULL by default.
+   */
+  const fewstep_dataset *dataset;
+  /**
+   * Stops fewstep_quantize with CANCELLED; only read during that call. NULL (the default) for none.
+   */
+  const fewstep_cancel_token *cancel;
+} fewstep_quantize_options;
+
+/**
+ * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
+ *
+ * Any thread may call. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_quantize_options_init(fewstep_quantize_options *options, size_t struct_size);
+
+/**
+ * Makes a few-step student in whole numbers of another: weights of most layers are signed bytes with a scale for each output, what these layers read is
+ * rounded to unsigned bytes with one scale each, and their products are summed exactly. Scales come from the ranges that the student's layers have while it
+ * samples, in every step of its own grid. What stays in float is kept as f16. `options` may be NULL for the defaults; `progress` may be NULL and reports
+ * FEWSTEP_PHASE_QUANTIZE: `done` of `total` samples.
+ *
+ * The result is a model like any other. On a CPU its samplers run on kernels for bytes, with the same bits on every processor that has the same floats; on
+ * CUDA they compute in floats what the bytes stand for. Samplers off the student's own grid are refused with UNSUPPORTED. A trainer of it trains with the
+ * rounding in place; its snapshots are quantised again. fewstep_model_save_file keeps the bytes; diffusers cannot read such a model.
+ *
+ * The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call. Returns OK, INVALID_ARGUMENT (also for a
+ * model without a grid of its own, or a pattern that names no layer), SHAPE, NUMERIC (a layer whose input is not finite), CANCELLED, UNSUPPORTED or
+ * OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_quantize(const fewstep_runtime *runtime,
+                                const fewstep_model *student,
+                                const fewstep_quantize_options *options,
+                                fewstep_progress_callback progress,
+                                void *user,
+                                fewstep_model **out);
 
 
 /* ---------------------------------------------------------------------------

@@ -189,6 +189,8 @@ inline fewstep_student_options student_options() { return detail::defaults(fewst
 inline fewstep_dataset_options dataset_options() { return detail::defaults(fewstep_dataset_options_init); }
 /** Default options; see fewstep_trainer_options. */
 inline fewstep_trainer_options trainer_options() { return detail::defaults(fewstep_trainer_options_init); }
+/** Default options; see fewstep_quantize_options. */
+inline fewstep_quantize_options quantize_options() { return detail::defaults(fewstep_quantize_options_init); }
 /** Default options; see fewstep_sampler_options. */
 inline fewstep_sampler_options sampler_options() { return detail::defaults(fewstep_sampler_options_init); }
 /** Default options; see fewstep_begin_options. */
@@ -332,6 +334,11 @@ class Model : public detail::Owner<fewstep_model> {
     /** An initial student of this teacher; by default of the same architecture. Throws Error. */
     Model derive_student(const Runtime &runtime, const fewstep_student_options &options = student_options()) const {
         return make(runtime, [&](auto *at, auto **out) { return fewstep_model_derive_student(at, handle().get(), &options, out); });
+    }
+
+    /** This student in whole numbers of one byte. Throws Error. */
+    Model quantize(const Runtime &runtime, const fewstep_quantize_options &options = quantize_options()) const {
+        return make(runtime, [&](auto *at, auto **out) { return fewstep_quantize(at, handle().get(), &options, nullptr, nullptr, out); });
     }
 
     /** Saves a diffusers folder. Throws Error. */

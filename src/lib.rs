@@ -16,6 +16,7 @@ pub mod memory;
 pub mod names;
 pub mod nn;
 mod process;
+pub mod quant;
 pub mod random;
 pub mod sampling;
 pub mod tensor;

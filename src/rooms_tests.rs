@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// What each room may use, beside what stands on the ground floor.
-const ROOMS: [(&str, &[&str]); 9] = [
+const ROOMS: [(&str, &[&str]); 10] = [
     ("graph", &[]),
     ("backend", &["graph"]),
     ("io", &[]),
@@ -12,7 +12,8 @@ const ROOMS: [(&str, &[&str]); 9] = [
     ("nn", &["graph", "backend", "diffusion", "io"]),
     ("sampling", &["graph", "backend", "diffusion", "nn"]),
     ("distill", &["graph", "backend", "io", "diffusion", "nn", "sampling"]),
-    ("ffi", &["graph", "backend", "io", "diffusion", "nn", "sampling", "distill"]),
+    ("quant", &["graph", "backend", "diffusion", "nn", "sampling"]),
+    ("ffi", &["graph", "backend", "io", "diffusion", "nn", "sampling", "distill", "quant"]),
     ("process", &[]),
 ];
 

@@ -146,7 +146,7 @@ mod tests {
         let mut g = Graph::new();
         let w = g.state("w", TensorType::f32(&[8, 8, 3, 3]))?;
         let geometry = ConvGeometry { kernel: [3, 3], stride: 1, pad: [1; 4] };
-        let value = g.push1(PackConv { purpose: PackFor::Forward, geometry, result: TensorType::f32(&[8 * 8 * 9]) }.into(), &[w])?;
+        let value = g.push1(PackConv { purpose: PackFor::Forward, geometry, packed: TensorType::f32(&[8 * 8 * 9]).into() }.into(), &[w])?;
         let (recipe, _) = Recipe::of(&g, value).expect("packed weights");
         Ok((recipe, vec![Arc::new(Tensor::zeros(crate::tensor::DType::F32, &[8, 8, 3, 3])?)]))
     }

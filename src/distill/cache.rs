@@ -7,9 +7,9 @@ use crate::diffusion::{Clip, NoiseSchedule, Prediction, Table, trajectory};
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::nn::conditions::Values;
-use crate::nn::{Condition, ConditionKind, Guidance, Model};
-use crate::random::{self, Purpose};
-use crate::sampling::{RunSpec, SamplingRun, UNROLLED, for_each_batch};
+use crate::nn::{Guidance, Model};
+use crate::random::Purpose;
+use crate::sampling::{RunSpec, SamplingRun, UNROLLED, draw_conditions, for_each_batch};
 use crate::tensor::{DType, Tensor};
 use half::f16;
 use std::sync::Arc;
@@ -65,7 +65,7 @@ impl TrajectoryCache {
         let rows = (n + 1).checked_mul(spec.count).filter(|r| *r <= i32::MAX as usize);
         let rows = rows.ok_or_else(|| Error::invalid(format!("a cache of {} trajectories of {} states is too large", spec.count, n + 1)))?;
         let mut states = Tensor::zeros(DType::F16, &[rows, shape[2], shape[3], c]).map_err(|e| e.context("trajectory cache"))?;
-        let conditions = draw_conditions(&roles.conditions, spec, stop)?;
+        let conditions = draw_conditions(&roles.conditions, spec.rows, (spec.count, spec.size), spec.seed, stop)?;
         let grid = trajectory::teacher_pairs(spec.schedule.len(), spec.pairs, spec.substeps)?;
         let table = Table::from_pairs(spec.schedule, spec.prediction, &grid, 0.0, spec.clip)?;
         let batch = spec.batch.min(spec.count).max(1);
@@ -78,7 +78,7 @@ impl TrajectoryCache {
         let given = roles.conditions.iter().zip(&conditions).map(|(condition, rows)| Ok((condition.kind, Values::of(rows)?)));
         let given = memory::try_collect(given, "conditions")?;
         let total = spec.count * grid.len();
-        for_each_batch(&mut run, spec.seed, &given, spec.count, |run, first, used| {
+        for_each_batch(&mut run, spec.seed, &given, spec.count, |run, first, used, _| {
             run.draw_noise(stop)?;
             for k in 0..=n {
                 let to = &mut out[(k * spec.count + first) * row..][..used * row];
@@ -105,38 +105,4 @@ impl TrajectoryCache {
             warning: range.warning(),
         })
     }
-}
-
-/// Conditions of every noise: labels evenly, or rows of the data, which then belong together. Drawn by the seed.
-fn draw_conditions(conditions: &[Condition], spec: &CacheSpec, stop: Stop) -> Result<Vec<Tensor>> {
-    let draw = |i: usize, bound: u32| random::uniform_int(random::words(spec.seed, Purpose::Timestep, u32::MAX, i as u32, 0)[0], bound);
-    let bound = |n: usize| u32::try_from(n).map_err(|_| Error::invalid(format!("{n} are too many to draw from")));
-    let mut drawn = memory::with_capacity(conditions.len(), "conditions")?;
-    for (k, condition) in conditions.iter().enumerate() {
-        let ty = condition.kind.rows(spec.count, spec.size);
-        let mut tensor = Tensor::zeros(ty.dtype, &ty.shape)?;
-        match (condition.kind, spec.rows.get(k)) {
-            (ConditionKind::Labels { classes }, None) => {
-                let classes = bound(classes)?;
-                for (i, label) in tensor.as_mut_slice::<i32>()?.iter_mut().enumerate() {
-                    stop.check()?;
-                    *label = draw(i, classes) as i32;
-                }
-            }
-            (kind, None) => return Err(Error::invalid(format!("the teacher's trajectories need {}: give a dataset with them", kind.name()))),
-            (_, Some(rows)) => {
-                let (count, from) = (bound(rows.shape()[0])?, rows.bytes());
-                let row = ty.numel() / spec.count * ty.dtype.size();
-                if from.len() != row * count as usize {
-                    return Err(Error::internal(format!("rows of {} that are not those of the trajectories' images", condition.kind.name())));
-                }
-                for (i, to) in tensor.bytes_mut().chunks_exact_mut(row).enumerate() {
-                    stop.check()?;
-                    to.copy_from_slice(&from[draw(i, count) as usize * row..][..row]);
-                }
-            }
-        }
-        drawn.push(tensor);
-    }
-    Ok(drawn)
 }

@@ -61,10 +61,10 @@ impl ParameterSet {
         Ok(Self { name: name.to_string(), parameters, optimizer })
     }
 
-    /// All weights of the network that learns.
+    /// All weights of the network that learns; the scales of whole numbers stay.
     pub fn student(model: &Model, optimizer: Optimizer) -> Result<Self> {
         let parameter = |(name, initial): (&String, &Arc<Tensor>)| Parameter { name: name.clone(), initial: initial.clone() };
-        Self::new(STUDENT, memory::collect(model.weights.iter().map(parameter), "parameters")?, optimizer)
+        Self::new(STUDENT, memory::collect(model.weights.iter().filter(|(name, _)| model.learns(name)).map(parameter), "parameters")?, optimizer)
     }
 
     /// Its name.

@@ -4,7 +4,7 @@ use crate::cancel::Stop;
 use crate::diffusion::Prediction;
 use crate::error::Result;
 use crate::nn::families::patched;
-use crate::nn::{Model, StudentInfo, widened};
+use crate::nn::{Model, StudentInfo};
 use serde_json::{Map, Value};
 
 /// How a student differs from its teacher.
@@ -34,7 +34,7 @@ pub fn derive(teacher: &Model, options: &StudentOptions, stop: Stop) -> Result<M
     let scheduler = teacher.scheduler.for_student(options.prediction)?;
     let mut student = Model::create_until(network, scheduler, options.seed, stop)?;
     if options.copy_weights {
-        copy_weights(&mut student, teacher)?;
+        copy_weights(&mut student, &teacher.widened(stop)?);
     }
     if !options.pairs.is_empty() {
         student.student = Some(StudentInfo { version: StudentInfo::VERSION, pairs: options.pairs.clone(), teacher_substeps: 0 });
@@ -42,14 +42,13 @@ pub fn derive(teacher: &Model, options: &StudentOptions, stop: Stop) -> Result<M
     Ok(student)
 }
 
-/// Copies tensors of the same role and shape, as f32: they are made to be trained.
-fn copy_weights(student: &mut Model, teacher: &Model) -> Result<()> {
+/// Copies tensors of the same role and shape from a teacher in f32: they are made to be trained.
+fn copy_weights(student: &mut Model, teacher: &Model) {
     let network = student.network.clone();
     for (name, tensor) in &mut student.weights {
         let role = network.role(name, teacher.network.as_ref());
         if let Some(source) = teacher.weights.get(&role).filter(|w| w.shape() == tensor.shape()) {
-            *tensor = widened(source)?;
+            *tensor = source.clone();
         }
     }
-    Ok(())
 }

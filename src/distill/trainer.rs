@@ -367,6 +367,7 @@ impl Trainer {
             model.weights.insert(name, tensor);
         }
         model.check_finite()?;
+        model = model.narrowed()?;
         if !self.options.pairs.is_empty() {
             model.student = Some(StudentInfo { version: StudentInfo::VERSION, pairs: self.options.pairs.clone(), teacher_substeps: self.options.substeps });
         }
@@ -429,6 +430,9 @@ impl Trainer {
 
     pub(super) fn bind_shared(&mut self, dataset: Option<&Dataset>, stop: Stop) -> Result<()> {
         let has = |exec: &dyn Executable, name: &str| exec.plan().graph().storage(name).is_some();
+        for (name, tensor) in self.student.weights.iter().filter(|(name, _)| !self.student.learns(name)) {
+            self.exec.bind(&format!("{}{name}", super::context::STUDENT), tensor.clone())?;
+        }
         if let Some(teacher) = &self.teacher {
             for (name, tensor) in &teacher.weights {
                 stop.check()?;
@@ -472,6 +476,9 @@ fn trajectory_rows(teacher: &Model, dataset: Option<&Dataset>, size: [usize; 2])
 /// Refuses networks and data that do not fit together.
 fn check_networks(student: &Model, teacher: Option<&Model>, dataset: Option<&Dataset>, options: &TrainerOptions) -> Result<()> {
     student.network.check_trainable()?;
+    if !options.pairs.is_empty() {
+        student.check_timesteps(&memory::collect(options.pairs.iter().map(|(t, _)| *t as f64), "timesteps")?)?;
+    }
     let needs = options.needs();
     if needs.teacher && teacher.is_none() {
         return Err(Error::invalid("the objectives need a teacher"));

@@ -14,6 +14,8 @@ pub const FEWSTEP_PHASE_PREPARE: i32 = 1;
 pub const FEWSTEP_PHASE_TRAIN: i32 = 2;
 /// Progress of fewstep_sampler_run: `done` of `total` sampler steps.
 pub const FEWSTEP_PHASE_SAMPLE: i32 = 3;
+/// Progress of fewstep_quantize: `done` of `total` samples of the calibration.
+pub const FEWSTEP_PHASE_QUANTIZE: i32 = 4;
 
 /// How far a blocking call is. Only valid inside the callback. Later versions may have more fields: read no more than struct_size bytes.
 #[repr(C)]

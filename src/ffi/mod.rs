@@ -21,6 +21,7 @@ pub(crate) mod handle;
 pub mod model;
 pub(crate) mod options;
 pub mod precision;
+pub mod quantize;
 pub mod runtime;
 pub mod sampler;
 pub mod sampler_options;

@@ -93,6 +93,10 @@ pub struct fewstep_model_info {
     pub channels: u32,
     /// What the model takes beside images and timesteps: how many conditions fewstep_model_condition lists.
     pub conditions: u32,
+    /// Layers that compute in whole numbers; 0 for a model that fewstep_quantize did not make.
+    pub quantized_layers: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 // SAFETY: repr(C), the fields leave no gap, numbers and pointers only.
@@ -164,6 +168,8 @@ impl ModelHandle {
             num_train_timesteps: narrow(model.scheduler.num_train_timesteps),
             channels: narrow(roles.as_ref().map_or(0, |r| r.channels)),
             conditions: narrow(roles.as_ref().map_or(0, |r| r.conditions.len())),
+            quantized_layers: narrow(model.quantization.as_ref().map_or(0, |q| q.layers.len())),
+            reserved: 0,
         }
     }
 }

@@ -292,7 +292,7 @@ impl Graph {
             Op::Reshape(op) => heap(8 * op.shape.capacity()),
             Op::ReduceSum(op) => heap(8 * op.shape.capacity()),
             Op::FusedConv2d(op) => heap(8 * op.parts.capacity()),
-            Op::PackConv(op) => heap(8 * op.result.shape.capacity()),
+            Op::PackConv(op) => heap(8 * op.packed.ty.shape.capacity()),
             _ => 0,
         };
         let node = |n: &Node| op(&n.op) + heap(4 * n.inputs.capacity()) + heap(4 * n.outputs.capacity());

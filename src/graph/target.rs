@@ -9,5 +9,21 @@ pub trait Target {
     fn accepts(&self, op: &Op, types: &[&TensorType]) -> bool;
 
     /// The packed form of the weights of this op, a convolution or its input gradient with operands of these types; `None` where it reads them as they are.
-    fn packed(&self, op: &Op, types: &[&TensorType]) -> Option<TensorType>;
+    fn packed(&self, op: &Op, types: &[&TensorType]) -> Option<Packed>;
+}
+
+/// How a backend packs weights.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Packed {
+    /// What they are then.
+    pub ty: TensorType,
+    /// The order that they are in, by a name: equal names mean equal orders.
+    pub order: &'static str,
+}
+
+impl From<TensorType> for Packed {
+    /// In the only order that there is for a purpose and geometry.
+    fn from(ty: TensorType) -> Self {
+        Self { ty, order: "" }
+    }
 }

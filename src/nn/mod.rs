@@ -8,6 +8,7 @@ mod mixer;
 pub mod model;
 pub mod network;
 pub mod prediction;
+pub mod quantization;
 pub mod scope;
 pub mod unet;
 
@@ -15,4 +16,5 @@ pub use conditions::{Condition, ConditionKind};
 pub use model::{Model, StudentInfo, widened};
 pub use network::{Inputs, Network, Signature};
 pub use prediction::{Guidance, Predictor};
-pub use scope::Scope;
+pub use quantization::{InputNumbers, LayerNumbers, Quantization};
+pub use scope::{Layer, Scope};

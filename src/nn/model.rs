@@ -3,6 +3,7 @@
 use super::conditions::ConditionKind;
 use super::families::{self, NETWORKS, Opened};
 use super::network::Network;
+use super::quantization::{Quantization, from_numbers, input_scale, weight_scale};
 use super::scope::{Initial, Parameter};
 use crate::cancel::Stop;
 use crate::diffusion::grid;
@@ -75,6 +76,8 @@ pub struct Model {
     pub weights: BTreeMap<String, Arc<Tensor>>,
     /// Present for distilled students.
     pub student: Option<StudentInfo>,
+    /// Present for models that compute in whole numbers; their scales are among the weights.
+    pub quantization: Option<Quantization>,
     /// What was odd about the files: unknown keys, unused tensors.
     pub warnings: Vec<String>,
 }
@@ -102,11 +105,20 @@ impl Model {
 
     fn from_files(mut files: ModelFiles<Opened>) -> Result<Self> {
         let Opened { network, parameters } = files.config;
+        let quantization = files.fewstep.as_ref().and_then(|(value, name)| Some((value.get(Quantization::KEY)?, name)));
+        let quantization = quantization.map(|(value, name)| Quantization::from_value(value).map_err(|e| e.context(name))).transpose()?;
         let mut weights = BTreeMap::new();
-        for Parameter { name, shape, .. } in parameters {
+        let outputs: BTreeMap<&str, usize> = parameters.iter().map(|p| (p.name.as_str(), *p.shape.first().unwrap_or(&1))).collect();
+        let scales = quantization.iter().flat_map(|q| q.layers.iter()).flat_map(|(path, layer)| {
+            let count = outputs.get(format!("{path}.weight").as_str()).copied().unwrap_or(0);
+            layer.input.map(|_| (input_scale(path), vec![1])).into_iter().chain([(weight_scale(path), vec![count])])
+        });
+        let all = parameters.iter().map(|p| (p.name.clone(), p.shape.clone())).chain(scales);
+        for (name, shape) in all {
             memory::check()?;
-            let tensor = Arc::new(files.tensors.take_floats(&name, &shape)?);
-            weights.insert(name, tensor);
+            let whole = quantization.as_ref().is_some_and(|q| q.layer_of(&name).is_some());
+            let tensor = if whole { files.tensors.take_numbers(&name, &shape)? } else { files.tensors.take_floats(&name, &shape)? };
+            weights.insert(name, Arc::new(tensor));
         }
         let mut warnings = [files.notes, network.unknown().warnings.clone()].concat();
         warnings.extend(files.scheduler.iter().flat_map(|s| s.warnings.clone()));
@@ -124,7 +136,7 @@ impl Model {
         }));
         let scheduler = files.scheduler.unwrap_or_else(|| SchedulerConfig::for_class(SchedulerClass::Ddim));
         let student = files.fewstep.map(|(value, name)| StudentInfo::read(value, &name, scheduler.num_train_timesteps)).transpose()?.flatten();
-        Ok(Self { network, scheduler, weights, student, warnings })
+        Ok(Self { network, scheduler, weights, student, quantization, warnings })
     }
 
     /// A model with random weights as PyTorch initialises them: a function of the seed.
@@ -140,17 +152,41 @@ impl Model {
             let tensor = Arc::new(initial(&parameter, [seed, i as u64], stop)?);
             weights.insert(parameter.name, tensor);
         }
-        Ok(Self { network, scheduler, weights, student: None, warnings: vec![] })
+        Ok(Self { network, scheduler, weights, student: None, quantization: None, warnings: vec![] })
     }
 
     /// The same model with all its weights in f32, as they are trained; those that are f32 already are shared. A cancelled error where `stop` is set before.
     pub fn widened(&self, stop: Stop) -> Result<Self> {
         let mut wide = self.clone();
-        for tensor in wide.weights.values_mut() {
+        for (name, tensor) in &mut wide.weights {
             stop.check()?;
-            *tensor = widened(tensor)?;
+            let scales = self.quantization.as_ref().and_then(|q| self.weights.get(&weight_scale(q.layer_of(name)?)));
+            *tensor = match scales.filter(|_| tensor.dtype() == DType::I8) {
+                Some(scales) => Arc::new(from_numbers(tensor, scales)?),
+                None => widened(tensor)?,
+            };
         }
         Ok(wide)
+    }
+
+    /// The same model with its weights as it keeps them: a quantised one has whole numbers and f16, any other is left as it is.
+    pub fn narrowed(self) -> Result<Self> {
+        let Some(quantization) = &self.quantization else { return Ok(self) };
+        let weights = quantization.narrowed(&self.weights)?;
+        Ok(Self { weights, ..self })
+    }
+
+    /// Refuses timesteps that a quantised model was not calibrated on: its ranges are those of its own grid.
+    pub fn check_timesteps(&self, timesteps: &[f64]) -> Result<()> {
+        let Some(quantization) = &self.quantization else { return Ok(()) };
+        if quantization.pairs.iter().map(|(t, _)| *t as f64).eq(timesteps.iter().copied()) {
+            return Ok(());
+        }
+        Err(Error::unsupported(format!(
+            "the model is quantised for its own grid {:?}, the sampler's timesteps are {timesteps:?}: sample it with FEWSTEP_SAMPLER_FROM_MODEL, or quantise the \
+             model that it was made of for this grid",
+            quantization.pairs
+        )))
     }
 
     /// Writes a diffusers folder that `DDIMPipeline.from_pretrained` opens. It is saved as a whole: a model that was there stays, or this one is there.
@@ -190,11 +226,18 @@ impl Model {
     }
 
     fn metadata(&self) -> Result<Option<serde_json::Value>> {
-        self.student.as_ref().map(|info| serde_json::to_value(info).map_err(|e| Error::internal(e.to_string()))).transpose()
+        let student = self.student.as_ref().map(|info| serde_json::to_value(info).map_err(|e| Error::internal(e.to_string()))).transpose()?;
+        let Some(quantization) = &self.quantization else { return Ok(student) };
+        let mut record = student.unwrap_or_else(|| serde_json::json!({"version": StudentInfo::VERSION}));
+        record[Quantization::KEY] = quantization.to_value();
+        Ok(Some(record))
     }
 
     /// diffusers can only express grids that its timestep spacing produces; anything else would be sampled wrongly there.
     fn check_expressible(&self) -> Result<()> {
+        if self.quantization.is_some() {
+            return Err(Error::unsupported("diffusers cannot read a quantised model: save it as one file, with fewstep_model_save_file"));
+        }
         let Some(info) = &self.student else { return Ok(()) };
         let expected = grid::trailing_pairs(self.scheduler.num_train_timesteps, info.pairs.len())?;
         if info.pairs == expected {
@@ -216,9 +259,14 @@ impl Model {
         self.network.signature().size.ok_or_else(|| Error::invalid("the config has no sample_size; give the image size"))
     }
 
+    /// Whether a weight is learned: all of them are, but the scales of whole numbers.
+    pub fn learns(&self, name: &str) -> bool {
+        self.quantization.as_ref().is_none_or(|quantization| !quantization.is_scale(name))
+    }
+
     /// Number of parameters.
     pub fn parameter_count(&self) -> usize {
-        self.weights.values().map(|t| t.numel()).sum()
+        self.weights.iter().filter(|(name, _)| self.learns(name)).map(|(_, t)| t.numel()).sum()
     }
 }
 

@@ -3,7 +3,7 @@
 use super::conditions::{Condition, ConditionKind};
 use super::model::Model;
 use super::network::Inputs;
-use super::scope::Scope;
+use super::scope::{Layer, Scope};
 use crate::error::{Error, Result};
 use crate::graph::ops::{Concat, IntAffine, Slice};
 use crate::graph::{Graph, ValueId};
@@ -102,11 +102,18 @@ impl<'a> Predictor<'a> {
 
     /// All that the network gives [B,H,W,out_channels]: a variance too, behind the mean. Not guided.
     pub fn output(&self, g: &mut Graph, x_t: ValueId, t: ValueId, conditions: &[ValueId]) -> Result<ValueId> {
+        self.output_and_layers(g, x_t, t, conditions).map(|(out, _)| out)
+    }
+
+    /// The same, and the layers with what they read.
+    pub fn output_and_layers(&self, g: &mut Graph, x_t: ValueId, t: ValueId, conditions: &[ValueId]) -> Result<(ValueId, Vec<Layer>)> {
         let own = self.model.network.signature().conditions.len();
         let x = match conditions.get(own) {
             None => x_t,
             Some(planes) => g.push1(Concat.into(), &[x_t, *planes])?,
         };
-        self.model.network.build(g, &Scope::of(self.prefix, &self.model.weights), &Inputs { x, t, conditions: &conditions[..own] })
+        let scope = Scope::of(self.prefix, &self.model.weights).quantized(self.model.quantization.as_ref());
+        let out = self.model.network.build(g, &scope, &Inputs { x, t, conditions: &conditions[..own] })?;
+        Ok((out, scope.into_layers()))
     }
 }

@@ -1,6 +1,8 @@
 //! Where a network's parameters are in a graph, and what they begin as.
 
-use crate::error::Result;
+use super::quantization::{Quantization, input_scale, weight_scale};
+use crate::error::{Error, Result};
+use crate::graph::ops::{Codes, Dequantize, FakeQuantize};
 use crate::graph::{Graph, TensorType, ValueId};
 use crate::memory;
 use crate::tensor::{DType, Tensor};
@@ -39,18 +41,42 @@ pub struct Scope<'a> {
     prefix: &'a str,
     /// What the parameters will be bound to, which has their types; without it they are f32.
     weights: Option<&'a BTreeMap<String, Arc<Tensor>>>,
+    /// The layers that compute in whole numbers.
+    quantization: Option<&'a Quantization>,
     parameters: RefCell<Vec<Parameter>>,
+    layers: RefCell<Vec<Layer>>,
+}
+
+/// A layer with weights, a product of some kind.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// Its path, without the scope's prefix: that of its weights without `.weight`.
+    pub path: String,
+    /// What it reads, before any rounding.
+    pub input: ValueId,
+    /// Products of a sum.
+    pub products: usize,
 }
 
 impl<'a> Scope<'a> {
     /// `prefix` is put before every parameter's and feature's name, such as `student.`; it may be empty. Parameters are f32.
     pub fn new(prefix: &'a str) -> Self {
-        Self { prefix, weights: None, parameters: RefCell::default() }
+        Self { prefix, weights: None, quantization: None, parameters: RefCell::default(), layers: RefCell::default() }
     }
 
     /// The same for parameters that have the types of these weights, by their names without the prefix.
     pub fn of(prefix: &'a str, weights: &'a BTreeMap<String, Arc<Tensor>>) -> Self {
         Self { weights: Some(weights), ..Self::new(prefix) }
+    }
+
+    /// The same with these layers in whole numbers.
+    pub fn quantized(self, quantization: Option<&'a Quantization>) -> Self {
+        Self { quantization, ..self }
+    }
+
+    /// The layers in the order in which the network has met them.
+    pub fn into_layers(self) -> Vec<Layer> {
+        self.layers.into_inner()
     }
 
     /// The parameters in the order in which the network has met them.
@@ -63,36 +89,77 @@ impl<'a> Scope<'a> {
         format!("{}{path}", self.prefix)
     }
 
-    /// A parameter, f32: its state, or behind a state of another type the cast of it, one for all that read it.
-    pub fn param(&self, g: &mut Graph, path: &str, shape: &[usize], initial: Initial) -> Result<ValueId> {
+    /// The type that a parameter is stored in.
+    fn stored(&self, path: &str) -> DType {
+        self.weights.and_then(|weights| weights.get(path)).map_or(DType::F32, |tensor| tensor.dtype())
+    }
+
+    /// A parameter as it is stored.
+    fn state(&self, g: &mut Graph, path: &str, shape: &[usize], initial: Initial) -> Result<ValueId> {
         let known = g.storages().len();
-        let stored = self.weights.and_then(|weights| weights.get(path)).map_or(DType::F32, |tensor| tensor.dtype());
-        let value = g.state(self.name(path), TensorType::new(stored, shape))?;
+        let value = g.state(self.name(path), TensorType::new(self.stored(path), shape))?;
         if g.storages().len() > known {
             let parameter = Parameter { name: self.name(path), shape: memory::copy(shape, "shape")?, initial };
             memory::push(&mut self.parameters.borrow_mut(), parameter, "list of parameters")?;
         }
+        Ok(value)
+    }
+
+    /// A parameter, f32: its state, or behind a state of another type the cast of it, one for all that read it.
+    pub fn param(&self, g: &mut Graph, path: &str, shape: &[usize], initial: Initial) -> Result<ValueId> {
+        let value = self.state(g, path, shape, initial)?;
         g.cast(value, DType::F32)
     }
 
-    /// A layer's weight, every output of which has `inputs` inputs, and its bias.
-    fn layer(&self, g: &mut Graph, path: &str, weight: &[usize], inputs: usize) -> Result<[ValueId; 2]> {
+    /// A layer that reads x, whose weight has this shape: x, weight and bias as the layer sees them. Each output has `inputs` inputs.
+    fn layer(&self, g: &mut Graph, x: ValueId, path: &str, weight: &[usize], inputs: usize) -> Result<[ValueId; 3]> {
         let initial = Initial::Uniform(inputs);
-        Ok([self.param(g, &format!("{path}.weight"), weight, initial)?, self.param(g, &format!("{path}.bias"), &weight[..1], initial)?])
+        let name = format!("{path}.weight");
+        let whole = self.stored(&name) == DType::I8;
+        let w = if whole { self.state(g, &name, weight, initial)? } else { self.param(g, &name, weight, initial)? };
+        let b = self.param(g, &format!("{path}.bias"), &weight[..1], initial)?;
+        memory::push(&mut self.layers.borrow_mut(), Layer { path: path.to_owned(), input: x, products: inputs }, "list of layers")?;
+        let Some(numbers) = self.quantization.and_then(|q| q.layer(path)) else {
+            return if whole {
+                Err(Error::internal(format!("'{name}' is in whole numbers, but the model does not say what they stand for")))
+            } else {
+                Ok([x, w, b])
+            };
+        };
+        let x = match numbers.input {
+            None => x,
+            Some(input) => self.rounded(g, x, (&input_scale(path), 1), None, input.codes(), Tensor::from_slice(&[1], &[input.zero])?)?,
+        };
+        let (zeros, scales) = (Tensor::zeros(DType::I8, &weight[..1])?, (&*weight_scale(path), weight[0]));
+        if !whole {
+            return Ok([x, self.rounded(g, w, scales, Some(0), Codes::WEIGHTS, zeros)?, b]);
+        }
+        let (scale, zero) = (self.param(g, scales.0, &[scales.1], Initial::Ones)?, g.constant("zero_point", zeros)?);
+        Ok([x, g.push1(Dequantize { axis: Some(0) }.into(), &[w, scale, zero])?, b])
+    }
+
+    /// A value as its numbers stand for it.
+    fn rounded(&self, g: &mut Graph, x: ValueId, (scale, count): (&str, usize), axis: Option<usize>, codes: Codes, zero: Tensor) -> Result<ValueId> {
+        let scale = self.param(g, scale, &[count], Initial::Ones)?;
+        let zero = g.constant("zero_point", zero)?;
+        // Of the mean square of a scale's gradient, Esser et al. 2020, section 2.2.
+        let each = g.value(x).ty.numel() as f64 / count as f64;
+        let scale_gradient = (each * f64::from(codes.high)).sqrt().recip() as f32;
+        g.push1(FakeQuantize { codes, axis, scale_gradient }.into(), &[x, scale, zero])
     }
 
     /// A convolution of x [N,H,W,C] to `out` channels with a square kernel and a bias.
     #[allow(clippy::too_many_arguments)] // the parameters of a convolution
     pub fn conv(&self, g: &mut Graph, x: ValueId, path: &str, out: usize, k: usize, stride: usize, pad: [usize; 4]) -> Result<ValueId> {
         let channels = g.shape(x)[3];
-        let [w, b] = self.layer(g, path, &[out, channels, k, k], channels * k * k)?;
+        let [x, w, b] = self.layer(g, x, path, &[out, channels, k, k], channels * k * k)?;
         g.conv2d(x, w, Some(b), stride, pad)
     }
 
     /// A linear layer over the channels of an image, written as the 1x1 convolution that it is: norms before it can be part of it.
     pub fn pointwise(&self, g: &mut Graph, x: ValueId, path: &str, out: usize) -> Result<ValueId> {
         let channels = g.shape(x)[3];
-        let [w, b] = self.layer(g, path, &[out, channels], channels)?;
+        let [x, w, b] = self.layer(g, x, path, &[out, channels], channels)?;
         let w = g.reshape(w, &[out, channels, 1, 1])?;
         g.conv2d(x, w, Some(b), 1, [0; 4])
     }
@@ -100,7 +167,7 @@ impl<'a> Scope<'a> {
     /// A linear layer over the last dimension.
     pub fn linear(&self, g: &mut Graph, x: ValueId, path: &str, out: usize) -> Result<ValueId> {
         let channels = *g.shape(x).last().unwrap_or(&0);
-        let [w, b] = self.layer(g, path, &[out, channels], channels)?;
+        let [x, w, b] = self.layer(g, x, path, &[out, channels], channels)?;
         g.linear(x, w, Some(b))
     }
 

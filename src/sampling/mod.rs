@@ -1,9 +1,11 @@
 //! A model's sampling run as a program of the graph, compiled once, run step by step; and a single evaluation.
 
+pub mod conditions;
 pub mod evaluator;
 pub mod program;
 pub mod run;
 
+pub use conditions::draw_conditions;
 pub use evaluator::Evaluator;
 pub use program::{RunGraph, RunSpec, UNROLLED};
 pub use run::{Given, SamplingRun, for_each_batch};

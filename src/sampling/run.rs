@@ -51,6 +51,7 @@ impl SamplingRun {
             return Err(Error::invalid("the batch of a sampling run must be at least 1"));
         }
         spec.guidance.map_or(Ok(()), |guidance| model.check_guidance(&guidance))?;
+        model.check_timesteps(&memory::collect(spec.table.steps.iter().map(|step| step.t), "timesteps")?)?;
         let numerics = Numerics::of(spec.precision)?;
         let Program { graph, seed, samples, conditions, inputs, counter, shape } = Program::new(model, spec, stop)?;
         let mut exec = backend.compile_until(&graph, &numerics, stop)?;
@@ -260,13 +261,14 @@ pub(super) fn check_given(conditions: &[Condition], given: &[Given], n: usize, s
     Ok(taken)
 }
 
-/// Samples of any number through a run of fixed batch: `visit(run, first, count)` is called after every batch. `given` has the values of all samples.
+/// Samples of any number through a run of fixed batch: `visit(run, first, count, given)` is called after every batch
+/// is begun, with what it was given. `given` has the values of all samples.
 pub fn for_each_batch(
     run: &mut SamplingRun,
     seed: u64,
     given: &[Given],
     count: usize,
-    mut visit: impl FnMut(&mut SamplingRun, usize, usize) -> Result<()>,
+    mut visit: impl FnMut(&mut SamplingRun, usize, usize, &[Given]) -> Result<()>,
 ) -> Result<()> {
     let batch = run.shape()[0];
     let mut samples = try_vec::<i32>(batch, "samples")?;
@@ -276,7 +278,7 @@ pub fn for_each_batch(
         let rows = memory::try_collect(given.iter().map(|(_, values)| Rows::of(*values, count, first..first + n, batch)), "conditions")?;
         let part = memory::collect(given.iter().zip(&rows).map(|((kind, _), rows)| (*kind, rows.values())), "conditions")?;
         run.begin(seed, &samples, &part, None)?;
-        visit(run, first, n)?;
+        visit(run, first, n, &part)?;
     }
     Ok(())
 }

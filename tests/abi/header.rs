@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The header's chapters in their order: a file of src/ffi, and what it is about.
-const CHAPTERS: [(&str, &str); 16] = [
+const CHAPTERS: [(&str, &str); 17] = [
     ("error", "Version, status codes, the last error"),
     ("cancel", "Cancel tokens"),
     ("callback", "Progress"),
@@ -19,6 +19,7 @@ const CHAPTERS: [(&str, &str); 16] = [
     ("precision", "Precisions"),
     ("trainer_options", "Trainers: what training is made with"),
     ("trainer", "Trainers"),
+    ("quantize", "Quantisation: students in whole numbers"),
     ("sampler_options", "Samplers: what a run is made with"),
     ("sampler", "Samplers"),
     ("evaluator", "Evaluators: one evaluation of a network"),

@@ -9,4 +9,5 @@ mod ffi_common;
 mod header;
 mod kernel_build;
 mod plugin;
+mod quantize;
 mod training;

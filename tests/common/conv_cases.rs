@@ -4,14 +4,15 @@
 use super::Case;
 use fewstep::graph::ValueId;
 use fewstep::graph::ops::*;
+use fewstep::tensor::Tensor;
 
 const TOLERANCE: f64 = 1e-5;
 
 /// [N,H,W,C], O, kernel, stride, padding (top, left, bottom, right).
-type Shape = ([usize; 4], usize, [usize; 2], usize, [usize; 4]);
+pub type Shape = ([usize; 4], usize, [usize; 2], usize, [usize; 4]);
 
 /// Every tail, border, stride and special path at least once; the comments name what is special.
-const SHAPES: &[Shape] = &[
+pub const SHAPES: &[Shape] = &[
     ([1, 1, 1, 1], 1, [1, 1], 1, [0; 4]),
     ([1, 8, 8, 8], 8, [3, 3], 1, [1; 4]),
     ([2, 7, 5, 3], 9, [3, 3], 1, [1; 4]),         // three channels, odd sizes
@@ -79,6 +80,67 @@ pub fn fused_graph(name: String, shape: &Shape, (addend, residual, scale): (bool
         y = case.graph.affine(y, 0.75, 0.0).expect("affine");
     }
     (case, y)
+}
+
+/// The numbers that x is rounded to: all of a byte, and so few that no sum of two products leaves 16 bits.
+pub const ROUNDINGS: [Codes; 2] = [Codes::U8, Codes { high: 129, ..Codes::U8 }];
+
+/// What stands for whole numbers: x rounded with one scale, w with one for each output.
+pub fn rounded(case: &mut Case, x: ValueId, w: ValueId, codes: Codes) -> [ValueId; 2] {
+    let o = case.graph.shape(w)[0];
+    let (scale, zero) = (case.data(&[1], &[2.3f32 / (codes.high as f32)]), case.data(&[1], &[(codes.high / 2) as u8]));
+    let scales: Vec<f32> = (0..o).map(|k| (1.0 + 0.3 * (k % 5) as f32) / 127.0).collect();
+    let w_scale = case.data(&[o], &scales);
+    let none = case.graph.constant("none", Tensor::from_slice(&[o], &vec![0i8; o]).expect("a tensor")).expect("a constant");
+    let x = case.op(FakeQuantize { codes, axis: None, scale_gradient: 1.0 }, &[x, scale, zero]);
+    [x, case.op(FakeQuantize { codes: Codes::WEIGHTS, axis: Some(0), scale_gradient: 1.0 }, &[w, w_scale, none])]
+}
+
+/// Convolutions of rounded x and w, with all that may follow one. `normed` puts a norm before.
+pub fn quantized_graph(name: String, shape: &Shape, codes: Codes, normed: bool, (addend, residual, scale): (bool, bool, bool)) -> (Case, ValueId) {
+    let &(x, o, kernel, stride, pad) = shape;
+    let out = output(shape);
+    let mut case = Case::new(name);
+    let mut xs = case.input(&x);
+    let w = case.state("w", &[o, x[3], kernel[0], kernel[1]]);
+    let b = case.state("b", &[o]);
+    if normed {
+        let (gamma, beta) = (case.state("gamma", &[x[3]]), case.state("beta", &[x[3]]));
+        xs = case.graph.group_norm(xs, gamma, beta, 1, 1e-5, scale).expect("a norm");
+    }
+    let [xs, w] = rounded(&mut case, xs, w, codes);
+    let mut y = case.graph.conv2d(xs, w, Some(b), stride, pad).expect("conv2d");
+    if addend {
+        let time = case.input(&[out[0], 1, 1, o]);
+        y = case.graph.add(time, y).expect("add");
+    }
+    if residual {
+        let other = case.input(&out);
+        y = case.graph.add(y, other).expect("add");
+    }
+    if scale {
+        y = case.graph.affine(y, 0.75, 0.0).expect("affine");
+    }
+    (case, y)
+}
+
+pub fn quantized() -> Vec<Case> {
+    let mut cases = vec![];
+    for (i, shape) in SHAPES.iter().enumerate() {
+        for (codes, epilogue) in ROUNDINGS.into_iter().zip([EPILOGUES[0], EPILOGUES[i % EPILOGUES.len()]]) {
+            let (mut case, y) = quantized_graph(format!("quantized {codes:?} {epilogue:?} {shape:?}"), shape, codes, false, epilogue);
+            case.expect(y, TOLERANCE);
+            cases.push(case);
+        }
+    }
+    // A linear layer over tokens.
+    let mut case = Case::new("quantized tokens");
+    let (x, w, bias) = (case.input(&[2, 6, 20]), case.state("w", &[12, 20]), case.state("b", &[12]));
+    let [x, w] = rounded(&mut case, x, w, Codes::U8);
+    let y = case.graph.linear(x, w, Some(bias)).expect("a linear layer");
+    case.expect(y, TOLERANCE);
+    cases.push(case);
+    cases
 }
 
 pub fn fused() -> Vec<Case> {

@@ -15,7 +15,7 @@ use fewstep::backend::cpu::{CpuBackend, Isa};
 use fewstep::backend::{Backend, Executable};
 use fewstep::graph::ops::{PackConv, Reshape};
 use fewstep::graph::reference::{Array, evaluate, to_array};
-use fewstep::graph::{Graph, Op, Origin, Target, TensorType, ValueId};
+use fewstep::graph::{Graph, Op, Origin, Packed, Target, TensorType, ValueId};
 use fewstep::tensor::{DType, Element, Tensor};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -36,9 +36,9 @@ impl Target for Answers {
         self.accepts
     }
 
-    fn packed(&self, op: &Op, types: &[&TensorType]) -> Option<TensorType> {
+    fn packed(&self, op: &Op, types: &[&TensorType]) -> Option<Packed> {
         let (.., weight) = PackConv::of(op).filter(|_| self.packs)?;
-        Some(TensorType::new(types[0].dtype, &[types[weight].numel()]))
+        Some(TensorType::new(types[0].dtype, &[types[weight].numel()]).into())
     }
 }
 

@@ -7,6 +7,7 @@ macro_rules! op_tests {
         $crate::op_tests! { $run;
             conv2d => $crate::common::conv_cases::forward,
             conv2d_fused => $crate::common::conv_cases::fused,
+            conv2d_quantized => $crate::common::conv_cases::quantized,
             conv2d_normalised => $crate::common::conv_cases::normalised,
             group_norm_of_moments => $crate::common::conv_cases::measured,
             conv2d_joined => $crate::common::conv_cases::joined,

@@ -12,6 +12,7 @@ use fewstep::ffi::device::*;
 use fewstep::ffi::evaluator::*;
 use fewstep::ffi::grid::fewstep_step_pair;
 use fewstep::ffi::model::*;
+use fewstep::ffi::quantize::*;
 use fewstep::ffi::runtime::*;
 use fewstep::ffi::sampler::*;
 use fewstep::ffi::sampler_options::*;
@@ -100,6 +101,10 @@ api! {
     fewstep_sampler_get_info(*mut fewstep_sampler, *mut fewstep_sampler_info) -> i32;
     fewstep_sample(*const fewstep_runtime, *const fewstep_model, *const fewstep_sampler_options, *const fewstep_begin_options, *mut f32, usize) -> i32;
     fewstep_sampler_destroy(*mut fewstep_sampler) -> i32;
+    fewstep_quantize_options_init(*mut fewstep_quantize_options, usize) -> i32;
+    fewstep_quantize(
+        *const fewstep_runtime, *const fewstep_model, *const fewstep_quantize_options, fewstep_progress_callback, *mut c_void, *mut *mut fewstep_model
+    ) -> i32;
     fewstep_evaluator_options_init(*mut fewstep_evaluator_options, usize) -> i32;
     fewstep_evaluation_init(*mut fewstep_evaluation, usize) -> i32;
     fewstep_evaluator_create(*const fewstep_runtime, *const fewstep_model, *const fewstep_evaluator_options, *mut *mut fewstep_evaluator) -> i32;

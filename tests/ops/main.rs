@@ -8,6 +8,7 @@ mod fusion;
 mod gradients;
 mod no_alloc;
 mod plan;
+mod quantized;
 mod random_graphs;
 mod reports;
 mod state;

@@ -141,7 +141,7 @@ fn program(seed: u64) -> Result<Case> {
 }
 
 /// What a program means after a pass, in f64, beside what it meant before all of them.
-fn same_meaning(case: &Case) -> Result<()> {
+pub fn same_meaning(case: &Case) -> Result<()> {
     let expected = case.reference()?;
     let names: HashMap<&str, ValueId> = case.given.keys().map(|id| (case.graph.value(*id).name.as_str(), *id)).collect();
     let mut stages = vec![];

@@ -8,35 +8,36 @@ use super::kernels::gemm::{self, MOST_SOURCES};
 use super::kernels::simd::Isa;
 use crate::error::{Error, Result};
 use crate::graph::ops::{Conv2dInputGrad, Conv2dWeightGrad, ConvGeometry, ConvOperands, FusedConv2d, PackConv, PackFor};
-use crate::graph::{Op, TensorType};
+use crate::graph::{Op, Packed, TensorType};
 
-fn conv_shape(geometry: &ConvGeometry, input: &[usize], c_out: usize) -> ConvShape {
+pub(super) fn conv_shape(geometry: &ConvGeometry, input: &[usize], c_out: usize) -> ConvShape {
     let &ConvGeometry { kernel: [r, s], stride, pad } = geometry;
     ConvShape { n: input[0], h: input[1], w: input[2], c_in: input[3], c_out, r, s, stride: [stride; 2], pad }
 }
 
 /// A shape with these weights; packing depends on nothing else of it.
-fn weight_shape(geometry: &ConvGeometry, weight: &[usize]) -> ConvShape {
+pub(super) fn weight_shape(geometry: &ConvGeometry, weight: &[usize]) -> ConvShape {
     conv_shape(geometry, &[1, weight[2], weight[3], weight[1]], weight[0])
 }
 
 /// The packed form of an op's weights; every convolution is packed on the CPU. `None` for a shape that has no kernel.
-pub(super) fn packed(op: &Op, types: &[&TensorType], isa: Isa) -> Option<TensorType> {
+pub(super) fn packed(op: &Op, types: &[&TensorType], isa: Isa) -> Option<Packed> {
     let (purpose, geometry, weight) = PackConv::of(op)?;
     let s = weight_shape(&geometry, &types.get(weight)?.shape);
     s.check().ok()?;
     let (columns, channels) = match purpose {
         PackFor::Forward => (s.c_out, s.c_in),
         PackFor::InputGrad => (s.c_in, s.c_out),
+        PackFor::Numbers(_) => return None,
     };
     let len = gemm::packed_len(isa, columns, (s.r * s.s).checked_mul(channels)?)?;
-    Some(TensorType::new(types.first()?.dtype, &[len]))
+    Some(TensorType::new(types.first()?.dtype, &[len]).into())
 }
 
 /// Whether the kernel does all of it.
 pub(super) fn accepts(op: &FusedConv2d, types: &[&TensorType]) -> bool {
     let takes = || op.extents(types).is_ok_and(|[x, _]| conv_shape(&op.conv.geometry, &x, op.conv.out_channels).takes(op.sources));
-    op.norm.is_none() && !op.moments && op.parts.is_empty() && takes()
+    op.quantized.is_none() && op.norm.is_none() && !op.moments && op.parts.is_empty() && takes()
 }
 
 struct ForwardKernel {
@@ -121,6 +122,7 @@ pub(super) fn pack(op: &PackConv, weight: &TensorType, isa: Isa) -> Result<Box<d
     Ok(Box::new(match op.purpose {
         PackFor::Forward => PackKernel::Forward(Forward::new(&shape, isa)?),
         PackFor::InputGrad => PackKernel::InputGrad(InputGrad::new(&shape, isa)?),
+        PackFor::Numbers(_) => return Err(Error::internal("whole numbers are packed for a kernel of theirs")),
     }))
 }
 

@@ -1,6 +1,7 @@
 //! The CPU executable: a kernel a node, a pointer table, one arena.
 
 use super::kernel::{CpuKernel, Io, Slot};
+use super::kernels::int8::Set;
 use super::kernels::workers::Workers;
 use super::lower::lower;
 use super::target::Target;
@@ -25,6 +26,8 @@ use std::time::Instant;
 pub struct CpuBackend {
     pool: Arc<ThreadPool>,
     isa: Isa,
+    /// That of whole numbers, if a test chose it.
+    set: Option<Set>,
     /// What executables share. Clones of a backend have the same.
     weights: Arc<Weights<Buffer>>,
 }
@@ -37,7 +40,12 @@ impl CpuBackend {
 
     /// The same with a given instruction set, for tests.
     pub fn with_isa(threads: usize, isa: Isa) -> Result<Self> {
-        Ok(Self { pool: Arc::new(ThreadPool::new(threads)?), isa, weights: Arc::new(Weights::new()?) })
+        Ok(Self { pool: Arc::new(ThreadPool::new(threads)?), isa, set: None, weights: Arc::new(Weights::new()?) })
+    }
+
+    /// The same with a given instruction set for whole numbers, and that for floats which goes with it.
+    pub fn with_set(threads: usize, set: Set) -> Result<Self> {
+        Ok(Self { set: Some(set), ..Self::with_isa(threads, set.isa())? })
     }
 
     /// Bytes of the packed weights that executables of this backend have now, all together.
@@ -141,7 +149,7 @@ pub struct CpuExecutable {
 
 impl CpuExecutable {
     fn new(graph: &Graph, numerics: &Numerics, backend: &CpuBackend, stop: Stop) -> Result<Self> {
-        let target = Target { isa: backend.isa, threads: backend.threads() };
+        let target = Target { isa: backend.isa, set: backend.set, threads: backend.threads() };
         let mut plan = Plan::new(graph, numerics, &target, stop)?;
         let (kernels, table_bytes) = lower_all(&plan, target, stop)?;
         let workspace = memory::collect(kernels.iter().map(|k| k.workspace()), WHAT)?;

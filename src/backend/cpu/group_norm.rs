@@ -9,7 +9,7 @@ use super::kernels::pool::Shared;
 use super::math::sigmoid;
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
-use crate::graph::ops::{FusedGroupNorm, GroupNormGrad};
+use crate::graph::ops::{FusedGroupNorm, GroupNorm, GroupNormGrad};
 
 /// Elements of a block of rows: 16 KiB, half of a small L1.
 const BLOCK: usize = 4096;
@@ -43,12 +43,17 @@ impl Extent {
     }
 }
 
-struct Forward {
+/// What a norm is made of: of an x that comes in `sources`, the operands 0, 1, ..., a factor and a shift for each channel of a sample.
+pub(super) struct Statistics {
     extent: Extent,
     eps: f64,
-    silu: bool,
     /// Channels of each value that x comes in.
     sources: Vec<usize>,
+}
+
+struct Forward {
+    statistics: Statistics,
+    silu: bool,
 }
 
 /// Whether the kernel does all of it.
@@ -60,12 +65,17 @@ pub(super) fn forward(op: &FusedGroupNorm, types: &[&TensorType]) -> Result<Box<
     if !accepts(op) {
         return Err(Error::internal(format!("{op:?}, which the CPU backend does not accept")));
     }
-    let norm = op.norm;
-    let sources = types[op.operands().0].iter().map(|ty| ty.shape[ty.shape.len() - 1]).collect();
-    Ok(Box::new(Forward { extent: Extent::new(&op.joined(types)?, norm.groups), eps: norm.eps, silu: norm.silu, sources }))
+    let statistics = Statistics::new(&op.norm, &op.joined(types)?, &types[op.operands().0]);
+    Ok(Box::new(Forward { statistics, silu: op.norm.silu }))
 }
 
-impl Forward {
+impl Statistics {
+    /// Of x, joined of `sources`.
+    pub fn new(norm: &GroupNorm, x: &TensorType, sources: &[&TensorType]) -> Self {
+        let sources = sources.iter().map(|ty| ty.shape[ty.shape.len() - 1]).collect();
+        Self { extent: Extent::new(x, norm.groups), eps: norm.eps, sources }
+    }
+
     /// The values that x comes in: which operand, its channels among all, and its elements of a chunk of x.
     fn parts(&self, chunk: std::ops::Range<usize>) -> impl Iterator<Item = (usize, std::ops::Range<usize>, std::ops::Range<usize>)> {
         let rows = chunk.start / self.extent.c..chunk.end / self.extent.c;
@@ -118,20 +128,25 @@ impl Forward {
             .sum();
         (mean, 1.0 / (m2 / total + self.eps).sqrt())
     }
-}
 
-impl CpuKernel for Forward {
-    fn workspace(&self) -> usize {
+    /// Floats of scratch that [`Statistics::find`] needs.
+    pub fn workspace(&self) -> usize {
         let e = &self.extent;
         let chunks = e.n * e.blocks();
-        (chunks * 2 * e.groups + chunks.max(e.n) * 2 * e.c) * size_of::<f32>()
+        chunks * 2 * e.groups + chunks.max(e.n) * 2 * e.c
     }
 
-    fn run(&self, io: &Io) -> Result<()> {
+    /// Factors and shifts [N,C], so that y = x factor + shift; calls `each(n, g, mean, 1 / deviation)` for every group.
+    pub fn find<'s>(
+        &self,
+        io: &Io,
+        [gamma, beta]: [&[f32]; 2],
+        scratch: &'s mut [f32],
+        mut each: impl FnMut(usize, usize, f64, f64),
+    ) -> Result<[&'s [f32]; 2]> {
         let e = &self.extent;
-        let (gamma, beta) = (io.input::<f32>(self.sources.len()), io.input::<f32>(self.sources.len() + 1));
         let chunks = e.n * e.blocks();
-        let (parts, columns) = io.scratch::<f32>().split_at_mut(chunks * 2 * e.groups);
+        let (parts, columns) = scratch.split_at_mut(chunks * 2 * e.groups);
         let (shared_parts, shared_columns) = (Shared::new(&mut *parts), Shared::new(&mut *columns));
         io.pool.run(chunks, &|chunk| {
             let (_, range) = e.range(chunk);
@@ -143,33 +158,46 @@ impl CpuKernel for Forward {
                 || self.block_statistics(io, range, column, out),
             );
         })?;
-        // y = x * scale[n, c] + shift[n, c]
         let cg = e.c / e.groups;
-        let (means, rstds) = (io.output::<f32>(1), io.output::<f32>(2));
+        let (factors, shifts) = columns.split_at_mut(e.n * e.c);
         for n in 0..e.n {
-            let (scale, shift) = columns[n * 2 * e.c..][..2 * e.c].split_at_mut(e.c);
             for g in 0..e.groups {
                 let (mean, rstd) = self.merge(parts, n, g);
                 for c in g * cg..(g + 1) * cg {
-                    scale[c] = (f64::from(gamma[c]) * rstd) as f32;
-                    shift[c] = (f64::from(beta[c]) - f64::from(gamma[c]) * rstd * mean) as f32;
+                    factors[n * e.c + c] = (f64::from(gamma[c]) * rstd) as f32;
+                    shifts[n * e.c + c] = (f64::from(beta[c]) - f64::from(gamma[c]) * rstd * mean) as f32;
                 }
-                means[n * e.groups + g] = mean as f32;
-                rstds[n * e.groups + g] = rstd as f32;
+                each(n, g, mean, rstd);
             }
         }
+        Ok([factors, &shifts[..e.n * e.c]])
+    }
+}
+
+impl CpuKernel for Forward {
+    fn workspace(&self) -> usize {
+        self.statistics.workspace() * size_of::<f32>()
+    }
+
+    fn run(&self, io: &Io) -> Result<()> {
+        let (s, e) = (&self.statistics, &self.statistics.extent);
+        let parameters = [io.input::<f32>(s.sources.len()), io.input::<f32>(s.sources.len() + 1)];
+        let (means, rstds) = (io.output::<f32>(1), io.output::<f32>(2));
+        let [factors, shifts] = s.find(io, parameters, io.scratch::<f32>(), |n, g, mean, rstd| {
+            means[n * e.groups + g] = mean as f32;
+            rstds[n * e.groups + g] = rstd as f32;
+        })?;
         let y = io.shared_output::<f32>(0);
-        let columns = &*columns;
-        io.pool.run(chunks, &|chunk| {
+        io.pool.run(e.n * e.blocks(), &|chunk| {
             let (n, range) = e.range(chunk);
-            let (scale, shift) = columns[n * 2 * e.c..][..2 * e.c].split_at(e.c);
+            let (scale, shift) = (&factors[n * e.c..][..e.c], &shifts[n * e.c..][..e.c]);
             // SAFETY: each chunk has its own rows.
             let y = unsafe { y.part(range.start, range.len()) };
             vectorised(
                 io.isa,
                 #[inline(always)]
                 || {
-                    for (i, channels, elements) in self.parts(range) {
+                    for (i, channels, elements) in s.parts(range) {
                         let (x, scale, shift) = (&io.input::<f32>(i)[elements], &scale[channels.clone()], &shift[channels.clone()]);
                         for (y, x) in y.chunks_exact_mut(e.c).zip(x.chunks_exact(scale.len())) {
                             for (((y, x), a), b) in y[channels.clone()].iter_mut().zip(x).zip(scale).zip(shift) {

@@ -52,6 +52,14 @@ impl Slot {
     }
 }
 
+/// Scratch that was taken as floats, as other numbers of at most their size.
+pub(super) fn scratch_as<T: Element>(floats: &mut [f32]) -> &mut [T] {
+    const { assert!(align_of::<T>() <= align_of::<f32>()) }
+    let len = size_of_val(floats) / size_of::<T>();
+    // SAFETY: as many bytes, aligned well enough; an `Element` has no padding and takes every pattern of bytes, as f32 does.
+    unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), len) }
+}
+
 /// What a kernel may touch. Outputs of updating ops are the storage itself: such a kernel reads the old contents through `output`, never through
 /// the aliased operand.
 pub(super) struct Io<'a> {

@@ -2,8 +2,12 @@
 
 use super::kernel::CpuKernel;
 use super::target::Target;
-use super::{attention, combine, conv2d, elementwise, gather, group_norm, optimizer, quantize, random, reduce, resample, shape, timestep_embedding, transpose};
+use super::{
+    attention, combine, conv2d, elementwise, gather, group_norm, optimizer, quantize, quantized_conv2d, random, reduce, resample, shape, timestep_embedding,
+    transpose,
+};
 use crate::error::{Error, Result};
+use crate::graph::ops::PackFor;
 use crate::graph::{Graph, Node, Op, OpDef, ValueId};
 use crate::tensor::DType;
 
@@ -23,10 +27,16 @@ pub(super) fn lower(graph: &Graph, node: &Node, target: Target) -> Result<Box<dy
     let out = |i: usize| &graph.value(node.outputs[i]).ty;
     Ok(match &node.op {
         Op::Conv2d(op) => conv2d::forward(&(*op).into(), &types(), isa)?,
-        Op::FusedConv2d(op) => conv2d::forward(op, &types(), isa)?,
+        Op::FusedConv2d(op) => match op.quantized {
+            Some(codes) => quantized_conv2d::forward(op, codes, &types(), target)?,
+            None => conv2d::forward(op, &types(), isa)?,
+        },
         Op::Conv2dInputGrad(op) => conv2d::input_grad(op, ty(0), isa)?,
         Op::Conv2dWeightGrad(op) => conv2d::weight_grad(op, ty(0), ty(1), isa)?,
-        Op::PackConv(op) => conv2d::pack(op, ty(0), isa)?,
+        Op::PackConv(op) => match op.purpose {
+            PackFor::Numbers(most) => quantized_conv2d::pack(op, most, ty(0))?,
+            PackFor::Forward | PackFor::InputGrad => conv2d::pack(op, ty(0), isa)?,
+        },
         Op::GroupNorm(op) => group_norm::forward(&(*op).into(), &types())?,
         Op::FusedGroupNorm(op) => group_norm::forward(op, &types())?,
         Op::GroupNormGrad(op) => group_norm::grad(op, ty(0)),

@@ -1,5 +1,6 @@
 //! The CPU backend: [`exec`] runs a plan, `lower` picks a `kernel` for each node, one file an op adapts it, [`kernels`] holds the heavy arithmetic.
 
+mod accepts;
 mod attention;
 mod chunks;
 mod combine;
@@ -15,6 +16,7 @@ mod math;
 mod optimizer;
 pub mod processor;
 mod quantize;
+mod quantized_conv2d;
 mod random;
 mod reduce;
 mod resample;

@@ -1,29 +1,22 @@
-//! What a plan for this backend is made for, and what it answers to the passes.
+//! What a plan for this backend is made for.
 
-use super::conv2d;
-use super::group_norm;
+use super::kernels::int8::Set;
 use super::kernels::simd::Isa;
-use crate::graph::{Op, TensorType};
 
 /// What kernels are compiled for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target {
     /// Instruction set.
     pub isa: Isa,
+    /// That of whole numbers; `None` for this machine's best, which is found where a plan first needs it.
+    pub set: Option<Set>,
     /// Compute threads: how many chunks can run at once. No result depends on it.
     pub threads: usize,
 }
 
-impl crate::graph::Target for Target {
-    fn accepts(&self, op: &Op, types: &[&TensorType]) -> bool {
-        match op {
-            Op::FusedConv2d(op) => conv2d::accepts(op, types),
-            Op::FusedGroupNorm(op) => group_norm::accepts(op),
-            _ => true,
-        }
-    }
-
-    fn packed(&self, op: &Op, types: &[&TensorType]) -> Option<TensorType> {
-        conv2d::packed(op, types, self.isa)
+impl Target {
+    /// The instruction set of whole numbers.
+    pub fn set(self) -> Set {
+        self.set.unwrap_or_else(Set::detect)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::target::Target;
 use super::{conv2d, group_norm};
-use crate::graph::{Op, TensorType};
+use crate::graph::{Op, Packed, TensorType};
 
 impl crate::graph::Target for Target {
     fn accepts(&self, op: &Op, types: &[&TensorType]) -> bool {
@@ -13,7 +13,7 @@ impl crate::graph::Target for Target {
         }
     }
 
-    fn packed(&self, op: &Op, types: &[&TensorType]) -> Option<TensorType> {
-        conv2d::packed(op, types)
+    fn packed(&self, op: &Op, types: &[&TensorType]) -> Option<Packed> {
+        conv2d::packed(op, types).map(Packed::from)
     }
 }

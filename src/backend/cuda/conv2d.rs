@@ -25,6 +25,7 @@ fn packed_len(purpose: PackFor, geometry: ConvGeometry, weights: &[usize], dtype
     let (columns, summed) = match purpose {
         PackFor::Forward => (out, inner),
         PackFor::InputGrad => (inner, out),
+        PackFor::Numbers(_) => return None,
     };
     let taps = geometry.kernel[0].checked_mul(geometry.kernel[1])?;
     columns.checked_mul(taps)?.checked_mul(summed.checked_next_multiple_of(chunk(dtype))?).filter(|len| *len <= LIMIT)
@@ -41,6 +42,9 @@ pub(super) fn packed(op: &Op, types: &[&TensorType]) -> Option<TensorType> {
 /// Whether the kernels do all of it, and it is worth the while.
 pub(super) fn accepts(op: &FusedConv2d, types: &[&TensorType], target: Target) -> bool {
     let Ok([x, y]) = op.extents(types) else { return false };
+    if op.quantized.is_some() {
+        return false;
+    }
     let tiling = Tiling::of_conv(op, [x, y], types[0].dtype, target);
     // For moments and for a norm a block's tile must lie in one image.
     let whole = (y[1] * y[2]).is_multiple_of(tiling.rows);
@@ -60,7 +64,7 @@ fn is_worth_normalising(op: &FusedConv2d, norm: &NormByMoments, [x, y]: [[usize;
 pub(super) fn pack_conv(op: &PackConv, site: &Site) -> Result<Lowered> {
     let weights = &site.inputs[0].shape;
     let n = site.outputs[0].numel();
-    let dtype = op.result.dtype;
+    let dtype = op.packed.ty.dtype;
     let conv = Conv::of([0, 0, 0, weights[1]], [0, 0, 0, weights[0]], op.geometry, dtype)?;
     let launch = Launch::over(format!("fewstep_pack_conv_{}", suffix(dtype)?), n, conv::THREADS)?.input(0).output(0);
     Ok(launch.value(conv).value(i32::from(op.purpose == PackFor::InputGrad)).int(n)?.into())

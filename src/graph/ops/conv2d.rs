@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::graph::op::{Narrow, OpDef, activations, arity, expect_dtype, expect_shape, floats};
 use crate::graph::reference::Array;
-use crate::graph::{GradCx, Op, TensorType, ValueId};
+use crate::graph::{GradCx, Op, Packed, TensorType, ValueId};
 use crate::tensor::DType;
 
 use super::{FusedConv2d, ReduceSum};
@@ -225,9 +225,11 @@ pub enum PackFor {
     Forward,
     /// [`Conv2dInputGrad`].
     InputGrad,
+    /// A quantized [`FusedConv2d`] whose x has numbers up to this.
+    Numbers(i32),
 }
 
-/// Weights [O,C,R,S] in a backend's own order; the pass that plans for a backend inserts it. With frozen weights it runs once.
+/// Weights [O,C,R,S], f32 or whole numbers of one byte, in a backend's own order; the pass that plans for a backend inserts it. With frozen weights it runs once.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PackConv {
     /// The reading kernel.
@@ -235,7 +237,7 @@ pub struct PackConv {
     /// The convolution's geometry (packing for strided input gradients depends on it).
     pub geometry: ConvGeometry,
     /// The packed form, as [`Target::packed`](crate::graph::Target::packed) has it.
-    pub result: TensorType,
+    pub packed: Packed,
 }
 
 impl PackConv {
@@ -244,7 +246,10 @@ impl PackConv {
     pub fn of(op: &Op) -> Option<(PackFor, ConvGeometry, usize)> {
         match op {
             Op::Conv2d(op) => Some((PackFor::Forward, op.geometry, 1)),
-            Op::FusedConv2d(op) if !op.packed => Some((PackFor::Forward, op.conv.geometry, op.operands().weight)),
+            Op::FusedConv2d(op) if !op.packed => {
+                let purpose = op.quantized.map_or(PackFor::Forward, |codes| PackFor::Numbers(codes.high));
+                Some((purpose, op.conv.geometry, op.operands().weight))
+            }
             Op::Conv2dInputGrad(op) if !op.packed => Some((PackFor::InputGrad, op.geometry, 1)),
             _ => None,
         }
@@ -258,11 +263,13 @@ impl OpDef for PackConv {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 1..=1)?;
-        floats(inputs)?;
+        if inputs[0].dtype != DType::I8 {
+            floats(inputs)?;
+        }
         if inputs[0].shape.len() != 4 {
             return Err(Error::shape(format!("expected weights [O,C,R,S], found {:?}", inputs[0].shape)));
         }
-        Ok(vec![self.result.clone()])
+        Ok(vec![self.packed.ty.clone()])
     }
 
     fn narrow(&self) -> Narrow {

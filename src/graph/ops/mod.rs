@@ -23,7 +23,7 @@ pub use attention::{Attention, AttentionGrad};
 pub use combine::{Combine, DynamicThreshold};
 pub use conv2d::{Conv2d, Conv2dInputGrad, Conv2dWeightGrad, ConvGeometry, PackConv, PackFor};
 pub use elementwise::{Affine, Binary, BinaryKind, Cast, Unary, UnaryGrad, UnaryKind};
-pub use fused_conv2d::{ConvOperands, FusedConv2d, NormByMoments, NormOperands};
+pub use fused_conv2d::{ConvOperands, FusedConv2d, MOST_PRODUCTS, NormByMoments, NormOperands, NumberOperands};
 pub use fused_group_norm::FusedGroupNorm;
 pub use gather::{Gather, GatherGrad, IntAffine};
 pub use group_norm::{GroupNorm, GroupNormGrad};

@@ -2,6 +2,7 @@
 
 mod absorb_norm;
 mod dead;
+mod fold;
 mod fuse;
 mod merge;
 mod pack;
@@ -10,6 +11,7 @@ mod sources;
 
 use absorb_norm::absorb_norms;
 use dead::eliminate_dead;
+use fold::fold_quantization;
 use fuse::fuse;
 use merge::merge_products;
 use pack::pack;
@@ -34,12 +36,13 @@ pub fn run<'s>(
     after: &mut dyn FnMut(&'static str, &Graph) -> Result<()>,
 ) -> Result<Rewrite<'s>> {
     type Pass<'a, 's> = (&'static str, &'a dyn Fn(&Graph, Stop<'s>) -> Result<Option<Rewrite<'s>>>);
-    let passes: [Pass; 6] = [
+    let passes: [Pass; 7] = [
         ("precision", &|g, stop| precision(g, numerics.activations(), stop)),
         ("fuse", &fuse),
         ("merge_products", &|g, stop| merge_products(g, target, stop)),
         ("absorb_norms", &|g, stop| absorb_norms(g, target, stop)),
         ("read_sources", &|g, stop| read_sources(g, target, stop)),
+        ("fold_quantization", &|g, stop| fold_quantization(g, target, stop)),
         ("pack", &|g, stop| pack(g, target, stop)),
     ];
     let mut done = eliminate_dead(graph, stop)?;
@@ -53,7 +56,7 @@ pub fn run<'s>(
 
 /// Why steps that could be one are not, in a program that went through all passes: a sentence each.
 pub fn why_not(graph: &Graph) -> Result<Vec<String>> {
-    Ok([fuse::why_not(graph)?, absorb_norm::why_not(graph)?].concat())
+    Ok([fuse::why_not(graph)?, absorb_norm::why_not(graph)?, fold::why_not(graph)?].concat())
 }
 
 /// A convolution with whatever passes have added to it so far.

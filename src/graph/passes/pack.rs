@@ -16,13 +16,13 @@ pub fn pack<'s>(old: &Graph, target: &dyn Target, stop: Stop<'s>) -> Result<Opti
     let roots = old.roots()?;
     for node in old.nodes() {
         let found = PackConv::of(&node.op).zip(target.packed(&node.op, &types(old, &node.inputs)));
-        let Some(((purpose, geometry, place), result)) = found else {
+        let Some(((purpose, geometry, place), packed)) = found else {
             rewrite.copy(old, node)?;
             continue;
         };
         let mut operands = rewrite.operands(node)?;
         let weight = node.inputs[place];
-        let op = PackConv { purpose, geometry, result };
+        let op = PackConv { purpose, geometry, packed };
         let key = (roots[weight.0 as usize], old.shape(weight)[0], op.clone());
         operands[place] = match done.get(&key) {
             Some(packed) => *packed,

@@ -41,6 +41,8 @@ pub mod ffi {
         fn open_buffer(runtime: &Runtime, file: &[u8]) -> Result<UniquePtr<Model>>;
         fn create(runtime: &Runtime, config: &str) -> Result<UniquePtr<Model>>;
         fn derive_student(runtime: &Runtime, teacher: &Model) -> Result<UniquePtr<Model>>;
+        fn quantize(runtime: &Runtime, student: &Model) -> Result<UniquePtr<Model>>;
+        fn quantized_layers(model: &Model) -> u32;
         fn save(model: &Model, path: &str) -> Result<()>;
         fn save_file(model: &Model, path: &str) -> Result<()>;
         fn parameters(model: &Model) -> Result<u64>;

@@ -115,6 +115,14 @@ std::unique_ptr<Model> derive_student(const Runtime &runtime, const Model &teach
     return on_heap<Model>(teacher.derive_student(runtime, options));
 }
 
+std::unique_ptr<Model> quantize(const Runtime &runtime, const Model &student) {
+    fewstep_quantize_options options = fewstep::quantize_options();
+    options.samples = 4;
+    return on_heap<Model>(student.quantize(runtime, options));
+}
+
+std::uint32_t quantized_layers(const Model &model) { return model.info().quantized_layers; }
+
 void save(const Model &model, rust::Str path) { model.save(std::string(path)); }
 
 void save_file(const Model &model, rust::Str path) { model.save_file(std::string(path)); }

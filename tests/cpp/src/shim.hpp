@@ -54,6 +54,8 @@ std::unique_ptr<Model> open_memory(const Runtime &runtime, rust::Str config, rus
 std::unique_ptr<Model> open_buffer(const Runtime &runtime, rust::Slice<const std::uint8_t> file);
 std::unique_ptr<Model> create(const Runtime &runtime, rust::Str config);
 std::unique_ptr<Model> derive_student(const Runtime &runtime, const Model &teacher);
+std::unique_ptr<Model> quantize(const Runtime &runtime, const Model &student);
+std::uint32_t quantized_layers(const Model &model);
 void save(const Model &model, rust::Str path);
 void save_file(const Model &model, rust::Str path);
 std::uint64_t parameters(const Model &model);

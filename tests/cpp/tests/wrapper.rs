@@ -49,6 +49,9 @@ fn models_open_save_and_derive() {
     assert!(pairs(&teacher).expect("pairs").is_empty());
     let student = derive_student(&runtime, &teacher).expect("student");
     assert_eq!(pairs(&student).expect("pairs"), [999, 499, 499, -1]);
+    let whole = quantize(&runtime, &student).expect("quantize");
+    assert!(quantized_layers(&student) == 0 && quantized_layers(&whole) > 0);
+    assert_fails(quantize(&runtime, &whole), "INVALID_ARGUMENT", "already");
     let dir = scratch("model");
     let path = dir.to_str().expect("UTF-8");
     save(&student, path).expect("save");

@@ -52,7 +52,7 @@ const LIMITS: [(&str, Set); 8] = [
 impl Set {
     /// The best set this machine has and `FEWSTEP_ISA` allows.
     ///
-    /// Where that may be [`Set::Amx`], the first call asks the system for the tiles, which changes the process (see `amx.rs`): call it when the first plan that
+    /// Where `FEWSTEP_ISA` names [`Set::Amx`], the first call asks the system for the tiles, which changes the process (see `amx.rs`): call it when the first plan that
     /// computes with bytes is compiled, not before. Where the system refuses, the next lower set is the answer, for good.
     pub fn detect() -> Self {
         // An index, once known. Nobody waits here for another thread, which a fork might have left behind.
@@ -67,9 +67,10 @@ impl Set {
         best
     }
 
-    /// The highest set that the limit allows and the machine has, which is asked from above.
+    /// The highest set that the limit allows and the machine has, which is asked from above. AMX must be named: its kernel has not run on a processor that has it.
     fn best(limit: Option<Self>, has: impl Fn(Self) -> bool) -> Self {
-        SETS.into_iter().rev().find(|set| limit.is_none_or(|limit| set.within(limit)) && has(*set)).unwrap_or(Self::Portable)
+        let allowed = |set: Self| limit.map_or(set != Self::Amx, |limit| set.within(limit));
+        SETS.into_iter().rev().find(|set| allowed(*set) && has(*set)).unwrap_or(Self::Portable)
     }
 
     fn neon(self) -> bool {
@@ -102,9 +103,10 @@ impl Set {
         }
     }
 
-    /// All sets this machine can run, the lowest first. For tests and benchmarks.
+    /// All sets this machine can run, the lowest first; AMX only where `FEWSTEP_ISA` names it. For tests and benchmarks.
     pub fn all() -> impl Iterator<Item = Self> {
-        SETS.into_iter().filter(|set| set.available())
+        let amx = std::env::var("FEWSTEP_ISA").is_ok_and(|value| value == "amx");
+        SETS.into_iter().filter(move |set| (*set != Self::Amx || amx) && set.available())
     }
 
     /// The set of floats that goes with it: every machine that has the one has the other.
@@ -142,8 +144,9 @@ mod tests {
         let alder_lake = |set: Set| !set.neon() && set <= Set::AvxVnni;
         let arm = |set: Set| set == Set::Portable || set.neon();
         type Case<'a> = (&'a dyn Fn(Set) -> bool, Option<Set>, Set);
-        let cases: [Case; 13] = [
-            (&server, None, Set::Amx),
+        let cases: [Case; 14] = [
+            (&server, None, Set::Avx512Vnni),
+            (&server, Some(Set::Amx), Set::Amx),
             (&refused, None, Set::Avx512Vnni),
             (&refused, Some(Set::Amx), Set::Avx512Vnni),
             (&server, Some(Set::Avx512Vnni), Set::Avx512Vnni),

@@ -1,0 +1,175 @@
+//! Convolutions of whole numbers on the kernels for bytes: the statistics of a norm, if there is one; then x is rounded to where the kernel reads it; then the
+//! products.
+//!
+//! Packed weights end with the sum of those of each output channel, i32 [O]: that times the zero point is what zero points alone sum to.
+
+use super::conv2d::{conv_shape, weight_shape};
+use super::group_norm::Statistics;
+use super::kernel::{CpuKernel, Io, scratch_as};
+use super::kernels::conv::ConvShape;
+use super::kernels::gemm::MOST_SOURCES;
+use super::kernels::int8::{CATALOGUE, Conv2d, Epilogue, Input, Kernel, Norm, Rounding, Source, weight_sums};
+use super::target::Target;
+use crate::error::{Error, Result};
+use crate::graph::ops::{Codes, ConvOperands, FusedConv2d, NumberOperands, PackConv};
+use crate::graph::{Packed, TensorType};
+use crate::tensor::{ALIGN, DType};
+
+/// Floats of a line, to which parts of the scratch are aligned.
+const LINE: usize = ALIGN / size_of::<f32>();
+
+fn shape_of(op: &FusedConv2d, types: &[&TensorType]) -> Option<ConvShape> {
+    let [x, _] = op.extents(types).ok()?;
+    Some(conv_shape(&op.conv.geometry, &x, op.conv.out_channels)).filter(|shape| shape.check().is_ok())
+}
+
+/// Whether the kernels do all of it.
+pub(super) fn accepts(op: &FusedConv2d, types: &[&TensorType]) -> bool {
+    let bytes = op.quantized.is_some_and(|codes| codes.dtype == DType::U8);
+    let norm = op.norm.as_ref().is_none_or(|norm| norm.moments == 0);
+    bytes && norm && !op.moments && op.parts.is_empty() && op.sources <= MOST_SOURCES && shape_of(op, types).is_some()
+}
+
+/// Bytes of packed weights and of the sums behind them.
+fn packed_bytes(conv: &Conv2d, outputs: usize) -> Option<[usize; 2]> {
+    let weights = conv.packed_len().checked_next_multiple_of(ALIGN)?;
+    Some([weights, weights.checked_add(outputs.checked_mul(size_of::<i32>())?)?])
+}
+
+/// The packed form of the weights, in the order of the kernel that will run.
+pub(super) fn packed(op: &FusedConv2d, types: &[&TensorType], target: Target) -> Option<Packed> {
+    let shape = shape_of(op, types)?;
+    let kernel = Kernel::of(target.set(), &shape);
+    let conv = Conv2d::new(&shape, &[shape.c_in], most(op.quantized?.high)?, kernel).ok()?;
+    let [_, bytes] = packed_bytes(&conv, shape.c_out)?;
+    Some(Packed { ty: TensorType::new(DType::I8, &[bytes]), order: kernel.name })
+}
+
+fn most(high: i32) -> Option<u8> {
+    u8::try_from(high).ok()
+}
+
+struct PackKernel {
+    shape: ConvShape,
+    conv: Conv2d,
+}
+
+/// Packs the weights of convolutions whose x has numbers up to `high`.
+pub(super) fn pack(op: &PackConv, high: i32, weight: &TensorType) -> Result<Box<dyn CpuKernel>> {
+    let shape = weight_shape(&op.geometry, &weight.shape);
+    let missing = || Error::internal(format!("{op:?} for no kernel of this backend"));
+    let kernel = CATALOGUE.iter().find(|kernel| kernel.name == op.packed.order).ok_or_else(missing)?;
+    let conv = Conv2d::new(&shape, &[shape.c_in], most(high).ok_or_else(missing)?, kernel)?;
+    Ok(Box::new(PackKernel { shape, conv }))
+}
+
+impl CpuKernel for PackKernel {
+    fn table_bytes(&self) -> usize {
+        self.conv.table_bytes()
+    }
+
+    fn workspace(&self) -> usize {
+        self.shape.c_out * size_of::<i32>()
+    }
+
+    fn run(&self, io: &Io) -> Result<()> {
+        let (weights, out) = (io.input::<i8>(0), io.output::<i8>(0));
+        let sums = io.scratch::<i32>();
+        weight_sums(&self.shape, &[self.shape.c_in], weights, sums)?;
+        let (packed, behind) = out.split_at_mut(out.len() - size_of_val(sums));
+        let bytes = sums.iter().flat_map(|sum| sum.to_ne_bytes());
+        behind.iter_mut().zip(bytes).for_each(|(to, byte)| *to = byte as i8);
+        let (packed, filling) = packed.split_at_mut(self.conv.packed_len());
+        filling.fill(0);
+        self.conv.pack_weights(weights, packed, io.pool)
+    }
+}
+
+struct QuantizedKernel {
+    at: ConvOperands,
+    numbers: NumberOperands,
+    codes: Codes,
+    conv: Conv2d,
+    norm: Option<(Statistics, bool)>,
+    factor: f32,
+    outputs: usize,
+}
+
+/// A convolution that rounds x to `codes`.
+pub(super) fn forward(op: &FusedConv2d, codes: Codes, types: &[&TensorType], target: Target) -> Result<Box<dyn CpuKernel>> {
+    let refused = || Error::internal(format!("{op:?}, which the CPU backend does not accept"));
+    let shape = shape_of(op, types).ok_or_else(refused)?;
+    let at = op.operands();
+    let x = &types[at.x.clone()];
+    let sources: Vec<usize> = x.iter().map(|ty| ty.shape[3]).collect();
+    let conv = Conv2d::new(&shape, &sources, most(codes.high).ok_or_else(refused)?, Kernel::of(target.set(), &shape))?;
+    let joined = TensorType::f32(&op.extents(types)?[0]);
+    let norm = op.norm.as_ref().map(|norm| (Statistics::new(&norm.norm, &joined, x), norm.norm.silu));
+    let numbers = at.numbers.ok_or_else(refused)?;
+    Ok(Box::new(QuantizedKernel { at, numbers, codes, conv, norm, factor: op.scale, outputs: shape.c_out }))
+}
+
+impl QuantizedKernel {
+    /// Floats of scratch: of the staged input, of the corrections, of the norm.
+    fn parts(&self) -> [usize; 3] {
+        let staged = self.conv.staging().bytes().div_ceil(ALIGN) * LINE;
+        let norm = self.norm.as_ref().map_or(0, |(statistics, _)| statistics.workspace());
+        [staged, self.outputs.next_multiple_of(LINE), norm]
+    }
+
+    /// How x is rounded.
+    fn rounding(&self, io: &Io) -> Result<Rounding> {
+        let byte = |number: i32| u8::try_from(number).map_err(|_| Error::internal(format!("{:?} of bytes", self.codes)));
+        let (scale, zero) = (io.input::<f32>(self.numbers.scale)[0], io.input::<u8>(self.numbers.zero)[0]);
+        Ok(Rounding { scale, zero, low: byte(self.codes.low)?, high: byte(self.codes.high)? })
+    }
+}
+
+impl CpuKernel for QuantizedKernel {
+    fn table_bytes(&self) -> usize {
+        self.conv.table_bytes()
+    }
+
+    fn workspace(&self) -> usize {
+        self.parts().iter().sum::<usize>() * size_of::<f32>()
+    }
+
+    fn run(&self, io: &Io) -> Result<()> {
+        let [staged, corrections, _] = self.parts();
+        let (staged, rest) = io.scratch::<f32>().split_at_mut(staged);
+        let (corrections, norm_scratch) = rest.split_at_mut(corrections);
+        let staged = &mut scratch_as::<u8>(staged)[..self.conv.staging().bytes()];
+        let corrections = &mut scratch_as::<i32>(corrections)[..self.outputs];
+
+        let rounding = self.rounding(io)?;
+        let found = match (&self.norm, &self.at.norm) {
+            (Some((statistics, _)), Some(at)) => Some(statistics.find(io, [io.input(at.gamma), io.input(at.beta)], norm_scratch, |_, _, _, _| {})?),
+            _ => None,
+        };
+        let mut sources = [Source { x: &[], rounding }; MOST_SOURCES];
+        self.at.x.clone().zip(&mut sources).for_each(|(i, source)| source.x = io.input(i));
+        let input = Input {
+            sources: &sources[..self.at.x.len()],
+            norm: found.map(|[factor, shift]| Norm { factor, shift }),
+            silu: self.norm.as_ref().is_some_and(|(_, silu)| *silu),
+            double: false,
+        };
+        input.stage(self.conv.staging(), io.isa, staged, io.pool)?;
+
+        let packed = io.input::<i8>(self.at.weight);
+        let (weights, sums) = packed.split_at(packed.len() - size_of_val(corrections));
+        for (correction, bytes) in corrections.iter_mut().zip(sums.as_chunks::<4>().0) {
+            *correction = i32::from_ne_bytes(bytes.map(|byte| byte as u8)) * i32::from(rounding.zero);
+        }
+        let operand = |i: Option<usize>| i.map(|i| io.input::<f32>(i));
+        let epilogue = Epilogue {
+            correction: corrections,
+            scale: io.input(self.numbers.factors),
+            bias: operand(self.at.bias),
+            addend: operand(self.at.addend),
+            residual: operand(self.at.residual),
+            factor: self.factor,
+        };
+        self.conv.run(staged, &weights[..self.conv.packed_len()], &epilogue, io.output(0), io.pool)
+    }
+}

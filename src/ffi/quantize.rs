@@ -1,0 +1,145 @@
+//! Quantisation: a student in whole numbers of one byte.
+
+use super::boundary::{ffi_boundary, slice, text};
+use super::callback::{FEWSTEP_PHASE_QUANTIZE, Watch, fewstep_progress, fewstep_progress_callback};
+use super::cancel::fewstep_cancel_token;
+use super::dataset::fewstep_dataset;
+use super::error::fewstep_status;
+use super::extent::{check_extent, read_size};
+use super::handle::{create, share, share_optional};
+use super::model::{ModelHandle, fewstep_model};
+use super::options::{self, Options, size_field};
+use super::runtime::fewstep_runtime;
+use crate::error::{Error, Result};
+use crate::nn::Model;
+use crate::quant::{self, Policy};
+use std::ffi::{c_char, c_void};
+
+/// How a student is quantised. Fill it with fewstep_quantize_options_init, then change fields.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct fewstep_quantize_options {
+    /// Bytes of this struct.
+    pub struct_size: u32,
+    /// Whole numbers that a layer's input is rounded to, 16 to 256. 130 (the default) is exact and fast on processors that have AVX2 and nothing newer; behind
+    /// SiLU it loses nothing worth having. 256 is all of a byte.
+    pub levels: u32,
+    /// Samples of the calibration, 1 to 65536; 64 by default. They are drawn along the student's own grid.
+    pub samples: u32,
+    /// Samples side by side; 16 by default.
+    pub batch: u32,
+    /// Height of the samples; 0 (the default) for the model's.
+    pub height: u32,
+    /// Width of the samples; 0 (the default) for the model's.
+    pub width: u32,
+    /// Seed of the samples' noise and labels.
+    pub seed: u64,
+    /// Layers that stay in float, by their path in the file without ".weight"; `*` stands for any text: "up_blocks.*.conv1". They come on top of those that
+    /// always stay: "conv_in", "conv_out", "*.conv_shortcut", "time_embedding.*", "class_embedding.*" and "*.time_emb_proj". NULL by default.
+    pub keep: *const *const c_char,
+    /// Elements of keep.
+    pub keep_count: usize,
+    /// What the samples' conditions are drawn from, where the model takes more than labels: rows of the dataset. NULL by default.
+    pub dataset: *const fewstep_dataset,
+    /// Stops fewstep_quantize with CANCELLED; only read during that call. NULL (the default) for none.
+    pub cancel: *const fewstep_cancel_token,
+}
+
+// SAFETY: repr(C), the fields leave no gap, numbers and pointers only.
+unsafe impl Options for fewstep_quantize_options {
+    const NAME: &'static str = "quantize options";
+    const FIRST_SIZE: usize = size_of::<Self>();
+    fn defaults() -> Self {
+        Self {
+            struct_size: size_field::<Self>(),
+            levels: 130,
+            samples: 64,
+            batch: 16,
+            height: 0,
+            width: 0,
+            seed: 0,
+            keep: std::ptr::null(),
+            keep_count: 0,
+            dataset: std::ptr::null(),
+            cancel: std::ptr::null(),
+        }
+    }
+}
+
+/// A number of the options within its limits.
+fn within(name: &str, number: u32, limits: std::ops::RangeInclusive<u32>) -> Result<usize> {
+    if limits.contains(&number) {
+        return Ok(number as usize);
+    }
+    Err(Error::invalid(format!("{name} is {number}; it must be {} to {}", limits.start(), limits.end())))
+}
+
+/// # Safety
+/// The pointers in `o` are NULL or arrays as their counts say.
+unsafe fn read(o: &fewstep_quantize_options, model: &Model) -> Result<quant::Options> {
+    let mut policy = Policy::default();
+    // SAFETY: as promised by the caller.
+    for (i, pattern) in unsafe { slice(o.keep, o.keep_count, "keep")? }.iter().enumerate() {
+        // SAFETY: as promised by the caller.
+        policy.keep.push(unsafe { text(*pattern, &format!("keep[{i}]"))? }.to_owned());
+    }
+    let levels = within("levels", o.levels, 16..=256)?;
+    let samples = within("samples", o.samples, 1..=65_536)?;
+    let batch = within("batch", o.batch, 1..=65_536)?.min(samples);
+    let size = read_size(o.height, o.width)?.map_or_else(|| model.size(), Ok)?;
+    check_extent(model, batch, size)?;
+    Ok(quant::Options { policy, high: (levels - 1) as u8, samples, batch, size, seed: o.seed })
+}
+
+/// Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
+///
+/// Any thread may call. Returns OK or INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_quantize_options_init(options: *mut fewstep_quantize_options, struct_size: usize) -> fewstep_status {
+    // SAFETY: `options` is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe { options::init(options, struct_size) })
+}
+
+/// Makes a few-step student in whole numbers of another: weights of most layers are signed bytes with a scale for each output, what these layers read is
+/// rounded to unsigned bytes with one scale each, and their products are summed exactly. Scales come from the ranges that the student's layers have while it
+/// samples, in every step of its own grid. What stays in float is kept as f16. `options` may be NULL for the defaults; `progress` may be NULL and reports
+/// FEWSTEP_PHASE_QUANTIZE: `done` of `total` samples.
+///
+/// The result is a model like any other. On a CPU its samplers run on kernels for bytes, with the same bits on every processor that has the same floats; on
+/// CUDA they compute in floats what the bytes stand for. Samplers off the student's own grid are refused with UNSUPPORTED. A trainer of it trains with the
+/// rounding in place; its snapshots are quantised again. fewstep_model_save_file keeps the bytes; diffusers cannot read such a model.
+///
+/// The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call. Returns OK, INVALID_ARGUMENT (also for a
+/// model without a grid of its own, or a pattern that names no layer), SHAPE, NUMERIC (a layer whose input is not finite), CANCELLED, UNSUPPORTED or
+/// OUT_OF_MEMORY.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_quantize(
+    runtime: *const fewstep_runtime,
+    student: *const fewstep_model,
+    options: *const fewstep_quantize_options,
+    progress: fewstep_progress_callback,
+    user: *mut c_void,
+    out: *mut *mut fewstep_model,
+) -> fewstep_status {
+    // SAFETY: every pointer is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let (runtime, student) = (share(runtime)?, share(student)?);
+        let options = options::read(options)?;
+        let watch = Watch::new(progress, user, options.cancel)?;
+        let dataset = share_optional(options.dataset)?;
+        let model = &student.model;
+        let read = read(&options, model)?;
+        create(out, || {
+            let rows = dataset.as_ref().map_or(Ok(vec![]), |d| d.dataset.conditions_of(&model.roles()?.conditions))?;
+            let mut answered = Ok(());
+            let mut report = |done: usize, total: usize| {
+                answered = watch.report(&fewstep_progress::new(FEWSTEP_PHASE_QUANTIZE, done as u64, total as u64));
+                answered.is_ok()
+            };
+            let made = quant::quantize(runtime.backend.as_ref(), model, &read, &rows, &mut report, watch.stop(&runtime));
+            // The callback's own words say who stopped it.
+            answered?;
+            Ok(ModelHandle::new(runtime.clone(), made?))
+        })
+    })
+}

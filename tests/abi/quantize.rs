@@ -1,0 +1,158 @@
+//! Students in whole numbers, through the C functions.
+
+use crate::ffi_common::{Api, TINY, c};
+use fewstep::ffi::callback::{FEWSTEP_PHASE_QUANTIZE, fewstep_progress};
+use fewstep::ffi::model::*;
+use fewstep::ffi::quantize::fewstep_quantize_options;
+use fewstep::ffi::runtime::fewstep_runtime;
+use fewstep::ffi::sampler_options::{FEWSTEP_SAMPLER_DDIM, FEWSTEP_SAMPLER_FROM_MODEL, fewstep_sampler_options};
+use std::ffi::{c_char, c_void};
+use std::ptr::{null, null_mut};
+
+const INVALID: i32 = 1;
+const SHAPE: i32 = 2;
+const UNSUPPORTED: i32 = 3;
+const CANCELLED: i32 = 12;
+
+fn options(api: &Api) -> fewstep_quantize_options {
+    // SAFETY: plain data; a valid pointer.
+    unsafe {
+        let mut options = std::mem::zeroed();
+        api.ok((api.fewstep_quantize_options_init)(&mut options, size_of_val(&options)));
+        options
+    }
+}
+
+/// A class-conditional student of two steps.
+fn student(api: &Api, runtime: *mut fewstep_runtime) -> *mut fewstep_model {
+    // SAFETY: plain data; valid pointers.
+    unsafe {
+        let (mut teacher, mut student) = (null_mut(), null_mut());
+        api.ok((api.fewstep_model_create)(runtime, c(TINY).as_ptr(), null(), 3, &mut teacher));
+        let mut options: fewstep_student_options = std::mem::zeroed();
+        api.ok((api.fewstep_student_options_init)(&mut options, size_of_val(&options)));
+        options.steps = 2;
+        api.ok((api.fewstep_model_derive_student)(runtime, teacher, &options, &mut student));
+        api.ok((api.fewstep_model_destroy)(teacher));
+        student
+    }
+}
+
+fn quantized(api: &Api, runtime: *mut fewstep_runtime, student: *mut fewstep_model, options: &fewstep_quantize_options) -> *mut fewstep_model {
+    let mut out = null_mut();
+    // SAFETY: valid pointers.
+    api.ok(unsafe { (api.fewstep_quantize)(runtime, student, options, None, null_mut(), &mut out) });
+    out
+}
+
+fn info(api: &Api, model: *mut fewstep_model) -> fewstep_model_info {
+    // SAFETY: plain data; valid pointers.
+    unsafe {
+        let mut info: fewstep_model_info = std::mem::zeroed();
+        info.struct_size = size_of_val(&info) as u32;
+        api.ok((api.fewstep_model_get_info)(model, &mut info));
+        info
+    }
+}
+
+#[test]
+fn a_quantized_student_is_a_model_like_any_other() {
+    let api = Api::load();
+    let runtime = api.runtime(2);
+    let student = student(&api, runtime);
+    let whole = quantized(&api, runtime, student, &fewstep_quantize_options { samples: 8, batch: 4, ..options(&api) });
+    let (before, after) = (info(&api, student), info(&api, whole));
+    assert_eq!((before.quantized_layers, before.parameters, before.steps), (0, after.parameters, after.steps));
+    assert!(
+        after.quantized_layers > 20 && after.weight_bytes * 2 < before.weight_bytes,
+        "{} layers, {} bytes of {}",
+        after.quantized_layers,
+        after.weight_bytes,
+        before.weight_bytes
+    );
+    let own = fewstep_sampler_options { kind: FEWSTEP_SAMPLER_FROM_MODEL, ..api.sampler_options(0, 3) };
+    let [floats, bytes] = [student, whole].map(|model| api.sample(runtime, model, &own, 5, 0, i64::MAX));
+    assert!(floats != bytes);
+    let error: f32 = floats.iter().zip(&bytes).map(|(a, b)| (a - b).powi(2)).sum::<f32>() / floats.iter().map(|v| v * v).sum::<f32>();
+    // Some percent: two steps of a network with random weights.
+    assert!(error < 0.01, "NMSE {error}");
+    // From a file.
+    let path = std::env::temp_dir().join(format!("fewstep-abi-quantize-{}.safetensors", std::process::id()));
+    let name = c(path.to_str().expect("UTF-8"));
+    let mut opened = null_mut();
+    // SAFETY: valid pointers throughout.
+    unsafe {
+        api.ok((api.fewstep_model_save_file)(whole, name.as_ptr()));
+        api.ok((api.fewstep_model_open)(runtime, name.as_ptr(), &mut opened));
+        assert!(api.sample(runtime, opened, &own, 5, 0, i64::MAX) == bytes);
+        assert_eq!(info(&api, opened).weight_bytes, after.weight_bytes);
+        api.fails("a diffusers folder", (api.fewstep_model_save)(whole, name.as_ptr()), UNSUPPORTED, "fewstep_model_save_file");
+        // Another grid than its own.
+        let mut sampler = null_mut();
+        let other = fewstep_sampler_options { kind: FEWSTEP_SAMPLER_DDIM, steps: 3, ..own };
+        api.fails("another grid", (api.fewstep_sampler_create)(runtime, whole, &other, &mut sampler), UNSUPPORTED, "quantised for its own grid");
+        let mut again = null_mut();
+        api.fails("again", (api.fewstep_quantize)(runtime, whole, null(), None, null_mut(), &mut again), INVALID, "already");
+        for model in [student, whole, opened] {
+            api.ok((api.fewstep_model_destroy)(model));
+        }
+        api.ok((api.fewstep_runtime_destroy)(runtime));
+    }
+    std::fs::remove_file(path).expect("a file");
+}
+
+#[test]
+fn what_quantisation_refuses() {
+    let api = Api::load();
+    let runtime = api.runtime(1);
+    let (student, teacher) = (student(&api, runtime), api.model(runtime, 3));
+    let plain = fewstep_quantize_options { samples: 2, batch: 2, ..options(&api) };
+    let mut out = null_mut();
+    let mut refuse = |row: &str, model, options: &fewstep_quantize_options, status: i32, needle: &str| {
+        // SAFETY: valid pointers.
+        api.fails(row, unsafe { (api.fewstep_quantize)(runtime, model, options, None, null_mut(), &mut out) }, status, needle);
+        assert!(out.is_null(), "{row}");
+    };
+    refuse("no grid", teacher, &plain, INVALID, "few-step student");
+    refuse("no samples", student, &fewstep_quantize_options { samples: 0, ..plain }, INVALID, "samples");
+    refuse("too few levels", student, &fewstep_quantize_options { levels: 2, ..plain }, INVALID, "levels is 2");
+    refuse("too many levels", student, &fewstep_quantize_options { levels: 257, ..plain }, INVALID, "levels is 257");
+    refuse("one side", student, &fewstep_quantize_options { height: 8, ..plain }, INVALID, "height is 8");
+    refuse("odd size", student, &fewstep_quantize_options { height: 7, width: 8, ..plain }, SHAPE, "multiples");
+    let (typo, all) = (c("down_blocks.*.conv9"), c("*"));
+    let keep: [[*const c_char; 1]; 3] = [[typo.as_ptr()], [all.as_ptr()], [null()]];
+    for (keep, needle) in keep.iter().zip(["conv9", "nothing to quantise", "keep[0]"]) {
+        refuse(needle, student, &fewstep_quantize_options { keep: keep.as_ptr(), keep_count: 1, ..plain }, INVALID, needle);
+    }
+    // SAFETY: valid pointers.
+    unsafe {
+        api.ok((api.fewstep_model_destroy)(student));
+        api.ok((api.fewstep_model_destroy)(teacher));
+        api.ok((api.fewstep_runtime_destroy)(runtime));
+    }
+}
+
+#[test]
+fn progress_is_told_and_cancels() {
+    unsafe extern "C" fn note(user: *mut c_void, progress: *const fewstep_progress) -> i32 {
+        // SAFETY: the list of this test, and what the library gives.
+        let (seen, progress) = unsafe { (&mut *user.cast::<Vec<(i32, u64, u64)>>(), &*progress) };
+        seen.push((progress.phase, progress.done, progress.total));
+        i32::from(seen.len() == 2)
+    }
+    let api = Api::load();
+    let runtime = api.runtime(1);
+    let student = student(&api, runtime);
+    let (mut seen, mut out) = (Vec::<(i32, u64, u64)>::new(), null_mut());
+    let options = fewstep_quantize_options { samples: 5, batch: 2, ..options(&api) };
+    // SAFETY: valid pointers.
+    unsafe {
+        let status = (api.fewstep_quantize)(runtime, student, &options, Some(note), (&raw mut seen).cast(), &mut out);
+        api.fails("cancelled", status, CANCELLED, "progress callback");
+        assert_eq!(seen, [(FEWSTEP_PHASE_QUANTIZE, 2, 5), (FEWSTEP_PHASE_QUANTIZE, 4, 5)]);
+        assert!(out.is_null());
+        seen.clear();
+        api.ok((api.fewstep_model_destroy)(student));
+        api.ok((api.fewstep_runtime_destroy)(runtime));
+    }
+}
