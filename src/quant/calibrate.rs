@@ -70,7 +70,7 @@ impl Observer {
     fn look(&mut self, x: &[f32], t: f32, given: &[Given], stop: Stop) -> Result<()> {
         self.exec.write_bytes(self.x, as_bytes(x))?;
         let batch = self.exec.plan().graph().value(self.t).ty.numel();
-        self.exec.write_bytes(self.t, as_bytes(&vec![t; batch]))?;
+        self.exec.write_bytes(self.t, as_bytes(&memory::filled(t, batch, "timesteps")?))?;
         for (input, (_, values)) in self.inputs.iter().zip(given) {
             self.exec.write_bytes(*input, values.bytes())?;
         }
