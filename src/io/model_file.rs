@@ -8,14 +8,16 @@ use crate::io::diffusers::{KnownNetworks, ModelFiles, ModelTexts, NetworkText};
 use crate::io::json::shorten;
 use crate::io::json_writer::compact;
 use crate::io::{SchedulerConfig, TensorFile, layout, safetensors};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Names the layout of the metadata; its value is [`VERSION`].
+/// Names the layout of the metadata; its value is [`VERSION`], or [`WITH_NUMBERS`].
 const FORMAT: &str = "fewstep.model";
 const VERSION: &str = "1";
+/// The same of a model in whole numbers: who does not know what they stand for must not take them for weights.
+const WITH_NUMBERS: &str = "2";
 const CONFIG: &str = "config.json";
 const SCHEDULER: &str = "scheduler_config.json";
 const FEWSTEP: &str = "fewstep.json";
@@ -43,9 +45,9 @@ impl<N> ModelFiles<N> {
     fn from_tensor_file(mut tensors: TensorFile, known: &KnownNetworks<N>) -> Result<Self> {
         let (file, metadata) = (tensors.file().to_string(), tensors.take_metadata());
         match metadata.get(FORMAT).map(String::as_str) {
-            Some(VERSION) => {}
+            Some(VERSION | WITH_NUMBERS) => {}
             Some(other) => {
-                return Err(Error::version(format!("{file}: {FORMAT} version {:?}, this library reads {VERSION:?}", shorten(other))));
+                return Err(Error::version(format!("{file}: {FORMAT} version {:?}, this library reads {VERSION:?} and {WITH_NUMBERS:?}", shorten(other))));
             }
             None => {
                 return Err(Error::unsupported(format!(
@@ -65,7 +67,7 @@ pub fn save_model_file(path: &Path, network: &NetworkText, tensors: &[(&str, &Te
     scheduler.validate().map_err(|e| e.context(path.display()))?;
     let mut metadata = BTreeMap::from([
         ("format".to_string(), "pt".to_string()),
-        (FORMAT.to_string(), VERSION.to_string()),
+        (FORMAT.to_string(), if tensors.iter().any(|(_, tensor)| tensor.dtype() == DType::I8) { WITH_NUMBERS } else { VERSION }.to_string()),
         (CONFIG.to_string(), network.config.to_string()),
         (SCHEDULER.to_string(), scheduler.to_json()?),
     ]);
@@ -102,6 +104,19 @@ mod tests {
         }
     }
 
+    /// A reader of the first version would take numbers for weights.
+    #[test]
+    fn whole_numbers_have_a_version_of_their_own() {
+        let dir = TestDir::new("model-file-numbers");
+        let path = dir.join("m.safetensors");
+        let (floats, numbers) = (Tensor::from_slice(&[1], &[0.5f32]).unwrap(), Tensor::from_slice(&[1], &[7i8]).unwrap());
+        for (tensors, version) in [(vec![("a", &floats)], VERSION), (vec![("a", &floats), ("b", &numbers)], WITH_NUMBERS)] {
+            save_model_file(&path, &network(NETWORK), &tensors, &SchedulerConfig::default(), None).unwrap();
+            assert_eq!(TensorFile::open(&path).unwrap().take_metadata()[FORMAT], version);
+            ModelFiles::open_file(&path, &KNOWN).unwrap();
+        }
+    }
+
     #[test]
     fn what_is_wrong_with_a_file_is_named() {
         let tensor = Tensor::from_slice(&[1], &[0f32]).unwrap();
@@ -112,7 +127,7 @@ mod tests {
         };
         for (metadata, status, word) in [
             (&[][..], Status::Unsupported, "diffusers folder"),
-            (&[(FORMAT, "2")], Status::VersionMismatch, "\"2\""),
+            (&[(FORMAT, "3")], Status::VersionMismatch, "\"3\""),
             (&[(FORMAT, &*"2".repeat(1 << 20))], Status::VersionMismatch, "\"22"),
             (&[(FORMAT, VERSION)], Status::CorruptFile, CONFIG),
             (&[(FORMAT, VERSION), (CONFIG, "{")], Status::CorruptFile, CONFIG),

@@ -118,6 +118,12 @@ impl Model {
             memory::check()?;
             let whole = quantization.as_ref().is_some_and(|q| q.layer_of(&name).is_some());
             let tensor = if whole { files.tensors.take_numbers(&name, &shape)? } else { files.tensors.take_floats(&name, &shape)? };
+            if quantization.as_ref().is_some_and(|q| q.is_scale(&name)) {
+                let scales = tensor.to_f32()?;
+                if let Some(scale) = scales.as_slice::<f32>()?.iter().find(|scale| **scale <= 0.0) {
+                    return Err(Error::corrupt(format!("tensor \"{name}\": expected scales above 0, found {scale}")));
+                }
+            }
             weights.insert(name, Arc::new(tensor));
         }
         let mut warnings = [files.notes, network.unknown().warnings.clone()].concat();

@@ -13,7 +13,7 @@ use crate::io::SchedulerConfig;
 use crate::nn::{Model, StudentInfo, families};
 use crate::random::Purpose;
 use crate::sampling::{RunSpec, SamplingRun, UNROLLED};
-use crate::tensor::DType;
+use crate::tensor::{DType, Tensor};
 use std::sync::Arc;
 
 const TINY: &str = r#"{"_class_name":"UNet2DModel","sample_size":8,"in_channels":1,"out_channels":1,"layers_per_block":1,"block_out_channels":[8,16],
@@ -145,6 +145,37 @@ fn floats_that_are_rounded_in_the_plan_give_the_same_samples() -> Result<()> {
     let whole = quantized(&student()?, &options(129))?;
     let backend = CpuBackend::new(2)?;
     assert!(samples(&backend, &whole)? == samples(&backend, &whole.widened(Stop::NEVER)?)?);
+    Ok(())
+}
+
+/// What a file says of numbers is judged before anything is computed with it.
+#[test]
+fn damaged_numbers_are_refused() -> Result<()> {
+    let whole = quantized(&student()?, &options(129))?;
+    let file = std::env::temp_dir().join(format!("fewstep-quant-damaged-{}.safetensors", std::process::id()));
+    let refused = |model: &Model, status: Status, needle: &str| -> Result<()> {
+        model.save_file(&file)?;
+        let error = Model::open(&file).map(drop).expect_err(needle);
+        assert!(error.status == status && error.message.contains(needle), "{needle}: {error}");
+        Ok(())
+    };
+    for (scale, values) in [("mid_block.resnets.0.conv1.input_scale", vec![0f32]), ("mid_block.resnets.0.conv1.weight_scale", vec![-1f32; 16])] {
+        let mut model = whole.clone();
+        model.weights.insert(scale.into(), Arc::new(Tensor::from_slice(&[values.len()], &values)?));
+        refused(&model, Status::CorruptFile, scale)?;
+    }
+    let mut model = whole.clone();
+    model.weights.remove("mid_block.resnets.0.conv1.weight_scale");
+    refused(&model, Status::NotFound, "mid_block.resnets.0.conv1.weight_scale")?;
+    let mut model = whole.clone();
+    let numbers = model.quantization.as_mut().expect("numbers");
+    numbers.layers.insert("no.such.layer".into(), numbers.layers["mid_block.resnets.0.conv1"]);
+    refused(&model, Status::NotFound, "no.such.layer")?;
+    let mut model = whole;
+    let numbers = model.quantization.as_mut().expect("numbers").layers.get_mut("mid_block.resnets.0.conv1").expect("a layer");
+    numbers.input = numbers.input.map(|input| crate::nn::InputNumbers { zero: 200, ..input });
+    refused(&model, Status::CorruptFile, "zero_point")?;
+    std::fs::remove_file(&file).expect("a file");
     Ok(())
 }
 
