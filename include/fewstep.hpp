@@ -181,25 +181,18 @@ class Owner {
 
 } // namespace detail
 
-/** Default options; see fewstep_runtime_options. */
+/** @name Default options: each returns the struct of fewstep.h that its name is of, filled by that struct's `_init`. */
+/**@{*/
 inline fewstep_runtime_options runtime_options() { return detail::defaults(fewstep_runtime_options_init); }
-/** Default options; see fewstep_student_options. */
 inline fewstep_student_options student_options() { return detail::defaults(fewstep_student_options_init); }
-/** Default options; see fewstep_dataset_options. */
 inline fewstep_dataset_options dataset_options() { return detail::defaults(fewstep_dataset_options_init); }
-/** Default options; see fewstep_trainer_options. */
 inline fewstep_trainer_options trainer_options() { return detail::defaults(fewstep_trainer_options_init); }
-/** Default options; see fewstep_quantize_options. */
 inline fewstep_quantize_options quantize_options() { return detail::defaults(fewstep_quantize_options_init); }
-/** Default options; see fewstep_sampler_options. */
 inline fewstep_sampler_options sampler_options() { return detail::defaults(fewstep_sampler_options_init); }
-/** Default options; see fewstep_begin_options. */
 inline fewstep_begin_options begin_options() { return detail::defaults(fewstep_begin_options_init); }
-
-/** Default options; see fewstep_evaluator_options. */
 inline fewstep_evaluator_options evaluator_options() { return detail::defaults(fewstep_evaluator_options_init); }
-/** Default values; see fewstep_evaluation. */
 inline fewstep_evaluation evaluation() { return detail::defaults(fewstep_evaluation_init); }
+/**@}*/
 
 /** Class labels as a conditioning. It points into `labels`, which must outlive it unchanged. */
 inline fewstep_conditioning class_labels(const std::vector<std::int32_t> &labels) noexcept {

@@ -6,7 +6,7 @@
 use super::loss_scale::LossScale;
 use super::overflow::{StateBounds, largest};
 use super::parameters::{ParameterSet, State};
-use super::record::{self, CLIP, DRAWS, GUIDANCE, PRECISION, SETS, TRAJECTORY_PRECISION};
+use super::record::{self, CLIP, DRAWS, GUIDANCE, PRECISION, QUANTIZATION, SETS, TRAJECTORY_PRECISION};
 use super::trainer::Trainer;
 use crate::error::{Error, Result, Status};
 use crate::graph::ops::ClipScale;
@@ -116,7 +116,7 @@ impl Trainer {
     }
 
     /// Continues where `save` stopped, with the steps that are done and all of AdamW's state. The trainer must have been created with the same student
-    /// architecture, noise schedule and prediction type, and with the same options but for those of `changes`, a mask of [`OptionGroup`]. Nothing changes on
+    /// architecture and numbers, noise schedule and prediction type, and with the same options but for those of `changes`, a mask of [`OptionGroup`]. Nothing changes on
     /// an error.
     pub fn resume(&mut self, path: &Path, changes: u32) -> Result<()> {
         let mut file = TensorFile::open(path)?;
@@ -227,7 +227,8 @@ impl Trainer {
     /// Every option that the continuation depends on, as text.
     pub(super) fn run_record(&self) -> Result<BTreeMap<String, String>> {
         let scheduler = (SCHEDULER.to_string(), self.student.scheduler.to_json()?);
-        Ok(record::options(&self.options, &self.sets, self.trajectory_clip).into_iter().chain([scheduler]).collect())
+        let numbers = self.student.numbers_hash()?.map(|hash| (QUANTIZATION.to_string(), hash));
+        Ok(record::options(&self.options, &self.sets, self.trajectory_clip).into_iter().chain([scheduler]).chain(numbers).collect())
     }
 }
 

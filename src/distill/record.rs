@@ -23,6 +23,9 @@ pub(super) const DRAWS: &str = "draws";
 /// Recorded where it is not f32, in which all trajectories were computed when this was not recorded yet.
 pub(super) const TRAJECTORY_PRECISION: &str = "trajectory_precision";
 
+/// Hash of the numbers of a student that computes in whole ones, recorded where there are any.
+pub(super) const QUANTIZATION: &str = "quantization";
+
 /// Names of the sets of parameters that learn, recorded where they are not the student's alone.
 pub(super) const SETS: &str = "sets";
 
@@ -75,7 +78,7 @@ fn optimizer(o: &Optimizer) -> [(&'static str, String); 10] {
 pub(super) fn default(option: &str) -> Option<&'static str> {
     match option {
         PRECISION | TRAJECTORY_PRECISION => Some("F32"),
-        CLIP | GUIDANCE => Some("None"),
+        CLIP | GUIDANCE | QUANTIZATION => Some("None"),
         DRAWS => Some("by term"),
         SETS => Some(STUDENT),
         _ => None,

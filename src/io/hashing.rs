@@ -41,7 +41,7 @@ impl<W: Write> Write for Hashing<W> {
 }
 
 /// The hash of bytes in memory.
-pub(super) fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 

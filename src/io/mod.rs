@@ -8,7 +8,7 @@ pub mod file;
 mod folder;
 mod font;
 mod foreign;
-mod hashing;
+pub(crate) mod hashing;
 pub mod image;
 pub mod json;
 mod json_reader;

@@ -9,6 +9,7 @@ use crate::cancel::Stop;
 use crate::diffusion::grid;
 use crate::error::{Error, Result};
 use crate::io::diffusers::{self, ModelFiles, NetworkText};
+use crate::io::hashing::sha256;
 use crate::io::json::{SHOWN_KEYS, describe};
 use crate::io::scheduler_config::{SchedulerClass, SchedulerConfig};
 use crate::io::{model_file, record};
@@ -180,6 +181,16 @@ impl Model {
         let Some(quantization) = &self.quantization else { return Ok(self) };
         let weights = quantization.narrowed(&self.weights)?;
         Ok(Self { weights, ..self })
+    }
+
+    /// A hash of the numbers that the model computes in, scales included; `None` for one that computes in floats.
+    pub fn numbers_hash(&self) -> Result<Option<String>> {
+        let Some(quantization) = &self.quantization else { return Ok(None) };
+        let mut bytes = quantization.to_value().to_string().into_bytes();
+        for (_, scales) in self.weights.iter().filter(|(name, _)| quantization.is_scale(name)) {
+            memory::append(&mut bytes, scales.bytes(), "scales")?;
+        }
+        Ok(Some(sha256(&bytes)))
     }
 
     /// Refuses timesteps that a quantised model was not calibrated on: its ranges are those of its own grid.

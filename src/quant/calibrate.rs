@@ -2,17 +2,17 @@
 
 use super::policy::Policy;
 use super::range::{Range, weight_scales};
-use crate::backend::{Backend, Executable, as_bytes};
-use crate::cancel::{Stop, cancelled};
+use crate::backend::Backend;
+use crate::cancel::Stop;
 use crate::diffusion::Table;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Numerics, TensorType, ValueId};
+use crate::graph::ValueId;
 use crate::memory;
 use crate::nn::conditions::Values;
 use crate::nn::quantization::{input_scale, weight_scale};
-use crate::nn::{Condition, InputNumbers, LayerNumbers, Model, Predictor, Quantization};
+use crate::nn::{InputNumbers, Layer, LayerNumbers, Model, Quantization};
 use crate::random::Purpose;
-use crate::sampling::{Given, RunSpec, SamplingRun, UNROLLED, draw_conditions, for_each_batch};
+use crate::sampling::{Evaluator, Given, RunSpec, SamplingRun, UNROLLED, draw_conditions, for_each_batch};
 use crate::tensor::{DType, Tensor};
 use std::sync::Arc;
 
@@ -33,53 +33,32 @@ pub struct Options {
     pub seed: u64,
 }
 
-/// The network with what its layers read tapped.
+/// The network, and what its layers have read so far.
 struct Observer {
-    exec: Box<dyn Executable>,
-    x: ValueId,
-    t: ValueId,
-    inputs: Vec<ValueId>,
-    /// Path, what it reads, and the range of that so far.
+    evaluator: Evaluator,
+    timesteps: Vec<f32>,
+    /// Path, what it reads, and the range of that.
     layers: Vec<(String, ValueId, Range)>,
 }
 
 impl Observer {
     fn new(backend: &dyn Backend, model: &Model, options: &Options, stop: Stop) -> Result<Self> {
-        let roles = model.roles()?;
-        let (batch, [h, w]) = (options.batch, options.size);
-        let mut g = Graph::new();
-        g.begin_segment("observation");
-        let x = g.input("x_t", TensorType::f32(&[batch, h, w, roles.channels]))?;
-        let t = g.input("timestep", TensorType::f32(&[batch]))?;
-        let input = |c: &Condition| g.input(c.name.clone(), c.kind.ty(batch, options.size));
-        let inputs = memory::try_collect(roles.conditions.iter().map(input), "conditions")?;
-        let (_, layers) = Predictor::new(model, "").output_and_layers(&mut g, x, t, &inputs)?;
-        let layers: Vec<_> = options.policy.choose(&layers)?.into_iter().map(|layer| (layer.path.clone(), layer.input, Range::default())).collect();
-        layers.iter().for_each(|(_, input, _)| g.tap(*input));
-        let mut exec = backend.compile_until(&g, &Numerics::F32, stop)?;
-        for (name, tensor) in &model.weights {
-            if g.storage(name).is_some() {
-                exec.bind(name, tensor.clone())?;
-            }
-        }
-        exec.prepare_until(stop)?;
-        Ok(Self { exec, x, t, inputs, layers })
+        let mut layers = vec![];
+        let choose = |all: &[Layer]| {
+            let chosen = options.policy.choose(all)?;
+            layers = memory::collect(chosen.iter().map(|layer| (layer.path.clone(), layer.input, Range::default())), "layers")?;
+            memory::collect(chosen.iter().map(|layer| layer.input), "layers")
+        };
+        let evaluator = Evaluator::observing(backend, model, (options.batch, options.size, DType::F32), choose, stop)?;
+        Ok(Self { evaluator, timesteps: memory::filled(0.0, options.batch, "timesteps")?, layers })
     }
 
     /// Looks at one evaluation.
     fn look(&mut self, x: &[f32], t: f32, given: &[Given], stop: Stop) -> Result<()> {
-        self.exec.write_bytes(self.x, as_bytes(x))?;
-        let batch = self.exec.plan().graph().value(self.t).ty.numel();
-        self.exec.write_bytes(self.t, as_bytes(&memory::filled(t, batch, "timesteps")?))?;
-        for (input, (_, values)) in self.inputs.iter().zip(given) {
-            self.exec.write_bytes(*input, values.bytes())?;
-        }
-        let (start, end) = (self.exec.plan().prepared(), self.exec.plan().order().len());
-        if self.exec.run_until(start..end, stop)? < end {
-            return Err(cancelled());
-        }
+        self.timesteps.fill(t);
+        drop(self.evaluator.run(x, &self.timesteps, given, stop)?);
         for (path, input, range) in &mut self.layers {
-            let values = self.exec.read_bytes(*input)?.of::<f32>()?;
+            let values = self.evaluator.observed(*input)?;
             if let Some(i) = values.iter().position(|v| !v.is_finite()) {
                 return Err(Error::numeric(format!("the input of layer '{path}' is {} at element {i}, timestep {t}", values[i])));
             }
@@ -111,7 +90,7 @@ pub fn quantize(
     let schedule = model.scheduler.noise_schedule()?;
     let table = Table::from_pairs(&schedule, model.scheduler.prediction(), &student.pairs, 0.0, model.scheduler.clip())?;
     let spec =
-        RunSpec { table: &table, batch: options.batch, size: options.size, purpose: Purpose::Noise, precision: DType::F32, guidance: None, unrolled: UNROLLED };
+        RunSpec { table: &table, batch: options.batch, size: options.size, purpose: Purpose::Data, precision: DType::F32, guidance: None, unrolled: UNROLLED };
     let mut run = SamplingRun::new_until(backend, model, &spec, stop)?;
     let mut observer = Observer::new(backend, model, options, stop)?;
     let conditions = model.roles()?.conditions;

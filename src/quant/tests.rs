@@ -179,6 +179,27 @@ fn damaged_numbers_are_refused() -> Result<()> {
     Ok(())
 }
 
+/// A checkpoint's weights are those of its numbers.
+#[test]
+fn a_run_is_not_resumed_with_other_numbers() -> Result<()> {
+    let trainer = |student: &Model| {
+        let terms = vec![Objective::TeacherForced.term(Weight::State, NormKind::L2)];
+        let options = TrainerOptions { terms, pairs: PAIRS.to_vec(), substeps: 1, cache_size: 4, cache_batch: 4, batch: 2, ..TrainerOptions::default() };
+        Trainer::new(Arc::new(CpuBackend::new(1)?), student, Some(student), None, options)
+    };
+    let model = student()?;
+    let [fine, coarse] = [quantized(&model, &options(255))?, quantized(&model, &options(129))?];
+    let file = std::env::temp_dir().join(format!("fewstep-quant-checkpoint-{}.safetensors", std::process::id()));
+    trainer(&fine)?.save(&file)?;
+    trainer(&fine)?.resume(&file, 0)?;
+    for other in [&coarse, &model] {
+        let error = trainer(other)?.resume(&file, 0).expect_err("other numbers");
+        assert!(error.status == Status::InvalidArgument && error.message.contains("option quantization"), "{error}");
+    }
+    std::fs::remove_file(&file).expect("a file");
+    Ok(())
+}
+
 #[test]
 fn other_grids_are_refused() -> Result<()> {
     let mut whole = quantized(&student()?, &options(129))?;

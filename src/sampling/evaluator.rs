@@ -6,7 +6,7 @@ use crate::cancel::{Stop, cancelled};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Numerics, TensorType, ValueId};
 use crate::memory;
-use crate::nn::{Condition, Model, Predictor};
+use crate::nn::{Condition, Layer, Model, Predictor};
 use crate::tensor::DType;
 
 /// A compiled evaluation. One thread at a time.
@@ -24,6 +24,17 @@ pub struct Evaluator {
 impl Evaluator {
     /// Plans and compiles it for `batch` images of `size` [H, W]; a cancelled error where `stop` is set before it is done.
     pub fn new_until(backend: &dyn Backend, model: &Model, batch: usize, size: [usize; 2], precision: DType, stop: Stop) -> Result<Self> {
+        Self::observing(backend, model, (batch, size, precision), |_| Ok(vec![]), stop)
+    }
+
+    /// The same where what some layers read can be looked at after each run: `choose` gives those values, of all layers ([`Evaluator::observed`]).
+    pub fn observing(
+        backend: &dyn Backend,
+        model: &Model,
+        (batch, size, precision): (usize, [usize; 2], DType),
+        choose: impl FnOnce(&[Layer]) -> Result<Vec<ValueId>>,
+        stop: Stop,
+    ) -> Result<Self> {
         let roles = model.roles()?;
         let shape = [batch, size[0], size[1], roles.channels];
         let mut g = Graph::new();
@@ -32,8 +43,9 @@ impl Evaluator {
         let t = g.input("timestep", TensorType::f32(&[batch]))?;
         let input = |c: &Condition| g.input(c.name.clone(), c.kind.ty(batch, size));
         let inputs = memory::try_collect(roles.conditions.iter().map(input), "conditions")?;
-        let out = Predictor::new(model, "").output(&mut g, x, t, &inputs)?;
+        let (out, layers) = Predictor::new(model, "").output_and_layers(&mut g, x, t, &inputs)?;
         g.tap(out);
+        choose(&layers)?.into_iter().for_each(|value| g.tap(value));
         let out_channels = g.shape(out)[3];
         let mut exec = backend.compile_until(&g, &Numerics::of(precision)?, stop)?;
         for (name, tensor) in &model.weights {
@@ -42,6 +54,11 @@ impl Evaluator {
         }
         exec.prepare_until(stop)?;
         Ok(Self { exec, x, t, conditions: roles.conditions, inputs, out, shape, out_channels })
+    }
+
+    /// What a chosen layer has read in the last run.
+    pub fn observed(&self, value: ValueId) -> Result<HostSlice<'_, f32>> {
+        self.exec.read_bytes(value)?.of::<f32>()
     }
 
     /// [N,H,W,C] of x_t.

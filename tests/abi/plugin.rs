@@ -2,6 +2,7 @@
 
 use crate::alone::alone;
 use crate::ffi_common;
+use crate::ffi_common::host::Host;
 use crate::ffi_common::{Api, TINY, c, networks, term};
 use fewstep::ffi::callback::*;
 use fewstep::ffi::conditioning::*;
@@ -71,7 +72,7 @@ fn losses_of_all_terms() {
 
 #[test]
 fn models_take_and_give_what_they_say() {
-    let host = networks::Host::new(Api::load(), |api| api.runtime(2));
+    let host = Host::new(Api::load(), |api| api.runtime(2));
     networks::planes_beside_x_t(&host);
     networks::the_mean_of_a_learned_variance(&host);
     networks::guidance(&host);

@@ -55,30 +55,38 @@ pub fn forward() -> Vec<Case> {
     cases
 }
 
-/// Which parts of the epilogue a fused case has.
-pub const EPILOGUES: &[(bool, bool, bool)] =
+/// Which parts of the epilogue a case has: addend, residual, scale.
+pub type Epilogue = (bool, bool, bool);
+
+pub const EPILOGUES: &[Epilogue] =
     &[(true, false, false), (false, true, false), (true, true, false), (true, true, true), (false, false, true), (false, true, true)];
 
-/// conv + addend + residual, times scale, written as separate nodes: the fusion pass makes one node of them.
-pub fn fused_graph(name: String, shape: &Shape, (addend, residual, scale): (bool, bool, bool)) -> (Case, ValueId) {
-    let &(x, o, kernel, stride, pad) = shape;
-    let out = output(shape);
-    let mut case = Case::new(name);
-    let xs = case.input(&x);
-    let w = case.state("w", &[o, x[3], kernel[0], kernel[1]]);
-    let b = case.state("b", &[o]);
-    let mut y = case.graph.conv2d(xs, w, Some(b), stride, pad).expect("conv2d");
+/// What follows a convolution's result [N,P,Q,O].
+fn with_epilogue(case: &mut Case, mut y: ValueId, (addend, residual, scale): Epilogue) -> ValueId {
+    let shape = case.graph.shape(y).to_vec();
     if addend {
-        let time = case.input(&[out[0], 1, 1, o]);
+        let time = case.input(&[shape[0], 1, 1, shape[3]]);
         y = case.graph.add(time, y).expect("add");
     }
     if residual {
-        let other = case.input(&out);
+        let other = case.input(&shape);
         y = case.graph.add(y, other).expect("add");
     }
     if scale {
         y = case.graph.affine(y, 0.75, 0.0).expect("affine");
     }
+    y
+}
+
+/// conv + addend + residual, times scale, written as separate nodes: the fusion pass makes one node of them.
+pub fn fused_graph(name: String, shape: &Shape, epilogue: Epilogue) -> (Case, ValueId) {
+    let &(x, o, kernel, stride, pad) = shape;
+    let mut case = Case::new(name);
+    let xs = case.input(&x);
+    let w = case.state("w", &[o, x[3], kernel[0], kernel[1]]);
+    let b = case.state("b", &[o]);
+    let y = case.graph.conv2d(xs, w, Some(b), stride, pad).expect("conv2d");
+    let y = with_epilogue(&mut case, y, epilogue);
     (case, y)
 }
 
@@ -97,30 +105,19 @@ pub fn rounded(case: &mut Case, x: ValueId, w: ValueId, codes: Codes) -> [ValueI
 }
 
 /// Convolutions of rounded x and w, with all that may follow one. `normed` puts a norm before.
-pub fn quantized_graph(name: String, shape: &Shape, codes: Codes, normed: bool, (addend, residual, scale): (bool, bool, bool)) -> (Case, ValueId) {
+pub fn quantized_graph(name: String, shape: &Shape, codes: Codes, normed: bool, epilogue: Epilogue) -> (Case, ValueId) {
     let &(x, o, kernel, stride, pad) = shape;
-    let out = output(shape);
     let mut case = Case::new(name);
     let mut xs = case.input(&x);
     let w = case.state("w", &[o, x[3], kernel[0], kernel[1]]);
     let b = case.state("b", &[o]);
     if normed {
         let (gamma, beta) = (case.state("gamma", &[x[3]]), case.state("beta", &[x[3]]));
-        xs = case.graph.group_norm(xs, gamma, beta, 1, 1e-5, scale).expect("a norm");
+        xs = case.graph.group_norm(xs, gamma, beta, 1, 1e-5, epilogue.2).expect("a norm");
     }
     let [xs, w] = rounded(&mut case, xs, w, codes);
-    let mut y = case.graph.conv2d(xs, w, Some(b), stride, pad).expect("conv2d");
-    if addend {
-        let time = case.input(&[out[0], 1, 1, o]);
-        y = case.graph.add(time, y).expect("add");
-    }
-    if residual {
-        let other = case.input(&out);
-        y = case.graph.add(y, other).expect("add");
-    }
-    if scale {
-        y = case.graph.affine(y, 0.75, 0.0).expect("affine");
-    }
+    let y = case.graph.conv2d(xs, w, Some(b), stride, pad).expect("conv2d");
+    let y = with_epilogue(&mut case, y, epilogue);
     (case, y)
 }
 

@@ -1,5 +1,6 @@
 //! The C functions on a GPU.
 
+use crate::ffi_common::host::Host;
 use crate::ffi_common::*;
 use crate::launches::Log;
 use fewstep::ffi::device::*;
@@ -38,7 +39,7 @@ fn nmse(found: &[f32], expected: &[f32]) -> f64 {
 
 #[test]
 fn models_take_and_give_what_they_say() {
-    let host = networks::Host::new(Api::load(), Api::gpu);
+    let host = Host::new(Api::load(), Api::gpu);
     networks::planes_beside_x_t(&host);
     networks::the_mean_of_a_learned_variance(&host);
     networks::guidance(&host);

@@ -1,8 +1,10 @@
 //! The library as a plugin host sees it: opened at run time, used by the names of the header alone.
 #![allow(dead_code)] // each test binary uses its own part
 
+pub mod host;
 pub mod limits;
 pub mod networks;
+pub mod second_family;
 
 use fewstep::ffi::callback::*;
 use fewstep::ffi::cancel::*;

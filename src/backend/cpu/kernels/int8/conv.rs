@@ -8,11 +8,10 @@ use super::pack::{Packing, Plan};
 use super::staging::{Staging, TILE};
 use super::task::{Epilogue, Product, Task};
 use crate::error::{Error, Result};
+use crate::graph::ops::MOST_PRODUCTS;
 use crate::memory;
 use std::ops::Range;
 
-/// Products of a sum at most: 255 * 127 times as many fit 32 bits.
-pub const MOST_PRODUCTS: usize = 66_000;
 /// Chunks of a convolution, unless each would then be long: enough to balance 32 threads.
 const MAX_CHUNKS: usize = 128;
 

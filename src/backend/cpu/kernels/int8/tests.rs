@@ -7,7 +7,7 @@ use super::*;
 use crate::backend::cpu::ThreadPool;
 use crate::error::{Result, Status};
 use crate::graph::OpDef;
-use crate::graph::ops::{Codes, Quantize};
+use crate::graph::ops::{Codes, MOST_PRODUCTS, Quantize};
 use crate::graph::reference::array;
 use crate::tensor::DType;
 
@@ -249,7 +249,7 @@ fn int8_kernels_equal_the_definition() -> Result<()> {
 fn int8_sums_at_their_limits_are_exact() -> Result<()> {
     // The most products with the largest factors, of either sign, and what overflows 16 bits soonest: pairs of equal signs.
     let pool = ThreadPool::new(1)?;
-    let k = conv::MOST_PRODUCTS;
+    let k = MOST_PRODUCTS;
     for (zero, number) in [(0u8, 255u8), (255, 0), (128, 255), (255, 255)] {
         for kernel in kernels() {
             let shape = ConvShape::linear(3, k, 5);
