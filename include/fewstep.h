@@ -368,8 +368,9 @@ typedef int32_t (*fewstep_progress_callback)(void *user, const fewstep_progress 
  * --------------------------------------------------------------------------- */
 
 /**
- * Compute on the CPU, with the best instructions that it has. The environment variable FEWSTEP_ISA, read once, lowers them, for floats and for bytes: portable; avx2;
- * avx_vnni (floats on AVX2, bytes on AVX-VNNI); avx512, also avx512_vnni (AVX-512, bytes on its VNNI); amx (the same, bytes on AMX, which is not used unless it is named: it has not been measured yet); neon_dot; neon_i8mm.
+ * Compute on the CPU, with the best instructions that it has. The environment variable FEWSTEP_ISA, read once, lowers them, for floats and for bytes:
+ * portable; avx2; avx_vnni (floats on AVX2, bytes on AVX-VNNI); avx512, also avx512_vnni (AVX-512, bytes on its VNNI); neon_dot; neon_i8mm; and amx (AVX-512,
+ * bytes on AMX), which nothing uses unless it is named: that kernel has never run on a processor that has it.
  */
 #define FEWSTEP_DEVICE_CPU 0
 
@@ -806,7 +807,7 @@ typedef struct {
    */
   uint64_t parameters;
   /**
-   * Bytes of the weights in memory: two for each parameter that the model's file has in f16 or bf16, else four.
+   * Bytes of the weights in memory, each in the type of the model's file: four for f32, two for f16 and bf16, one in a quantised layer.
    */
   uint64_t weight_bytes;
   /**
@@ -1221,7 +1222,7 @@ FEWSTEP_API fewstep_status fewstep_dataset_destroy(fewstep_dataset *dataset);
  * --------------------------------------------------------------------------- */
 
 /**
- * Everything in 32-bit floats.
+ * 32-bit floats; the layers of a quantised model in whole numbers where the device has kernels for them.
  */
 #define FEWSTEP_PRECISION_F32 0
 

@@ -71,7 +71,7 @@ pub struct fewstep_model_info {
     pub prediction: i32,
     /// Number of parameters.
     pub parameters: u64,
-    /// Bytes of the weights in memory: two for each parameter that the model's file has in f16 or bf16, else four.
+    /// Bytes of the weights in memory, each in the type of the model's file: four for f32, two for f16 and bf16, one in a quantised layer.
     pub weight_bytes: u64,
     /// Channels that the network reads: those of x_t, and of planes beside it.
     pub in_channels: u32,

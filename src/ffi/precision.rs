@@ -4,7 +4,7 @@ use super::boundary::choice;
 use crate::error::Result;
 use crate::tensor::DType;
 
-/// Everything in 32-bit floats.
+/// 32-bit floats; the layers of a quantised model in whole numbers where the device has kernels for them.
 pub const FEWSTEP_PRECISION_F32: i32 = 0;
 /// CUDA: activations and products in 16-bit IEEE floats with sums in f32. Twice the speed and half the memory of f32 and more where tensor cores multiply.
 pub const FEWSTEP_PRECISION_F16: i32 = 1;

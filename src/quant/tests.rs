@@ -79,7 +79,7 @@ fn it_is_near_the_model_that_it_was_made_of_and_its_layers_compute_in_whole_numb
 }
 
 #[test]
-fn samples_are_the_same_on_every_set_for_any_thread_count_and_from_a_file() -> Result<()> {
+fn samples_are_the_same_for_any_thread_count_and_from_a_file_on_every_set() -> Result<()> {
     let whole = quantized(&student()?, &options(129))?;
     let file = std::env::temp_dir().join(format!("fewstep-quant-{}.safetensors", std::process::id()));
     whole.save_file(&file)?;

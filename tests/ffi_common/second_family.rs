@@ -235,7 +235,7 @@ pub fn training_with_vectors_and_tokens(host: &Host) {
         let before = loss(trainer);
         train(trainer, 6);
         let after = loss(trainer);
-        // So few steps of a random network need not lower every loss: what is shown is that the conditions reach what learns.
+        // So few steps of a random network need not lower every loss; that the conditions reach what learns is shown below.
         assert!(after.is_finite() && after != before, "objective {objective}: {before}, then {after}");
         destroy(trainer);
     }

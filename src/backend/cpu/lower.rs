@@ -20,7 +20,7 @@ fn sizes(graph: &Graph, values: &[ValueId]) -> impl Iterator<Item = usize> {
 pub(super) fn lower(graph: &Graph, node: &Node, target: Target) -> Result<Box<dyn CpuKernel>> {
     let isa = target.isa;
     if node.outputs.iter().any(|o| matches!(graph.value(*o).ty.dtype, DType::F16 | DType::Bf16)) {
-        return Err(Error::unsupported("the CPU backend computes in f32; half precision needs a CUDA device"));
+        return Err(Error::unsupported("the CPU backend computes floats in f32; half precision needs a CUDA device"));
     }
     let ty = |i: usize| &graph.value(node.inputs[i]).ty;
     let types = || node.inputs.iter().map(|i| &graph.value(*i).ty).collect::<Vec<_>>();

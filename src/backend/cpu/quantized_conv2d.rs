@@ -8,7 +8,7 @@ use super::group_norm::Statistics;
 use super::kernel::{CpuKernel, Io, scratch_as};
 use super::kernels::conv::ConvShape;
 use super::kernels::gemm::MOST_SOURCES;
-use super::kernels::int8::{CATALOGUE, Conv2d, Epilogue, Input, Kernel, Norm, Rounding, Source, weight_sums};
+use super::kernels::int8::{CATALOGUE, Conv2d, Epilogue, Input, Kernel, Norm, Rounding, Source, Staging, weight_sums};
 use super::target::Target;
 use crate::error::{Error, Result};
 use crate::graph::ops::{Codes, ConvOperands, FusedConv2d, NumberOperands, PackConv};
@@ -27,7 +27,9 @@ fn shape_of(op: &FusedConv2d, types: &[&TensorType]) -> Option<ConvShape> {
 pub(super) fn accepts(op: &FusedConv2d, types: &[&TensorType]) -> bool {
     let bytes = op.quantized.is_some_and(|codes| codes.dtype == DType::U8);
     let norm = op.norm.as_ref().is_none_or(|norm| norm.moments == 0);
-    bytes && norm && !op.moments && op.parts.is_empty() && op.sources <= MOST_SOURCES && shape_of(op, types).is_some()
+    // Images beyond what a staged input can hold stay in floats.
+    let staged = |shape: ConvShape| CATALOGUE.iter().all(|kernel| Staging::new(&shape, &[shape.c_in], u8::MAX, kernel.form).is_ok());
+    bytes && norm && !op.moments && op.parts.is_empty() && op.sources <= MOST_SOURCES && shape_of(op, types).is_some_and(staged)
 }
 
 /// Bytes of packed weights and of the sums behind them.

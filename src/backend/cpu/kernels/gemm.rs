@@ -35,6 +35,11 @@ const LONG_MACS: usize = 1 << 27;
 /// No more chunks than this in any case.
 const MOST_CHUNKS: usize = 1 << 16;
 
+/// Multiply-adds of a chunk of so many, if `worth` of them are worth handing over.
+pub(super) fn chunk_macs(total: usize, worth: usize) -> usize {
+    (total / MAX_CHUNKS).min(LONG_MACS.max(total / MOST_CHUNKS)).max(worth.min(total / 8)).max(1)
+}
+
 /// What is added to and multiplied into a product before it is stored: `(product + bias + addend + residual) * scale`.
 #[derive(Clone, Copy, Debug)]
 pub struct Epilogue<'a> {
@@ -278,7 +283,7 @@ fn chunks(layout: &Layout, classes: &[Class]) -> Result<Vec<Chunk>> {
     let tile_macs = |class: &Class| (class.taps.len() * layout.channels * mr * layout.panel()).max(1);
     let tiles = |class: &Class| (class.pixels.len() * layout.images).div_ceil(mr);
     let total: usize = classes.iter().map(|c| tile_macs(c).saturating_mul(tiles(c)).saturating_mul(panels)).fold(0, usize::saturating_add);
-    let target = (total / MAX_CHUNKS).min(LONG_MACS.max(total / MOST_CHUNKS)).max(CHUNK_MACS.min(total / 8)).max(1);
+    let target = chunk_macs(total, CHUNK_MACS);
     let mut out = Vec::new();
     for (index, class) in classes.iter().enumerate() {
         let rows = class.pixels.len() * layout.images;

@@ -16,6 +16,22 @@ pub enum Isa {
     Avx512,
 }
 
+/// What `FEWSTEP_ISA` may name (`int8/set.rs` says what each means).
+pub(super) const NAMES: [&str; 8] = ["portable", "avx2", "avx_vnni", "avx512", "avx512_vnni", "amx", "neon_dot", "neon_i8mm"];
+
+/// Which of them it names, read once for floats and bytes alike; `None` where it names none.
+pub(super) fn wanted() -> Option<&'static str> {
+    // An index, once known, that of nothing behind the last. Nobody waits here for another thread, which a fork might have left behind.
+    static WANTED: AtomicUsize = AtomicUsize::new(usize::MAX);
+    let mut known = WANTED.load(Ordering::Relaxed);
+    if known == usize::MAX {
+        let value = std::env::var("FEWSTEP_ISA").ok();
+        known = NAMES.iter().position(|name| value.as_deref() == Some(*name)).unwrap_or(NAMES.len());
+        WANTED.store(known, Ordering::Relaxed);
+    }
+    NAMES.get(known).copied()
+}
+
 impl Isa {
     /// The best set this machine has; the environment variable `FEWSTEP_ISA` can lower it (`int8/set.rs` has the table of its values).
     pub fn detect() -> Self {
@@ -25,7 +41,7 @@ impl Isa {
         if let Some(known) = SETS.get(BEST.load(Ordering::Relaxed)) {
             return *known;
         }
-        let wanted = Self::limit(std::env::var("FEWSTEP_ISA").ok().as_deref());
+        let wanted = Self::limit(wanted());
         let best = SETS.iter().rposition(|&isa| isa <= wanted && isa.available()).unwrap_or(0);
         BEST.store(best, Ordering::Relaxed);
         SETS[best]
@@ -142,14 +158,11 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// `v * 2^n` for integer-valued `n` in -252..=252.
     unsafe fn scale2(v: Self::V, n: Self::V) -> Self::V;
     /// `a * b - hi` rounded once: what the product `hi` lost.
-    unsafe fn residue(a: Self::V, b: Self::V, hi: Self::V) -> Self::V;
     unsafe fn abs(v: Self::V) -> Self::V;
     /// `a < b ? x : y`.
     unsafe fn select_lt(a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
     /// Sum of the lanes in a fixed order.
     unsafe fn sum(v: Self::V) -> f32;
-    /// Largest lane.
-    unsafe fn peak(v: Self::V) -> f32;
     /// `a[i] - b[i]` of `W` whole numbers each, as floats; the difference fits an i32.
     unsafe fn differences(a: *const i32, b: *const i32) -> Self::V;
     /// Whether `a < b` in every lane; NaN is less than nothing.
@@ -249,15 +262,11 @@ impl Simd for Portable {
         lanes!(i => { let n = n.0[i] as i32; let half = n >> 1; v.0[i] * pow2(half) * pow2(n - half) })
     }
     #[inline(always)]
-    unsafe fn residue(a: F4, b: F4, hi: F4) -> F4 { lanes!(i => (f64::from(a.0[i]) * f64::from(b.0[i]) - f64::from(hi.0[i])) as f32) }
-    #[inline(always)]
     unsafe fn abs(v: F4) -> F4 { lanes!(i => v.0[i].abs()) }
     #[inline(always)]
     unsafe fn select_lt(a: F4, b: F4, x: F4, y: F4) -> F4 { lanes!(i => if a.0[i] < b.0[i] { x.0[i] } else { y.0[i] }) }
     #[inline(always)]
     unsafe fn sum(v: F4) -> f32 { (v.0[0] + v.0[2]) + (v.0[1] + v.0[3]) }
-    #[inline(always)]
-    unsafe fn peak(v: F4) -> f32 { v.0[0].max(v.0[2]).max(v.0[1].max(v.0[3])) }
     #[inline(always)]
     // SAFETY: four whole numbers each, valid by the trait's contract.
     unsafe fn differences(a: *const i32, b: *const i32) -> F4 { lanes!(i => unsafe { (*a.add(i) - *b.add(i)) as f32 }) }
@@ -340,11 +349,9 @@ mod x86 {
             min(a: __m512, b: __m512) -> __m512 { _mm512_min_ps(a, b) }
             round(v: __m512) -> __m512 { _mm512_roundscale_ps::<NEAREST>(v) }
             scale2(v: __m512, n: __m512) -> __m512 { _mm512_scalef_ps(v, n) }
-            residue(a: __m512, b: __m512, hi: __m512) -> __m512 { _mm512_fmsub_ps(a, b, hi) }
             abs(v: __m512) -> __m512 { _mm512_abs_ps(v) }
             select_lt(a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), y, x) }
             sum(v: __m512) -> f32 { _mm512_reduce_add_ps(v) }
-            peak(v: __m512) -> f32 { _mm512_reduce_max_ps(v) }
             differences(a: *const i32, b: *const i32) -> __m512 {
                 _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(a.cast()), _mm512_loadu_si512(b.cast())))
             }
@@ -394,18 +401,12 @@ mod x86 {
                 let pow2 = |n| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127))));
                 _mm256_mul_ps(_mm256_mul_ps(v, pow2(half)), pow2(_mm256_sub_epi32(n, half)))
             }}
-            residue(a: __m256, b: __m256, hi: __m256) -> __m256 { _mm256_fmsub_ps(a, b, hi) }
             abs(v: __m256) -> __m256 { _mm256_andnot_ps(_mm256_set1_ps(-0.0), v) }
             select_lt(a: __m256, b: __m256, x: __m256, y: __m256) -> __m256 { _mm256_blendv_ps(y, x, _mm256_cmp_ps::<_CMP_LT_OQ>(a, b)) }
             sum(v: __m256) -> f32 {{
                 let s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
                 let s = _mm_add_ps(s, _mm_movehl_ps(s, s));
                 _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps::<1>(s, s)))
-            }}
-            peak(v: __m256) -> f32 {{
-                let s = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
-                let s = _mm_max_ps(s, _mm_movehl_ps(s, s));
-                _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps::<1>(s, s)))
             }}
             differences(a: *const i32, b: *const i32) -> __m256 {
                 _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_loadu_si256(a.cast()), _mm256_loadu_si256(b.cast())))

@@ -1,9 +1,9 @@
-//! AMX int8 by `asm!`, whose intrinsics the stable compiler lacks. One block holds a whole tile's work: nobody keeps the contents of tile registers between two.
+//! AMX int8 by `asm!`, whose intrinsics the stable compiler lacks. One block holds a whole tile's work: nobody keeps what is in tile registers between two.
 //!
 //! The tiles' 8 KiB of state must be asked for (arch_prctl, Linux 5.16). Once granted it is the process's for good, its threads' and its children's too, until
 //! it executes another program. It makes the frames of signals larger: the request is refused while any thread has an alternate signal stack that is too small
 //! for them (11,952 bytes on Sapphire Rapids; many programs still have 8,192), and afterwards nobody can install such a one. So it is made when the first plan
-//! that computes with bytes is compiled and never at load; refused, AVX-512 VNNI computes the same bits; and `FEWSTEP_ISA=avx512` forbids it.
+//! that computes with bytes is compiled and never at load, and as yet only where `FEWSTEP_ISA=amx` asks for it; refused, AVX-512 VNNI computes the same bits.
 
 use super::super::simd::Avx512;
 use super::task::{Sums, Task};

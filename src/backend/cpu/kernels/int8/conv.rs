@@ -1,6 +1,7 @@
 //! Convolutions of staged bytes with s8 weights.
 
 use super::super::conv::ConvShape;
+use super::super::gemm::chunk_macs;
 use super::super::pool::{Shared, split};
 use super::super::workers::Workers;
 use super::catalogue::Kernel;
@@ -11,9 +12,6 @@ use crate::error::{Error, Result};
 use crate::graph::ops::MOST_PRODUCTS;
 use crate::memory;
 use std::ops::Range;
-
-/// Chunks of a convolution, unless each would then be long: enough to balance 32 threads.
-const MAX_CHUNKS: usize = 128;
 
 /// Pixels that make up for a last tile that is not full.
 const FEW_PIXELS: usize = 128;
@@ -83,7 +81,7 @@ impl Conv2d {
         let one = (tile_rows * group * columns * products).max(1);
         let tiles = rows.div_ceil(tile_rows);
         let total = one.saturating_mul(tiles).saturating_mul(panels);
-        let target = (total / MAX_CHUNKS).max(self.kernel.chunk_macs.min(total / 8)).max(1);
+        let target = chunk_macs(total, self.kernel.chunk_macs);
         let parts = tiles.div_ceil(target.div_ceil(one * panels).clamp(1, tiles));
         let panels_each = (target / (one * tiles.div_ceil(parts))).clamp(1, panels);
         let panel_parts = panels.div_ceil(panels_each);
@@ -94,11 +92,6 @@ impl Conv2d {
             out.extend((0..panel_parts).map(|panel| [part.clone(), split(panels, panel_parts, panel)]));
         }
         Ok(out)
-    }
-
-    /// The kernel that it runs on.
-    pub fn kernel(&self) -> &'static Kernel {
-        self.kernel
     }
 
     /// Where its input stands.

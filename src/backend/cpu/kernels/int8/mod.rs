@@ -11,7 +11,7 @@
 //! | AVX-VNNI | 6 x 16 | `[k/16][r][step][16][4]` |
 //! | AVX-512 VNNI | 14 x 32 | `[k/32][r][step][32][4]` |
 //! | AMX int8 | 32 x 32 | `[k/32][r][s][c/64][2][16][16][4]` |
-//! | NEON dotprod | 6 x 16 | `[k/16][r][step][16][4]` |
+//! | NEON dotprod | 6 x 16 | `[k/16]`, what signed bytes take from the sums, then `[r][step][16][4]` |
 //! | NEON i8mm | 8 x 8 | `[k/8][r][step][8][8]` |
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]

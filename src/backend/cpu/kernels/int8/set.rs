@@ -2,7 +2,7 @@
 //!
 //! The environment variable `FEWSTEP_ISA` lowers both.
 
-use super::super::simd::Isa;
+use super::super::simd::{Isa, wanted};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Instructions that a kernel for bytes is written in; those of an architecture in rising order.
@@ -27,7 +27,8 @@ pub enum Set {
 /// All sets; those of an architecture in rising order.
 const SETS: [Set; 7] = [Set::Portable, Set::Avx2, Set::AvxVnni, Set::Avx512Vnni, Set::Amx, Set::NeonDot, Set::NeonI8mm];
 
-/// The highest set that a value of `FEWSTEP_ISA` allows. Without the variable, and with any other value, a machine's best.
+/// The highest set that a value of `FEWSTEP_ISA` allows; on another architecture than the set's, portable. Without the variable, and with any other value, a
+/// machine's best but for AMX, whose kernel has never run: it must be named.
 ///
 /// | value | floats | bytes |
 /// | --- | --- | --- |
@@ -52,22 +53,25 @@ const LIMITS: [(&str, Set); 8] = [
 impl Set {
     /// The best set this machine has and `FEWSTEP_ISA` allows.
     ///
-    /// Where `FEWSTEP_ISA` names [`Set::Amx`], the first call asks the system for the tiles, which changes the process (see `amx.rs`): call it when the first plan that
-    /// computes with bytes is compiled, not before. Where the system refuses, the next lower set is the answer, for good.
+    /// Where `FEWSTEP_ISA` names [`Set::Amx`], the first call asks the system for the tiles, which changes the process (see `amx.rs`): call it when the first
+    /// plan that computes with bytes is compiled, not before. Where the system refuses, the next lower set is the answer, for good.
     pub fn detect() -> Self {
         // An index, once known. Nobody waits here for another thread, which a fork might have left behind.
         static BEST: AtomicUsize = AtomicUsize::new(usize::MAX);
         if let Some(known) = SETS.get(BEST.load(Ordering::Relaxed)) {
             return *known;
         }
-        let value = std::env::var("FEWSTEP_ISA").ok();
-        let limit = LIMITS.iter().find(|(name, _)| value.as_deref() == Some(*name)).map(|(_, set)| *set);
-        let best = Self::best(limit, Self::available);
+        let best = Self::best(Self::limit(), Self::available);
         BEST.store(SETS.iter().position(|set| *set == best).unwrap_or(0), Ordering::Relaxed);
         best
     }
 
-    /// The highest set that the limit allows and the machine has, which is asked from above. AMX must be named: its kernel has not run on a processor that has it.
+    /// The set that `FEWSTEP_ISA` names.
+    fn limit() -> Option<Self> {
+        LIMITS.iter().find(|(name, _)| wanted() == Some(*name)).map(|(_, set)| *set)
+    }
+
+    /// The highest set that the limit allows and the machine has, which is asked from above.
     fn best(limit: Option<Self>, has: impl Fn(Self) -> bool) -> Self {
         let allowed = |set: Self| limit.map_or(set != Self::Amx, |limit| set.within(limit));
         SETS.into_iter().rev().find(|set| allowed(*set) && has(*set)).unwrap_or(Self::Portable)
@@ -82,7 +86,7 @@ impl Set {
         self == Self::Portable || self <= limit && self.neon() == limit.neon()
     }
 
-    /// Whether this machine can run it now. Asks the system for AMX's tiles, once.
+    /// Whether this machine can run it now; AMX only where `FEWSTEP_ISA` names it, and then asks the system for the tiles, once.
     pub fn available(self) -> bool {
         match self {
             Self::Portable => true,
@@ -93,7 +97,7 @@ impl Set {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => Isa::Avx512.available() && is_x86_feature_detected!("avx512vnni"),
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Self::Amx => Self::Avx512Vnni.available() && super::amx::permitted(),
+            Self::Amx => Self::limit() == Some(Self::Amx) && Self::Avx512Vnni.available() && super::amx::permitted(),
             #[cfg(target_arch = "aarch64")]
             Self::NeonDot => std::arch::is_aarch64_feature_detected!("dotprod"),
             #[cfg(target_arch = "aarch64")]
@@ -103,10 +107,9 @@ impl Set {
         }
     }
 
-    /// All sets this machine can run, the lowest first; AMX only where `FEWSTEP_ISA` names it. For tests and benchmarks.
+    /// All sets this machine can run, the lowest first. For tests and benchmarks.
     pub fn all() -> impl Iterator<Item = Self> {
-        let amx = std::env::var("FEWSTEP_ISA").is_ok_and(|value| value == "amx");
-        SETS.into_iter().filter(move |set| (*set != Self::Amx || amx) && set.available())
+        SETS.into_iter().filter(|set| set.available())
     }
 
     /// The set of floats that goes with it: every machine that has the one has the other.
@@ -166,19 +169,20 @@ mod tests {
     }
 
     #[test]
-    fn int8_tiles_are_asked_for_last_and_only_where_allowed() {
-        for (_, limit) in LIMITS {
+    fn int8_tiles_are_asked_for_only_where_they_are_named() {
+        for limit in LIMITS.into_iter().map(|(_, limit)| Some(limit)).chain([None]) {
             let asked = std::cell::Cell::new(false);
-            Set::best(Some(limit), |set| {
+            Set::best(limit, |set| {
                 asked.set(asked.get() || set == Set::Amx);
-                true
+                false
             });
-            assert_eq!(asked.get(), limit == Set::Amx, "{limit:?}");
+            assert_eq!(asked.get(), limit == Some(Set::Amx), "{limit:?}");
         }
     }
 
     #[test]
     fn int8_limits_lower_floats_and_bytes_alike() {
+        assert_eq!(LIMITS.map(|(name, _)| name), super::super::super::simd::NAMES);
         for (name, set) in LIMITS {
             assert_eq!(set.isa(), Isa::limit(Some(name)), "{name}");
         }

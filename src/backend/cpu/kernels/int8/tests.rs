@@ -198,7 +198,7 @@ static EMULATED: [Kernel; 2] = [
 
 /// The kernels that this machine can run, and the layouts of others.
 fn kernels() -> impl Iterator<Item = &'static Kernel> {
-    CATALOGUE.iter().filter(|kernel| Set::all().any(|set| set == kernel.set)).chain(&EMULATED)
+    CATALOGUE.iter().filter(|kernel| kernel.set.available()).chain(&EMULATED)
 }
 
 #[test]
