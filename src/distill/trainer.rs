@@ -7,7 +7,7 @@ use super::draws::DrawInputs;
 use super::loss_scale::{LossScale, LossScaleInputs};
 use super::options::TrainerOptions;
 use super::overflow::{StateBounds, Watch, largest};
-use super::parameters::{Parameter, ParameterSet, STUDENT, State};
+use super::parameters::{Parameter, ParameterSet, SCALES, STUDENT, State};
 use super::phase::{Segments, UpdateInputs};
 use super::points::{CACHE, DATASET};
 use super::training_graph::{Results, TrainingGraph};
@@ -19,7 +19,7 @@ use crate::graph::ops::ClipScale;
 use crate::graph::{Numerics, ValueId};
 use crate::memory;
 use crate::nn::conditions::describe;
-use crate::nn::{ConditionKind, Model, StudentInfo};
+use crate::nn::{ConditionKind, Model, StudentInfo, scale_after};
 use crate::tensor::{Tensor, try_vec};
 use std::sync::Arc;
 
@@ -366,6 +366,12 @@ impl Trainer {
         for (name, tensor) in self.weights(&self.sets[0], kind)? {
             model.weights.insert(name, tensor);
         }
+        for set in self.sets.iter().filter(|set| set.name() == SCALES) {
+            for (name, changes) in self.weights(set, kind)? {
+                let scales = self.student.weights.get(&name).ok_or_else(|| Error::internal(format!("no scale '{name}'")))?;
+                model.weights.insert(name.clone(), Arc::new(changed(&name, scales, &changes)?));
+            }
+        }
         model.check_finite()?;
         model = model.narrowed()?;
         if !self.options.pairs.is_empty() {
@@ -460,6 +466,18 @@ impl Trainer {
     }
 }
 
+/// Scales with what they have learned.
+fn changed(name: &str, scales: &Tensor, changes: &Tensor) -> Result<Tensor> {
+    let mut learned = scales.to_f32()?;
+    for (scale, change) in learned.as_mut_slice::<f32>()?.iter_mut().zip(changes.as_slice::<f32>()?) {
+        *scale = scale_after(*scale, *change);
+        if !(scale.is_finite() && *scale > 0.0) {
+            return Err(Error::numeric(format!("tensor \"{name}\": a scale has become {scale}; train with a smaller scale_learning_rate")));
+        }
+    }
+    Ok(learned)
+}
+
 /// What the conditions of a teacher's trajectories are drawn from: nothing for labels alone, else the dataset, whose images are of the trajectories' size.
 fn trajectory_rows(teacher: &Model, dataset: Option<&Dataset>, size: [usize; 2]) -> Result<Vec<Arc<Tensor>>> {
     let conditions = teacher.roles()?.conditions;
@@ -476,6 +494,9 @@ fn trajectory_rows(teacher: &Model, dataset: Option<&Dataset>, size: [usize; 2])
 /// Refuses networks and data that do not fit together.
 fn check_networks(student: &Model, teacher: Option<&Model>, dataset: Option<&Dataset>, options: &TrainerOptions) -> Result<()> {
     student.network.check_trainable()?;
+    if options.learns_scales() && student.quantization.is_none() {
+        return Err(Error::invalid("scale_learning_rate is not 0, but the student has no scales: it computes in floats"));
+    }
     if !options.pairs.is_empty() {
         student.check_timesteps(&memory::collect(options.pairs.iter().map(|(t, _)| *t as f64), "timesteps")?)?;
     }

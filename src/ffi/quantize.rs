@@ -76,7 +76,7 @@ fn within(name: &str, number: u32, limits: std::ops::RangeInclusive<u32>) -> Res
 
 /// # Safety
 /// The pointers in `o` are NULL or arrays as their counts say.
-unsafe fn read(o: &fewstep_quantize_options, model: &Model) -> Result<quant::Options> {
+pub(super) unsafe fn read(o: &fewstep_quantize_options, model: &Model) -> Result<quant::Options> {
     let mut policy = Policy::default();
     // SAFETY: as promised by the caller.
     for (i, pattern) in unsafe { slice(o.keep, o.keep_count, "keep")? }.iter().enumerate() {
