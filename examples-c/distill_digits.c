@@ -1,8 +1,9 @@
-/* Distils a 50-step digits teacher into a student of a sixth of its size that needs two steps.
+/* Distils a 50-step digits teacher into a student of a sixth of its size that needs two steps, and makes that one in whole numbers of a byte.
  *
  * usage: distill_digits DATA_DIR OUT_DIR [cuda]
  *   DATA_DIR/digits_teacher/   a diffusers folder
- *   OUT_DIR/                   samples.png, noise.npy, labels.npy, teacher50.npy, teacher2.npy, student2.npy, student/, report.json
+ *   OUT_DIR/                   samples.png, noise.npy, labels.npy, teacher50.npy, teacher2.npy, student2.npy, student2_int8.npy, student/,
+ *                              student_int8.safetensors, report.json
  *
  * Everything that can fail returns a status; CHECK prints the library's sentence and leaves. A real host would go on instead. */
 #include <fewstep.h>
@@ -46,8 +47,8 @@ static int32_t show_progress(void *user, const fewstep_progress *p) {
     int percent = p->total ? (int)(100 * p->done / p->total) : 100;
     if (percent == *last) return 0;
     *last = percent;
-    printf("\r%s [%-50.*s] %3d %%", p->phase == FEWSTEP_PHASE_PREPARE ? "teacher trajectories" : "training            ", percent / 2,
-           "##################################################", percent);
+    const char *phase = p->phase == FEWSTEP_PHASE_PREPARE ? "teacher trajectories" : p->phase == FEWSTEP_PHASE_TRAIN ? "training" : "calibration";
+    printf("\r%-20s [%-50.*s] %3d %%", phase, percent / 2, "##################################################", percent);
     if (p->phase == FEWSTEP_PHASE_TRAIN) printf("  loss %.4f  lr %.1e", (double)p->loss, (double)p->learning_rate);
     if (percent == 100) printf("\n");
     fflush(stdout);
@@ -156,6 +157,17 @@ static fewstep_model *distil(const fewstep_runtime *runtime, const fewstep_model
     return trained;
 }
 
+/* The student in whole numbers, calibrated on noises of its own; the file of it is all that a game ships. */
+static fewstep_model *quantize(const fewstep_runtime *runtime, const fewstep_model *student, const char *file) {
+    fewstep_model *whole, *opened;
+    int percent = -1;
+    CHECK(fewstep_quantize(runtime, student, NULL, show_progress, &percent, &whole));
+    CHECK(fewstep_model_save_file(whole, file));
+    CHECK(fewstep_model_destroy(whole));
+    CHECK(fewstep_model_open(runtime, file, &opened));
+    return opened;
+}
+
 /* Peak resident memory of this process in MB, where the system tells. */
 static double peak_memory(void) {
     double kilobytes = 0;
@@ -210,11 +222,13 @@ int main(int argc, char **argv) {
     fewstep_model *student = distil(runtime, teacher);
     double train_seconds = seconds() - start;
     CHECK(fewstep_model_save(student, path(out, "student")));
+    fewstep_model *student_int8 = quantize(runtime, student, path(out, "student_int8.safetensors"));
 
     row rows[] = {{.name = "teacher 50 steps", .model = teacher, .steps = TEACHER_STEPS},
                   {.name = "teacher 2 steps", .model = teacher, .steps = STUDENT_STEPS},
-                  {.name = "student 2 steps", .model = student, .steps = STUDENT_STEPS}};
-    const char *files[] = {"teacher50.npy", "teacher2.npy", "student2.npy"};
+                  {.name = "student 2 steps", .model = student, .steps = STUDENT_STEPS},
+                  {.name = "the same in int8", .model = student_int8, .steps = STUDENT_STEPS}};
+    const char *files[] = {"teacher50.npy", "teacher2.npy", "student2.npy", "student2_int8.npy"};
     enum { ROWS = sizeof rows / sizeof rows[0] };
     int32_t labels[HELD_OUT];
     for (int i = 0; i < HELD_OUT; i++) labels[i] = i % 10;
@@ -244,6 +258,7 @@ int main(int argc, char **argv) {
 
     for (int i = 0; i < ROWS; i++) free(rows[i].images);
     free(noise);
+    CHECK(fewstep_model_destroy(student_int8));
     CHECK(fewstep_model_destroy(student));
     CHECK(fewstep_model_destroy(teacher));
     CHECK(fewstep_runtime_destroy(runtime));
