@@ -18,8 +18,10 @@ use crate::error::{Error, Result};
 use crate::graph::ops::ClipScale;
 use crate::graph::{Numerics, ValueId};
 use crate::memory;
+use crate::names::Named;
 use crate::nn::conditions::describe;
 use crate::nn::{ConditionKind, Model, StudentInfo, scale_after};
+use crate::sampling::check_rows;
 use crate::tensor::{Tensor, try_vec};
 use std::sync::Arc;
 
@@ -478,17 +480,31 @@ fn changed(name: &str, scales: &Tensor, changes: &Tensor) -> Result<Tensor> {
     Ok(learned)
 }
 
-/// What the conditions of a teacher's trajectories are drawn from: nothing for labels alone, else the dataset, whose images are of the trajectories' size.
+/// What the conditions of a teacher's trajectories are drawn from: nothing for labels alone, else the dataset, whose rows are those of trajectories' images.
 fn trajectory_rows(teacher: &Model, dataset: Option<&Dataset>, size: [usize; 2]) -> Result<Vec<Arc<Tensor>>> {
     let conditions = teacher.roles()?.conditions;
     let Some(other) = conditions.iter().find(|c| !matches!(c.kind, ConditionKind::Labels { .. })) else { return Ok(vec![]) };
     let missing = || Error::invalid(format!("the teacher's trajectories need {}: give a dataset with them", other.kind.name()));
-    let dataset = dataset.ok_or_else(missing)?;
-    if dataset.size() != size {
-        let found = dataset.size();
-        return Err(Error::shape(format!("the dataset's images are {found:?} (H, W), the trajectories whose {} come from it {size:?}", other.kind.name())));
+    let rows = dataset.ok_or_else(missing)?.conditions_of(&conditions)?;
+    check_rows(&conditions, &rows, size)?;
+    Ok(rows)
+}
+
+/// Refuses to evaluate a quantised network where its ranges are not known: off its own grid.
+fn check_grids(student: &Model, teacher: Option<&Model>, options: &TrainerOptions) -> Result<()> {
+    if teacher.is_some_and(|teacher| teacher.quantization.is_some()) {
+        return Err(Error::unsupported("the teacher is quantised, for no grid but its own: give the model that it was made of"));
     }
-    dataset.conditions_of(&conditions)
+    let Some(quantization) = &student.quantization else { return Ok(()) };
+    let own = &quantization.pairs;
+    if let Some(term) = options.terms.iter().find(|term| !term.point.kind().on_grid) {
+        let point = term.point.name();
+        return Err(Error::unsupported(format!("a term's point is {point}, at any timestep; the student is quantised for its own grid {own:?} alone")));
+    }
+    if options.pairs != *own {
+        return Err(Error::unsupported(format!("the student is quantised for its own grid {own:?}, the trainer's pairs are {:?}", options.pairs)));
+    }
+    Ok(())
 }
 
 /// Refuses networks and data that do not fit together.
@@ -497,9 +513,7 @@ fn check_networks(student: &Model, teacher: Option<&Model>, dataset: Option<&Dat
     if options.learns_scales() && student.quantization.is_none() {
         return Err(Error::invalid("scale_learning_rate is not 0, but the student has no scales: it computes in floats"));
     }
-    if !options.pairs.is_empty() {
-        student.check_timesteps(&memory::collect(options.pairs.iter().map(|(t, _)| *t as f64), "timesteps")?)?;
-    }
+    check_grids(student, teacher, options)?;
     let needs = options.needs();
     if needs.teacher && teacher.is_none() {
         return Err(Error::invalid("the objectives need a teacher"));

@@ -11,6 +11,7 @@ use super::model::{ModelHandle, fewstep_model};
 use super::options::{self, Options, size_field};
 use super::runtime::fewstep_runtime;
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::nn::Model;
 use crate::quant::{self, Policy};
 use std::ffi::{c_char, c_void};
@@ -81,7 +82,9 @@ pub(super) unsafe fn read(o: &fewstep_quantize_options, model: &Model) -> Result
     // SAFETY: as promised by the caller.
     for (i, pattern) in unsafe { slice(o.keep, o.keep_count, "keep")? }.iter().enumerate() {
         // SAFETY: as promised by the caller.
-        policy.keep.push(unsafe { text(*pattern, &format!("keep[{i}]"))? }.to_owned());
+        let pattern = unsafe { text(*pattern, &format!("keep[{i}]"))? };
+        memory::check()?;
+        memory::push(&mut policy.keep, pattern.to_owned(), "keep")?;
     }
     let levels = within("levels", o.levels, 16..=256)?;
     let samples = within("samples", o.samples, 1..=65_536)?;
@@ -102,15 +105,15 @@ pub unsafe extern "C" fn fewstep_quantize_options_init(options: *mut fewstep_qua
 
 /// Makes a few-step student in whole numbers of another: weights of most layers are signed bytes with a scale for each output, what these layers read is
 /// rounded to unsigned bytes with one scale each, and their products are summed exactly. Scales come from the ranges that the student's layers have while it
-/// samples, in every step of its own grid. What stays in float is kept as f16. `options` may be NULL for the defaults; `progress` may be NULL and reports
+/// samples, in every step of its own grid. What stays in float is kept as f16, and as f32 where it is beyond f16. `options` may be NULL for the defaults; `progress` may be NULL and reports
 /// FEWSTEP_PHASE_QUANTIZE: `done` of `total` samples.
 ///
 /// The result is a model like any other. On a CPU its samplers run on kernels for bytes, with the same bits on every processor that has the same floats; on
-/// CUDA they compute in floats what the bytes stand for. Samplers off the student's own grid are refused with UNSUPPORTED. A trainer of it trains with the
-/// rounding in place; its snapshots are quantised again. fewstep_model_save_file keeps the bytes; diffusers cannot read such a model.
+/// CUDA they compute in floats what the bytes stand for. Samplers, evaluations and trainers off the student's own grid are refused with UNSUPPORTED. A trainer
+/// of it trains with the rounding in place; its snapshots are quantised again. fewstep_model_save_file keeps the bytes; diffusers cannot read such a model.
 ///
 /// The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call. Returns OK, INVALID_ARGUMENT (also for a
-/// model without a grid of its own, or a pattern that names no layer), SHAPE, NUMERIC (a layer whose input is not finite), CANCELLED, UNSUPPORTED or
+/// model without a grid of its own, or a pattern that names no layer), SHAPE (a size that the model cannot take, a dataset with planes of another), NUMERIC (a layer whose input is not finite), CANCELLED, UNSUPPORTED or
 /// OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_quantize(

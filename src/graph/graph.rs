@@ -1,6 +1,6 @@
 //! The program itself, and how it is written.
 
-use super::ops::Cast;
+use super::ops::{Cast, Dequantize};
 use super::{Alias, Node, NodeId, Op, OpDef, Origin, Storage, StorageId, TensorType, Value, ValueId};
 use crate::error::{Error, Result};
 use crate::memory::{self, heap};
@@ -35,14 +35,25 @@ pub struct Graph {
     outputs: Vec<ValueId>,
     /// What [`Graph::cast`] has cast.
     casts: HashMap<(ValueId, DType), ValueId>,
+    /// What [`Graph::weights_of`] has made, by numbers and scales.
+    dequantized: HashMap<[ValueId; 2], ValueId>,
     /// The segment that new nodes belong to.
     cursor: usize,
 }
 
 impl Default for Graph {
     fn default() -> Self {
-        let (named, casts) = (HashMap::new(), HashMap::new());
-        Self { values: vec![], nodes: vec![], storages: vec![], named, segments: vec!["main".into()], outputs: vec![], casts, cursor: 0 }
+        Self {
+            values: vec![],
+            nodes: vec![],
+            storages: vec![],
+            named: HashMap::new(),
+            segments: vec!["main".into()],
+            outputs: vec![],
+            casts: HashMap::new(),
+            dequantized: HashMap::new(),
+            cursor: 0,
+        }
     }
 }
 
@@ -240,6 +251,19 @@ impl Graph {
         self.set_name(cast, format!("{}.{to:?}", self.value(value).name));
         memory::insert(&mut self.casts, (value, to), cast, WHAT)?;
         Ok(cast)
+    }
+
+    /// The floats that whole numbers of weights I8 [O, ...] stand for with scales [O], one for each output, and zero points of 0; all share them who ask.
+    pub fn weights_of(&mut self, numbers: ValueId, scales: ValueId) -> Result<ValueId> {
+        if let Some(known) = self.dequantized.get(&[numbers, scales]) {
+            return Ok(*known);
+        }
+        let zeros = Tensor::zeros(DType::I8, self.shape(scales))?;
+        let zeros = self.constant("zero_point", zeros)?;
+        let floats = self.push1(Dequantize { axis: Some(0) }.into(), &[numbers, scales, zeros])?;
+        self.set_name(floats, format!("{}.floats", self.value(numbers).name));
+        memory::insert(&mut self.dequantized, [numbers, scales], floats, WHAT)?;
+        Ok(floats)
     }
 
     /// Checks the order of state versions: nobody reads a version, itself or as a view, after the node that overwrites it, and no tap either.

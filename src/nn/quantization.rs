@@ -1,9 +1,10 @@
-//! The whole numbers that a model computes in: which layers, and how. A model carries them, so that whoever builds its network, to sample or to train it, builds
-//! the same arithmetic; the scales are tensors beside the weights.
+//! The whole numbers that a model computes in: which layers, and how. A model carries them, so that whoever builds its network, to sample or to train it,
+//! builds the same arithmetic; the scales are tensors beside the weights.
 
 use crate::error::{Error, Result};
 use crate::graph::ops::Codes;
 use crate::io::json::describe;
+use crate::io::record;
 use crate::memory;
 use crate::tensor::{DType, Tensor};
 use half::f16;
@@ -41,8 +42,18 @@ pub struct LayerNumbers {
 pub struct Quantization {
     /// The layers in whole numbers by their path, such as `mid_block.resnets.0.conv1`. All others compute in float.
     pub layers: BTreeMap<String, LayerNumbers>,
-    /// The sampler's grid that it was calibrated on: pairs (t, t_next). On another its ranges mean nothing.
+    /// The sampler's grid that it was calibrated on, the student's: pairs (t, t_next). On another its ranges mean nothing.
     pub pairs: Vec<(i64, i64)>,
+}
+
+/// Refuses a timestep that is none of those that a model in whole numbers was calibrated on.
+pub fn check_timestep(pairs: &[(i64, i64)], timestep: f64) -> Result<()> {
+    if pairs.iter().any(|(t, _)| *t as f64 == timestep) {
+        return Ok(());
+    }
+    Err(Error::unsupported(format!(
+        "timestep {timestep}: the model is quantised for its own grid {pairs:?} and is evaluated at the timesteps that its steps begin at"
+    )))
 }
 
 /// The name of the scale of a layer's input, [1].
@@ -97,7 +108,7 @@ fn halved(tensor: &Arc<Tensor>) -> Result<Arc<Tensor>> {
 }
 
 impl Quantization {
-    /// The weights as a quantised model keeps them: numbers of a byte for its layers, scales in f32, all else in f16.
+    /// The weights as a quantised model keeps them: numbers of a byte for its layers, scales in f32, all else in f16 where that holds it, else in f32.
     pub fn narrowed(&self, weights: &BTreeMap<String, Arc<Tensor>>) -> Result<BTreeMap<String, Arc<Tensor>>> {
         let mut narrow = BTreeMap::new();
         for (name, tensor) in weights {
@@ -122,7 +133,7 @@ impl Quantization {
     /// Version of the record.
     pub const VERSION: u32 = 1;
     /// Its key in `fewstep.json`.
-    pub const KEY: &str = "quantization";
+    pub const KEY: &str = record::QUANTIZATION;
 
     /// Of a layer, if it is one of them.
     pub fn layer(&self, path: &str) -> Option<LayerNumbers> {
@@ -142,11 +153,30 @@ impl Quantization {
             Some(n) => json!({"input": {"low": n.low, "high": n.high, "zero_point": n.zero}}),
         };
         let layers: serde_json::Map<String, Value> = self.layers.iter().map(|(path, numbers)| (path.clone(), layer(numbers))).collect();
-        json!({"version": Self::VERSION, "layers": layers, "pairs": self.pairs})
+        json!({"version": Self::VERSION, "layers": layers, record::PAIRS: self.pairs})
+    }
+
+    /// All of it as bytes, each record the same and no two others alike: what is hashed.
+    pub fn append_to(&self, bytes: &mut Vec<u8>) -> Result<()> {
+        let mut append = |part: &[u8]| memory::append(bytes, part, "a record of numbers");
+        for (path, layer) in &self.layers {
+            append(&(path.len() as u64).to_le_bytes())?;
+            append(path.as_bytes())?;
+            match layer.input {
+                None => append(&[0])?,
+                Some(InputNumbers { low, high, zero }) => append(&[1, low, high, zero])?,
+            }
+        }
+        // No path is so long.
+        append(&u64::MAX.to_le_bytes())?;
+        self.pairs.iter().flat_map(|(t, next)| [t, next]).try_for_each(|t| append(&t.to_le_bytes()))
     }
 
     /// Reads what [`Quantization::to_value`] wrote.
     pub fn from_value(value: &Value) -> Result<Self> {
+        if !value.is_object() {
+            return Err(Error::corrupt(format!("{}: expected an object, found {}", Self::KEY, describe(value))));
+        }
         let version = &value["version"];
         if *version != Self::VERSION {
             return Err(Error::version(format!("{}: version {}; this library reads version {}", Self::KEY, describe(version), Self::VERSION)));
@@ -156,7 +186,11 @@ impl Quantization {
         let mut this = Self::default();
         for (path, layer) in value["layers"].as_object().ok_or_else(|| wrong("layers", "an object", &value["layers"]))? {
             memory::check()?;
+            let layer = layer.as_object().ok_or_else(|| wrong(path, "an object", layer))?;
             let input = layer.get("input").map(|input| {
+                if !input.is_object() {
+                    return Err(wrong(path, "an object \"input\"", input));
+                }
                 let byte =
                     |key: &str| input[key].as_u64().and_then(|n| u8::try_from(n).ok()).ok_or_else(|| wrong(path, &format!("a byte {key:?}"), &input[key]));
                 let numbers = InputNumbers { low: byte("low")?, high: byte("high")?, zero: byte("zero_point")? };
@@ -165,10 +199,7 @@ impl Quantization {
             });
             this.layers.insert(path.clone(), LayerNumbers { input: input.transpose()? });
         }
-        for pair in value["pairs"].as_array().ok_or_else(|| wrong("pairs", "a list of pairs", &value["pairs"]))? {
-            let numbers = pair.as_array().and_then(|p| if let [t, next] = &p[..] { Some((t.as_i64()?, next.as_i64()?)) } else { None });
-            memory::push(&mut this.pairs, numbers.ok_or_else(|| wrong("pairs", "2 timesteps", pair))?, "pairs")?;
-        }
+        this.pairs = record::pairs(value).map_err(|e| e.context(Self::KEY))?;
         Ok(this)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::quantization::{Quantization, input_scale, weight_scale};
 use crate::error::{Error, Result};
-use crate::graph::ops::{Codes, Dequantize, FakeQuantize};
+use crate::graph::ops::{Codes, FakeQuantize};
 use crate::graph::{Graph, TensorType, ValueId};
 use crate::memory;
 use crate::tensor::{DType, Tensor};
@@ -32,6 +32,13 @@ pub struct Parameter {
     pub shape: Vec<usize>,
     /// What it begins as.
     pub initial: Initial,
+}
+
+impl Parameter {
+    /// The path of the layer that it is the weights of, if it is those of one.
+    pub fn layer(&self) -> Option<&str> {
+        self.name.strip_suffix(".weight").filter(|_| matches!(self.initial, Initial::Uniform(_)))
+    }
 }
 
 /// Layers with their parameters, under a prefix. The only place where a parameter enters a graph: in the type that it is stored in, and cast to f32 from there,
@@ -138,12 +145,14 @@ impl<'a> Scope<'a> {
             None => x,
             Some(input) => self.rounded(g, x, (&input_scale(path), 1), None, input.codes(), Tensor::from_slice(&[1], &[input.zero])?)?,
         };
-        let (zeros, scales) = (Tensor::zeros(DType::I8, &weight[..1])?, (&*weight_scale(path), weight[0]));
-        if !whole {
-            return Ok([x, self.rounded(g, w, scales, Some(0), Codes::WEIGHTS, zeros)?, b]);
-        }
-        let (scale, zero) = (self.param(g, scales.0, &[scales.1], Initial::Ones)?, g.constant("zero_point", zeros)?);
-        Ok([x, g.push1(Dequantize { axis: Some(0) }.into(), &[w, scale, zero])?, b])
+        let scales = weight_scale(path);
+        let w = if whole {
+            let scales = self.param(g, &scales, &weight[..1], Initial::Ones)?;
+            g.weights_of(w, scales)?
+        } else {
+            self.rounded(g, w, (&scales, weight[0]), Some(0), Codes::WEIGHTS, Tensor::zeros(DType::I8, &weight[..1])?)?
+        };
+        Ok([x, w, b])
     }
 
     /// A value as its numbers stand for it.

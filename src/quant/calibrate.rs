@@ -14,6 +14,7 @@ use crate::nn::{InputNumbers, Layer, LayerNumbers, Model, Quantization};
 use crate::random::Purpose;
 use crate::sampling::{Evaluator, Given, RunSpec, SamplingRun, UNROLLED, draw_conditions, for_each_batch};
 use crate::tensor::{DType, Tensor};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What is calibrated on, and how.
@@ -37,34 +38,48 @@ pub struct Options {
 struct Observer {
     evaluator: Evaluator,
     timesteps: Vec<f32>,
-    /// Path, what it reads, and the range of that.
-    layers: Vec<(String, ValueId, Range)>,
+    /// What the layers read, each value once, and its range.
+    inputs: Vec<(ValueId, Range)>,
+    /// Path, and which of them it reads.
+    layers: Vec<(String, usize)>,
 }
 
 impl Observer {
     fn new(backend: &dyn Backend, model: &Model, options: &Options, stop: Stop) -> Result<Self> {
-        let mut layers = vec![];
+        let (mut inputs, mut layers) = (Vec::<(ValueId, Range)>::new(), vec![]);
         let choose = |all: &[Layer]| {
-            let chosen = options.policy.choose(all)?;
-            layers = memory::collect(chosen.iter().map(|layer| (layer.path.clone(), layer.input, Range::default())), "layers")?;
-            memory::collect(chosen.iter().map(|layer| layer.input), "layers")
+            for layer in options.policy.choose(all)? {
+                memory::check()?;
+                let at = inputs.iter().position(|(input, _)| *input == layer.input).unwrap_or(inputs.len());
+                if at == inputs.len() {
+                    memory::push(&mut inputs, (layer.input, Range::default()), "layers")?;
+                }
+                memory::push(&mut layers, (layer.path.clone(), at), "layers")?;
+            }
+            memory::collect(inputs.iter().map(|(input, _)| *input), "layers")
         };
         let evaluator = Evaluator::observing(backend, model, (options.batch, options.size, DType::F32), choose, stop)?;
-        Ok(Self { evaluator, timesteps: memory::filled(0.0, options.batch, "timesteps")?, layers })
+        Ok(Self { evaluator, timesteps: memory::filled(0.0, options.batch, "timesteps")?, inputs, layers })
     }
 
     /// Looks at one evaluation.
     fn look(&mut self, x: &[f32], t: f32, given: &[Given], stop: Stop) -> Result<()> {
         self.timesteps.fill(t);
         drop(self.evaluator.run(x, &self.timesteps, given, stop)?);
-        for (path, input, range) in &mut self.layers {
+        for (at, (input, range)) in self.inputs.iter_mut().enumerate() {
             let values = self.evaluator.observed(*input)?;
             if let Some(i) = values.iter().position(|v| !v.is_finite()) {
+                let path = self.layers.iter().find(|(_, input)| *input == at).map_or("", |(path, _)| path);
                 return Err(Error::numeric(format!("the input of layer '{path}' is {} at element {i}, timestep {t}", values[i])));
             }
             *range = range.with(&values);
         }
         Ok(())
+    }
+
+    /// Each layer's range, in the order in which the network has met them: one that it meets twice comes twice.
+    fn ranges(&self) -> impl Iterator<Item = (&str, Range)> {
+        self.layers.iter().map(|(path, input)| (path.as_str(), self.inputs[*input].1))
     }
 }
 
@@ -106,14 +121,20 @@ pub fn quantize(
         }
         if progress(first + used, options.samples) { Ok(()) } else { Err(Error::cancelled("the calibration was cancelled")) }
     })?;
-    with_ranges(model, &observer.layers, options.high, &student.pairs)
+    with_ranges(model, observer.ranges(), options.high, &student.pairs)
 }
 
-/// The model with scales for these ranges.
-fn with_ranges(model: &Model, layers: &[(String, ValueId, Range)], high: u8, pairs: &[(i64, i64)]) -> Result<Model> {
+/// The model with scales for these ranges of layers; one that comes twice has what is in both.
+pub(super) fn with_ranges<'a>(model: &Model, layers: impl Iterator<Item = (&'a str, Range)>, high: u8, pairs: &[(i64, i64)]) -> Result<Model> {
+    let mut ranges = BTreeMap::<&str, Range>::new();
+    for (path, range) in layers {
+        memory::check()?;
+        let known = ranges.entry(path).or_default();
+        *known = known.union(range);
+    }
     let mut quantized = model.clone();
     let mut quantization = Quantization { pairs: memory::copy(pairs, "pairs")?, ..Quantization::default() };
-    for (path, _, range) in layers {
+    for (path, range) in ranges {
         memory::check()?;
         let (scale, input): (f32, InputNumbers) = range.numbers(high);
         quantized.weights.insert(input_scale(path), Arc::new(Tensor::from_slice(&[1], &[scale])?));
@@ -123,7 +144,7 @@ fn with_ranges(model: &Model, layers: &[(String, ValueId, Range)], high: u8, pai
         let outputs = weight.shape()[0];
         let scales = memory::collect(weight_scales(wide.as_slice::<f32>()?, outputs), "scales")?;
         quantized.weights.insert(weight_scale(path), Arc::new(Tensor::from_slice(&[outputs], &scales)?));
-        quantization.layers.insert(path.clone(), LayerNumbers { input: Some(input) });
+        quantization.layers.insert(path.to_owned(), LayerNumbers { input: Some(input) });
     }
     quantized.quantization = Some(quantization);
     quantized.narrowed()

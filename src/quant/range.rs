@@ -34,12 +34,17 @@ impl Range {
     }
 }
 
-/// The scale of each output's weights, [O, ...] in `outputs` rows: the greatest is 127.
+/// The number that an output's greatest weight becomes. One less than there are: what is trained begins with the floats that the numbers stand for, and at an end
+/// of the range, as beyond it, no gradient passes ([`FakeQuantize`](crate::graph::ops::FakeQuantize)), so that the greatest weight of each output would never
+/// learn. Steps are wider by 1 in 126 for it.
+const GREATEST: f32 = (Codes::WEIGHTS.high - 1) as f32;
+
+/// The scale of each output's weights, [O, ...] in `outputs` rows: the greatest is [`GREATEST`].
 pub fn weight_scales(weights: &[f32], outputs: usize) -> impl Iterator<Item = f32> {
     let each = (weights.len() / outputs.max(1)).max(1);
     weights.chunks(each).map(|row| {
         let most = row.iter().fold(0f32, |m, w| m.max(w.abs()));
-        let scale = most / Codes::WEIGHTS.high as f32;
+        let scale = most / GREATEST;
         if scale > f32::MIN_POSITIVE { scale } else { 1.0 }
     })
 }
@@ -62,6 +67,6 @@ mod tests {
     #[test]
     fn each_output_s_weights_have_their_own_scale() {
         let scales: Vec<f32> = weight_scales(&[1.0, -2.0, 0.5, 0.25, 0.0, 0.0], 3).collect();
-        assert_eq!(scales, [2.0 / 127.0, 0.5 / 127.0, 1.0]);
+        assert_eq!(scales, [2.0 / 126.0, 0.5 / 126.0, 1.0]);
     }
 }
