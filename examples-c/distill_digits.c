@@ -2,8 +2,8 @@
  *
  * usage: distill_digits DATA_DIR OUT_DIR [cuda] [steps=N] [train=N]
  *   DATA_DIR/digits_teacher/   a diffusers folder
- *   OUT_DIR/                   samples.png, noise.npy, labels.npy, teacher50.npy, teacher2.npy, student2.npy, student2_int8.npy, student/,
- *                              student_int8.safetensors, report.json
+ *   OUT_DIR/                   samples.png, noise.npy, labels.npy, teacher50.npy, teacher2.npy, student2.npy, student2_f16.npy,
+ *                              student2_int8.npy, student/, student_int8.safetensors, report.json
  *
  * Everything that can fail returns a status; CHECK prints the library's sentence and leaves. A real host would go on instead. */
 #include <fewstep.h>
@@ -157,6 +157,16 @@ static fewstep_model *distil(const fewstep_runtime *runtime, const fewstep_model
     return trained;
 }
 
+/* The student in half of the bits: nothing else is to be done. */
+static fewstep_model *halve(const fewstep_runtime *runtime, const fewstep_model *student) {
+    fewstep_quantize_options options;
+    CHECK(fewstep_quantize_options_init(&options, sizeof options));
+    options.mode = FEWSTEP_QUANTIZE_F16;
+    fewstep_model *half;
+    CHECK(fewstep_quantize(runtime, student, &options, NULL, NULL, &half));
+    return half;
+}
+
 /* The student in whole numbers, calibrated on noises of its own; the file of it is all that a game ships. */
 static fewstep_model *quantize(const fewstep_runtime *runtime, const fewstep_model *student, const char *file) {
     fewstep_model *whole, *opened;
@@ -226,13 +236,15 @@ int main(int argc, char **argv) {
     fewstep_model *student = distil(runtime, teacher);
     double train_seconds = seconds() - start;
     CHECK(fewstep_model_save(student, path(out, "student")));
+    fewstep_model *student_f16 = halve(runtime, student);
     fewstep_model *student_int8 = quantize(runtime, student, path(out, "student_int8.safetensors"));
 
     row rows[] = {{.what = "teacher", .model = teacher, .steps = TEACHER_STEPS},
                   {.what = "teacher", .model = teacher, .steps = student_steps},
                   {.what = "student", .model = student, .steps = student_steps},
+                  {.what = "f16 student", .model = student_f16, .steps = student_steps},
                   {.what = "int8 student", .model = student_int8, .steps = student_steps}};
-    const char *files[] = {"teacher50.npy", "teacher2.npy", "student2.npy", "student2_int8.npy"};
+    const char *files[] = {"teacher50.npy", "teacher2.npy", "student2.npy", "student2_f16.npy", "student2_int8.npy"};
     enum { ROWS = sizeof rows / sizeof rows[0] };
     int32_t labels[HELD_OUT];
     for (int i = 0; i < HELD_OUT; i++) labels[i] = i % 10;
@@ -264,6 +276,7 @@ int main(int argc, char **argv) {
     for (int i = 0; i < ROWS; i++) free(rows[i].images);
     free(noise);
     CHECK(fewstep_model_destroy(student_int8));
+    CHECK(fewstep_model_destroy(student_f16));
     CHECK(fewstep_model_destroy(student));
     CHECK(fewstep_model_destroy(teacher));
     CHECK(fewstep_runtime_destroy(runtime));

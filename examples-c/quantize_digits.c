@@ -92,10 +92,11 @@ static double report(const study *s, const char *name, const fewstep_model *mode
     return error;
 }
 
-/* The student with some of the options of a quantisation; the caller destroys it. */
-static fewstep_model *quantized(const study *s, uint32_t levels) {
+/* The student in fewer bits; the caller destroys it. */
+static fewstep_model *quantized(const study *s, int32_t mode, uint32_t levels) {
     fewstep_quantize_options options;
     CHECK(fewstep_quantize_options_init(&options, sizeof options));
+    options.mode = mode;
     options.levels = levels;
     options.samples = 512;
     options.batch = BATCH;
@@ -199,21 +200,44 @@ int main(int argc, char **argv) {
     fprintf(s.table, head, (unsigned)s.steps);
     report(&s, "f32", s.student, float_error);
 
-    fewstep_model *levels130 = quantized(&s, 130), *levels256 = quantized(&s, 256);
-    report(&s, "w8a8, 130 levels (default)", levels130, float_error);
-    report(&s, "w8a8, 256 levels", levels256, float_error);
-    CHECK(fewstep_model_save_file(levels130, path(argv[3], "student_int8.safetensors")));
+    enum { WAYS = 7 };
+    const struct {
+        const char *name;
+        int32_t mode;
+        uint32_t levels;
+    } ways[WAYS] = {{"w8a8, 130 levels (default)", FEWSTEP_QUANTIZE_W8A8, 130}, {"w8a8, 256 levels", FEWSTEP_QUANTIZE_W8A8, 256},
+                    {"w4a8", FEWSTEP_QUANTIZE_W4A8, 130},                       {"w8", FEWSTEP_QUANTIZE_W8, 256},
+                    {"w4, groups of 16", FEWSTEP_QUANTIZE_W4, 256},             {"f16", FEWSTEP_QUANTIZE_F16, 256},
+                    {"bf16", FEWSTEP_QUANTIZE_BF16, 256}};
+    fewstep_model *made[WAYS];
+    for (int i = 0; i < WAYS; i++) {
+        made[i] = quantized(&s, ways[i].mode, ways[i].levels);
+        report(&s, ways[i].name, made[i], float_error);
+    }
+    CHECK(fewstep_model_save_file(made[0], path(argv[3], "student_int8.safetensors")));
+    report_layers(&s, made[0], path(argv[3], "layers.md"));
 
-    report_layers(&s, levels130, path(argv[3], "layers.md"));
+    /* What training gives, against the same training in f32. */
+    fewstep_model *control = trained(&s, s.student, 0);
+    const double control_error = report(&s, "f32, trained on (the control of what follows)", control, float_error);
+    CHECK(fewstep_model_destroy(control));
+    const struct {
+        const char *name;
+        int way;
+        double scale_learning_rate;
+    } trainings[] = {{"w8a8, trained with the rounding in place", 0, 0}, {"w8a8, the same with scales that learn", 0, 3e-4},
+                     {"w4a8, trained", 2, 0},                            {"w4a8, the same with scales that learn", 2, 3e-4},
+                     {"w4, groups of 16, trained", 4, 0}};
+    for (size_t i = 0; i < sizeof trainings / sizeof *trainings; i++) {
+        fewstep_model *model = trained(&s, made[trainings[i].way], trainings[i].scale_learning_rate);
+        report(&s, trainings[i].name, model, control_error);
+        if (i == 0) CHECK(fewstep_model_save_file(model, path(argv[3], "student_int8_trained.safetensors")));
+        CHECK(fewstep_model_destroy(model));
+    }
 
-    fewstep_model *control = trained(&s, s.student, 0), *fixed = trained(&s, levels130, 0), *learned = trained(&s, levels130, 3e-4);
-    double control_error = report(&s, "f32, trained on (the control of what follows)", control, float_error);
-    report(&s, "w8a8, trained with the rounding in place, calibrated scales", fixed, control_error);
-    report(&s, "the same, learned scales", learned, control_error);
-    CHECK(fewstep_model_save_file(fixed, path(argv[3], "student_int8_trained.safetensors")));
-
-    fewstep_model *models[] = {levels130, levels256, control, fixed, learned, s.student, s.teacher};
-    for (size_t i = 0; i < sizeof models / sizeof *models; i++) CHECK(fewstep_model_destroy(models[i]));
+    for (int i = 0; i < WAYS; i++) CHECK(fewstep_model_destroy(made[i]));
+    CHECK(fewstep_model_destroy(s.student));
+    CHECK(fewstep_model_destroy(s.teacher));
     free(s.exact);
     free(s.floats);
     free(s.found);

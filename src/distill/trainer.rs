@@ -20,7 +20,7 @@ use crate::graph::{Numerics, ValueId};
 use crate::memory;
 use crate::names::Named;
 use crate::nn::conditions::describe;
-use crate::nn::{ConditionKind, Model, StudentInfo, scale_after};
+use crate::nn::{ConditionKind, Model, Quantization, StudentInfo, scale_after};
 use crate::sampling::check_rows;
 use crate::tensor::{Tensor, try_vec};
 use std::sync::Arc;
@@ -492,10 +492,11 @@ fn trajectory_rows(teacher: &Model, dataset: Option<&Dataset>, size: [usize; 2])
 
 /// Refuses to evaluate a quantised network where its ranges are not known: off its own grid.
 fn check_grids(student: &Model, teacher: Option<&Model>, options: &TrainerOptions) -> Result<()> {
-    if teacher.is_some_and(|teacher| teacher.quantization.is_some()) {
+    let ranges = |model: &Model| model.quantization.as_ref().is_some_and(Quantization::has_ranges);
+    if teacher.is_some_and(ranges) {
         return Err(Error::unsupported("the teacher is quantised, for no grid but its own: give the model that it was made of"));
     }
-    let Some(quantization) = &student.quantization else { return Ok(()) };
+    let Some(quantization) = student.quantization.as_ref().filter(|_| ranges(student)) else { return Ok(()) };
     let own = &quantization.pairs;
     if let Some(term) = options.terms.iter().find(|term| !term.point.kind().on_grid) {
         let point = term.point.name();

@@ -253,14 +253,27 @@ impl Graph {
         Ok(cast)
     }
 
-    /// The floats that whole numbers of weights I8 [O, ...] stand for with scales [O], one for each output, and zero points of 0; all share them who ask.
+    /// Weights [O, ...] as `runs` runs [S, n]; themselves where each output is one.
+    pub fn in_runs(&mut self, weights: ValueId, runs: usize) -> Result<ValueId> {
+        let shape = self.shape(weights);
+        if shape.first() == Some(&runs) {
+            return Ok(weights);
+        }
+        let each = shape.iter().product::<usize>() / runs.max(1);
+        self.reshape(weights, &[runs, each])
+    }
+
+    /// The floats that whole numbers of weights I8 [O, ...] stand for with scales [S], each that of a run of them in memory (S is O, or a multiple that divides
+    /// all), and zero points of 0; all share them who ask.
     pub fn weights_of(&mut self, numbers: ValueId, scales: ValueId) -> Result<ValueId> {
         if let Some(known) = self.dequantized.get(&[numbers, scales]) {
             return Ok(*known);
         }
         let zeros = Tensor::zeros(DType::I8, self.shape(scales))?;
         let zeros = self.constant("zero_point", zeros)?;
-        let floats = self.push1(Dequantize { axis: Some(0) }.into(), &[numbers, scales, zeros])?;
+        let runs = self.in_runs(numbers, self.shape(scales)[0])?;
+        let floats = self.push1(Dequantize { axis: Some(0) }.into(), &[runs, scales, zeros])?;
+        let floats = self.reshape(floats, &memory::copy(self.shape(numbers), WHAT)?)?;
         self.set_name(floats, format!("{}.floats", self.value(numbers).name));
         memory::insert(&mut self.dequantized, [numbers, scales], floats, WHAT)?;
         Ok(floats)

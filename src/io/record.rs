@@ -104,7 +104,7 @@ pub(super) fn to_text(student: Option<&Value>, parts: &[(&str, String)]) -> Resu
 
 /// Whether a record has a student's grid, or only names parts.
 pub fn is_student(record: &Value) -> bool {
-    record.get(KEY).is_none() || record.get(PAIRS).is_some()
+    record.get(PAIRS).is_some() || (record.get(KEY).is_none() && record.get(QUANTIZATION).is_none())
 }
 
 /// The grid that a record has; as long as the file likes.

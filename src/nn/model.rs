@@ -3,12 +3,11 @@
 use super::conditions::ConditionKind;
 use super::families::{self, NETWORKS, Opened};
 use super::network::Network;
-use super::quantization::{Quantization, from_numbers, input_scale, weight_scale};
+use super::quantization::{Quantization, as_halves, from_numbers, input_scale, weight_scale};
 use super::scope::{Initial, Parameter};
 use crate::cancel::Stop;
 use crate::diffusion::grid;
 use crate::error::{Error, Result};
-use crate::graph::ops::Codes;
 use crate::io::diffusers::{self, ModelFiles, NetworkText};
 use crate::io::hashing::sha256;
 use crate::io::json::{SHOWN_KEYS, describe};
@@ -17,7 +16,7 @@ use crate::io::{TensorFile, model_file, record};
 use crate::memory;
 use crate::random::{self, Purpose};
 use crate::tensor::{DType, Tensor};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -109,9 +108,9 @@ impl Model {
             quantization = read_quantization(value, &parameters, student.as_ref()).map_err(|e| e.context(name))?;
         }
         let mut weights = BTreeMap::new();
-        let outputs: BTreeMap<&str, usize> = parameters.iter().filter_map(|p| Some((p.layer()?, *p.shape.first()?))).collect();
+        let shapes: BTreeMap<&str, &[usize]> = parameters.iter().filter_map(|p| Some((p.layer()?, p.shape.as_slice()))).collect();
         let scales = quantization.iter().flat_map(|q| q.layers.iter()).flat_map(|(path, layer)| {
-            let count = outputs.get(path.as_str()).copied().unwrap_or(0);
+            let count = shapes.get(path.as_str()).and_then(|shape| layer.weights.scales(shape)).unwrap_or(0);
             layer.input.map(|_| (input_scale(path), vec![1])).into_iter().chain([(weight_scale(path), vec![count])])
         });
         let all = parameters.iter().map(|p| (p.name.clone(), p.shape.clone())).chain(scales);
@@ -168,6 +167,16 @@ impl Model {
         Ok(wide)
     }
 
+    /// The same model with all its weights in f16 or bf16, those that are beyond it as they are. A cancelled error where `stop` is set before.
+    pub fn in_halves(&self, dtype: DType, stop: Stop) -> Result<Self> {
+        let mut halved = self.clone();
+        for tensor in halved.weights.values_mut() {
+            stop.check()?;
+            *tensor = as_halves(&widened(tensor)?, dtype)?;
+        }
+        Ok(halved)
+    }
+
     /// The same model with its weights as it keeps them: a quantised one has whole numbers and f16, any other is left as it is.
     pub fn narrowed(self) -> Result<Self> {
         let Some(quantization) = &self.quantization else { return Ok(self) };
@@ -188,7 +197,7 @@ impl Model {
 
     /// Refuses timesteps that a quantised model was not calibrated on: its ranges are those of its own grid.
     pub fn check_timesteps(&self, timesteps: &[f64]) -> Result<()> {
-        let Some(quantization) = &self.quantization else { return Ok(()) };
+        let Some(quantization) = self.quantization.as_ref().filter(|quantization| quantization.has_ranges()) else { return Ok(()) };
         if quantization.pairs.iter().map(|(t, _)| *t as f64).eq(timesteps.iter().copied()) {
             return Ok(());
         }
@@ -211,7 +220,14 @@ impl Model {
     pub fn save_file(&self, path: &Path) -> Result<()> {
         self.check_finite()?;
         let network = NetworkText { class: self.network.family().class, config: &self.config_json().map_err(|e| e.context(path.display()))? };
-        model_file::save_model_file(path, &network, &self.tensors()?, &self.scheduler, self.metadata()?.as_ref())
+        let stored = |(name, tensor): (&String, &Arc<Tensor>)| match &self.quantization {
+            Some(quantization) => quantization.to_file(name, tensor),
+            None => Ok(tensor.clone()),
+        };
+        let stored = memory::try_collect(self.weights.iter().map(stored), "list of tensors")?;
+        let tensors = self.weights.keys().zip(&stored).map(|(name, tensor)| (name.as_str(), tensor.as_ref()));
+        let tensors = memory::collect(tensors, "list of tensors")?;
+        model_file::save_model_file(path, &network, &tensors, &self.scheduler, self.metadata()?.as_ref())
     }
 
     /// An error that names the first weight that is not finite: such a model cannot be opened again, so it is not written over one that can.
@@ -238,8 +254,10 @@ impl Model {
     fn metadata(&self) -> Result<Option<serde_json::Value>> {
         let student = self.student.as_ref().map(|info| serde_json::to_value(info).map_err(|e| Error::internal(e.to_string()))).transpose()?;
         let Some(quantization) = &self.quantization else { return Ok(student) };
-        // What opens such a model asks for the grid that its numbers are for.
-        let mut record = student.ok_or_else(|| Error::invalid("the model is quantised, but has no grid of its own: it could not be opened again"))?;
+        // What opens a model with ranges asks for the grid that they are for.
+        let lacking = || Error::invalid("the model is quantised, but has no grid of its own: it could not be opened again");
+        let weights_alone = (!quantization.has_ranges()).then(|| serde_json::json!({"version": StudentInfo::VERSION}));
+        let mut record = student.or(weights_alone).ok_or_else(lacking)?;
         record[Quantization::KEY] = quantization.to_value();
         Ok(Some(record))
     }
@@ -287,9 +305,16 @@ fn read_quantization(record: &serde_json::Value, parameters: &[Parameter], stude
     let key = Quantization::KEY;
     let Some(value) = record.get(key) else { return Ok(None) };
     let quantization = Quantization::from_value(value)?;
-    let layers: BTreeSet<&str> = parameters.iter().filter_map(Parameter::layer).collect();
-    if let Some(path) = quantization.layers.keys().find(|path| !layers.contains(path.as_str())) {
-        return Err(Error::corrupt(format!("{key}: layers: {path:?} is no layer of the network")));
+    let layers: BTreeMap<&str, &Parameter> = parameters.iter().filter_map(|p| Some((p.layer()?, p))).collect();
+    for (path, numbers) in &quantization.layers {
+        let weight = layers.get(path.as_str()).ok_or_else(|| Error::corrupt(format!("{key}: layers: {path:?} is no layer of the network")))?;
+        if numbers.weights.scales(&weight.shape).is_none() {
+            let (group, shape) = (numbers.weights.group, &weight.shape);
+            return Err(Error::corrupt(format!("{key}: layers: {path:?}: groups of {group:?} input channels do not divide weights {shape:?}")));
+        }
+    }
+    if !quantization.has_ranges() {
+        return Ok(Some(quantization));
     }
     let grid = student.map_or(&[][..], |student| &student.pairs);
     if quantization.pairs != grid {
@@ -301,20 +326,15 @@ fn read_quantization(record: &serde_json::Value, parameters: &[Parameter], stude
 /// Takes a parameter, or a scale of whole numbers, out of a file.
 fn take_weights(tensors: &mut TensorFile, name: &str, shape: &[usize], quantization: Option<&Quantization>) -> Result<Tensor> {
     let corrupt = |tensors: &TensorFile, what: String| Error::corrupt(format!("{}: tensor \"{name}\": {what}", tensors.file()));
-    if tensors.get(name)?.dtype() == DType::I8 {
-        if quantization.is_none_or(|q| q.layer_of(name).is_none()) {
+    if matches!(tensors.get(name)?.dtype(), DType::I8 | DType::U8) {
+        let Some((quantization, numbers)) = quantization.and_then(|q| Some((q, q.weights(name)?))) else {
             return Err(Error::unsupported(format!(
                 "{}: tensor \"{name}\" has whole numbers, and no record says what they stand for: a quantised model is opened as the one file that \
                  fewstep_model_save_file wrote, with fewstep_model_open or fewstep_model_open_buffer",
                 tensors.file()
             )));
-        }
-        let numbers = tensors.take_numbers(name, shape)?;
-        let least = i8::try_from(Codes::WEIGHTS.low).unwrap_or(i8::MIN);
-        if let Some((i, number)) = numbers.as_slice::<i8>()?.iter().enumerate().find(|(_, number)| **number < least) {
-            return Err(corrupt(tensors, format!("element {i} is {number}; quantised weights are {least} to {}", Codes::WEIGHTS.high)));
-        }
-        return Ok(numbers);
+        };
+        return quantization.take(numbers, tensors, name, shape);
     }
     let floats = tensors.take_floats(name, shape)?;
     if quantization.is_some_and(|q| q.is_scale(name))

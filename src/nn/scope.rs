@@ -146,11 +146,14 @@ impl<'a> Scope<'a> {
             Some(input) => self.rounded(g, x, (&input_scale(path), 1), None, input.codes(), Tensor::from_slice(&[1], &[input.zero])?)?,
         };
         let scales = weight_scale(path);
+        let runs = numbers.weights.scales(weight).ok_or_else(|| Error::internal(format!("groups of {:?} in {weight:?} of '{name}'", numbers.weights.group)))?;
         let w = if whole {
-            let scales = self.param(g, &scales, &weight[..1], Initial::Ones)?;
+            let scales = self.param(g, &scales, &[runs], Initial::Ones)?;
             g.weights_of(w, scales)?
         } else {
-            self.rounded(g, w, (&scales, weight[0]), Some(0), Codes::WEIGHTS, Tensor::zeros(DType::I8, &weight[..1])?)?
+            let w = g.in_runs(w, runs)?;
+            let w = self.rounded(g, w, (&scales, runs), Some(0), numbers.weights.codes(), Tensor::zeros(DType::I8, &[runs])?)?;
+            g.reshape(w, weight)?
         };
         Ok([x, w, b])
     }

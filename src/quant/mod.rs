@@ -3,17 +3,21 @@
 //! run on kernels for bytes; trained, it learns with the rounding in place.
 
 pub mod calibrate;
+pub mod mode;
 pub mod policy;
 pub mod range;
 pub mod report;
 
 pub use calibrate::{Options, quantize};
+pub use mode::Mode;
 pub use policy::Policy;
 pub use range::Range;
 pub use report::{Report, Samples, report};
 
 #[cfg(test)]
 mod file_tests;
+#[cfg(test)]
+mod mode_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

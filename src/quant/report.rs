@@ -140,10 +140,14 @@ pub fn report(
     if student.scheduler.prediction() != quantized.scheduler.prediction() || !student.scheduler.noise_schedule()?.agrees_with(&schedule) {
         return Err(Error::invalid("the models have different noise schedules or prediction types: the quantised one was not made of this student"));
     }
+    if numbers.pairs.is_empty() && quantized.student.is_none() {
+        return Err(Error::invalid("the models have no grid of their own: what is reported is the error of a few-step student's states"));
+    }
     if samples.count == 0 || samples.batch == 0 {
         return Err(Error::invalid("a report needs samples: there is no error of nothing"));
     }
-    let table = Table::from_pairs(&schedule, quantized.scheduler.prediction(), &numbers.pairs, 0.0, quantized.scheduler.clip())?;
+    let pairs = quantized.student.as_ref().map_or(&numbers.pairs, |student| &student.pairs);
+    let table = Table::from_pairs(&schedule, quantized.scheduler.prediction(), pairs, 0.0, quantized.scheduler.clip())?;
     let conditions = quantized.roles()?.conditions;
     let drawn = draw_conditions(&conditions, rows, (samples.count, samples.size), samples.seed, stop)?;
     let given = conditions.iter().zip(&drawn).map(|(condition, rows)| Ok((condition.kind, Values::of(rows)?)));

@@ -1,7 +1,7 @@
 //! A model in whole numbers: near the one that it was made of, the same everywhere, saved, opened and trained as what it is.
 
-use super::calibrate::with_ranges;
-use super::{Options, Policy, Range, quantize};
+use super::calibrate::with_numbers;
+use super::{Mode, Options, Policy, Range, quantize};
 use crate::backend::Backend;
 use crate::backend::cpu::CpuBackend;
 use crate::backend::cpu::kernels::int8::Set;
@@ -37,7 +37,7 @@ fn student_of(config: &str, pairs: &[(i64, i64)]) -> Result<Model> {
 }
 
 pub(super) fn options(high: u8) -> Options {
-    Options { policy: Policy::default(), high, samples: 16, batch: 8, size: [8, 8], seed: 5 }
+    Options { mode: Mode::W8A8, policy: Policy::default(), high, samples: 16, batch: 8, size: [8, 8], seed: 5 }
 }
 
 pub(super) fn quantized(model: &Model, options: &Options) -> Result<Model> {
@@ -63,7 +63,7 @@ pub(super) fn samples(backend: &dyn Backend, model: &Model) -> Result<Vec<f32>> 
 }
 
 /// Root of the mean square of the difference over that of the first.
-fn error(a: &[f32], b: &[f32]) -> f64 {
+pub(super) fn error(a: &[f32], b: &[f32]) -> f64 {
     let sum = |f: &dyn Fn(f64, f64) -> f64| a.iter().zip(b).map(|(a, b)| f(f64::from(*a), f64::from(*b))).sum::<f64>();
     (sum(&|a, b| (a - b).powi(2)) / sum(&|a, _| a * a)).sqrt()
 }
@@ -272,7 +272,7 @@ fn a_layer_that_is_met_twice_has_the_range_of_both() -> Result<()> {
     let ranges = [Range { min: -1.0, max: 2.0 }, Range { min: -3.0, max: 1.0 }];
     let expected = Range { min: -3.0, max: 2.0 }.numbers(255);
     for ranges in [ranges, [ranges[1], ranges[0]]] {
-        let whole = with_ranges(&student()?, ranges.into_iter().map(|range| (layer, range)), 255, &PAIRS)?;
+        let whole = with_numbers(&student()?, ranges.into_iter().map(|range| (layer, Some(range))), &options(255), &PAIRS, Stop::NEVER)?;
         let scale = whole.weights[&format!("{layer}.input_scale")].as_slice::<f32>()?[0];
         assert_eq!((scale, whole.quantization.and_then(|q| q.layers[layer].input)), (expected.0, Some(expected.1)));
     }

@@ -56,7 +56,12 @@ impl Evaluator {
             exec.bind(name, tensor.clone())?;
         }
         exec.prepare_until(stop)?;
-        let grid = model.quantization.as_ref().map(|quantization| memory::copy(&quantization.pairs, "pairs")).transpose()?;
+        let grid = model
+            .quantization
+            .as_ref()
+            .filter(|quantization| quantization.has_ranges())
+            .map(|quantization| memory::copy(&quantization.pairs, "pairs"))
+            .transpose()?;
         Ok(Self { exec, x, t, conditions: roles.conditions, inputs, out, shape, out_channels, grid })
     }
 

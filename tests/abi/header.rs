@@ -19,7 +19,7 @@ const CHAPTERS: [(&str, &str); 18] = [
     ("precision", "Precisions"),
     ("trainer_options", "Trainers: what training is made with"),
     ("trainer", "Trainers"),
-    ("quantize", "Quantisation: students in whole numbers"),
+    ("quantize", "Quantisation: models in fewer bits"),
     ("quantize_report", "What each layer's whole numbers cost"),
     ("sampler_options", "Samplers: what a run is made with"),
     ("sampler", "Samplers"),

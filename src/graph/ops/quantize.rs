@@ -149,8 +149,9 @@ impl OpDef for Dequantize {
 /// y = Dequantize(Quantize(x)), of x's type: what quantised arithmetic would see, for training. Operands as of [`Quantize`]. What is not finite becomes finite
 /// here: who trains through it and would know of NaN must look before.
 ///
-/// Gradients (Esser et al. 2020, "Learned step size quantization", eq. 3 and 5), v = x / scale and n, p the ends of the range less the zero point:
-/// dy/dx = 1 for n < v < p, else 0; dy/dscale = round(v) - v for n < v < p, n for v <= n, p for v >= p, all of it times `scale_gradient`.
+/// Gradients (Esser et al. 2020, "Learned step size quantization", eq. 3 and 5; what is in range by its number, as in PyTorch's fake_quantize kernels, so that
+/// what is rounded to an end learns too), v = x / scale and n, p the ends of the range less the zero point: dy/dx = 1 for n <= round(v) <= p, else 0;
+/// dy/dscale = round(v) - v there, n below, p above, all of it times `scale_gradient`. NaN has neither.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FakeQuantize {
     /// The numbers that are stood for.
@@ -230,16 +231,16 @@ impl OpDef for FakeQuantizeGrad {
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
         let parameters = [inputs[1], inputs[2]];
         let through = each(inputs[0], parameters, self.axis, |x, scale, zero| {
-            let ([n, p], v) = (self.codes.ends(zero), x / scale);
-            f64::from(u8::from(n < v && v < p))
+            let ([n, p], q) = (self.codes.ends(zero), rounded(x, scale));
+            f64::from(u8::from(n <= q && q <= p && !x.is_nan()))
         });
         let slope = each(inputs[0], parameters, self.axis, |x, scale, zero| {
-            let ([n, p], v) = (self.codes.ends(zero), x / scale);
-            let inside = if v.is_nan() { 0.0 } else { v.round_ties_even() - v };
+            let ([n, p], q) = (self.codes.ends(zero), rounded(x, scale));
+            let inside = if x.is_nan() { 0.0 } else { q - x / scale };
             f64::from(self.scale_gradient)
-                * if v <= n {
+                * if q < n {
                     n
-                } else if v >= p {
+                } else if q > p {
                     p
                 } else {
                     inside
