@@ -318,6 +318,11 @@ FEWSTEP_API fewstep_status fewstep_cancel_token_destroy(fewstep_cancel_token *to
 #define FEWSTEP_PHASE_QUANTIZE 4
 
 /**
+ * Progress of fewstep_quantize_report: `done` of `total` models that were sampled, two for each layer and two more.
+ */
+#define FEWSTEP_PHASE_REPORT 5
+
+/**
  * How far a blocking call is. Only valid inside the callback. Later versions may have more fields: read no more than struct_size bytes.
  */
 typedef struct {
@@ -1499,6 +1504,11 @@ typedef struct {
    * 0.
    */
   uint32_t reserved2;
+  /**
+   * Of a quantised student: peak learning rate of the scales of its whole numbers, as a share of each scale (3e-4 changes them by that much a step), with the
+   * warm-up and the decay of learning_rate; they stay for the last tenth of total_steps. 0 (the default) leaves them as they were calibrated.
+   */
+  double scale_learning_rate;
 } fewstep_trainer_options;
 
 
@@ -1885,6 +1895,68 @@ fewstep_status fewstep_quantize(const fewstep_runtime *runtime,
                                 fewstep_progress_callback progress,
                                 void *user,
                                 fewstep_model **out);
+
+
+/* ---------------------------------------------------------------------------
+ * What each layer's whole numbers cost
+ * --------------------------------------------------------------------------- */
+
+/**
+ * What the whole numbers of a layer cost, or those of all layers. Only valid inside the callback. Later versions may have more fields: read no more than
+ * struct_size bytes.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * Steps of the student's grid.
+   */
+  uint32_t step_count;
+  /**
+   * The layer's path in the file, without ".weight"; NULL for all layers together.
+   */
+  const char *layer;
+  /**
+   * Errors of each step, `step_count` numbers: root of the mean square of the difference between the states that the step lands on, of the student in floats
+   * and of one in which this layer alone computes in whole numbers, from the same noise.
+   */
+  const double *step_errors;
+  /**
+   * This layer's part of the sum of the squares of all layers' last errors, 0 to 1; 1 for all layers together.
+   */
+  double share;
+  /**
+   * The last error where all other layers compute in whole numbers and this one stays in float, as fewstep_quantize_options.keep has it; 0 for all layers
+   * together.
+   */
+  double error_if_kept;
+} fewstep_layer_report;
+
+/**
+ * Called for all layers together, then for each, in the order of their paths, on the thread that made the call. Must return normally (no C++ exception, no
+ * longjmp).
+ */
+typedef void (*fewstep_layer_report_callback)(void *user, const fewstep_layer_report *report);
+
+/**
+ * Measures what the whole numbers of `quantized` cost: calls `visit` for all layers together and for each. `student` is the model in floats that it was made
+ * of. `options` has the samples (samples, batch, height, width, seed, dataset, cancel); levels and keep are of no effect; NULL for the defaults. The noises are
+ * others than those of a calibration with the same seed. For each layer two models are compiled and sampled: this takes as long as some hundred runs.
+ * `progress` may be NULL and reports FEWSTEP_PHASE_REPORT; `user` goes to both callbacks.
+ *
+ * Any thread may call. Returns OK, INVALID_ARGUMENT (also for models that do not belong together, or `visit` NULL), SHAPE, NUMERIC, CANCELLED, UNSUPPORTED or
+ * OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_quantize_report(const fewstep_runtime *runtime,
+                                       const fewstep_model *student,
+                                       const fewstep_model *quantized,
+                                       const fewstep_quantize_options *options,
+                                       fewstep_progress_callback progress,
+                                       fewstep_layer_report_callback visit,
+                                       void *user);
 
 
 /* ---------------------------------------------------------------------------

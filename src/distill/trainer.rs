@@ -7,7 +7,7 @@ use super::draws::DrawInputs;
 use super::loss_scale::{LossScale, LossScaleInputs};
 use super::options::TrainerOptions;
 use super::overflow::{StateBounds, Watch, largest};
-use super::parameters::{Parameter, ParameterSet, STUDENT, State};
+use super::parameters::{Parameter, ParameterSet, SCALES, STUDENT, State};
 use super::phase::{Segments, UpdateInputs};
 use super::points::{CACHE, DATASET};
 use super::training_graph::{Results, TrainingGraph};
@@ -20,7 +20,7 @@ use crate::graph::{Numerics, ValueId};
 use crate::memory;
 use crate::names::Named;
 use crate::nn::conditions::describe;
-use crate::nn::{ConditionKind, Model, StudentInfo};
+use crate::nn::{ConditionKind, Model, StudentInfo, scale_after};
 use crate::sampling::check_rows;
 use crate::tensor::{Tensor, try_vec};
 use std::sync::Arc;
@@ -368,6 +368,12 @@ impl Trainer {
         for (name, tensor) in self.weights(&self.sets[0], kind)? {
             model.weights.insert(name, tensor);
         }
+        for set in self.sets.iter().filter(|set| set.name() == SCALES) {
+            for (name, changes) in self.weights(set, kind)? {
+                let scales = self.student.weights.get(&name).ok_or_else(|| Error::internal(format!("no scale '{name}'")))?;
+                model.weights.insert(name.clone(), Arc::new(changed(&name, scales, &changes)?));
+            }
+        }
         model.check_finite()?;
         model = model.narrowed()?;
         if !self.options.pairs.is_empty() {
@@ -462,6 +468,18 @@ impl Trainer {
     }
 }
 
+/// Scales with what they have learned.
+fn changed(name: &str, scales: &Tensor, changes: &Tensor) -> Result<Tensor> {
+    let mut learned = scales.to_f32()?;
+    for (scale, change) in learned.as_mut_slice::<f32>()?.iter_mut().zip(changes.as_slice::<f32>()?) {
+        *scale = scale_after(*scale, *change);
+        if !(scale.is_finite() && *scale > 0.0) {
+            return Err(Error::numeric(format!("tensor \"{name}\": a scale has become {scale}; train with a smaller scale_learning_rate")));
+        }
+    }
+    Ok(learned)
+}
+
 /// What the conditions of a teacher's trajectories are drawn from: nothing for labels alone, else the dataset, whose rows are those of trajectories' images.
 fn trajectory_rows(teacher: &Model, dataset: Option<&Dataset>, size: [usize; 2]) -> Result<Vec<Arc<Tensor>>> {
     let conditions = teacher.roles()?.conditions;
@@ -492,6 +510,9 @@ fn check_grids(student: &Model, teacher: Option<&Model>, options: &TrainerOption
 /// Refuses networks and data that do not fit together.
 fn check_networks(student: &Model, teacher: Option<&Model>, dataset: Option<&Dataset>, options: &TrainerOptions) -> Result<()> {
     student.network.check_trainable()?;
+    if options.learns_scales() && student.quantization.is_none() {
+        return Err(Error::invalid("scale_learning_rate is not 0, but the student has no scales: it computes in floats"));
+    }
     check_grids(student, teacher, options)?;
     let needs = options.needs();
     if needs.teacher && teacher.is_none() {

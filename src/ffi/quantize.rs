@@ -77,7 +77,7 @@ fn within(name: &str, number: u32, limits: std::ops::RangeInclusive<u32>) -> Res
 
 /// # Safety
 /// The pointers in `o` are NULL or arrays as their counts say.
-unsafe fn read(o: &fewstep_quantize_options, model: &Model) -> Result<quant::Options> {
+pub(super) unsafe fn read(o: &fewstep_quantize_options, model: &Model) -> Result<quant::Options> {
     let mut policy = Policy::default();
     // SAFETY: as promised by the caller.
     for (i, pattern) in unsafe { slice(o.keep, o.keep_count, "keep")? }.iter().enumerate() {
@@ -105,16 +105,16 @@ pub unsafe extern "C" fn fewstep_quantize_options_init(options: *mut fewstep_qua
 
 /// Makes a few-step student in whole numbers of another: weights of most layers are signed bytes with a scale for each output, what these layers read is
 /// rounded to unsigned bytes with one scale each, and their products are summed exactly. Scales come from the ranges that the student's layers have while it
-/// samples, in every step of its own grid. What stays in float is kept as f16, and as f32 where it is beyond f16. `options` may be NULL for the defaults; `progress` may be NULL and reports
-/// FEWSTEP_PHASE_QUANTIZE: `done` of `total` samples.
+/// samples, in every step of its own grid. What stays in float is kept as f16, and as f32 where it is beyond f16. `options` may be NULL for the defaults;
+/// `progress` may be NULL and reports FEWSTEP_PHASE_QUANTIZE: `done` of `total` samples.
 ///
 /// The result is a model like any other. On a CPU its samplers run on kernels for bytes, with the same bits on every processor that has the same floats; on
 /// CUDA they compute in floats what the bytes stand for. Samplers, evaluations and trainers off the student's own grid are refused with UNSUPPORTED. A trainer
 /// of it trains with the rounding in place; its snapshots are quantised again. fewstep_model_save_file keeps the bytes; diffusers cannot read such a model.
 ///
 /// The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call. Returns OK, INVALID_ARGUMENT (also for a
-/// model without a grid of its own, or a pattern that names no layer), SHAPE (a size that the model cannot take, a dataset with planes of another), NUMERIC (a layer whose input is not finite), CANCELLED, UNSUPPORTED or
-/// OUT_OF_MEMORY.
+/// model without a grid of its own, or a pattern that names no layer), SHAPE (a size that the model cannot take, a dataset with planes of another), NUMERIC (a
+/// layer whose input is not finite), CANCELLED, UNSUPPORTED or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_quantize(
     runtime: *const fewstep_runtime,

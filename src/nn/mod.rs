@@ -17,4 +17,4 @@ pub use model::{Model, StudentInfo, widened};
 pub use network::{Inputs, Network, Signature};
 pub use prediction::{Guidance, Predictor};
 pub use quantization::{InputNumbers, LayerNumbers, Quantization};
-pub use scope::{Layer, Scope};
+pub use scope::{Layer, Scope, scale_after};

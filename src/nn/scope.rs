@@ -50,6 +50,8 @@ pub struct Scope<'a> {
     weights: Option<&'a BTreeMap<String, Arc<Tensor>>>,
     /// The layers that compute in whole numbers.
     quantization: Option<&'a Quantization>,
+    /// Before the names of what their scales learn.
+    scale_changes: Option<&'a str>,
     parameters: RefCell<Vec<Parameter>>,
     layers: RefCell<Vec<Layer>>,
 }
@@ -68,7 +70,7 @@ pub struct Layer {
 impl<'a> Scope<'a> {
     /// `prefix` is put before every parameter's and feature's name, such as `student.`; it may be empty. Parameters are f32.
     pub fn new(prefix: &'a str) -> Self {
-        Self { prefix, weights: None, quantization: None, parameters: RefCell::default(), layers: RefCell::default() }
+        Self { prefix, weights: None, quantization: None, scale_changes: None, parameters: RefCell::default(), layers: RefCell::default() }
     }
 
     /// The same for parameters that have the types of these weights, by their names without the prefix.
@@ -79,6 +81,12 @@ impl<'a> Scope<'a> {
     /// The same with these layers in whole numbers.
     pub fn quantized(self, quantization: Option<&'a Quantization>) -> Self {
         Self { quantization, ..self }
+    }
+
+    /// The same with scales that learn: each is multiplied by 1 + a state of its name with this prefix, so that a step of an optimizer changes all of them by
+    /// the same share, whatever their size ([`scale_after`]).
+    pub fn with_scale_changes(self, prefix: Option<&'a str>) -> Self {
+        Self { scale_changes: prefix, ..self }
     }
 
     /// The layers in the order in which the network has met them.
@@ -148,13 +156,23 @@ impl<'a> Scope<'a> {
     }
 
     /// A value as its numbers stand for it.
-    fn rounded(&self, g: &mut Graph, x: ValueId, (scale, count): (&str, usize), axis: Option<usize>, codes: Codes, zero: Tensor) -> Result<ValueId> {
-        let scale = self.param(g, scale, &[count], Initial::Ones)?;
+    fn rounded(&self, g: &mut Graph, x: ValueId, (name, count): (&str, usize), axis: Option<usize>, codes: Codes, zero: Tensor) -> Result<ValueId> {
+        let mut scale = self.param(g, name, &[count], Initial::Ones)?;
+        if let Some(prefix) = self.scale_changes {
+            let change = g.state(format!("{prefix}{name}"), TensorType::f32(&[count]))?;
+            scale = Self::after(g, scale, change)?;
+        }
         let zero = g.constant("zero_point", zero)?;
         // Of the mean square of a scale's gradient, Esser et al. 2020, section 2.2.
         let each = g.value(x).ty.numel() as f64 / count as f64;
         let scale_gradient = (each * f64::from(codes.high)).sqrt().recip() as f32;
         g.push1(FakeQuantize { codes, axis, scale_gradient }.into(), &[x, scale, zero])
+    }
+
+    /// A scale with its change, as [`scale_after`].
+    pub(crate) fn after(g: &mut Graph, scale: ValueId, change: ValueId) -> Result<ValueId> {
+        let factor = g.affine(change, 1.0, 1.0)?;
+        g.mul(scale, factor)
     }
 
     /// A convolution of x [N,H,W,C] to `out` channels with a square kernel and a bias.
@@ -193,6 +211,11 @@ impl<'a> Scope<'a> {
         let beta = self.param(g, &format!("{path}.bias"), &[channels], Initial::Zeros)?;
         g.group_norm(x, gamma, beta, norm.groups, norm.eps, silu)
     }
+}
+
+/// What a scale has become by a change of it ([`Scope::with_scale_changes`]), as a graph computes it.
+pub fn scale_after(scale: f32, change: f32) -> f32 {
+    scale * (change + 1.0)
 }
 
 /// A group norm's numbers.

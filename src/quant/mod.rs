@@ -5,10 +5,12 @@
 pub mod calibrate;
 pub mod policy;
 pub mod range;
+pub mod report;
 
 pub use calibrate::{Options, quantize};
 pub use policy::Policy;
 pub use range::Range;
+pub use report::{Report, Samples, report};
 
 #[cfg(test)]
 mod file_tests;

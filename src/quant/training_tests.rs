@@ -2,11 +2,13 @@
 
 use super::tests::{PAIRS, options, quantized, samples, student};
 use crate::backend::cpu::CpuBackend;
+use crate::backend::{Backend, as_bytes};
 use crate::cancel::Stop;
 use crate::diffusion::Weight;
-use crate::distill::{Dataset, NormKind, Objective, StudentOptions, Trainer, TrainerOptions, WeightsKind, derive};
+use crate::distill::{Dataset, NormKind, Objective, Optimizer, StudentOptions, Trainer, TrainerOptions, WeightsKind, derive};
 use crate::error::{Result, Status};
-use crate::nn::Model;
+use crate::graph::{Graph, TensorType};
+use crate::nn::{Model, Scope, scale_after};
 use crate::tensor::{DType, Tensor};
 use std::sync::Arc;
 
@@ -29,6 +31,80 @@ fn a_trainer_of_it_learns_with_the_rounding_in_place() -> Result<()> {
     let backend = CpuBackend::new(2)?;
     assert!(samples(&backend, &learned)? != samples(&backend, &whole)?);
     Ok(())
+}
+
+/// Scales that learn are what the trained model is sampled with, to the bit; they stay in the last tenth of the run, and a run goes on in its middle.
+#[test]
+fn scales_learn_too_and_a_run_is_resumed_with_them() -> Result<()> {
+    let (teacher, whole) = (student()?, quantized(&student()?, &options(129))?);
+    let term = Objective::OnPolicy.term(Weight::State, NormKind::L2);
+    let optimizer = Optimizer { total_steps: 40, warmup_steps: 1, ..Optimizer::default() };
+    let options = TrainerOptions {
+        terms: vec![term],
+        pairs: PAIRS.to_vec(),
+        substeps: 2,
+        cache_size: 64,
+        cache_batch: 16,
+        batch: 16,
+        optimizer,
+        ..TrainerOptions::default()
+    };
+    let options = TrainerOptions { scale_learning_rate: 1e-2, ..options };
+    let trainer = |student: &Model| Trainer::new(Arc::new(CpuBackend::new(2)?), student, Some(&teacher), None, options.clone());
+    assert_eq!(trainer(&student()?).err().expect("floats have no scales").status, Status::InvalidArgument);
+    let mut first = trainer(&whole)?;
+    let before = first.evaluate(99)?.loss;
+    let file = std::env::temp_dir().join(format!("fewstep-scales-{}.safetensors", std::process::id()));
+    let mut scales = vec![];
+    for n in 0..40 {
+        if n == 20 {
+            first.save(&file)?;
+        }
+        if n == 36 {
+            scales = scales_of(&first.snapshot(WeightsKind::Raw)?)?;
+        }
+        first.step()?;
+    }
+    let after = first.evaluate(99)?.loss;
+    assert!(after < 0.9 * before, "{before} -> {after}");
+    let learned = first.snapshot(WeightsKind::Raw)?;
+    assert_eq!(scales_of(&learned)?, scales, "the last tenth");
+    assert!(scales.iter().zip(scales_of(&whole)?).filter(|(a, b)| *a != b).count() > scales.len() / 2, "scales of {} layers", scales.len());
+
+    let mut second = trainer(&whole)?;
+    second.resume(&file, 0)?;
+    std::fs::remove_file(&file).expect("a file");
+    (20..40).try_for_each(|_| second.step().map(drop))?;
+    let backend = CpuBackend::new(2)?;
+    assert!(samples(&backend, &second.snapshot(WeightsKind::Raw)?)? == samples(&backend, &learned)?);
+    Ok(())
+}
+
+/// The scale that a snapshot has is the one that was trained with, to the bit.
+#[test]
+fn a_learned_scale_is_the_one_that_a_plan_computes() -> Result<()> {
+    let scales: Vec<f32> = (1..2000).map(|i| (i as f32).sqrt() * 1e-3).collect();
+    let changes: Vec<f32> = (1..2000).map(|i| (i as f32 * 0.37).sin() * 0.2).collect();
+    let mut g = Graph::new();
+    let inputs = ["scale", "change"].map(|name| g.input(name, TensorType::f32(&[scales.len()])));
+    let [scale, change] = inputs;
+    let (scale, change) = (scale?, change?);
+    let learned = Scope::after(&mut g, scale, change)?;
+    g.tap(learned);
+    let mut exec = CpuBackend::new(1)?.compile(&g)?;
+    exec.prepare()?;
+    exec.write_bytes(scale, as_bytes(&scales))?;
+    exec.write_bytes(change, as_bytes(&changes))?;
+    exec.run_all()?;
+    let found = exec.read_bytes(learned)?.of::<f32>()?.to_vec();
+    let expected: Vec<f32> = scales.iter().zip(&changes).map(|(scale, change)| scale_after(*scale, *change)).collect();
+    assert!(found.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()));
+    Ok(())
+}
+
+fn scales_of(model: &Model) -> Result<Vec<f32>> {
+    let scales = model.weights.iter().filter(|(name, _)| !model.learns(name));
+    Ok(scales.map(|(_, scale)| scale.to_f32_vec()).collect::<Result<Vec<_>>>()?.concat())
 }
 
 /// A checkpoint's weights are those of its numbers.
