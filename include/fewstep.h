@@ -375,7 +375,8 @@ typedef int32_t (*fewstep_progress_callback)(void *user, const fewstep_progress 
 /**
  * Compute on the CPU, with the best instructions that it has. The environment variable FEWSTEP_ISA, read once, lowers them, for floats and for bytes:
  * portable; avx2; avx_vnni (floats on AVX2, bytes on AVX-VNNI); avx512, also avx512_vnni (AVX-512, bytes on its VNNI); neon_dot; neon_i8mm; and amx (AVX-512,
- * bytes on AMX), which nothing uses unless it is named: that kernel has never run on a processor that has it.
+ * bytes on AMX), which nothing uses unless it is named: that kernel has never run on a processor that has it. Any other value changes nothing, and a runtime's
+ * log has a warning of it.
  */
 #define FEWSTEP_DEVICE_CPU 0
 
@@ -856,7 +857,7 @@ typedef struct {
    */
   uint32_t conditions;
   /**
-   * Layers that compute in whole numbers; 0 for a model that fewstep_quantize did not make.
+   * Layers that compute in whole numbers: of a model that fewstep_quantize made, or that was opened from the file of such a one; 0 for other models.
    */
   uint32_t quantized_layers;
   /**
@@ -885,8 +886,8 @@ typedef struct {
  * The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call, also while the folder is saved into: what
  * opens is the model before or after.
  * Returns OK, INVALID_ARGUMENT, NOT_FOUND (no such file or tensor), IO, CORRUPT_FILE (also a Git LFS pointer), SHAPE (a tensor of the wrong shape),
- * UNSUPPORTED (another model class or option, pickled weights), VERSION_MISMATCH (a file of a later fewstep), NUMERIC (weights that are not finite) or
- * OUT_OF_MEMORY.
+ * UNSUPPORTED (another model class or option, pickled weights, whole numbers without a record of what they stand for), VERSION_MISMATCH (a file of a later
+ * fewstep), NUMERIC (weights that are not finite) or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_model_open(const fewstep_runtime *runtime,
@@ -914,8 +915,8 @@ FEWSTEP_API fewstep_status fewstep_model_open_buffer(const fewstep_runtime *runt
 
 /**
  * The same from the files of a diffusers folder in memory: the texts of `config.json` and `scheduler_config.json` (NULL for diffusers' defaults) and the
- * bytes of the safetensors file. Everything is copied. A few-step student's grid is in none of them: open a student with fewstep_model_open_buffer, from
- * the bytes of a file of fewstep_model_save_file.
+ * bytes of the safetensors file. Everything is copied. A few-step student's grid is in none of them, nor what the numbers of a quantised model stand for,
+ * which are UNSUPPORTED here: open such models with fewstep_model_open_buffer, from the bytes of a file of fewstep_model_save_file.
  *
  * Ownership, threads and codes as fewstep_model_open.
  */
@@ -971,10 +972,10 @@ fewstep_status fewstep_model_derive_student(const fewstep_runtime *runtime,
  * most a minute (not on file systems without locks: there a mixture is possible, and refused when it is opened). The old and the new model lie side
  * by side for a moment: the disk needs room for both.
  *
- * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a grid that diffusers cannot express: use
- * fewstep_model_save_file; a config of more text than is read), NUMERIC (a weight that is not finite, which could not be opened again; nothing is
- * written), IO, NOT_FOUND, VERSION_MISMATCH (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether the new model is already the one that opens (it could not
- * be put into place whole, and the next save or opening goes on) or the old one still is.
+ * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a quantised model, or a grid, that diffusers
+ * cannot express: use fewstep_model_save_file; a config of more text than is read), NUMERIC (a weight that is not finite, which could not be opened again;
+ * nothing is written), IO, NOT_FOUND, VERSION_MISMATCH (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether the new
+ * model is already the one that opens (it could not be put into place whole, and the next save or opening goes on) or the old one still is.
  */
 FEWSTEP_API
 fewstep_status fewstep_model_save(const fewstep_model *model,
@@ -985,8 +986,8 @@ fewstep_status fewstep_model_save(const fewstep_model *model,
  * read back. It appears whole or not at all. `path` is UTF-8. Weights are written as fewstep_model_save does.
  *
  * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a config of more text than is read), NUMERIC (a weight
- * that is not finite, which could not be opened again; nothing is written), IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY; what holds for all files that are written, and what IO means, is at the top
- * of this header.
+ * that is not finite, which could not be opened again; nothing is written), IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY; what holds for all files that are
+ * written, and what IO means, is at the top of this header.
  */
 FEWSTEP_API
 fewstep_status fewstep_model_save_file(const fewstep_model *model,
@@ -1677,7 +1678,8 @@ FEWSTEP_API fewstep_status fewstep_trainer_options_init(fewstep_trainer_options 
  * of the options stops it.
  *
  * The caller owns `*out` and gives it to fewstep_trainer_destroy; it keeps what it needs of the other handles alive. Any thread may call.
- * Returns OK, INVALID_ARGUMENT, SHAPE (networks or data that do not fit together), UNSUPPORTED, CANCELLED, NUMERIC or OUT_OF_MEMORY.
+ * Returns OK, INVALID_ARGUMENT, SHAPE (networks or data that do not fit together), UNSUPPORTED (also a quantised student with pairs that are not its own grid,
+ * or with a term at FEWSTEP_POINT_DATA, which lies on none; a quantised teacher), CANCELLED, NUMERIC or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_trainer_create(const fewstep_runtime *runtime,
@@ -1877,16 +1879,16 @@ FEWSTEP_API fewstep_status fewstep_quantize_options_init(fewstep_quantize_option
 /**
  * Makes a few-step student in whole numbers of another: weights of most layers are signed bytes with a scale for each output, what these layers read is
  * rounded to unsigned bytes with one scale each, and their products are summed exactly. Scales come from the ranges that the student's layers have while it
- * samples, in every step of its own grid. What stays in float is kept as f16. `options` may be NULL for the defaults; `progress` may be NULL and reports
- * FEWSTEP_PHASE_QUANTIZE: `done` of `total` samples.
+ * samples, in every step of its own grid. What stays in float is kept as f16, and as f32 where it is beyond f16. `options` may be NULL for the defaults;
+ * `progress` may be NULL and reports FEWSTEP_PHASE_QUANTIZE: `done` of `total` samples.
  *
  * The result is a model like any other. On a CPU its samplers run on kernels for bytes, with the same bits on every processor that has the same floats; on
- * CUDA they compute in floats what the bytes stand for. Samplers off the student's own grid are refused with UNSUPPORTED. A trainer of it trains with the
- * rounding in place; its snapshots are quantised again. fewstep_model_save_file keeps the bytes; diffusers cannot read such a model.
+ * CUDA they compute in floats what the bytes stand for. Samplers, evaluations and trainers off the student's own grid are refused with UNSUPPORTED. A trainer
+ * of it trains with the rounding in place; its snapshots are quantised again. fewstep_model_save_file keeps the bytes; diffusers cannot read such a model.
  *
  * The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call. Returns OK, INVALID_ARGUMENT (also for a
- * model without a grid of its own, or a pattern that names no layer), SHAPE, NUMERIC (a layer whose input is not finite), CANCELLED, UNSUPPORTED or
- * OUT_OF_MEMORY.
+ * model without a grid of its own, or a pattern that names no layer), SHAPE (a size that the model cannot take, a dataset with planes of another), NUMERIC (a
+ * layer whose input is not finite), CANCELLED, UNSUPPORTED or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_quantize(const fewstep_runtime *runtime,
@@ -2524,7 +2526,8 @@ typedef struct {
    */
   size_t x_t_count;
   /**
-   * Timestep of each image; any finite number, but networks are trained on 0 to num_train_timesteps - 1.
+   * Timestep of each image; any finite number, but networks are trained on 0 to num_train_timesteps - 1, and a quantised one takes those alone that the
+   * steps of its own grid begin at.
    */
   const float *timesteps;
   /**
@@ -2611,7 +2614,8 @@ fewstep_status fewstep_evaluator_create(const fewstep_runtime *runtime,
  * the output reads as is the model's prediction type. Waits until a GPU is done.
  *
  * One thread at a time. Returns OK, INVALID_ARGUMENT (also for labels out of range, or a conditioning that is missing, or that the model does not take),
- * SHAPE, NUMERIC (a number that is not finite, given or computed), CANCELLED (by the runtime's token), STATE or OUT_OF_MEMORY.
+ * SHAPE, NUMERIC (a number that is not finite, given or computed), UNSUPPORTED (a timestep off a quantised model's grid), CANCELLED (by the runtime's token),
+ * STATE or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_evaluator_run(fewstep_evaluator *evaluator,

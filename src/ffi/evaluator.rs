@@ -53,8 +53,8 @@ pub struct fewstep_evaluation {
     pub x_t: *const f32,
     /// Elements of x_t: N*C*H*W.
     pub x_t_count: usize,
-    /// Timestep of each image; any finite number, but networks are trained on 0 to num_train_timesteps - 1, and a quantised one takes those alone that the steps
-    /// of its own grid begin at.
+    /// Timestep of each image; any finite number, but networks are trained on 0 to num_train_timesteps - 1, and a quantised one takes those alone that the
+    /// steps of its own grid begin at.
     pub timesteps: *const f32,
     /// Elements of timesteps: N.
     pub timestep_count: usize,

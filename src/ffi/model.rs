@@ -214,8 +214,8 @@ unsafe fn student_options(options: &fewstep_student_options, teacher: &Model) ->
 /// The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call, also while the folder is saved into: what
 /// opens is the model before or after.
 /// Returns OK, INVALID_ARGUMENT, NOT_FOUND (no such file or tensor), IO, CORRUPT_FILE (also a Git LFS pointer), SHAPE (a tensor of the wrong shape),
-/// UNSUPPORTED (another model class or option, pickled weights, whole numbers without a record of what they stand for), VERSION_MISMATCH (a file of a later fewstep), NUMERIC (weights that are not finite) or
-/// OUT_OF_MEMORY.
+/// UNSUPPORTED (another model class or option, pickled weights, whole numbers without a record of what they stand for), VERSION_MISMATCH (a file of a later
+/// fewstep), NUMERIC (weights that are not finite) or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_model_open(runtime: *const fewstep_runtime, path: *const c_char, out: *mut *mut fewstep_model) -> fewstep_status {
     // SAFETY: every pointer is NULL or valid by the header's contract.
@@ -267,8 +267,8 @@ pub unsafe extern "C" fn fewstep_model_open_buffer(
 }
 
 /// The same from the files of a diffusers folder in memory: the texts of `config.json` and `scheduler_config.json` (NULL for diffusers' defaults) and the
-/// bytes of the safetensors file. Everything is copied. A few-step student's grid is in none of them, nor what the numbers of a quantised model stand for, which are
-/// UNSUPPORTED here: open such a model with fewstep_model_open_buffer, from the bytes of a file of fewstep_model_save_file.
+/// bytes of the safetensors file. Everything is copied. A few-step student's grid is in none of them, nor what the numbers of a quantised model stand for,
+/// which are UNSUPPORTED here: open such models with fewstep_model_open_buffer, from the bytes of a file of fewstep_model_save_file.
 ///
 /// Ownership, threads and codes as fewstep_model_open.
 #[unsafe(no_mangle)]

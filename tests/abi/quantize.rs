@@ -3,7 +3,7 @@
 use crate::ffi_common::{Api, TINY, c};
 use fewstep::ffi::callback::{FEWSTEP_PHASE_QUANTIZE, FEWSTEP_PHASE_REPORT, fewstep_progress};
 use fewstep::ffi::model::*;
-use fewstep::ffi::quantize::fewstep_quantize_options;
+use fewstep::ffi::quantize::*;
 use fewstep::ffi::quantize_report::fewstep_layer_report;
 use fewstep::ffi::runtime::fewstep_runtime;
 use fewstep::ffi::sampler_options::{FEWSTEP_SAMPLER_DDIM, FEWSTEP_SAMPLER_FROM_MODEL, fewstep_sampler_options};
@@ -102,6 +102,37 @@ fn a_quantized_student_is_a_model_like_any_other() {
     std::fs::remove_file(path).expect("a file");
 }
 
+/// Weights alone need no grid: any model, any sampler.
+#[test]
+fn weights_alone_are_quantised_for_any_model() {
+    let api = Api::load();
+    let runtime = api.runtime(2);
+    let teacher = api.model(runtime, 3);
+    let floats = info(&api, teacher).weight_bytes as f64;
+    let own = fewstep_sampler_options { kind: FEWSTEP_SAMPLER_DDIM, steps: 3, ..api.sampler_options(0, 2) };
+    let exact = api.sample(runtime, teacher, &own, 5, 0, i64::MAX);
+    // Bytes in memory: a number of 4 bits is one there.
+    for (mode, most, least_layers, lost) in
+        [(FEWSTEP_QUANTIZE_W8, 0.5, 20, 0.05), (FEWSTEP_QUANTIZE_W4, 0.6, 20, 0.5), (FEWSTEP_QUANTIZE_F16, 0.5, 0, 5e-3), (FEWSTEP_QUANTIZE_BF16, 0.5, 0, 5e-2)]
+    {
+        let made = quantized(&api, runtime, teacher, &fewstep_quantize_options { mode, ..options(&api) });
+        let made_info = info(&api, made);
+        assert!(made_info.weight_bytes as f64 <= most * floats, "mode {mode}: {} of {floats}", made_info.weight_bytes);
+        assert!((least_layers..1000).contains(&made_info.quantized_layers) && (least_layers > 0 || made_info.quantized_layers == 0), "mode {mode}");
+        let found = api.sample(runtime, made, &own, 5, 0, i64::MAX);
+        let square = |f: &dyn Fn(f32, f32) -> f32| exact.iter().zip(&found).map(|(a, b)| f(*a, *b)).sum::<f32>();
+        let error = (square(&|a, b| (a - b) * (a - b)) / square(&|a, _| a * a)).sqrt();
+        assert!(error > 0.0 && error < lost, "mode {mode}: {error}");
+        // SAFETY: a valid pointer.
+        api.ok(unsafe { (api.fewstep_model_destroy)(made) });
+    }
+    // SAFETY: valid pointers.
+    unsafe {
+        api.ok((api.fewstep_model_destroy)(teacher));
+        api.ok((api.fewstep_runtime_destroy)(runtime));
+    }
+}
+
 #[test]
 fn what_quantisation_refuses() {
     let api = Api::load();
@@ -115,6 +146,9 @@ fn what_quantisation_refuses() {
         assert!(out.is_null(), "{row}");
     };
     refuse("no grid", teacher, &plain, INVALID, "few-step student");
+    refuse("no mode", student, &fewstep_quantize_options { mode: 0, ..plain }, INVALID, "mode is 0");
+    refuse("no such mode", student, &fewstep_quantize_options { mode: 7, ..plain }, INVALID, "mode is 7");
+    refuse("reserved", student, &fewstep_quantize_options { reserved: 1, ..plain }, INVALID, "reserved");
     refuse("no samples", student, &fewstep_quantize_options { samples: 0, ..plain }, INVALID, "samples");
     refuse("too few levels", student, &fewstep_quantize_options { levels: 2, ..plain }, INVALID, "levels is 2");
     refuse("too many levels", student, &fewstep_quantize_options { levels: 257, ..plain }, INVALID, "levels is 257");
