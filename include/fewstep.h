@@ -1814,8 +1814,40 @@ fewstep_status fewstep_trainer_destroy(fewstep_trainer *trainer);
 
 
 /* ---------------------------------------------------------------------------
- * Quantisation: students in whole numbers
+ * Quantisation: models in fewer bits
  * --------------------------------------------------------------------------- */
+
+/**
+ * Weights of 8 bits with a scale for each output, what layers read rounded to 8 bits: products of whole numbers, a quarter of the bytes.
+ */
+#define FEWSTEP_QUANTIZE_W8A8 1
+
+/**
+ * Weights of 8 bits, products in float: a quarter of the bytes, for any model.
+ */
+#define FEWSTEP_QUANTIZE_W8 2
+
+/**
+ * Weights of 4 bits with a scale for each output, what layers read rounded to 8 bits: products of whole numbers, an eighth of the bytes. It needs training with
+ * the rounding in place.
+ */
+#define FEWSTEP_QUANTIZE_W4A8 3
+
+/**
+ * Weights of 4 bits with a scale for each 16 input channels (or 8, or all, as a layer's number of channels allows), products in float: a sixth of the bytes,
+ * for any model.
+ */
+#define FEWSTEP_QUANTIZE_W4 4
+
+/**
+ * All weights as f16, of any model, which diffusers still reads: half of the bytes. Those beyond f16 stay f32.
+ */
+#define FEWSTEP_QUANTIZE_F16 5
+
+/**
+ * The same as bfloat16.
+ */
+#define FEWSTEP_QUANTIZE_BF16 6
 
 /**
  * How a student is quantised. Fill it with fewstep_quantize_options_init, then change fields.
@@ -1847,6 +1879,14 @@ typedef struct {
    */
   uint32_t width;
   /**
+   * FEWSTEP_QUANTIZE_*; W8A8 by default.
+   */
+  int32_t mode;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
    * Seed of the samples' noise and labels.
    */
   uint64_t seed;
@@ -1877,18 +1917,19 @@ typedef struct {
 FEWSTEP_API fewstep_status fewstep_quantize_options_init(fewstep_quantize_options *options, size_t struct_size);
 
 /**
- * Makes a few-step student in whole numbers of another: weights of most layers are signed bytes with a scale for each output, what these layers read is
- * rounded to unsigned bytes with one scale each, and their products are summed exactly. Scales come from the ranges that the student's layers have while it
- * samples, in every step of its own grid. What stays in float is kept as f16, and as f32 where it is beyond f16. `options` may be NULL for the defaults;
- * `progress` may be NULL and reports FEWSTEP_PHASE_QUANTIZE: `done` of `total` samples.
+ * Makes a model in fewer bits of another, as `options` says (NULL for the defaults): by default, of a few-step student, one in which weights of most layers are
+ * signed bytes with a scale for each output, what these layers read is rounded to unsigned bytes with one scale each, and their products are summed exactly.
+ * Scales of what is read come from the ranges that the student's layers have while it samples, in every step of its own grid; other modes take any model and
+ * sample nothing. What stays in float is kept as f16, and as f32 where it is beyond f16. `progress` may be NULL and reports FEWSTEP_PHASE_QUANTIZE: `done` of
+ * `total` samples.
  *
- * The result is a model like any other. On a CPU its samplers run on kernels for bytes, with the same bits on every processor that has the same floats; on
- * CUDA they compute in floats what the bytes stand for. Samplers, evaluations and trainers off the student's own grid are refused with UNSUPPORTED. A trainer
- * of it trains with the rounding in place; its snapshots are quantised again. fewstep_model_save_file keeps the bytes; diffusers cannot read such a model.
+ * The result is a model like any other. With rounded inputs, its samplers run on kernels for bytes on a CPU, with the same bits on every processor that has the
+ * same floats; samplers, evaluations and trainers off the student's own grid are refused with UNSUPPORTED. A trainer of a model with rounded weights trains with
+ * the rounding in place; its snapshots are quantised again. fewstep_model_save_file keeps the bits; diffusers can read models of f16 and bfloat16 alone.
  *
  * The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call. Returns OK, INVALID_ARGUMENT (also for a
- * model without a grid of its own, or a pattern that names no layer), SHAPE (a size that the model cannot take, a dataset with planes of another), NUMERIC (a
- * layer whose input is not finite), CANCELLED, UNSUPPORTED or OUT_OF_MEMORY.
+ * model without a grid of its own where inputs are rounded, a model that is quantised already, or a pattern that names no layer), SHAPE (a size that the model
+ * cannot take, a dataset with planes of another), NUMERIC (a layer whose input is not finite), CANCELLED, UNSUPPORTED or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_quantize(const fewstep_runtime *runtime,
