@@ -33,6 +33,8 @@ typedef struct {
     uint32_t steps;  /* of the student */
     float *exact, *floats, *found;
     FILE *table;
+    const char *out;
+    double float_bytes; /* of the student's file */
 } study;
 
 /* The held-out samples of a model by DDIM; a student's steps are those that it was trained for. */
@@ -72,10 +74,25 @@ static double rmse(const float *a, const float *b, size_t n) {
     return sqrt(sum / (double)n);
 }
 
-static uint64_t bytes_of(const fewstep_model *model) {
-    fewstep_model_info info = {.struct_size = sizeof info};
-    CHECK(fewstep_model_get_info(model, &info));
-    return info.weight_bytes;
+static const char *path(const char *dir, const char *name) {
+    static char buffer[4096];
+    snprintf(buffer, sizeof buffer, "%s/%s", dir, name);
+    return buffer;
+}
+
+/* Bytes of a model's file. */
+static double bytes_of(const study *s, const fewstep_model *model) {
+    const char *name = path(s->out, "measured.safetensors");
+    CHECK(fewstep_model_save_file(model, name));
+    FILE *f = fopen(name, "rb");
+    if (!f || fseek(f, 0, SEEK_END) != 0) {
+        perror(name);
+        exit(1);
+    }
+    const double bytes = (double)ftell(f);
+    fclose(f);
+    remove(name);
+    return bytes;
 }
 
 static void both(const study *s, const char *format, const char *name, double error, double ratio, double noise, double bytes) {
@@ -84,11 +101,11 @@ static void both(const study *s, const char *format, const char *name, double er
     fflush(stdout);
 }
 
-/* One row of the table: RMSE against the teacher, that over the RMSE of `control`, RMSE against the student in f32, bytes over those of f32. */
+/* One row of the table: RMSE against the teacher, that over the RMSE of `control`, RMSE against the student in f32, bytes of its file over those of f32. */
 static double report(const study *s, const char *name, const fewstep_model *model, double control) {
     sample(s, model, s->steps, s->found);
     double error = rmse(s->found, s->exact, s->elements), noise = rmse(s->found, s->floats, s->elements);
-    both(s, "| %s | %.4f | %.3f | %.4f | %.3f |\n", name, error, error / control, noise, (double)bytes_of(model) / (double)bytes_of(s->student));
+    both(s, "| %s | %.4f | %.3f | %.4f | %.3f |\n", name, error, error / control, noise, bytes_of(s, model) / s->float_bytes);
     return error;
 }
 
@@ -158,12 +175,6 @@ static void report_layers(const study *s, const fewstep_model *whole, const char
     }
 }
 
-static const char *path(const char *dir, const char *name) {
-    static char buffer[4096];
-    snprintf(buffer, sizeof buffer, "%s/%s", dir, name);
-    return buffer;
-}
-
 int main(int argc, char **argv) {
     if (argc != 4) {
         fprintf(stderr, "usage: %s DATA_DIR STUDENT OUT_DIR\n", argv[0]);
@@ -192,10 +203,12 @@ int main(int argc, char **argv) {
         return 1;
     }
 
+    s.out = argv[3];
+    s.float_bytes = bytes_of(&s, s.student);
     sample(&s, s.teacher, TEACHER_STEPS, s.exact);
     sample(&s, s.student, s.steps, s.floats);
     const double float_error = rmse(s.floats, s.exact, s.elements);
-    const char *head = "| %u steps | RMSE against the teacher | over f32's | RMSE against f32 | bytes over f32's |\n| --- | --- | --- | --- | --- |\n";
+    const char *head = "| %u steps | RMSE against the teacher | over f32's | RMSE against f32 | file over f32's |\n| --- | --- | --- | --- | --- |\n";
     printf(head, (unsigned)s.steps);
     fprintf(s.table, head, (unsigned)s.steps);
     report(&s, "f32", s.student, float_error);
@@ -207,7 +220,7 @@ int main(int argc, char **argv) {
         uint32_t levels;
     } ways[WAYS] = {{"w8a8, 130 levels (default)", FEWSTEP_QUANTIZE_W8A8, 130}, {"w8a8, 256 levels", FEWSTEP_QUANTIZE_W8A8, 256},
                     {"w4a8", FEWSTEP_QUANTIZE_W4A8, 130},                       {"w8", FEWSTEP_QUANTIZE_W8, 256},
-                    {"w4, groups of 16", FEWSTEP_QUANTIZE_W4, 256},             {"f16", FEWSTEP_QUANTIZE_F16, 256},
+                    {"w4", FEWSTEP_QUANTIZE_W4, 256},             {"f16", FEWSTEP_QUANTIZE_F16, 256},
                     {"bf16", FEWSTEP_QUANTIZE_BF16, 256}};
     fewstep_model *made[WAYS];
     for (int i = 0; i < WAYS; i++) {
@@ -227,7 +240,7 @@ int main(int argc, char **argv) {
         double scale_learning_rate;
     } trainings[] = {{"w8a8, trained with the rounding in place", 0, 0}, {"w8a8, the same with scales that learn", 0, 3e-4},
                      {"w4a8, trained", 2, 0},                            {"w4a8, the same with scales that learn", 2, 3e-4},
-                     {"w4, groups of 16, trained", 4, 0}};
+                     {"w4, trained", 4, 0}};
     for (size_t i = 0; i < sizeof trainings / sizeof *trainings; i++) {
         fewstep_model *model = trained(&s, made[trainings[i].way], trainings[i].scale_learning_rate);
         report(&s, trainings[i].name, model, control_error);

@@ -23,8 +23,7 @@ pub const FEWSTEP_QUANTIZE_W8: i32 = 2;
 /// Weights of 4 bits with a scale for each output, what layers read rounded to 8 bits: products of whole numbers, an eighth of the bytes. It needs training with
 /// the rounding in place.
 pub const FEWSTEP_QUANTIZE_W4A8: i32 = 3;
-/// Weights of 4 bits with a scale for each 16 input channels (or 8, or all, as a layer's number of channels allows), products in float: a sixth of the bytes,
-/// for any model.
+/// Weights of 4 bits with a scale for each 16 of them (or 8, or an output's, as a layer's size allows), products in float: a sixth of the bytes, for any model.
 pub const FEWSTEP_QUANTIZE_W4: i32 = 4;
 /// All weights as f16, of any model, which diffusers still reads: half of the bytes. Those beyond f16 stay f32.
 pub const FEWSTEP_QUANTIZE_F16: i32 = 5;

@@ -310,7 +310,7 @@ fn read_quantization(record: &serde_json::Value, parameters: &[Parameter], stude
         let weight = layers.get(path.as_str()).ok_or_else(|| Error::corrupt(format!("{key}: layers: {path:?} is no layer of the network")))?;
         if numbers.weights.scales(&weight.shape).is_none() {
             let (group, shape) = (numbers.weights.group, &weight.shape);
-            return Err(Error::corrupt(format!("{key}: layers: {path:?}: groups of {group:?} input channels do not divide weights {shape:?}")));
+            return Err(Error::corrupt(format!("{key}: layers: {path:?}: groups of {group:?} weights do not divide an output's of {shape:?}")));
         }
     }
     if !quantization.has_ranges() {

@@ -35,7 +35,7 @@ impl InputNumbers {
 pub struct WeightNumbers {
     /// Bits of a number: 8 (-127 to 127) or 4 (-7 to 7).
     pub bits: u8,
-    /// Input channels that share a scale, of each output; `None`: all of them.
+    /// Neighbours of an output's weights that share a scale; `None`: all of them.
     pub group: Option<usize>,
 }
 
@@ -51,12 +51,12 @@ impl WeightNumbers {
         }
     }
 
-    /// Scales of weights [O, C, ...]: each is that of a run of them in memory. `None` where its groups are no part of C.
+    /// Scales of weights [O, ...]: each is that of a run of them in memory. `None` where its groups are no part of an output's.
     pub fn scales(self, weight: &[usize]) -> Option<usize> {
-        let (outputs, channels) = (*weight.first()?, weight.get(1).copied().unwrap_or(1));
+        let (outputs, each) = (*weight.first()?, weight[1..].iter().product::<usize>());
         match self.group {
             None => Some(outputs),
-            Some(group) => (group > 0 && channels % group == 0).then(|| outputs * (channels / group)),
+            Some(group) => (group > 0 && each % group == 0).then(|| outputs * (each / group)),
         }
     }
 
@@ -215,23 +215,38 @@ impl Quantization {
         }
     }
 
-    /// The weights as a quantised model keeps them: whole numbers for its layers, scales in f32, all else in f16 where that holds it, else in f32.
+    /// The weights as a quantised model keeps them: whole numbers for its layers, their scales in f32 (in f16 where
+    /// they are those of groups), all else in f16 where that holds it, else in f32.
     pub fn narrowed(&self, weights: &BTreeMap<String, Arc<Tensor>>) -> Result<BTreeMap<String, Arc<Tensor>>> {
         let mut narrow = BTreeMap::new();
         for (name, tensor) in weights {
             memory::check()?;
-            let scales = self.layer_of(name).and_then(|path| weights.get(&weight_scale(path)));
-            let tensor = match scales {
+            let scales = self.layer_of(name).and_then(|path| Some((path, weights.get(&weight_scale(path))?)));
+            let scales = scales.map(|(path, scales)| self.narrow_scales(path, scales)).transpose()?;
+            let tensor = match &scales {
                 Some(scales) if tensor.dtype() != DType::I8 => {
                     Arc::new(to_numbers(&tensor.to_f32()?, scales, self.weights(name).unwrap_or(WeightNumbers::BYTES).codes())?)
                 }
                 Some(_) => tensor.clone(),
-                None if self.is_scale(name) => tensor.clone(),
+                None if self.is_scale(name) => match name.strip_suffix(".weight_scale") {
+                    Some(path) => self.narrow_scales(path, tensor)?,
+                    None => tensor.clone(),
+                },
                 None => as_halves(tensor, DType::F16)?,
             };
             narrow.insert(name.clone(), tensor);
         }
         Ok(narrow)
+    }
+
+    /// A layer's scales as they are kept: those of groups are many, and so in f16 where none is too small for it.
+    fn narrow_scales(&self, path: &str, scales: &Arc<Tensor>) -> Result<Arc<Tensor>> {
+        let groups = self.layers.get(path).is_some_and(|layer| layer.weights.group.is_some());
+        let small = |scale: &f32| *scale < f16::MIN_POSITIVE.to_f32();
+        if !groups || scales.dtype() != DType::F32 || scales.as_slice::<f32>()?.iter().any(small) {
+            return Ok(scales.clone());
+        }
+        as_halves(scales, DType::F16)
     }
 
     /// The layer that a tensor is the weights of.
@@ -319,7 +334,7 @@ impl Quantization {
                 let bits = bits.ok_or_else(|| wrong(path, "\"bits\" of 4 or 8", &weight["bits"]))? as u8;
                 let group = match &weight["group"] {
                     Value::Null => None,
-                    group => Some(group.as_u64().and_then(|n| usize::try_from(n).ok()).ok_or_else(|| wrong(path, "a \"group\" of channels", group))?),
+                    group => Some(group.as_u64().and_then(|n| usize::try_from(n).ok()).ok_or_else(|| wrong(path, "a \"group\" of weights", group))?),
                 };
                 Ok(WeightNumbers { bits, group })
             })?;

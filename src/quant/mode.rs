@@ -12,7 +12,7 @@ pub enum Mode {
     W8,
     /// Weights of 4 bits with a scale for each output, inputs of bytes: the products are of whole numbers.
     W4A8,
-    /// Weights of 4 bits with a scale for each group of [`Mode::GROUP`] input channels, products in float.
+    /// Weights of 4 bits with a scale for each group of [`Mode::GROUP`] of them, products in float.
     W4,
     /// All weights as f16.
     F16,
@@ -21,7 +21,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// Input channels that share a scale where weights of 4 bits have them in groups; the greatest common divisor with a layer's, if that is 8 or 16.
+    /// Weights that share a scale where those of 4 bits have them in groups; half of it where an output's are no multiple.
     pub const GROUP: usize = 16;
 
     /// The type of all weights, where they become one of floats.
@@ -43,8 +43,8 @@ impl Mode {
         match self {
             Self::W4A8 => WeightNumbers { bits: 4, group: None },
             Self::W4 => {
-                let channels = shape.get(1).copied().unwrap_or(1);
-                WeightNumbers { bits: 4, group: [Self::GROUP, Self::GROUP / 2].into_iter().find(|group| channels.is_multiple_of(*group)) }
+                let each: usize = shape.iter().skip(1).product();
+                WeightNumbers { bits: 4, group: [Self::GROUP, Self::GROUP / 2].into_iter().find(|group| each.is_multiple_of(*group)) }
             }
             Self::W8A8 | Self::W8 | Self::F16 | Self::Bf16 => WeightNumbers::BYTES,
         }

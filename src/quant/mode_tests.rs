@@ -64,15 +64,14 @@ fn a_teacher_s_weights_are_quantised_for_any_grid() -> Result<()> {
     Ok(())
 }
 
-/// Groups are of 16 input channels, of 8 where 16 do not fit, and of all where neither does.
+/// Groups are of 16 weights, of 8 where 16 do not fit, and of all of an output where neither does.
 #[test]
-fn groups_follow_the_channels() -> Result<()> {
-    for (channels, group) in [(32, Some(16)), (48, Some(16)), (24, Some(8)), (8, Some(8)), (12, None), (1, None)] {
-        let numbers = Mode::W4.weights(&[5, channels, 3, 3]);
-        assert_eq!((numbers.bits, numbers.group), (4, group), "{channels}");
-        assert_eq!(numbers.scales(&[5, channels, 3, 3]), Some(5 * channels / group.unwrap_or(channels)));
+fn groups_follow_the_layer() {
+    for (shape, group) in [([5, 32, 3, 3], Some(16)), ([5, 24, 3, 3], Some(8)), ([5, 12, 3, 3], None), ([5, 12, 2, 2], Some(16)), ([5, 1, 1, 1], None)] {
+        let (numbers, each) = (Mode::W4.weights(&shape), shape[1..].iter().product::<usize>());
+        assert_eq!((numbers.bits, numbers.group), (4, group), "{shape:?}");
+        assert_eq!(numbers.scales(&shape), Some(5 * each / group.unwrap_or(each)));
     }
-    Ok(())
 }
 
 /// Wide layers are stored as they compute: no f16 is beyond what f16 holds.
