@@ -16,7 +16,7 @@ def structs():
     pointers = set(re.findall(r"\(\*(\w+)\)", text))
 
     def field(line):
-        match = re.fullmatch(r"(?:const )?(\w+) (\*?)(\w+)(?:\[(\w+)\])?", " ".join(line.split()))
+        match = re.fullmatch(r"(?:const )?(\w+) ((?:\*(?:const )?)*)(\w+)(?:\[(\w+)\])?", " ".join(line.split()))
         kind, star, name, count = match.groups() if match else (None,) * 4
         if star or kind in pointers:
             return name, C.c_void_p

@@ -168,8 +168,8 @@ def training():
     check(lib.fewstep_model_open(runtime, b"examples-c/data/digits_teacher", C.byref(teacher)))
     o = options("fewstep_student_options")
     plain = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2, "add_attention": False}
-    patch = json.dumps({"block_out_channels": [16, 32], "layers_per_block": 1, **plain}).encode()
-    o.config_patch, o.prediction, o.steps = patch, 3, 2
+    patch = C.c_char_p(json.dumps({"block_out_channels": [16, 32], "layers_per_block": 1, **plain}).encode())
+    o.config_patch, o.prediction, o.steps = C.cast(patch, C.c_void_p), 3, 2
     check(lib.fewstep_model_derive_student(runtime, teacher, C.byref(o), C.byref(student)))
     folder = tempfile.mkdtemp()
     check(lib.fewstep_model_save(student, folder.encode()))
