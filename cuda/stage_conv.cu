@@ -3,13 +3,15 @@
 // Floor: bytes of x, read once, and of its numbers, written once, over the bandwidth: three an element for halves. The product then reads R S times a byte an
 // element, where floats would be two or four; so this is worth a launch beside it.
 // A block has a piece of a sample's pixels and at most 512 channels, a thread eight neighbouring channels of every few pixels: 16 bytes of half, two words of
-// numbers. A norm comes by the moments of its channels, whose scales and shifts each block makes for its channels: 4 KiB of shared memory.
+// numbers. A norm comes by the moments of its channels, whose scales and shifts each block makes for its channels: 4 KiB of shared memory. SiLU is the CPU's (parts/cubic_silu.cuh): a look-up of 16 bytes in shared memory, eight of
+// which it serves a clock, in place of two special functions, of which there are sixteen.
 //
 // x       [N][pixels][C] of T, or the first of its channels; then second has the others (parts/sources.cuh)
 // scale   [1]        zero [1], the zero point
 // staged  [N][pixels][C'] of signed bytes, C' the next multiple of 16, of which those beyond C are 0; then 16 bytes that stand for 0 (parts/staged.cuh)
 #include "device/fewstep.cuh"
 #include "parts/conv_norm.cuh"
+#include "parts/cubic_silu.cuh"
 #include "parts/rounding.cuh"
 #include "parts/run.cuh"
 #include "parts/sources.cuh"
@@ -59,14 +61,21 @@ FEWSTEP_DEVICE float changed(const Unchanged&, float x, int) { return x; }
 struct Normalised {
   const float* scale;
   const float* shift;
-  bool silu;
+  const float* cubics;  // null without SiLU
 };
-FEWSTEP_DEVICE void change(const Normalised& n, Run<kCodes>& x) {
-  const Run<kCodes> scale = unpacked(load_words<kCodes>(n.scale)), shift = unpacked(load_words<kCodes>(n.shift));
-  FEWSTEP_UNROLL
-  for (int i = 0; i < kCodes; i++) x.v[i] = normalised(x.v[i], scale.v[i], shift.v[i], n.silu);
+FEWSTEP_DEVICE float normalised(const Normalised& n, float x, float scale, float shift) {
+  const float y = fs::fma(x, scale, shift);
+  return n.cubics ? cubic_silu(n.cubics, y) : y;
 }
-FEWSTEP_DEVICE float changed(const Normalised& n, float x, int i) { return normalised(x, n.scale[i], n.shift[i], n.silu); }
+FEWSTEP_DEVICE void change(const Normalised& n, Run<kCodes>& x) {
+  FEWSTEP_UNROLL
+  for (int half = 0; half < kCodes; half += 4) {
+    const Run<4> scale = unpacked(load_words<4>(n.scale + half)), shift = unpacked(load_words<4>(n.shift + half));
+    FEWSTEP_UNROLL
+    for (int i = 0; i < 4; i++) x.v[half + i] = normalised(n, x.v[half + i], scale.v[i], shift.v[i]);
+  }
+}
+FEWSTEP_DEVICE float changed(const Normalised& n, float x, int i) { return normalised(n, x, n.scale[i], n.shift[i]); }
 
 // change_of(sample, first channel of the block, how many, this thread's first among them) makes what changes the elements; all threads come to it.
 template <class T, class ChangeOf>
@@ -110,10 +119,12 @@ template <class T>
 FEWSTEP_DEVICE void stage_norm(const fs::Block& block, const Sources<T>& x, int8_t* staged, const Stage& s, const Rounding& r, const ConvNorm& norm) {
   FEWSTEP_SHARED(float, scale, kSlab);
   FEWSTEP_SHARED(float, shift, kSlab);
+  FEWSTEP_SHARED(float, cubics, kCubics);
   stage(block, x, staged, s, r, [&](int sample, int first, int count, int own) {
     fill_norm(norm, s.channels, sample, first, count, kThreads, scale, shift);
+    fill_cubics(cubics);
     fs::sync_threads();
-    return Normalised{scale + own, shift + own, norm.silu != 0};
+    return Normalised{scale + own, shift + own, norm.silu ? cubics : nullptr};
   });
 }
 

@@ -167,7 +167,7 @@ type Numbers = ([usize; 3], &'static [usize], usize, usize, usize, [usize; 4], b
 
 /// Convolutions of whole numbers as such: paths of kernels that no pass leads to in a small case.
 pub const NUMBERS: &[Numbers] = &[
-    ([2, 5, 4], &[3, 6], 5, 3, 1, [1; 4], false),        // two sources, whose channels share a run of eight
+    ([2, 5, 4], &[3, 6], 5, 3, 1, [1; 4], false),         // two sources, whose channels share a run of eight
     ([1, 6, 6], &[12, 20], 9, 3, 2, [0, 1, 2, 1], false), // the same, whole runs of four
     ([2, 4, 4], &[24, 40], 33, 1, 1, [0; 4], false),
     ([6, 16, 16], &[16], 64, 3, 1, [1; 4], false), // the CUDA backend's tall tiles
@@ -182,10 +182,8 @@ fn numbers(shape: &Numbers) -> Case {
     let &([n, h, w], joined, o, kernel, stride, pad, largest) = shape;
     let mut case = Case::new(format!("numbers {shape:?}"));
     let c: usize = joined.iter().sum();
-    let mut operands: Vec<ValueId> = joined
-        .iter()
-        .map(|own| if largest { case.data(&[n, h, w, *own], &vec![9f32; n * h * w * own]) } else { case.input(&[n, h, w, *own]) })
-        .collect();
+    let mut operands: Vec<ValueId> =
+        joined.iter().map(|own| if largest { case.data(&[n, h, w, *own], &vec![9f32; n * h * w * own]) } else { case.input(&[n, h, w, *own]) }).collect();
     let w = [o, c, kernel, kernel];
     let signs: Vec<i8> = (0..w.iter().product()).map(|i| if i / c % 2 == 0 { 127 } else { -127 }).collect();
     operands.push(if largest { case.data(&w, &signs) } else { whole_weights(&mut case, &w) });

@@ -1,7 +1,7 @@
 //! Convolutions of whole numbers: that they are such, and the numbers of the CPU.
 
 use crate::common::conv_cases::{EPILOGUES, NUMBERS, ROUNDINGS, SHAPES, quantized, quantized_graph, quantized_norm};
-use crate::common::{Case, load};
+use crate::common::{Case, Noise, load};
 use crate::gpu;
 use fewstep::Result;
 use fewstep::backend::cpu::CpuBackend;
@@ -65,30 +65,28 @@ fn error(a: &[f32], b: &[f32]) -> f64 {
     (sum(&|a, b| (a - b).powi(2)) / sum(&|_, b| b * b)).sqrt()
 }
 
-/// Norms between convolutions of whole numbers: the former give moments, the latter round what they normalise. A float's last bits differ from the CPU's, and the
-/// CPU's SiLU is a polynomial within 1.1e-4: of 255 levels over 2.3 about one number in eighty is another by one level, which is 1/100 of what it typically stands for;
-/// so the results' error is some 1e-3 of them. A wrong scale, shift or tap is an error of a tenth and more. In f16 and bf16 the norm's input is rounded to 2^-11 and
-/// 2^-8, up to a level and six.
+/// Norms between convolutions of whole numbers: the former give moments, the latter round what they normalise, by the CPU's own SiLU. In f32 a norm's last bits may
+/// differ, 2^-22 of what 100 levels are: one number in ten thousand may be another by a level, an error of 1e-4 of the results; a wrong scale, shift or tap is one
+/// of a tenth and more. In f16 and bf16 the norm's input is rounded to 2^-11 and 2^-8, a twentieth of a level and half of one: of as many numbers each is another.
 #[test]
 fn norms_are_done_on_the_way() -> Result<()> {
     let (cpu, gpu) = (CpuBackend::new(2)?, gpu());
     for (image, joined, groups, silu) in [
         ([1, 8, 8], &[8][..], 4, true),
-        ([3, 4, 8], &[20], 5, false), // ragged runs, several images
-        ([2, 8, 8], &[12, 20], 4, true),   // a group has channels of both
+        ([3, 4, 8], &[20], 5, false),       // ragged runs, several images
+        ([2, 8, 8], &[12, 20], 4, true),    // a group has channels of both
         ([2, 8, 16], &[40, 520], 28, true), // two slabs
         ([6, 16, 16], &[64], 32, true),     // tall tiles
     ] {
         let (case, y) = quantized_norm(image, joined, groups, silu);
         let expected = floats(&*ran(&cpu, &case, &Numerics::F32)?, y)?;
-        for (dtype, most) in [(DType::F32, 3e-3), (DType::F16, 6e-3), (DType::Bf16, 3e-2)] {
+        for (dtype, most) in [(DType::F32, 3e-4), (DType::F16, 6e-3), (DType::Bf16, 1.5e-2)] {
             let exe = ran(&gpu, &case, &Numerics::of(dtype)?)?;
             let convs = convolutions(exe.plan().graph());
             let norms = convs.iter().filter(|op| op.norm.as_ref().is_some_and(|norm| norm.moments > 0)).count();
             let found = (convs.len(), convs.iter().filter(|op| op.moments).count(), norms);
             assert_eq!(found, (joined.len() + 1, joined.len(), 1), "{} in {dtype:?}:\n{}", case.name, exe.plan().graph());
             let error = error(&floats(&*exe, y)?, &expected);
-            println!("{} {dtype:?} {error:e}", case.name);
             assert!(error < most, "{} in {dtype:?}: {error:e}", case.name);
         }
     }
@@ -110,10 +108,11 @@ fn a_quantised_student_samples_in_whole_numbers() -> Result<()> {
     let model = quantize(&cpu, &student, &options, &[], &mut |_, _| true, Stop::NEVER)?;
     let layers = model.quantization.as_ref().expect("numbers").layers.len();
     let table = Table::from_pairs(&model.scheduler.noise_schedule()?, model.scheduler.prediction(), &PAIRS, 0.0, model.scheduler.clip())?;
+    let noise = Noise(7).floats(2 * 16 * 16);
     let run = |backend: &dyn Backend, model: &Model, precision| -> Result<(SamplingRun, Vec<f32>)> {
         let spec = RunSpec { table: &table, batch: 2, size: [16, 16], purpose: Purpose::Evaluation, precision, guidance: None, unrolled: UNROLLED };
         let mut run = SamplingRun::new(backend, model, &spec)?;
-        run.begin(11, &[0, 1], &[], None)?;
+        run.begin(11, &[0, 1], &[], Some(&noise))?;
         run.step(None, true)?;
         let images = run.read()?.to_vec();
         Ok((run, images))
@@ -128,10 +127,11 @@ fn a_quantised_student_samples_in_whole_numbers() -> Result<()> {
         let packings = graph.nodes().iter().filter(|node| matches!(&node.op, Op::PackConv(op) if matches!(op.purpose, PackFor::Numbers(_)))).count();
         assert_eq!(packings, layers, "{precision:?}");
         assert!(convolutions(graph).iter().any(|op| op.moments) && convolutions(graph).iter().any(|op| op.norm.is_some()), "{precision:?}:\n{graph}");
-        // Numbers that fall on the other side of a tie are errors of the size of roundings; few do.
-        let found = error(&images, &expected);
-        println!("{precision:?}: {found:e}, rounding {rounding:e}");
-        assert!(found < rounding, "{precision:?}: {found:e}, of rounding itself {rounding:e}");
+        // In f32 next to nothing differs: floats between whole numbers, attention's, in their last bits. Where that moves one number by a level, or halves do many, the
+        // others behind it fall otherwise too, which is as much as rounding itself costs: the CPU's own samples of noise that differs by 1e-4 are 0.070 apart, where
+        // rounding costs 0.063. Of what is rounded they all are as near.
+        let (found, own) = (error(&images, &expected), error(&images, &in_floats));
+        assert!(found < 2.0 * rounding && own < 1.25 * rounding, "{precision:?}: {found:e} from the CPU, {own:e} from floats; rounding {rounding:e}");
     }
     Ok(())
 }

@@ -3,7 +3,10 @@
 use super::launch::Lowered;
 use super::site::Site;
 use super::target::{BF16_CAPABILITY, Target};
-use super::{attention, combine, conv2d, elementwise, gather, group_norm, optimizer, quantize, quantized_conv2d, random, reduce, resample, shape, timestep_embedding, transpose};
+use super::{
+    attention, combine, conv2d, elementwise, gather, group_norm, optimizer, quantize, quantized_conv2d, random, reduce, resample, shape, timestep_embedding,
+    transpose,
+};
 use crate::error::{Error, Result};
 use crate::graph::ops::{Cast, PackFor};
 use crate::graph::{Graph, Node, Op, OpDef};

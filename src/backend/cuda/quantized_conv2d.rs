@@ -136,3 +136,78 @@ pub(super) fn forward(op: &FusedConv2d, codes: Codes, site: &Site) -> Result<Low
     let second = second.value(plan.conv).int(plan.tiling.slices)?.value(op.scale);
     Ok(Lowered { launches: vec![first, second], workspace })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::ops::{Conv2d, GroupNorm};
+
+    const TARGET: Target = Target { capability: 75, multiprocessors: 8 };
+
+    /// A 3x3 convolution of one x [2,8,8,C] to 24 channels, and the types of its operands.
+    fn case(c: usize) -> (FusedConv2d, Vec<TensorType>) {
+        let conv = Conv2d { out_channels: 24, geometry: ConvGeometry { kernel: [3, 3], stride: 1, pad: [1; 4] }, bias: true };
+        let op = FusedConv2d { quantized: Some(Codes::U8), ..conv.into() };
+        let [x, one, outs] = [&[2, 8, 8, c][..], &[1], &[24]].map(TensorType::f32);
+        (op, vec![x, TensorType::new(DType::I8, &[24, c, 3, 3]), one, TensorType::new(DType::U8, &[1]), outs.clone(), outs])
+    }
+
+    fn plan(op: &FusedConv2d, types: &[TensorType]) -> Result<Plan> {
+        let types: Vec<&TensorType> = types.iter().collect();
+        let plan = Plan::of(op, op.quantized.unwrap_or(Codes::U8), &types, TARGET);
+        assert_eq!(accepts(op, &types, TARGET), plan.is_ok());
+        plan
+    }
+
+    #[test]
+    fn what_is_refused_is_named() {
+        let (op, types) = case(12);
+        assert!(plan(&op, &types).is_ok());
+        let norm = |moments, groups| Some(NormByMoments { norm: GroupNorm::new(groups, 1e-5, true), moments });
+        let kernel = |side| Conv2d { geometry: ConvGeometry { kernel: [side; 2], stride: 1, pad: [8; 4] }, ..op.conv };
+        let rows = [
+            ("u8", FusedConv2d { quantized: Some(Codes::I8), ..op.clone() }),
+            ("u8", FusedConv2d { parts: vec![12, 12], ..op.clone() }),
+            ("by 0 moments", FusedConv2d { norm: norm(0, 4), ..op.clone() }),
+            ("by 3 moments", FusedConv2d { norm: norm(3, 4), ..op.clone() }),
+            ("kernel of 16x16", FusedConv2d { conv: kernel(16), ..op.clone() }),
+        ];
+        for (needle, op) in rows {
+            let message = plan(&op, &types).err().map(|e| e.message).unwrap_or_default();
+            assert!(message.contains(needle), "{needle}: {message:?}");
+        }
+        assert!(plan(&FusedConv2d { norm: norm(1, 4), ..op.clone() }, &types).is_ok());
+        // A group that no thread walks over by itself.
+        let (op, types) = case(130);
+        assert!(plan(&FusedConv2d { norm: norm(1, 1), ..op }, &types).is_err_and(|e| e.message.contains("130 channels a group")));
+        // Three values.
+        let (op, types) = case(12);
+        let types = [vec![types[0].clone(); 2], types].concat();
+        assert!(plan(&FusedConv2d { sources: 3, ..op }, &types).is_err_and(|e| e.message.contains("3 values")));
+        // Images that a tile does not divide give no moments.
+        let (op, mut types) = case(12);
+        types[0] = TensorType::f32(&[2, 5, 5, 12]);
+        assert!(plan(&op, &types).is_ok());
+        assert!(plan(&FusedConv2d { moments: true, ..op }, &types).is_err_and(|e| e.message.contains("5x5 pixels")));
+    }
+
+    #[test]
+    fn every_pixel_and_channel_has_its_block() {
+        for c in [1, 12, 512, 513, 1100] {
+            for shape in [[1, 1, 1], [2, 8, 8], [3, 37, 41], [64, 32, 32]] {
+                let (op, mut types) = case(c);
+                types[0] = TensorType::f32(&[shape[0], shape[1], shape[2], c]);
+                let plan = plan(&op, &types).expect("a plan");
+                for normalised in [false, true] {
+                    let (Stage(numbers), blocks) = plan.stage(normalised, TARGET);
+                    let [pixels, channels, padded, splits, slabs] = numbers.map(|n| n as usize);
+                    let samples = if normalised { shape[0] } else { 1 };
+                    assert_eq!((samples * pixels, channels, samples * splits * slabs), (shape.iter().product(), c, blocks));
+                    assert!(padded % 16 == 0 && padded >= c && padded - c < 16);
+                    assert!(slabs * conv::NORM_CHANNELS >= padded && (slabs - 1) * conv::NORM_CHANNELS < padded);
+                    assert!((splits - 1) * pixels.div_ceil(splits) < pixels, "{splits} pieces of {pixels}: one is empty");
+                }
+            }
+        }
+    }
+}
