@@ -13,7 +13,7 @@ SMOKE_FLAGS := -std=c11 -g -Wall -Wextra -Wpedantic -Werror -Iinclude tests/c/sm
 SMOKE_LINK := -Ltarget/release -lfewstep -Wl,-rpath,'$$ORIGIN/../release'
 
 .DEFAULT_GOAL := all
-.PHONY: help all lib demo test fuzz fuzz-planted fuzz-corpus test-cuda gpu-micro gpu-check sanitize-cuda sanitize-cuda-address sanitize-cuda-thread demo-emulated mutations field-cases oom-sweep golden lint check-targets sanitize miri bench bench-peers header cuda-toolkit clean
+.PHONY: help all lib demo quant-study test fuzz fuzz-planted fuzz-corpus test-cuda gpu-micro gpu-check sanitize-cuda sanitize-cuda-address sanitize-cuda-thread demo-emulated mutations field-cases oom-sweep golden lint check-targets sanitize miri bench bench-peers header cuda-toolkit clean
 
 # What can be made.
 help: ## this list
@@ -31,6 +31,15 @@ demo: lib ## the main job: distil digits in C, save pictures and a table (a few 
 	@mkdir -p $(DEMO)
 	$(CC) -std=c11 -O2 -Wall -Wextra -Wpedantic -Werror -Iinclude examples-c/distill_digits.c -o $(DEMO)/distill_digits -Ltarget/release -lfewstep -lm -Wl,-rpath,'$$ORIGIN/../release'
 	$(DEMO)/distill_digits examples-c/data $(DEMO)
+
+# What fewer bits cost, on digits: docs/quantization_tables.md anew.
+STUDY := target/quant-study
+quant-study: lib ## quantises students of digits in every way, about 20 minutes; writes docs/quantization_tables.md
+	@mkdir -p $(STUDY)
+	for program in distill_digits quantize_digits; do \
+	  $(CC) -std=c11 -O2 -Wall -Wextra -Wpedantic -Werror -Iinclude examples-c/$$program.c -o $(STUDY)/$$program -Ltarget/release -lfewstep -lm -Wl,-rpath,'$$ORIGIN/../release' || exit 1; \
+	done
+	benches/quant-study $(STUDY)
 
 # The second family of networks in a profile of its own: a library with it must not take the place of the one that is shipped.
 test: ## all tests that need no GPU

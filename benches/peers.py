@@ -1,10 +1,12 @@
 """fewstep beside OpenVINO and PyTorch on this machine's CPU, in one run: ratios to quote.
 
-usage: make bench-peers PYTHON=venv/bin/python      (pip: torch diffusers safetensors openvino onnx onnxscript)
-The three programs take turns; figures are medians. Same weights, two threads each."""
+usage: make bench-peers PYTHON=venv/bin/python      (pip: torch diffusers safetensors openvino nncf onnx onnxscript)
+The programs take turns; figures are medians. Same weights, two threads each. Whole numbers: ours from fewstep_quantize, OpenVINO's from NNCF, on whatever
+instruction set each finds; FEWSTEP_ISA and ONEDNN_MAX_CPU_ISA lower them (avx2 and AVX2, avx_vnni and AVX2_VNNI, avx512_vnni and AVX512_CORE_VNNI)."""
 import ctypes as C
 import copy
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -13,13 +15,14 @@ import time
 import header
 
 try:
+    import nncf
     import numpy as np
     import openvino
     import torch
     import torch.nn.functional as F
     from diffusers import UNet2DModel
 except ImportError as e:
-    sys.exit(f"bench-peers needs torch, diffusers, openvino, onnx and onnxscript: {e}")
+    sys.exit(f"bench-peers needs torch, diffusers, openvino, nncf, onnx and onnxscript: {e}")
 
 THREADS = 2
 lib = C.CDLL(str(header.LIBRARY))
@@ -63,6 +66,43 @@ runtime = C.c_void_p()
 check(lib.fewstep_runtime_create(C.byref(runtime_options), C.byref(runtime)))
 
 
+def processor():
+    """What this processor has of the sets that kernels for bytes are made of."""
+    flags = open("/proc/cpuinfo").read().split()
+    return [flag for flag in ("avx2", "avx_vnni", "avx512_vnni", "amx_int8", "amx_bf16") if flag in flags]
+
+
+def sampler_of(model, batch, noise):
+    """One step from t = 999 to clean data: what runs it, and what reads the result."""
+    o = options("fewstep_sampler_options")
+    o.kind, o.spacing, o.clip, o.set_alpha_to_one, o.steps, o.batch = 1, 2, 0, 1, 1, batch
+    sampler = C.c_void_p()
+    check(lib.fewstep_sampler_create(runtime, model, C.byref(o), C.byref(sampler)))
+    begin = options("fewstep_begin_options")
+    begin.noise, begin.noise_count = noise.ctypes.data, noise.size
+
+    def run():
+        check(lib.fewstep_sampler_begin(sampler, C.byref(begin)))
+        check(lib.fewstep_sampler_run(sampler, None, None, None))
+
+    def read():
+        out = np.empty_like(noise)
+        check(lib.fewstep_sampler_read(sampler, out.ctypes.data_as(C.c_void_p), C.c_size_t(out.size)))
+        return out
+
+    return sampler, run, read
+
+
+def in_bytes(model):
+    """The same network in whole numbers, as a student of one step."""
+    student, whole = C.c_void_p(), C.c_void_p()
+    o = options("fewstep_student_options")
+    o.prediction, o.copy_weights, o.steps = 1, 1, 1
+    check(lib.fewstep_model_derive_student(runtime, model, C.byref(o), C.byref(student)))
+    check(lib.fewstep_quantize(runtime, student, None, None, None, C.byref(whole)))
+    return whole
+
+
 def evaluation():
     """student_s of the peers' table: 4.44 M parameters, 1.98 GFLOP an evaluation."""
     net = UNet2DModel(sample_size=32, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(64, 128, 128), down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"), attention_head_dim=32, norm_num_groups=32).eval()
@@ -70,6 +110,13 @@ def evaluation():
     net.save_pretrained(folder)
     model = C.c_void_p()
     check(lib.fewstep_model_open(runtime, folder.encode(), C.byref(model)))
+    whole = in_bytes(model)
+    sizes = []
+    for path, save in (("f32.safetensors", model), ("int8.safetensors", whole)):
+        check(lib.fewstep_model_save_file(save, f"{folder}/{path}".encode()))
+        sizes.append(os.path.getsize(f"{folder}/{path}"))
+    print(f"this processor has {', '.join(processor())}; FEWSTEP_ISA={os.environ.get('FEWSTEP_ISA', '')} ONEDNN_MAX_CPU_ISA={os.environ.get('ONEDNN_MAX_CPU_ISA', '')}")
+    print(f"file of int8 over f32: {sizes[1] / sizes[0]:.3f}")
 
     class Plain(torch.nn.Module):
         def forward(self, x, t):
@@ -81,23 +128,19 @@ def evaluation():
         with torch.no_grad():
             torch.onnx.export(Plain(), (x, t), onnx, input_names=["x", "t"], output_names=["eps"], dynamo=True)
             expected = net(x, t, return_dict=False)[0].numpy()
-        compiled = openvino.Core().compile_model(onnx, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": THREADS})
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": THREADS}
+        core = openvino.Core()
+        compiled = core.compile_model(onnx, "CPU", settings)
         feed = {"x": x.numpy(), "t": t.numpy()}
-        o = options("fewstep_sampler_options")
-        o.kind, o.spacing, o.clip, o.set_alpha_to_one, o.steps, o.batch = 1, 2, 0, 1, 1, batch
-        sampler = C.c_void_p()
-        check(lib.fewstep_sampler_create(runtime, model, C.byref(o), C.byref(sampler)))
-        begin = options("fewstep_begin_options")
+        calibration = [{"x": np.random.randn(batch, 3, 32, 32).astype(np.float32), "t": t.numpy()} for _ in range(20 if batch == 1 else 3)]
+        numbers = nncf.quantize(core.read_model(onnx), nncf.Dataset(calibration), preset=nncf.QuantizationPreset.MIXED, subset_size=len(calibration))
+        compiled_int8 = core.compile_model(numbers, "CPU", settings)
         noise = np.ascontiguousarray(x.numpy())
-        begin.noise, begin.noise_count = noise.ctypes.data, noise.size
-
-        def ours():
-            check(lib.fewstep_sampler_begin(sampler, C.byref(begin)))
-            check(lib.fewstep_sampler_run(sampler, None, None, None))
-
+        sampler, ours, read = sampler_of(model, batch, noise)
+        sampler_int8, ours_int8, read_int8 = sampler_of(whole, batch, noise)
         ours()
-        out = np.empty_like(noise)
-        check(lib.fewstep_sampler_read(sampler, out.ctypes.data_as(C.c_void_p), C.c_size_t(out.size)))
+        ours_int8()
+        out = read()
         abar = np.prod(1 - np.linspace(1e-4, 0.02, 1000))  # one DDIM step from t = 999 to clean data
         peer = (noise - np.sqrt(1 - abar) * expected) / np.sqrt(abar)
         print(f"batch {batch}: same weights, largest relative difference {np.abs(out - peer).max() / np.abs(peer).max():.1e}")
@@ -106,11 +149,17 @@ def evaluation():
             with torch.no_grad():
                 net(x, t, return_dict=False)
 
-        report(f"one evaluation of student_s, batch {batch}", interleaved({"fewstep": ours, "OpenVINO f32": lambda: compiled(feed), "PyTorch eager f32": eager}, 30 if batch == 1 else 12))
+        difference = np.sqrt(np.mean((read_int8() - out) ** 2) / np.mean(out**2))
+        programs = {"fewstep": ours, "fewstep int8": ours_int8, "OpenVINO f32": lambda: compiled(feed), "OpenVINO int8": lambda: compiled_int8(feed), "PyTorch eager f32": eager}
+        medians = interleaved(programs, 30 if batch == 1 else 12)
+        report(f"one evaluation of student_s, batch {batch}", medians)
+        int8 = medians["fewstep int8"]
+        print(f"  int8: over own f32 {int8 / medians['fewstep']:.2f}, over OpenVINO int8 {int8 / medians['OpenVINO int8']:.2f}, over OpenVINO's best mode {int8 / min(medians['OpenVINO int8'], medians['OpenVINO f32']):.2f}; its result is {difference:.3f} of f32's away (random weights)")
         info = STRUCTS["fewstep_sampler_info"](struct_size=C.sizeof(STRUCTS["fewstep_sampler_info"]))
         check(lib.fewstep_sampler_get_info(sampler, C.byref(info)))
         print(f"  arena {info.arena_bytes} bytes, largest live set {info.peak_live_bytes} ({info.arena_bytes / info.peak_live_bytes:.3f}), prepared {info.prepared_bytes}")
         check(lib.fewstep_sampler_destroy(sampler))
+        check(lib.fewstep_sampler_destroy(sampler_int8))
 
 
 def training():

@@ -31,9 +31,10 @@ struct Slopes {
 FEWSTEP_DEVICE Slopes slopes_of(float x, float scale, int n, int p) {
   const float raw = fs::div_rn(x, scale), q = brought_near(raw);
   if (raw != raw) return {0.0f, 0.0f};
-  if (q < float(n) || (q == float(n) && side_of(x, scale, q) <= 0)) return {0.0f, float(n)};
-  if (q > float(p) || (q == float(p) && side_of(x, scale, q) >= 0)) return {0.0f, float(p)};
-  return {1.0f, float(rounded(x, scale, q)) - q};
+  const int number = rounded(x, scale, q);
+  if (number < n) return {0.0f, float(n)};
+  if (number > p) return {0.0f, float(p)};
+  return {1.0f, float(number) - q};
 }
 
 // This thread's elements: f(i, channel) for each of the `count` from `at` on.

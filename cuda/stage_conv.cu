@@ -3,8 +3,8 @@
 // Floor: bytes of x, read once, and of its numbers, written once, over the bandwidth: three an element for halves. The product then reads R S times a byte an
 // element, where floats would be two or four; so this is worth a launch beside it.
 // A block has a piece of a sample's pixels and at most 512 channels, a thread eight neighbouring channels of every few pixels: 16 bytes of half, two words of
-// numbers. A norm comes by the moments of its channels, whose scales and shifts each block makes for its channels: 4 KiB of shared memory. SiLU is the CPU's (parts/cubic_silu.cuh): a look-up of 16 bytes in shared memory, eight of
-// which it serves a clock, in place of two special functions, of which there are sixteen.
+// numbers. A norm comes by the moments of its channels, whose scales and shifts each block makes for its channels: 4 KiB of shared memory. SiLU is the CPU's
+// (parts/cubic_silu.cuh): a look-up of 16 bytes in shared memory, which serves eight of them a clock, in place of two special functions, sixteen of which are done.
 //
 // x       [N][pixels][C] of T, or the first of its channels; then second has the others (parts/sources.cuh)
 // scale   [1]        zero [1], the zero point
@@ -130,16 +130,16 @@ FEWSTEP_DEVICE void stage_norm(const fs::Block& block, const Sources<T>& x, int8
 
 }  // namespace
 
-#define FEWSTEP_STAGE_CONV(suffix, T)                                                                                                                 \
-  FEWSTEP_KERNEL_RESIDENT(kThreads, kBlocks, fewstep_stage_conv_##suffix, const T* x, const T* second, int first_channels, const float* scale, const uint8_t* zero,     \
-                 int8_t* staged, Stage s, Range range) {                                                                                              \
-    const fs::Block block = fs::begin();                                                                                                              \
-    stage<T>(block, {x, second, first_channels}, staged, s, rounding_of(scale[0], zero[0], range), [](int, int, int, int) { return Unchanged{}; });   \
-  }                                                                                                                                                   \
-  FEWSTEP_KERNEL_RESIDENT(kThreads, kBlocks, fewstep_stage_norm_conv_##suffix, const T* x, const T* second, int first_channels, const float* scale,                     \
-                 const uint8_t* zero, int8_t* staged, Stage s, Range range, ConvNorm norm) {                                                          \
-    const fs::Block block = fs::begin();                                                                                                              \
-    stage_norm<T>(block, {x, second, first_channels}, staged, s, rounding_of(scale[0], zero[0], range), norm);                                        \
+#define FEWSTEP_STAGE_CONV(suffix, T)                                                                                                                  \
+  FEWSTEP_KERNEL_RESIDENT(kThreads, kBlocks, fewstep_stage_conv_##suffix, const T* x, const T* second, int first_channels, const float* scale,         \
+                          const uint8_t* zero, int8_t* staged, Stage s, Range range) {                                                                 \
+    const fs::Block block = fs::begin();                                                                                                               \
+    stage<T>(block, {x, second, first_channels}, staged, s, rounding_of(scale[0], zero[0], range), [](int, int, int, int) { return Unchanged{}; });    \
+  }                                                                                                                                                    \
+  FEWSTEP_KERNEL_RESIDENT(kThreads, kBlocks, fewstep_stage_norm_conv_##suffix, const T* x, const T* second, int first_channels, const float* scale,    \
+                          const uint8_t* zero, int8_t* staged, Stage s, Range range, ConvNorm norm) {                                                  \
+    const fs::Block block = fs::begin();                                                                                                               \
+    stage_norm<T>(block, {x, second, first_channels}, staged, s, rounding_of(scale[0], zero[0], range), norm);                                         \
   }
 
 FEWSTEP_STAGE_CONV(f32, float)

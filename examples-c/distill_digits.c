@@ -1,8 +1,9 @@
-/* Distils a 50-step digits teacher into a student of a sixth of its size that needs two steps.
+/* Distils a 50-step digits teacher into a student of a sixth of its size that needs two steps, and makes that one in whole numbers of a byte.
  *
- * usage: distill_digits DATA_DIR OUT_DIR [cuda]
+ * usage: distill_digits DATA_DIR OUT_DIR [cuda] [steps=N] [train=N]
  *   DATA_DIR/digits_teacher/   a diffusers folder
- *   OUT_DIR/                   samples.png, noise.npy, labels.npy, teacher50.npy, teacher2.npy, student2.npy, student/, report.json
+ *   OUT_DIR/                   samples.png, noise.npy, labels.npy, teacher50.npy, teacher2.npy, student2.npy, student2_f16.npy,
+ *                              student2_int8.npy, student/, student_int8.safetensors, report.json
  *
  * Everything that can fail returns a status; CHECK prints the library's sentence and leaves. A real host would go on instead. */
 #include <fewstep.h>
@@ -14,16 +15,15 @@
 #include <time.h>
 
 enum {
-    HELD_OUT = 512,       /* noises that training never sees */
-    SHOWN = 20,           /* of them in the picture */
-    TEACHER_STEPS = 50,   /* the reference */
-    STUDENT_STEPS = 2,
-    SUBSTEPS = 8,         /* teacher steps inside each student step while training */
-    CACHE = 12288,        /* teacher trajectories: more noises help more than a larger student */
-    TRAIN_STEPS = 3500,
-    BATCH = 128           /* of the samplers */
+    HELD_OUT = 512,     /* noises that training never sees */
+    SHOWN = 20,         /* of them in the picture */
+    TEACHER_STEPS = 50, /* the reference */
+    SUBSTEPS = 16,      /* teacher steps of a trajectory while training */
+    CACHE = 12288,      /* teacher trajectories: more noises help more than a larger student */
+    BATCH = 128         /* of the samplers */
 };
 static const uint64_t EVALUATION_SEED = 7; /* key of the held-out noises */
+static unsigned student_steps = 2, train_steps = 3500;
 
 #define CHECK(call)                                                                                        \
     do {                                                                                                   \
@@ -46,8 +46,8 @@ static int32_t show_progress(void *user, const fewstep_progress *p) {
     int percent = p->total ? (int)(100 * p->done / p->total) : 100;
     if (percent == *last) return 0;
     *last = percent;
-    printf("\r%s [%-50.*s] %3d %%", p->phase == FEWSTEP_PHASE_PREPARE ? "teacher trajectories" : "training            ", percent / 2,
-           "##################################################", percent);
+    const char *phase = p->phase == FEWSTEP_PHASE_PREPARE ? "teacher trajectories" : p->phase == FEWSTEP_PHASE_TRAIN ? "training" : "calibration";
+    printf("\r%-20s [%-50.*s] %3d %%", phase, percent / 2, "##################################################", percent);
     if (p->phase == FEWSTEP_PHASE_TRAIN) printf("  loss %.4f  lr %.1e", (double)p->loss, (double)p->learning_rate);
     if (percent == 100) printf("\n");
     fflush(stdout);
@@ -55,7 +55,8 @@ static int32_t show_progress(void *user, const fewstep_progress *p) {
 }
 
 typedef struct {
-    const char *name;
+    const char *what;
+    char name[40]; /* with its steps */
     const fewstep_model *model;
     uint32_t steps;
     float *images; /* [HELD_OUT, C, H, W] */
@@ -121,7 +122,7 @@ static fewstep_model *distil(const fewstep_runtime *runtime, const fewstep_model
         "{\"block_out_channels\": [16, 32], \"layers_per_block\": 1, \"down_block_types\": [\"DownBlock2D\", \"DownBlock2D\"],"
         " \"up_block_types\": [\"UpBlock2D\", \"UpBlock2D\"], \"add_attention\": false}";
     smaller.prediction = FEWSTEP_PREDICTION_V;
-    smaller.steps = STUDENT_STEPS;
+    smaller.steps = student_steps;
     smaller.seed = 1;
     fewstep_model *student;
     CHECK(fewstep_model_derive_student(runtime, teacher, &smaller, &student));
@@ -133,18 +134,18 @@ static fewstep_model *distil(const fewstep_runtime *runtime, const fewstep_model
     options.terms = &term;
     options.term_count = 1;
     options.term_stride = sizeof term;
-    options.steps = STUDENT_STEPS;
-    options.substeps = SUBSTEPS;
+    options.steps = student_steps;
+    options.substeps = SUBSTEPS / student_steps;
     options.cache_size = CACHE;
     options.learning_rate = 2e-3;
-    options.total_steps = TRAIN_STEPS;
+    options.total_steps = train_steps;
     options.trajectory_clip = FEWSTEP_CLIP_NONE; /* as the rows are sampled */
     fewstep_trainer *trainer;
     CHECK(fewstep_trainer_create(runtime, student, teacher, NULL, &options, &trainer));
     int percent = -1;
     CHECK(fewstep_trainer_prepare(trainer, show_progress, &percent, NULL));
     percent = -1;
-    CHECK(fewstep_trainer_train(trainer, TRAIN_STEPS, show_progress, &percent, NULL));
+    CHECK(fewstep_trainer_train(trainer, train_steps, show_progress, &percent, NULL));
 
     fewstep_trainer_info info = {.struct_size = sizeof info};
     CHECK(fewstep_trainer_get_info(trainer, &info));
@@ -154,6 +155,27 @@ static fewstep_model *distil(const fewstep_runtime *runtime, const fewstep_model
     CHECK(fewstep_trainer_destroy(trainer));
     CHECK(fewstep_model_destroy(student));
     return trained;
+}
+
+/* The student in half of the bits: nothing else is to be done. */
+static fewstep_model *halve(const fewstep_runtime *runtime, const fewstep_model *student) {
+    fewstep_quantize_options options;
+    CHECK(fewstep_quantize_options_init(&options, sizeof options));
+    options.mode = FEWSTEP_QUANTIZE_F16;
+    fewstep_model *half;
+    CHECK(fewstep_quantize(runtime, student, &options, NULL, NULL, &half));
+    return half;
+}
+
+/* The student in whole numbers, calibrated on noises of its own; the file of it is all that a game ships. */
+static fewstep_model *quantize(const fewstep_runtime *runtime, const fewstep_model *student, const char *file) {
+    fewstep_model *whole, *opened;
+    int percent = -1;
+    CHECK(fewstep_quantize(runtime, student, NULL, show_progress, &percent, &whole));
+    CHECK(fewstep_model_save_file(whole, file));
+    CHECK(fewstep_model_destroy(whole));
+    CHECK(fewstep_model_open(runtime, file, &opened));
+    return opened;
 }
 
 /* Peak resident memory of this process in MB, where the system tells. */
@@ -187,9 +209,13 @@ static void write_report(const char *file, const row *rows, int count, double tr
 }
 
 int main(int argc, char **argv) {
-    const int on_gpu = argc == 4 && !strcmp(argv[3], "cuda");
-    if (argc != 3 && !on_gpu) {
-        fprintf(stderr, "usage: %s DATA_DIR OUT_DIR [cuda]\n", argv[0]);
+    int on_gpu = 0, wrong = argc < 3;
+    for (int i = 3; i < argc; i++) {
+        if (!strcmp(argv[i], "cuda")) on_gpu = 1;
+        else if (sscanf(argv[i], "steps=%u", &student_steps) != 1 && sscanf(argv[i], "train=%u", &train_steps) != 1) wrong = 1;
+    }
+    if (wrong || student_steps < 1 || student_steps > SUBSTEPS) {
+        fprintf(stderr, "usage: %s DATA_DIR OUT_DIR [cuda] [steps=1..%d] [train=N]\n", argv[0], SUBSTEPS);
         return 2;
     }
     const char *data = argv[1], *out = argv[2];
@@ -210,40 +236,47 @@ int main(int argc, char **argv) {
     fewstep_model *student = distil(runtime, teacher);
     double train_seconds = seconds() - start;
     CHECK(fewstep_model_save(student, path(out, "student")));
+    fewstep_model *student_f16 = halve(runtime, student);
+    fewstep_model *student_int8 = quantize(runtime, student, path(out, "student_int8.safetensors"));
 
-    row rows[] = {{.name = "teacher 50 steps", .model = teacher, .steps = TEACHER_STEPS},
-                  {.name = "teacher 2 steps", .model = teacher, .steps = STUDENT_STEPS},
-                  {.name = "student 2 steps", .model = student, .steps = STUDENT_STEPS}};
-    const char *files[] = {"teacher50.npy", "teacher2.npy", "student2.npy"};
+    row rows[] = {{.what = "teacher", .model = teacher, .steps = TEACHER_STEPS},
+                  {.what = "teacher", .model = teacher, .steps = student_steps},
+                  {.what = "student", .model = student, .steps = student_steps},
+                  {.what = "f16 student", .model = student_f16, .steps = student_steps},
+                  {.what = "int8 student", .model = student_int8, .steps = student_steps}};
+    const char *files[] = {"teacher50.npy", "teacher2.npy", "student2.npy", "student2_f16.npy", "student2_int8.npy"};
     enum { ROWS = sizeof rows / sizeof rows[0] };
     int32_t labels[HELD_OUT];
     for (int i = 0; i < HELD_OUT; i++) labels[i] = i % 10;
     float *noise = malloc(total * sizeof *noise);
     fewstep_grid_row picture[ROWS];
     const size_t shape[] = {HELD_OUT, info.in_channels, info.height, info.width};
-    printf("\n%-18s %10s %10s %10s %12s\n", "", "parameters", "bytes", "RMSE", "ms/sample");
+    printf("\n%-22s %10s %10s %10s %12s\n", "", "parameters", "bytes", "RMSE", "ms/sample");
     for (int i = 0; i < ROWS; i++) {
         rows[i].images = malloc(total * sizeof *rows[i].images);
         if (!noise || !rows[i].images) {
             fprintf(stderr, "out of memory\n");
             return 1;
         }
+        snprintf(rows[i].name, sizeof rows[i].name, "%s %u steps", rows[i].what, (unsigned)rows[i].steps);
         sample_row(runtime, &rows[i], labels, image, noise);
         rows[i].rmse = rmse(rows[i].images, rows[0].images, total);
         CHECK(fewstep_save_npy_f32(path(out, files[i]), rows[i].images, shape, 4));
         picture[i] = (fewstep_grid_row){rows[i].name, rows[i].images, SHOWN};
-        printf("%-18s %10llu %10llu %10.4f %12.3f\n", rows[i].name, (unsigned long long)rows[i].parameters, (unsigned long long)rows[i].bytes, rows[i].rmse,
+        printf("%-22s %10llu %10llu %10.4f %12.3f\n", rows[i].name, (unsigned long long)rows[i].parameters, (unsigned long long)rows[i].bytes, rows[i].rmse,
                rows[i].ms_per_sample);
     }
     CHECK(fewstep_save_npy_f32(path(out, "noise.npy"), noise, shape, 4));
     CHECK(fewstep_save_npy_i32(path(out, "labels.npy"), labels, shape, 1));
     CHECK(fewstep_save_image_grid(path(out, "samples.png"), picture, ROWS, sizeof picture[0], info.in_channels, info.height, info.width, 4));
     write_report(path(out, "report.json"), rows, ROWS, train_seconds);
-    printf("\nstudent error: %.2f of the teacher's own at %d steps; distilled in %.0f s; peak memory %.0f MB\nwrote %s\n", rows[2].rmse / rows[1].rmse, STUDENT_STEPS,
+    printf("\nstudent error: %.2f of the teacher's own at %u steps; distilled in %.0f s; peak memory %.0f MB\nwrote %s\n", rows[2].rmse / rows[1].rmse, student_steps,
            train_seconds, peak_memory(), path(out, "samples.png"));
 
     for (int i = 0; i < ROWS; i++) free(rows[i].images);
     free(noise);
+    CHECK(fewstep_model_destroy(student_int8));
+    CHECK(fewstep_model_destroy(student_f16));
     CHECK(fewstep_model_destroy(student));
     CHECK(fewstep_model_destroy(teacher));
     CHECK(fewstep_runtime_destroy(runtime));

@@ -318,6 +318,11 @@ FEWSTEP_API fewstep_status fewstep_cancel_token_destroy(fewstep_cancel_token *to
 #define FEWSTEP_PHASE_QUANTIZE 4
 
 /**
+ * Progress of fewstep_quantize_report: `done` of `total` models that were sampled, two for each layer and two more.
+ */
+#define FEWSTEP_PHASE_REPORT 5
+
+/**
  * How far a blocking call is. Only valid inside the callback. Later versions may have more fields: read no more than struct_size bytes.
  */
 typedef struct {
@@ -370,7 +375,8 @@ typedef int32_t (*fewstep_progress_callback)(void *user, const fewstep_progress 
 /**
  * Compute on the CPU, with the best instructions that it has. The environment variable FEWSTEP_ISA, read once, lowers them, for floats and for bytes:
  * portable; avx2; avx_vnni (floats on AVX2, bytes on AVX-VNNI); avx512, also avx512_vnni (AVX-512, bytes on its VNNI); neon_dot; neon_i8mm; and amx (AVX-512,
- * bytes on AMX), which nothing uses unless it is named: that kernel has never run on a processor that has it.
+ * bytes on AMX), which nothing uses unless it is named: that kernel has never run on a processor that has it. Any other value changes nothing, and a runtime's
+ * log has a warning of it.
  */
 #define FEWSTEP_DEVICE_CPU 0
 
@@ -851,7 +857,7 @@ typedef struct {
    */
   uint32_t conditions;
   /**
-   * Layers that compute in whole numbers; 0 for a model that fewstep_quantize did not make.
+   * Layers that compute in whole numbers: of a model that fewstep_quantize made, or that was opened from the file of such a one; 0 for other models.
    */
   uint32_t quantized_layers;
   /**
@@ -880,8 +886,8 @@ typedef struct {
  * The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call, also while the folder is saved into: what
  * opens is the model before or after.
  * Returns OK, INVALID_ARGUMENT, NOT_FOUND (no such file or tensor), IO, CORRUPT_FILE (also a Git LFS pointer), SHAPE (a tensor of the wrong shape),
- * UNSUPPORTED (another model class or option, pickled weights), VERSION_MISMATCH (a file of a later fewstep), NUMERIC (weights that are not finite) or
- * OUT_OF_MEMORY.
+ * UNSUPPORTED (another model class or option, pickled weights, whole numbers without a record of what they stand for), VERSION_MISMATCH (a file of a later
+ * fewstep), NUMERIC (weights that are not finite) or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_model_open(const fewstep_runtime *runtime,
@@ -909,8 +915,8 @@ FEWSTEP_API fewstep_status fewstep_model_open_buffer(const fewstep_runtime *runt
 
 /**
  * The same from the files of a diffusers folder in memory: the texts of `config.json` and `scheduler_config.json` (NULL for diffusers' defaults) and the
- * bytes of the safetensors file. Everything is copied. A few-step student's grid is in none of them: open a student with fewstep_model_open_buffer, from
- * the bytes of a file of fewstep_model_save_file.
+ * bytes of the safetensors file. Everything is copied. A few-step student's grid is in none of them, nor what the numbers of a quantised model stand for,
+ * which are UNSUPPORTED here: open such models with fewstep_model_open_buffer, from the bytes of a file of fewstep_model_save_file.
  *
  * Ownership, threads and codes as fewstep_model_open.
  */
@@ -966,10 +972,10 @@ fewstep_status fewstep_model_derive_student(const fewstep_runtime *runtime,
  * most a minute (not on file systems without locks: there a mixture is possible, and refused when it is opened). The old and the new model lie side
  * by side for a moment: the disk needs room for both.
  *
- * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a grid that diffusers cannot express: use
- * fewstep_model_save_file; a config of more text than is read), NUMERIC (a weight that is not finite, which could not be opened again; nothing is
- * written), IO, NOT_FOUND, VERSION_MISMATCH (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether the new model is already the one that opens (it could not
- * be put into place whole, and the next save or opening goes on) or the old one still is.
+ * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a quantised model, or a grid, that diffusers
+ * cannot express: use fewstep_model_save_file; a config of more text than is read), NUMERIC (a weight that is not finite, which could not be opened again;
+ * nothing is written), IO, NOT_FOUND, VERSION_MISMATCH (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether the new
+ * model is already the one that opens (it could not be put into place whole, and the next save or opening goes on) or the old one still is.
  */
 FEWSTEP_API
 fewstep_status fewstep_model_save(const fewstep_model *model,
@@ -980,8 +986,8 @@ fewstep_status fewstep_model_save(const fewstep_model *model,
  * read back. It appears whole or not at all. `path` is UTF-8. Weights are written as fewstep_model_save does.
  *
  * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a config of more text than is read), NUMERIC (a weight
- * that is not finite, which could not be opened again; nothing is written), IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY; what holds for all files that are written, and what IO means, is at the top
- * of this header.
+ * that is not finite, which could not be opened again; nothing is written), IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY; what holds for all files that are
+ * written, and what IO means, is at the top of this header.
  */
 FEWSTEP_API
 fewstep_status fewstep_model_save_file(const fewstep_model *model,
@@ -1499,6 +1505,11 @@ typedef struct {
    * 0.
    */
   uint32_t reserved2;
+  /**
+   * Of a quantised student: peak learning rate of the scales of its whole numbers, as a share of each scale (3e-4 changes them by that much a step), with the
+   * warm-up and the decay of learning_rate; they stay for the last tenth of total_steps. 0 (the default) leaves them as they were calibrated.
+   */
+  double scale_learning_rate;
 } fewstep_trainer_options;
 
 
@@ -1667,7 +1678,8 @@ FEWSTEP_API fewstep_status fewstep_trainer_options_init(fewstep_trainer_options 
  * of the options stops it.
  *
  * The caller owns `*out` and gives it to fewstep_trainer_destroy; it keeps what it needs of the other handles alive. Any thread may call.
- * Returns OK, INVALID_ARGUMENT, SHAPE (networks or data that do not fit together), UNSUPPORTED, CANCELLED, NUMERIC or OUT_OF_MEMORY.
+ * Returns OK, INVALID_ARGUMENT, SHAPE (networks or data that do not fit together), UNSUPPORTED (also a quantised student with pairs that are not its own grid,
+ * or with a term at FEWSTEP_POINT_DATA, which lies on none; a quantised teacher), CANCELLED, NUMERIC or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_trainer_create(const fewstep_runtime *runtime,
@@ -1802,8 +1814,40 @@ fewstep_status fewstep_trainer_destroy(fewstep_trainer *trainer);
 
 
 /* ---------------------------------------------------------------------------
- * Quantisation: students in whole numbers
+ * Quantisation: models in fewer bits
  * --------------------------------------------------------------------------- */
+
+/**
+ * Weights of 8 bits with a scale for each output, what layers read rounded to 8 bits: products of whole numbers, a quarter of the bytes.
+ */
+#define FEWSTEP_QUANTIZE_W8A8 1
+
+/**
+ * Weights of 8 bits, products in float: a quarter of the bytes, for any model.
+ */
+#define FEWSTEP_QUANTIZE_W8 2
+
+/**
+ * Weights of 4 bits with a scale for each output, what layers read rounded to 8 bits: products of whole numbers, an eighth of the bytes. It needs training with
+ * the rounding in place.
+ */
+#define FEWSTEP_QUANTIZE_W4A8 3
+
+/**
+ * Weights of 4 bits with a scale for each 16 input channels (or 8, or all, as a layer's number of channels allows), products in float: a sixth of the bytes,
+ * for any model.
+ */
+#define FEWSTEP_QUANTIZE_W4 4
+
+/**
+ * All weights as f16, of any model, which diffusers still reads: half of the bytes. Those beyond f16 stay f32.
+ */
+#define FEWSTEP_QUANTIZE_F16 5
+
+/**
+ * The same as bfloat16.
+ */
+#define FEWSTEP_QUANTIZE_BF16 6
 
 /**
  * How a student is quantised. Fill it with fewstep_quantize_options_init, then change fields.
@@ -1835,6 +1879,14 @@ typedef struct {
    */
   uint32_t width;
   /**
+   * FEWSTEP_QUANTIZE_*; W8A8 by default.
+   */
+  int32_t mode;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
    * Seed of the samples' noise and labels.
    */
   uint64_t seed;
@@ -1865,18 +1917,19 @@ typedef struct {
 FEWSTEP_API fewstep_status fewstep_quantize_options_init(fewstep_quantize_options *options, size_t struct_size);
 
 /**
- * Makes a few-step student in whole numbers of another: weights of most layers are signed bytes with a scale for each output, what these layers read is
- * rounded to unsigned bytes with one scale each, and their products are summed exactly. Scales come from the ranges that the student's layers have while it
- * samples, in every step of its own grid. What stays in float is kept as f16. `options` may be NULL for the defaults; `progress` may be NULL and reports
- * FEWSTEP_PHASE_QUANTIZE: `done` of `total` samples.
+ * Makes a model in fewer bits of another, as `options` says (NULL for the defaults): by default, of a few-step student, one in which weights of most layers are
+ * signed bytes with a scale for each output, what these layers read is rounded to unsigned bytes with one scale each, and their products are summed exactly.
+ * Scales of what is read come from the ranges that the student's layers have while it samples, in every step of its own grid; other modes take any model and
+ * sample nothing. What stays in float is kept as f16, and as f32 where it is beyond f16. `progress` may be NULL and reports FEWSTEP_PHASE_QUANTIZE: `done` of
+ * `total` samples.
  *
- * The result is a model like any other. On a CPU its samplers run on kernels for bytes, with the same bits on every processor that has the same floats; on
- * CUDA they compute in floats what the bytes stand for. Samplers off the student's own grid are refused with UNSUPPORTED. A trainer of it trains with the
- * rounding in place; its snapshots are quantised again. fewstep_model_save_file keeps the bytes; diffusers cannot read such a model.
+ * The result is a model like any other. With rounded inputs, its samplers run on kernels for bytes on a CPU, with the same bits on every processor that has the
+ * same floats; samplers, evaluations and trainers off the student's own grid are refused with UNSUPPORTED. A trainer of a model with rounded weights trains with
+ * the rounding in place; its snapshots are quantised again. fewstep_model_save_file keeps the bits; diffusers can read models of f16 and bfloat16 alone.
  *
  * The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call. Returns OK, INVALID_ARGUMENT (also for a
- * model without a grid of its own, or a pattern that names no layer), SHAPE, NUMERIC (a layer whose input is not finite), CANCELLED, UNSUPPORTED or
- * OUT_OF_MEMORY.
+ * model without a grid of its own where inputs are rounded, a model that is quantised already, or a pattern that names no layer), SHAPE (a size that the model
+ * cannot take, a dataset with planes of another), NUMERIC (a layer whose input is not finite), CANCELLED, UNSUPPORTED or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_quantize(const fewstep_runtime *runtime,
@@ -1885,6 +1938,68 @@ fewstep_status fewstep_quantize(const fewstep_runtime *runtime,
                                 fewstep_progress_callback progress,
                                 void *user,
                                 fewstep_model **out);
+
+
+/* ---------------------------------------------------------------------------
+ * What each layer's whole numbers cost
+ * --------------------------------------------------------------------------- */
+
+/**
+ * What the whole numbers of a layer cost, or those of all layers. Only valid inside the callback. Later versions may have more fields: read no more than
+ * struct_size bytes.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * Steps of the student's grid.
+   */
+  uint32_t step_count;
+  /**
+   * The layer's path in the file, without ".weight"; NULL for all layers together.
+   */
+  const char *layer;
+  /**
+   * Errors of each step, `step_count` numbers: root of the mean square of the difference between the states that the step lands on, of the student in floats
+   * and of one in which this layer alone computes in whole numbers, from the same noise.
+   */
+  const double *step_errors;
+  /**
+   * This layer's part of the sum of the squares of all layers' last errors, 0 to 1; 1 for all layers together.
+   */
+  double share;
+  /**
+   * The last error where all other layers compute in whole numbers and this one stays in float, as fewstep_quantize_options.keep has it; 0 for all layers
+   * together.
+   */
+  double error_if_kept;
+} fewstep_layer_report;
+
+/**
+ * Called for all layers together, then for each, in the order of their paths, on the thread that made the call. Must return normally (no C++ exception, no
+ * longjmp).
+ */
+typedef void (*fewstep_layer_report_callback)(void *user, const fewstep_layer_report *report);
+
+/**
+ * Measures what the whole numbers of `quantized` cost: calls `visit` for all layers together and for each. `student` is the model in floats that it was made
+ * of. `options` has the samples (samples, batch, height, width, seed, dataset, cancel); levels and keep are of no effect; NULL for the defaults. The noises are
+ * others than those of a calibration with the same seed. For each layer two models are compiled and sampled: this takes as long as some hundred runs.
+ * `progress` may be NULL and reports FEWSTEP_PHASE_REPORT; `user` goes to both callbacks.
+ *
+ * Any thread may call. Returns OK, INVALID_ARGUMENT (also for models that do not belong together, or `visit` NULL), SHAPE, NUMERIC, CANCELLED, UNSUPPORTED or
+ * OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_quantize_report(const fewstep_runtime *runtime,
+                                       const fewstep_model *student,
+                                       const fewstep_model *quantized,
+                                       const fewstep_quantize_options *options,
+                                       fewstep_progress_callback progress,
+                                       fewstep_layer_report_callback visit,
+                                       void *user);
 
 
 /* ---------------------------------------------------------------------------
@@ -2452,7 +2567,8 @@ typedef struct {
    */
   size_t x_t_count;
   /**
-   * Timestep of each image; any finite number, but networks are trained on 0 to num_train_timesteps - 1.
+   * Timestep of each image; any finite number, but networks are trained on 0 to num_train_timesteps - 1, and a quantised one takes those alone that the
+   * steps of its own grid begin at.
    */
   const float *timesteps;
   /**
@@ -2539,7 +2655,8 @@ fewstep_status fewstep_evaluator_create(const fewstep_runtime *runtime,
  * the output reads as is the model's prediction type. Waits until a GPU is done.
  *
  * One thread at a time. Returns OK, INVALID_ARGUMENT (also for labels out of range, or a conditioning that is missing, or that the model does not take),
- * SHAPE, NUMERIC (a number that is not finite, given or computed), CANCELLED (by the runtime's token), STATE or OUT_OF_MEMORY.
+ * SHAPE, NUMERIC (a number that is not finite, given or computed), UNSUPPORTED (a timestep off a quantised model's grid), CANCELLED (by the runtime's token),
+ * STATE or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_evaluator_run(fewstep_evaluator *evaluator,

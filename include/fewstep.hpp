@@ -204,6 +204,14 @@ fewstep_conditioning class_labels(std::vector<std::int32_t> &&) = delete;
 inline fewstep_conditioning conditioning(std::int32_t kind, const std::vector<float> &values) noexcept { return {kind, 0, values.data(), values.size()}; }
 fewstep_conditioning conditioning(std::int32_t, std::vector<float> &&) = delete;
 
+/** What a layer's whole numbers cost: see fewstep_layer_report. */
+struct LayerReport {
+    std::string layer; /**< Its path; empty for all layers together. */
+    std::vector<double> step_errors;
+    double share = 0;
+    double error_if_kept = 0;
+};
+
 /**
  * A flag that stops blocking calls from any thread. Every member function may run at any time. In a struct of options it is
  * `options.cancel = token.handle().get()`.
@@ -332,6 +340,26 @@ class Model : public detail::Owner<fewstep_model> {
     /** This student in whole numbers of one byte. Throws Error. */
     Model quantize(const Runtime &runtime, const fewstep_quantize_options &options = quantize_options()) const {
         return make(runtime, [&](auto *at, auto **out) { return fewstep_quantize(at, handle().get(), &options, nullptr, nullptr, out); });
+    }
+
+    /** What the whole numbers of `quantized`, which was made of this student, cost: all layers together, then each. Throws Error. */
+    std::vector<LayerReport> quantize_report(const Runtime &runtime, const Model &quantized,
+                                             const fewstep_quantize_options &options = quantize_options()) const {
+        struct Seen {
+            std::vector<LayerReport> all;
+            std::exception_ptr thrown;
+        } seen;
+        const auto visit = [](void *user, const fewstep_layer_report *layer) noexcept {
+            Seen &to = *static_cast<Seen *>(user);
+            try {
+                to.all.push_back({layer->layer ? layer->layer : "", {layer->step_errors, layer->step_errors + layer->step_count}, layer->share, layer->error_if_kept});
+            } catch (...) {
+                to.thrown = std::current_exception();
+            }
+        };
+        check(fewstep_quantize_report(runtime.handle().get(), handle().get(), quantized.handle().get(), &options, nullptr, visit, &seen));
+        if (seen.thrown) std::rethrow_exception(seen.thrown);
+        return std::move(seen.all);
     }
 
     /** Saves a diffusers folder. Throws Error. */

@@ -4,7 +4,7 @@ use libfuzzer_sys as _; // its library has what the coverage flags ask for
 
 use fewstep::io::safetensors;
 use fewstep::tensor::{DType, Tensor};
-use fewstep_fuzz::files::{self, CONFIG, SCHEDULER, STUDENT};
+use fewstep_fuzz::files::{self, CONFIG, NUMBERS, SCHEDULER, STUDENT};
 use fewstep_fuzz::trainer::Fixture;
 use std::collections::BTreeMap;
 use std::io::{Cursor, Write};
@@ -92,7 +92,15 @@ fn tensor_files() -> Vec<(&'static str, Vec<u8>)> {
 
 fn models() -> Vec<(&'static str, Vec<u8>)> {
     let whole = files::model_file(&files::model(), CONFIG, SCHEDULER, STUDENT).expect("a file");
-    vec![("whole", whole), ("config", CONFIG.as_bytes().to_vec())]
+    let numbers = files::quantized_file(NUMBERS).expect("a file");
+    // An object is meant, a network's layer, and the student's grid.
+    let crafted = [
+        ("layer", NUMBERS.replace(r#"{"input":{"low":0,"high":129,"zero_point":7}}"#, "5")),
+        ("norm", NUMBERS.replace("resnets.0.conv1", "resnets.0.norm1")),
+        ("grid", NUMBERS.replacen("[[999,499],[499,-1]]", "[[999,-1]]", 1)),
+    ];
+    let crafted = crafted.map(|(name, record)| (name, files::quantized_file(&record).expect("a file")));
+    [("whole", whole), ("config", CONFIG.as_bytes().to_vec()), ("numbers", numbers)].into_iter().chain(crafted).collect()
 }
 
 fn checkpoints() -> Vec<(&'static str, Vec<u8>)> {

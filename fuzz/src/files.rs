@@ -1,9 +1,10 @@
 //! Small valid files: the beginnings of the corpus, and the shells that targets put their inputs into.
 
 use fewstep::io::{SchedulerConfig, safetensors};
-use fewstep::nn::{Model, families};
+use fewstep::nn::{InputNumbers, LayerNumbers, Model, Quantization, families};
 use fewstep::tensor::Tensor;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The smallest U-Net: 2 channels, one block, no attention.
 pub const CONFIG: &str = r#"{"_class_name":"UNet2DModel","sample_size":4,"in_channels":1,"out_channels":1,"layers_per_block":1,"block_out_channels":[2],
@@ -26,6 +27,23 @@ pub fn model() -> Model {
 pub fn model_file(model: &Model, config: &str, scheduler: &str, student: &str) -> Option<Vec<u8>> {
     let texts = [("fewstep.model", "1"), ("config.json", config), ("scheduler_config.json", scheduler), ("fewstep.json", student)];
     with_metadata(model, &texts)
+}
+
+/// What a student says of itself one of whose layers computes in whole numbers.
+pub const NUMBERS: &str = r#"{"version":1,"pairs":[[999,499],[499,-1]],"teacher_substeps":10,"quantization":{"version":1,"pairs":[[999,499],[499,-1]],
+"layers":{"mid_block.resnets.0.conv1":{"input":{"low":0,"high":129,"zero_point":7}}}}}"#;
+
+/// A whole file of the model of such a student, with this record of it.
+pub fn quantized_file(record: &str) -> Option<Vec<u8>> {
+    let layer = "mid_block.resnets.0.conv1";
+    let input = Some(InputNumbers { low: 0, high: 129, zero: 7 });
+    let mut model = model();
+    for (name, scales) in [("input_scale", &[0.03f32][..]), ("weight_scale", &[0.004, 0.005])] {
+        model.weights.insert(format!("{layer}.{name}"), Arc::new(Tensor::from_slice(&[scales.len()], scales).ok()?));
+    }
+    model.quantization = Some(Quantization { layers: BTreeMap::from([(layer.into(), LayerNumbers { input })]), pairs: vec![(999, 499), (499, -1)] });
+    let texts = [("fewstep.model", "2"), ("config.json", CONFIG), ("scheduler_config.json", SCHEDULER), ("fewstep.json", record)];
+    with_metadata(&model.narrowed().ok()?, &texts)
 }
 
 fn with_metadata(model: &Model, texts: &[(&str, &str)]) -> Option<Vec<u8>> {

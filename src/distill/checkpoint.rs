@@ -116,8 +116,8 @@ impl Trainer {
     }
 
     /// Continues where `save` stopped, with the steps that are done and all of AdamW's state. The trainer must have been created with the same student
-    /// architecture and numbers, noise schedule and prediction type, and with the same options but for those of `changes`, a mask of [`OptionGroup`]. Nothing changes on
-    /// an error.
+    /// architecture and numbers, noise schedule and prediction type, and with the same options but for those of `changes`, a mask of [`OptionGroup`]. Nothing
+    /// changes on an error.
     pub fn resume(&mut self, path: &Path, changes: u32) -> Result<()> {
         let mut file = TensorFile::open(path)?;
         let shown = path.display();

@@ -8,6 +8,9 @@ pub const STUDENT: &str = "student.";
 /// Prefix of the teacher's parameters in a training graph.
 pub const TEACHER: &str = "teacher.";
 
+/// Prefix of the parameters of the set [`SCALES`](super::parameters::SCALES).
+const SCALE_CHANGES: &str = "scales.";
+
 /// A network in a training graph.
 #[derive(Clone, Copy)]
 pub struct Role<'a> {
@@ -21,6 +24,11 @@ impl<'a> Role<'a> {
     /// The network that learns.
     pub fn student(model: &'a Model, prediction: Prediction) -> Self {
         Self { network: Predictor::new(model, STUDENT), prediction }
+    }
+
+    /// The same with scales that learn, as their own set of parameters.
+    pub fn learning_scales(self, learns: bool) -> Self {
+        Self { network: Predictor { scale_changes: learns.then_some(SCALE_CHANGES), ..self.network }, ..self }
     }
 
     /// The frozen network.

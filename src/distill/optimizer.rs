@@ -32,6 +32,8 @@ pub struct Optimizer {
     pub weight_decay: f64,
     /// Largest global gradient norm; infinity for none.
     pub clip_norm: f64,
+    /// The step from which on nothing moves any more.
+    pub frozen_from: u64,
     /// Decay of the moving average; at step n at most n/(n+1), so that it starts as the plain mean.
     pub ema_decay: f64,
 }
@@ -48,6 +50,7 @@ impl Default for Optimizer {
             eps: 1e-8,
             weight_decay: 0.0,
             clip_norm: 1.0,
+            frozen_from: u64::MAX,
             ema_decay: 0.995,
         }
     }
@@ -75,8 +78,17 @@ impl Optimizer {
         Ok(())
     }
 
+    /// Of the scales of whole numbers, each change of which is a share of it (Esser et al. 2020, section 2): as these parameters learn, but at a rate of their
+    /// own, without decay towards where they were, and fixed for the last tenth, in which the weights settle on them.
+    pub fn of_scales(&self, learning_rate: f64) -> Self {
+        Self { learning_rate, weight_decay: 0.0, frozen_from: self.total_steps - self.total_steps / 10, ..self.clone() }
+    }
+
     /// Learning rate of the step after `done` steps.
     pub fn rate(&self, done: u64) -> f64 {
+        if done >= self.frozen_from {
+            return 0.0;
+        }
         let warm = ((done + 1) as f64 / self.warmup_steps.max(1) as f64).min(1.0);
         let decay = match self.decay {
             LearningRate::Constant => 1.0,

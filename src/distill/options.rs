@@ -28,6 +28,8 @@ pub struct TrainerOptions {
     pub cache_batch: usize,
     /// How the student learns.
     pub optimizer: Optimizer,
+    /// Learning rate of the scales of a quantised student, as a share of each; 0 leaves them as they were calibrated.
+    pub scale_learning_rate: f64,
     /// [H, W]; the student's sample_size when `None`.
     pub size: Option<[usize; 2]>,
     /// Type of the networks' activations and their gradients: f32, f16 or bf16. Parameters, statistics, losses and the update are f32 in any case.
@@ -52,6 +54,7 @@ impl Default for TrainerOptions {
             cache_size: 8192,
             cache_batch: 128,
             optimizer: Optimizer::default(),
+            scale_learning_rate: 0.0,
             size: None,
             precision: DType::F32,
             loss_scale: 65536.0,
@@ -77,6 +80,9 @@ impl TrainerOptions {
         }
         self.terms.iter().try_for_each(Term::check)?;
         self.optimizer.check()?;
+        if self.learns_scales() {
+            self.optimizer.of_scales(self.scale_learning_rate).check().map_err(|e| e.context("scale_learning_rate"))?;
+        }
         if self.needs().cache && (self.pairs.is_empty() || self.cache_size == 0 || self.substeps == 0) {
             return Err(Error::invalid("trajectory objectives need a grid of step pairs, teacher sub-steps and a cache of at least one trajectory"));
         }
@@ -89,6 +95,11 @@ impl TrainerOptions {
             )));
         }
         Ok(())
+    }
+
+    /// Whether the scales of whole numbers learn.
+    pub fn learns_scales(&self) -> bool {
+        self.scale_learning_rate != 0.0
     }
 
     /// What the terms cannot be built without.

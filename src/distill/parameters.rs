@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 /// The student's set.
 pub const STUDENT: &str = "student";
+/// The set of the changes of a quantised student's scales.
+pub const SCALES: &str = "scales";
 
 /// What training keeps of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +67,14 @@ impl ParameterSet {
     pub fn student(model: &Model, optimizer: Optimizer) -> Result<Self> {
         let parameter = |(name, initial): (&String, &Arc<Tensor>)| Parameter { name: name.clone(), initial: initial.clone() };
         Self::new(STUDENT, memory::collect(model.weights.iter().filter(|(name, _)| model.learns(name)).map(parameter), "parameters")?, optimizer)
+    }
+
+    /// The changes of the scales of a student's whole numbers, 0 at first.
+    pub fn scales(model: &Model, optimizer: Optimizer) -> Result<Self> {
+        let scales = model.weights.iter().filter(|(name, _)| !model.learns(name));
+        let parameter =
+            |(name, scale): (&String, &Arc<Tensor>)| Ok(Parameter { name: name.clone(), initial: Arc::new(Tensor::zeros(DType::F32, scale.shape())?) });
+        Self::new(SCALES, memory::try_collect(scales.map(parameter), "parameters")?, optimizer)
     }
 
     /// Its name.

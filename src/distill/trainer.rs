@@ -7,7 +7,7 @@ use super::draws::DrawInputs;
 use super::loss_scale::{LossScale, LossScaleInputs};
 use super::options::TrainerOptions;
 use super::overflow::{StateBounds, Watch, largest};
-use super::parameters::{Parameter, ParameterSet, STUDENT, State};
+use super::parameters::{Parameter, ParameterSet, SCALES, STUDENT, State};
 use super::phase::{Segments, UpdateInputs};
 use super::points::{CACHE, DATASET};
 use super::training_graph::{Results, TrainingGraph};
@@ -18,8 +18,10 @@ use crate::error::{Error, Result};
 use crate::graph::ops::ClipScale;
 use crate::graph::{Numerics, ValueId};
 use crate::memory;
+use crate::names::Named;
 use crate::nn::conditions::describe;
-use crate::nn::{ConditionKind, Model, StudentInfo};
+use crate::nn::{ConditionKind, Model, Quantization, StudentInfo, scale_after};
+use crate::sampling::check_rows;
 use crate::tensor::{Tensor, try_vec};
 use std::sync::Arc;
 
@@ -366,6 +368,12 @@ impl Trainer {
         for (name, tensor) in self.weights(&self.sets[0], kind)? {
             model.weights.insert(name, tensor);
         }
+        for set in self.sets.iter().filter(|set| set.name() == SCALES) {
+            for (name, changes) in self.weights(set, kind)? {
+                let scales = self.student.weights.get(&name).ok_or_else(|| Error::internal(format!("no scale '{name}'")))?;
+                model.weights.insert(name.clone(), Arc::new(changed(&name, scales, &changes)?));
+            }
+        }
         model.check_finite()?;
         model = model.narrowed()?;
         if !self.options.pairs.is_empty() {
@@ -460,25 +468,53 @@ impl Trainer {
     }
 }
 
-/// What the conditions of a teacher's trajectories are drawn from: nothing for labels alone, else the dataset, whose images are of the trajectories' size.
+/// Scales with what they have learned.
+fn changed(name: &str, scales: &Tensor, changes: &Tensor) -> Result<Tensor> {
+    let mut learned = scales.to_f32()?;
+    for (scale, change) in learned.as_mut_slice::<f32>()?.iter_mut().zip(changes.as_slice::<f32>()?) {
+        *scale = scale_after(*scale, *change);
+        if !(scale.is_finite() && *scale > 0.0) {
+            return Err(Error::numeric(format!("tensor \"{name}\": a scale has become {scale}; train with a smaller scale_learning_rate")));
+        }
+    }
+    Ok(learned)
+}
+
+/// What the conditions of a teacher's trajectories are drawn from: nothing for labels alone, else the dataset, whose rows are those of trajectories' images.
 fn trajectory_rows(teacher: &Model, dataset: Option<&Dataset>, size: [usize; 2]) -> Result<Vec<Arc<Tensor>>> {
     let conditions = teacher.roles()?.conditions;
     let Some(other) = conditions.iter().find(|c| !matches!(c.kind, ConditionKind::Labels { .. })) else { return Ok(vec![]) };
     let missing = || Error::invalid(format!("the teacher's trajectories need {}: give a dataset with them", other.kind.name()));
-    let dataset = dataset.ok_or_else(missing)?;
-    if dataset.size() != size {
-        let found = dataset.size();
-        return Err(Error::shape(format!("the dataset's images are {found:?} (H, W), the trajectories whose {} come from it {size:?}", other.kind.name())));
+    let rows = dataset.ok_or_else(missing)?.conditions_of(&conditions)?;
+    check_rows(&conditions, &rows, size)?;
+    Ok(rows)
+}
+
+/// Refuses to evaluate a quantised network where its ranges are not known: off its own grid.
+fn check_grids(student: &Model, teacher: Option<&Model>, options: &TrainerOptions) -> Result<()> {
+    let ranges = |model: &Model| model.quantization.as_ref().is_some_and(Quantization::has_ranges);
+    if teacher.is_some_and(ranges) {
+        return Err(Error::unsupported("the teacher is quantised, for no grid but its own: give the model that it was made of"));
     }
-    dataset.conditions_of(&conditions)
+    let Some(quantization) = student.quantization.as_ref().filter(|_| ranges(student)) else { return Ok(()) };
+    let own = &quantization.pairs;
+    if let Some(term) = options.terms.iter().find(|term| !term.point.kind().on_grid) {
+        let point = term.point.name();
+        return Err(Error::unsupported(format!("a term's point is {point}, at any timestep; the student is quantised for its own grid {own:?} alone")));
+    }
+    if options.pairs != *own {
+        return Err(Error::unsupported(format!("the student is quantised for its own grid {own:?}, the trainer's pairs are {:?}", options.pairs)));
+    }
+    Ok(())
 }
 
 /// Refuses networks and data that do not fit together.
 fn check_networks(student: &Model, teacher: Option<&Model>, dataset: Option<&Dataset>, options: &TrainerOptions) -> Result<()> {
     student.network.check_trainable()?;
-    if !options.pairs.is_empty() {
-        student.check_timesteps(&memory::collect(options.pairs.iter().map(|(t, _)| *t as f64), "timesteps")?)?;
+    if options.learns_scales() && student.quantization.is_none() {
+        return Err(Error::invalid("scale_learning_rate is not 0, but the student has no scales: it computes in floats"));
     }
+    check_grids(student, teacher, options)?;
     let needs = options.needs();
     if needs.teacher && teacher.is_none() {
         return Err(Error::invalid("the objectives need a teacher"));

@@ -46,7 +46,7 @@ impl TrainingGraph {
     /// Of networks and data that fit together: one phase, in which the student learns.
     pub fn new(student: &Model, teacher: Option<&Model>, dataset: Option<&Dataset>, schedule: &NoiseSchedule, options: &TrainerOptions) -> Result<Self> {
         let context = TermContext {
-            student: Role::student(student, student.scheduler.prediction()),
+            student: Role::student(student, student.scheduler.prediction()).learning_scales(options.learns_scales()),
             teacher: teacher.map(|t| Role::teacher(t, t.scheduler.prediction()).guided(options.guidance)),
             schedule,
             pairs: &options.pairs,
@@ -55,7 +55,11 @@ impl TrainingGraph {
         let mut assembly = Assembly::new(options.precision)?;
         assembly.begin(STUDENT)?;
         let losses = append_losses(&mut assembly.graph, &context, options, assembly.draws, &sources)?;
-        assembly.end(losses.total, vec![ParameterSet::student(student, options.optimizer.clone())?], &[])?;
+        let mut sets = vec![ParameterSet::student(student, options.optimizer.clone())?];
+        if options.learns_scales() {
+            sets.push(ParameterSet::scales(student, options.optimizer.of_scales(options.scale_learning_rate))?);
+        }
+        assembly.end(losses.total, sets, &[])?;
         assembly.finish(&losses)
     }
 }

@@ -17,6 +17,9 @@ pub const FEWSTEP_PHASE_SAMPLE: i32 = 3;
 /// Progress of fewstep_quantize: `done` of `total` samples of the calibration.
 pub const FEWSTEP_PHASE_QUANTIZE: i32 = 4;
 
+/// Progress of fewstep_quantize_report: `done` of `total` models that were sampled, two for each layer and two more.
+pub const FEWSTEP_PHASE_REPORT: i32 = 5;
+
 /// How far a blocking call is. Only valid inside the callback. Later versions may have more fields: read no more than struct_size bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]

@@ -22,6 +22,7 @@ pub mod model;
 pub(crate) mod options;
 pub mod precision;
 pub mod quantize;
+pub mod quantize_report;
 pub mod runtime;
 pub mod sampler;
 pub mod sampler_options;

@@ -93,7 +93,7 @@ pub struct fewstep_model_info {
     pub channels: u32,
     /// What the model takes beside images and timesteps: how many conditions fewstep_model_condition lists.
     pub conditions: u32,
-    /// Layers that compute in whole numbers; 0 for a model that fewstep_quantize did not make.
+    /// Layers that compute in whole numbers: of a model that fewstep_quantize made, or that was opened from the file of such a one; 0 for other models.
     pub quantized_layers: u32,
     /// 0.
     pub reserved: u32,
@@ -214,8 +214,8 @@ unsafe fn student_options(options: &fewstep_student_options, teacher: &Model) ->
 /// The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call, also while the folder is saved into: what
 /// opens is the model before or after.
 /// Returns OK, INVALID_ARGUMENT, NOT_FOUND (no such file or tensor), IO, CORRUPT_FILE (also a Git LFS pointer), SHAPE (a tensor of the wrong shape),
-/// UNSUPPORTED (another model class or option, pickled weights), VERSION_MISMATCH (a file of a later fewstep), NUMERIC (weights that are not finite) or
-/// OUT_OF_MEMORY.
+/// UNSUPPORTED (another model class or option, pickled weights, whole numbers without a record of what they stand for), VERSION_MISMATCH (a file of a later
+/// fewstep), NUMERIC (weights that are not finite) or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_model_open(runtime: *const fewstep_runtime, path: *const c_char, out: *mut *mut fewstep_model) -> fewstep_status {
     // SAFETY: every pointer is NULL or valid by the header's contract.
@@ -267,8 +267,8 @@ pub unsafe extern "C" fn fewstep_model_open_buffer(
 }
 
 /// The same from the files of a diffusers folder in memory: the texts of `config.json` and `scheduler_config.json` (NULL for diffusers' defaults) and the
-/// bytes of the safetensors file. Everything is copied. A few-step student's grid is in none of them: open a student with fewstep_model_open_buffer, from
-/// the bytes of a file of fewstep_model_save_file.
+/// bytes of the safetensors file. Everything is copied. A few-step student's grid is in none of them, nor what the numbers of a quantised model stand for,
+/// which are UNSUPPORTED here: open such models with fewstep_model_open_buffer, from the bytes of a file of fewstep_model_save_file.
 ///
 /// Ownership, threads and codes as fewstep_model_open.
 #[unsafe(no_mangle)]
@@ -359,10 +359,10 @@ pub unsafe extern "C" fn fewstep_model_derive_student(
 /// most a minute (not on file systems without locks: there a mixture is possible, and refused when it is opened). The old and the new model lie side
 /// by side for a moment: the disk needs room for both.
 ///
-/// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a grid that diffusers cannot express: use
-/// fewstep_model_save_file; a config of more text than is read), NUMERIC (a weight that is not finite, which could not be opened again; nothing is
-/// written), IO, NOT_FOUND, VERSION_MISMATCH (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether the new model is already the one that opens (it could not
-/// be put into place whole, and the next save or opening goes on) or the old one still is.
+/// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a quantised model, or a grid, that diffusers
+/// cannot express: use fewstep_model_save_file; a config of more text than is read), NUMERIC (a weight that is not finite, which could not be opened again;
+/// nothing is written), IO, NOT_FOUND, VERSION_MISMATCH (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether the new
+/// model is already the one that opens (it could not be put into place whole, and the next save or opening goes on) or the old one still is.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_model_save(model: *const fewstep_model, path: *const c_char) -> fewstep_status {
     // SAFETY: both are NULL or valid by the header's contract.
@@ -376,8 +376,8 @@ pub unsafe extern "C" fn fewstep_model_save(model: *const fewstep_model, path: *
 /// read back. It appears whole or not at all. `path` is UTF-8. Weights are written as fewstep_model_save does.
 ///
 /// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a config of more text than is read), NUMERIC (a weight
-/// that is not finite, which could not be opened again; nothing is written), IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY; what holds for all files that are written, and what IO means, is at the top
-/// of this header.
+/// that is not finite, which could not be opened again; nothing is written), IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY; what holds for all files that are
+/// written, and what IO means, is at the top of this header.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_model_save_file(model: *const fewstep_model, path: *const c_char) -> fewstep_status {
     // SAFETY: both are NULL or valid by the header's contract.

@@ -1,6 +1,6 @@
-//! Quantisation: a student in whole numbers of one byte.
+//! Quantisation: models in fewer bits.
 
-use super::boundary::{ffi_boundary, slice, text};
+use super::boundary::{choice, ffi_boundary, slice, text};
 use super::callback::{FEWSTEP_PHASE_QUANTIZE, Watch, fewstep_progress, fewstep_progress_callback};
 use super::cancel::fewstep_cancel_token;
 use super::dataset::fewstep_dataset;
@@ -11,9 +11,24 @@ use super::model::{ModelHandle, fewstep_model};
 use super::options::{self, Options, size_field};
 use super::runtime::fewstep_runtime;
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::nn::Model;
-use crate::quant::{self, Policy};
+use crate::quant::{self, Mode, Policy};
 use std::ffi::{c_char, c_void};
+
+/// Weights of 8 bits with a scale for each output, what layers read rounded to 8 bits: products of whole numbers, a quarter of the bytes.
+pub const FEWSTEP_QUANTIZE_W8A8: i32 = 1;
+/// Weights of 8 bits, products in float: a quarter of the bytes, for any model.
+pub const FEWSTEP_QUANTIZE_W8: i32 = 2;
+/// Weights of 4 bits with a scale for each output, what layers read rounded to 8 bits: products of whole numbers, an eighth of the bytes. It needs training with
+/// the rounding in place.
+pub const FEWSTEP_QUANTIZE_W4A8: i32 = 3;
+/// Weights of 4 bits with a scale for each 16 of them (or 8, or an output's, as a layer's size allows), products in float: a sixth of the bytes, for any model.
+pub const FEWSTEP_QUANTIZE_W4: i32 = 4;
+/// All weights as f16, of any model, which diffusers still reads: half of the bytes. Those beyond f16 stay f32.
+pub const FEWSTEP_QUANTIZE_F16: i32 = 5;
+/// The same as bfloat16.
+pub const FEWSTEP_QUANTIZE_BF16: i32 = 6;
 
 /// How a student is quantised. Fill it with fewstep_quantize_options_init, then change fields.
 #[repr(C)]
@@ -32,6 +47,10 @@ pub struct fewstep_quantize_options {
     pub height: u32,
     /// Width of the samples; 0 (the default) for the model's.
     pub width: u32,
+    /// FEWSTEP_QUANTIZE_*; W8A8 by default.
+    pub mode: i32,
+    /// 0.
+    pub reserved: u32,
     /// Seed of the samples' noise and labels.
     pub seed: u64,
     /// Layers that stay in float, by their path in the file without ".weight"; `*` stands for any text: "up_blocks.*.conv1". They come on top of those that
@@ -57,6 +76,8 @@ unsafe impl Options for fewstep_quantize_options {
             batch: 16,
             height: 0,
             width: 0,
+            mode: FEWSTEP_QUANTIZE_W8A8,
+            reserved: 0,
             seed: 0,
             keep: std::ptr::null(),
             keep_count: 0,
@@ -76,19 +97,32 @@ fn within(name: &str, number: u32, limits: std::ops::RangeInclusive<u32>) -> Res
 
 /// # Safety
 /// The pointers in `o` are NULL or arrays as their counts say.
-unsafe fn read(o: &fewstep_quantize_options, model: &Model) -> Result<quant::Options> {
+pub(super) unsafe fn read(o: &fewstep_quantize_options, model: &Model) -> Result<quant::Options> {
     let mut policy = Policy::default();
     // SAFETY: as promised by the caller.
     for (i, pattern) in unsafe { slice(o.keep, o.keep_count, "keep")? }.iter().enumerate() {
         // SAFETY: as promised by the caller.
-        policy.keep.push(unsafe { text(*pattern, &format!("keep[{i}]"))? }.to_owned());
+        let pattern = unsafe { text(*pattern, &format!("keep[{i}]"))? };
+        memory::check()?;
+        memory::push(&mut policy.keep, pattern.to_owned(), "keep")?;
     }
     let levels = within("levels", o.levels, 16..=256)?;
     let samples = within("samples", o.samples, 1..=65_536)?;
     let batch = within("batch", o.batch, 1..=65_536)?.min(samples);
     let size = read_size(o.height, o.width)?.map_or_else(|| model.size(), Ok)?;
     check_extent(model, batch, size)?;
-    Ok(quant::Options { policy, high: (levels - 1) as u8, samples, batch, size, seed: o.seed })
+    let modes = [
+        (FEWSTEP_QUANTIZE_W8A8, Mode::W8A8),
+        (FEWSTEP_QUANTIZE_W8, Mode::W8),
+        (FEWSTEP_QUANTIZE_W4A8, Mode::W4A8),
+        (FEWSTEP_QUANTIZE_W4, Mode::W4),
+        (FEWSTEP_QUANTIZE_F16, Mode::F16),
+        (FEWSTEP_QUANTIZE_BF16, Mode::Bf16),
+    ];
+    if o.reserved != 0 {
+        return Err(Error::invalid("quantize options: reserved must be 0"));
+    }
+    Ok(quant::Options { mode: choice(o.mode, "mode", &modes)?, policy, high: (levels - 1) as u8, samples, batch, size, seed: o.seed })
 }
 
 /// Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
@@ -100,18 +134,19 @@ pub unsafe extern "C" fn fewstep_quantize_options_init(options: *mut fewstep_qua
     ffi_boundary(|| unsafe { options::init(options, struct_size) })
 }
 
-/// Makes a few-step student in whole numbers of another: weights of most layers are signed bytes with a scale for each output, what these layers read is
-/// rounded to unsigned bytes with one scale each, and their products are summed exactly. Scales come from the ranges that the student's layers have while it
-/// samples, in every step of its own grid. What stays in float is kept as f16. `options` may be NULL for the defaults; `progress` may be NULL and reports
-/// FEWSTEP_PHASE_QUANTIZE: `done` of `total` samples.
+/// Makes a model in fewer bits of another, as `options` says (NULL for the defaults): by default, of a few-step student, one in which weights of most layers are
+/// signed bytes with a scale for each output, what these layers read is rounded to unsigned bytes with one scale each, and their products are summed exactly.
+/// Scales of what is read come from the ranges that the student's layers have while it samples, in every step of its own grid; other modes take any model and
+/// sample nothing. What stays in float is kept as f16, and as f32 where it is beyond f16. `progress` may be NULL and reports FEWSTEP_PHASE_QUANTIZE: `done` of
+/// `total` samples.
 ///
-/// The result is a model like any other. On a CPU its samplers run on kernels for bytes, with the same bits on every processor that has the same floats; on
-/// CUDA they compute in floats what the bytes stand for. Samplers off the student's own grid are refused with UNSUPPORTED. A trainer of it trains with the
-/// rounding in place; its snapshots are quantised again. fewstep_model_save_file keeps the bytes; diffusers cannot read such a model.
+/// The result is a model like any other. With rounded inputs, its samplers run on kernels for bytes on a CPU, with the same bits on every processor that has the
+/// same floats; samplers, evaluations and trainers off the student's own grid are refused with UNSUPPORTED. A trainer of a model with rounded weights trains with
+/// the rounding in place; its snapshots are quantised again. fewstep_model_save_file keeps the bits; diffusers can read models of f16 and bfloat16 alone.
 ///
 /// The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call. Returns OK, INVALID_ARGUMENT (also for a
-/// model without a grid of its own, or a pattern that names no layer), SHAPE, NUMERIC (a layer whose input is not finite), CANCELLED, UNSUPPORTED or
-/// OUT_OF_MEMORY.
+/// model without a grid of its own where inputs are rounded, a model that is quantised already, or a pattern that names no layer), SHAPE (a size that the model
+/// cannot take, a dataset with planes of another), NUMERIC (a layer whose input is not finite), CANCELLED, UNSUPPORTED or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_quantize(
     runtime: *const fewstep_runtime,

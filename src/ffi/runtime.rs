@@ -7,10 +7,12 @@ use super::error::{MESSAGE_SIZE, fewstep_status, write_line};
 use super::handle::{self, Opaque, create, share};
 use super::options::{self, Options, Report, check_report, size_field, write_report};
 use crate::backend::Backend;
+use crate::backend::cpu::kernels::simd;
 use crate::backend::cpu::{CpuBackend, processor};
 use crate::backend::cuda::{CudaBackend, Device, Foreign};
 use crate::cancel::Stop;
 use crate::error::{Error, Result};
+use crate::io::json::shorten;
 use crate::process::fp_environment::as_caller;
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
@@ -170,7 +172,11 @@ impl Runtime {
         };
         // SAFETY: as promised by the caller.
         let cancel = unsafe { flag(options.cancel)? };
-        Ok(Self { backend, cancel, info, log: options.log, log_user: options.log_user, log_level: options.log_level })
+        let this = Self { backend, cancel, info, log: options.log, log_user: options.log_user, log_level: options.log_level };
+        if let Some(value) = simd::unknown().filter(|_| options.device == FEWSTEP_DEVICE_CPU) {
+            this.log(FEWSTEP_LOG_WARNING, &format!("FEWSTEP_ISA is {:?}, which names no instruction set: it changes nothing", shorten(&value)));
+        }
+        Ok(this)
     }
 
     /// What a call without a token of its own looks at.

@@ -153,6 +153,9 @@ pub struct fewstep_trainer_options {
     pub null_label: i32,
     /// 0.
     pub reserved2: u32,
+    /// Of a quantised student: peak learning rate of the scales of its whole numbers, as a share of each scale (3e-4 changes them by that much a step), with the
+    /// warm-up and the decay of learning_rate; they stay for the last tenth of total_steps. 0 (the default) leaves them as they were calibrated.
+    pub scale_learning_rate: f64,
 }
 
 // SAFETY: repr(C), six 4-byte numbers.
@@ -204,6 +207,7 @@ unsafe impl Options for fewstep_trainer_options {
             guidance_scale: 1.0,
             null_label: -1,
             reserved2: 0,
+            scale_learning_rate: d.scale_learning_rate,
         }
     }
 }
@@ -255,6 +259,7 @@ fn optimizer(o: &fewstep_trainer_options) -> Result<Optimizer> {
         weight_decay: o.weight_decay,
         clip_norm: o.clip_norm,
         ema_decay: o.ema_decay,
+        ..Optimizer::default()
     })
 }
 
@@ -302,6 +307,7 @@ pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model, tea
         cache_size: o.cache_size as usize,
         cache_batch: o.cache_batch as usize,
         optimizer: optimizer(o)?,
+        scale_learning_rate: o.scale_learning_rate,
         size,
         precision: precision(o.precision)?,
         trajectory_clip: trajectory_clip(o)?,

@@ -1,6 +1,6 @@
 //! The program itself, and how it is written.
 
-use super::ops::Cast;
+use super::ops::{Cast, Dequantize};
 use super::{Alias, Node, NodeId, Op, OpDef, Origin, Storage, StorageId, TensorType, Value, ValueId};
 use crate::error::{Error, Result};
 use crate::memory::{self, heap};
@@ -35,14 +35,25 @@ pub struct Graph {
     outputs: Vec<ValueId>,
     /// What [`Graph::cast`] has cast.
     casts: HashMap<(ValueId, DType), ValueId>,
+    /// What [`Graph::weights_of`] has made, by numbers and scales.
+    dequantized: HashMap<[ValueId; 2], ValueId>,
     /// The segment that new nodes belong to.
     cursor: usize,
 }
 
 impl Default for Graph {
     fn default() -> Self {
-        let (named, casts) = (HashMap::new(), HashMap::new());
-        Self { values: vec![], nodes: vec![], storages: vec![], named, segments: vec!["main".into()], outputs: vec![], casts, cursor: 0 }
+        Self {
+            values: vec![],
+            nodes: vec![],
+            storages: vec![],
+            named: HashMap::new(),
+            segments: vec!["main".into()],
+            outputs: vec![],
+            casts: HashMap::new(),
+            dequantized: HashMap::new(),
+            cursor: 0,
+        }
     }
 }
 
@@ -240,6 +251,32 @@ impl Graph {
         self.set_name(cast, format!("{}.{to:?}", self.value(value).name));
         memory::insert(&mut self.casts, (value, to), cast, WHAT)?;
         Ok(cast)
+    }
+
+    /// Weights [O, ...] as `runs` runs [S, n]; themselves where each output is one.
+    pub fn in_runs(&mut self, weights: ValueId, runs: usize) -> Result<ValueId> {
+        let shape = self.shape(weights);
+        if shape.first() == Some(&runs) {
+            return Ok(weights);
+        }
+        let each = shape.iter().product::<usize>() / runs.max(1);
+        self.reshape(weights, &[runs, each])
+    }
+
+    /// The floats that whole numbers of weights I8 [O, ...] stand for with scales [S], each that of a run of them in memory (S is O, or a multiple that divides
+    /// all), and zero points of 0; all share them who ask.
+    pub fn weights_of(&mut self, numbers: ValueId, scales: ValueId) -> Result<ValueId> {
+        if let Some(known) = self.dequantized.get(&[numbers, scales]) {
+            return Ok(*known);
+        }
+        let zeros = Tensor::zeros(DType::I8, self.shape(scales))?;
+        let zeros = self.constant("zero_point", zeros)?;
+        let runs = self.in_runs(numbers, self.shape(scales)[0])?;
+        let floats = self.push1(Dequantize { axis: Some(0) }.into(), &[runs, scales, zeros])?;
+        let floats = self.reshape(floats, &memory::copy(self.shape(numbers), WHAT)?)?;
+        self.set_name(floats, format!("{}.floats", self.value(numbers).name));
+        memory::insert(&mut self.dequantized, [numbers, scales], floats, WHAT)?;
+        Ok(floats)
     }
 
     /// Checks the order of state versions: nobody reads a version, itself or as a view, after the node that overwrites it, and no tap either.

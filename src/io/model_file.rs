@@ -7,8 +7,8 @@ use crate::error::{Error, Result};
 use crate::io::diffusers::{KnownNetworks, ModelFiles, ModelTexts, NetworkText};
 use crate::io::json::shorten;
 use crate::io::json_writer::compact;
-use crate::io::{SchedulerConfig, TensorFile, layout, safetensors};
-use crate::tensor::{DType, Tensor};
+use crate::io::{SchedulerConfig, TensorFile, layout, record, safetensors};
+use crate::tensor::Tensor;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,7 +20,7 @@ const VERSION: &str = "1";
 const WITH_NUMBERS: &str = "2";
 const CONFIG: &str = "config.json";
 const SCHEDULER: &str = "scheduler_config.json";
-const FEWSTEP: &str = "fewstep.json";
+const FEWSTEP: &str = record::RECORD;
 
 impl<N> ModelFiles<N> {
     /// Reads a file that [`save_model_file`] wrote; or the model of a folder that a file of weights belongs to.
@@ -65,9 +65,10 @@ impl<N> ModelFiles<N> {
 /// Saves a model as one file, which appears whole or not at all.
 pub fn save_model_file(path: &Path, network: &NetworkText, tensors: &[(&str, &Tensor)], scheduler: &SchedulerConfig, fewstep: Option<&Value>) -> Result<()> {
     scheduler.validate().map_err(|e| e.context(path.display()))?;
+    let numbers = fewstep.is_some_and(|record| record.get(record::QUANTIZATION).is_some());
     let mut metadata = BTreeMap::from([
         ("format".to_string(), "pt".to_string()),
-        (FORMAT.to_string(), if tensors.iter().any(|(_, tensor)| tensor.dtype() == DType::I8) { WITH_NUMBERS } else { VERSION }.to_string()),
+        (FORMAT.to_string(), if numbers { WITH_NUMBERS } else { VERSION }.to_string()),
         (CONFIG.to_string(), network.config.to_string()),
         (SCHEDULER.to_string(), scheduler.to_json()?),
     ]);
@@ -109,9 +110,10 @@ mod tests {
     fn whole_numbers_have_a_version_of_their_own() {
         let dir = TestDir::new("model-file-numbers");
         let path = dir.join("m.safetensors");
-        let (floats, numbers) = (Tensor::from_slice(&[1], &[0.5f32]).unwrap(), Tensor::from_slice(&[1], &[7i8]).unwrap());
-        for (tensors, version) in [(vec![("a", &floats)], VERSION), (vec![("a", &floats), ("b", &numbers)], WITH_NUMBERS)] {
-            save_model_file(&path, &network(NETWORK), &tensors, &SchedulerConfig::default(), None).unwrap();
+        let tensor = Tensor::from_slice(&[1], &[0.5f32]).unwrap();
+        let (grid, numbers) = (json!({"pairs": [[999, -1]]}), json!({"pairs": [[999, -1]], "quantization": {}}));
+        for (record, version) in [(None, VERSION), (Some(&grid), VERSION), (Some(&numbers), WITH_NUMBERS)] {
+            save_model_file(&path, &network(NETWORK), &[("a", &tensor)], &SchedulerConfig::default(), record).unwrap();
             assert_eq!(TensorFile::open(&path).unwrap().take_metadata()[FORMAT], version);
             ModelFiles::open_file(&path, &KNOWN).unwrap();
         }

@@ -6,7 +6,9 @@
 //! Every model has `parts`, students have the rest too. Folders of other programs have no record, records of earlier builds have no `parts`.
 
 use crate::error::{Error, Result};
+use crate::io::json::describe;
 use crate::io::json_writer;
+use crate::memory;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,6 +29,10 @@ pub const INDEX: &str = "model_index.json";
 pub const RECORD: &str = "fewstep.json";
 /// The files that a save writes, by their paths in a pipeline's folder.
 pub const PARTS: [&str; 5] = [WEIGHTS, CONFIG, SCHEDULER, INDEX, RECORD];
+/// A student's grid, pairs of timesteps (t, t_next).
+pub const PAIRS: &str = "pairs";
+/// What a model in whole numbers computes in.
+pub const QUANTIZATION: &str = "quantization";
 const KEY: &str = "parts";
 const SHA256: &str = "sha256";
 
@@ -98,7 +104,19 @@ pub(super) fn to_text(student: Option<&Value>, parts: &[(&str, String)]) -> Resu
 
 /// Whether a record has a student's grid, or only names parts.
 pub fn is_student(record: &Value) -> bool {
-    record.get(KEY).is_none() || record.get("pairs").is_some()
+    record.get(PAIRS).is_some() || (record.get(KEY).is_none() && record.get(QUANTIZATION).is_none())
+}
+
+/// The grid that a record has; as long as the file likes.
+pub fn pairs(record: &Value) -> Result<Vec<(i64, i64)>> {
+    let wrong = |key: &str, expected: &str, found: &_| Error::corrupt(format!("{key}: expected {expected}, found {}", describe(found)));
+    let list = record[PAIRS].as_array().ok_or_else(|| wrong(PAIRS, "a list of pairs", &record[PAIRS]))?;
+    let mut pairs = memory::with_capacity(list.len(), PAIRS)?;
+    for (i, pair) in list.iter().enumerate() {
+        let numbers = pair.as_array().and_then(|p| if let [t, next] = &p[..] { Some((t.as_i64()?, next.as_i64()?)) } else { None });
+        pairs.push(numbers.ok_or_else(|| wrong(&format!("{PAIRS}[{i}]"), "2 timesteps", pair))?);
+    }
+    Ok(pairs)
 }
 
 #[cfg(test)]

@@ -155,9 +155,9 @@ impl TensorFile {
         self.finite(name, tensor)
     }
 
-    /// The same where whole numbers of one signed byte stay what they are: weights that have their scales beside them.
+    /// The same where whole numbers of one byte stay what they are: weights that have their scales beside them.
     pub fn take_numbers(&mut self, name: &str, expected_shape: &[usize]) -> Result<Tensor> {
-        if self.get(name)?.dtype() == DType::I8 { self.take(name, expected_shape) } else { self.take_floats(name, expected_shape) }
+        if matches!(self.get(name)?.dtype(), DType::I8 | DType::U8) { self.take(name, expected_shape) } else { self.take_floats(name, expected_shape) }
     }
 
     fn take(&mut self, name: &str, expected_shape: &[usize]) -> Result<Tensor> {

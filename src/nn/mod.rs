@@ -16,5 +16,5 @@ pub use conditions::{Condition, ConditionKind};
 pub use model::{Model, StudentInfo, widened};
 pub use network::{Inputs, Network, Signature};
 pub use prediction::{Guidance, Predictor};
-pub use quantization::{InputNumbers, LayerNumbers, Quantization};
-pub use scope::{Layer, Scope};
+pub use quantization::{InputNumbers, LayerNumbers, Quantization, WeightNumbers};
+pub use scope::{Layer, Scope, scale_after};

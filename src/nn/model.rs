@@ -3,7 +3,7 @@
 use super::conditions::ConditionKind;
 use super::families::{self, NETWORKS, Opened};
 use super::network::Network;
-use super::quantization::{Quantization, from_numbers, input_scale, weight_scale};
+use super::quantization::{Quantization, as_halves, from_numbers, input_scale, weight_scale};
 use super::scope::{Initial, Parameter};
 use crate::cancel::Stop;
 use crate::diffusion::grid;
@@ -12,7 +12,7 @@ use crate::io::diffusers::{self, ModelFiles, NetworkText};
 use crate::io::hashing::sha256;
 use crate::io::json::{SHOWN_KEYS, describe};
 use crate::io::scheduler_config::{SchedulerClass, SchedulerConfig};
-use crate::io::{model_file, record};
+use crate::io::{TensorFile, model_file, record};
 use crate::memory;
 use crate::random::{self, Purpose};
 use crate::tensor::{DType, Tensor};
@@ -39,28 +39,22 @@ impl StudentInfo {
         let too_large = |_| Error::corrupt("version or teacher_substeps is too large");
         let version = u32::try_from(number("version")?).map_err(too_large)?;
         let teacher_substeps = usize::try_from(number("teacher_substeps")?).map_err(too_large)?;
-        let list = value["pairs"].as_array().ok_or_else(|| wrong("pairs", "a list of pairs", &value["pairs"]))?;
-        let mut pairs = memory::with_capacity(list.len(), "pairs")?;
-        for (i, pair) in list.iter().enumerate() {
-            let numbers = pair.as_array().and_then(|p| if let [t, next] = &p[..] { Some((t.as_i64()?, next.as_i64()?)) } else { None });
-            pairs.push(numbers.ok_or_else(|| wrong(&format!("pairs[{i}]"), "2 timesteps", pair))?);
-        }
-        Ok(Self { version, pairs, teacher_substeps })
+        Ok(Self { version, pairs: record::pairs(value)?, teacher_substeps })
     }
 
     /// What this library writes, and all that it reads.
     pub const VERSION: u32 = record::VERSION;
 
     /// Reads the record of a model with `train` timesteps; `None` when it is of no student and only names a folder's parts. Errors begin with `name`.
-    fn read(value: serde_json::Value, name: &str, train: usize) -> Result<Option<Self>> {
+    fn read(value: &serde_json::Value, name: &str, train: usize) -> Result<Option<Self>> {
         let version = &value["version"];
         if version.is_u64() && *version != Self::VERSION {
             return Err(Error::version(format!("{name}: version {version}; this library reads version {}", Self::VERSION)));
         }
-        if !record::is_student(&value) {
+        if !record::is_student(value) {
             return Ok(None);
         }
-        let info = Self::from_value(&value).map_err(|e| e.context(name))?;
+        let info = Self::from_value(value).map_err(|e| e.context(name))?;
         grid::check(train, &info.pairs).map_err(|e| Error::corrupt(format!("{name}: {}", e.message)))?;
         Ok(Some(info))
     }
@@ -73,7 +67,8 @@ pub struct Model {
     pub network: Arc<dyn Network>,
     /// Noise schedule, prediction type and sampling settings.
     pub scheduler: SchedulerConfig,
-    /// Weights by their name in files: f32, or f16 and bf16 where a file has them so. What computes with them sees f32 ([`Scope`](super::Scope)).
+    /// Weights by their name in files: f32, or f16 and bf16 where a file has them so; whole numbers, I8, in quantised layers, whose scales are beside them. What
+    /// computes with them sees f32 ([`Scope`](super::Scope)).
     pub weights: BTreeMap<String, Arc<Tensor>>,
     /// Present for distilled students.
     pub student: Option<StudentInfo>,
@@ -106,25 +101,22 @@ impl Model {
 
     fn from_files(mut files: ModelFiles<Opened>) -> Result<Self> {
         let Opened { network, parameters } = files.config;
-        let quantization = files.fewstep.as_ref().and_then(|(value, name)| Some((value.get(Quantization::KEY)?, name)));
-        let quantization = quantization.map(|(value, name)| Quantization::from_value(value).map_err(|e| e.context(name))).transpose()?;
+        let train = files.scheduler.as_ref().map_or_else(|| SchedulerConfig::for_class(SchedulerClass::Ddim).num_train_timesteps, |s| s.num_train_timesteps);
+        let (mut student, mut quantization) = (None, None);
+        if let Some((value, name)) = &files.fewstep {
+            student = StudentInfo::read(value, name, train)?;
+            quantization = read_quantization(value, &parameters, student.as_ref()).map_err(|e| e.context(name))?;
+        }
         let mut weights = BTreeMap::new();
-        let outputs: BTreeMap<&str, usize> = parameters.iter().map(|p| (p.name.as_str(), *p.shape.first().unwrap_or(&1))).collect();
+        let shapes: BTreeMap<&str, &[usize]> = parameters.iter().filter_map(|p| Some((p.layer()?, p.shape.as_slice()))).collect();
         let scales = quantization.iter().flat_map(|q| q.layers.iter()).flat_map(|(path, layer)| {
-            let count = outputs.get(format!("{path}.weight").as_str()).copied().unwrap_or(0);
+            let count = shapes.get(path.as_str()).and_then(|shape| layer.weights.scales(shape)).unwrap_or(0);
             layer.input.map(|_| (input_scale(path), vec![1])).into_iter().chain([(weight_scale(path), vec![count])])
         });
         let all = parameters.iter().map(|p| (p.name.clone(), p.shape.clone())).chain(scales);
         for (name, shape) in all {
             memory::check()?;
-            let whole = quantization.as_ref().is_some_and(|q| q.layer_of(&name).is_some());
-            let tensor = if whole { files.tensors.take_numbers(&name, &shape)? } else { files.tensors.take_floats(&name, &shape)? };
-            if quantization.as_ref().is_some_and(|q| q.is_scale(&name)) {
-                let scales = tensor.to_f32()?;
-                if let Some(scale) = scales.as_slice::<f32>()?.iter().find(|scale| **scale <= 0.0) {
-                    return Err(Error::corrupt(format!("tensor \"{name}\": expected scales above 0, found {scale}")));
-                }
-            }
+            let tensor = take_weights(&mut files.tensors, &name, &shape, quantization.as_ref())?;
             weights.insert(name, Arc::new(tensor));
         }
         let mut warnings = [files.notes, network.unknown().warnings.clone()].concat();
@@ -142,7 +134,6 @@ impl Model {
             )
         }));
         let scheduler = files.scheduler.unwrap_or_else(|| SchedulerConfig::for_class(SchedulerClass::Ddim));
-        let student = files.fewstep.map(|(value, name)| StudentInfo::read(value, &name, scheduler.num_train_timesteps)).transpose()?.flatten();
         Ok(Self { network, scheduler, weights, student, quantization, warnings })
     }
 
@@ -176,6 +167,16 @@ impl Model {
         Ok(wide)
     }
 
+    /// The same model with all its weights in f16 or bf16, those that are beyond it as they are. A cancelled error where `stop` is set before.
+    pub fn in_halves(&self, dtype: DType, stop: Stop) -> Result<Self> {
+        let mut halved = self.clone();
+        for tensor in halved.weights.values_mut() {
+            stop.check()?;
+            *tensor = as_halves(&widened(tensor)?, dtype)?;
+        }
+        Ok(halved)
+    }
+
     /// The same model with its weights as it keeps them: a quantised one has whole numbers and f16, any other is left as it is.
     pub fn narrowed(self) -> Result<Self> {
         let Some(quantization) = &self.quantization else { return Ok(self) };
@@ -186,7 +187,8 @@ impl Model {
     /// A hash of the numbers that the model computes in, scales included; `None` for one that computes in floats.
     pub fn numbers_hash(&self) -> Result<Option<String>> {
         let Some(quantization) = &self.quantization else { return Ok(None) };
-        let mut bytes = quantization.to_value().to_string().into_bytes();
+        let mut bytes = vec![];
+        quantization.append_to(&mut bytes)?;
         for (_, scales) in self.weights.iter().filter(|(name, _)| quantization.is_scale(name)) {
             memory::append(&mut bytes, scales.bytes(), "scales")?;
         }
@@ -195,13 +197,13 @@ impl Model {
 
     /// Refuses timesteps that a quantised model was not calibrated on: its ranges are those of its own grid.
     pub fn check_timesteps(&self, timesteps: &[f64]) -> Result<()> {
-        let Some(quantization) = &self.quantization else { return Ok(()) };
+        let Some(quantization) = self.quantization.as_ref().filter(|quantization| quantization.has_ranges()) else { return Ok(()) };
         if quantization.pairs.iter().map(|(t, _)| *t as f64).eq(timesteps.iter().copied()) {
             return Ok(());
         }
         Err(Error::unsupported(format!(
-            "the model is quantised for its own grid {:?}, the sampler's timesteps are {timesteps:?}: sample it with FEWSTEP_SAMPLER_FROM_MODEL, or quantise the \
-             model that it was made of for this grid",
+            "the model is quantised for its own grid {:?}, the sampler's timesteps are {timesteps:?}: sample it with FEWSTEP_SAMPLER_FROM_MODEL, or quantise \
+             the model that it was made of for this grid",
             quantization.pairs
         )))
     }
@@ -218,7 +220,14 @@ impl Model {
     pub fn save_file(&self, path: &Path) -> Result<()> {
         self.check_finite()?;
         let network = NetworkText { class: self.network.family().class, config: &self.config_json().map_err(|e| e.context(path.display()))? };
-        model_file::save_model_file(path, &network, &self.tensors()?, &self.scheduler, self.metadata()?.as_ref())
+        let stored = |(name, tensor): (&String, &Arc<Tensor>)| match &self.quantization {
+            Some(quantization) => quantization.to_file(name, tensor),
+            None => Ok(tensor.clone()),
+        };
+        let stored = memory::try_collect(self.weights.iter().map(stored), "list of tensors")?;
+        let tensors = self.weights.keys().zip(&stored).map(|(name, tensor)| (name.as_str(), tensor.as_ref()));
+        let tensors = memory::collect(tensors, "list of tensors")?;
+        model_file::save_model_file(path, &network, &tensors, &self.scheduler, self.metadata()?.as_ref())
     }
 
     /// An error that names the first weight that is not finite: such a model cannot be opened again, so it is not written over one that can.
@@ -245,7 +254,10 @@ impl Model {
     fn metadata(&self) -> Result<Option<serde_json::Value>> {
         let student = self.student.as_ref().map(|info| serde_json::to_value(info).map_err(|e| Error::internal(e.to_string()))).transpose()?;
         let Some(quantization) = &self.quantization else { return Ok(student) };
-        let mut record = student.unwrap_or_else(|| serde_json::json!({"version": StudentInfo::VERSION}));
+        // What opens a model with ranges asks for the grid that they are for.
+        let lacking = || Error::invalid("the model is quantised, but has no grid of its own: it could not be opened again");
+        let weights_alone = (!quantization.has_ranges()).then(|| serde_json::json!({"version": StudentInfo::VERSION}));
+        let mut record = student.or(weights_alone).ok_or_else(lacking)?;
         record[Quantization::KEY] = quantization.to_value();
         Ok(Some(record))
     }
@@ -261,7 +273,8 @@ impl Model {
             return Ok(());
         }
         Err(Error::unsupported(format!(
-            "the student's grid {:?} is not one that diffusers can express (trailing spacing gives {expected:?}); save it as one file instead, with fewstep_model_save_file",
+            "the student's grid {:?} is not one that diffusers can express (trailing spacing gives {expected:?}); save it as one file instead, with \
+             fewstep_model_save_file",
             info.pairs
         )))
     }
@@ -285,6 +298,51 @@ impl Model {
     pub fn parameter_count(&self) -> usize {
         self.weights.iter().filter(|(name, _)| self.learns(name)).map(|(_, t)| t.numel()).sum()
     }
+}
+
+/// What a record says of whole numbers, if it does; an error where that is not of this network, or not of the student's grid.
+fn read_quantization(record: &serde_json::Value, parameters: &[Parameter], student: Option<&StudentInfo>) -> Result<Option<Quantization>> {
+    let key = Quantization::KEY;
+    let Some(value) = record.get(key) else { return Ok(None) };
+    let quantization = Quantization::from_value(value)?;
+    let layers: BTreeMap<&str, &Parameter> = parameters.iter().filter_map(|p| Some((p.layer()?, p))).collect();
+    for (path, numbers) in &quantization.layers {
+        let weight = layers.get(path.as_str()).ok_or_else(|| Error::corrupt(format!("{key}: layers: {path:?} is no layer of the network")))?;
+        if numbers.weights.scales(&weight.shape).is_none() {
+            let (group, shape) = (numbers.weights.group, &weight.shape);
+            return Err(Error::corrupt(format!("{key}: layers: {path:?}: groups of {group:?} weights do not divide an output's of {shape:?}")));
+        }
+    }
+    if !quantization.has_ranges() {
+        return Ok(Some(quantization));
+    }
+    let grid = student.map_or(&[][..], |student| &student.pairs);
+    if quantization.pairs != grid {
+        return Err(Error::corrupt(format!("{key}: {}: expected the student's grid {grid:?}, found {:?}", record::PAIRS, quantization.pairs)));
+    }
+    Ok(Some(quantization))
+}
+
+/// Takes a parameter, or a scale of whole numbers, out of a file.
+fn take_weights(tensors: &mut TensorFile, name: &str, shape: &[usize], quantization: Option<&Quantization>) -> Result<Tensor> {
+    let corrupt = |tensors: &TensorFile, what: String| Error::corrupt(format!("{}: tensor \"{name}\": {what}", tensors.file()));
+    if matches!(tensors.get(name)?.dtype(), DType::I8 | DType::U8) {
+        let Some((quantization, numbers)) = quantization.and_then(|q| Some((q, q.weights(name)?))) else {
+            return Err(Error::unsupported(format!(
+                "{}: tensor \"{name}\" has whole numbers, and no record says what they stand for: a quantised model is opened as the one file that \
+                 fewstep_model_save_file wrote, with fewstep_model_open or fewstep_model_open_buffer",
+                tensors.file()
+            )));
+        };
+        return quantization.take(numbers, tensors, name, shape);
+    }
+    let floats = tensors.take_floats(name, shape)?;
+    if quantization.is_some_and(|q| q.is_scale(name))
+        && let Some(scale) = floats.to_f32()?.as_slice::<f32>()?.iter().find(|scale| **scale <= 0.0)
+    {
+        return Err(corrupt(tensors, format!("expected scales above 0, found {scale}")));
+    }
+    Ok(floats)
 }
 
 /// A tensor as f32: itself where it is.
@@ -453,7 +511,7 @@ mod tests {
     #[test]
     fn a_student_s_record_is_checked_when_it_is_read() {
         let good = json!({"version": 1, "pairs": [[999, 300], [300, -1]], "teacher_substeps": 4, "later": true});
-        assert_eq!(StudentInfo::read(good, "fewstep.json", 1000).unwrap().unwrap().pairs, [(999, 300), (300, -1)]);
+        assert_eq!(StudentInfo::read(&good, "fewstep.json", 1000).unwrap().unwrap().pairs, [(999, 300), (300, -1)]);
         let long: Vec<_> = (0..1001).rev().map(|t| json!([t, t - 1])).collect();
         for (pairs, train, complaint) in [
             (json!([]), 1000, "empty"),
@@ -465,12 +523,12 @@ mod tests {
             (json!([[9]]), 1000, "2"),
             (json!(7), 1000, "7"),
         ] {
-            let error = StudentInfo::read(json!({"version": 1, "pairs": pairs, "teacher_substeps": 4}), "m/fewstep.json", train).unwrap_err();
+            let error = StudentInfo::read(&json!({"version": 1, "pairs": pairs, "teacher_substeps": 4}), "m/fewstep.json", train).unwrap_err();
             assert_eq!(error.status, Status::CorruptFile, "{error}");
             assert!(error.message.starts_with("m/fewstep.json: ") && error.message.contains(complaint), "{error}");
         }
-        assert_eq!(StudentInfo::read(json!({"version": 1, "parts": {}}), "fewstep.json", 1000).unwrap(), None);
-        let error = StudentInfo::read(json!({"version": 2, "grid": "another form"}), "m/fewstep.json", 1000).unwrap_err();
+        assert_eq!(StudentInfo::read(&json!({"version": 1, "parts": {}}), "fewstep.json", 1000).unwrap(), None);
+        let error = StudentInfo::read(&json!({"version": 2, "grid": "another form"}), "m/fewstep.json", 1000).unwrap_err();
         assert_eq!(error.status, Status::VersionMismatch, "{error}");
     }
 }

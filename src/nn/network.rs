@@ -1,7 +1,7 @@
 //! What an architecture is to everybody else: what it takes and gives, how it is built, and what its config.json says.
 
 use super::conditions::Condition;
-use super::scope::{Parameter, Scope};
+use super::scope::{Layer, Parameter, Scope};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorType, ValueId};
 use crate::io::json::Fields;
@@ -104,6 +104,22 @@ impl dyn Network {
 
     /// Every parameter, in the order in which the forward pass meets them; an error where they are more than there can be.
     pub fn parameters(&self) -> Result<Vec<Parameter>> {
+        let parameters = self.small(|scope| scope.into_parameters())?;
+        let count = |p: &Parameter| p.shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64));
+        let total = parameters.iter().try_fold(0u64, |sum, p| sum.checked_add(count(p)?));
+        match total.filter(|n| *n <= MAX_PARAMETERS) {
+            Some(_) => Ok(parameters),
+            None => Err(Error::invalid(format!("the model has more than {MAX_PARAMETERS} parameters"))),
+        }
+    }
+
+    /// Its layers, in the order in which the forward pass meets them. The values that they read are of no graph that is left.
+    pub fn layers(&self) -> Result<Vec<Layer>> {
+        self.small(|scope| scope.into_layers())
+    }
+
+    /// What a program of the smallest image has met.
+    fn small<T>(&self, met: impl FnOnce(Scope) -> T) -> Result<T> {
         let signature = self.signature();
         let side = signature.size_multiple;
         let mut g = Graph::new();
@@ -113,13 +129,7 @@ impl dyn Network {
         let conditions = memory::try_collect(signature.conditions.iter().map(condition), "conditions")?;
         let scope = Scope::new("");
         self.build(&mut g, &scope, &Inputs { x, t, conditions: &conditions })?;
-        let parameters = scope.into_parameters();
-        let count = |p: &Parameter| p.shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64));
-        let total = parameters.iter().try_fold(0u64, |sum, p| sum.checked_add(count(p)?));
-        match total.filter(|n| *n <= MAX_PARAMETERS) {
-            Some(_) => Ok(parameters),
-            None => Err(Error::invalid(format!("the model has more than {MAX_PARAMETERS} parameters"))),
-        }
+        Ok(met(scope))
     }
 }
 

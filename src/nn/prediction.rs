@@ -68,12 +68,14 @@ pub struct Predictor<'a> {
     pub prefix: &'a str,
     /// If the prediction is guided.
     pub guidance: Option<Guidance>,
+    /// If the scales of its whole numbers learn: before the names of their changes ([`Scope::with_scale_changes`]).
+    pub scale_changes: Option<&'a str>,
 }
 
 impl<'a> Predictor<'a> {
     /// Without guidance.
     pub fn new(model: &'a Model, prefix: &'a str) -> Self {
-        Self { model, prefix, guidance: None }
+        Self { model, prefix, guidance: None, scale_changes: None }
     }
 
     /// The prediction [B,H,W,channels] for x_t [B,H,W,channels] at timesteps t f32 [B]; `conditions` are the model's, in their order.
@@ -112,7 +114,7 @@ impl<'a> Predictor<'a> {
             None => x_t,
             Some(planes) => g.push1(Concat.into(), &[x_t, *planes])?,
         };
-        let scope = Scope::of(self.prefix, &self.model.weights).quantized(self.model.quantization.as_ref());
+        let scope = Scope::of(self.prefix, &self.model.weights).quantized(self.model.quantization.as_ref()).with_scale_changes(self.scale_changes);
         let out = self.model.network.build(g, &scope, &Inputs { x, t, conditions: &conditions[..own] })?;
         Ok((out, scope.into_layers()))
     }

@@ -1,12 +1,13 @@
-//! The whole numbers that a model computes in: which layers, and how. A model carries them, so that whoever builds its network, to sample or to train it, builds
-//! the same arithmetic; the scales are tensors beside the weights.
+//! The whole numbers that a model computes in: which layers, and how. A model carries them, so that whoever builds its network, to sample or to train it,
+//! builds the same arithmetic; the scales are tensors beside the weights.
 
 use crate::error::{Error, Result};
 use crate::graph::ops::Codes;
 use crate::io::json::describe;
+use crate::io::{TensorFile, record};
 use crate::memory;
 use crate::tensor::{DType, Tensor};
-use half::f16;
+use half::{bf16, f16};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,11 +30,55 @@ impl InputNumbers {
     }
 }
 
-/// How a layer is quantised. Its weights are symmetric, in -127..=127 with a scale for each output: the tensor [`weight_scale`].
+/// How the weights of a layer are rounded: symmetric around 0, with the scales of the tensor [`weight_scale`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightNumbers {
+    /// Bits of a number: 8 (-127 to 127) or 4 (-7 to 7).
+    pub bits: u8,
+    /// Neighbours of an output's weights that share a scale; `None`: all of them.
+    pub group: Option<usize>,
+}
+
+impl WeightNumbers {
+    /// Bytes, with a scale for each output.
+    pub const BYTES: Self = Self { bits: 8, group: None };
+
+    /// The numbers.
+    pub fn codes(self) -> Codes {
+        match self.bits {
+            4 => Codes { low: -7, high: 7, ..Codes::I8 },
+            _ => Codes::WEIGHTS,
+        }
+    }
+
+    /// Scales of weights [O, ...]: each is that of a run of them in memory. `None` where its groups are no part of an output's.
+    pub fn scales(self, weight: &[usize]) -> Option<usize> {
+        let (outputs, each) = (*weight.first()?, weight[1..].iter().product::<usize>());
+        match self.group {
+            None => Some(outputs),
+            Some(group) => (group > 0 && each % group == 0).then(|| outputs * (each / group)),
+        }
+    }
+
+    /// The shape that such weights have in a file: two of 4 bits are a byte, those of an output begin with one.
+    fn stored(self, weight: &[usize]) -> Result<Vec<usize>> {
+        match self.bits {
+            4 => {
+                let outputs = weight.first().copied().unwrap_or(1).max(1);
+                memory::copy(&[outputs, (weight.iter().product::<usize>() / outputs).div_ceil(2)], "shape")
+            }
+            _ => memory::copy(weight, "shape"),
+        }
+    }
+}
+
+/// How a layer is quantised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerNumbers {
     /// Its input; `None` leaves it in float.
     pub input: Option<InputNumbers>,
+    /// Its weights.
+    pub weights: WeightNumbers,
 }
 
 /// What a quantised model computes in.
@@ -41,8 +86,18 @@ pub struct LayerNumbers {
 pub struct Quantization {
     /// The layers in whole numbers by their path, such as `mid_block.resnets.0.conv1`. All others compute in float.
     pub layers: BTreeMap<String, LayerNumbers>,
-    /// The sampler's grid that it was calibrated on: pairs (t, t_next). On another its ranges mean nothing.
+    /// The sampler's grid that it was calibrated on, the student's: pairs (t, t_next). On another its ranges mean nothing.
     pub pairs: Vec<(i64, i64)>,
+}
+
+/// Refuses a timestep that is none of those that a model in whole numbers was calibrated on.
+pub fn check_timestep(pairs: &[(i64, i64)], timestep: f64) -> Result<()> {
+    if pairs.iter().any(|(t, _)| *t as f64 == timestep) {
+        return Ok(());
+    }
+    Err(Error::unsupported(format!(
+        "timestep {timestep}: the model is quantised for its own grid {pairs:?} and is evaluated at the timesteps that its steps begin at"
+    )))
 }
 
 /// The name of the scale of a layer's input, [1].
@@ -55,11 +110,11 @@ pub fn weight_scale(layer: &str) -> String {
     format!("{layer}.weight_scale")
 }
 
-/// The whole numbers of a layer's weights [O, ...] with these scales [O], as [`Quantize`](crate::graph::ops::Quantize) defines them.
-pub fn to_numbers(weight: &Tensor, scales: &Tensor) -> Result<Tensor> {
+/// The whole numbers of a layer's weights with the scales of runs of them, as [`Quantize`](crate::graph::ops::Quantize) defines them.
+pub fn to_numbers(weight: &Tensor, scales: &Tensor, codes: Codes) -> Result<Tensor> {
     let mut numbers = Tensor::zeros(DType::I8, weight.shape())?;
-    let (low, high) = (f64::from(Codes::WEIGHTS.low), f64::from(Codes::WEIGHTS.high));
-    each_output(weight.numel(), scales, |range, scale| {
+    let (low, high) = (f64::from(codes.low), f64::from(codes.high));
+    each_run(weight.numel(), scales, |range, scale| {
         let from = &weight.as_slice::<f32>()?[range.clone()];
         let round = |w: f32| (f64::from(w) / f64::from(scale)).round_ties_even().clamp(low, high) as i8;
         numbers.as_mut_slice::<i8>()?[range].iter_mut().zip(from).for_each(|(to, w)| *to = round(*w));
@@ -71,7 +126,7 @@ pub fn to_numbers(weight: &Tensor, scales: &Tensor) -> Result<Tensor> {
 /// What such numbers stand for, f32.
 pub fn from_numbers(numbers: &Tensor, scales: &Tensor) -> Result<Tensor> {
     let mut weight = Tensor::zeros(DType::F32, numbers.shape())?;
-    each_output(numbers.numel(), scales, |range, scale| {
+    each_run(numbers.numel(), scales, |range, scale| {
         let from = &numbers.as_slice::<i8>()?[range.clone()];
         weight.as_mut_slice::<f32>()?[range].iter_mut().zip(from).for_each(|(to, q)| *to = f32::from(*q) * scale);
         Ok(())
@@ -79,39 +134,119 @@ pub fn from_numbers(numbers: &Tensor, scales: &Tensor) -> Result<Tensor> {
     Ok(weight)
 }
 
-/// Calls `f(elements, scale)` for each output.
-fn each_output(numel: usize, scales: &Tensor, mut f: impl FnMut(std::ops::Range<usize>, f32) -> Result<()>) -> Result<()> {
+/// Weights of 4 bits as files have them: the first of two in the lower half of a byte, both in two's complement.
+fn halves(numbers: &Tensor, shape: &[usize]) -> Result<Tensor> {
+    let mut packed = Tensor::zeros(DType::U8, shape)?;
+    let each = numbers.numel() / shape[0].max(1);
+    let rows = packed.as_mut_slice::<u8>()?.chunks_mut(shape[1].max(1)).zip(numbers.as_slice::<i8>()?.chunks(each.max(1)));
+    for (to, from) in rows {
+        to.iter_mut().zip(from.chunks(2)).for_each(|(to, pair)| *to = pair.iter().rev().fold(0, |byte, n| byte << 4 | (*n as u8 & 15)));
+    }
+    Ok(packed)
+}
+
+/// The numbers of such a tensor.
+fn from_halves(packed: &Tensor, weight: &[usize]) -> Result<Tensor> {
+    let mut numbers = Tensor::zeros(DType::I8, weight)?;
+    let (each, bytes) = (numbers.numel() / packed.shape()[0].max(1), packed.shape()[1]);
+    let rows = numbers.as_mut_slice::<i8>()?.chunks_mut(each.max(1)).zip(packed.as_slice::<u8>()?.chunks(bytes.max(1)));
+    for (to, from) in rows {
+        let signed = |half: u8| ((half << 4) as i8) >> 4;
+        to.chunks_mut(2).zip(from).for_each(|(to, byte)| to.iter_mut().zip([byte & 15, byte >> 4]).for_each(|(to, half)| *to = signed(half)));
+    }
+    Ok(numbers)
+}
+
+/// Calls `f(elements, scale)` for each run of weights that has a scale.
+fn each_run(numel: usize, scales: &Tensor, mut f: impl FnMut(std::ops::Range<usize>, f32) -> Result<()>) -> Result<()> {
     let each = numel / scales.numel().max(1);
     let wide = scales.to_f32()?;
     wide.as_slice::<f32>()?.iter().enumerate().try_for_each(|(o, scale)| f(o * each..(o + 1) * each, *scale))
 }
 
-/// A tensor as f16 where all of it fits.
-fn halved(tensor: &Arc<Tensor>) -> Result<Arc<Tensor>> {
-    if tensor.dtype() != DType::F32 || tensor.as_slice::<f32>()?.iter().any(|v| v.abs() > f16::MAX.to_f32()) {
+/// A tensor of f32 as f16 or bf16 where all of it fits; any other as it is.
+pub fn as_halves(tensor: &Arc<Tensor>, dtype: DType) -> Result<Arc<Tensor>> {
+    let most = if dtype == DType::F16 { f16::MAX.to_f32() } else { bf16::MAX.to_f32() };
+    if tensor.dtype() != DType::F32 || tensor.as_slice::<f32>()?.iter().any(|v| v.abs() > most) {
         return Ok(tensor.clone());
     }
-    let mut half = Tensor::zeros(DType::F16, tensor.shape())?;
-    half.as_mut_slice::<f16>()?.iter_mut().zip(tensor.as_slice::<f32>()?).for_each(|(to, v)| *to = f16::from_f32(*v));
+    let mut half = Tensor::zeros(dtype, tensor.shape())?;
+    let wide = tensor.as_slice::<f32>()?;
+    match dtype {
+        DType::F16 => half.as_mut_slice::<f16>()?.iter_mut().zip(wide).for_each(|(to, v)| *to = f16::from_f32(*v)),
+        DType::Bf16 => half.as_mut_slice::<bf16>()?.iter_mut().zip(wide).for_each(|(to, v)| *to = bf16::from_f32(*v)),
+        other => return Err(Error::internal(format!("{other:?} for half of f32"))),
+    }
     Ok(Arc::new(half))
 }
 
 impl Quantization {
-    /// The weights as a quantised model keeps them: numbers of a byte for its layers, scales in f32, all else in f16.
+    /// Whether inputs are rounded, by ranges that mean nothing off the grid that they were calibrated on.
+    pub fn has_ranges(&self) -> bool {
+        self.layers.values().any(|layer| layer.input.is_some())
+    }
+
+    /// How the weights of this name are rounded, if they are.
+    pub fn weights(&self, name: &str) -> Option<WeightNumbers> {
+        Some(self.layers.get(self.layer_of(name)?)?.weights)
+    }
+
+    /// Weights as files have them.
+    pub fn to_file(&self, name: &str, tensor: &Arc<Tensor>) -> Result<Arc<Tensor>> {
+        match self.weights(name).filter(|numbers| numbers.bits == 4) {
+            Some(numbers) => Ok(Arc::new(halves(tensor, &numbers.stored(tensor.shape())?)?)),
+            None => Ok(tensor.clone()),
+        }
+    }
+
+    /// A layer's weights of this shape out of a file.
+    pub fn take(&self, numbers: WeightNumbers, tensors: &mut TensorFile, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let stored = tensors.take_numbers(name, &numbers.stored(shape)?)?;
+        let expected = if numbers.bits == 4 { DType::U8 } else { DType::I8 };
+        let corrupt = |what: String| Error::corrupt(format!("{}: tensor \"{name}\": {what}", tensors.file()));
+        if stored.dtype() != expected {
+            return Err(corrupt(format!("expected {expected:?}, {} bits a weight, found {:?}", numbers.bits, stored.dtype())));
+        }
+        let whole = if numbers.bits == 4 { from_halves(&stored, shape)? } else { stored };
+        let Codes { low, high, .. } = numbers.codes();
+        match whole.as_slice::<i8>()?.iter().enumerate().find(|(_, number)| !(low..=high).contains(&i32::from(**number))) {
+            Some((i, number)) => Err(corrupt(format!("element {i} is {number}; these quantised weights are {low} to {high}"))),
+            None => Ok(whole),
+        }
+    }
+
+    /// The weights as a quantised model keeps them: whole numbers for its layers, their scales in f32 (in f16 where
+    /// they are those of groups), all else in f16 where that holds it, else in f32.
     pub fn narrowed(&self, weights: &BTreeMap<String, Arc<Tensor>>) -> Result<BTreeMap<String, Arc<Tensor>>> {
         let mut narrow = BTreeMap::new();
         for (name, tensor) in weights {
             memory::check()?;
-            let scales = self.layer_of(name).and_then(|path| weights.get(&weight_scale(path)));
-            let tensor = match scales {
-                Some(scales) if tensor.dtype() != DType::I8 => Arc::new(to_numbers(&tensor.to_f32()?, scales)?),
+            let scales = self.layer_of(name).and_then(|path| Some((path, weights.get(&weight_scale(path))?)));
+            let scales = scales.map(|(path, scales)| self.narrow_scales(path, scales)).transpose()?;
+            let tensor = match &scales {
+                Some(scales) if tensor.dtype() != DType::I8 => {
+                    Arc::new(to_numbers(&tensor.to_f32()?, scales, self.weights(name).unwrap_or(WeightNumbers::BYTES).codes())?)
+                }
                 Some(_) => tensor.clone(),
-                None if self.is_scale(name) => tensor.clone(),
-                None => halved(tensor)?,
+                None if self.is_scale(name) => match name.strip_suffix(".weight_scale") {
+                    Some(path) => self.narrow_scales(path, tensor)?,
+                    None => tensor.clone(),
+                },
+                None => as_halves(tensor, DType::F16)?,
             };
             narrow.insert(name.clone(), tensor);
         }
         Ok(narrow)
+    }
+
+    /// A layer's scales as they are kept: those of groups are many, and so in f16 where none is too small for it.
+    fn narrow_scales(&self, path: &str, scales: &Arc<Tensor>) -> Result<Arc<Tensor>> {
+        let groups = self.layers.get(path).is_some_and(|layer| layer.weights.group.is_some());
+        let small = |scale: &f32| *scale < f16::MIN_POSITIVE.to_f32();
+        if !groups || scales.dtype() != DType::F32 || scales.as_slice::<f32>()?.iter().any(small) {
+            return Ok(scales.clone());
+        }
+        as_halves(scales, DType::F16)
     }
 
     /// The layer that a tensor is the weights of.
@@ -122,7 +257,7 @@ impl Quantization {
     /// Version of the record.
     pub const VERSION: u32 = 1;
     /// Its key in `fewstep.json`.
-    pub const KEY: &str = "quantization";
+    pub const KEY: &str = record::QUANTIZATION;
 
     /// Of a layer, if it is one of them.
     pub fn layer(&self, path: &str) -> Option<LayerNumbers> {
@@ -137,16 +272,43 @@ impl Quantization {
 
     /// As it is kept in files.
     pub fn to_value(&self) -> Value {
-        let layer = |layer: &LayerNumbers| match layer.input {
-            None => json!({}),
-            Some(n) => json!({"input": {"low": n.low, "high": n.high, "zero_point": n.zero}}),
+        let layer = |layer: &LayerNumbers| {
+            let mut value = json!({});
+            if let Some(n) = layer.input {
+                value["input"] = json!({"low": n.low, "high": n.high, "zero_point": n.zero});
+            }
+            if layer.weights != WeightNumbers::BYTES {
+                value["weight"] = json!({"bits": layer.weights.bits, "group": layer.weights.group});
+            }
+            value
         };
         let layers: serde_json::Map<String, Value> = self.layers.iter().map(|(path, numbers)| (path.clone(), layer(numbers))).collect();
-        json!({"version": Self::VERSION, "layers": layers, "pairs": self.pairs})
+        json!({"version": Self::VERSION, "layers": layers, record::PAIRS: self.pairs})
+    }
+
+    /// All of it as bytes, each record the same and no two others alike: what is hashed.
+    pub fn append_to(&self, bytes: &mut Vec<u8>) -> Result<()> {
+        let mut append = |part: &[u8]| memory::append(bytes, part, "a record of numbers");
+        for (path, layer) in &self.layers {
+            append(&(path.len() as u64).to_le_bytes())?;
+            append(path.as_bytes())?;
+            match layer.input {
+                None => append(&[0])?,
+                Some(InputNumbers { low, high, zero }) => append(&[1, low, high, zero])?,
+            }
+            append(&[layer.weights.bits])?;
+            append(&(layer.weights.group.unwrap_or(0) as u64).to_le_bytes())?;
+        }
+        // No path is so long.
+        append(&u64::MAX.to_le_bytes())?;
+        self.pairs.iter().flat_map(|(t, next)| [t, next]).try_for_each(|t| append(&t.to_le_bytes()))
     }
 
     /// Reads what [`Quantization::to_value`] wrote.
     pub fn from_value(value: &Value) -> Result<Self> {
+        if !value.is_object() {
+            return Err(Error::corrupt(format!("{}: expected an object, found {}", Self::KEY, describe(value))));
+        }
         let version = &value["version"];
         if *version != Self::VERSION {
             return Err(Error::version(format!("{}: version {}; this library reads version {}", Self::KEY, describe(version), Self::VERSION)));
@@ -156,19 +318,53 @@ impl Quantization {
         let mut this = Self::default();
         for (path, layer) in value["layers"].as_object().ok_or_else(|| wrong("layers", "an object", &value["layers"]))? {
             memory::check()?;
+            let layer = layer.as_object().ok_or_else(|| wrong(path, "an object", layer))?;
             let input = layer.get("input").map(|input| {
+                if !input.is_object() {
+                    return Err(wrong(path, "an object \"input\"", input));
+                }
                 let byte =
                     |key: &str| input[key].as_u64().and_then(|n| u8::try_from(n).ok()).ok_or_else(|| wrong(path, &format!("a byte {key:?}"), &input[key]));
                 let numbers = InputNumbers { low: byte("low")?, high: byte("high")?, zero: byte("zero_point")? };
                 let ordered = numbers.low < numbers.high && (numbers.low..=numbers.high).contains(&numbers.zero);
                 if ordered { Ok(numbers) } else { Err(wrong(path, "low <= zero_point <= high and low < high", input)) }
             });
-            this.layers.insert(path.clone(), LayerNumbers { input: input.transpose()? });
+            let weights = layer.get("weight").map_or(Ok(WeightNumbers::BYTES), |weight| {
+                let bits = weight["bits"].as_u64().filter(|bits| [4, 8].contains(bits));
+                let bits = bits.ok_or_else(|| wrong(path, "\"bits\" of 4 or 8", &weight["bits"]))? as u8;
+                let group = match &weight["group"] {
+                    Value::Null => None,
+                    group => Some(group.as_u64().and_then(|n| usize::try_from(n).ok()).ok_or_else(|| wrong(path, "a \"group\" of weights", group))?),
+                };
+                Ok(WeightNumbers { bits, group })
+            })?;
+            this.layers.insert(path.clone(), LayerNumbers { input: input.transpose()?, weights });
         }
-        for pair in value["pairs"].as_array().ok_or_else(|| wrong("pairs", "a list of pairs", &value["pairs"]))? {
-            let numbers = pair.as_array().and_then(|p| if let [t, next] = &p[..] { Some((t.as_i64()?, next.as_i64()?)) } else { None });
-            memory::push(&mut this.pairs, numbers.ok_or_else(|| wrong("pairs", "2 timesteps", pair))?, "pairs")?;
+        if value.get(record::PAIRS).is_some() || this.has_ranges() {
+            this.pairs = record::pairs(value).map_err(|e| e.context(Self::KEY))?;
         }
         Ok(this)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_weights_of_4_bits_are_a_byte_and_outputs_begin_with_one() -> Result<()> {
+        let numbers = WeightNumbers { bits: 4, group: None };
+        for shape in [&[3, 5][..], &[2, 4, 3, 3], &[1, 1], &[4, 3, 1, 1]] {
+            let count = shape.iter().product::<usize>();
+            let all: Vec<i8> = (0..count).map(|i| (i * 5 % 15) as i8 - 7).collect();
+            let whole = Tensor::from_slice(shape, &all)?;
+            let stored = numbers.stored(shape)?;
+            assert_eq!(stored, [shape[0], (count / shape[0]).div_ceil(2)]);
+            let packed = halves(&whole, &stored)?;
+            assert_eq!(from_halves(&packed, shape)?.as_slice::<i8>()?, all, "{shape:?}");
+        }
+        let packed = halves(&Tensor::from_slice(&[1, 3], &[-7i8, 2, 7])?, &[1, 2])?;
+        assert_eq!(packed.as_slice::<u8>()?, [0x29, 0x07]);
+        Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::quantization::{Quantization, input_scale, weight_scale};
 use crate::error::{Error, Result};
-use crate::graph::ops::{Codes, Dequantize, FakeQuantize};
+use crate::graph::ops::{Codes, FakeQuantize};
 use crate::graph::{Graph, TensorType, ValueId};
 use crate::memory;
 use crate::tensor::{DType, Tensor};
@@ -34,6 +34,13 @@ pub struct Parameter {
     pub initial: Initial,
 }
 
+impl Parameter {
+    /// The path of the layer that it is the weights of, if it is those of one.
+    pub fn layer(&self) -> Option<&str> {
+        self.name.strip_suffix(".weight").filter(|_| matches!(self.initial, Initial::Uniform(_)))
+    }
+}
+
 /// Layers with their parameters, under a prefix. The only place where a parameter enters a graph: in the type that it is stored in, and cast to f32 from there,
 /// so that nobody else knows of that type.
 #[derive(Debug)]
@@ -43,6 +50,8 @@ pub struct Scope<'a> {
     weights: Option<&'a BTreeMap<String, Arc<Tensor>>>,
     /// The layers that compute in whole numbers.
     quantization: Option<&'a Quantization>,
+    /// Before the names of what their scales learn.
+    scale_changes: Option<&'a str>,
     parameters: RefCell<Vec<Parameter>>,
     layers: RefCell<Vec<Layer>>,
 }
@@ -61,7 +70,7 @@ pub struct Layer {
 impl<'a> Scope<'a> {
     /// `prefix` is put before every parameter's and feature's name, such as `student.`; it may be empty. Parameters are f32.
     pub fn new(prefix: &'a str) -> Self {
-        Self { prefix, weights: None, quantization: None, parameters: RefCell::default(), layers: RefCell::default() }
+        Self { prefix, weights: None, quantization: None, scale_changes: None, parameters: RefCell::default(), layers: RefCell::default() }
     }
 
     /// The same for parameters that have the types of these weights, by their names without the prefix.
@@ -72,6 +81,12 @@ impl<'a> Scope<'a> {
     /// The same with these layers in whole numbers.
     pub fn quantized(self, quantization: Option<&'a Quantization>) -> Self {
         Self { quantization, ..self }
+    }
+
+    /// The same with scales that learn: each is multiplied by 1 + a state of its name with this prefix, so that a step of an optimizer changes all of them by
+    /// the same share, whatever their size ([`scale_after`]).
+    pub fn with_scale_changes(self, prefix: Option<&'a str>) -> Self {
+        Self { scale_changes: prefix, ..self }
     }
 
     /// The layers in the order in which the network has met them.
@@ -130,22 +145,37 @@ impl<'a> Scope<'a> {
             None => x,
             Some(input) => self.rounded(g, x, (&input_scale(path), 1), None, input.codes(), Tensor::from_slice(&[1], &[input.zero])?)?,
         };
-        let (zeros, scales) = (Tensor::zeros(DType::I8, &weight[..1])?, (&*weight_scale(path), weight[0]));
-        if !whole {
-            return Ok([x, self.rounded(g, w, scales, Some(0), Codes::WEIGHTS, zeros)?, b]);
-        }
-        let (scale, zero) = (self.param(g, scales.0, &[scales.1], Initial::Ones)?, g.constant("zero_point", zeros)?);
-        Ok([x, g.push1(Dequantize { axis: Some(0) }.into(), &[w, scale, zero])?, b])
+        let scales = weight_scale(path);
+        let runs = numbers.weights.scales(weight).ok_or_else(|| Error::internal(format!("groups of {:?} in {weight:?} of '{name}'", numbers.weights.group)))?;
+        let w = if whole {
+            let scales = self.param(g, &scales, &[runs], Initial::Ones)?;
+            g.weights_of(w, scales)?
+        } else {
+            let w = g.in_runs(w, runs)?;
+            let w = self.rounded(g, w, (&scales, runs), Some(0), numbers.weights.codes(), Tensor::zeros(DType::I8, &[runs])?)?;
+            g.reshape(w, weight)?
+        };
+        Ok([x, w, b])
     }
 
     /// A value as its numbers stand for it.
-    fn rounded(&self, g: &mut Graph, x: ValueId, (scale, count): (&str, usize), axis: Option<usize>, codes: Codes, zero: Tensor) -> Result<ValueId> {
-        let scale = self.param(g, scale, &[count], Initial::Ones)?;
+    fn rounded(&self, g: &mut Graph, x: ValueId, (name, count): (&str, usize), axis: Option<usize>, codes: Codes, zero: Tensor) -> Result<ValueId> {
+        let mut scale = self.param(g, name, &[count], Initial::Ones)?;
+        if let Some(prefix) = self.scale_changes {
+            let change = g.state(format!("{prefix}{name}"), TensorType::f32(&[count]))?;
+            scale = Self::after(g, scale, change)?;
+        }
         let zero = g.constant("zero_point", zero)?;
         // Of the mean square of a scale's gradient, Esser et al. 2020, section 2.2.
         let each = g.value(x).ty.numel() as f64 / count as f64;
         let scale_gradient = (each * f64::from(codes.high)).sqrt().recip() as f32;
         g.push1(FakeQuantize { codes, axis, scale_gradient }.into(), &[x, scale, zero])
+    }
+
+    /// A scale with its change, as [`scale_after`].
+    pub(crate) fn after(g: &mut Graph, scale: ValueId, change: ValueId) -> Result<ValueId> {
+        let factor = g.affine(change, 1.0, 1.0)?;
+        g.mul(scale, factor)
     }
 
     /// A convolution of x [N,H,W,C] to `out` channels with a square kernel and a bias.
@@ -184,6 +214,11 @@ impl<'a> Scope<'a> {
         let beta = self.param(g, &format!("{path}.bias"), &[channels], Initial::Zeros)?;
         g.group_norm(x, gamma, beta, norm.groups, norm.eps, silu)
     }
+}
+
+/// What a scale has become by a change of it ([`Scope::with_scale_changes`]), as a graph computes it.
+pub fn scale_after(scale: f32, change: f32) -> f32 {
+    scale * (change + 1.0)
 }
 
 /// A group norm's numbers.

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::graph::ops::MOST_PRODUCTS;
+use crate::memory;
 use crate::nn::Layer;
 
 /// Paths of layers that stay in float, `*` standing for any text.
@@ -40,7 +41,8 @@ impl Policy {
             let known: Vec<&str> = layers.iter().map(|layer| layer.path.as_str()).take(8).collect();
             return Err(Error::invalid(format!("no layer is named by {pattern:?}; the model's layers begin with {}", known.join(", "))));
         }
-        let chosen: Vec<&Layer> = layers.iter().filter(|layer| !self.keep.iter().any(|p| names(p, &layer.path)) && layer.products <= MOST_PRODUCTS).collect();
+        let stays = |layer: &Layer| self.keep.iter().any(|p| names(p, &layer.path)) || layer.products > MOST_PRODUCTS;
+        let chosen = memory::collect(layers.iter().filter(|layer| !stays(layer)), "layers")?;
         if chosen.is_empty() {
             return Err(Error::invalid("all layers of the model are to stay in float: there is nothing to quantise"));
         }

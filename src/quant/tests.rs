@@ -1,51 +1,62 @@
 //! A model in whole numbers: near the one that it was made of, the same everywhere, saved, opened and trained as what it is.
 
-use super::{Options, Policy, quantize};
+use super::calibrate::with_numbers;
+use super::{Mode, Options, Policy, Range, quantize};
 use crate::backend::Backend;
 use crate::backend::cpu::CpuBackend;
 use crate::backend::cpu::kernels::int8::Set;
 use crate::cancel::Stop;
-use crate::diffusion::{Table, Weight};
-use crate::distill::{NormKind, Objective, Trainer, TrainerOptions, WeightsKind};
+use crate::diffusion::{Table, grid};
 use crate::error::{Result, Status};
-use crate::graph::Op;
+use crate::graph::ops::{FakeQuantizeGrad, PackConv, PackFor};
+use crate::graph::passes;
+use crate::graph::reference::Array;
+use crate::graph::{Graph, Numerics, Op, OpDef, Packed, Target, TensorType};
 use crate::io::SchedulerConfig;
-use crate::nn::{Model, StudentInfo, families};
+use crate::nn::conditions::Values;
+use crate::nn::{Guidance, InputNumbers, Model, Predictor, StudentInfo, families};
 use crate::random::Purpose;
-use crate::sampling::{RunSpec, SamplingRun, UNROLLED};
+use crate::sampling::{Evaluator, RunSpec, SamplingRun, UNROLLED, draw_conditions};
 use crate::tensor::{DType, Tensor};
 use std::sync::Arc;
 
-const TINY: &str = r#"{"_class_name":"UNet2DModel","sample_size":8,"in_channels":1,"out_channels":1,"layers_per_block":1,"block_out_channels":[8,16],
+pub(super) const TINY: &str = r#"{"_class_name":"UNet2DModel","sample_size":8,"in_channels":1,"out_channels":1,"layers_per_block":1,"block_out_channels":[8,16],
 "down_block_types":["DownBlock2D","AttnDownBlock2D"],"up_block_types":["AttnUpBlock2D","UpBlock2D"],"norm_num_groups":4,"attention_head_dim":8}"#;
-const PAIRS: [(i64, i64); 2] = [(999, 499), (499, -1)];
+pub(super) const PAIRS: [(i64, i64); 2] = [(999, 499), (499, -1)];
+/// Of [`TINY`]: 2 resnets down, 2 in the middle, 4 up, of two convolutions each; a downsampler and an upsampler; 4 attentions of 4 linear layers.
+const LAYERS: usize = 16 + 2 + 16;
 
-fn student() -> Result<Model> {
-    let mut model = Model::create(
-        families::parse(TINY, "config.json")?,
-        SchedulerConfig::parse(r#"{"_class_name":"DDIMScheduler","prediction_type":"v_prediction"}"#, "s")?,
-        1,
-    )?;
-    model.student = Some(StudentInfo { version: StudentInfo::VERSION, pairs: PAIRS.to_vec(), teacher_substeps: 1 });
+pub(super) fn student() -> Result<Model> {
+    student_of(TINY, &PAIRS)
+}
+
+fn student_of(config: &str, pairs: &[(i64, i64)]) -> Result<Model> {
+    let scheduler = SchedulerConfig::parse(r#"{"_class_name":"DDIMScheduler","prediction_type":"v_prediction"}"#, "s")?;
+    let mut model = Model::create(families::parse(config, "config.json")?, scheduler, 1)?;
+    model.student = Some(StudentInfo { version: StudentInfo::VERSION, pairs: pairs.to_vec(), teacher_substeps: 1 });
     Ok(model)
 }
 
-fn options(high: u8) -> Options {
-    Options { policy: Policy::default(), high, samples: 16, batch: 8, size: [8, 8], seed: 5 }
+pub(super) fn options(high: u8) -> Options {
+    Options { mode: Mode::W8A8, policy: Policy::default(), high, samples: 16, batch: 8, size: [8, 8], seed: 5 }
 }
 
-fn quantized(model: &Model, options: &Options) -> Result<Model> {
+pub(super) fn quantized(model: &Model, options: &Options) -> Result<Model> {
     quantize(&CpuBackend::new(2)?, model, options, &[], &mut |_, _| true, Stop::NEVER)
 }
 
 fn run(backend: &dyn Backend, model: &Model) -> Result<SamplingRun> {
-    let schedule = model.scheduler.noise_schedule()?;
-    let table = Table::from_pairs(&schedule, model.scheduler.prediction(), &PAIRS, 0.0, model.scheduler.clip())?;
-    let (size, purpose) = ([8, 8], Purpose::Evaluation);
-    SamplingRun::new(backend, model, &RunSpec { table: &table, batch: 3, size, purpose, precision: DType::F32, guidance: None, unrolled: UNROLLED })
+    guided_run(backend, model, &PAIRS, None)
 }
 
-fn samples(backend: &dyn Backend, model: &Model) -> Result<Vec<f32>> {
+fn guided_run(backend: &dyn Backend, model: &Model, pairs: &[(i64, i64)], guidance: Option<Guidance>) -> Result<SamplingRun> {
+    let schedule = model.scheduler.noise_schedule()?;
+    let table = Table::from_pairs(&schedule, model.scheduler.prediction(), pairs, 0.0, model.scheduler.clip())?;
+    let (size, purpose) = ([8, 8], Purpose::Evaluation);
+    SamplingRun::new(backend, model, &RunSpec { table: &table, batch: 3, size, purpose, precision: DType::F32, guidance, unrolled: UNROLLED })
+}
+
+pub(super) fn samples(backend: &dyn Backend, model: &Model) -> Result<Vec<f32>> {
     let mut run = run(backend, model)?;
     run.begin(11, &[0, 1, 2], &[], None)?;
     run.step(None, true)?;
@@ -53,7 +64,7 @@ fn samples(backend: &dyn Backend, model: &Model) -> Result<Vec<f32>> {
 }
 
 /// Root of the mean square of the difference over that of the first.
-fn error(a: &[f32], b: &[f32]) -> f64 {
+pub(super) fn error(a: &[f32], b: &[f32]) -> f64 {
     let sum = |f: &dyn Fn(f64, f64) -> f64| a.iter().zip(b).map(|(a, b)| f(f64::from(*a), f64::from(*b))).sum::<f64>();
     (sum(&|a, b| (a - b).powi(2)) / sum(&|a, _| a * a)).sqrt()
 }
@@ -64,13 +75,15 @@ fn it_is_near_the_model_that_it_was_made_of_and_its_layers_compute_in_whole_numb
     let floats = samples(&backend, &model)?;
     for high in [129, 255] {
         let whole = quantized(&model, &options(high))?;
-        let layers = whole.quantization.as_ref().expect("numbers").layers.len();
-        // 2 resnets down, 2 in the middle, 4 up, of two convolutions each; a downsampler and an upsampler; 4 attentions of 4 linear layers.
-        assert_eq!(layers, 16 + 2 + 16);
+        assert_eq!(whole.quantization.as_ref().expect("numbers").layers.len(), LAYERS);
         let run = run(&backend, &whole)?;
-        let convs = run.plan().graph().nodes().iter().filter(|n| matches!(&n.op, Op::FusedConv2d(op) if op.quantized.is_some())).count();
-        assert_eq!(convs, layers * PAIRS.len(), "every layer in every step\n{}", run.plan().graph());
-        assert!(!run.plan().graph().nodes().iter().any(|n| matches!(n.op, Op::FakeQuantize(_))));
+        let count = |f: &dyn Fn(&Op) -> bool| run.plan().graph().nodes().iter().filter(|n| f(&n.op)).count();
+        let convs = count(&|op| matches!(op, Op::FusedConv2d(op) if op.quantized.is_some()));
+        assert_eq!(convs, LAYERS * PAIRS.len(), "every layer in every step\n{}", run.plan().graph());
+        assert_eq!(count(&|op| matches!(op, Op::FakeQuantize(_) | Op::Dequantize(_))), 0);
+        // Once for all steps.
+        assert_eq!(count(&|op| matches!(op, Op::PackConv(op) if matches!(op.purpose, PackFor::Numbers(_)))), LAYERS);
+        assert_eq!(count(&|op| matches!(op, Op::Binary(_))), LAYERS, "factors\n{}", run.plan().graph());
         let found = error(&floats, &samples(&backend, &whole)?);
         // A number is at most half a step from what it stands for, some 1/250 of a layer's range at 130 levels; two dozen such errors in a row, twice.
         assert!(found > 0.0 && found < 0.05, "{high}: {found}");
@@ -94,27 +107,6 @@ fn samples_are_the_same_for_any_thread_count_and_from_a_file_on_every_set() -> R
         }
         assert!(samples(&CpuBackend::with_set(2, set)?, &opened)? == expected, "{set:?}, opened");
     }
-    Ok(())
-}
-
-/// Training with the rounding in place brings the model nearer to what it is to match, and what is trained is what is sampled.
-#[test]
-fn a_trainer_of_it_learns_with_the_rounding_in_place() -> Result<()> {
-    let (teacher, whole) = (student()?, quantized(&student()?, &options(129))?);
-    let term = Objective::TeacherForced.term(Weight::State, NormKind::L2);
-    let options =
-        TrainerOptions { terms: vec![term], pairs: PAIRS.to_vec(), substeps: 2, cache_size: 64, cache_batch: 16, batch: 16, ..TrainerOptions::default() };
-    let mut trainer = Trainer::new(Arc::new(CpuBackend::new(2)?), &whole, Some(&teacher), None, options)?;
-    let before = trainer.evaluate(99)?.loss;
-    for _ in 0..60 {
-        trainer.step()?;
-    }
-    let after = trainer.evaluate(99)?.loss;
-    assert!(after < 0.9 * before, "{before} -> {after}");
-    let learned = trainer.snapshot(WeightsKind::Raw)?;
-    assert_eq!(learned.quantization, whole.quantization);
-    let backend = CpuBackend::new(2)?;
-    assert!(samples(&backend, &learned)? != samples(&backend, &whole)?);
     Ok(())
 }
 
@@ -148,58 +140,6 @@ fn floats_that_are_rounded_in_the_plan_give_the_same_samples() -> Result<()> {
     Ok(())
 }
 
-/// What a file says of numbers is judged before anything is computed with it.
-#[test]
-fn damaged_numbers_are_refused() -> Result<()> {
-    let whole = quantized(&student()?, &options(129))?;
-    let file = std::env::temp_dir().join(format!("fewstep-quant-damaged-{}.safetensors", std::process::id()));
-    let refused = |model: &Model, status: Status, needle: &str| -> Result<()> {
-        model.save_file(&file)?;
-        let error = Model::open(&file).map(drop).expect_err(needle);
-        assert!(error.status == status && error.message.contains(needle), "{needle}: {error}");
-        Ok(())
-    };
-    for (scale, values) in [("mid_block.resnets.0.conv1.input_scale", vec![0f32]), ("mid_block.resnets.0.conv1.weight_scale", vec![-1f32; 16])] {
-        let mut model = whole.clone();
-        model.weights.insert(scale.into(), Arc::new(Tensor::from_slice(&[values.len()], &values)?));
-        refused(&model, Status::CorruptFile, scale)?;
-    }
-    let mut model = whole.clone();
-    model.weights.remove("mid_block.resnets.0.conv1.weight_scale");
-    refused(&model, Status::NotFound, "mid_block.resnets.0.conv1.weight_scale")?;
-    let mut model = whole.clone();
-    let numbers = model.quantization.as_mut().expect("numbers");
-    numbers.layers.insert("no.such.layer".into(), numbers.layers["mid_block.resnets.0.conv1"]);
-    refused(&model, Status::NotFound, "no.such.layer")?;
-    let mut model = whole;
-    let numbers = model.quantization.as_mut().expect("numbers").layers.get_mut("mid_block.resnets.0.conv1").expect("a layer");
-    numbers.input = numbers.input.map(|input| crate::nn::InputNumbers { zero: 200, ..input });
-    refused(&model, Status::CorruptFile, "zero_point")?;
-    std::fs::remove_file(&file).expect("a file");
-    Ok(())
-}
-
-/// A checkpoint's weights are those of its numbers.
-#[test]
-fn a_run_is_not_resumed_with_other_numbers() -> Result<()> {
-    let trainer = |student: &Model| {
-        let terms = vec![Objective::TeacherForced.term(Weight::State, NormKind::L2)];
-        let options = TrainerOptions { terms, pairs: PAIRS.to_vec(), substeps: 1, cache_size: 4, cache_batch: 4, batch: 2, ..TrainerOptions::default() };
-        Trainer::new(Arc::new(CpuBackend::new(1)?), student, Some(student), None, options)
-    };
-    let model = student()?;
-    let [fine, coarse] = [quantized(&model, &options(255))?, quantized(&model, &options(129))?];
-    let file = std::env::temp_dir().join(format!("fewstep-quant-checkpoint-{}.safetensors", std::process::id()));
-    trainer(&fine)?.save(&file)?;
-    trainer(&fine)?.resume(&file, 0)?;
-    for other in [&coarse, &model] {
-        let error = trainer(other)?.resume(&file, 0).expect_err("other numbers");
-        assert!(error.status == Status::InvalidArgument && error.message.contains("option quantization"), "{error}");
-    }
-    std::fs::remove_file(&file).expect("a file");
-    Ok(())
-}
-
 #[test]
 fn other_grids_are_refused() -> Result<()> {
     let mut whole = quantized(&student()?, &options(129))?;
@@ -224,4 +164,159 @@ fn what_cannot_be_quantised_is_said() -> Result<()> {
         refused(&model, &Options { policy: Policy { keep: vec![keep.into()] }, ..options(129) }, Status::InvalidArgument, needle)?;
     }
     Ok(())
+}
+
+/// A backend without kernels for bytes, which packs all weights.
+struct Floats;
+
+impl Target for Floats {
+    fn accepts(&self, _: &Op, _: &[&TensorType]) -> bool {
+        false
+    }
+
+    fn packed(&self, op: &Op, types: &[&TensorType]) -> Option<Packed> {
+        let (.., weight) = PackConv::of(op)?;
+        Some(TensorType::f32(&[types[weight].numel()]).into())
+    }
+}
+
+/// Where weights are computed of their numbers, that is done and they are packed once for all steps.
+#[test]
+fn steps_share_the_floats_that_numbers_stand_for() -> Result<()> {
+    let whole = quantized(&student()?, &options(129))?;
+    let mut g = Graph::new();
+    let (x, t) = (g.input("x", TensorType::f32(&[2, 8, 8, 1]))?, g.input("t", TensorType::f32(&[2]))?);
+    let mut layers = 0;
+    for step in 0..3 {
+        g.begin_segment(format!("step {step}"));
+        let (out, all) = Predictor::new(&whole, "").output_and_layers(&mut g, x, t, &[])?;
+        g.tap(out);
+        layers = all.len();
+    }
+    let done = passes::run(&g, &Numerics::F32, &Floats, Stop::NEVER, &mut |_, _| Ok(()))?;
+    let count = |f: &dyn Fn(&Op) -> bool| done.graph.nodes().iter().filter(|n| f(&n.op)).count();
+    assert_eq!((count(&|op| matches!(op, Op::Dequantize(_))), count(&|op| matches!(op, Op::PackConv(_)))), (LAYERS, layers));
+    Ok(())
+}
+
+/// Labels and guidance, planes from a data set, a variance behind the mean, more steps than are written one after the other.
+#[test]
+fn students_of_every_kind_are_near_their_floats() -> Result<()> {
+    let with = |settings: &str| TINY.replacen(r#""sample_size""#, &format!("{settings},\"sample_size\""), 1);
+    let many = grid::trailing_pairs(1000, UNROLLED + 1)?;
+    let guidance = Guidance { scale: 2.0, null_label: 9 };
+    let planes = [Arc::new(Tensor::from_slice(&[5, 64], &(0..320).map(|i| (i as f32).sin()).collect::<Vec<_>>())?)];
+    let one = r#""in_channels":1"#;
+    type Row<'a> = (&'a str, String, &'a [(i64, i64)], Option<Guidance>, &'a [Arc<Tensor>]);
+    let rows: [Row; 4] = [
+        ("guided", with(r#""num_class_embeds":10"#), &PAIRS, Some(guidance), &[]),
+        ("planes", TINY.replacen(one, r#""in_channels":2"#, 1), &PAIRS, None, &planes),
+        ("a variance", TINY.replacen(r#""out_channels":1"#, r#""out_channels":2"#, 1), &PAIRS, None, &[]),
+        ("many steps", TINY.to_owned(), &many, None, &[]),
+    ];
+    let backend = CpuBackend::new(2)?;
+    for (what, config, pairs, guidance, rows) in rows {
+        let model = student_of(&config, pairs)?;
+        let whole = quantize(&backend, &model, &options(255), rows, &mut |_, _| true, Stop::NEVER)?;
+        let conditions = model.roles()?.conditions;
+        let drawn = draw_conditions(&conditions, rows, (3, [8, 8]), 2, Stop::NEVER)?;
+        let given = conditions.iter().zip(&drawn).map(|(c, rows)| Ok((c.kind, Values::of(rows)?))).collect::<Result<Vec<_>>>()?;
+        let [floats, found] = [&model, &whole].map(|model| -> Result<Vec<f32>> {
+            let mut run = guided_run(&backend, model, pairs, guidance)?;
+            run.begin(11, &[0, 1, 2], &given, None)?;
+            run.step(None, true)?;
+            Ok(run.read()?.to_vec())
+        });
+        let found = error(&floats?, &found?);
+        // As above; guidance doubles the errors of a prediction and adds those of another.
+        assert!(found > 0.0 && found < 0.1, "{what}: {found}");
+    }
+    Ok(())
+}
+
+/// One evaluation is refused off the grid, at any place of a batch, and done on it.
+#[test]
+fn evaluations_off_the_grid_are_refused() -> Result<()> {
+    let whole = quantized(&student()?, &options(129))?;
+    let mut evaluator = Evaluator::new_until(&CpuBackend::new(1)?, &whole, 2, [8, 8], DType::F32, Stop::NEVER)?;
+    let x = vec![0.5; 128];
+    for t in [[999.0, 499.0], [499.0, 499.0]] {
+        evaluator.run(&x, &t, &[], Stop::NEVER)?;
+    }
+    for (t, off) in [([999.0, 498.0], "498"), ([998.5, 499.0], "998.5"), ([-1.0, 999.0], "-1")] {
+        let error = evaluator.run(&x, &t, &[], Stop::NEVER).map(|_| ()).expect_err(off);
+        assert!(error.status == Status::Unsupported && error.message.contains(off) && error.message.contains("own grid"), "{error}");
+    }
+    Ok(())
+}
+
+/// A gradient reaches every weight, also those that are the ends of their range: training begins with what the numbers stand for.
+#[test]
+fn weights_at_the_ends_of_their_range_learn() -> Result<()> {
+    for mode in [Mode::W8A8, Mode::W4A8] {
+        let whole = quantized(&student()?, &Options { mode, ..options(129) })?;
+        let wide = whole.widened(Stop::NEVER)?;
+        for (path, layer) in &whole.quantization.as_ref().expect("numbers").layers {
+            let (weight, scales) = (&wide.weights[&format!("{path}.weight")], &whole.weights[&format!("{path}.weight_scale")]);
+            let (weight, scales) = (weight.as_slice::<f32>()?, scales.as_slice::<f32>()?);
+            let (rows, codes) = (scales.len(), layer.weights.codes());
+            let array = |shape: &[usize], values: Vec<f64>| Array::from_shape_vec(shape, values).expect("a shape");
+            let wide = |values: &[f32]| values.iter().map(|v| f64::from(*v)).collect::<Vec<_>>();
+            let x = array(&[rows, weight.len() / rows], wide(weight));
+            let (scale, zero, ones) = (array(&[rows], wide(scales)), array(&[rows], vec![0.0; rows]), x.mapv(|_| 1.0));
+            let gradient = FakeQuantizeGrad { codes, axis: Some(0), scale_gradient: 1.0 }.reference(&[&x, &scale, &zero, &ones])?;
+            assert!(gradient[0].iter().all(|g| *g == 1.0), "{mode:?} {path}");
+        }
+    }
+    Ok(())
+}
+
+/// A network that goes through a layer twice has one scale for what both times meet.
+#[test]
+fn a_layer_that_is_met_twice_has_the_range_of_both() -> Result<()> {
+    let layer = "mid_block.resnets.0.conv1";
+    let ranges = [Range { min: -1.0, max: 2.0 }, Range { min: -3.0, max: 1.0 }];
+    let expected = Range { min: -3.0, max: 2.0 }.numbers(255);
+    for ranges in [ranges, [ranges[1], ranges[0]]] {
+        let whole = with_numbers(&student()?, ranges.into_iter().map(|range| (layer, Some(range))), &options(255), &PAIRS, Stop::NEVER)?;
+        let scale = whole.weights[&format!("{layer}.input_scale")].as_slice::<f32>()?[0];
+        assert_eq!((scale, whole.quantization.and_then(|q| q.layers[layer].input)), (expected.0, Some(expected.1)));
+    }
+    Ok(())
+}
+
+/// A run of training is known by the numbers that it computes in, by all of them.
+#[test]
+fn every_number_is_part_of_the_hash() -> Result<()> {
+    let whole = quantized(&student()?, &options(129))?;
+    type Change = fn(&mut Model);
+    let changes: [Change; 8] = [
+        |_| {},
+        |m| m.quantization.as_mut().expect("numbers").pairs.truncate(1),
+        |m| m.quantization.as_mut().expect("numbers").pairs[1].1 = 3,
+        |m| drop(m.quantization.as_mut().expect("numbers").layers.pop_first()),
+        |m| first_input(m).low += 1,
+        |m| first_input(m).high -= 1,
+        |m| first_input(m).zero += 1,
+        |m| {
+            let scale = m.weights.get_mut("mid_block.resnets.0.conv1.input_scale").expect("a scale");
+            *scale = Arc::new(Tensor::from_slice(&[1], &[0.5f32]).expect("a tensor"));
+        },
+    ];
+    let mut known = vec![];
+    for change in changes {
+        let mut model = whole.clone();
+        change(&mut model);
+        let hash = model.numbers_hash()?.expect("a hash");
+        assert!(!known.contains(&hash), "change {}", known.len());
+        known.push(hash);
+    }
+    assert_eq!(Some(&known[0]), quantized(&student()?, &options(129))?.numbers_hash()?.as_ref());
+    assert_eq!(student()?.numbers_hash()?, None);
+    Ok(())
+}
+
+fn first_input(model: &mut Model) -> &mut InputNumbers {
+    let layers = &mut model.quantization.as_mut().expect("numbers").layers;
+    layers.values_mut().next().and_then(|layer| layer.input.as_mut()).expect("an input")
 }

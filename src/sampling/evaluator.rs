@@ -6,6 +6,7 @@ use crate::cancel::{Stop, cancelled};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Numerics, TensorType, ValueId};
 use crate::memory;
+use crate::nn::quantization::check_timestep;
 use crate::nn::{Condition, Layer, Model, Predictor};
 use crate::tensor::DType;
 
@@ -19,6 +20,8 @@ pub struct Evaluator {
     out: ValueId,
     shape: [usize; 4],
     out_channels: usize,
+    /// Of a quantised model: the timesteps that its ranges are of.
+    grid: Option<Vec<(i64, i64)>>,
 }
 
 impl Evaluator {
@@ -53,7 +56,13 @@ impl Evaluator {
             exec.bind(name, tensor.clone())?;
         }
         exec.prepare_until(stop)?;
-        Ok(Self { exec, x, t, conditions: roles.conditions, inputs, out, shape, out_channels })
+        let grid = model
+            .quantization
+            .as_ref()
+            .filter(|quantization| quantization.has_ranges())
+            .map(|quantization| memory::copy(&quantization.pairs, "pairs"))
+            .transpose()?;
+        Ok(Self { exec, x, t, conditions: roles.conditions, inputs, out, shape, out_channels, grid })
     }
 
     /// What a chosen layer has read in the last run.
@@ -76,8 +85,8 @@ impl Evaluator {
         self.exec.memory()
     }
 
-    /// The network's output [N,H,W,out_channels] for x_t [N,H,W,C], a timestep of each image, and conditions. A cancelled error where `stop` is set before
-    /// it is done.
+    /// The network's output [N,H,W,out_channels] for x_t [N,H,W,C], a timestep of each image, and conditions; a quantised model has one at the timesteps of its
+    /// own grid alone. A cancelled error where `stop` is set before it is done.
     pub fn run(&mut self, x_t: &[f32], timesteps: &[f32], given: &[Given], stop: Stop) -> Result<HostSlice<'_, f32>> {
         let [n, h, w, _] = self.shape;
         let numel = self.shape.iter().product::<usize>();
@@ -88,6 +97,9 @@ impl Evaluator {
             if let Some(i) = values.iter().position(|v| !v.is_finite()) {
                 return Err(Error::numeric(format!("{name}[{i}] is {}; it must be finite", values[i])));
             }
+        }
+        if let Some(grid) = &self.grid {
+            timesteps.iter().try_for_each(|t| check_timestep(grid, f64::from(*t)))?;
         }
         let taken = check_given(&self.conditions, given, n, [h, w])?;
         self.exec.write_bytes(self.x, as_bytes(x_t))?;

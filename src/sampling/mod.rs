@@ -5,7 +5,7 @@ pub mod evaluator;
 pub mod program;
 pub mod run;
 
-pub use conditions::draw_conditions;
+pub use conditions::{check_rows, draw_conditions};
 pub use evaluator::Evaluator;
 pub use program::{RunGraph, RunSpec, UNROLLED};
 pub use run::{Given, SamplingRun, for_each_batch};

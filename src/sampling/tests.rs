@@ -1,14 +1,15 @@
 //! A run that loops over one step gives the bytes of one whose steps are written one after the other.
 
-use super::{RunSpec, SamplingRun};
+use super::{RunSpec, SamplingRun, draw_conditions};
 use crate::backend::cpu::CpuBackend;
 use crate::cancel::Stop;
-use crate::error::Result;
+use crate::error::{Result, Status};
 use crate::io::SchedulerConfig;
 use crate::nn::conditions::Values;
-use crate::nn::{ConditionKind, Model, families};
+use crate::nn::{Condition, ConditionKind, Model, families};
 use crate::random::Purpose;
-use crate::tensor::DType;
+use crate::tensor::{DType, Tensor};
+use std::sync::Arc;
 use std::time::Duration;
 
 const TINY: &str = r#"{"_class_name":"UNet2DModel","sample_size":8,"in_channels":1,"out_channels":1,"layers_per_block":1,"block_out_channels":[8,8],
@@ -87,5 +88,25 @@ fn long_runs_have_small_plans() -> Result<()> {
     let ([short, bytes], [long, more]) = (plan(17)?.into(), plan(1000)?.into());
     // Beside the plan there are the tables of the steps' numbers: a timestep and two factors each, and when the steps end.
     assert!(short == long && more <= bytes + 1000 * 64, "{short} nodes, {bytes} bytes; {long}, {more}");
+    Ok(())
+}
+
+/// Planes of a data set of other images than the samples' are refused by name; tokens are of no size.
+#[test]
+fn rows_of_other_images_are_refused() -> Result<()> {
+    let condition = |kind| [Condition { name: "c".into(), kind }];
+    let planes = condition(ConditionKind::Planes { channels: 2 });
+    let tokens = condition(ConditionKind::Tokens { length: 3, width: 4 });
+    let rows = |each: usize| -> Result<_> { Ok([Arc::new(Tensor::from_slice(&[5, each], &vec![0.5f32; 5 * each])?)]) };
+    for (conditions, each, size) in [(&planes, 2 * 64, [8, 8]), (&planes, 2 * 32, [4, 8]), (&tokens, 12, [8, 8]), (&tokens, 12, [16, 16])] {
+        let drawn = draw_conditions(conditions, &rows(each)?, (7, size), 1, Stop::NEVER)?;
+        assert_eq!(drawn[0].shape(), [7, each]);
+    }
+    for (each, size) in [(2 * 64, [16, 8]), (2 * 64, [8, 4]), (2, [8, 8])] {
+        let error = draw_conditions(&planes, &rows(each)?, (7, size), 1, Stop::NEVER).map(drop).expect_err("another size");
+        let found = format!("{each} numbers");
+        assert!(error.status == Status::Shape && error.message.contains("planes") && error.message.contains(&found), "{error}");
+        assert!(error.message.contains(&format!("{size:?}")), "{error}");
+    }
     Ok(())
 }

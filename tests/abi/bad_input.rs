@@ -87,6 +87,7 @@ fn null_everywhere() {
         fewstep_trainer_destroy(null_mut()) => 0;
         fewstep_quantize_options_init(null_mut(), 0) => INVALID;
         fewstep_quantize(null(), null(), null(), None, null_mut(), null_mut()) => INVALID;
+        fewstep_quantize_report(null(), null(), null(), null(), None, None, null_mut()) => INVALID;
         fewstep_sampler_options_init(null_mut(), 0) => INVALID;
         fewstep_begin_options_init(null_mut(), 0) => INVALID;
         fewstep_sampler_create(null(), null(), null(), null_mut()) => INVALID;

@@ -5,6 +5,7 @@ use crate::ffi_common::Api;
 use fewstep::ffi::device::*;
 use fewstep::ffi::precision::*;
 use fewstep::ffi::runtime::*;
+use std::ffi::{CStr, c_char, c_void};
 
 const INVALID: i32 = 1;
 
@@ -205,4 +206,44 @@ mod drivers {
             assert!(runtime.is_null());
         }
     }
+}
+
+/// A variable that names nothing is no silent default. Read once in a process, so each value has one of its own.
+#[test]
+fn an_unknown_instruction_set_is_named_in_the_log() {
+    const WARNINGS: &str = "FEWSTEP_TEST_ISA_WARNINGS";
+    let name = "devices::an_unknown_instruction_set_is_named_in_the_log";
+    if let Ok(expected) = std::env::var(WARNINGS) {
+        let found = warnings_of_a_runtime();
+        assert_eq!(found.len().to_string(), expected, "{found:?}");
+        assert!(found.iter().all(|line| line.contains("FEWSTEP_ISA is \"avx3\"")), "{found:?}");
+        return;
+    }
+    for (value, warnings) in [("avx3", "1"), ("avx2", "0"), ("", "0")] {
+        let program = std::env::current_exe().expect("this program");
+        let child = std::process::Command::new(program).args(["--exact", name]).env("FEWSTEP_ISA", value).env(WARNINGS, warnings).output().expect("a child");
+        let out = String::from_utf8_lossy(&child.stdout);
+        assert!(child.status.success() && out.contains("1 passed"), "{value:?}: {out}");
+    }
+}
+
+/// What the log of a runtime on the CPU is told when it is made.
+fn warnings_of_a_runtime() -> Vec<String> {
+    unsafe extern "C" fn note(user: *mut c_void, level: i32, message: *const c_char) {
+        assert_eq!(level, FEWSTEP_LOG_WARNING);
+        // SAFETY: the list below, and a text of the library.
+        let (seen, message) = unsafe { (&mut *user.cast::<Vec<String>>(), CStr::from_ptr(message)) };
+        seen.push(message.to_str().expect("UTF-8").to_owned());
+    }
+    let api = Api::load();
+    let (mut seen, mut runtime) = (Vec::<String>::new(), std::ptr::null_mut());
+    // SAFETY: plain data; valid pointers.
+    unsafe {
+        let mut options: fewstep_runtime_options = std::mem::zeroed();
+        api.ok((api.fewstep_runtime_options_init)(&mut options, size_of_val(&options)));
+        options = fewstep_runtime_options { threads: 1, log: Some(note), log_user: (&raw mut seen).cast(), ..options };
+        api.ok((api.fewstep_runtime_create)(&options, &mut runtime));
+        api.ok((api.fewstep_runtime_destroy)(runtime));
+    }
+    seen
 }

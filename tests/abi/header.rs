@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The header's chapters in their order: a file of src/ffi, and what it is about.
-const CHAPTERS: [(&str, &str); 17] = [
+const CHAPTERS: [(&str, &str); 18] = [
     ("error", "Version, status codes, the last error"),
     ("cancel", "Cancel tokens"),
     ("callback", "Progress"),
@@ -19,7 +19,8 @@ const CHAPTERS: [(&str, &str); 17] = [
     ("precision", "Precisions"),
     ("trainer_options", "Trainers: what training is made with"),
     ("trainer", "Trainers"),
-    ("quantize", "Quantisation: students in whole numbers"),
+    ("quantize", "Quantisation: models in fewer bits"),
+    ("quantize_report", "What each layer's whole numbers cost"),
     ("sampler_options", "Samplers: what a run is made with"),
     ("sampler", "Samplers"),
     ("evaluator", "Evaluators: one evaluation of a network"),

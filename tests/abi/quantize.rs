@@ -1,12 +1,13 @@
 //! Students in whole numbers, through the C functions.
 
 use crate::ffi_common::{Api, TINY, c};
-use fewstep::ffi::callback::{FEWSTEP_PHASE_QUANTIZE, fewstep_progress};
+use fewstep::ffi::callback::{FEWSTEP_PHASE_QUANTIZE, FEWSTEP_PHASE_REPORT, fewstep_progress};
 use fewstep::ffi::model::*;
-use fewstep::ffi::quantize::fewstep_quantize_options;
+use fewstep::ffi::quantize::*;
+use fewstep::ffi::quantize_report::fewstep_layer_report;
 use fewstep::ffi::runtime::fewstep_runtime;
 use fewstep::ffi::sampler_options::{FEWSTEP_SAMPLER_DDIM, FEWSTEP_SAMPLER_FROM_MODEL, fewstep_sampler_options};
-use std::ffi::{c_char, c_void};
+use std::ffi::{CStr, c_char, c_void};
 use std::ptr::{null, null_mut};
 
 const INVALID: i32 = 1;
@@ -101,6 +102,37 @@ fn a_quantized_student_is_a_model_like_any_other() {
     std::fs::remove_file(path).expect("a file");
 }
 
+/// Weights alone need no grid: any model, any sampler.
+#[test]
+fn weights_alone_are_quantised_for_any_model() {
+    let api = Api::load();
+    let runtime = api.runtime(2);
+    let teacher = api.model(runtime, 3);
+    let floats = info(&api, teacher).weight_bytes as f64;
+    let own = fewstep_sampler_options { kind: FEWSTEP_SAMPLER_DDIM, steps: 3, ..api.sampler_options(0, 2) };
+    let exact = api.sample(runtime, teacher, &own, 5, 0, i64::MAX);
+    // Bytes in memory: a number of 4 bits is one there.
+    for (mode, most, least_layers, lost) in
+        [(FEWSTEP_QUANTIZE_W8, 0.5, 20, 0.05), (FEWSTEP_QUANTIZE_W4, 0.6, 20, 0.5), (FEWSTEP_QUANTIZE_F16, 0.5, 0, 5e-3), (FEWSTEP_QUANTIZE_BF16, 0.5, 0, 5e-2)]
+    {
+        let made = quantized(&api, runtime, teacher, &fewstep_quantize_options { mode, ..options(&api) });
+        let made_info = info(&api, made);
+        assert!(made_info.weight_bytes as f64 <= most * floats, "mode {mode}: {} of {floats}", made_info.weight_bytes);
+        assert!((least_layers..1000).contains(&made_info.quantized_layers) && (least_layers > 0 || made_info.quantized_layers == 0), "mode {mode}");
+        let found = api.sample(runtime, made, &own, 5, 0, i64::MAX);
+        let square = |f: &dyn Fn(f32, f32) -> f32| exact.iter().zip(&found).map(|(a, b)| f(*a, *b)).sum::<f32>();
+        let error = (square(&|a, b| (a - b) * (a - b)) / square(&|a, _| a * a)).sqrt();
+        assert!(error > 0.0 && error < lost, "mode {mode}: {error}");
+        // SAFETY: a valid pointer.
+        api.ok(unsafe { (api.fewstep_model_destroy)(made) });
+    }
+    // SAFETY: valid pointers.
+    unsafe {
+        api.ok((api.fewstep_model_destroy)(teacher));
+        api.ok((api.fewstep_runtime_destroy)(runtime));
+    }
+}
+
 #[test]
 fn what_quantisation_refuses() {
     let api = Api::load();
@@ -114,6 +146,9 @@ fn what_quantisation_refuses() {
         assert!(out.is_null(), "{row}");
     };
     refuse("no grid", teacher, &plain, INVALID, "few-step student");
+    refuse("no mode", student, &fewstep_quantize_options { mode: 0, ..plain }, INVALID, "mode is 0");
+    refuse("no such mode", student, &fewstep_quantize_options { mode: 7, ..plain }, INVALID, "mode is 7");
+    refuse("reserved", student, &fewstep_quantize_options { reserved: 1, ..plain }, INVALID, "reserved");
     refuse("no samples", student, &fewstep_quantize_options { samples: 0, ..plain }, INVALID, "samples");
     refuse("too few levels", student, &fewstep_quantize_options { levels: 2, ..plain }, INVALID, "levels is 2");
     refuse("too many levels", student, &fewstep_quantize_options { levels: 257, ..plain }, INVALID, "levels is 257");
@@ -153,6 +188,76 @@ fn progress_is_told_and_cancels() {
         assert!(out.is_null());
         seen.clear();
         api.ok((api.fewstep_model_destroy)(student));
+        api.ok((api.fewstep_runtime_destroy)(runtime));
+    }
+}
+
+/// What a report's callbacks have seen.
+#[derive(Default)]
+struct Reported {
+    /// Path, or nothing for all layers; errors of the steps; share; error if the layer stays in float.
+    rows: Vec<(String, Vec<f64>, f64, f64)>,
+    progress: Vec<(i32, u64, u64)>,
+    /// Cancels at this many calls of the progress callback.
+    cancel_at: usize,
+}
+
+#[test]
+fn a_report_tells_what_each_layer_costs() {
+    /// SAFETY: what the library gives is valid, `user` is a [`Reported`].
+    unsafe extern "C" fn note(user: *mut c_void, progress: *const fewstep_progress) -> i32 {
+        let (seen, progress) = unsafe { (&mut *user.cast::<Reported>(), &*progress) };
+        seen.progress.push((progress.phase, progress.done, progress.total));
+        i32::from(seen.progress.len() == seen.cancel_at)
+    }
+    /// SAFETY: as above.
+    unsafe extern "C" fn visit(user: *mut c_void, row: *const fewstep_layer_report) {
+        let (seen, row) = unsafe { (&mut *user.cast::<Reported>(), &*row) };
+        let layer = if row.layer.is_null() { String::new() } else { unsafe { CStr::from_ptr(row.layer) }.to_str().expect("UTF-8").to_owned() };
+        let errors = unsafe { std::slice::from_raw_parts(row.step_errors, row.step_count as usize) };
+        seen.rows.push((layer, errors.to_vec(), row.share, row.error_if_kept));
+    }
+    let api = Api::load();
+    let runtime = api.runtime(2);
+    let (student, teacher) = (student(&api, runtime), api.model(runtime, 3));
+    let options = fewstep_quantize_options { samples: 6, batch: 4, ..options(&api) };
+    let whole = quantized(&api, runtime, student, &options);
+    let layers = info(&api, whole).quantized_layers as usize;
+    let mut seen = Reported::default();
+    let report = |models: [*mut fewstep_model; 2], seen: &mut Reported| {
+        let user = std::ptr::from_mut(seen).cast();
+        // SAFETY: valid pointers.
+        unsafe { (api.fewstep_quantize_report)(runtime, models[0], models[1], &options, Some(note), Some(visit), user) }
+    };
+    api.ok(report([student, whole], &mut seen));
+    let total = 2 + 2 * layers as u64;
+    assert_eq!(seen.progress, (1..=total).map(|done| (FEWSTEP_PHASE_REPORT, done, total)).collect::<Vec<_>>());
+    let (all, each) = seen.rows.split_first().expect("rows");
+    assert_eq!((all.0.as_str(), all.1.len(), all.2, all.3, each.len()), ("", 2, 1.0, 0.0, layers));
+    assert!(each.iter().all(|(layer, errors, ..)| !layer.is_empty() && errors.len() == 2 && errors[1] > 0.0));
+    let shares: f64 = each.iter().map(|(_, _, share, _)| share).sum();
+    assert!((shares - 1.0).abs() < 1e-12, "{shares}");
+    // Errors of rounding are about independent: the squares of layers alone add up to that of all, within a factor that their number leaves room for.
+    let (alone, together) = (each.iter().map(|(_, errors, ..)| errors[1] * errors[1]).sum::<f64>().sqrt(), all.1[1]);
+    assert!(alone > 0.5 * together && alone < 2.0 * together, "{alone} {together}");
+    // The layer that costs most buys most.
+    let worst = each.iter().max_by(|a, b| a.2.total_cmp(&b.2)).expect("a layer");
+    assert!(worst.3 < together, "{worst:?} of {together}");
+
+    let mut seen = Reported { cancel_at: 3, ..Reported::default() };
+    api.fails("cancelled", report([student, whole], &mut seen), CANCELLED, "progress callback");
+    assert!(seen.rows.is_empty() && seen.progress.len() == 3);
+    let mut refuse = |row: &str, models, needle: &str| api.fails(row, report(models, &mut seen), INVALID, needle);
+    refuse("no numbers", [student, student], "not quantised");
+    refuse("numbers twice", [whole, whole], "in floats");
+    refuse("another model", [teacher, whole], "prediction types");
+    // SAFETY: valid pointers.
+    unsafe {
+        let silent = (api.fewstep_quantize_report)(runtime, student, whole, &options, None, None, null_mut());
+        api.fails("nobody reads", silent, INVALID, "visit is NULL");
+        for model in [student, teacher, whole] {
+            api.ok((api.fewstep_model_destroy)(model));
+        }
         api.ok((api.fewstep_runtime_destroy)(runtime));
     }
 }

@@ -15,6 +15,7 @@ use fewstep::ffi::evaluator::*;
 use fewstep::ffi::grid::fewstep_step_pair;
 use fewstep::ffi::model::*;
 use fewstep::ffi::quantize::*;
+use fewstep::ffi::quantize_report::*;
 use fewstep::ffi::runtime::*;
 use fewstep::ffi::sampler::*;
 use fewstep::ffi::sampler_options::*;
@@ -106,6 +107,10 @@ api! {
     fewstep_quantize_options_init(*mut fewstep_quantize_options, usize) -> i32;
     fewstep_quantize(
         *const fewstep_runtime, *const fewstep_model, *const fewstep_quantize_options, fewstep_progress_callback, *mut c_void, *mut *mut fewstep_model
+    ) -> i32;
+    fewstep_quantize_report(
+        *const fewstep_runtime, *const fewstep_model, *const fewstep_model, *const fewstep_quantize_options, fewstep_progress_callback,
+        fewstep_layer_report_callback, *mut c_void
     ) -> i32;
     fewstep_evaluator_options_init(*mut fewstep_evaluator_options, usize) -> i32;
     fewstep_evaluation_init(*mut fewstep_evaluation, usize) -> i32;

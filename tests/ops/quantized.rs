@@ -1,15 +1,15 @@
 //! Convolutions of whole numbers: what is folded into them, and that their bits are the same everywhere.
 
 use crate::common::conv_cases::{EPILOGUES, ROUNDINGS, SHAPES, quantized_graph, quantized_norm, rounded};
-use crate::common::{Case, TAKES_ALL, load};
+use crate::common::{Answers, Case, TAKES_ALL, load};
 use crate::random_graphs::same_meaning;
 use fewstep::Result;
 use fewstep::backend::Backend;
-use fewstep::backend::cpu::CpuBackend;
 use fewstep::backend::cpu::kernels::int8::Set;
+use fewstep::backend::cpu::{CpuBackend, Isa};
 use fewstep::cancel::Stop;
 use fewstep::graph::ops::*;
-use fewstep::graph::{Graph, Numerics, Op, ValueId, passes};
+use fewstep::graph::{Graph, Numerics, Op, ValueId, gradients, passes};
 use fewstep::tensor::{DType, Tensor};
 
 /// The convolutions of whole numbers in a program after all passes of a backend that takes everything.
@@ -156,6 +156,94 @@ fn what_others_read_is_there_for_them() -> Result<()> {
     Ok(())
 }
 
+/// A norm that several convolutions read is computed once for them: each of them would do it again. Gradients do not count, which are no part of what samplers do.
+#[test]
+fn a_norm_of_several_convolutions_is_computed_once() -> Result<()> {
+    for (readers, trained) in [(1, false), (1, true), (3, false), (3, true)] {
+        let mut case = Case::new(format!("{readers} readers, trained: {trained}"));
+        let (x, gamma, beta) = (case.input(&[2, 4, 4, 8]), case.state("gamma", &[8]), case.state("beta", &[8]));
+        let normed = case.graph.group_norm(x, gamma, beta, 2, 1e-5, false)?;
+        let mut sum = None;
+        for reader in 0..readers {
+            let w = case.state(&format!("w{reader}"), &[4, 8, 1, 1]);
+            let [rounded_x, rounded_w] = rounded(&mut case, normed, w, Codes::U8);
+            let y = case.graph.conv2d(rounded_x, rounded_w, None, 1, [0; 4])?;
+            sum = Some(sum.map_or(Ok(y), |sum| case.graph.mul(sum, y))?);
+        }
+        let sum = sum.expect("a reader");
+        case.expect(sum, 1e-5);
+        if trained {
+            let (loss, w) = (case.graph.mean(sum)?, case.state("w0", &[4, 8, 1, 1]));
+            for gradient in gradients(&mut case.graph, loss, &[w, gamma], &[])? {
+                case.expect(gradient, 1e-4);
+            }
+        }
+        same_meaning(&case)?;
+        let convs = folded(&case.graph)?;
+        assert_eq!((convs.len(), convs.iter().filter(|conv| conv.norm.is_some()).count()), (readers, usize::from(readers == 1)), "{}", case.name);
+    }
+    Ok(())
+}
+
+/// Of a plan in half precision the weights are rounded as they are: in a narrower type they would be other numbers than those that are saved.
+#[test]
+fn weights_are_not_narrowed_before_they_are_rounded() -> Result<()> {
+    let mut plain = Plain::new("narrow");
+    let (x, w) = (plain.x, plain.w);
+    let operands = [plain.fake(x, Codes::U8, None, 0), plain.fake(w, Codes::WEIGHTS, Some(0), 0)];
+    let mut case = plain.conv(operands);
+    let loss = case.graph.mean(case.expect[0].0)?;
+    for gradient in gradients(&mut case.graph, loss, &[x, w], &[])? {
+        case.graph.tap(gradient);
+    }
+    for dtype in [DType::F16, DType::Bf16] {
+        for answers in [TAKES_ALL, Answers { accepts: false, packs: true }] {
+            let done = passes::run(&case.graph, &Numerics::of(dtype)?, &answers, Stop::NEVER, &mut |_, _| Ok(()))?;
+            let mut found = [0; 2];
+            for node in done.graph.nodes() {
+                let codes = match &node.op {
+                    Op::FakeQuantize(op) => op.codes,
+                    Op::FakeQuantizeGrad(op) => op.codes,
+                    Op::Quantize(op) => op.codes,
+                    _ => continue,
+                };
+                let weights = codes.dtype == DType::I8;
+                found[usize::from(weights)] += 1;
+                assert_eq!(done.graph.value(node.inputs[0]).ty.dtype, if weights { DType::F32 } else { dtype }, "{dtype:?} {:?}", node.op);
+            }
+            assert!(found.iter().all(|count| *count > 0), "{found:?}\n{}", done.graph);
+        }
+    }
+    Ok(())
+}
+
+/// What is said of a convolution that stays one of floats is so behind packed weights too.
+#[test]
+fn the_reason_is_the_right_one() -> Result<()> {
+    let reason = |name: &str, answers: &Answers, x: Codes, by_output: bool| -> Result<String> {
+        let mut plain = Plain::new(name);
+        let axis = by_output.then_some(0);
+        let operands = [plain.fake(plain.x, x, None, 0), plain.fake(plain.w, Codes::WEIGHTS, axis, 0)];
+        let case = plain.conv(operands);
+        let done = passes::run(&case.graph, &Numerics::F32, answers, Stop::NEVER, &mut |_, _| Ok(()))?;
+        let notes = passes::why_not(&done.graph)?;
+        assert_eq!(notes.len(), 1, "{name}: {notes:?}");
+        Ok(notes.concat())
+    };
+    for packs in [false, true] {
+        let answers = Answers { accepts: false, packs };
+        for (name, x, by_output, expected) in [
+            ("refused", Codes::U8, true, "the backend does not take it"),
+            ("signed", Codes::I8, true, "its numbers are not U8"),
+            ("one scale", Codes::U8, false, "its numbers are not U8"),
+        ] {
+            let found = reason(name, &answers, x, by_output)?;
+            assert!(found.contains(expected), "{name}, packed: {packs}: {found}");
+        }
+    }
+    Ok(())
+}
+
 /// Bytes of a run on a backend, whose plan has this many convolutions of whole numbers.
 fn bytes(backend: &dyn Backend, case: &Case) -> Result<Vec<u8>> {
     let mut exe = backend.compile(&case.graph)?;
@@ -170,7 +258,8 @@ fn bytes(backend: &dyn Backend, case: &Case) -> Result<Vec<u8>> {
 fn bits_are_the_same_on_every_instruction_set_and_for_any_thread_count() -> Result<()> {
     let backends: Vec<_> = Set::all().flat_map(|set| (1..=3).map(move |threads| (set, threads))).collect();
     let backends = backends.into_iter().map(|(set, threads)| Ok((set, threads, CpuBackend::with_set(threads, set)?))).collect::<Result<Vec<_>>>()?;
-    assert!(backends.len() >= 3);
+    // A machine with AVX2 for floats has it for bytes.
+    assert!(Isa::detect() == Isa::Portable || backends.iter().any(|(set, ..)| *set != Set::Portable), "{:?}", Set::all().collect::<Vec<_>>());
     for (i, shape) in SHAPES.iter().enumerate() {
         for normed in [false, true] {
             let epilogue = EPILOGUES[i % EPILOGUES.len()];

@@ -4,8 +4,8 @@ use crate::common::{Case, check, compare, load, models, read};
 use fewstep::Result;
 use fewstep::backend::cpu::CpuBackend;
 use fewstep::backend::{Backend, Executable};
-use fewstep::graph::ops::Assign;
-use fewstep::graph::{Graph, ValueId};
+use fewstep::graph::ops::{Assign, Codes, Dequantize, FakeQuantize};
+use fewstep::graph::{Graph, TensorType, ValueId};
 use fewstep::tensor::{DType, Tensor};
 use std::sync::{Arc, Barrier};
 
@@ -62,6 +62,71 @@ fn a_second_executable_costs_no_weights() -> Result<()> {
     right(&mut *two, &second, z)?;
     drop(two);
     assert_eq!(backend.packed_bytes(), 0);
+    Ok(())
+}
+
+/// The floats that numbers stand for, and the numbers that floats are rounded to, are packed once for all executables too.
+#[test]
+fn a_second_executable_costs_no_quantised_weights() -> Result<()> {
+    let quantised = |batch: usize, step: f32| -> Result<(Case, ValueId)> {
+        let mut case = Case::new("quantised weights");
+        let (q, scale) = (case.graph.state("q", TensorType::new(DType::I8, &[24, 8, 3, 3]))?, case.state("q.scale", &[24]));
+        let (w, w_scale) = (case.state("w", &[16, 24, 1, 1]), case.state("w.scale", &[16]));
+        let numbers: Vec<i8> = (0..24 * 72).map(|i| (i * 37 % 255 - 127) as i8).collect();
+        case.given.insert(q, Arc::new(Tensor::from_slice(&[24, 8, 3, 3], &numbers)?));
+        case.given.insert(scale, Arc::new(Tensor::from_slice(&[24], &[0.01f32; 24])?));
+        case.given.insert(w_scale, Arc::new(Tensor::from_slice(&[16], &[1f32 / 127.0; 16])?));
+        let x = case.input(&[batch, 6, 6, 8]);
+        let zeros = case.graph.constant("zeros", Tensor::zeros(DType::I8, &[24])?)?;
+        let weight = case.op(Dequantize { axis: Some(0) }, &[q, scale, zeros]);
+        let y = case.graph.conv2d(x, weight, None, 1, [1; 4])?;
+        let (x_scale, x_zero) = (case.data(&[1], &[step]), case.data(&[1], &[100u8]));
+        let y = case.op(FakeQuantize { codes: Codes::U8, axis: None, scale_gradient: 1.0 }, &[y, x_scale, x_zero]);
+        let zeros = case.graph.constant("zeros", Tensor::zeros(DType::I8, &[16])?)?;
+        let weight = case.op(FakeQuantize { codes: Codes::WEIGHTS, axis: Some(0), scale_gradient: 1.0 }, &[w, w_scale, zeros]);
+        let y = case.graph.conv2d(y, weight, None, 1, [0; 4])?;
+        case.expect(y, 1e-5);
+        Ok((case, y))
+    };
+    let backend = CpuBackend::new(2)?;
+    let (first, _) = quantised(1, 0.05)?;
+    let one = executable(&backend, &first)?;
+    let bytes = backend.packed_bytes();
+    // Floats of the first, bytes of the second.
+    assert!(bytes >= 4 * 24 * 72 + 16 * 24 && bytes == one.memory().shared, "{bytes} bytes");
+    let (second, _) = quantised(3, 0.07)?;
+    let two = executable(&backend, &with_weights_of(second, &first))?;
+    assert_eq!((backend.packed_bytes(), two.memory().shared), (bytes, bytes));
+    drop((one, two));
+    assert_eq!(backend.packed_bytes(), 0);
+    Ok(())
+}
+
+/// Constants are part of what is packed: others are other weights.
+#[test]
+fn other_zero_points_are_other_weights() -> Result<()> {
+    let network = |zero: i8| -> Result<Case> {
+        let mut case = Case::new("zero points");
+        let (q, scale) = (case.graph.state("q", TensorType::new(DType::I8, &[4, 8, 1, 1]))?, case.state("q.scale", &[4]));
+        case.given.insert(q, Arc::new(Tensor::from_slice(&[4, 8, 1, 1], &[5i8; 32])?));
+        let x = case.input(&[1, 3, 3, 8]);
+        let zeros = case.graph.constant("zeros", Tensor::from_slice(&[4], &[zero; 4])?)?;
+        let weight = case.op(Dequantize { axis: Some(0) }, &[q, scale, zeros]);
+        let y = case.graph.conv2d(x, weight, None, 1, [0; 4])?;
+        case.expect(y, 1e-5);
+        Ok(case)
+    };
+    let backend = CpuBackend::new(1)?;
+    let first = network(0)?;
+    let _one = executable(&backend, &first)?;
+    let bytes = backend.packed_bytes();
+    assert!(bytes > 0);
+    for (zero, expected) in [(0, bytes), (3, 2 * bytes)] {
+        let case = with_weights_of(network(zero)?, &first);
+        let mut other = executable(&backend, &case)?;
+        assert_eq!(backend.packed_bytes(), expected, "{zero}");
+        right(&mut *other, &case, case.expect[0].0)?;
+    }
     Ok(())
 }
 

@@ -158,7 +158,7 @@ struct FakeGradKernel<Z> {
     code: PhantomData<Z>,
 }
 
-/// The quotients between which a number is in range.
+/// The ends of the range less the zero point: a rounded quotient between them is in range.
 #[inline(always)]
 fn ends<Z: Code>(codes: Codes, zero: Z) -> [f64; 2] {
     [codes.low, codes.high].map(|end| f64::from(end - zero.into()))
@@ -174,7 +174,8 @@ impl<Z: Code> CpuKernel for FakeGradKernel<Z> {
             #[inline(always)]
             |x: f32, scale, zero: Z| {
                 let ([n, p], v) = (ends(codes, zero), quotient(x, scale));
-                if n < v && v < p { 1.0f32 } else { 0.0 }
+                let q = rounded(v);
+                if n <= q && q <= p && !v.is_nan() { 1.0f32 } else { 0.0 }
             },
         )?;
         let factor = f64::from(self.scale_gradient);
@@ -185,10 +186,11 @@ impl<Z: Code> CpuKernel for FakeGradKernel<Z> {
             #[inline(always)]
             |x: f32, scale, zero: Z| {
                 let ([n, p], v) = (ends(codes, zero), quotient(x, scale));
-                let inside = if v.is_nan() { 0.0 } else { rounded(v) - v };
-                let slope = if v <= n {
+                let q = rounded(v);
+                let inside = if v.is_nan() { 0.0 } else { q - v };
+                let slope = if q < n {
                     n
-                } else if v >= p {
+                } else if q > p {
                     p
                 } else {
                     inside

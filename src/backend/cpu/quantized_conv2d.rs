@@ -8,7 +8,7 @@ use super::group_norm::Statistics;
 use super::kernel::{CpuKernel, Io, scratch_as};
 use super::kernels::conv::ConvShape;
 use super::kernels::gemm::MOST_SOURCES;
-use super::kernels::int8::{CATALOGUE, Conv2d, Epilogue, Input, Kernel, Norm, Rounding, Source, Staging, weight_sums};
+use super::kernels::int8::{CATALOGUE, Conv2d, Epilogue, Form, Input, Kernel, Norm, Rounding, Source, Staging, weight_sums};
 use super::target::Target;
 use crate::error::{Error, Result};
 use crate::graph::ops::{Codes, ConvOperands, FusedConv2d, NumberOperands, PackConv};
@@ -18,18 +18,40 @@ use crate::tensor::{ALIGN, DType};
 /// Floats of a line, to which parts of the scratch are aligned.
 const LINE: usize = ALIGN / size_of::<f32>();
 
-fn shape_of(op: &FusedConv2d, types: &[&TensorType]) -> Option<ConvShape> {
-    let [x, _] = op.extents(types).ok()?;
-    Some(conv_shape(&op.conv.geometry, &x, op.conv.out_channels)).filter(|shape| shape.check().is_ok())
+/// What an op is to the kernels.
+struct Product {
+    shape: ConvShape,
+    /// Channels of each source.
+    sources: Vec<usize>,
+    /// The largest number of x.
+    most: u8,
 }
 
-/// Whether the kernels do all of it.
+impl Product {
+    fn of(op: &FusedConv2d, types: &[&TensorType]) -> Option<Self> {
+        let codes = op.quantized.filter(|codes| codes.dtype == DType::U8)?;
+        let [x, _] = op.extents(types).ok()?;
+        let shape = conv_shape(&op.conv.geometry, &x, op.conv.out_channels);
+        let sources = types.get(op.operands().x)?.iter().map(|ty| ty.shape[3]).collect();
+        Some(Self { shape, sources, most: most(codes.high)? }).filter(|product| product.shape.check().is_ok())
+    }
+
+    /// Whether an input as a kernel has it can be that large.
+    fn is_staged(&self, form: Form) -> bool {
+        Staging::new(&self.shape, &self.sources, self.most, form).is_ok()
+    }
+
+    /// On the kernel that runs it.
+    fn compiled(&self, target: Target) -> Result<Conv2d> {
+        Conv2d::new(&self.shape, &self.sources, self.most, Kernel::of(target.set(), &self.shape))
+    }
+}
+
+/// Whether the kernels do all of it. Images beyond what the input of any of them can hold stay in floats, on all sets alike.
 pub(super) fn accepts(op: &FusedConv2d, types: &[&TensorType]) -> bool {
-    let bytes = op.quantized.is_some_and(|codes| codes.dtype == DType::U8);
     let norm = op.norm.as_ref().is_none_or(|norm| norm.moments == 0);
-    // Images beyond what a staged input can hold stay in floats.
-    let staged = |shape: ConvShape| CATALOGUE.iter().all(|kernel| Staging::new(&shape, &[shape.c_in], u8::MAX, kernel.form).is_ok());
-    bytes && norm && !op.moments && op.parts.is_empty() && op.sources <= MOST_SOURCES && shape_of(op, types).is_some_and(staged)
+    let staged = |product: Product| CATALOGUE.iter().all(|kernel| product.is_staged(kernel.form));
+    norm && !op.moments && op.parts.is_empty() && Product::of(op, types).is_some_and(staged)
 }
 
 /// Bytes of packed weights and of the sums behind them.
@@ -40,11 +62,9 @@ fn packed_bytes(conv: &Conv2d, outputs: usize) -> Option<[usize; 2]> {
 
 /// The packed form of the weights, in the order of the kernel that will run.
 pub(super) fn packed(op: &FusedConv2d, types: &[&TensorType], target: Target) -> Option<Packed> {
-    let shape = shape_of(op, types)?;
-    let kernel = Kernel::of(target.set(), &shape);
-    let conv = Conv2d::new(&shape, &[shape.c_in], most(op.quantized?.high)?, kernel).ok()?;
-    let [_, bytes] = packed_bytes(&conv, shape.c_out)?;
-    Some(Packed { ty: TensorType::new(DType::I8, &[bytes]), order: kernel.name })
+    let product = Product::of(op, types)?;
+    let [_, bytes] = packed_bytes(&product.compiled(target).ok()?, product.shape.c_out)?;
+    Some(Packed { ty: TensorType::new(DType::I8, &[bytes]), order: Kernel::of(target.set(), &product.shape).name })
 }
 
 fn most(high: i32) -> Option<u8> {
@@ -100,15 +120,12 @@ struct QuantizedKernel {
 /// A convolution that rounds x to `codes`.
 pub(super) fn forward(op: &FusedConv2d, codes: Codes, types: &[&TensorType], target: Target) -> Result<Box<dyn CpuKernel>> {
     let refused = || Error::internal(format!("{op:?}, which the CPU backend does not accept"));
-    let shape = shape_of(op, types).ok_or_else(refused)?;
-    let at = op.operands();
-    let x = &types[at.x.clone()];
-    let sources: Vec<usize> = x.iter().map(|ty| ty.shape[3]).collect();
-    let conv = Conv2d::new(&shape, &sources, most(codes.high).ok_or_else(refused)?, Kernel::of(target.set(), &shape))?;
+    let product = Product::of(op, types).ok_or_else(refused)?;
+    let (at, conv) = (op.operands(), product.compiled(target)?);
     let joined = TensorType::f32(&op.extents(types)?[0]);
-    let norm = op.norm.as_ref().map(|norm| (Statistics::new(&norm.norm, &joined, x), norm.norm.silu));
+    let norm = op.norm.as_ref().map(|norm| (Statistics::new(&norm.norm, &joined, &types[at.x.clone()]), norm.norm.silu));
     let numbers = at.numbers.ok_or_else(refused)?;
-    Ok(Box::new(QuantizedKernel { at, numbers, codes, conv, norm, factor: op.scale, outputs: shape.c_out }))
+    Ok(Box::new(QuantizedKernel { at, numbers, codes, conv, norm, factor: op.scale, outputs: product.shape.c_out }))
 }
 
 impl QuantizedKernel {
@@ -173,5 +190,49 @@ impl CpuKernel for QuantizedKernel {
             factor: self.factor,
         };
         self.conv.run(staged, &weights[..self.conv.packed_len()], &epilogue, io.output(0), io.pool)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::kernels::int8::Set;
+    use crate::graph::ops::ConvGeometry;
+
+    /// What is accepted has a kernel; a layer whose input bytes would not be found again is not.
+    #[test]
+    fn what_is_accepted_is_compiled() {
+        type Row = (&'static [[usize; 4]], [usize; 2], bool);
+        let rows: [Row; 9] = [
+            (&[[2, 8, 8, 16]], [3, 3], true),
+            (&[[2, 8, 8, 16], [2, 8, 8, 3]], [3, 3], true),
+            // A linear layer's rows are one image, whatever they were before.
+            (&[[30_000, 1, 1, 60_000]], [1, 1], true),
+            (&[[40_000, 1, 1, 60_000]], [1, 1], false),
+            (&[[40_000_000, 1, 1, 8]], [1, 1], false), // some kernels fill pixels up to lines
+            (&[[1, 1, 40_000, 60_000]], [1, 1], false),
+            (&[[40_000, 1, 1, 30_000], [40_000, 1, 1, 30_000]], [1, 1], false),
+            // Of many images each has to be found.
+            (&[[100, 1000, 1000, 600]], [1, 1], true),
+            (&[[1, 2000, 2000, 600]], [1, 1], false),
+        ];
+        for (x, kernel, expected) in rows {
+            let channels: usize = x.iter().map(|x| x[3]).sum();
+            let conv = crate::graph::ops::Conv2d::new(ConvGeometry { kernel, stride: 1, pad: [0; 4] }, 4, false);
+            let op = FusedConv2d { sources: x.len(), quantized: Some(Codes::U8), ..conv.into() };
+            let rest = [
+                TensorType::new(DType::I8, &[4, channels, kernel[0], kernel[1]]),
+                TensorType::f32(&[1]),
+                TensorType::new(DType::U8, &[1]),
+                TensorType::f32(&[4]),
+            ];
+            let types: Vec<TensorType> = x.iter().map(|x| TensorType::f32(x)).chain(rest).collect();
+            let types: Vec<&TensorType> = types.iter().collect();
+            assert_eq!(accepts(&op, &types), expected, "{x:?}");
+            for set in Set::all().filter(|_| expected) {
+                let target = Target { isa: set.isa(), set: Some(set), threads: 2 };
+                assert!(packed(&op, &types, target).is_some() && forward(&op, Codes::U8, &types, target).is_ok(), "{x:?} {set:?}");
+            }
+        }
     }
 }

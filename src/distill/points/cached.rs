@@ -11,7 +11,7 @@ use crate::random::Purpose;
 use crate::tensor::{DType, Tensor};
 
 /// The teacher's next state is known, no data.
-pub const KIND: Kind = Kind { needs: Needs { cache: true, teacher: true, dataset: false }, data: false, next: true };
+pub const KIND: Kind = Kind { needs: Needs { cache: true, teacher: true, dataset: false }, data: false, next: true, on_grid: true };
 
 /// What points on trajectories are made of.
 pub struct TrajectoryBatch {

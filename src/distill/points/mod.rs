@@ -33,6 +33,8 @@ pub struct Kind {
     pub data: bool,
     /// The teacher's state at the end of the step is known.
     pub next: bool,
+    /// It lies at the start of a step of the student's grid.
+    pub on_grid: bool,
 }
 
 /// A timestep at which a point can lie.

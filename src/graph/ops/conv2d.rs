@@ -229,7 +229,8 @@ pub enum PackFor {
     Numbers(i32),
 }
 
-/// Weights [O,C,R,S], f32 or whole numbers of one byte, in a backend's own order; the pass that plans for a backend inserts it. With frozen weights it runs once.
+/// Weights [O,C,R,S], f32 or whole numbers of one byte, in a backend's own order; the pass that plans for a backend inserts it. With frozen weights it runs
+/// once.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PackConv {
     /// The reading kernel.

@@ -22,11 +22,12 @@ pub struct NormByMoments {
 
 /// y = (conv(norm(x), w) + bias + addend + residual) scale: [`Conv2d`] and what may stand around it.
 ///
-/// Operands, those that are there, in this order: the `sources` of x [N,H,W,Ci], which are joined along the channels as [`Concat`](super::Concat) would; w [O,C,R,S]
-/// (or packed); of a `quantized` one the scale [1] and the zero point [1] of x and the factors [O]; bias [O]; addend [N,O]; residual [N,P,Q,O]; with `norm` gamma [C], beta [C] and the moments. [`FusedConv2d::operands`] has their places.
+/// Operands, those that are there, in this order: the `sources` of x [N,H,W,Ci], which are joined along the channels as [`Concat`](super::Concat) would;
+/// w [O,C,R,S] (or packed); of a `quantized` one the scale [1] and the zero point [1] of x and the factors [O]; bias [O]; addend [N,O]; residual [N,P,Q,O]; with
+/// `norm` gamma [C], beta [C] and the moments. [`FusedConv2d::operands`] has their places.
 ///
-/// A `quantized` one rounds x, normalised or not, to whole numbers as [`Quantize`] does, takes the zero point from them and sums their products with w, which is of
-/// I8; padding is what 0 stands for. The sums are exact; (f32) sum factor, then + bias, + addend, + residual, each rounded once, are the same bits everywhere.
+/// A `quantized` one rounds x, normalised or not, to whole numbers as [`Quantize`] does, takes the zero point from them and sums their products with w, which is
+/// of I8; padding is what 0 stands for. The sums are exact; (f32) sum factor, then + bias, + addend, + residual, each rounded once, are the same bits everywhere.
 ///
 /// Result [N,P,Q,O], or its `parts` along O; with `moments` also mean and biased variance over the positions of every channel of it, [N,O,2].
 #[derive(Clone, Debug, PartialEq)]

@@ -1,8 +1,8 @@
 //! Whole numbers of one byte in place of floats: q = round(x / scale) + zero point, within a range, and back.
 //!
 //! Scale and zero point are operands: [1] for the whole of x, or [C] for each index along an axis. The quotient is the exact one, rounded to the nearest whole
-//! number, ties to even; what lies beyond the range becomes its end, NaN the zero point. A quotient of two f32 that is no tie is at least 2^-25 from every one, so
-//! that f64 never mistakes it for one: a backend has the same numbers, bit for bit.
+//! number, ties to even; what lies beyond the range becomes its end, NaN the zero point. A quotient of two f32 that is no tie is at least 2^-25 from every one,
+//! so that f64 never mistakes it for one: a backend has the same numbers, bit for bit.
 
 use crate::error::{Error, Result};
 use crate::graph::op::{Narrow, OpDef, activations, arity, expect_dtype, expect_shape, floats};
@@ -44,6 +44,12 @@ impl Codes {
             return Ok(());
         }
         Err(Error::unsupported(format!("numbers from {} to {} of {:?}, which has those from {} to {}", self.low, self.high, self.dtype, all.low, all.high)))
+    }
+
+    /// What of the floats that become these numbers is an activation, `which` of an op's operands. Those of I8 are weights, which are f32 in every plan: rounded in
+    /// a narrower type they would be other numbers than those that are saved.
+    fn narrow(self, which: &[usize]) -> Narrow {
+        if self.dtype == DType::I8 { Narrow::Wide } else { Narrow::Operands(which.to_vec()) }
     }
 
     /// The ends of the range less a zero point: n and p of [`FakeQuantize`].
@@ -104,7 +110,7 @@ impl OpDef for Quantize {
     }
 
     fn narrow(&self) -> Narrow {
-        Narrow::Operands(vec![0])
+        self.codes.narrow(&[0])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
@@ -140,11 +146,12 @@ impl OpDef for Dequantize {
     }
 }
 
-/// y = Dequantize(Quantize(x)), of x's type: what quantised arithmetic would see, for training. Operands as of [`Quantize`]. What is not finite becomes finite here:
-/// who trains through it and would know of NaN must look before.
+/// y = Dequantize(Quantize(x)), of x's type: what quantised arithmetic would see, for training. Operands as of [`Quantize`]. What is not finite becomes finite
+/// here: who trains through it and would know of NaN must look before.
 ///
-/// Gradients (Esser et al. 2020, "Learned step size quantization", eq. 3 and 5), v = x / scale and n, p the ends of the range less the zero point:
-/// dy/dx = 1 for n < v < p, else 0; dy/dscale = round(v) - v for n < v < p, n for v <= n, p for v >= p, all of it times `scale_gradient`.
+/// Gradients (Esser et al. 2020, "Learned step size quantization", eq. 3 and 5; what is in range by its number, as in PyTorch's fake_quantize kernels, so that
+/// what is rounded to an end learns too), v = x / scale and n, p the ends of the range less the zero point: dy/dx = 1 for n <= round(v) <= p, else 0;
+/// dy/dscale = round(v) - v there, n below, p above, all of it times `scale_gradient`. NaN has neither.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FakeQuantize {
     /// The numbers that are stood for.
@@ -169,7 +176,7 @@ impl OpDef for FakeQuantize {
     }
 
     fn narrow(&self) -> Narrow {
-        Narrow::Operands(vec![0])
+        self.codes.narrow(&[0])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
@@ -218,22 +225,22 @@ impl OpDef for FakeQuantizeGrad {
     }
 
     fn narrow(&self) -> Narrow {
-        Narrow::Operands(vec![0, 3])
+        self.codes.narrow(&[0, 3])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
         let parameters = [inputs[1], inputs[2]];
         let through = each(inputs[0], parameters, self.axis, |x, scale, zero| {
-            let ([n, p], v) = (self.codes.ends(zero), x / scale);
-            f64::from(u8::from(n < v && v < p))
+            let ([n, p], q) = (self.codes.ends(zero), rounded(x, scale));
+            f64::from(u8::from(n <= q && q <= p && !x.is_nan()))
         });
         let slope = each(inputs[0], parameters, self.axis, |x, scale, zero| {
-            let ([n, p], v) = (self.codes.ends(zero), x / scale);
-            let inside = if v.is_nan() { 0.0 } else { v.round_ties_even() - v };
+            let ([n, p], q) = (self.codes.ends(zero), rounded(x, scale));
+            let inside = if x.is_nan() { 0.0 } else { q - x / scale };
             f64::from(self.scale_gradient)
-                * if v <= n {
+                * if q < n {
                     n
-                } else if v >= p {
+                } else if q > p {
                     p
                 } else {
                     inside

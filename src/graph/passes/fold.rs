@@ -18,12 +18,12 @@ use std::collections::HashMap;
 /// Rewrites conv2d(fake_quantize(x), fake_quantize(w)) and conv2d(fake_quantize(x), dequantize(w)) into a convolution of whole numbers where the backend takes
 /// it: x of U8 with one scale, w of I8 with a scale for each output and zero points of 0.
 pub fn fold_quantization<'s>(old: &Graph, target: &dyn Target, stop: Stop<'s>) -> Result<Option<Rewrite<'s>>> {
-    let updates = updates_so_far(old)?;
-    let found = memory::collect((0..old.nodes().len()).map(|at| Folded::taken(old, at, &updates, target)), WHAT)?;
+    let (updates, readers) = (updates_so_far(old)?, norm_readers(old)?);
+    let found = memory::collect((0..old.nodes().len()).map(|at| Folded::taken(old, at, [&updates, &readers], target)), WHAT)?;
     if found.iter().all(Option::is_none) {
         return Ok(None);
     }
-    let mut writing = Writing { old, rewrite: Rewrite::start(old, stop)?, weights: HashMap::new() };
+    let mut writing = Writing { old, rewrite: Rewrite::start(old, stop)?, weights: HashMap::new(), factors: HashMap::new() };
     for (node, folded) in old.nodes().iter().zip(&found) {
         match folded {
             Some(folded) => writing.emit(node, folded)?,
@@ -32,6 +32,24 @@ pub fn fold_quantization<'s>(old: &Graph, target: &dyn Target, stop: Stop<'s>) -
     }
     // What stood for numbers that nobody else reads is not needed any more.
     writing.rewrite.finish(old)?.then(|graph, stop| eliminate_dead(graph, stop).map(Some)).map(Some)
+}
+
+/// By node: how many convolutions read the result of a norm, rounded or not. What gradients read does not count: a trainer's plan does what a sampler's does.
+fn norm_readers(graph: &Graph) -> Result<Vec<usize>> {
+    let mut readers = memory::filled(0, graph.nodes().len(), WHAT)?;
+    for node in graph.nodes() {
+        let Some(op) = as_conv(&node.op) else { continue };
+        for x in &node.inputs[op.operands().x] {
+            let from = graph.origin(*x).and_then(|(at, _)| match &graph.nodes()[at] {
+                Node { op: Op::FakeQuantize(_), inputs, .. } => graph.origin(inputs[0]),
+                _ => Some((at, 0)),
+            });
+            if let Some((at, _)) = from {
+                readers[at] += 1;
+            }
+        }
+    }
+    Ok(readers)
 }
 
 /// The convolutions of quantised values that stay convolutions of floats.
@@ -69,8 +87,11 @@ struct Numbers {
 impl Numbers {
     /// Those that `value` stands for, if they have their scales along `axis`, and nothing that they are made of is overwritten before node `reader`.
     fn of(graph: &Graph, (reader, value): (usize, ValueId), axis: Option<usize>, updates: &[usize]) -> Option<Self> {
-        let (at, _) = graph.origin(value).filter(|(at, _)| updates[*at] == updates[reader])?;
+        let (at, _) = graph.origin(value)?;
         let node = &graph.nodes()[at];
+        if updates[at] != updates[reader] && node.inputs.iter().any(|input| is_overwritten(graph, *input)) {
+            return None;
+        }
         let (quantize, own) = match &node.op {
             Op::FakeQuantize(FakeQuantize { codes, axis, .. }) => (Some(Quantize { codes: *codes, axis: *axis }), *axis),
             Op::Dequantize(op) => (None, op.axis),
@@ -85,8 +106,31 @@ impl Numbers {
     }
 }
 
+/// Whether a value is a version of a state that some node writes, itself or as a view.
+fn is_overwritten(graph: &Graph, mut value: ValueId) -> bool {
+    while let Origin::Node { node, .. } = graph.value(value).origin
+        && graph.nodes()[node.0 as usize].is_view()
+    {
+        value = graph.nodes()[node.0 as usize].inputs[0];
+    }
+    let storage = graph.value(value).storage.map(|storage| &graph.storages()[storage.0 as usize]);
+    storage.is_some_and(|storage| storage.first != storage.current)
+}
+
 fn is_zero(graph: &Graph, value: ValueId) -> bool {
     matches!(&graph.value(value).origin, Origin::Const(tensor) if tensor.bytes().iter().all(|byte| *byte == 0))
+}
+
+/// A convolution and its operands as they were before its weights were packed.
+fn unpacked(graph: &Graph, node: &Node) -> Option<(FusedConv2d, Vec<ValueId>)> {
+    let (mut op, mut inputs) = (as_conv(&node.op)?, node.inputs.clone());
+    let weight = op.operands().weight;
+    if let Some((at, _)) = graph.origin(inputs[weight])
+        && matches!(graph.nodes()[at].op, Op::PackConv(_))
+    {
+        (op.packed, inputs[weight]) = (false, graph.nodes()[at].inputs[0]);
+    }
+    Some((op, inputs))
 }
 
 /// A convolution that is one of whole numbers.
@@ -103,14 +147,16 @@ struct Folded {
 
 impl Folded {
     fn of(graph: &Graph, at: usize, updates: &[usize]) -> Option<Self> {
-        let node = &graph.nodes()[at];
-        let conv = as_conv(&node.op).filter(|op| op.quantized.is_none() && !op.packed && op.norm.is_none() && op.parts.is_empty())?;
-        let numbers = |operand: usize, axis| Numbers::of(graph, (at, node.inputs[operand]), axis, updates);
+        let (conv, inputs) = unpacked(graph, &graph.nodes()[at])?;
+        if conv.quantized.is_some() || conv.packed || conv.norm.is_some() || !conv.parts.is_empty() {
+            return None;
+        }
+        let numbers = |operand: usize, axis| Numbers::of(graph, (at, inputs[operand]), axis, updates);
         let (x, w) = (numbers(0, None).filter(|_| conv.sources == 1)?, numbers(1, Some(0))?);
         let codes = x.quantize.as_ref()?.codes;
         // A zero point of the weights would make a product of it with every x; -128 is more than kernels' sums have room for.
         let symmetric = is_zero(graph, w.zero) && w.quantize.as_ref().is_none_or(|op| op.codes.low >= Codes::WEIGHTS.low);
-        let by_output = graph.shape(node.inputs[1]).first() == graph.shape(w.from).first();
+        let by_output = graph.shape(inputs[1]).first() == graph.shape(w.from).first();
         if codes.dtype != DType::U8 || w.dtype(graph) != DType::I8 || !symmetric || !by_output {
             return None;
         }
@@ -118,12 +164,13 @@ impl Folded {
         Some(Self { op, x: vec![x.from], norm: vec![], scale: x.scale, zero: x.zero, w })
     }
 
-    /// The same with the norm that gives x, if one does: x is an image of the convolution's, and nothing that the norm reads is overwritten in between.
-    fn with_norm(&self, graph: &Graph, at: usize, updates: &[usize]) -> Option<Self> {
+    /// The same with the norm that gives x, if one does, to this convolution alone, for each would do it again: x is an image of the convolution's, and nothing
+    /// that the norm reads is overwritten in between.
+    fn with_norm(&self, graph: &Graph, at: usize, [updates, readers]: [&[usize]; 2]) -> Option<Self> {
         let Origin::Node { node: from, output: 0 } = graph.value(self.x[0]).origin else { return None };
         let from = from.0 as usize;
         let node = &graph.nodes()[from];
-        let norm = as_norm(&node.op).filter(|_| updates[from] == updates[at])?;
+        let norm = as_norm(&node.op).filter(|_| updates[from] == updates[at] && readers[from] == 1)?;
         if graph.shape(self.x[0]) != graph.shape(graph.nodes()[at].inputs[0]) {
             return None; // seen otherwise by the convolution: what is a sample of the norm may be none of its
         }
@@ -132,11 +179,11 @@ impl Folded {
         Some(Self { op, x: x.to_vec(), norm: parameters.to_vec(), w: Numbers { quantize: self.w.quantize.clone(), ..self.w }, ..*self })
     }
 
-    /// The one that the backend takes, with the norm if it does.
-    fn taken(graph: &Graph, at: usize, updates: &[usize], target: &dyn Target) -> Option<Self> {
+    /// The one that the backend takes, with the norm if it does. `updates` and `readers` are [`updates_so_far`] and [`norm_readers`].
+    fn taken(graph: &Graph, at: usize, [updates, readers]: [&[usize]; 2], target: &dyn Target) -> Option<Self> {
         let plain = Self::of(graph, at, updates)?;
         let takes = |this: &Self| this.is_taken(graph, &graph.nodes()[at], target);
-        plain.with_norm(graph, at, updates).filter(takes).or_else(|| Some(plain).filter(takes))
+        plain.with_norm(graph, at, [updates, readers]).filter(takes).or_else(|| Some(plain).filter(takes))
     }
 
     fn is_taken(&self, graph: &Graph, node: &Node, target: &dyn Target) -> bool {
@@ -160,6 +207,8 @@ struct Writing<'a, 's> {
     rewrite: Rewrite<'s>,
     /// Numbers of old floats, by what these are and their scale.
     weights: HashMap<[ValueId; 2], ValueId>,
+    /// Products of the scales of weights and of x.
+    factors: HashMap<[ValueId; 2], ValueId>,
 }
 
 impl Writing<'_, '_> {
@@ -170,12 +219,24 @@ impl Writing<'_, '_> {
             operands.push(self.rewrite.beside(node).reshape(source, &folded.source_shape(self.old, node, *x))?);
         }
         operands.push(self.weight(node, &folded.w)?);
-        let [scale, zero, w_scale] = [self.rewrite.get(folded.scale)?, self.rewrite.get(folded.zero)?, self.rewrite.get(folded.w.scale)?];
-        operands.extend([scale, zero, self.rewrite.beside(node).mul(w_scale, scale)?]);
+        let factors = self.factors(node, [folded.w.scale, folded.scale])?;
+        operands.extend([self.rewrite.get(folded.scale)?, self.rewrite.get(folded.zero)?, factors]);
         for other in node.inputs[2..].iter().chain(&folded.norm) {
             operands.push(self.rewrite.get(*other)?);
         }
         self.rewrite.emit(self.old, node, folded.op.clone().into(), &operands)
+    }
+
+    /// The factors on the sums, from the scales of the weights and of x; made once.
+    fn factors(&mut self, node: &Node, scales: [ValueId; 2]) -> Result<ValueId> {
+        if let Some(known) = self.factors.get(&scales) {
+            return Ok(*known);
+        }
+        let [w, x] = [self.rewrite.get(scales[0])?, self.rewrite.get(scales[1])?];
+        let factors = self.rewrite.beside(node).mul(w, x)?;
+        self.rewrite.graph.set_name(factors, format!("{}.factors", self.old.value(scales[0]).name));
+        memory::insert(&mut self.factors, scales, factors, WHAT)?;
+        Ok(factors)
     }
 
     /// The numbers of the weights, in their shape; made once.

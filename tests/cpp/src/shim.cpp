@@ -121,6 +121,13 @@ std::unique_ptr<Model> quantize(const Runtime &runtime, const Model &student) {
     return on_heap<Model>(student.quantize(runtime, options));
 }
 
+std::size_t reported_layers(const Runtime &runtime, const Model &student, const Model &quantized) {
+    fewstep_quantize_options options = fewstep::quantize_options();
+    options.samples = options.batch = 2;
+    const std::vector<fewstep::LayerReport> all = student.quantize_report(runtime, quantized, options);
+    return all.size();
+}
+
 std::uint32_t quantized_layers(const Model &model) { return model.info().quantized_layers; }
 
 void save(const Model &model, rust::Str path) { model.save(std::string(path)); }

@@ -56,6 +56,7 @@ std::unique_ptr<Model> create(const Runtime &runtime, rust::Str config);
 std::unique_ptr<Model> derive_student(const Runtime &runtime, const Model &teacher);
 std::unique_ptr<Model> quantize(const Runtime &runtime, const Model &student);
 std::uint32_t quantized_layers(const Model &model);
+std::size_t reported_layers(const Runtime &runtime, const Model &student, const Model &quantized);
 void save(const Model &model, rust::Str path);
 void save_file(const Model &model, rust::Str path);
 std::uint64_t parameters(const Model &model);

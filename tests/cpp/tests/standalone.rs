@@ -82,6 +82,22 @@ fn the_example_saves_a_picture() {
     std::fs::remove_dir_all(dir).expect("clean up");
 }
 
+/// The C examples are C11, whether or not a target of the Makefile runs them.
+#[test]
+fn the_c_examples_build() {
+    let dir = scratch("examples");
+    let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
+    let examples = std::fs::read_dir(here("../../examples-c")).expect("examples-c").map(|entry| entry.expect("an entry").path());
+    let sources: Vec<PathBuf> = examples.filter(|path| path.extension() == Some(OsStr::new("c"))).collect();
+    assert!(sources.len() > 2, "{sources:?}");
+    for source in sources {
+        let mut command = Command::new(&compiler);
+        command.args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-I"]).arg(here("../../include")).arg(source);
+        output(command.arg("-o").arg(dir.join("program")).arg("-L").arg(&dir).args(["-lfewstep", "-lm"]));
+    }
+    std::fs::remove_dir_all(dir).expect("clean up");
+}
+
 /// A tool's answer about the library, with the text of the environment's language kept out.
 fn ask(tool: &str, arguments: &[&str]) -> String {
     output(Command::new(tool).env("LC_ALL", "C").args(arguments.iter().map(OsStr::new)).arg(library()))

@@ -51,6 +51,8 @@ fn models_open_save_and_derive() {
     assert_eq!(pairs(&student).expect("pairs"), [999, 499, 499, -1]);
     let whole = quantize(&runtime, &student).expect("quantize");
     assert!(quantized_layers(&student) == 0 && quantized_layers(&whole) > 0);
+    // All layers together, and each.
+    assert_eq!(reported_layers(&runtime, &student, &whole).expect("a report"), 1 + quantized_layers(&whole) as usize);
     assert_fails(quantize(&runtime, &whole), "INVALID_ARGUMENT", "already");
     let dir = scratch("model");
     let path = dir.to_str().expect("UTF-8");

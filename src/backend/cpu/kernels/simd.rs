@@ -32,6 +32,12 @@ pub(super) fn wanted() -> Option<&'static str> {
     NAMES.get(known).copied()
 }
 
+/// A value of `FEWSTEP_ISA` that names no set, and so changes nothing.
+pub fn unknown() -> Option<String> {
+    let value = std::env::var_os("FEWSTEP_ISA").filter(|value| !value.is_empty())?.to_string_lossy().into_owned();
+    (!NAMES.contains(&&*value)).then_some(value)
+}
+
 impl Isa {
     /// The best set this machine has; the environment variable `FEWSTEP_ISA` can lower it (`int8/set.rs` has the table of its values).
     pub fn detect() -> Self {

@@ -1,0 +1,176 @@
+//! What each layer's whole numbers cost: the error of a student's states where that layer alone computes in them, and where all others do.
+
+use crate::backend::Backend;
+use crate::cancel::Stop;
+use crate::diffusion::Table;
+use crate::error::{Error, Result};
+use crate::memory;
+use crate::nn::conditions::Values;
+use crate::nn::quantization::{input_scale, weight_scale};
+use crate::nn::{Model, Quantization};
+use crate::random::Purpose;
+use crate::sampling::{Given, RunSpec, SamplingRun, UNROLLED, draw_conditions, for_each_batch};
+use crate::tensor::{DType, Tensor};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// On which samples errors are measured. None of a calibration's noises are among them.
+#[derive(Clone, Copy, Debug)]
+pub struct Samples {
+    /// Samples that are drawn.
+    pub count: usize,
+    /// Of these many at a time.
+    pub batch: usize,
+    /// [H, W] of a sample.
+    pub size: [usize; 2],
+    /// Seed of their noise.
+    pub seed: u64,
+}
+
+/// A layer of the report.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerReport {
+    /// Its path.
+    pub layer: String,
+    /// Where it alone computes in whole numbers: RMSE of the state that each step lands on, against the student in floats from the same noise.
+    pub alone: Vec<f64>,
+    /// Where all others do and it stays in float: that of the last state.
+    pub kept: f64,
+}
+
+/// The report on a quantised student.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// RMSE of the state that each step of the quantised student lands on, against the student in floats from the same noise.
+    pub steps: Vec<f64>,
+    /// Every quantised layer, in the order of paths.
+    pub layers: Vec<LayerReport>,
+}
+
+impl LayerReport {
+    /// What it alone adds to the mean square of the last state.
+    fn square(&self) -> f64 {
+        self.alone.last().map_or(0.0, |error| error * error)
+    }
+}
+
+impl Report {
+    /// A layer's part of the sum of what layers alone add to the mean square of the last state, 0 to 1.
+    pub fn share(&self, layer: usize) -> f64 {
+        let sum: f64 = self.layers.iter().map(LayerReport::square).sum();
+        if sum > 0.0 { self.layers[layer].square() / sum } else { 0.0 }
+    }
+}
+
+/// Samples a model and its variants from the same noises.
+struct Measure<'a> {
+    backend: &'a dyn Backend,
+    table: Table,
+    samples: Samples,
+    conditions: Vec<Given<'a>>,
+    stop: Stop<'a>,
+}
+
+impl Measure<'_> {
+    /// Calls `f(step, first element, state)` for the states that each step lands on.
+    fn states(&self, model: &Model, mut f: impl FnMut(usize, usize, &[f32]) -> Result<()>) -> Result<()> {
+        let Samples { count, batch, size, seed } = self.samples;
+        let purpose = Purpose::Evaluation;
+        let spec = RunSpec { table: &self.table, batch, size, purpose, precision: DType::F32, guidance: None, unrolled: UNROLLED };
+        let mut run = SamplingRun::new_until(self.backend, model, &spec, self.stop)?;
+        for_each_batch(&mut run, seed, &self.conditions, count, |run, first, used, _| {
+            run.draw_noise(self.stop)?;
+            let each: usize = run.shape()[1..].iter().product();
+            for step in 0..self.table.steps.len() {
+                run.advance(self.stop)?;
+                f(step, first * each, &run.read()?[..used * each])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// RMSE of each step's states against these.
+    fn errors(&self, model: &Model, exact: &[Vec<f32>]) -> Result<Vec<f64>> {
+        let mut sums = memory::filled(0f64, exact.len(), "errors")?;
+        self.states(model, |step, at, found| {
+            let pairs = exact[step][at..].iter().zip(found);
+            sums[step] += pairs.map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>();
+            Ok(())
+        })?;
+        sums.iter_mut().zip(exact).for_each(|(sum, states)| *sum = (*sum / states.len() as f64).sqrt());
+        Ok(sums)
+    }
+}
+
+/// `student` with those layers of `quantized` in whole numbers that `chosen` says.
+fn with_layers(student: &Model, quantized: &Model, numbers: &Quantization, chosen: impl Fn(&str) -> bool) -> Result<Model> {
+    let mut model = student.clone();
+    let mut own = Quantization { layers: BTreeMap::new(), ..numbers.clone() };
+    for (path, layer) in numbers.layers.iter().filter(|(path, _)| chosen(path)) {
+        memory::check()?;
+        for name in [input_scale(path), weight_scale(path), format!("{path}.weight")] {
+            if let Some(tensor) = quantized.weights.get(&name) {
+                model.weights.insert(name, tensor.clone());
+            }
+        }
+        own.layers.insert(path.clone(), *layer);
+    }
+    model.quantization = Some(own);
+    Ok(model)
+}
+
+/// What the whole numbers of `quantized`, which was made of `student`, cost. `rows` has what conditions are drawn from; nothing for labels alone.
+/// `progress(done, total)`, of models that were sampled, returning false cancels, and so does `stop`.
+pub fn report(
+    backend: &dyn Backend,
+    [student, quantized]: [&Model; 2],
+    samples: Samples,
+    rows: &[Arc<Tensor>],
+    progress: &mut dyn FnMut(usize, usize) -> bool,
+    stop: Stop,
+) -> Result<Report> {
+    let numbers = quantized.quantization.as_ref().ok_or_else(|| Error::invalid("the second model is not quantised: there is nothing to report"))?;
+    if student.quantization.is_some() {
+        return Err(Error::invalid("the first model is quantised: errors are those against the student in floats that the second one was made of"));
+    }
+    if student.network.settings() != quantized.network.settings() {
+        return Err(Error::invalid("the models have different architectures: the quantised one was not made of this student"));
+    }
+    let schedule = quantized.scheduler.noise_schedule()?;
+    if student.scheduler.prediction() != quantized.scheduler.prediction() || !student.scheduler.noise_schedule()?.agrees_with(&schedule) {
+        return Err(Error::invalid("the models have different noise schedules or prediction types: the quantised one was not made of this student"));
+    }
+    if numbers.pairs.is_empty() && quantized.student.is_none() {
+        return Err(Error::invalid("the models have no grid of their own: what is reported is the error of a few-step student's states"));
+    }
+    if samples.count == 0 || samples.batch == 0 {
+        return Err(Error::invalid("a report needs samples: there is no error of nothing"));
+    }
+    let pairs = quantized.student.as_ref().map_or(&numbers.pairs, |student| &student.pairs);
+    let table = Table::from_pairs(&schedule, quantized.scheduler.prediction(), pairs, 0.0, quantized.scheduler.clip())?;
+    let conditions = quantized.roles()?.conditions;
+    let drawn = draw_conditions(&conditions, rows, (samples.count, samples.size), samples.seed, stop)?;
+    let given = conditions.iter().zip(&drawn).map(|(condition, rows)| Ok((condition.kind, Values::of(rows)?)));
+    let measure = Measure { backend, table, samples, conditions: memory::try_collect(given, "conditions")?, stop };
+
+    let total = 2 + 2 * numbers.layers.len();
+    let mut done = 0;
+    let mut sampled = || {
+        done += 1;
+        if progress(done, total) { Ok(()) } else { Err(Error::cancelled("the report was cancelled")) }
+    };
+    let mut exact = memory::try_collect((0..measure.table.steps.len()).map(|_| Ok(vec![])), "states")?;
+    measure.states(student, |step, _, state| memory::append(&mut exact[step], state, "states"))?;
+    sampled()?;
+    let mut report = Report { steps: measure.errors(quantized, &exact)?, layers: vec![] };
+    sampled()?;
+    for layer in numbers.layers.keys() {
+        let alone = measure.errors(&with_layers(student, quantized, numbers, |path| path == layer)?, &exact)?;
+        sampled()?;
+        let others = measure.errors(&with_layers(student, quantized, numbers, |path| path != layer)?, &exact)?;
+        sampled()?;
+        let kept = others.last().copied().unwrap_or_default();
+        memory::push(&mut report.layers, LayerReport { layer: layer.clone(), alone, kept }, "layers")?;
+    }
+    Ok(report)
+}
