@@ -70,7 +70,7 @@ BUGS = [
     ("last element of a piece is not updated", "optimizer.cu", "i < piece.length; i += kThreads) {\n    const float grad", "i < piece.length - 1; i += kThreads) {\n    const float grad", "suite", "conformance::optimizer"),
     ("a quotient next to a tie taken for one", "parts/rounding.cuh", "return side == 0 ? nearest", "return side != 2 ? nearest", "suite", "conformance::quantize"),
     ("what zero points sum to stays in the sums", "parts/staged.cuh", " - q.correction[i]), q.factor[i]", "), q.factor[i]", "suite", "conformance::conv2d_quantized"),
-    ("padding of whole numbers is the least and not what stands for 0", "parts/staged.cuh", "exists ? source : s.padding, true", "source, exists", "suite", "conformance::conv2d_quantized"),
+    ("padding of whole numbers is the least and not what stands for 0", "parts/staged.cuh", "exists ? source : s.padding, true", "s.padding ? source : source, exists", "suite", "conformance::conv2d_quantized"),
     ("a run's share of the second value counted from the run's start", "stage_conv.cu", "(s.channels - x.first_channels) - left", "(s.channels - x.first_channels)", "suite", "conformance::conv2d_quantized"),
     ("scales of the wrong channels", "quantize.cu", "at / c.inner % c.channels", "at % c.channels", "suite", "conformance::quantize"),
     ("gather off by one element", "gather.cu", "rows)) * row + at % row];\n}\n\n// The same", "rows)) * row + (at + 1) % row];\n}\n\n// The same", "suite", "conformance::gather"),

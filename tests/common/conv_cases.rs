@@ -177,7 +177,8 @@ pub const NUMBERS: &[Numbers] = &[
     ([1, 1, 2], &[MOST_PRODUCTS], 3, 1, 1, [0; 4], true),
 ];
 
-/// A convolution of whole numbers, w of which is there. At the limit every product has the same sign and is as large as one can be, and so has the zero point's.
+/// A convolution of whole numbers, w of which is there. At the limit every product has the same sign and is as large as one can be, and so has the zero
+/// point's.
 fn numbers(shape: &Numbers) -> Case {
     let &([n, h, w], joined, o, kernel, stride, pad, largest) = shape;
     let mut case = Case::new(format!("numbers {shape:?}"));
@@ -196,8 +197,8 @@ fn numbers(shape: &Numbers) -> Case {
     case
 }
 
-/// Quantised convolutions (→ concat) → group norm → quantised convolution, on maps of whole tiles: the CUDA backend gives the norm the moments of the former and
-/// does it in the latter. The channels of each of the former, and groups.
+/// Quantised convolutions (→ concat) → group norm → quantised convolution, on maps of whole tiles: the CUDA backend gives the norm the moments of the former
+/// and does it in the latter. The channels of each of the former, and groups.
 pub fn quantized_norm([n, h, w]: [usize; 3], joined: &[usize], groups: usize, silu: bool) -> (Case, ValueId) {
     let mut case = Case::new(format!("quantized norm {n} {h} {w} {joined:?} {groups} {silu}"));
     let mut sources = vec![];

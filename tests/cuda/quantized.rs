@@ -65,9 +65,10 @@ fn error(a: &[f32], b: &[f32]) -> f64 {
     (sum(&|a, b| (a - b).powi(2)) / sum(&|_, b| b * b)).sqrt()
 }
 
-/// Norms between convolutions of whole numbers: the former give moments, the latter round what they normalise, by the CPU's own SiLU. In f32 a norm's last bits may
-/// differ, 2^-22 of what 100 levels are: one number in ten thousand may be another by a level, an error of 1e-4 of the results; a wrong scale, shift or tap is one
-/// of a tenth and more. In f16 and bf16 the norm's input is rounded to 2^-11 and 2^-8, a twentieth of a level and half of one: of as many numbers each is another.
+/// Norms between convolutions of whole numbers: the former give moments, the latter round what they normalise, by the CPU's own SiLU. In f32 a norm's last bits
+/// may differ, 2^-22 of what 100 levels are: one number in ten thousand may be another by a level, an error of 1e-4 of the results; a wrong scale, shift or tap
+/// is one of a tenth and more. In f16 and bf16 the norm's input is rounded to 2^-11 and 2^-8, a twentieth of a level and half of one: of as many numbers each
+/// is another.
 #[test]
 fn norms_are_done_on_the_way() -> Result<()> {
     let (cpu, gpu) = (CpuBackend::new(2)?, gpu());
@@ -127,9 +128,9 @@ fn a_quantised_student_samples_in_whole_numbers() -> Result<()> {
         let packings = graph.nodes().iter().filter(|node| matches!(&node.op, Op::PackConv(op) if matches!(op.purpose, PackFor::Numbers(_)))).count();
         assert_eq!(packings, layers, "{precision:?}");
         assert!(convolutions(graph).iter().any(|op| op.moments) && convolutions(graph).iter().any(|op| op.norm.is_some()), "{precision:?}:\n{graph}");
-        // In f32 next to nothing differs: floats between whole numbers, attention's, in their last bits. Where that moves one number by a level, or halves do many, the
-        // others behind it fall otherwise too, which is as much as rounding itself costs: the CPU's own samples of noise that differs by 1e-4 are 0.070 apart, where
-        // rounding costs 0.063. Of what is rounded they all are as near.
+        // In f32 next to nothing differs: floats between whole numbers, attention's, in their last bits. Where that moves one number by a level, or halves do
+        // many, the others behind it fall otherwise too, which is as much as rounding itself costs: the CPU's own samples of noise that differs by 1e-4 are
+        // 0.070 apart, where rounding costs 0.063. Of what is rounded they all are as near.
         let (found, own) = (error(&images, &expected), error(&images, &in_floats));
         assert!(found < 2.0 * rounding && own < 1.25 * rounding, "{precision:?}: {found:e} from the CPU, {own:e} from floats; rounding {rounding:e}");
     }
