@@ -186,7 +186,7 @@ fn numbers(shape: &Numbers) -> Case {
     let mut operands: Vec<ValueId> =
         joined.iter().map(|own| if largest { case.data(&[n, h, w, *own], &vec![9f32; n * h * w * own]) } else { case.input(&[n, h, w, *own]) }).collect();
     let w = [o, c, kernel, kernel];
-    let signs: Vec<i8> = (0..w.iter().product()).map(|i| if i / c % 2 == 0 { 127 } else { -127 }).collect();
+    let signs: Vec<i8> = (0..w.iter().product()).map(|i| if (i / c).is_multiple_of(2) { 127 } else { -127 }).collect();
     operands.push(if largest { case.data(&w, &signs) } else { whole_weights(&mut case, &w) });
     let (scale, zero) = if largest { (0.01f32, 0u8) } else { (0.01, 117) };
     let factors: Vec<f32> = (0..o).map(|k| 1e-5 * (1.0 + 0.3 * (k % 5) as f32)).collect();
