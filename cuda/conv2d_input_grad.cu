@@ -24,7 +24,8 @@ FEWSTEP_DEVICE void conv2d_input_grad(const fs::Block& block, const T* dy, const
   float* scratch = slice_scratch(partial, slice, conv.images * pixels * conv.in_c);
   const Parity parity = parity_of(conv, int(block.index.z) / slices);
   const Window w = input_grad_window(conv, parity);
-  convolve<P>(block, stages, {dy, nullptr, conv.out_c}, weights + parity.taps_before * padded_channels<T>(conv.out_c) * conv.in_c, w, conv.in_c, slice, slices,
+  const Sources<T> sources = {dy, nullptr, conv.out_c};
+  convolve<P>(block, stages, sources, weights + parity.taps_before * padded_channels<T>(conv.out_c) * conv.in_c, w, conv.in_c, slice, slices,
               [](const RowCopies<P>&) { return Untouched{}; });
   const Column<T> column = column_of(epilogue, result, Share<P>::channel(block));
   each_of_share<P>(block, reinterpret_cast<float*>(stages), w, conv.in_c, [&](int pixel, const float* place) {

@@ -1,6 +1,7 @@
 // pack_conv: weights [O][C][R][S] as the convolution kernels read them, along k. For the forward convolution [O][R][S][C'], for the input gradient the
 // same with O and C exchanged and the taps of each parity mirrored: [parity][C][taps][O']. The last dimension is padded with zeros to a multiple of 16
 // bytes (parts/conv_shape.cuh).
+// Weights of whole numbers are packed as bytes, and behind them are the sums of each output channel's: what zero points are multiplied with.
 // Floor: bytes of both over the bandwidth. Writes are in order, reads are a gather of which the L2 serves all but the first touch; frozen weights are
 // packed once, and in training this is a few per mille of the convolutions. One element a thread, no shared memory.
 #include "device/fewstep.cuh"
@@ -42,6 +43,26 @@ FEWSTEP_DEVICE void pack_conv(const fs::Block& block, const float* weights, T* p
   packed[at] = fs::from_float<T>(source < 0 ? 0.0f : weights[source]);
 }
 
+// The packed weights of an output channel, a block, and their sum.
+FEWSTEP_DEVICE void pack_numbers(const fs::Block& block, const int8_t* weights, int8_t* packed, const Conv& conv) {
+  constexpr int kWarps = shared::conv::kThreads / 32;
+  FEWSTEP_SHARED(int, sums, kWarps);
+  const int channel = int(block.index.x), depth = conv.kernel_h * conv.kernel_w * padded_channels<int8_t>(conv.in_c);
+  int sum = 0;
+  for (int k = int(fs::thread_index().x); k < depth; k += shared::conv::kThreads) {
+    const int at = channel * depth + k, source = forward_source<int8_t>(conv, at);
+    const int8_t own = source < 0 ? int8_t(0) : weights[source];
+    packed[at] = own;
+    sum += own;
+  }
+  sum = fs::warp_sum(sum);
+  if (fs::lane() == 0) sums[fs::warp()] = sum;
+  fs::sync_threads();
+  if (fs::thread_index().x != 0) return;
+  for (int warp = 1; warp < kWarps; warp++) sum += sums[warp];
+  reinterpret_cast<int*>(packed + conv.out_c * depth)[channel] = sum;
+}
+
 }  // namespace
 
 // packed[n] of T. Of `conv` only the channels, the kernel and the stride are used.
@@ -53,3 +74,8 @@ FEWSTEP_DEVICE void pack_conv(const fs::Block& block, const float* weights, T* p
 FEWSTEP_PACK_CONV(fewstep_pack_conv_f32, float)
 FEWSTEP_PACK_CONV(fewstep_pack_conv_f16, fs::half)
 FEWSTEP_PACK_CONV(fewstep_pack_conv_bf16, fs::bf16)
+
+// packed [O][R][S][C'] of whole numbers, then int [O]; a block an output channel.
+FEWSTEP_KERNEL(shared::conv::kThreads, fewstep_pack_conv_i8, const int8_t* weights, int8_t* packed, Conv conv) {
+  pack_numbers(fs::begin(), weights, packed, conv);
+}

@@ -1,9 +1,9 @@
 // Whole numbers of one byte in place of floats, and back (src/graph/ops/quantize.rs has their meaning).
 // Floor: bytes read and written over the bandwidth: five an element to quantise f32 and back again, three for half.
 //
-// A thread has eight neighbouring elements, whose numbers are two words. Quotients are f32, rounded once; only where such a one is a tie, or an end of the range
-// whose side is asked for, does its rounding matter: then the exact one decides, in f64, which no GPU is fast in and few elements need.
+// A thread has eight neighbouring elements, whose numbers are two words (parts/rounding.cuh).
 #include "device/fewstep.cuh"
+#include "parts/rounding.cuh"
 #include "parts/run.cuh"
 #include "shared.h"
 
@@ -21,37 +21,6 @@ struct Cut {
 };
 
 FEWSTEP_DEVICE int channel_of(const Cut& c, int at) { return c.channels == 1 ? 0 : at / c.inner % c.channels; }
-
-// The numbers there are. src/backend/cuda/quantize.rs has the same.
-struct Range {
-  int low, high;
-};
-
-FEWSTEP_DEVICE int clamp(int number, Range r) { return fs::max(r.low, fs::min(number, r.high)); }
-
-// A quotient, brought to where every number is out of range if it lies beyond.
-FEWSTEP_DEVICE float brought_near(float q) { return fs::max(fs::min(q, 1024.0f), -1024.0f); }
-
-// -1, 0 or 1 as the exact quotient is less than, equal to or greater than the f32 nearest to it.
-FEWSTEP_DEVICE int side_of(float x, float scale, float q) {
-  const double exact = double(x) / double(scale);
-  return exact < double(q) ? -1 : exact > double(q) ? 1 : 0;
-}
-
-// x / scale as a whole number, ties to even.
-FEWSTEP_DEVICE int rounded(float x, float scale, float q) {
-  const int nearest = fs::to_int_rn(q);
-  const float away = q - float(nearest);
-  if (away != 0.5f && away != -0.5f) return nearest;
-  const int side = side_of(x, scale, q);
-  return side == 0 ? nearest : fs::to_int_rn(q + (side > 0 ? 0.5f : -0.5f));
-}
-
-// The code, before it is brought into its range.
-FEWSTEP_DEVICE int code_of(float x, float scale, int zero) {
-  const float q = fs::div_rn(x, scale);
-  return q == q ? rounded(x, scale, brought_near(q)) + zero : zero;
-}
 
 // What an element of FakeQuantize passes on to x and to its scale.
 struct Slopes {

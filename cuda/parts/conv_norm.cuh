@@ -24,18 +24,18 @@ struct ConvNorm {
   float eps;
 };
 
-// norm(x) = x scale[channel] + shift[channel], for all channels of an image and zeros for what pads them; a channel a thread.
-template <class T>
-FEWSTEP_DEVICE void fill_norm(const ConvNorm& n, int channels, int image, int threads, float* scale, float* shift) {
-  const int width = channels / n.groups, padded = padded_channels<T>(channels);
+// norm(x) = x scale[i] + shift[i] for the `count` channels of an image from `first` on, and zeros for those of them that there are not; a channel a thread.
+FEWSTEP_DEVICE void fill_norm(const ConvNorm& n, int channels, int image, int first, int count, int threads, float* scale, float* shift) {
+  const int width = channels / n.groups;
   const ChannelMoments moments = of_sample({n.first, n.second, n.first_channels}, channels, image);
-  for (int c = int(fs::thread_index().x); c < padded; c += threads) {
-    scale[c] = shift[c] = 0;
+  for (int i = int(fs::thread_index().x); i < count; i += threads) {
+    const int c = first + i;
+    scale[i] = shift[i] = 0;
     if (c >= channels) continue;
     const MeanVariance group = group_moments(moments, c / width * width, width);
     const ScaleShift both = scale_shift(group.mean, rstd_of(group.variance, n.eps), n.gamma[c], n.beta[c]);
-    scale[c] = both.scale;
-    shift[c] = both.shift;
+    scale[i] = both.scale;
+    shift[i] = both.shift;
   }
 }
 
@@ -75,7 +75,7 @@ struct Normalise {
 
 template <class P>
 FEWSTEP_DEVICE void begin(Normalise<P>& n) {
-  fill_norm<typename P::T>(n.norm, n.window.in_c, n.image, P::kThreads, n.scale, n.shift);
+  fill_norm(n.norm, n.window.in_c, n.image, 0, padded_channels<typename P::T>(n.window.in_c), P::kThreads, n.scale, n.shift);
   fs::sync_threads();
 }
 

@@ -97,18 +97,24 @@ FEWSTEP_DEVICE Digits next_tap(const RowCopies<P>& t, const Window& w, const Dig
   return add(tap, t.advance, w.taps_w, t.channels);
 }
 
-// Starts this thread's copies of one stage and moves on to the next.
-template <class P>
-FEWSTEP_DEVICE void copy_stage(RowCopies<P>& t, typename P::T* stage, const Sources<typename P::T>& sources, const Window& w, int depth) {
+// Starts copying a chunk of a pixel, or what stands for one where there is none.
+template <class T>
+FEWSTEP_DEVICE void copy_pixel(const Sources<T>&, T* shared, const T* source, bool exists) {
+  copy_chunk(shared, source, exists);
+}
+
+// Starts this thread's copies of one stage and moves on to the next. `From`: Sources, or Staged (parts/staged.cuh).
+template <class P, class From>
+FEWSTEP_DEVICE void copy_stage(RowCopies<P>& t, typename P::T* stage, const From& sources, const Window& w, int depth) {
   using T = typename P::T;
   const Source<T> from = source_of(sources, w.in_c, t.tap.low);
   const int along = (t.tap.high * w.in_w + t.tap.middle) * from.channels + from.channel;
   const uint32_t bits = bits_of(t.tap);
   T* to = stage + t.place;
-  if (t.aligned) {
+  if (From::kWhole || t.aligned) {
     FEWSTEP_UNROLL
-    for (int i = 0; i < t.kGathered; i++) copy_chunk(to + i * t.kRowsPerPass * P::kPitch, from.x + (t.at[i] * from.channels + along), is_inside(t, bits, i));
-  } else {
+    for (int i = 0; i < t.kGathered; i++) copy_pixel(sources, to + i * t.kRowsPerPass * P::kPitch, from.x + (t.at[i] * from.channels + along), is_inside(t, bits, i));
+  } else if constexpr (!From::kWhole) {
     FEWSTEP_UNROLL
     for (int i = 0; i < t.kGathered; i++) {
       gather_chunk(to + i * t.kRowsPerPass * P::kPitch, from.x + (t.at[i] * from.channels + along), is_inside(t, bits, i) ? w.in_c - t.tap.low : 0);
@@ -140,11 +146,11 @@ struct Share {
 };
 
 // The tile of the product of block (x, y) of the grid, to shared memory. `weights` is [columns][taps_h][taps_w][padded channels], as
-// pack_conv.cu writes it. `stages`, of kStages * RowCopies<P>::kStage elements, holds the tile afterwards, rows kTilePitch<P> apart. change_of(copies) is
-// what is done to the pixels on the way (see multiply_stages).
-template <class P, class ChangeOf>
-FEWSTEP_DEVICE void convolve(const fs::Block& block, typename P::T* stages, const Sources<typename P::T>& sources, const typename P::T* weights,
-                             const Window& w, int columns, int slice, int slices, ChangeOf change_of) {
+// pack_conv.cu writes it. `stages`, of kStages * RowCopies<P>::kStage elements, holds the tile afterwards, rows kTilePitch<P> apart: floats, or whole numbers
+// as the floats of their bits. change_of(copies) is what is done to the pixels on the way (see multiply_stages).
+template <class P, class From, class ChangeOf>
+FEWSTEP_DEVICE void convolve(const fs::Block& block, typename P::T* stages, const From& sources, const typename P::T* weights, const Window& w, int columns,
+                             int slice, int slices, ChangeOf change_of) {
   using T = typename P::T;
   using Copies = RowCopies<P>;
   static_assert(P::kRows * kTilePitch<P> * 4 <= kStages * Copies::kStage * int(sizeof(T)));
@@ -162,7 +168,7 @@ FEWSTEP_DEVICE void convolve(const fs::Block& block, typename P::T* stages, cons
   float* tile = reinterpret_cast<float*>(stages);
   P::each(sum, [&](int row, int column, const auto& sums) {
     FEWSTEP_UNROLL
-    for (int i = 0; i < P::kRun; i++) tile[row * kTilePitch<P> + column + i] = sums[i];
+    for (int i = 0; i < P::kRun; i++) tile[row * kTilePitch<P> + column + i] = fs::bit_cast<float>(sums[i]);
   });
   fs::sync_threads();
 }

@@ -8,6 +8,7 @@ namespace {
 // `second` is null; else both have whole runs of sixteen bytes. src/backend/cuda/site.rs passes the same.
 template <class T>
 struct Sources {
+  static constexpr bool kWhole = false;  // pixels of all of them need not be whole runs
   const T* first;
   const T* second;
   int first_channels;

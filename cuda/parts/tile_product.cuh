@@ -1,4 +1,5 @@
-// Products of two tiles in shared memory, summed up in registers: plain multiplications for float, tensor cores for half and bf16.
+// Products of two tiles in shared memory, summed up in registers: plain multiplications for float, tensor cores for half, bf16 and signed bytes. Sums of bytes
+// are whole numbers of 32 bits, all others floats.
 //
 // Rows... take operands a[row][k] and b[column][k], Columns... take a[k][row] and b[k][column]. kPitch is how far neighbouring rows of an operand lie
 // apart. The 16-byte accesses of eight neighbouring threads must fall into different banks: rows are 16 bytes longer than they need be, or, for the rows
@@ -18,6 +19,7 @@ constexpr int kStages = 3;
 template <int Rows, int Columns>
 struct RowsFloat {
   using T = float;
+  using Scalar = float;
   static constexpr int kRows = Rows, kColumns = Columns, kDepth = 16, kPitch = kDepth + 4, kThreads = Rows * Columns / 16, kRun = 1;
   struct Sum {
     float v[4][4];
@@ -110,15 +112,32 @@ struct ColumnsFloat {
   }
 };
 
-// Warps, Down by two; each holds its share of the tile in fragments of 16 x 8.
+// What products of elements are summed in.
+template <class Element>
+struct SumOf {
+  using Scalar = float;
+};
+template <>
+struct SumOf<int8_t> {
+  using Scalar = int;
+};
+
+FEWSTEP_DEVICE void multiply_fragments(int (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const int8_t*) { fs::mma_s8(sum, a, b); }
+template <class T>
+FEWSTEP_DEVICE void multiply_fragments(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const T*) {
+  fs::mma<T>(sum, a, b);
+}
+
+// Warps, Down by two; each holds its share of the tile in fragments of 16 x 8. A row of a stage is four chunks, of which one mma takes two.
 template <class Element, int Rows, int Columns, int Down>
 struct Fragments {
   using T = Element;
-  static constexpr int kRows = Rows, kColumns = Columns, kDepth = 32, kThreads = 64 * Down, kRun = 2;
+  using Scalar = typename SumOf<Element>::Scalar;
+  static constexpr int kRows = Rows, kColumns = Columns, kStep = 2 * kChunk<Element>, kDepth = 2 * kStep, kThreads = 64 * Down, kRun = 2;
   static constexpr int kAcross = Columns / 16, kDown = Rows / (16 * Down);  // fragments of a warp
   static_assert(Rows % (16 * Down) == 0 && Columns % 32 == 0);
   struct Sum {
-    float v[kDown][kAcross][4];
+    Scalar v[kDown][kAcross][4];
   };
 
   FEWSTEP_DEVICE int warp_row() { return int(fs::warp()) / 2 * (Rows / Down); }
@@ -131,7 +150,7 @@ struct Fragments {
       FEWSTEP_UNROLL
       for (int j = 0; j < kAcross; j++) {
         const uint32_t b[2] = {right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]};
-        fs::mma<T>(sum.v[i][j], left[i], b);
+        multiply_fragments(sum.v[i][j], left[i], b, static_cast<const T*>(nullptr));
       }
     }
   }
@@ -145,7 +164,7 @@ struct Fragments {
       for (int j = 0; j < kAcross; j++) {
         FEWSTEP_UNROLL
         for (int half = 0; half < 2; half++) {
-          const float values[2] = {sum.v[i][j][half * 2], sum.v[i][j][half * 2 + 1]};
+          const Scalar values[2] = {sum.v[i][j][half * 2], sum.v[i][j][half * 2 + 1]};
           f(row + i * 16 + half * 8, column + j * 8, values);
         }
       }
@@ -173,7 +192,7 @@ struct RowsTensor : Fragments<Element, Rows, Columns, Down> {
 
   FEWSTEP_DEVICE void multiply(typename Base::Sum& sum, const Lane& lane, const Element* a, const Element* b) {
     FEWSTEP_UNROLL
-    for (int k = 0; k < Base::kDepth; k += 16) {
+    for (int k = 0; k < Base::kDepth; k += Base::kStep) {
       const Element *row = a + (lane.row ^ k), *column = b + (lane.column ^ k);
       uint32_t left[Base::kDown][4], right[Base::kAcross / 2][4];
       FEWSTEP_UNROLL
@@ -203,7 +222,7 @@ struct ColumnsTensor : Fragments<Element, Rows, Columns, 2> {
   FEWSTEP_DEVICE void multiply(typename Base::Sum& sum, const Lane& lane, const Element* a, const Element* b) {
     const Element *row = a + lane.row, *column = b + lane.column;
     FEWSTEP_UNROLL
-    for (int k = 0; k < Base::kDepth; k += 16) {
+    for (int k = 0; k < Base::kDepth; k += Base::kStep) {
       uint32_t left[Base::kDown][4], right[Base::kAcross / 2][4];
       FEWSTEP_UNROLL
       for (int i = 0; i < Base::kDown; i++) fs::load_matrix_transposed<4>(left[i], row + k * kPitch + i * 16);

@@ -95,13 +95,34 @@ pub const ROUNDINGS: [Codes; 2] = [Codes::U8, Codes { high: 129, ..Codes::U8 }];
 
 /// What stands for whole numbers: x rounded with one scale, w with one for each output.
 pub fn rounded(case: &mut Case, x: ValueId, w: ValueId, codes: Codes) -> [ValueId; 2] {
-    let o = case.graph.shape(w)[0];
-    let (scale, zero) = (case.data(&[1], &[2.3f32 / (codes.high as f32)]), case.data(&[1], &[(codes.high / 2) as u8]));
-    let scales: Vec<f32> = (0..o).map(|k| (1.0 + 0.3 * (k % 5) as f32) / 127.0).collect();
-    let w_scale = case.data(&[o], &scales);
-    let none = case.graph.constant("none", Tensor::from_slice(&[o], &vec![0i8; o]).expect("a tensor")).expect("a constant");
-    let x = case.op(FakeQuantize { codes, axis: None, scale_gradient: 1.0 }, &[x, scale, zero]);
+    let (x, o) = (rounded_input(case, x, codes), case.graph.shape(w)[0]);
+    let [w_scale, none] = weight_scales(case, o);
     [x, case.op(FakeQuantize { codes: Codes::WEIGHTS, axis: Some(0), scale_gradient: 1.0 }, &[w, w_scale, none])]
+}
+
+fn rounded_input(case: &mut Case, x: ValueId, codes: Codes) -> ValueId {
+    let (scale, zero) = (case.data(&[1], &[2.3f32 / (codes.high as f32)]), case.data(&[1], &[(codes.high / 2) as u8]));
+    case.op(FakeQuantize { codes, axis: None, scale_gradient: 1.0 }, &[x, scale, zero])
+}
+
+/// Scales of so many outputs, and their zero points.
+fn weight_scales(case: &mut Case, o: usize) -> [ValueId; 2] {
+    let scales: Vec<f32> = (0..o).map(|k| (1.0 + 0.3 * (k % 5) as f32) / 127.0).collect();
+    let none = case.graph.constant("none", Tensor::from_slice(&[o], &vec![0i8; o]).expect("a tensor")).expect("a constant");
+    [case.data(&[o], &scales), none]
+}
+
+/// Weights [O,C,R,S] that are whole numbers, of -127 to 127.
+fn whole_weights(case: &mut Case, shape: &[usize]) -> ValueId {
+    let numbers: Vec<i8> = (0..shape.iter().product()).map(|_| (case.noise.word() % 255) as u8 as i8).map(|w| w.max(-127)).collect();
+    case.data(shape, &numbers)
+}
+
+/// What such stand for.
+fn stored_weights(case: &mut Case, shape: &[usize]) -> ValueId {
+    let whole = whole_weights(case, shape);
+    let [scale, none] = weight_scales(case, shape[0]);
+    case.op(Dequantize { axis: Some(0) }, &[whole, scale, none])
 }
 
 /// Convolutions of rounded x and w, with all that may follow one. `normed` puts a norm before.
@@ -130,6 +151,7 @@ pub fn quantized() -> Vec<Case> {
             cases.push(case);
         }
     }
+    cases.extend(NUMBERS.iter().map(numbers));
     // A linear layer over tokens.
     let mut case = Case::new("quantized tokens");
     let (x, w, bias) = (case.input(&[2, 6, 20]), case.state("w", &[12, 20]), case.state("b", &[12]));
@@ -138,6 +160,63 @@ pub fn quantized() -> Vec<Case> {
     case.expect(y, TOLERANCE);
     cases.push(case);
     cases
+}
+
+/// [N,H,W], channels of the values that are joined, O, kernel, stride, padding, and whether all numbers are the largest.
+type Numbers = ([usize; 3], &'static [usize], usize, usize, usize, [usize; 4], bool);
+
+/// Convolutions of whole numbers as such: paths of kernels that no pass leads to in a small case.
+pub const NUMBERS: &[Numbers] = &[
+    ([2, 5, 4], &[3, 6], 5, 3, 1, [1; 4], false),         // two sources, whose channels share a run of eight
+    ([1, 6, 6], &[12, 20], 9, 3, 2, [0, 1, 2, 1], false), // the same, whole runs of four
+    ([2, 4, 4], &[24, 40], 33, 1, 1, [0; 4], false),
+    ([6, 16, 16], &[16], 64, 3, 1, [1; 4], false), // the CUDA backend's tall tiles
+    ([9, 8, 8], &[20], 64, 3, 1, [1; 4], false),   // its large ones
+    ([1, 8, 8], &[256], 40, 3, 1, [1; 4], false),  // sums in slices
+    ([2, 3, 3], &[530], 7, 1, 1, [0; 4], false),   // two slabs of channels
+    ([1, 1, 2], &[MOST_PRODUCTS], 3, 1, 1, [0; 4], true),
+];
+
+/// A convolution of whole numbers, w of which is there. At the limit every product has the same sign and is as large as one can be, and so has the zero
+/// point's.
+fn numbers(shape: &Numbers) -> Case {
+    let &([n, h, w], joined, o, kernel, stride, pad, largest) = shape;
+    let mut case = Case::new(format!("numbers {shape:?}"));
+    let c: usize = joined.iter().sum();
+    let mut operands: Vec<ValueId> =
+        joined.iter().map(|own| if largest { case.data(&[n, h, w, *own], &vec![9f32; n * h * w * own]) } else { case.input(&[n, h, w, *own]) }).collect();
+    let w = [o, c, kernel, kernel];
+    let signs: Vec<i8> = (0..w.iter().product()).map(|i| if (i / c).is_multiple_of(2) { 127 } else { -127 }).collect();
+    operands.push(if largest { case.data(&w, &signs) } else { whole_weights(&mut case, &w) });
+    let (scale, zero) = if largest { (0.01f32, 0u8) } else { (0.01, 117) };
+    let factors: Vec<f32> = (0..o).map(|k| 1e-5 * (1.0 + 0.3 * (k % 5) as f32)).collect();
+    operands.extend([case.data(&[1], &[scale]), case.data(&[1], &[zero]), case.data(&[o], &factors), case.input(&[o])]);
+    let conv = Conv2d { out_channels: o, geometry: ConvGeometry { kernel: [kernel; 2], stride, pad }, bias: true };
+    let y = case.op(FusedConv2d { sources: joined.len(), quantized: Some(Codes::U8), ..conv.into() }, &operands);
+    case.expect(y, TOLERANCE);
+    case
+}
+
+/// Quantised convolutions (→ concat) → group norm → quantised convolution, on maps of whole tiles: the CUDA backend gives the norm the moments of the former
+/// and does it in the latter. The channels of each of the former, and groups.
+pub fn quantized_norm([n, h, w]: [usize; 3], joined: &[usize], groups: usize, silu: bool) -> (Case, ValueId) {
+    let mut case = Case::new(format!("quantized norm {n} {h} {w} {joined:?} {groups} {silu}"));
+    let mut sources = vec![];
+    for (k, channels) in joined.iter().enumerate() {
+        let x = case.input(&[n, h, w, 5]);
+        let (weight, bias) = (stored_weights(&mut case, &[*channels, 5, 3, 3]), case.state(&format!("b{k}"), &[*channels]));
+        let x = rounded_input(&mut case, x, Codes::U8);
+        sources.push(case.graph.conv2d(x, weight, Some(bias), 1, [1; 4]).expect("conv2d"));
+    }
+    let x = if sources.len() > 1 { case.op(Concat, &sources) } else { sources[0] };
+    let c = joined.iter().sum();
+    let (gamma, beta) = (case.state("gamma", &[c]), case.state("beta", &[c]));
+    let normed = case.graph.group_norm(x, gamma, beta, groups, 1e-5, silu).expect("a norm");
+    let weight = stored_weights(&mut case, &[12, c, 3, 3]);
+    let normed = rounded_input(&mut case, normed, Codes::U8);
+    let y = case.graph.conv2d(normed, weight, None, 1, [1; 4]).expect("conv2d");
+    case.graph.tap(y);
+    (case, y)
 }
 
 pub fn fused() -> Vec<Case> {

@@ -10,6 +10,7 @@ mod ffi_common;
 mod foreign;
 mod launches;
 mod networks;
+mod quantized;
 mod training;
 
 use common::{Case, compare, load, read};

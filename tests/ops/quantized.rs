@@ -1,6 +1,6 @@
 //! Convolutions of whole numbers: what is folded into them, and that their bits are the same everywhere.
 
-use crate::common::conv_cases::{EPILOGUES, ROUNDINGS, SHAPES, quantized_graph, rounded};
+use crate::common::conv_cases::{EPILOGUES, ROUNDINGS, SHAPES, quantized_graph, quantized_norm, rounded};
 use crate::common::{Answers, Case, TAKES_ALL, load};
 use crate::random_graphs::same_meaning;
 use fewstep::Result;
@@ -15,8 +15,12 @@ use fewstep::tensor::{DType, Tensor};
 /// The convolutions of whole numbers in a program after all passes of a backend that takes everything.
 fn folded(graph: &Graph) -> Result<Vec<FusedConv2d>> {
     let done = passes::run(graph, &Numerics::F32, &TAKES_ALL, Stop::NEVER, &mut |_, _| Ok(()))?;
+    Ok(of_numbers(&done.graph))
+}
+
+fn of_numbers(graph: &Graph) -> Vec<FusedConv2d> {
     let conv = |op: &Op| if let Op::FusedConv2d(op) = op { op.quantized.map(|_| op.clone()) } else { None };
-    Ok(done.graph.nodes().iter().filter_map(|node| conv(&node.op)).collect())
+    graph.nodes().iter().filter_map(|node| conv(&node.op)).collect()
 }
 
 fn has(graph: &Graph, f: impl Fn(&Op) -> bool) -> bool {
@@ -39,6 +43,25 @@ fn quantisation_norms_and_epilogues_are_folded() -> Result<()> {
             assert_eq!(found, (sums(epilogue.0, epilogue.1), epilogue.2, normed), "{}", case.name);
             let done = passes::run(&case.graph, &Numerics::F32, &TAKES_ALL, Stop::NEVER, &mut |_, _| Ok(()))?;
             assert!(!has(&done.graph, |op| matches!(op, Op::FakeQuantize(_) | Op::GroupNorm(_))), "{}\n{}", case.name, done.graph);
+        }
+    }
+    Ok(())
+}
+
+/// Where the backend takes moments from convolutions, it may from those of whole numbers, and normalise by them before it rounds; in any precision.
+#[test]
+fn moments_are_given_and_taken() -> Result<()> {
+    for joined in [&[8][..], &[12, 20]] {
+        let (mut case, y) = quantized_norm([2, 8, 8], joined, 4, true);
+        case.expect(y, 1e-5);
+        same_meaning(&case)?;
+        for numerics in [Numerics::F32, Numerics::of(DType::F16)?] {
+            let done = passes::run(&case.graph, &numerics, &TAKES_ALL, Stop::NEVER, &mut |_, _| Ok(()))?;
+            let convs = of_numbers(&done.graph);
+            let (last, before) = convs.split_last().expect("convolutions");
+            assert!(before.len() == joined.len() && before.iter().all(|op| op.moments), "{}\n{}", case.name, done.graph);
+            let found = (last.sources, last.norm.as_ref().map(|norm| norm.moments), last.moments);
+            assert_eq!(found, (joined.len(), Some(joined.len()), false), "{}\n{}", case.name, done.graph);
         }
     }
     Ok(())

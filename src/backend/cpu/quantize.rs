@@ -187,14 +187,14 @@ impl<Z: Code> CpuKernel for FakeGradKernel<Z> {
             |x: f32, scale, zero: Z| {
                 let ([n, p], v) = (ends(codes, zero), quotient(x, scale));
                 let q = rounded(v);
-                let inside = if v.is_nan() { 0.0 } else { q - v };
-                let slope = if q < n {
+                let inside = if q < n {
                     n
                 } else if q > p {
                     p
                 } else {
-                    inside
+                    q - v
                 };
+                let slope = if v.is_nan() { 0.0 } else { inside };
                 (factor * slope) as f32
             },
         )?;

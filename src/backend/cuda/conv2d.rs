@@ -12,10 +12,10 @@ use crate::tensor::DType;
 use std::ops::Range;
 
 /// No index of a kernel exceeds this; the rest of 31 bits is for tiles that reach beyond the last element.
-const LIMIT: usize = i32::MAX as usize - (1 << 20);
+pub(super) const LIMIT: usize = i32::MAX as usize - (1 << 20);
 
 /// Elements of a chunk: packed weights have a multiple of so many for each tap.
-fn chunk(dtype: DType) -> usize {
+pub(super) fn chunk(dtype: DType) -> usize {
     run::BYTES / dtype.size()
 }
 
@@ -42,9 +42,6 @@ pub(super) fn packed(op: &Op, types: &[&TensorType]) -> Option<TensorType> {
 /// Whether the kernels do all of it, and it is worth the while.
 pub(super) fn accepts(op: &FusedConv2d, types: &[&TensorType], target: Target) -> bool {
     let Ok([x, y]) = op.extents(types) else { return false };
-    if op.quantized.is_some() {
-        return false;
-    }
     let tiling = Tiling::of_conv(op, [x, y], types[0].dtype, target);
     // For moments and for a norm a block's tile must lie in one image.
     let whole = (y[1] * y[2]).is_multiple_of(tiling.rows);
@@ -79,23 +76,27 @@ pub(super) fn conv2d(op: &FusedConv2d, site: &Site) -> Result<Lowered> {
     need_packed(op.packed)?;
     let tiling = Tiling::of_conv(op, extents, dtype, site.target);
     let kernel = if op.norm.is_some() { "norm_conv2d" } else { "conv2d" };
-    let launch = site.sources(tiling.launch(kernel, [n * p * q, o], 1)?, &at.x)?.input(at.weight);
-    let launch = launch.optional(at.bias).optional(at.addend).optional(at.residual);
-    // Scratch: the parts of the sums, then those of the moments.
-    let sums = tiling.workspace(y.iter().product());
-    let (pieces, workspace) =
-        if op.moments && tiling.rows < p * q { (Arg::Scratch(sums), sums + n * (p * q / tiling.rows) * o * 2 * size_of::<f32>()) } else { (Arg::Null, sums) };
-    let [rows, columns] = tiling.tiles([n * p * q, o]);
-    // A counter for each tile, whose slices' last block sums them; then one for each image and column of tiles.
-    let counters = if sums > 0 || workspace > sums { Arg::Counters(rows * columns + n * columns) } else { Arg::Null };
-    let launch = results(launch, op).arg(tiling.partial()).arg(counters);
-    let launch = launch.arg(if op.moments { Arg::Output(1) } else { Arg::Null }).arg(pieces);
+    let launch = site.sources(tiling.launch(kernel, dtype, [n * p * q, o], 1)?, &at.x)?.input(at.weight);
+    let launch = results(launch.optional(at.bias).optional(at.addend).optional(at.residual), op);
+    let (launch, workspace) = with_shared(launch, op, &tiling, y, 0);
     let launch = launch.value(conv).int(tiling.slices)?.value(op.scale);
     let launch = match op.norm.as_ref().zip(at.norm) {
         Some((norm, at)) => launch.arg(norm_argument(norm, &at, site)?),
         None => launch,
     };
     Ok(Lowered { launches: vec![launch], workspace })
+}
+
+/// What the blocks of a convolution to y [N,P,Q,O] share: parts of sums, counters, moments, those of pieces. And where the scratch ends that begins with byte
+/// `from`: the parts of the sums, then those of the moments.
+pub(super) fn with_shared(launch: Launch, op: &FusedConv2d, tiling: &Tiling, [n, p, q, o]: [usize; 4], from: usize) -> (Launch, usize) {
+    let sums = tiling.workspace(n * p * q * o);
+    let pieces = if op.moments && tiling.rows < p * q { n * (p * q / tiling.rows) * o * 2 * size_of::<f32>() } else { 0 };
+    let [rows, columns] = tiling.tiles([n * p * q, o]);
+    // A counter for each tile, whose slices' last block sums them; then one for each image and column of tiles.
+    let counters = if sums > 0 || pieces > 0 { Arg::Counters(rows * columns + n * columns) } else { Arg::Null };
+    let launch = launch.arg(tiling.partial(from)).arg(counters).arg(if op.moments { Arg::Output(1) } else { Arg::Null });
+    (launch.arg(if pieces > 0 { Arg::Scratch(from + sums) } else { Arg::Null }), from + sums + pieces)
 }
 
 /// One result; or the addresses of all and where their channels end.
@@ -112,7 +113,7 @@ fn results(launch: Launch, op: &FusedConv2d) -> Launch {
 }
 
 /// `ConvNorm` in cuda/parts/conv_norm.cuh.
-fn norm_argument(norm: &NormByMoments, at: &NormOperands, site: &Site) -> Result<Arg> {
+pub(super) fn norm_argument(norm: &NormByMoments, at: &NormOperands, site: &Site) -> Result<Arg> {
     let [first, second] = moments_arguments(&at.moments)?;
     let numbers = [site.inputs[at.moments.start].shape[1] as i32, norm.norm.groups as i32, i32::from(norm.norm.silu)];
     Ok(Arg::Struct(vec![Arg::Input(at.gamma), Arg::Input(at.beta), first, second, Arg::of(numbers), Arg::of(norm.norm.eps as f32)]))
@@ -139,7 +140,7 @@ pub(super) fn input_grad(op: &Conv2dInputGrad, site: &Site) -> Result<Lowered> {
     let taps = op.geometry.kernel.map(|k| k.div_ceil(stride));
     let depth = taps[0] * taps[1] * y[3].next_multiple_of(chunk(dtype));
     let tiling = Tiling::of(pixels, c, stride * stride, depth, dtype, site.target).or_tall(pixels, c, stride * stride, site.target);
-    let first = tiling.launch("conv2d_input_grad", [pixels, c], stride * stride)?.input(0).input(1).output(0).arg(tiling.partial());
+    let first = tiling.launch("conv2d_input_grad", dtype, [pixels, c], stride * stride)?.input(0).input(1).output(0).arg(tiling.partial(0));
     with_sum(first.value(conv).int(tiling.slices)?, &tiling, site)
 }
 
@@ -149,7 +150,7 @@ pub(super) fn weight_grad(op: &Conv2dWeightGrad, site: &Site) -> Result<Lowered>
     let conv = Conv::of(x, y, op.geometry, dtype)?;
     let columns = op.geometry.kernel[0] * op.geometry.kernel[1] * x[3].next_multiple_of(chunk(dtype));
     let tiling = Tiling::of(columns, y[3], 1, y[0] * y[1] * y[2], dtype, site.target);
-    let first = tiling.launch("conv2d_weight_grad", [columns, y[3]], 1)?.input(0).input(1).output(0).arg(tiling.partial());
+    let first = tiling.launch("conv2d_weight_grad", dtype, [columns, y[3]], 1)?.input(0).input(1).output(0).arg(tiling.partial(0));
     with_sum(first.value(conv).int(tiling.slices)?, &tiling, site)
 }
 
@@ -164,11 +165,11 @@ fn with_sum(first: Launch, tiling: &Tiling, site: &Site) -> Result<Lowered> {
     Ok(Lowered { launches, workspace: tiling.workspace(n) })
 }
 
-fn need_packed(packed: bool) -> Result<()> {
+pub(super) fn need_packed(packed: bool) -> Result<()> {
     if packed { Ok(()) } else { Err(too_large()) }
 }
 
-fn too_large() -> Error {
+pub(super) fn too_large() -> Error {
     Error::unsupported("a tensor of 2^31 elements or more, padding included, is beyond the CUDA backend's convolutions")
 }
 
@@ -184,8 +185,8 @@ pub(super) struct Tiling {
     /// Columns of a block.
     pub columns: usize,
     /// Blocks that share a sum.
-    slices: usize,
-    /// Of the activations.
+    pub slices: usize,
+    /// Of what is multiplied.
     dtype: DType,
 }
 
@@ -195,7 +196,8 @@ impl Tiling {
     fn of(rows: usize, columns: usize, parts: usize, depth: usize, dtype: DType, target: Target) -> Self {
         let (multiprocessors, tuning) = (target.multiprocessors as usize, &target.tuning().conv);
         let blocks = |tile: usize| rows.div_ceil(tile) * columns.div_ceil(tile) * parts;
-        let steps = depth.div_ceil(if dtype == DType::F32 { conv::DEPTH } else { conv::TENSOR_DEPTH });
+        // A stage on tensor cores has as many bytes a row, whatever they are.
+        let steps = depth.div_ceil(if dtype == DType::F32 { conv::DEPTH } else { conv::TENSOR_DEPTH * DType::F16.size() / dtype.size() });
         // Large blocks if they fill the device, or do so in long slices, as those of weights' gradients.
         let filled = blocks(64) >= multiprocessors || blocks(64) * (steps / tuning.long_slice).min(tuning.most_slices) >= tuning.resident[0] * multiprocessors;
         let (tile, resident) = if rows > 32 && columns > 32 && filled { (64, tuning.resident[0]) } else { (32, tuning.resident[1]) };
@@ -219,13 +221,14 @@ impl Tiling {
         if fits { Self { rows: conv::TALL_ROWS, ..self } } else { self }
     }
 
-    fn launch(&self, kernel: &str, [rows, columns]: [usize; 2], parts: usize) -> Result<Launch> {
+    /// A launch of a kernel named after activations of `dtype`.
+    pub fn launch(&self, kernel: &str, dtype: DType, [rows, columns]: [usize; 2], parts: usize) -> Result<Launch> {
         let block = match (self.dtype, self.rows) {
             (DType::F32, 32) => 64,
             (DType::F32, _) => 256,
             _ => conv::TENSOR_THREADS,
         };
-        let name = format!("fewstep_{kernel}_{}_{}x{}", suffix(self.dtype)?, self.rows, self.columns);
+        let name = format!("fewstep_{kernel}_{}_{}x{}", suffix(dtype)?, self.rows, self.columns);
         let [x, y] = self.tiles([rows, columns]);
         Launch::new(name, [x, y, parts * self.slices], block)
     }
@@ -235,9 +238,9 @@ impl Tiling {
         [rows.div_ceil(self.rows), columns.div_ceil(self.columns)]
     }
 
-    /// Where the blocks put their sums if they share them.
-    fn partial(&self) -> Arg {
-        if self.slices > 1 { Arg::Scratch(0) } else { Arg::Null }
+    /// Where the blocks put their sums if they share them: from this byte of the scratch on.
+    fn partial(&self, from: usize) -> Arg {
+        if self.slices > 1 { Arg::Scratch(from) } else { Arg::Null }
     }
 
     /// Scratch in bytes for a result of `numel` elements.
@@ -249,14 +252,14 @@ impl Tiling {
 /// A convolution as the kernels take it: N, H, W, C, P, Q, O, R, S, stride, padding at the top and at the left.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Conv([i32; 12]);
+pub(super) struct Conv([i32; 12]);
 
 // SAFETY: twelve i32, as `Conv` in cuda/parts/conv_shape.cuh.
 unsafe impl Param for Conv {}
 
 impl Conv {
     /// Of x to y; an error where an index of the kernels would not fit.
-    fn of(x: [usize; 4], y: [usize; 4], geometry: ConvGeometry, dtype: DType) -> Result<Self> {
+    pub fn of(x: [usize; 4], y: [usize; 4], geometry: ConvGeometry, dtype: DType) -> Result<Self> {
         let ConvGeometry { kernel, stride, pad } = geometry;
         // Rows and columns of either tensor that a tap may be looked for in, before it is found to lie outside.
         let reach = |shape: [usize; 4]| {

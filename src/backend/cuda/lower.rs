@@ -3,9 +3,12 @@
 use super::launch::Lowered;
 use super::site::Site;
 use super::target::{BF16_CAPABILITY, Target};
-use super::{attention, combine, conv2d, elementwise, gather, group_norm, optimizer, quantize, random, reduce, resample, shape, timestep_embedding, transpose};
+use super::{
+    attention, combine, conv2d, elementwise, gather, group_norm, optimizer, quantize, quantized_conv2d, random, reduce, resample, shape, timestep_embedding,
+    transpose,
+};
 use crate::error::{Error, Result};
-use crate::graph::ops::Cast;
+use crate::graph::ops::{Cast, PackFor};
 use crate::graph::{Graph, Node, Op, OpDef};
 use crate::tensor::DType;
 
@@ -38,9 +41,10 @@ fn lower_op(op: &Op, site: &Site) -> Result<Lowered> {
         Op::Binary(op) => elementwise::binary(op.kind, site),
         Op::Cast(_) => elementwise::cast(site),
         Op::Conv2d(op) => conv2d::conv2d(&(*op).into(), site),
-        Op::FusedConv2d(op) => conv2d::conv2d(op, site),
+        Op::FusedConv2d(op) => op.quantized.map_or_else(|| conv2d::conv2d(op, site), |codes| quantized_conv2d::forward(op, codes, site)),
         Op::Conv2dInputGrad(op) => conv2d::input_grad(op, site),
         Op::Conv2dWeightGrad(op) => conv2d::weight_grad(op, site),
+        Op::PackConv(op) if matches!(op.purpose, PackFor::Numbers(_)) => quantized_conv2d::pack(op, site),
         Op::PackConv(op) => conv2d::pack_conv(op, site),
         Op::Combine(op) => combine::combine(op, site),
         Op::DynamicThreshold(op) => combine::dynamic_threshold(op, site),

@@ -19,6 +19,7 @@ mod memory;
 mod modules;
 mod optimizer;
 mod quantize;
+mod quantized_conv2d;
 mod random;
 mod reduce;
 mod resample;

@@ -23,12 +23,12 @@ unsafe impl Param for Cut {}
 /// The numbers there are, as the kernels take them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Range {
+pub(super) struct Range {
     low: i32,
     high: i32,
 }
 
-// SAFETY: two i32, as `Range` in cuda/quantize.cu.
+// SAFETY: two i32, as `Range` in cuda/parts/rounding.cuh.
 unsafe impl Param for Range {}
 
 impl From<Codes> for Range {

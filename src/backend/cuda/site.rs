@@ -35,11 +35,16 @@ pub(super) fn takes_sources(types: &[&TensorType]) -> bool {
 }
 
 impl Site<'_> {
-    /// A launch's first arguments for the value that comes in these operands: the first, the second or nothing, and the channels of the first.
+    /// A launch's first arguments for the value that comes in these operands, of whole runs: the first, the second or nothing, and the channels of the first.
     pub fn sources(&self, launch: Launch, at: &Range<usize>) -> Result<Launch> {
         if !takes_sources(&self.inputs[at.clone()]) {
             return Err(Error::unsupported(format!("{} values to be read as one", at.len())));
         }
+        self.some_sources(launch, at)
+    }
+
+    /// The same for a kernel that takes at most two of any channels.
+    pub fn some_sources(&self, launch: Launch, at: &Range<usize>) -> Result<Launch> {
         let channels = self.inputs[at.start].shape.last().copied().unwrap_or(1);
         launch.input(at.start).optional((at.len() > 1).then_some(at.start + 1)).int(channels)
     }

@@ -157,7 +157,7 @@ impl FusedConv2d {
 
     /// Checks the numbers of a quantized one.
     fn check_numbers(&self, inputs: &[&TensorType], at: &ConvOperands, (codes, numbers): (Codes, NumberOperands), [o, c]: [usize; 2]) -> Result<()> {
-        if self.moments || !self.parts.is_empty() {
+        if !self.parts.is_empty() {
             return Err(Error::internal(format!("{self:?} of whole numbers")));
         }
         let [r, s] = self.conv.geometry.kernel;

@@ -236,15 +236,14 @@ impl OpDef for FakeQuantizeGrad {
         });
         let slope = each(inputs[0], parameters, self.axis, |x, scale, zero| {
             let ([n, p], q) = (self.codes.ends(zero), rounded(x, scale));
-            let inside = if x.is_nan() { 0.0 } else { q - x / scale };
-            f64::from(self.scale_gradient)
-                * if q < n {
-                    n
-                } else if q > p {
-                    p
-                } else {
-                    inside
-                }
+            // With a zero point out of range NaN's number, 0, is beyond an end: it has no slope all the same.
+            let slope = match q {
+                _ if x.is_nan() => 0.0,
+                q if q < n => n,
+                q if q > p => p,
+                q => q - x / scale,
+            };
+            f64::from(self.scale_gradient) * slope
         });
         Ok(vec![through * inputs[3], slope * inputs[3]])
     }

@@ -64,7 +64,7 @@ pub(super) fn why_not(graph: &Graph) -> Result<Vec<String>> {
         }
         let reason = if Folded::of(graph, at, &updates).is_some() {
             "the backend does not take it"
-        } else if op.norm.is_some() || op.moments || !op.parts.is_empty() {
+        } else if op.norm.is_some() || !op.parts.is_empty() {
             "it does more than a convolution of whole numbers can"
         } else {
             "its numbers are not U8 of one scale times I8 of one scale an output"
@@ -138,7 +138,7 @@ struct Folded {
     op: FusedConv2d,
     /// What x is made of, in the order of the operands.
     x: Vec<ValueId>,
-    /// gamma and beta, where there is a norm.
+    /// gamma, beta and the moments, where there is a norm.
     norm: Vec<ValueId>,
     scale: ValueId,
     zero: ValueId,
@@ -148,7 +148,7 @@ struct Folded {
 impl Folded {
     fn of(graph: &Graph, at: usize, updates: &[usize]) -> Option<Self> {
         let (conv, inputs) = unpacked(graph, &graph.nodes()[at])?;
-        if conv.quantized.is_some() || conv.packed || conv.norm.is_some() || conv.moments || !conv.parts.is_empty() {
+        if conv.quantized.is_some() || conv.packed || conv.norm.is_some() || !conv.parts.is_empty() {
             return None;
         }
         let numbers = |operand: usize, axis| Numbers::of(graph, (at, inputs[operand]), axis, updates);
@@ -170,12 +170,12 @@ impl Folded {
         let Origin::Node { node: from, output: 0 } = graph.value(self.x[0]).origin else { return None };
         let from = from.0 as usize;
         let node = &graph.nodes()[from];
-        let norm = as_norm(&node.op).filter(|norm| norm.moments == 0 && updates[from] == updates[at] && readers[from] == 1)?;
+        let norm = as_norm(&node.op).filter(|_| updates[from] == updates[at] && readers[from] == 1)?;
         if graph.shape(self.x[0]) != graph.shape(graph.nodes()[at].inputs[0]) {
             return None; // seen otherwise by the convolution: what is a sample of the norm may be none of its
         }
         let (x, parameters) = node.inputs.split_at(norm.sources);
-        let op = FusedConv2d { sources: norm.sources, norm: Some(NormByMoments { norm: norm.norm, moments: 0 }), ..self.op.clone() };
+        let op = FusedConv2d { sources: norm.sources, norm: Some(NormByMoments { norm: norm.norm, moments: norm.moments }), ..self.op.clone() };
         Some(Self { op, x: x.to_vec(), norm: parameters.to_vec(), w: Numbers { quantize: self.w.quantize.clone(), ..self.w }, ..*self })
     }
 
@@ -188,7 +188,7 @@ impl Folded {
 
     fn is_taken(&self, graph: &Graph, node: &Node, target: &dyn Target) -> bool {
         let type_of = |value: &ValueId| graph.value(*value).ty.clone();
-        let sources = self.x.iter().map(|x| TensorType::f32(&self.source_shape(graph, node, *x)));
+        let sources = self.x.iter().map(|x| TensorType::new(graph.value(*x).ty.dtype, &self.source_shape(graph, node, *x)));
         let weight = TensorType::new(DType::I8, graph.shape(node.inputs[1]));
         let numbers = [weight, type_of(&self.scale), type_of(&self.zero), TensorType::f32(&[self.op.conv.out_channels])];
         let operands: Vec<TensorType> = sources.chain(numbers).chain(node.inputs[2..].iter().chain(&self.norm).map(type_of)).collect();
