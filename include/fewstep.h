@@ -1834,8 +1834,7 @@ fewstep_status fewstep_trainer_destroy(fewstep_trainer *trainer);
 #define FEWSTEP_QUANTIZE_W4A8 3
 
 /**
- * Weights of 4 bits with a scale for each 16 input channels (or 8, or all, as a layer's number of channels allows), products in float: a sixth of the bytes,
- * for any model.
+ * Weights of 4 bits with a scale for each 16 of them (or 8, or an output's, as a layer's size allows), products in float: a sixth of the bytes, for any model.
  */
 #define FEWSTEP_QUANTIZE_W4 4
 
@@ -1923,8 +1922,8 @@ FEWSTEP_API fewstep_status fewstep_quantize_options_init(fewstep_quantize_option
  * sample nothing. What stays in float is kept as f16, and as f32 where it is beyond f16. `progress` may be NULL and reports FEWSTEP_PHASE_QUANTIZE: `done` of
  * `total` samples.
  *
- * The result is a model like any other. With rounded inputs, its samplers run on kernels for bytes on a CPU, with the same bits on every processor that has the
- * same floats; samplers, evaluations and trainers off the student's own grid are refused with UNSUPPORTED. A trainer of a model with rounded weights trains with
+ * The result is a model like any other. With rounded inputs, its samplers run on kernels for bytes: on a CPU with the same bits on every processor that has the
+ * same floats, on CUDA on the tensor cores, in f32 with the CPU's numbers; samplers, evaluations and trainers off the student's own grid are refused with UNSUPPORTED. A trainer of a model with rounded weights trains with
  * the rounding in place; its snapshots are quantised again. fewstep_model_save_file keeps the bits; diffusers can read models of f16 and bfloat16 alone.
  *
  * The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call. Returns OK, INVALID_ARGUMENT (also for a

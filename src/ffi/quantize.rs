@@ -140,8 +140,8 @@ pub unsafe extern "C" fn fewstep_quantize_options_init(options: *mut fewstep_qua
 /// sample nothing. What stays in float is kept as f16, and as f32 where it is beyond f16. `progress` may be NULL and reports FEWSTEP_PHASE_QUANTIZE: `done` of
 /// `total` samples.
 ///
-/// The result is a model like any other. With rounded inputs, its samplers run on kernels for bytes on a CPU, with the same bits on every processor that has the
-/// same floats; samplers, evaluations and trainers off the student's own grid are refused with UNSUPPORTED. A trainer of a model with rounded weights trains with
+/// The result is a model like any other. With rounded inputs, its samplers run on kernels for bytes: on a CPU with the same bits on every processor that has the
+/// same floats, on CUDA on the tensor cores, in f32 with the CPU's numbers; samplers, evaluations and trainers off the student's own grid are refused with UNSUPPORTED. A trainer of a model with rounded weights trains with
 /// the rounding in place; its snapshots are quantised again. fewstep_model_save_file keeps the bits; diffusers can read models of f16 and bfloat16 alone.
 ///
 /// The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call. Returns OK, INVALID_ARGUMENT (also for a
