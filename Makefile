@@ -52,13 +52,16 @@ DRIVER := $(shell ldconfig -p 2>/dev/null | grep -o 'libcuda\.so\.1 .*x86-64' | 
 ALL := $(if $(DRIVER),,--include-ignored)
 EMULATED := $(if $(DRIVER),,LD_LIBRARY_PATH=$(CURDIR)/target/emulator FEWSTEP_EMU_MANIFEST=$(CURDIR)/target/cuda/manifest.txt)
 # The emulator decides in which order threads and blocks run, and when copies arrive: ops and networks under other decisions, and launches that overlap.
+# OTHER=0 leaves that out.
+OTHER ?= 1
+OTHERS := $(if $(DRIVER),,$(filter-out 0,$(OTHER)))
 OTHER_SETTINGS = FEWSTEP_CUDA=require $(EMULATED) $(CARGO) test --release --test cuda -- --test-threads=1 $(ALL) conformance networks
 test-cuda: cuda-toolkit ## the CUDA suite, on this machine's driver or the emulated one
 	FEWSTEP_CUDA=require $(CARGO) build --release --lib
 	$(if $(DRIVER),,$(MAKE) -C cuda/emulator test libcuda)
 	FEWSTEP_CUDA=require $(EMULATED) $(CARGO) test --release --test cuda -- --test-threads=1 $(ALL)
-	$(if $(DRIVER),,FEWSTEP_EMU_SEED=1 FEWSTEP_EMU_COPIES=eager FEWSTEP_EMU_GUARD=underrun FEWSTEP_EMU_ARCHITECTURE=90 FEWSTEP_CUDA_OVERLAP=1 $(OTHER_SETTINGS) launches_overlap)
-	$(if $(DRIVER),,FEWSTEP_EMU_SEED=2 $(OTHER_SETTINGS))
+	$(if $(OTHERS),FEWSTEP_EMU_SEED=1 FEWSTEP_EMU_COPIES=eager FEWSTEP_EMU_GUARD=underrun FEWSTEP_EMU_ARCHITECTURE=90 FEWSTEP_CUDA_OVERLAP=1 $(OTHER_SETTINGS) launches_overlap)
+	$(if $(OTHERS),FEWSTEP_EMU_SEED=2 $(OTHER_SETTINGS))
 	FEWSTEP_CUDA=require FEWSTEP_GOLDEN_DEVICE=cuda $(EMULATED) $(CARGO) test --release --test golden -- --test-threads=1
 	FEWSTEP_CUDA=require $(EMULATED) $(CARGO) test --features mixer --test mixer -- --ignored
 
