@@ -210,11 +210,12 @@ static void write_report(const char *file, const row *rows, int count, double tr
 
 int main(int argc, char **argv) {
     int on_gpu = 0, wrong = argc < 3;
+    char rest;
     for (int i = 3; i < argc; i++) {
         if (!strcmp(argv[i], "cuda")) on_gpu = 1;
-        else if (sscanf(argv[i], "steps=%u", &student_steps) != 1 && sscanf(argv[i], "train=%u", &train_steps) != 1) wrong = 1;
+        else if (sscanf(argv[i], "steps=%u%c", &student_steps, &rest) != 1 && sscanf(argv[i], "train=%u%c", &train_steps, &rest) != 1) wrong = 1;
     }
-    if (wrong || student_steps < 1 || student_steps > SUBSTEPS) {
+    if (wrong || student_steps < 1 || student_steps > SUBSTEPS || train_steps < 1 || train_steps > 1000000) {
         fprintf(stderr, "usage: %s DATA_DIR OUT_DIR [cuda] [steps=1..%d] [train=N]\n", argv[0], SUBSTEPS);
         return 2;
     }

@@ -81,6 +81,9 @@ impl TrainerOptions {
         self.terms.iter().try_for_each(Term::check)?;
         self.optimizer.check()?;
         if self.learns_scales() {
+            if self.optimizer.total_steps == 0 {
+                return Err(Error::invalid("total_steps is 0; scales learn until the last tenth of it, whatever the decay"));
+            }
             self.optimizer.of_scales(self.scale_learning_rate).check().map_err(|e| e.context("scale_learning_rate"))?;
         }
         if self.needs().cache && (self.pairs.is_empty() || self.cache_size == 0 || self.substeps == 0) {

@@ -511,8 +511,15 @@ fn check_grids(student: &Model, teacher: Option<&Model>, options: &TrainerOption
 /// Refuses networks and data that do not fit together.
 fn check_networks(student: &Model, teacher: Option<&Model>, dataset: Option<&Dataset>, options: &TrainerOptions) -> Result<()> {
     student.network.check_trainable()?;
-    if options.learns_scales() && student.quantization.is_none() {
-        return Err(Error::invalid("scale_learning_rate is not 0, but the student has no scales: it computes in floats"));
+    if options.learns_scales() {
+        let layers = student.quantization.iter().flat_map(|quantization| &quantization.layers);
+        if layers.clone().next().is_none() {
+            return Err(Error::invalid("scale_learning_rate is not 0, but the student has no scales: it computes in floats"));
+        }
+        // What would be sampled is not what was trained: a model keeps such scales as f16.
+        if let Some((path, _)) = layers.clone().find(|(_, layer)| layer.weights.group.is_some()) {
+            return Err(Error::unsupported(format!("scale_learning_rate is not 0, but scales of groups of weights, as those of '{path}', do not learn")));
+        }
     }
     check_grids(student, teacher, options)?;
     let needs = options.needs();

@@ -30,8 +30,7 @@ pub struct fewstep_layer_report {
     pub step_errors: *const f64,
     /// This layer's part of the sum of the squares of all layers' last errors, 0 to 1; 1 for all layers together.
     pub share: f64,
-    /// The last error where all other layers compute in whole numbers and this one stays in float, as fewstep_quantize_options.keep has it; 0 for all layers
-    /// together.
+    /// The last error where all other layers compute in whole numbers and this one has the student's own floats; 0 for all layers together.
     pub error_if_kept: f64,
 }
 
@@ -61,7 +60,7 @@ unsafe fn tell(report: &Report, visit: unsafe extern "C" fn(*mut c_void, *const 
 }
 
 /// Measures what the whole numbers of `quantized` cost: calls `visit` for all layers together and for each. `student` is the model in floats that it was made
-/// of. `options` has the samples (samples, batch, height, width, seed, dataset, cancel); levels and keep are of no effect; NULL for the defaults. The noises are
+/// of, without training since. `options` has the samples (samples, batch, height, width, seed, dataset, cancel); mode, levels and keep are of no effect; NULL for the defaults. The noises are
 /// others than those of a calibration with the same seed. For each layer two models are compiled and sampled: this takes as long as some hundred runs.
 /// `progress` may be NULL and reports FEWSTEP_PHASE_REPORT; `user` goes to both callbacks.
 ///
@@ -85,7 +84,7 @@ pub unsafe extern "C" fn fewstep_quantize_report(
         let watch = Watch::new(progress, user, options.cancel)?;
         let dataset = share_optional(options.dataset)?;
         let model = &student.model;
-        let read = quantize::read(&options, model)?;
+        let read = quantize::read(&options, model, true)?;
         let samples = quant::Samples { count: read.samples, batch: read.batch, size: read.size, seed: read.seed };
         let rows = dataset.as_ref().map_or(Ok(vec![]), |d| d.dataset.conditions_of(&model.roles()?.conditions))?;
         let mut answered = Ok(());

@@ -107,7 +107,7 @@ pub struct fewstep_trainer_options {
     pub learning_rate: f64,
     /// Steps of linear warm-up; 100 by default.
     pub warmup_steps: u64,
-    /// Where the cosine ends; 1000 by default.
+    /// Where the cosine ends, and by which scale_learning_rate's last step is told; 1000 by default.
     pub total_steps: u64,
     /// AdamW; 0.9 by default.
     pub beta1: f64,
@@ -154,7 +154,8 @@ pub struct fewstep_trainer_options {
     /// 0.
     pub reserved2: u32,
     /// Of a quantised student: peak learning rate of the scales of its whole numbers, as a share of each scale (3e-4 changes them by that much a step), with the
-    /// warm-up and the decay of learning_rate; they stay for the last tenth of total_steps. 0 (the default) leaves them as they were calibrated.
+    /// warm-up and the decay of learning_rate; from nine tenths of total_steps on they stay, whatever the decay. 0 (the default) leaves them as they were
+    /// calibrated. Scales of groups of weights (FEWSTEP_QUANTIZE_W4) do not learn: UNSUPPORTED.
     pub scale_learning_rate: f64,
 }
 

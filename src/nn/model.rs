@@ -317,7 +317,7 @@ fn read_quantization(record: &serde_json::Value, parameters: &[Parameter], stude
         return Ok(Some(quantization));
     }
     let grid = student.map_or(&[][..], |student| &student.pairs);
-    if quantization.pairs != grid {
+    if quantization.pairs != grid || student.is_none() {
         return Err(Error::corrupt(format!("{key}: {}: expected the student's grid {grid:?}, found {:?}", record::PAIRS, quantization.pairs)));
     }
     Ok(Some(quantization))
@@ -326,15 +326,15 @@ fn read_quantization(record: &serde_json::Value, parameters: &[Parameter], stude
 /// Takes a parameter, or a scale of whole numbers, out of a file.
 fn take_weights(tensors: &mut TensorFile, name: &str, shape: &[usize], quantization: Option<&Quantization>) -> Result<Tensor> {
     let corrupt = |tensors: &TensorFile, what: String| Error::corrupt(format!("{}: tensor \"{name}\": {what}", tensors.file()));
-    if matches!(tensors.get(name)?.dtype(), DType::I8 | DType::U8) {
-        let Some((quantization, numbers)) = quantization.and_then(|q| Some((q, q.weights(name)?))) else {
-            return Err(Error::unsupported(format!(
-                "{}: tensor \"{name}\" has whole numbers, and no record says what they stand for: a quantised model is opened as the one file that \
-                 fewstep_model_save_file wrote, with fewstep_model_open or fewstep_model_open_buffer",
-                tensors.file()
-            )));
-        };
+    if let Some((quantization, numbers)) = quantization.and_then(|q| Some((q, q.weights(name)?))) {
         return quantization.take(numbers, tensors, name, shape);
+    }
+    if matches!(tensors.get(name)?.dtype(), DType::I8 | DType::U8) {
+        return Err(Error::unsupported(format!(
+            "{}: tensor \"{name}\" has whole numbers, and no record says what they stand for: a quantised model is opened as the one file that \
+                 fewstep_model_save_file wrote, with fewstep_model_open or fewstep_model_open_buffer",
+            tensors.file()
+        )));
     }
     let floats = tensors.take_floats(name, shape)?;
     if quantization.is_some_and(|q| q.is_scale(name))

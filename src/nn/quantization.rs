@@ -201,16 +201,17 @@ impl Quantization {
 
     /// A layer's weights of this shape out of a file.
     pub fn take(&self, numbers: WeightNumbers, tensors: &mut TensorFile, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let stored = tensors.take_numbers(name, &numbers.stored(shape)?)?;
         let expected = if numbers.bits == 4 { DType::U8 } else { DType::I8 };
-        let corrupt = |what: String| Error::corrupt(format!("{}: tensor \"{name}\": {what}", tensors.file()));
-        if stored.dtype() != expected {
-            return Err(corrupt(format!("expected {expected:?}, {} bits a weight, found {:?}", numbers.bits, stored.dtype())));
+        let corrupt = |tensors: &TensorFile, what: String| Error::corrupt(format!("{}: tensor \"{name}\": {what}", tensors.file()));
+        let found = tensors.get(name)?.dtype();
+        if found != expected {
+            return Err(corrupt(tensors, format!("expected {expected:?}, {} bits a weight, found {found:?}", numbers.bits)));
         }
+        let stored = tensors.take_numbers(name, &numbers.stored(shape)?)?;
         let whole = if numbers.bits == 4 { from_halves(&stored, shape)? } else { stored };
         let Codes { low, high, .. } = numbers.codes();
         match whole.as_slice::<i8>()?.iter().enumerate().find(|(_, number)| !(low..=high).contains(&i32::from(**number))) {
-            Some((i, number)) => Err(corrupt(format!("element {i} is {number}; these quantised weights are {low} to {high}"))),
+            Some((i, number)) => Err(corrupt(tensors, format!("element {i} is {number}; these quantised weights are {low} to {high}"))),
             None => Ok(whole),
         }
     }

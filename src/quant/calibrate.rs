@@ -100,6 +100,9 @@ pub fn quantize(
         return Err(Error::invalid("the model is quantised already: quantise the one that it was made of"));
     }
     if let Some(dtype) = options.mode.floats() {
+        if options.policy != Policy::default() {
+            return Err(Error::invalid(format!("keep names layers that stay in float, but {:?} leaves no layer as it is", options.mode)));
+        }
         return model.in_halves(dtype, stop);
     }
     if !options.mode.rounds_inputs() {

@@ -1,6 +1,8 @@
 //! Files of models in whole numbers: what they say is judged before anything is computed with it.
 
 use super::tests::{TINY, options, quantized, student};
+use super::{Mode, Options};
+use crate::cancel::Stop;
 use crate::error::{Error, Result, Status};
 use crate::io::{TensorFile, record, safetensors};
 use crate::nn::{InputNumbers, Model};
@@ -74,7 +76,7 @@ fn damaged_numbers_are_refused() -> Result<()> {
 #[test]
 fn crafted_records_are_refused() -> Result<()> {
     type Change = (&'static str, fn(&mut Value), &'static str);
-    let cases: [Change; 9] = [
+    let cases: [Change; 16] = [
         ("a layer that is none", |r| r["quantization"]["layers"]["no.such.layer"] = json!({}), "no.such.layer"),
         ("a norm", |r| r["quantization"]["layers"]["mid_block.resnets.0.norm1"] = json!({}), "mid_block.resnets.0.norm1"),
         ("a number for a layer", |r| r["quantization"]["layers"][LAYER] = json!(5), LAYER),
@@ -83,6 +85,13 @@ fn crafted_records_are_refused() -> Result<()> {
         ("a list of layers", |r| r["quantization"]["layers"] = json!([]), "layers"),
         ("a number for all", |r| r["quantization"] = json!(5), "quantization"),
         ("another grid", |r| r["quantization"]["pairs"] = json!([[999, -1]]), "pairs"),
+        ("no student", |r| drop(r.as_object_mut().map(|r| r.remove("pairs"))), "pairs"),
+        ("3 bits", |r| r["quantization"]["layers"][LAYER]["weight"] = json!({"bits": 3}), "bits"),
+        ("no bits", |r| r["quantization"]["layers"][LAYER]["weight"] = json!({}), "bits"),
+        ("a text for bits", |r| r["quantization"]["layers"][LAYER]["weight"] = json!("4"), "bits"),
+        ("groups of nothing", |r| r["quantization"]["layers"][LAYER]["weight"] = json!({"bits": 8, "group": 0}), "groups"),
+        ("groups that do not divide", |r| r["quantization"]["layers"][LAYER]["weight"] = json!({"bits": 8, "group": 7}), "groups"),
+        ("a text for a group", |r| r["quantization"]["layers"][LAYER]["weight"] = json!({"bits": 8, "group": "16"}), "group"),
         ("half a pair", |r| r["quantization"]["pairs"] = json!([[999, 499], [499]]), "pairs[1]"),
     ];
     let (file, metadata) = parts(&quantized(&student()?, &options(129))?, "crafted")?;
@@ -96,6 +105,33 @@ fn crafted_records_are_refused() -> Result<()> {
         let error = Model::from_bytes(&bytes(&file, &metadata)?).map(drop).expect_err(what);
         let named = error.message.contains(needle) && error.message.starts_with("model in memory: fewstep.json");
         assert!(error.status == Status::CorruptFile && named, "{what}: {error}");
+    }
+    Ok(())
+}
+
+/// Weights are of as many bits as their record says.
+#[test]
+fn weights_of_other_bits_are_refused() -> Result<()> {
+    for (mode, bits, needle) in [(Mode::W8A8, json!({"bits": 4}), "expected U8"), (Mode::W4A8, json!({"bits": 8}), "expected I8")] {
+        let (file, mut metadata) = parts(&quantized(&student()?, &Options { mode, ..options(129) })?, "bits")?;
+        let text = metadata.get_mut(record::RECORD).expect("a record");
+        let mut value: Value = serde_json::from_str(text).expect("JSON");
+        value["quantization"]["layers"][LAYER]["weight"] = bits;
+        *text = value.to_string();
+        let error = Model::from_bytes(&bytes(&file, &metadata)?).map(drop).expect_err(needle);
+        assert!(error.status == Status::CorruptFile && error.message.contains(needle) && error.message.contains(LAYER), "{error}");
+    }
+    // -8 is none of the numbers of 4 bits, and floats are no numbers.
+    let whole = quantized(&student()?, &Options { mode: Mode::W4A8, ..options(129) })?;
+    let (file, metadata) = parts(&whole, "nibble")?;
+    let name = format!("{LAYER}.weight");
+    let mut packed = file.get(&name)?.try_clone()?;
+    packed.as_mut_slice::<u8>()?[3] = 0x80;
+    let floats = whole.widened(Stop::NEVER)?.weights[&name].try_clone()?;
+    for (tensor, needle) in [(packed, "element 7 is -8"), (floats, "found F32")] {
+        let tensors = file.names().map(|n| Ok((n, if n == name { &tensor } else { file.get(n)? }))).collect::<Result<Vec<_>>>()?;
+        let error = Model::from_bytes(&safetensors::serialize(&tensors, &metadata)?).map(drop).expect_err(needle);
+        assert!(error.status == Status::CorruptFile && error.message.contains(needle), "{error}");
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use crate::diffusion::Table;
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::nn::conditions::Values;
-use crate::nn::quantization::{input_scale, weight_scale};
+use crate::nn::quantization::{as_halves, input_scale, weight_scale};
 use crate::nn::{Model, Quantization};
 use crate::random::Purpose;
 use crate::sampling::{Given, RunSpec, SamplingRun, UNROLLED, draw_conditions, for_each_batch};
@@ -102,21 +102,37 @@ impl Measure<'_> {
     }
 }
 
-/// `student` with those layers of `quantized` in whole numbers that `chosen` says.
+/// `quantized` with those layers in the floats of `student` that `chosen` does not say.
 fn with_layers(student: &Model, quantized: &Model, numbers: &Quantization, chosen: impl Fn(&str) -> bool) -> Result<Model> {
-    let mut model = student.clone();
+    let mut model = quantized.clone();
     let mut own = Quantization { layers: BTreeMap::new(), ..numbers.clone() };
-    for (path, layer) in numbers.layers.iter().filter(|(path, _)| chosen(path)) {
+    for (path, layer) in &numbers.layers {
         memory::check()?;
-        for name in [input_scale(path), weight_scale(path), format!("{path}.weight")] {
-            if let Some(tensor) = quantized.weights.get(&name) {
-                model.weights.insert(name, tensor.clone());
-            }
+        if chosen(path) {
+            own.layers.insert(path.clone(), *layer);
+            continue;
         }
-        own.layers.insert(path.clone(), *layer);
+        let name = format!("{path}.weight");
+        let floats = student.weights.get(&name).ok_or_else(|| Error::internal(format!("no '{name}'")))?;
+        model.weights.insert(name, floats.clone());
+        [input_scale(path), weight_scale(path)].iter().for_each(|name| drop(model.weights.remove(name)));
     }
     model.quantization = Some(own);
     Ok(model)
+}
+
+/// An error where what stays in float is not the student's: of a model that was trained on, no layer's error could be told from that of the training.
+fn check_floats(student: &Model, quantized: &Model, numbers: &Quantization) -> Result<()> {
+    for (name, tensor) in quantized.weights.iter().filter(|(name, _)| numbers.layer_of(name).is_none() && !numbers.is_scale(name)) {
+        memory::check()?;
+        let own = student.weights.get(name).map(|own| as_halves(own, DType::F16)).transpose()?;
+        if own.is_none_or(|own| own.dtype() != tensor.dtype() || own.bytes() != tensor.bytes()) {
+            return Err(Error::invalid(format!(
+                "tensor \"{name}\" is another in the quantised model: it was not made of this student, or was trained on since"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// What the whole numbers of `quantized`, which was made of `student`, cost. `rows` has what conditions are drawn from; nothing for labels alone.
@@ -143,6 +159,7 @@ pub fn report(
     if numbers.pairs.is_empty() && quantized.student.is_none() {
         return Err(Error::invalid("the models have no grid of their own: what is reported is the error of a few-step student's states"));
     }
+    check_floats(student, quantized, numbers)?;
     if samples.count == 0 || samples.batch == 0 {
         return Err(Error::invalid("a report needs samples: there is no error of nothing"));
     }

@@ -1,6 +1,7 @@
 //! Training in whole numbers: with the rounding in place, from a teacher in floats, on the grid that the ranges are of.
 
 use super::tests::{PAIRS, options, quantized, samples, student};
+use super::{Mode, Options};
 use crate::backend::cpu::CpuBackend;
 use crate::backend::{Backend, as_bytes};
 use crate::cancel::Stop;
@@ -12,7 +13,7 @@ use crate::nn::{Model, Scope, scale_after};
 use crate::tensor::{DType, Tensor};
 use std::sync::Arc;
 
-/// Training with the rounding in place brings the model nearer to what it is to match, and what is trained is what is sampled.
+/// Training with the rounding in place brings the model nearer to what it is to match.
 #[test]
 fn a_trainer_of_it_learns_with_the_rounding_in_place() -> Result<()> {
     let (teacher, whole) = (student()?, quantized(&student()?, &options(129))?);
@@ -33,7 +34,7 @@ fn a_trainer_of_it_learns_with_the_rounding_in_place() -> Result<()> {
     Ok(())
 }
 
-/// Scales that learn are what the trained model is sampled with, to the bit; they stay in the last tenth of the run, and a run goes on in its middle.
+/// Scales that learn are part of a snapshot; they stay in the last tenth of the run, and a run goes on in its middle. Those of groups do not learn.
 #[test]
 fn scales_learn_too_and_a_run_is_resumed_with_them() -> Result<()> {
     let (teacher, whole) = (student()?, quantized(&student()?, &options(129))?);
@@ -52,6 +53,8 @@ fn scales_learn_too_and_a_run_is_resumed_with_them() -> Result<()> {
     let options = TrainerOptions { scale_learning_rate: 1e-2, ..options };
     let trainer = |student: &Model| Trainer::new(Arc::new(CpuBackend::new(2)?), student, Some(&teacher), None, options.clone());
     assert_eq!(trainer(&student()?).err().expect("floats have no scales").status, Status::InvalidArgument);
+    let groups = quantized(&student()?, &Options { mode: Mode::W4, ..super::tests::options(129) })?;
+    assert_eq!(trainer(&groups).err().expect("scales of groups").status, Status::Unsupported);
     let mut first = trainer(&whole)?;
     let before = first.evaluate(99)?.loss;
     let file = std::env::temp_dir().join(format!("fewstep-scales-{}.safetensors", std::process::id()));
@@ -171,6 +174,26 @@ fn a_student_of_it_begins_with_its_floats() -> Result<()> {
     let wide = whole.widened(Stop::NEVER)?;
     for (name, tensor) in &derived.weights {
         assert!(tensor.dtype() == DType::F32 && tensor.bytes() == wide.weights[name].bytes(), "{name}");
+    }
+    Ok(())
+}
+
+/// Weights of 4 bits learn with their rounding in place, with what they read rounded and without, and their snapshots are of 4 bits.
+#[test]
+fn weights_of_4_bits_learn() -> Result<()> {
+    let teacher = student()?;
+    for mode in [Mode::W4A8, Mode::W4, Mode::W8] {
+        let whole = quantized(&teacher, &Options { mode, ..options(129) })?;
+        let terms = vec![Objective::OnPolicy.term(Weight::State, NormKind::L2)];
+        let o = TrainerOptions { terms, pairs: PAIRS.to_vec(), substeps: 2, cache_size: 64, cache_batch: 16, batch: 16, ..TrainerOptions::default() };
+        let mut trainer = Trainer::new(Arc::new(CpuBackend::new(2)?), &whole, Some(&teacher), None, o)?;
+        let before = trainer.evaluate(99)?.loss;
+        (0..60).try_for_each(|_| trainer.step().map(drop))?;
+        let after = trainer.evaluate(99)?.loss;
+        assert!(after < 0.9 * before, "{mode:?}: {before} -> {after}");
+        let learned = trainer.snapshot(WeightsKind::Raw)?;
+        assert_eq!(learned.quantization, whole.quantization, "{mode:?}");
+        assert!(learned.weights.iter().all(|(name, tensor)| tensor.dtype() == whole.weights[name].dtype()), "{mode:?}");
     }
     Ok(())
 }
