@@ -1420,7 +1420,7 @@ typedef struct {
    */
   uint64_t warmup_steps;
   /**
-   * Where the cosine ends; 1000 by default.
+   * Where the cosine ends, and by which scale_learning_rate's last step is told; 1000 by default.
    */
   uint64_t total_steps;
   /**
@@ -1507,7 +1507,8 @@ typedef struct {
   uint32_t reserved2;
   /**
    * Of a quantised student: peak learning rate of the scales of its whole numbers, as a share of each scale (3e-4 changes them by that much a step), with the
-   * warm-up and the decay of learning_rate; they stay for the last tenth of total_steps. 0 (the default) leaves them as they were calibrated.
+   * warm-up and the decay of learning_rate; from nine tenths of total_steps on they stay, whatever the decay. 0 (the default) leaves them as they were
+   * calibrated. Scales of groups of weights (FEWSTEP_QUANTIZE_W4) do not learn: UNSUPPORTED.
    */
   double scale_learning_rate;
 } fewstep_trainer_options;
@@ -1890,7 +1891,7 @@ typedef struct {
    */
   uint64_t seed;
   /**
-   * Layers that stay in float, by their path in the file without ".weight"; `*` stands for any text: "up_blocks.*.conv1". They come on top of those that
+   * Layers that stay in float (INVALID_ARGUMENT for F16 and BF16, which have none), by their path in the file without ".weight"; `*` stands for any text: "up_blocks.*.conv1". They come on top of those that
    * always stay: "conv_in", "conv_out", "*.conv_shortcut", "time_embedding.*", "class_embedding.*" and "*.time_emb_proj". NULL by default.
    */
   const char *const *keep;
@@ -1903,7 +1904,7 @@ typedef struct {
    */
   const fewstep_dataset *dataset;
   /**
-   * Stops fewstep_quantize with CANCELLED; only read during that call. NULL (the default) for none.
+   * Stops the call with CANCELLED; only read during it. NULL (the default) for none.
    */
   const fewstep_cancel_token *cancel;
 } fewstep_quantize_options;
@@ -1919,12 +1920,12 @@ FEWSTEP_API fewstep_status fewstep_quantize_options_init(fewstep_quantize_option
  * Makes a model in fewer bits of another, as `options` says (NULL for the defaults): by default, of a few-step student, one in which weights of most layers are
  * signed bytes with a scale for each output, what these layers read is rounded to unsigned bytes with one scale each, and their products are summed exactly.
  * Scales of what is read come from the ranges that the student's layers have while it samples, in every step of its own grid; other modes take any model and
- * sample nothing. What stays in float is kept as f16, and as f32 where it is beyond f16. `progress` may be NULL and reports FEWSTEP_PHASE_QUANTIZE: `done` of
+ * sample and report nothing. What stays in float is kept as f16, and as f32 where it is beyond f16. `progress` may be NULL and reports FEWSTEP_PHASE_QUANTIZE: `done` of
  * `total` samples.
  *
  * The result is a model like any other. With rounded inputs, its samplers run on kernels for bytes: on a CPU with the same bits on every processor that has the
- * same floats, on CUDA on the tensor cores, in f32 with the CPU's numbers; samplers, evaluations and trainers off the student's own grid are refused with UNSUPPORTED. A trainer of a model with rounded weights trains with
- * the rounding in place; its snapshots are quantised again. fewstep_model_save_file keeps the bits; diffusers can read models of f16 and bfloat16 alone.
+ * same floats, on CUDA on the tensor cores, in f32 with the CPU's numbers; samplers, evaluations and trainers off the student's own grid are refused with
+ * UNSUPPORTED. A trainer of a model with rounded weights trains with the rounding in place; its snapshots are quantised again. fewstep_model_save_file keeps the bits; diffusers can read models of f16 and bfloat16 alone.
  *
  * The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call. Returns OK, INVALID_ARGUMENT (also for a
  * model without a grid of its own where inputs are rounded, a model that is quantised already, or a pattern that names no layer), SHAPE (a size that the model
@@ -1970,8 +1971,7 @@ typedef struct {
    */
   double share;
   /**
-   * The last error where all other layers compute in whole numbers and this one stays in float, as fewstep_quantize_options.keep has it; 0 for all layers
-   * together.
+   * The last error where all other layers compute in whole numbers and this one has the student's own floats; 0 for all layers together.
    */
   double error_if_kept;
 } fewstep_layer_report;
@@ -1984,7 +1984,7 @@ typedef void (*fewstep_layer_report_callback)(void *user, const fewstep_layer_re
 
 /**
  * Measures what the whole numbers of `quantized` cost: calls `visit` for all layers together and for each. `student` is the model in floats that it was made
- * of. `options` has the samples (samples, batch, height, width, seed, dataset, cancel); levels and keep are of no effect; NULL for the defaults. The noises are
+ * of, without training since. `options` has the samples (samples, batch, height, width, seed, dataset, cancel); mode, levels and keep are of no effect; NULL for the defaults. The noises are
  * others than those of a calibration with the same seed. For each layer two models are compiled and sampled: this takes as long as some hundred runs.
  * `progress` may be NULL and reports FEWSTEP_PHASE_REPORT; `user` goes to both callbacks.
  *
