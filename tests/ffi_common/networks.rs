@@ -100,7 +100,12 @@ pub fn planes_beside_x_t(host: &Host) {
     let [own, others] = [model, other].map(|student| train(student, data, FEWSTEP_OBJECTIVE_TEACHER_FORCED).expect("a step"));
     assert!(others > 100.0 * own, "{own} of the teacher, {others} of another network");
     let large = host.keep_data(api.sized_images(runtime, 6, 16, &[labels(&classes), planes(&numbers(6 * 2 * 256, 4))]));
-    api.fails("another size", train(model, large, FEWSTEP_OBJECTIVE_TEACHER_FORCED).expect_err("refused"), SHAPE, "[16, 16]");
+    api.fails(
+        "another size",
+        train(model, large, FEWSTEP_OBJECTIVE_TEACHER_FORCED).expect_err("refused"),
+        SHAPE,
+        "512 numbers each, those of samples of [8, 8]",
+    );
 }
 
 /// A network that gives twice the channels that it reads is sampled by the first half, whatever the other is.
