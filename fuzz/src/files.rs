@@ -1,7 +1,7 @@
 //! Small valid files: the beginnings of the corpus, and the shells that targets put their inputs into.
 
 use fewstep::io::{SchedulerConfig, safetensors};
-use fewstep::nn::{InputNumbers, LayerNumbers, Model, Quantization, families};
+use fewstep::nn::{InputNumbers, LayerNumbers, Model, Quantization, WeightNumbers, families};
 use fewstep::tensor::Tensor;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,7 +41,10 @@ pub fn quantized_file(record: &str) -> Option<Vec<u8>> {
     for (name, scales) in [("input_scale", &[0.03f32][..]), ("weight_scale", &[0.004, 0.005])] {
         model.weights.insert(format!("{layer}.{name}"), Arc::new(Tensor::from_slice(&[scales.len()], scales).ok()?));
     }
-    model.quantization = Some(Quantization { layers: BTreeMap::from([(layer.into(), LayerNumbers { input })]), pairs: vec![(999, 499), (499, -1)] });
+    model.quantization = Some(Quantization {
+        layers: BTreeMap::from([(layer.into(), LayerNumbers { input, weights: WeightNumbers::BYTES })]),
+        pairs: vec![(999, 499), (499, -1)],
+    });
     let texts = [("fewstep.model", "2"), ("config.json", CONFIG), ("scheduler_config.json", SCHEDULER), ("fewstep.json", record)];
     with_metadata(&model.narrowed().ok()?, &texts)
 }
