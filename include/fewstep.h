@@ -1679,8 +1679,9 @@ FEWSTEP_API fewstep_status fewstep_trainer_options_init(fewstep_trainer_options 
  * of the options stops it.
  *
  * The caller owns `*out` and gives it to fewstep_trainer_destroy; it keeps what it needs of the other handles alive. Any thread may call.
- * Returns OK, INVALID_ARGUMENT, SHAPE (networks or data that do not fit together), UNSUPPORTED (also a quantised student with pairs that are not its own grid,
- * or with a term at FEWSTEP_POINT_DATA, which lies on none; a quantised teacher), CANCELLED, NUMERIC or OUT_OF_MEMORY.
+ * Returns OK, INVALID_ARGUMENT, SHAPE (networks or data that do not fit together), UNSUPPORTED (also a teacher whose inputs are rounded; such a student with
+ * pairs that are not its own grid, or with FEWSTEP_OBJECTIVE_OUTPUT or FEWSTEP_OBJECTIVE_DENOISE, whose timesteps lie on none; scales of groups that are to
+ * learn), CANCELLED, NUMERIC or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_trainer_create(const fewstep_runtime *runtime,
@@ -1891,7 +1892,8 @@ typedef struct {
    */
   uint64_t seed;
   /**
-   * Layers that stay in float (INVALID_ARGUMENT for F16 and BF16, which have none), by their path in the file without ".weight"; `*` stands for any text: "up_blocks.*.conv1". They come on top of those that
+   * Layers that stay in float, by their path in the file without ".weight"; `*` stands for any text: "up_blocks.*.conv1". F16 and BF16 have none: such a
+   * name is INVALID_ARGUMENT. They come on top of those that
    * always stay: "conv_in", "conv_out", "*.conv_shortcut", "time_embedding.*", "class_embedding.*" and "*.time_emb_proj". NULL by default.
    */
   const char *const *keep;
@@ -1920,12 +1922,13 @@ FEWSTEP_API fewstep_status fewstep_quantize_options_init(fewstep_quantize_option
  * Makes a model in fewer bits of another, as `options` says (NULL for the defaults): by default, of a few-step student, one in which weights of most layers are
  * signed bytes with a scale for each output, what these layers read is rounded to unsigned bytes with one scale each, and their products are summed exactly.
  * Scales of what is read come from the ranges that the student's layers have while it samples, in every step of its own grid; other modes take any model and
- * sample and report nothing. What stays in float is kept as f16, and as f32 where it is beyond f16. `progress` may be NULL and reports FEWSTEP_PHASE_QUANTIZE: `done` of
- * `total` samples.
+ * sample and report nothing. What stays in float is kept as f16, and as f32 where it is beyond f16. `progress` may be NULL and reports
+ * FEWSTEP_PHASE_QUANTIZE: `done` of `total` samples.
  *
  * The result is a model like any other. With rounded inputs, its samplers run on kernels for bytes: on a CPU with the same bits on every processor that has the
  * same floats, on CUDA on the tensor cores, in f32 with the CPU's numbers; samplers, evaluations and trainers off the student's own grid are refused with
- * UNSUPPORTED. A trainer of a model with rounded weights trains with the rounding in place; its snapshots are quantised again. fewstep_model_save_file keeps the bits; diffusers can read models of f16 and bfloat16 alone.
+ * UNSUPPORTED. A trainer of a model with rounded weights trains with the rounding in place; its snapshots are quantised again. fewstep_model_save_file keeps
+ * the bits; diffusers can read models of f16 and bfloat16 alone.
  *
  * The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call. Returns OK, INVALID_ARGUMENT (also for a
  * model without a grid of its own where inputs are rounded, a model that is quantised already, or a pattern that names no layer), SHAPE (a size that the model
@@ -2566,7 +2569,7 @@ typedef struct {
    */
   size_t x_t_count;
   /**
-   * Timestep of each image; any finite number, but networks are trained on 0 to num_train_timesteps - 1, and a quantised one takes those alone that the
+   * Timestep of each image; any finite number, but networks are trained on 0 to num_train_timesteps - 1, and one with rounded inputs takes those alone that the
    * steps of its own grid begin at.
    */
   const float *timesteps;
@@ -2654,8 +2657,8 @@ fewstep_status fewstep_evaluator_create(const fewstep_runtime *runtime,
  * the output reads as is the model's prediction type. Waits until a GPU is done.
  *
  * One thread at a time. Returns OK, INVALID_ARGUMENT (also for labels out of range, or a conditioning that is missing, or that the model does not take),
- * SHAPE, NUMERIC (a number that is not finite, given or computed), UNSUPPORTED (a timestep off a quantised model's grid), CANCELLED (by the runtime's token),
- * STATE or OUT_OF_MEMORY.
+ * SHAPE, NUMERIC (a number that is not finite, given or computed), UNSUPPORTED (a timestep off the grid of a model with rounded inputs),
+ * CANCELLED (by the runtime's token), STATE or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_evaluator_run(fewstep_evaluator *evaluator,

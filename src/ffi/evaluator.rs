@@ -53,7 +53,7 @@ pub struct fewstep_evaluation {
     pub x_t: *const f32,
     /// Elements of x_t: N*C*H*W.
     pub x_t_count: usize,
-    /// Timestep of each image; any finite number, but networks are trained on 0 to num_train_timesteps - 1, and a quantised one takes those alone that the
+    /// Timestep of each image; any finite number, but networks are trained on 0 to num_train_timesteps - 1, and one with rounded inputs takes those alone that the
     /// steps of its own grid begin at.
     pub timesteps: *const f32,
     /// Elements of timesteps: N.
@@ -225,8 +225,8 @@ pub unsafe extern "C" fn fewstep_evaluator_create(
 /// the output reads as is the model's prediction type. Waits until a GPU is done.
 ///
 /// One thread at a time. Returns OK, INVALID_ARGUMENT (also for labels out of range, or a conditioning that is missing, or that the model does not take),
-/// SHAPE, NUMERIC (a number that is not finite, given or computed), UNSUPPORTED (a timestep off a quantised model's grid), CANCELLED (by the runtime's token),
-/// STATE or OUT_OF_MEMORY.
+/// SHAPE, NUMERIC (a number that is not finite, given or computed), UNSUPPORTED (a timestep off the grid of a model with rounded inputs),
+/// CANCELLED (by the runtime's token), STATE or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_evaluator_run(
     evaluator: *mut fewstep_evaluator,

@@ -53,7 +53,8 @@ pub struct fewstep_quantize_options {
     pub reserved: u32,
     /// Seed of the samples' noise and labels.
     pub seed: u64,
-    /// Layers that stay in float (INVALID_ARGUMENT for F16 and BF16, which have none), by their path in the file without ".weight"; `*` stands for any text: "up_blocks.*.conv1". They come on top of those that
+    /// Layers that stay in float, by their path in the file without ".weight"; `*` stands for any text: "up_blocks.*.conv1". F16 and BF16 have none: such a
+    /// name is INVALID_ARGUMENT. They come on top of those that
     /// always stay: "conv_in", "conv_out", "*.conv_shortcut", "time_embedding.*", "class_embedding.*" and "*.time_emb_proj". NULL by default.
     pub keep: *const *const c_char,
     /// Elements of keep.
@@ -95,11 +96,11 @@ fn within(name: &str, number: u32, limits: std::ops::RangeInclusive<u32>) -> Res
     Err(Error::invalid(format!("{name} is {number}; it must be {} to {}", limits.start(), limits.end())))
 }
 
-/// What the options mean for this model; samples are drawn where `samples_needed` or the mode says so.
+/// What the options mean for this model. Without `always_samples` the mode says whether there are samples, whose size counts then.
 ///
 /// # Safety
 /// The pointers in `o` are NULL or arrays as their counts say.
-pub(super) unsafe fn read(o: &fewstep_quantize_options, model: &Model, samples_needed: bool) -> Result<quant::Options> {
+pub(super) unsafe fn read(o: &fewstep_quantize_options, model: &Model, always_samples: bool) -> Result<quant::Options> {
     let mut policy = Policy::default();
     // SAFETY: as promised by the caller.
     for (i, pattern) in unsafe { slice(o.keep, o.keep_count, "keep")? }.iter().enumerate() {
@@ -123,14 +124,11 @@ pub(super) unsafe fn read(o: &fewstep_quantize_options, model: &Model, samples_n
         return Err(Error::invalid("quantize options: reserved must be 0"));
     }
     let mode = choice(o.mode, "mode", &modes)?;
-    let size = match read_size(o.height, o.width)? {
-        Some(size) => size,
-        None if samples_needed || mode.rounds_inputs() => model.size()?,
-        None => [0; 2],
-    };
-    if samples_needed || mode.rounds_inputs() {
-        check_extent(model, batch, size)?;
+    let mut size = read_size(o.height, o.width)?;
+    if always_samples || mode.rounds_inputs() {
+        check_extent(model, batch, *size.insert(size.map_or_else(|| model.size(), Ok)?))?;
     }
+    let size = size.unwrap_or_default();
     Ok(quant::Options { mode, policy, high: (levels - 1) as u8, samples, batch, size, seed: o.seed })
 }
 
@@ -146,12 +144,13 @@ pub unsafe extern "C" fn fewstep_quantize_options_init(options: *mut fewstep_qua
 /// Makes a model in fewer bits of another, as `options` says (NULL for the defaults): by default, of a few-step student, one in which weights of most layers are
 /// signed bytes with a scale for each output, what these layers read is rounded to unsigned bytes with one scale each, and their products are summed exactly.
 /// Scales of what is read come from the ranges that the student's layers have while it samples, in every step of its own grid; other modes take any model and
-/// sample and report nothing. What stays in float is kept as f16, and as f32 where it is beyond f16. `progress` may be NULL and reports FEWSTEP_PHASE_QUANTIZE: `done` of
-/// `total` samples.
+/// sample and report nothing. What stays in float is kept as f16, and as f32 where it is beyond f16. `progress` may be NULL and reports
+/// FEWSTEP_PHASE_QUANTIZE: `done` of `total` samples.
 ///
 /// The result is a model like any other. With rounded inputs, its samplers run on kernels for bytes: on a CPU with the same bits on every processor that has the
 /// same floats, on CUDA on the tensor cores, in f32 with the CPU's numbers; samplers, evaluations and trainers off the student's own grid are refused with
-/// UNSUPPORTED. A trainer of a model with rounded weights trains with the rounding in place; its snapshots are quantised again. fewstep_model_save_file keeps the bits; diffusers can read models of f16 and bfloat16 alone.
+/// UNSUPPORTED. A trainer of a model with rounded weights trains with the rounding in place; its snapshots are quantised again. fewstep_model_save_file keeps
+/// the bits; diffusers can read models of f16 and bfloat16 alone.
 ///
 /// The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call. Returns OK, INVALID_ARGUMENT (also for a
 /// model without a grid of its own where inputs are rounded, a model that is quantised already, or a pattern that names no layer), SHAPE (a size that the model

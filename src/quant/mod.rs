@@ -1,16 +1,17 @@
-//! From a model in floats to one in whole numbers: which layers ([`policy`]), the ranges of what they read along the model's own sampling run ([`calibrate`]),
-//! and the scales that follow ([`range`]). What comes out is the same model with a [`Quantization`](crate::nn::Quantization) and its scales: sampled, its layers
-//! run on kernels for bytes; trained, it learns with the rounding in place.
+//! From a model in floats to one in fewer bits ([`quantize`]): into what ([`mode`]), which layers ([`policy`]), the ranges of what they read along the model's own
+//! sampling run (`calibrate`), and the scales that follow ([`range`]). What comes out is the same model with a [`Quantization`](crate::nn::Quantization) and its
+//! scales: sampled, its layers run on kernels for bytes; trained, it learns with the rounding in place. [`report`] tells what each layer costs.
 
-pub mod calibrate;
+mod calibrate;
 pub mod mode;
 pub mod policy;
+pub mod quantize;
 pub mod range;
 pub mod report;
 
-pub use calibrate::{Options, quantize};
 pub use mode::Mode;
 pub use policy::Policy;
+pub use quantize::{Options, quantize};
 pub use range::Range;
 pub use report::{Report, Samples, report};
 

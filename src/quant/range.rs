@@ -90,7 +90,6 @@ mod tests {
         let mut row = [0.6f32; 64];
         row[0] = 1.0;
         let found = weight_scales(&row, 1, halves).next().expect("a scale");
-        assert!((found - 0.6 / 7.0).abs() < 0.01 || (found - 0.6 / 6.0).abs() < 0.01 || (found - 0.6 / 5.0).abs() < 0.01, "{found}");
         let lost = |scale: f32| row.iter().map(|w| (w - (w / scale).round_ties_even().clamp(-7.0, 7.0) * scale).powi(2)).sum::<f32>();
         assert!(lost(found) < 0.5 * lost(1.0 / 7.0), "{} of {}", lost(found), lost(1.0 / 7.0));
         assert_eq!(weight_scales(&[0.7, -0.7], 1, halves).next(), Some(0.7 / 7.0));

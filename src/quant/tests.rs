@@ -1,6 +1,6 @@
 //! A model in whole numbers: near the one that it was made of, the same everywhere, saved, opened and trained as what it is.
 
-use super::calibrate::with_numbers;
+use super::quantize::with_numbers;
 use super::{Mode, Options, Policy, Range, quantize};
 use crate::backend::Backend;
 use crate::backend::cpu::CpuBackend;

@@ -124,6 +124,22 @@ fn name_of(code: &str) -> &str {
     before.rsplit([' ', '*', '\n']).next().expect("a name")
 }
 
+/// Comments name what there is: a constant (`FEWSTEP_CLIP_*` for several), a type, a function, or a variable of the environment.
+#[test]
+fn comments_name_what_there_is() {
+    let text = std::fs::read_to_string(header()).expect("include/fewstep.h");
+    let environment = ["FEWSTEP_ISA", "FEWSTEP_PLAN", "FEWSTEP_PROFILE"];
+    let words: Vec<&str> = text.split(|c: char| c != '_' && !c.is_ascii_alphanumeric()).filter(|w| w.to_ascii_lowercase().starts_with("fewstep_")).collect();
+    let code = text.split("*/").map(|part| part.split("/*").next().unwrap_or_default()).collect::<Vec<_>>().join(" ");
+    assert!(words.len() > 300 && code.contains("fewstep_version_string"));
+    let exists = |word: &str| match word.ends_with('_') {
+        true => code.contains(word),
+        false => environment.contains(&word) || find_word(&code, word).is_some(),
+    };
+    let unknown: std::collections::BTreeSet<&str> = words.into_iter().filter(|word| !exists(word)).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}
+
 #[test]
 fn the_header_is_generated() {
     let text = generate();
