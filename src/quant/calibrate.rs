@@ -1,6 +1,6 @@
 //! Calibration: the model samples, and what its layers read in each of the steps gives the ranges.
 
-use super::quantize::Options;
+use super::options::Options;
 use super::range::Range;
 use crate::backend::Backend;
 use crate::cancel::Stop;

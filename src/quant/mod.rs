@@ -4,14 +4,16 @@
 
 mod calibrate;
 pub mod mode;
+pub mod options;
 pub mod policy;
 pub mod quantize;
 pub mod range;
 pub mod report;
 
 pub use mode::Mode;
+pub use options::Options;
 pub use policy::Policy;
-pub use quantize::{Options, quantize};
+pub use quantize::quantize;
 pub use range::Range;
 pub use report::{Report, Samples, report};
 

@@ -1,7 +1,7 @@
 //! A model in fewer bits of one in floats.
 
 use super::calibrate::calibrate;
-use super::mode::Mode;
+use super::options::Options;
 use super::policy::Policy;
 use super::range::{Range, weight_scales};
 use crate::backend::Backend;
@@ -13,25 +13,6 @@ use crate::nn::{LayerNumbers, Model, Quantization};
 use crate::tensor::Tensor;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// Into what a model is quantised, and what it is calibrated on.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Into what.
-    pub mode: Mode,
-    /// Which layers stay in float.
-    pub policy: Policy,
-    /// The greatest number of a rounded input: 129 keeps sums of two products in 16 bits, which AVX2 gains by; 255 uses all of a byte.
-    pub high: u8,
-    /// Samples that are drawn.
-    pub samples: usize,
-    /// Of these many at a time.
-    pub batch: usize,
-    /// [H, W] of a sample.
-    pub size: [usize; 2],
-    /// Seed of their noise.
-    pub seed: u64,
-}
 
 /// The model with weights, and perhaps what layers read, of fewer bits: inputs by the range that they have in all steps of `options.samples` runs. `rows` has
 /// what their conditions are drawn from; nothing for labels alone. `progress(done, total)` returning false cancels, and so does `stop`.

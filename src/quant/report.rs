@@ -135,6 +135,26 @@ fn check_floats(student: &Model, quantized: &Model, numbers: &Quantization) -> R
     Ok(())
 }
 
+/// The numbers of `quantized` and its grid; an error where it was not made of `student`.
+fn check_models<'a>(student: &Model, quantized: &'a Model) -> Result<(&'a Quantization, &'a [(i64, i64)])> {
+    let numbers = quantized.quantization.as_ref().ok_or_else(|| Error::invalid("the second model is not quantised: there is nothing to report"))?;
+    if student.quantization.is_some() {
+        return Err(Error::invalid("the first model is quantised: errors are those against the student in floats that the second one was made of"));
+    }
+    if student.network.settings() != quantized.network.settings() {
+        return Err(Error::invalid("the models have different architectures: the quantised one was not made of this student"));
+    }
+    let [own, other] = [&student.scheduler, &quantized.scheduler];
+    if own.prediction() != other.prediction() || !own.noise_schedule()?.agrees_with(&other.noise_schedule()?) {
+        return Err(Error::invalid("the models have different noise schedules or prediction types: the quantised one was not made of this student"));
+    }
+    let Some(info) = &quantized.student else {
+        return Err(Error::invalid("the models have no grid of their own: what is reported is the error of a few-step student's states"));
+    };
+    check_floats(student, quantized, numbers)?;
+    Ok((numbers, &info.pairs))
+}
+
 /// What the whole numbers of `quantized`, which was made of `student`, cost. `rows` has what conditions are drawn from; nothing for labels alone.
 /// `progress(done, total)`, of models that were sampled, returning false cancels, and so does `stop`.
 pub fn report(
@@ -145,25 +165,11 @@ pub fn report(
     progress: &mut dyn FnMut(usize, usize) -> bool,
     stop: Stop,
 ) -> Result<Report> {
-    let numbers = quantized.quantization.as_ref().ok_or_else(|| Error::invalid("the second model is not quantised: there is nothing to report"))?;
-    if student.quantization.is_some() {
-        return Err(Error::invalid("the first model is quantised: errors are those against the student in floats that the second one was made of"));
-    }
-    if student.network.settings() != quantized.network.settings() {
-        return Err(Error::invalid("the models have different architectures: the quantised one was not made of this student"));
-    }
-    let schedule = quantized.scheduler.noise_schedule()?;
-    if student.scheduler.prediction() != quantized.scheduler.prediction() || !student.scheduler.noise_schedule()?.agrees_with(&schedule) {
-        return Err(Error::invalid("the models have different noise schedules or prediction types: the quantised one was not made of this student"));
-    }
-    if numbers.pairs.is_empty() && quantized.student.is_none() {
-        return Err(Error::invalid("the models have no grid of their own: what is reported is the error of a few-step student's states"));
-    }
-    check_floats(student, quantized, numbers)?;
+    let (numbers, pairs) = check_models(student, quantized)?;
     if samples.count == 0 || samples.batch == 0 {
         return Err(Error::invalid("a report needs samples: there is no error of nothing"));
     }
-    let pairs = quantized.student.as_ref().map_or(&numbers.pairs, |student| &student.pairs);
+    let schedule = quantized.scheduler.noise_schedule()?;
     let table = Table::from_pairs(&schedule, quantized.scheduler.prediction(), pairs, 0.0, quantized.scheduler.clip())?;
     let conditions = quantized.roles()?.conditions;
     let drawn = draw_conditions(&conditions, rows, (samples.count, samples.size), samples.seed, stop)?;
