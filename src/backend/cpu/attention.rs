@@ -20,6 +20,8 @@ const ROWS: usize = 4;
 const PIECE: usize = 32;
 /// Channels that are summed at once, for each of the rows.
 const WIDE: usize = 16;
+/// Of either where fewer are left.
+const EIGHT: usize = 8;
 
 /// [N,T,heads*D].
 #[derive(Clone, Copy)]
@@ -63,13 +65,21 @@ impl Extent {
 #[inline(always)]
 fn row_times(row: &[f32], table: &[f32], out: &mut [f32]) {
     let (t, mut first) = (out.len(), 0);
-    while first + PIECE <= t {
-        out[first..first + PIECE].copy_from_slice(&piece_times::<PIECE>(row, &table[first..], t));
-        first += PIECE;
+    while first < t {
+        let (out, table) = (&mut out[first..], &table[first..]);
+        first += match out.len() {
+            PIECE.. => put::<PIECE>(out, piece_times(row, table, t)),
+            EIGHT.. => put::<EIGHT>(out, piece_times(row, table, t)),
+            _ => put::<1>(out, piece_times(row, table, t)),
+        };
     }
-    for (b, out) in out.iter_mut().enumerate().skip(first) {
-        [*out] = piece_times::<1>(row, &table[b..], t);
-    }
+}
+
+/// Writes the first `P` of some numbers; returns how many.
+#[inline(always)]
+fn put<const P: usize>(to: &mut [f32], from: [f32; P]) -> usize {
+    to[..P].copy_from_slice(&from);
+    P
 }
 
 /// The same for `P` neighbouring b, which stay in registers; rows of the table are `t` apart. Products are added by fours.
@@ -162,13 +172,12 @@ impl Forward {
         }
         let (v, mut c) = (&v[e.row(n, 0, head)..], 0);
         while c < e.d {
-            if c + WIDE <= e.d {
-                self.write::<R, WIDE>(weighted(scores, &v[c..], stride), sum, [n, head, a, c], out);
-                c += WIDE;
-            } else {
-                self.write::<R, 1>(weighted(scores, &v[c..], stride), sum, [n, head, a, c], out);
-                c += 1;
-            }
+            let (v, at) = (&v[c..], [n, head, a, c]);
+            c += match e.d - c {
+                WIDE.. => self.write::<R, WIDE>(weighted(scores, v, stride), sum, at, out),
+                EIGHT.. => self.write::<R, EIGHT>(weighted(scores, v, stride), sum, at, out),
+                _ => self.write::<R, 1>(weighted(scores, v, stride), sum, at, out),
+            };
         }
         for r in 0..R {
             // SAFETY: each (sample, head, token) belongs to one chunk.
@@ -176,9 +185,9 @@ impl Forward {
         }
     }
 
-    /// `P` channels of the results, from `c` on.
+    /// `P` channels of the results, from `c` on; returns how many.
     #[inline(always)]
-    fn write<const R: usize, const P: usize>(&self, sums: [[f32; P]; R], sum: [f32; R], [n, head, a, c]: [usize; 4], out: Shared) {
+    fn write<const R: usize, const P: usize>(&self, sums: [[f32; P]; R], sum: [f32; R], [n, head, a, c]: [usize; 4], out: Shared) -> usize {
         for r in 0..R {
             // SAFETY: each (sample, token, head) belongs to one chunk, which holds one part of its row at a time.
             let to = unsafe { out.part(self.0.row(n, a + r, head) + c, P) };
@@ -186,6 +195,7 @@ impl Forward {
                 to[i] = sums[r][i] / sum[r];
             }
         }
+        P
     }
 }
 
