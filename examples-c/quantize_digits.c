@@ -109,12 +109,22 @@ static double report(const study *s, const char *name, const fewstep_model *mode
     return error;
 }
 
+/* A way to quantise: what is not said is the default. */
+typedef struct {
+    const char *name;
+    int32_t mode;
+    uint32_t levels;
+    int32_t range, correct_biases;
+} way;
+
 /* The student in fewer bits; the caller destroys it. */
-static fewstep_model *quantized(const study *s, int32_t mode, uint32_t levels) {
+static fewstep_model *quantized(const study *s, const way *how) {
     fewstep_quantize_options options;
     CHECK(fewstep_quantize_options_init(&options, sizeof options));
-    options.mode = mode;
-    options.levels = levels;
+    options.mode = how->mode;
+    if (how->levels) options.levels = how->levels;
+    if (how->range) options.range = how->range;
+    options.correct_biases = how->correct_biases;
     options.samples = 512;
     options.batch = BATCH;
     options.seed = 1;
@@ -213,22 +223,29 @@ int main(int argc, char **argv) {
     fprintf(s.table, head, (unsigned)s.steps);
     report(&s, "f32", s.student, float_error);
 
-    enum { WAYS = 7 };
-    const struct {
-        const char *name;
-        int32_t mode;
-        uint32_t levels;
-    } ways[WAYS] = {{"w8a8, 130 levels (default)", FEWSTEP_QUANTIZE_W8A8, 130}, {"w8a8, 256 levels", FEWSTEP_QUANTIZE_W8A8, 256},
-                    {"w4a8", FEWSTEP_QUANTIZE_W4A8, 130},                       {"w8", FEWSTEP_QUANTIZE_W8, 256},
-                    {"w4", FEWSTEP_QUANTIZE_W4, 256},             {"f16", FEWSTEP_QUANTIZE_F16, 256},
-                    {"bf16", FEWSTEP_QUANTIZE_BF16, 256}};
+    static const way ways[] = {
+        {.name = "w8a8, 130 levels (default)", .mode = FEWSTEP_QUANTIZE_W8A8},
+        {.name = "w8a8, 256 levels", .mode = FEWSTEP_QUANTIZE_W8A8, .levels = 256},
+        {.name = "w8a8, range of 99.99 % at either end", .mode = FEWSTEP_QUANTIZE_W8A8, .range = FEWSTEP_RANGE_PERCENTILE},
+        {.name = "w8a8, range of least error", .mode = FEWSTEP_QUANTIZE_W8A8, .range = FEWSTEP_RANGE_LEAST_ERROR},
+        {.name = "w8a8, biases corrected", .mode = FEWSTEP_QUANTIZE_W8A8, .correct_biases = 1},
+        {.name = "w4a8", .mode = FEWSTEP_QUANTIZE_W4A8},
+        {.name = "w4a8, range of least error", .mode = FEWSTEP_QUANTIZE_W4A8, .range = FEWSTEP_RANGE_LEAST_ERROR},
+        {.name = "w4a8, biases corrected", .mode = FEWSTEP_QUANTIZE_W4A8, .correct_biases = 1},
+        {.name = "w8", .mode = FEWSTEP_QUANTIZE_W8},
+        {.name = "w4", .mode = FEWSTEP_QUANTIZE_W4},
+        {.name = "w4, biases corrected", .mode = FEWSTEP_QUANTIZE_W4, .correct_biases = 1},
+        {.name = "f16", .mode = FEWSTEP_QUANTIZE_F16},
+        {.name = "bf16", .mode = FEWSTEP_QUANTIZE_BF16},
+    };
+    enum { WAYS = sizeof ways / sizeof *ways, W8A8 = 0, W4A8 = 5, W4 = 9 };
     fewstep_model *made[WAYS];
     for (int i = 0; i < WAYS; i++) {
-        made[i] = quantized(&s, ways[i].mode, ways[i].levels);
+        made[i] = quantized(&s, &ways[i]);
         report(&s, ways[i].name, made[i], float_error);
     }
-    CHECK(fewstep_model_save_file(made[0], path(argv[3], "student_int8.safetensors")));
-    report_layers(&s, made[0], path(argv[3], "layers.md"));
+    CHECK(fewstep_model_save_file(made[W8A8], path(argv[3], "student_int8.safetensors")));
+    report_layers(&s, made[W8A8], path(argv[3], "layers.md"));
 
     /* What training gives, against the same training in f32. */
     fewstep_model *control = trained(&s, s.student, 0);
@@ -238,9 +255,11 @@ int main(int argc, char **argv) {
         const char *name;
         int way;
         double scale_learning_rate;
-    } trainings[] = {{"w8a8, trained with the rounding in place", 0, 0}, {"w8a8, the same with scales that learn", 0, 3e-4},
-                     {"w4a8, trained", 2, 0},                            {"w4a8, the same with scales that learn", 2, 3e-4},
-                     {"w4, trained", 4, 0}};
+    } trainings[] = {{"w8a8, trained with the rounding in place", W8A8, 0},
+                     {"w8a8, the same with scales that learn", W8A8, 3e-4},
+                     {"w4a8, trained", W4A8, 0},
+                     {"w4a8, the same with scales that learn", W4A8, 3e-4},
+                     {"w4, trained", W4, 0}};
     for (size_t i = 0; i < sizeof trainings / sizeof *trainings; i++) {
         fewstep_model *model = trained(&s, made[trainings[i].way], trainings[i].scale_learning_rate);
         report(&s, trainings[i].name, model, control_error);

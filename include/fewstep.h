@@ -964,7 +964,8 @@ fewstep_status fewstep_model_derive_student(const fewstep_runtime *runtime,
 
 /**
  * Saves a model as a diffusers folder that `DDIMPipeline.from_pretrained` opens and fewstep_model_open reads back. The folder is created. `path` is UTF-8.
- * Weights are written in the types that the model holds them in: one of a file of f16 is saved as f16.
+ * Weights are written in the types that the model holds them in: one of a file of f16 is saved as f16. fewstep_quantize makes a model of f16 or bfloat16 of one
+ * in f32.
  *
  * The folder is saved as a whole: if the call fails, or the process or the machine dies meanwhile, it holds the model that was there before or the new one,
  * never a mixture. Other files in it stay, but for the shards of an older model. Links among its files are followed, modes are kept; a file of the
@@ -1851,6 +1852,21 @@ fewstep_status fewstep_trainer_destroy(fewstep_trainer *trainer);
 #define FEWSTEP_QUANTIZE_BF16 6
 
 /**
+ * What a layer reads is rounded over the range from its least to its greatest number.
+ */
+#define FEWSTEP_RANGE_MIN_MAX 1
+
+/**
+ * The range leaves out, at either end, the share of numbers that is beyond `percentile`.
+ */
+#define FEWSTEP_RANGE_PERCENTILE 2
+
+/**
+ * The range is the one of 80, from all of it down to a fifth, with the least sum of |error|^2.4.
+ */
+#define FEWSTEP_RANGE_LEAST_ERROR 3
+
+/**
  * How a student is quantised. Fill it with fewstep_quantize_options_init, then change fields.
  */
 typedef struct {
@@ -1884,9 +1900,10 @@ typedef struct {
    */
   int32_t mode;
   /**
-   * 0.
+   * FEWSTEP_RANGE_*, for modes that round what layers read. MIN_MAX by default: the others lose more than they gain where 8 bits are enough
+   * (docs/quantization.md), and draw the samples twice.
    */
-  uint32_t reserved;
+  int32_t range;
   /**
    * Seed of the samples' noise and labels.
    */
@@ -1909,6 +1926,20 @@ typedef struct {
    * Stops the call with CANCELLED; only read during it. NULL (the default) for none.
    */
   const fewstep_cancel_token *cancel;
+  /**
+   * Per cent of a layer's numbers that are below the upper end of its range, and above the lower: more than 50, at most 100; 99.99 by default. Read for
+   * FEWSTEP_RANGE_PERCENTILE alone.
+   */
+  double percentile;
+  /**
+   * 1: biases give back what rounding shifts the outputs of their layers by, on average over the samples, which are drawn once more for it; the model must be
+   * a few-step student. 0 (the default): they stay as they are.
+   */
+  int32_t correct_biases;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
 } fewstep_quantize_options;
 
 /**
@@ -1923,7 +1954,7 @@ FEWSTEP_API fewstep_status fewstep_quantize_options_init(fewstep_quantize_option
  * signed bytes with a scale for each output, what these layers read is rounded to unsigned bytes with one scale each, and their products are summed exactly.
  * Scales of what is read come from the ranges that the student's layers have while it samples, in every step of its own grid; other modes take any model and
  * sample and report nothing. What stays in float is kept as f16, and as f32 where it is beyond f16. `progress` may be NULL and reports
- * FEWSTEP_PHASE_QUANTIZE: `done` of `total` samples.
+ * FEWSTEP_PHASE_QUANTIZE: `done` of `total` samples, those of every time that they are drawn.
  *
  * The result is a model like any other. With rounded inputs, its samplers run on kernels for bytes: on a CPU with the same bits on every processor that has the
  * same floats, on CUDA on the tensor cores, in f32 with the CPU's numbers; samplers, evaluations and trainers off the student's own grid are refused with

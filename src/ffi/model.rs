@@ -351,7 +351,8 @@ pub unsafe extern "C" fn fewstep_model_derive_student(
 }
 
 /// Saves a model as a diffusers folder that `DDIMPipeline.from_pretrained` opens and fewstep_model_open reads back. The folder is created. `path` is UTF-8.
-/// Weights are written in the types that the model holds them in: one of a file of f16 is saved as f16.
+/// Weights are written in the types that the model holds them in: one of a file of f16 is saved as f16. fewstep_quantize makes a model of f16 or bfloat16 of one
+/// in f32.
 ///
 /// The folder is saved as a whole: if the call fails, or the process or the machine dies meanwhile, it holds the model that was there before or the new one,
 /// never a mixture. Other files in it stay, but for the shards of an older model. Links among its files are followed, modes are kept; a file of the

@@ -1,6 +1,6 @@
 //! Quantisation: models in fewer bits.
 
-use super::boundary::{choice, ffi_boundary, slice, text};
+use super::boundary::{choice, ffi_boundary, flag, slice, text};
 use super::callback::{FEWSTEP_PHASE_QUANTIZE, Watch, fewstep_progress, fewstep_progress_callback};
 use super::cancel::fewstep_cancel_token;
 use super::dataset::fewstep_dataset;
@@ -13,7 +13,7 @@ use super::runtime::fewstep_runtime;
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::nn::Model;
-use crate::quant::{self, Mode, Policy};
+use crate::quant::{self, Ends, Mode, Policy};
 use std::ffi::{c_char, c_void};
 
 /// Weights of 8 bits with a scale for each output, what layers read rounded to 8 bits: products of whole numbers, a quarter of the bytes.
@@ -29,6 +29,13 @@ pub const FEWSTEP_QUANTIZE_W4: i32 = 4;
 pub const FEWSTEP_QUANTIZE_F16: i32 = 5;
 /// The same as bfloat16.
 pub const FEWSTEP_QUANTIZE_BF16: i32 = 6;
+
+/// What a layer reads is rounded over the range from its least to its greatest number.
+pub const FEWSTEP_RANGE_MIN_MAX: i32 = 1;
+/// The range leaves out, at either end, the share of numbers that is beyond `percentile`.
+pub const FEWSTEP_RANGE_PERCENTILE: i32 = 2;
+/// The range is the one of 80, from all of it down to a fifth, with the least sum of |error|^2.4.
+pub const FEWSTEP_RANGE_LEAST_ERROR: i32 = 3;
 
 /// How a student is quantised. Fill it with fewstep_quantize_options_init, then change fields.
 #[repr(C)]
@@ -49,8 +56,9 @@ pub struct fewstep_quantize_options {
     pub width: u32,
     /// FEWSTEP_QUANTIZE_*; W8A8 by default.
     pub mode: i32,
-    /// 0.
-    pub reserved: u32,
+    /// FEWSTEP_RANGE_*, for modes that round what layers read. MIN_MAX by default: the others lose more than they gain where 8 bits are enough
+    /// (docs/quantization.md), and draw the samples twice.
+    pub range: i32,
     /// Seed of the samples' noise and labels.
     pub seed: u64,
     /// Layers that stay in float, by their path in the file without ".weight"; `*` stands for any text: "up_blocks.*.conv1". F16 and BF16 have none: such a
@@ -63,6 +71,14 @@ pub struct fewstep_quantize_options {
     pub dataset: *const fewstep_dataset,
     /// Stops the call with CANCELLED; only read during it. NULL (the default) for none.
     pub cancel: *const fewstep_cancel_token,
+    /// Per cent of a layer's numbers that are below the upper end of its range, and above the lower: more than 50, at most 100; 99.99 by default. Read for
+    /// FEWSTEP_RANGE_PERCENTILE alone.
+    pub percentile: f64,
+    /// 1: biases give back what rounding shifts the outputs of their layers by, on average over the samples, which are drawn once more for it; the model must be
+    /// a few-step student. 0 (the default): they stay as they are.
+    pub correct_biases: i32,
+    /// 0.
+    pub reserved: u32,
 }
 
 // SAFETY: repr(C), the fields leave no gap, numbers and pointers only.
@@ -78,12 +94,15 @@ unsafe impl Options for fewstep_quantize_options {
             height: 0,
             width: 0,
             mode: FEWSTEP_QUANTIZE_W8A8,
-            reserved: 0,
+            range: FEWSTEP_RANGE_MIN_MAX,
             seed: 0,
             keep: std::ptr::null(),
             keep_count: 0,
             dataset: std::ptr::null(),
             cancel: std::ptr::null(),
+            percentile: 99.99,
+            correct_biases: 0,
+            reserved: 0,
         }
     }
 }
@@ -94,6 +113,21 @@ fn within(name: &str, number: u32, limits: std::ops::RangeInclusive<u32>) -> Res
         return Ok(number as usize);
     }
     Err(Error::invalid(format!("{name} is {number}; it must be {} to {}", limits.start(), limits.end())))
+}
+
+/// Where ranges end.
+fn ends(o: &fewstep_quantize_options) -> Result<Ends> {
+    let ends = [
+        (FEWSTEP_RANGE_MIN_MAX, Ends::MinMax),
+        (FEWSTEP_RANGE_PERCENTILE, Ends::Percentile(o.percentile / 100.0)),
+        (FEWSTEP_RANGE_LEAST_ERROR, Ends::LeastError),
+    ];
+    match choice(o.range, "range", &ends)? {
+        Ends::Percentile(share) if !(share > 0.5 && share <= 1.0) => {
+            Err(Error::invalid(format!("percentile is {}; it must be more than 50 and at most 100", o.percentile)))
+        }
+        ends => Ok(ends),
+    }
 }
 
 /// What the options mean for this model. Without `always_samples` the mode says whether there are samples, whose size counts then.
@@ -124,12 +158,14 @@ pub(super) unsafe fn read(o: &fewstep_quantize_options, model: &Model, always_sa
         return Err(Error::invalid("quantize options: reserved must be 0"));
     }
     let mode = choice(o.mode, "mode", &modes)?;
+    let ends = ends(o)?;
+    let correct_biases = flag(o.correct_biases, "correct_biases")?;
     let mut size = read_size(o.height, o.width)?;
-    if always_samples || mode.rounds_inputs() {
+    if always_samples || mode.rounds_inputs() || correct_biases {
         check_extent(model, batch, *size.insert(size.map_or_else(|| model.size(), Ok)?))?;
     }
     let size = size.unwrap_or_default();
-    Ok(quant::Options { mode, policy, high: (levels - 1) as u8, samples, batch, size, seed: o.seed })
+    Ok(quant::Options { mode, policy, high: (levels - 1) as u8, ends, correct_biases, samples, batch, size, seed: o.seed })
 }
 
 /// Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
@@ -145,7 +181,7 @@ pub unsafe extern "C" fn fewstep_quantize_options_init(options: *mut fewstep_qua
 /// signed bytes with a scale for each output, what these layers read is rounded to unsigned bytes with one scale each, and their products are summed exactly.
 /// Scales of what is read come from the ranges that the student's layers have while it samples, in every step of its own grid; other modes take any model and
 /// sample and report nothing. What stays in float is kept as f16, and as f32 where it is beyond f16. `progress` may be NULL and reports
-/// FEWSTEP_PHASE_QUANTIZE: `done` of `total` samples.
+/// FEWSTEP_PHASE_QUANTIZE: `done` of `total` samples, those of every time that they are drawn.
 ///
 /// The result is a model like any other. With rounded inputs, its samplers run on kernels for bytes: on a CPU with the same bits on every processor that has the
 /// same floats, on CUDA on the tensor cores, in f32 with the CPU's numbers; samplers, evaluations and trainers off the student's own grid are refused with

@@ -42,7 +42,14 @@ impl<W: Write> Write for Hashing<W> {
 
 /// The hash of bytes in memory.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
+    sha256_of([bytes])
+}
+
+/// The hash of pieces, one behind the other.
+pub(crate) fn sha256_of<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let mut hash = Sha256::new();
+    pieces.into_iter().for_each(|piece| hash.update(piece));
+    hex(&hash.finalize())
 }
 
 fn hex(bytes: &[u8]) -> String {

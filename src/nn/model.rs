@@ -9,7 +9,7 @@ use crate::cancel::Stop;
 use crate::diffusion::grid;
 use crate::error::{Error, Result};
 use crate::io::diffusers::{self, ModelFiles, NetworkText};
-use crate::io::hashing::sha256;
+use crate::io::hashing::{sha256, sha256_of};
 use crate::io::json::{SHOWN_KEYS, describe};
 use crate::io::scheduler_config::{SchedulerClass, SchedulerConfig};
 use crate::io::{TensorFile, model_file, record};
@@ -182,6 +182,11 @@ impl Model {
         let Some(quantization) = &self.quantization else { return Ok(self) };
         let weights = quantization.narrowed(&self.weights)?;
         Ok(Self { weights, ..self })
+    }
+
+    /// A hash of the weights, by their names and bytes.
+    pub fn weights_hash(&self) -> String {
+        sha256_of(self.weights.iter().flat_map(|(name, tensor)| [name.as_bytes(), &[0], tensor.bytes()]))
     }
 
     /// A hash of the numbers that the model computes in, scales included; `None` for one that computes in floats.

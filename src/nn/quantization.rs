@@ -88,6 +88,8 @@ pub struct Quantization {
     pub layers: BTreeMap<String, LayerNumbers>,
     /// The sampler's grid that it was calibrated on, the student's: pairs (t, t_next). On another its ranges mean nothing.
     pub pairs: Vec<(i64, i64)>,
+    /// What it was made of and how, for people: an object that is kept as it is. Nothing is computed with it.
+    pub provenance: Option<Value>,
 }
 
 /// Refuses a timestep that is none of those that a model in whole numbers was calibrated on.
@@ -284,10 +286,14 @@ impl Quantization {
             value
         };
         let layers: serde_json::Map<String, Value> = self.layers.iter().map(|(path, numbers)| (path.clone(), layer(numbers))).collect();
-        json!({"version": Self::VERSION, "layers": layers, record::PAIRS: self.pairs})
+        let mut value = json!({"version": Self::VERSION, "layers": layers, record::PAIRS: self.pairs});
+        if let Some(provenance) = &self.provenance {
+            value["provenance"] = provenance.clone();
+        }
+        value
     }
 
-    /// All of it as bytes, each record the same and no two others alike: what is hashed.
+    /// All that is computed with as bytes, each record the same and no two others alike: what is hashed.
     pub fn append_to(&self, bytes: &mut Vec<u8>) -> Result<()> {
         let mut append = |part: &[u8]| memory::append(bytes, part, "a record of numbers");
         for (path, layer) in &self.layers {
@@ -340,6 +346,10 @@ impl Quantization {
                 Ok(WeightNumbers { bits, group })
             })?;
             this.layers.insert(path.clone(), LayerNumbers { input: input.transpose()?, weights });
+        }
+        this.provenance = value.get("provenance").cloned();
+        if let Some(other) = this.provenance.as_ref().filter(|provenance| !provenance.is_object()) {
+            return Err(wrong("provenance", "an object", other));
         }
         if value.get(record::PAIRS).is_some() || this.has_ranges() {
             this.pairs = record::pairs(value).map_err(|e| e.context(Self::KEY))?;

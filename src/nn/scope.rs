@@ -63,6 +63,8 @@ pub struct Layer {
     pub path: String,
     /// What it reads, before any rounding.
     pub input: ValueId,
+    /// What it gives.
+    pub output: ValueId,
     /// Products of a sum.
     pub products: usize,
 }
@@ -126,14 +128,27 @@ impl<'a> Scope<'a> {
         g.cast(value, DType::F32)
     }
 
-    /// A layer that reads x, whose weight has this shape: x, weight and bias as the layer sees them. Each output has `inputs` inputs.
-    fn layer(&self, g: &mut Graph, x: ValueId, path: &str, weight: &[usize], inputs: usize) -> Result<[ValueId; 3]> {
-        let initial = Initial::Uniform(inputs);
+    /// A layer that reads x, whose weight has this shape: `product` of x, weight and bias as the layer sees them. Each output has `inputs` inputs.
+    fn layer(
+        &self,
+        g: &mut Graph,
+        x: ValueId,
+        path: &str,
+        (weight, inputs): (&[usize], usize),
+        product: impl FnOnce(&mut Graph, [ValueId; 3]) -> Result<ValueId>,
+    ) -> Result<ValueId> {
+        let operands = self.operands(g, x, path, weight, Initial::Uniform(inputs))?;
+        let output = product(g, operands)?;
+        memory::push(&mut self.layers.borrow_mut(), Layer { path: path.to_owned(), input: x, output, products: inputs }, "list of layers")?;
+        Ok(output)
+    }
+
+    /// x, weight and bias as a layer sees them.
+    fn operands(&self, g: &mut Graph, x: ValueId, path: &str, weight: &[usize], initial: Initial) -> Result<[ValueId; 3]> {
         let name = format!("{path}.weight");
         let whole = self.stored(&name) == DType::I8;
         let w = if whole { self.state(g, &name, weight, initial)? } else { self.param(g, &name, weight, initial)? };
         let b = self.param(g, &format!("{path}.bias"), &weight[..1], initial)?;
-        memory::push(&mut self.layers.borrow_mut(), Layer { path: path.to_owned(), input: x, products: inputs }, "list of layers")?;
         let Some(numbers) = self.quantization.and_then(|q| q.layer(path)) else {
             return if whole {
                 Err(Error::internal(format!("'{name}' is in whole numbers, but the model does not say what they stand for")))
@@ -182,23 +197,23 @@ impl<'a> Scope<'a> {
     #[allow(clippy::too_many_arguments)] // the parameters of a convolution
     pub fn conv(&self, g: &mut Graph, x: ValueId, path: &str, out: usize, k: usize, stride: usize, pad: [usize; 4]) -> Result<ValueId> {
         let channels = g.shape(x)[3];
-        let [x, w, b] = self.layer(g, x, path, &[out, channels, k, k], channels * k * k)?;
-        g.conv2d(x, w, Some(b), stride, pad)
+        let weight = [out, channels, k, k];
+        self.layer(g, x, path, (&weight, channels * k * k), |g, [x, w, b]| g.conv2d(x, w, Some(b), stride, pad))
     }
 
     /// A linear layer over the channels of an image, written as the 1x1 convolution that it is: norms before it can be part of it.
     pub fn pointwise(&self, g: &mut Graph, x: ValueId, path: &str, out: usize) -> Result<ValueId> {
         let channels = g.shape(x)[3];
-        let [x, w, b] = self.layer(g, x, path, &[out, channels], channels)?;
-        let w = g.reshape(w, &[out, channels, 1, 1])?;
-        g.conv2d(x, w, Some(b), 1, [0; 4])
+        self.layer(g, x, path, (&[out, channels], channels), |g, [x, w, b]| {
+            let w = g.reshape(w, &[out, channels, 1, 1])?;
+            g.conv2d(x, w, Some(b), 1, [0; 4])
+        })
     }
 
     /// A linear layer over the last dimension.
     pub fn linear(&self, g: &mut Graph, x: ValueId, path: &str, out: usize) -> Result<ValueId> {
         let channels = *g.shape(x).last().unwrap_or(&0);
-        let [x, w, b] = self.layer(g, x, path, &[out, channels], channels)?;
-        g.linear(x, w, Some(b))
+        self.layer(g, x, path, (&[out, channels], channels), |g, [x, w, b]| g.linear(x, w, Some(b)))
     }
 
     /// Rows of a table [rows, width], by indices i32 [B].

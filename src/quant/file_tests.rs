@@ -76,7 +76,7 @@ fn damaged_numbers_are_refused() -> Result<()> {
 #[test]
 fn crafted_records_are_refused() -> Result<()> {
     type Change = (&'static str, fn(&mut Value), &'static str);
-    let cases: [Change; 16] = [
+    let cases: [Change; 17] = [
         ("a layer that is none", |r| r["quantization"]["layers"]["no.such.layer"] = json!({}), "no.such.layer"),
         ("a norm", |r| r["quantization"]["layers"]["mid_block.resnets.0.norm1"] = json!({}), "mid_block.resnets.0.norm1"),
         ("a number for a layer", |r| r["quantization"]["layers"][LAYER] = json!(5), LAYER),
@@ -92,6 +92,7 @@ fn crafted_records_are_refused() -> Result<()> {
         ("groups of nothing", |r| r["quantization"]["layers"][LAYER]["weight"] = json!({"bits": 8, "group": 0}), "groups"),
         ("groups that do not divide", |r| r["quantization"]["layers"][LAYER]["weight"] = json!({"bits": 8, "group": 7}), "groups"),
         ("a text for a group", |r| r["quantization"]["layers"][LAYER]["weight"] = json!({"bits": 8, "group": "16"}), "group"),
+        ("a text for an object", |r| r["quantization"]["provenance"] = json!("by hand"), "provenance"),
         ("half a pair", |r| r["quantization"]["pairs"] = json!([[999, 499], [499]]), "pairs[1]"),
     ];
     let (file, metadata) = parts(&quantized(&student()?, &options(129))?, "crafted")?;
@@ -166,5 +167,20 @@ fn numbers_without_a_grid_are_not_saved() -> Result<()> {
     let error = whole.save_file(&path).expect_err("no grid");
     assert!(error.status == Status::InvalidArgument && error.message.contains("grid"), "{error}");
     assert!(!path.exists());
+    Ok(())
+}
+
+/// What a model was made of stays with it, through files, and through what training does with its weights.
+#[test]
+fn files_say_what_they_were_made_of() -> Result<()> {
+    let (model, options) = (student()?, Options { correct_biases: true, ..options(129) });
+    let whole = quantized(&model, &options)?;
+    let provenance = |model: &Model| model.quantization.as_ref().and_then(|q| q.provenance.clone()).expect("provenance");
+    assert_eq!(provenance(&whole)["weights_sha256"], model.weights_hash());
+    assert_eq!(provenance(&whole)["calibration"], json!({"samples": 16, "seed": 5, "ends": "MinMax", "correct_biases": true}));
+    let (file, metadata) = parts(&whole, "provenance")?;
+    let opened = Model::from_bytes(&bytes(&file, &metadata)?)?;
+    assert_eq!(provenance(&opened), provenance(&whole));
+    assert_eq!(provenance(&opened.widened(Stop::NEVER)?.narrowed()?), provenance(&whole));
     Ok(())
 }

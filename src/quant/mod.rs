@@ -3,6 +3,8 @@
 //! scales: sampled, its layers run on kernels for bytes; trained, it learns with the rounding in place. [`report`] tells what each layer costs.
 
 mod calibrate;
+mod correct;
+mod histogram;
 pub mod mode;
 pub mod options;
 pub mod policy;
@@ -11,7 +13,7 @@ pub mod range;
 pub mod report;
 
 pub use mode::Mode;
-pub use options::Options;
+pub use options::{Ends, Options};
 pub use policy::Policy;
 pub use quantize::quantize;
 pub use range::Range;
@@ -19,6 +21,8 @@ pub use report::{Report, Samples, report};
 
 #[cfg(test)]
 mod file_tests;
+#[cfg(test)]
+mod levers_tests;
 #[cfg(test)]
 mod mode_tests;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A model in fewer bits of one in floats.
 
-use super::calibrate::calibrate;
+use super::calibrate::Calibration;
+use super::correct::correct_biases;
 use super::options::Options;
 use super::policy::Policy;
 use super::range::{Range, weight_scales};
@@ -11,6 +12,7 @@ use crate::memory;
 use crate::nn::quantization::{input_scale, weight_scale};
 use crate::nn::{LayerNumbers, Model, Quantization};
 use crate::tensor::Tensor;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -31,22 +33,61 @@ pub fn quantize(
         if options.policy != Policy::default() {
             return Err(Error::invalid(format!("keep names layers that stay in float, but {:?} leaves no layer as it is", options.mode)));
         }
+        if options.correct_biases {
+            return Err(Error::invalid(format!("{:?} shifts nothing that biases could give back", options.mode)));
+        }
         return model.in_halves(dtype, stop);
     }
-    if !options.mode.rounds_inputs() {
-        let layers = model.network.layers()?;
-        let chosen = options.policy.choose(&layers)?;
-        return with_numbers(model, chosen.iter().map(|layer| (layer.path.as_str(), None)), options, &[], stop);
-    }
-    let Some(student) = &model.student else {
-        return Err(Error::invalid("only a few-step student's inputs are rounded, on its own grid: give fewstep_model_derive_student steps or pairs"));
+    let student = match &model.student {
+        None if options.mode.rounds_inputs() => {
+            return Err(Error::invalid("only a few-step student's inputs are rounded, on its own grid: give fewstep_model_derive_student steps or pairs"));
+        }
+        None if options.correct_biases => {
+            return Err(Error::invalid("biases are corrected by what a few-step student reads on its own grid; the model has none"));
+        }
+        student => student.as_ref().filter(|_| options.calibrates()),
     };
-    let observer = calibrate(backend, (model, student), options, rows, progress, stop)?;
-    let ranges = observer.ranges().map(|(path, range)| (path, Some(range)));
-    with_numbers(model, ranges, options, &student.pairs, stop)
+    let quantized = match student {
+        None => weights_alone(model, options, stop)?,
+        Some(student) => calibrated(Calibration::new(backend, (model, student), options, rows, progress, stop)?, &student.pairs)?,
+    };
+    quantized.narrowed()
 }
 
-/// The model with scales for these layers and the ranges of their inputs, if those are rounded; a layer that comes twice has what is in both.
+/// The model with numbers that its student's own sampling run gives, whose grid this is.
+fn calibrated(mut calibration: Calibration, pairs: &[(i64, i64)]) -> Result<Model> {
+    let (model, options, stop) = (calibration.model, calibration.options, calibration.stop);
+    let mut quantized = if options.mode.rounds_inputs() {
+        let ranges = calibration.ranges()?;
+        with_numbers(model, ranges.iter().map(|(path, range)| (path.as_str(), Some(*range))), options, pairs, stop)?
+    } else {
+        weights_alone(model, options, stop)?
+    };
+    if options.correct_biases {
+        correct_biases(&mut calibration, &mut quantized)?;
+    }
+    Ok(quantized)
+}
+
+/// What people may want to know of a quantised model: what it was made of, and how.
+fn provenance(model: &Model, options: &Options) -> Value {
+    let mut record = json!({"fewstep": env!("CARGO_PKG_VERSION"), "mode": format!("{:?}", options.mode), "weights_sha256": model.weights_hash()});
+    if options.calibrates() {
+        record["calibration"] = json!({"samples": options.samples, "seed": options.seed, "ends": format!("{:?}", options.ends),
+            "correct_biases": options.correct_biases});
+    }
+    record
+}
+
+/// The model with scales for the weights of its layers alone.
+fn weights_alone(model: &Model, options: &Options, stop: Stop) -> Result<Model> {
+    let layers = model.network.layers()?;
+    let chosen = options.policy.choose(&layers)?;
+    with_numbers(model, chosen.iter().map(|layer| (layer.path.as_str(), None)), options, &[], stop)
+}
+
+/// The model with scales for these layers and for the ranges of their inputs, if those are rounded; a layer that comes twice has what is in both. Its weights are
+/// floats as yet.
 pub(super) fn with_numbers<'a>(
     model: &Model,
     layers: impl Iterator<Item = (&'a str, Option<Range>)>,
@@ -61,7 +102,7 @@ pub(super) fn with_numbers<'a>(
         *known = range.map(|range| known.unwrap_or_default().union(range));
     }
     let mut quantized = model.clone();
-    let mut quantization = Quantization { pairs: memory::copy(pairs, "pairs")?, ..Quantization::default() };
+    let mut quantization = Quantization { pairs: memory::copy(pairs, "pairs")?, provenance: Some(provenance(model, options)), ..Quantization::default() };
     for (path, range) in ranges {
         stop.check()?;
         memory::check()?;
@@ -78,5 +119,5 @@ pub(super) fn with_numbers<'a>(
         quantization.layers.insert(path.to_owned(), LayerNumbers { input: numbers.map(|(_, input)| input), weights });
     }
     quantized.quantization = Some(quantization);
-    quantized.narrowed()
+    Ok(quantized)
 }

@@ -112,18 +112,21 @@ fn with_layers(student: &Model, quantized: &Model, numbers: &Quantization, chose
             own.layers.insert(path.clone(), *layer);
             continue;
         }
-        let name = format!("{path}.weight");
-        let floats = student.weights.get(&name).ok_or_else(|| Error::internal(format!("no '{name}'")))?;
-        model.weights.insert(name, floats.clone());
+        let [weight, bias] = ["weight", "bias"].map(|kind| format!("{path}.{kind}"));
+        let floats = |name: &str| student.weights.get(name).ok_or_else(|| Error::internal(format!("no '{name}'")));
+        let (weights, biases) = (floats(&weight)?.clone(), as_halves(floats(&bias)?, DType::F16)?);
+        model.weights.extend([(weight, weights), (bias, biases)]);
         [input_scale(path), weight_scale(path)].iter().for_each(|name| drop(model.weights.remove(name)));
     }
     model.quantization = Some(own);
     Ok(model)
 }
 
-/// An error where what stays in float is not the student's: of a model that was trained on, no layer's error could be told from that of the training.
+/// An error where what stays in float is not the student's: of a model that was trained on, no layer's error could be told from that of the training. Biases of
+/// quantised layers may have been corrected.
 fn check_floats(student: &Model, quantized: &Model, numbers: &Quantization) -> Result<()> {
-    for (name, tensor) in quantized.weights.iter().filter(|(name, _)| numbers.layer_of(name).is_none() && !numbers.is_scale(name)) {
+    let own = |name: &str| name.rsplit_once('.').is_some_and(|(path, kind)| ["weight", "bias"].contains(&kind) && numbers.layer(path).is_some());
+    for (name, tensor) in quantized.weights.iter().filter(|(name, _)| !own(name) && !numbers.is_scale(name)) {
         memory::check()?;
         let own = student.weights.get(name).map(|own| as_halves(own, DType::F16)).transpose()?;
         if own.is_none_or(|own| own.dtype() != tensor.dtype() || own.bytes() != tensor.bytes()) {

@@ -1,7 +1,7 @@
 //! A model in whole numbers: near the one that it was made of, the same everywhere, saved, opened and trained as what it is.
 
 use super::quantize::with_numbers;
-use super::{Mode, Options, Policy, Range, quantize};
+use super::{Ends, Mode, Options, Policy, Range, quantize};
 use crate::backend::Backend;
 use crate::backend::cpu::CpuBackend;
 use crate::backend::cpu::kernels::int8::Set;
@@ -11,10 +11,10 @@ use crate::error::{Result, Status};
 use crate::graph::ops::{FakeQuantizeGrad, PackConv, PackFor};
 use crate::graph::passes;
 use crate::graph::reference::Array;
-use crate::graph::{Graph, Numerics, Op, OpDef, Packed, Target, TensorType};
+use crate::graph::{Graph, Numerics, Op, OpDef, Packed, Target, TensorType, ValueId};
 use crate::io::SchedulerConfig;
 use crate::nn::conditions::Values;
-use crate::nn::{Guidance, InputNumbers, Model, Predictor, StudentInfo, families};
+use crate::nn::{Guidance, InputNumbers, Layer, Model, Predictor, StudentInfo, families};
 use crate::random::Purpose;
 use crate::sampling::{Evaluator, RunSpec, SamplingRun, UNROLLED, draw_conditions};
 use crate::tensor::{DType, Tensor};
@@ -38,7 +38,7 @@ fn student_of(config: &str, pairs: &[(i64, i64)]) -> Result<Model> {
 }
 
 pub(super) fn options(high: u8) -> Options {
-    Options { mode: Mode::W8A8, policy: Policy::default(), high, samples: 16, batch: 8, size: [8, 8], seed: 5 }
+    Options { mode: Mode::W8A8, policy: Policy::default(), high, ends: Ends::MinMax, correct_biases: false, samples: 16, batch: 8, size: [8, 8], seed: 5 }
 }
 
 pub(super) fn quantized(model: &Model, options: &Options) -> Result<Model> {
@@ -160,6 +160,9 @@ fn what_cannot_be_quantised_is_said() -> Result<()> {
     refused(&Model { student: None, ..model.clone() }, &options(129), Status::InvalidArgument, "few-step student")?;
     refused(&quantized(&model, &options(129))?, &options(129), Status::InvalidArgument, "already")?;
     refused(&model, &Options { samples: 0, ..options(129) }, Status::InvalidArgument, "samples")?;
+    let corrected = Options { correct_biases: true, ..options(129) };
+    refused(&Model { student: None, ..model.clone() }, &Options { mode: Mode::W8, ..corrected.clone() }, Status::InvalidArgument, "biases are corrected")?;
+    refused(&model, &Options { mode: Mode::F16, ..corrected }, Status::InvalidArgument, "shifts nothing")?;
     for (keep, needle) in [("nothing.like.*", "nothing.like.*"), ("*", "nothing to quantise")] {
         refused(&model, &Options { policy: Policy { keep: vec![keep.into()] }, ..options(129) }, Status::InvalidArgument, needle)?;
     }
@@ -319,4 +322,69 @@ fn every_number_is_part_of_the_hash() -> Result<()> {
 fn first_input(model: &mut Model) -> &mut InputNumbers {
     let layers = &mut model.quantization.as_mut().expect("numbers").layers;
     layers.values_mut().next().and_then(|layer| layer.input.as_mut()).expect("an input")
+}
+
+/// Ranges that leave something out are narrower; each draws the same samples.
+#[test]
+fn ranges_end_where_that_is_asked_for() -> Result<()> {
+    let model = student()?;
+    let scales = |ends: Ends| -> Result<Vec<f32>> {
+        let whole = quantized(&model, &Options { ends, ..options(129) })?;
+        let scales = whole.weights.iter().filter(|(name, _)| name.ends_with(".input_scale"));
+        scales.map(|(_, scale)| Ok(scale.as_slice::<f32>()?[0])).collect()
+    };
+    let all = scales(Ends::MinMax)?;
+    assert_eq!(all.len(), LAYERS);
+    for (ends, fewer) in [(Ends::Percentile(1.0), 0), (Ends::Percentile(0.99), LAYERS), (Ends::LeastError, LAYERS / 2)] {
+        let found = scales(ends)?;
+        // All of the numbers, in bins: the ends are those of the range but for the last bits.
+        assert!(found.iter().zip(&all).all(|(a, b)| *a <= b * 1.000001), "{ends:?}");
+        let narrower = found.iter().zip(&all).filter(|(a, b)| **a < **b * 0.9999).count();
+        assert!(narrower >= fewer && (fewer > 0 || narrower == 0), "{ends:?}: {narrower}");
+    }
+    Ok(())
+}
+
+/// Where one layer alone is rounded, its output has the mean that it has in floats, each channel's, on what calibration has met; without correction it has not.
+#[test]
+fn corrected_biases_give_back_the_shift_of_their_layer() -> Result<()> {
+    let (backend, model, layer) = (CpuBackend::new(2)?, student()?, "mid_block.resnets.0.conv2");
+    let others = ["down_blocks.*", "up_blocks.*", "mid_block.attentions.*", "mid_block.resnets.1.*", "mid_block.resnets.0.conv1"];
+    let policy = Policy { keep: Policy::default().keep.into_iter().chain(others.map(str::to_owned)).collect() };
+    let plain = Options { policy, mode: Mode::W4A8, samples: 8, ..options(129) };
+    for (correct_biases, least, most) in [(false, 0.01, f64::INFINITY), (true, 0.0, 0.01)] {
+        let whole = quantized(&model, &Options { correct_biases, ..plain.clone() })?;
+        let evaluator = |model: &Model| -> Result<(Evaluator, ValueId)> {
+            let mut output = None;
+            let choose = |_: &mut Graph, layers: &[Layer]| {
+                output = layers.iter().find(|l| l.path == layer).map(|l| l.output);
+                Ok(output.into_iter().collect())
+            };
+            let evaluator = Evaluator::observing(&backend, model, (8, [8, 8], DType::F32), choose, Stop::NEVER)?;
+            Ok((evaluator, output.expect("the layer")))
+        };
+        let mut both = [evaluator(&model)?, evaluator(&whole)?];
+        let mut sums = [vec![0f64; 16], vec![0f64; 16]];
+        let table = Table::from_pairs(&model.scheduler.noise_schedule()?, model.scheduler.prediction(), &PAIRS, 0.0, model.scheduler.clip())?;
+        let (size, purpose) = ([8, 8], Purpose::Data);
+        let spec = RunSpec { table: &table, batch: 8, size, purpose, precision: DType::F32, guidance: None, unrolled: UNROLLED };
+        let mut run = SamplingRun::new(&backend, &model, &spec)?;
+        run.begin(plain.seed, &[0, 1, 2, 3, 4, 5, 6, 7], &[], None)?;
+        run.draw_noise(Stop::NEVER)?;
+        for (t, _) in PAIRS {
+            let x = run.read()?.to_vec();
+            for ((evaluator, output), sum) in both.iter_mut().zip(&mut sums) {
+                drop(evaluator.run(&x, &[t as f32; 8], &[], Stop::NEVER)?);
+                let values = evaluator.observed(*output)?;
+                values.chunks(16).for_each(|pixel| sum.iter_mut().zip(pixel).for_each(|(sum, v)| *sum += f64::from(*v)));
+            }
+            run.advance(Stop::NEVER)?;
+        }
+        let [floats, found] = sums;
+        let square = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+        let shift = square(&mut floats.iter().zip(&found).map(|(a, b)| a - b)) / square(&mut floats.iter().copied());
+        // Corrected, what is left is the rounding of the bias to f16.
+        assert!((least..most).contains(&shift), "{correct_biases}: {shift}");
+    }
+    Ok(())
 }

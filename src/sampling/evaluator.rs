@@ -27,15 +27,16 @@ pub struct Evaluator {
 impl Evaluator {
     /// Plans and compiles it for `batch` images of `size` [H, W]; a cancelled error where `stop` is set before it is done.
     pub fn new_until(backend: &dyn Backend, model: &Model, batch: usize, size: [usize; 2], precision: DType, stop: Stop) -> Result<Self> {
-        Self::observing(backend, model, (batch, size, precision), |_| Ok(vec![]), stop)
+        Self::observing(backend, model, (batch, size, precision), |_, _| Ok(vec![]), stop)
     }
 
-    /// The same where what some layers read can be looked at after each run: `choose` gives those values, of all layers ([`Evaluator::observed`]).
+    /// The same where more can be looked at after each run ([`Evaluator::observed`]): `choose` gives those values, of the network's layers or of what it adds to
+    /// the graph.
     pub fn observing(
         backend: &dyn Backend,
         model: &Model,
         (batch, size, precision): (usize, [usize; 2], DType),
-        choose: impl FnOnce(&[Layer]) -> Result<Vec<ValueId>>,
+        choose: impl FnOnce(&mut Graph, &[Layer]) -> Result<Vec<ValueId>>,
         stop: Stop,
     ) -> Result<Self> {
         let roles = model.roles()?;
@@ -48,7 +49,7 @@ impl Evaluator {
         let inputs = memory::try_collect(roles.conditions.iter().map(input), "conditions")?;
         let (out, layers) = Predictor::new(model, "").output_and_layers(&mut g, x, t, &inputs)?;
         g.tap(out);
-        choose(&layers)?.into_iter().for_each(|value| g.tap(value));
+        choose(&mut g, &layers)?.into_iter().for_each(|value| g.tap(value));
         let out_channels = g.shape(out)[3];
         let mut exec = backend.compile_until(&g, &Numerics::of(precision)?, stop)?;
         for (name, tensor) in &model.weights {
@@ -65,7 +66,7 @@ impl Evaluator {
         Ok(Self { exec, x, t, conditions: roles.conditions, inputs, out, shape, out_channels, grid })
     }
 
-    /// What a chosen layer has read in the last run.
+    /// What a chosen value was in the last run.
     pub fn observed(&self, value: ValueId) -> Result<HostSlice<'_, f32>> {
         self.exec.read_bytes(value)?.of::<f32>()
     }

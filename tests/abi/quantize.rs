@@ -152,6 +152,15 @@ fn what_quantisation_refuses() {
     refuse("no samples", student, &fewstep_quantize_options { samples: 0, ..plain }, INVALID, "samples");
     refuse("too few levels", student, &fewstep_quantize_options { levels: 2, ..plain }, INVALID, "levels is 2");
     refuse("too many levels", student, &fewstep_quantize_options { levels: 257, ..plain }, INVALID, "levels is 257");
+    refuse("no such range", student, &fewstep_quantize_options { range: 4, ..plain }, INVALID, "range is 4");
+    for (percentile, needle) in [(50.0, "percentile is 50"), (100.1, "percentile is 100.1"), (f64::NAN, "percentile is NaN")] {
+        let options = fewstep_quantize_options { range: FEWSTEP_RANGE_PERCENTILE, percentile, ..plain };
+        refuse("a percentile", student, &options, INVALID, needle);
+    }
+    refuse("no flag", student, &fewstep_quantize_options { correct_biases: 2, ..plain }, INVALID, "correct_biases is 2");
+    let corrected = fewstep_quantize_options { correct_biases: 1, ..plain };
+    refuse("biases of no student", teacher, &fewstep_quantize_options { mode: FEWSTEP_QUANTIZE_W8, ..corrected }, INVALID, "biases are corrected");
+    refuse("biases of halves", student, &fewstep_quantize_options { mode: FEWSTEP_QUANTIZE_F16, ..corrected }, INVALID, "biases");
     refuse("one side", student, &fewstep_quantize_options { height: 8, ..plain }, INVALID, "height is 8");
     refuse("odd size", student, &fewstep_quantize_options { height: 7, width: 8, ..plain }, SHAPE, "multiples");
     let (typo, all) = (c("down_blocks.*.conv9"), c("*"));
@@ -186,7 +195,12 @@ fn progress_is_told_and_cancels() {
         api.fails("cancelled", status, CANCELLED, "progress callback");
         assert_eq!(seen, [(FEWSTEP_PHASE_QUANTIZE, 2, 5), (FEWSTEP_PHASE_QUANTIZE, 4, 5)]);
         assert!(out.is_null());
-        seen.clear();
+        // Ranges of least error and corrected biases draw the samples three times; the callback never has two entries again.
+        seen = vec![(0, 0, 0); 2];
+        let thrice = fewstep_quantize_options { range: FEWSTEP_RANGE_LEAST_ERROR, correct_biases: 1, ..options };
+        api.ok((api.fewstep_quantize)(runtime, student, &thrice, Some(note), (&raw mut seen).cast(), &mut out));
+        assert_eq!(seen[2..].iter().map(|(_, done, total)| (*done, *total)).collect::<Vec<_>>(), [2, 4, 5, 7, 9, 10, 12, 14, 15].map(|done| (done, 15)));
+        api.ok((api.fewstep_model_destroy)(out));
         api.ok((api.fewstep_model_destroy)(student));
         api.ok((api.fewstep_runtime_destroy)(runtime));
     }
