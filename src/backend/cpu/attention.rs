@@ -94,10 +94,10 @@ fn piece_times<const P: usize>(row: &[f32], table: &[f32], t: usize) -> [f32; P]
             out[b] += (r[0] * k0[b] + r[1] * k1[b]) + (r[2] * k2[b] + r[3] * k3[b]);
         }
     }
-    for c in whole..row.len() {
+    for (c, r) in row.iter().enumerate().skip(whole) {
         let k = at(c);
         for b in 0..P {
-            out[b] += row[c] * k[b];
+            out[b] += r * k[b];
         }
     }
     out
