@@ -59,9 +59,8 @@ pub use silu::silu;
 const GRAIN: usize = 8192;
 /// Floats of any vector.
 const MOST_LANES: usize = 16;
-/// A quotient beyond this is out of range with any zero point.
-const FAR: f32 = 1024.0;
-/// Quotients by a rounded reciprocal are within 2^-22 of their size of the true ones, which is 2^-12 of one at most: nearer than that to a tie, they are no help.
+/// Quotients by a rounded reciprocal are within 2^-22 of their size of the true ones, which is 2^-14 of one at most for those in range: nearer than that to a tie,
+/// they are no help.
 const NEAR_TIE: f32 = 0.5 - 1.0 / 4096.0;
 
 /// The definition: the quotient in f64, which mistakes none of two f32 for a tie.
@@ -326,7 +325,8 @@ impl Numbers<'_> {
         // SAFETY: the caller's: the machine supports S; all slices have n elements.
         unsafe {
             let cubics = Cubics::<S>::new();
-            let (zero, low, high) = (S::splat(r.zero.into()), S::splat(r.low.into()), S::splat(r.high.into()));
+            let zero = S::splat(r.zero.into());
+            let [low, high] = [S::splat(f32::from(r.low) - f32::from(r.zero)), S::splat(f32::from(r.high) - f32::from(r.zero))];
             let reciprocal = S::splat(self.reciprocal);
             let constants = Constants { cubics, reciprocal, zero, low, high };
             let whole = n - n % S::W;
@@ -345,6 +345,7 @@ struct Constants<S: Simd> {
     cubics: Cubics<S>,
     reciprocal: S::V,
     zero: S::V,
+    /// The quotients of the smallest number and of the largest.
     low: S::V,
     high: S::V,
 }
@@ -368,10 +369,11 @@ unsafe fn vector<S: Simd, const NORM: bool, const SILU: bool>(
         if SILU {
             v = constants.cubics.silu(v);
         }
-        let quotient = S::min(S::splat(FAR), S::max(S::splat(-FAR), S::mul(v, constants.reciprocal)));
+        // What is beyond them is one of them, a whole number: the rounded ones need no bounds. NaN stays.
+        let quotient = S::min(constants.high, S::max(constants.low, S::mul(v, constants.reciprocal)));
         let whole = S::round(quotient);
         if S::all_lt(S::abs(S::sub(quotient, whole)), S::splat(NEAR_TIE)) {
-            S::store_bytes(to, S::min(S::max(S::add(whole, constants.zero), constants.low), constants.high), count);
+            S::store_bytes(to, S::add(whole, constants.zero), count);
         } else {
             let mut floats = [0f32; MOST_LANES];
             S::store(floats.as_mut_ptr(), v);
