@@ -1275,6 +1275,19 @@ FEWSTEP_API fewstep_status fewstep_dataset_destroy(fewstep_dataset *dataset);
 #define FEWSTEP_OBJECTIVE_DENOISE 4
 
 /**
+ * Match the state where the teacher arrives, in its own steps, from the state that the student reaches by itself: the teacher walks anew in every training step
+ * (substeps, at most 64; no FEWSTEP_CLIP_DYNAMIC). Needs what TEACHER_FORCED needs.
+ */
+#define FEWSTEP_OBJECTIVE_RESOLVE 5
+
+/**
+ * Match all of the teacher's cached states along the student's whole run from their noise, with gradient through the chain of its steps: the mean over the steps.
+ * A training step evaluates the student once for each step of its grid, and once more on the way back; memory is about that of one evaluation. Needs what
+ * TEACHER_FORCED needs.
+ */
+#define FEWSTEP_OBJECTIVE_ROLLOUT 6
+
+/**
  * The error of the clean image itself.
  */
 #define FEWSTEP_WEIGHT_CONST 1
@@ -1295,7 +1308,7 @@ FEWSTEP_API fewstep_status fewstep_dataset_destroy(fewstep_dataset *dataset);
 #define FEWSTEP_WEIGHT_V 4
 
 /**
- * The error of the state that the step lands on; for the trajectory objectives TEACHER_FORCED and ON_POLICY.
+ * The error of the state that the step lands on; for the objectives on trajectories: not OUTPUT, not DENOISE.
  */
 #define FEWSTEP_WEIGHT_STATE 5
 
@@ -1472,8 +1485,8 @@ typedef struct {
   int32_t precision;
   /**
    * What is done to the image that the teacher predicts in each step of its trajectories: FEWSTEP_CLIP_FROM_TEACHER (the default), or FEWSTEP_CLIP_NONE,
-   * FEWSTEP_CLIP_RANGE or FEWSTEP_CLIP_DYNAMIC with the fields below. TEACHER_FORCED and ON_POLICY match the states that come of it. Nothing else clips: not
-   * the student's own steps in ON_POLICY, since a few-step student is sampled without; nor the prediction that OUTPUT matches, which is the network's.
+   * FEWSTEP_CLIP_RANGE or FEWSTEP_CLIP_DYNAMIC with the fields below. The objectives on trajectories match the states that come of it. Nothing else clips: not
+   * the student's own steps in ON_POLICY and the like, since a few-step student is sampled without; nor the prediction that OUTPUT matches, which is the network's.
    * A teacher that needs it shows at timesteps that are nearly pure noise, where an error of its noise is a thousand times that of its image: without it
    * its states can leave the range of images for good. States that are far out of range are a warning in the runtime's log, once for the trajectories.
    */

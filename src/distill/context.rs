@@ -1,6 +1,7 @@
 //! What terms of a loss are built from: the networks, their noise schedule, the student's grid.
 
-use crate::diffusion::{NoiseSchedule, Prediction};
+use crate::diffusion::{Clip, NoiseSchedule, Prediction};
+use crate::error::{Error, Result};
 use crate::nn::{Guidance, Model, Predictor};
 
 /// Prefix of the student's parameters in a training graph.
@@ -52,6 +53,24 @@ pub struct TermContext<'a> {
     pub schedule: &'a NoiseSchedule,
     /// The student's grid.
     pub pairs: &'a [(i64, i64)],
+    /// How the teacher goes through a step of it.
+    pub walk: Walk,
+}
+
+/// A teacher's way through a step of the student's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Walk {
+    /// Its DDIM steps there.
+    pub substeps: usize,
+    /// What is done to the data that it predicts in each.
+    pub clip: Clip,
+}
+
+impl<'a> TermContext<'a> {
+    /// The frozen network, where a term needs one.
+    pub fn teacher(&self) -> Result<Role<'a>> {
+        self.teacher.ok_or_else(|| Error::invalid("the objectives need a teacher"))
+    }
 }
 
 /// What has to be there for a point, a target or a term.

@@ -1,16 +1,18 @@
 //! Terms as points and targets: what they share, what they draw, and that each pair is what it says.
 
 use super::checkpoint::OptionGroup;
-use super::context::{Role, TermContext};
+use super::context::{Role, TermContext, Walk};
+use super::loss::Evaluated;
 use super::points::cached::TrajectoryBatch;
 use super::tests::{bytes_of, model, options, scratch};
 use super::*;
 use crate::backend::cpu::CpuBackend;
 use crate::backend::{Backend, as_bytes};
-use crate::diffusion::{Clip, Table, Weight, trailing_pairs};
+use crate::diffusion::{Clip, Table, Weight, trailing_pairs, trajectory};
 use crate::error::{Result, Status};
 use crate::graph::{Graph, TensorType};
 use crate::io::safetensors::{self, TensorFile};
+use crate::nn::{Model, Predictor};
 use crate::random::Purpose;
 use crate::sampling::{RunSpec, SamplingRun, UNROLLED};
 use crate::tensor::{DType, Tensor};
@@ -33,8 +35,8 @@ fn term(point: Point, target: Target) -> Term {
 
 /// Every pair that fits.
 fn terms() -> Vec<Term> {
-    let points = [Point::Data, Point::Cached, Point::Own];
-    let targets = [Target::TeacherOutput, Target::NextState, Target::Clean];
+    let points = [Point::Data, Point::Cached, Point::Own, Point::Chain];
+    let targets = [Target::TeacherOutput, Target::NextState, Target::Resolved, Target::Clean];
     points.iter().flat_map(|p| targets.iter().filter(|t| t.fits(*p)).map(|t| term(*p, *t))).collect()
 }
 
@@ -45,7 +47,7 @@ fn assert_close(found: f32, expected: f32, what: &str) {
 
 #[test]
 fn every_pair_that_fits_trains_and_the_others_are_refused() -> Result<()> {
-    assert_eq!(terms().len(), 6);
+    assert_eq!(terms().len(), 9);
     for term in terms() {
         let mut trainer = trainer(vec![term], 2)?;
         let before = bytes_of(&trainer)?;
@@ -55,7 +57,9 @@ fn every_pair_that_fits_trains_and_the_others_are_refused() -> Result<()> {
         assert_eq!(bytes_of(&trainer)? != before, report.loss > 0.0, "{term:?}");
     }
     for (point, target, needle) in [
-        (Point::Own, Target::Clean, "TeacherOutput or NextState"),
+        (Point::Own, Target::Clean, "TeacherOutput or NextState or Resolved"),
+        (Point::Data, Target::Resolved, "TeacherOutput or Clean"),
+        (Point::Chain, Target::Resolved, "can be NextState"),
         (Point::Cached, Target::Clean, "Cached"),
         (Point::Data, Target::NextState, "TeacherOutput or Clean"),
     ] {
@@ -125,7 +129,13 @@ fn own_states_are_those_of_the_students_sampler() -> Result<()> {
     let prediction = model.scheduler.prediction();
     for n in [1usize, 2, 8, 9, 20] {
         let pairs = trailing_pairs(1000, n)?;
-        let context = TermContext { student: Role::student(&model, prediction), teacher: None, schedule: &schedule, pairs: &pairs };
+        let context = TermContext {
+            student: Role::student(&model, prediction),
+            teacher: None,
+            schedule: &schedule,
+            pairs: &pairs,
+            walk: Walk { substeps: 1, clip: Clip::None },
+        };
         let mut g = Graph::new();
         let image = TensorType::f32(&[n, 8, 8, 1]);
         let (state, target) = (g.input("state", image.clone())?, g.input("target", image)?);
@@ -160,6 +170,82 @@ fn own_states_are_those_of_the_students_sampler() -> Result<()> {
             run.step(None, false)?;
         }
     }
+    Ok(())
+}
+
+/// Where the teacher arrives is where its sampler arrives, from each row's own state, with what its steps clip.
+#[test]
+fn resolved_targets_are_where_the_teachers_sampler_arrives() -> Result<()> {
+    let (model, backend) = (model()?, CpuBackend::new(1)?);
+    let (schedule, prediction, pairs) = (model.scheduler.noise_schedule()?, model.scheduler.prediction(), trailing_pairs(1000, 3)?);
+    for (substeps, clip) in [(1, Clip::None), (4, Clip::None), (3, Clip::Range(0.5))] {
+        let role = Role { network: Predictor::new(&model, context::TEACHER), prediction };
+        let context =
+            TermContext { student: Role::student(&model, prediction), teacher: Some(role), schedule: &schedule, pairs: &pairs, walk: Walk { substeps, clip } };
+        let mut g = Graph::new();
+        let image = TensorType::f32(&[3, 8, 8, 1]);
+        let (state, target) = (g.input("state", image.clone())?, g.input("target", image)?);
+        let pair = g.input("pair", TensorType::new(DType::I32, &[3]))?;
+        let at = TrajectoryBatch { pair, state, target, conditions: vec![] }.cached(&mut g, &context)?;
+        let resolved = Evaluated::new(&mut g, &context, at)?.target(&mut g, &context, Target::Resolved)?;
+        g.tap(resolved);
+        let mut exec = backend.compile(&g)?;
+        for (name, tensor) in &model.weights {
+            let name = format!("{}{name}", context::TEACHER);
+            if exec.plan().graph().storage(&name).is_some() {
+                exec.bind(&name, tensor.clone())?;
+            }
+        }
+        exec.prepare()?;
+        let x: Vec<f32> = (0..3 * 64).map(|i| ((i * 29 % 83) as f32 - 41.0) / 30.0).collect();
+        exec.write_bytes(state, as_bytes(&x))?;
+        exec.write_bytes(pair, as_bytes(&[2i32, 0, 1]))?;
+        exec.run_all()?;
+        let found = exec.read_bytes(resolved)?.of::<f32>()?.to_vec();
+        for (row, k) in [2usize, 0, 1].into_iter().enumerate() {
+            let grid = trajectory::teacher_pairs(1000, &pairs[k..=k], substeps)?;
+            let table = Table::from_pairs(&schedule, prediction, &grid, 0.0, clip)?;
+            let spec = RunSpec { table: &table, batch: 1, size: [8, 8], purpose: Purpose::Init, precision: DType::F32, guidance: None, unrolled: UNROLLED };
+            let mut run = SamplingRun::new(&backend, &model, &spec)?;
+            run.begin(0, &[0], &[], Some(&x[row * 64..][..64]))?;
+            run.step(None, true)?;
+            let expected = run.read()?.to_vec();
+            let size = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
+            let off = found[row * 64..][..64].iter().zip(&expected).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+            // Rounded in another order.
+            assert!(off <= 1e-5 * size, "{substeps} of {clip:?}, pair {k}: off by {off}");
+        }
+    }
+    let dynamic = Some(Clip::Dynamic { ratio: 0.995, max: 1.0 });
+    for (changed, status, needle) in [
+        (TrainerOptions { trajectory_clip: dynamic, ..options() }, Status::Unsupported, "thresholded dynamically"),
+        (TrainerOptions { substeps: 65, ..options() }, Status::InvalidArgument, "substeps is 65"),
+    ] {
+        let changed = TrainerOptions { terms: vec![term(Point::Own, Target::Resolved)], batch: 2, ..changed };
+        let error = Trainer::new(Arc::new(CpuBackend::new(1)?), &model, Some(&model), None, changed).err().expect(needle);
+        assert!(error.status == status && error.message.contains(needle), "{error}");
+    }
+    Ok(())
+}
+
+/// The loss of a chain is the mean of its steps' losses, each from where the student's sampler is then; its memory does not grow with its steps.
+#[test]
+fn a_chain_is_the_students_own_run() -> Result<()> {
+    let one = |pairs: usize, point: Point| -> Result<Trainer> {
+        let terms = vec![term(point, Target::NextState)];
+        let options = TrainerOptions { terms, batch: 64, pairs: trailing_pairs(1000, pairs)?, substeps: 2, ..options() };
+        let (model, teacher) = (model()?, Model { weights: Model::create(model()?.network, model()?.scheduler, 9)?.weights, ..model()? });
+        Trainer::new(Arc::new(CpuBackend::new(1)?), &model, Some(&teacher), None, options)
+    };
+    // With one step there is no other state than the noise.
+    assert_close(one(1, Point::Chain)?.evaluate(3)?.loss, one(1, Point::Own)?.evaluate(3)?.loss, "one step");
+    let bytes = |pairs: usize, point: Point| Ok(one(pairs, point)?.memory().arena);
+    let (single, chain) = (bytes(1, Point::Chain)?, bytes(8, Point::Chain)?);
+    assert!(chain * 10 <= single * 13, "{chain} bytes for 8 steps, {single} for one");
+    // Gradients go through all steps: the first one's weights learn from the last one's error.
+    let mut trainer = one(3, Point::Chain)?;
+    let losses: Vec<f32> = (0..40).map(|_| trainer.step().map(|report| report.loss)).collect::<Result<_>>()?;
+    assert!(losses[35..].iter().sum::<f32>() < 0.7 * losses[..5].iter().sum::<f32>(), "{losses:?}");
     Ok(())
 }
 

@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod context;
 pub mod dataset;
 mod draws;
+pub mod evaluations;
 pub mod loss;
 pub mod loss_scale;
 pub mod objective;

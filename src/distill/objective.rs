@@ -17,15 +17,21 @@ named_enum! {
         OnPolicy = "OnPolicy",
         /// The data that x_t was made from: trains a teacher, needs none.
         Denoise = "Denoise",
+        /// The state where the teacher arrives from the state that the student itself reaches (detached).
+        Resolve = "Resolve",
+        /// The teacher's next cached states along the student's whole run, with gradient through all of its steps.
+        Rollout = "Rollout",
     }
 }
 
 /// What each of them names.
-const PAIRS: [(Objective, Point, Target); 4] = [
+const PAIRS: [(Objective, Point, Target); 6] = [
     (Objective::Output, Point::Data, Target::TeacherOutput),
     (Objective::TeacherForced, Point::Cached, Target::NextState),
     (Objective::OnPolicy, Point::Own, Target::NextState),
     (Objective::Denoise, Point::Data, Target::Clean),
+    (Objective::Resolve, Point::Own, Target::Resolved),
+    (Objective::Rollout, Point::Chain, Target::NextState),
 ];
 
 impl Objective {

@@ -3,10 +3,11 @@
 use super::context::Needs;
 use super::loss_scale::LossScale;
 use super::optimizer::Optimizer;
+use super::targets::Target;
 use super::term::Term;
 use crate::diffusion::Clip;
 use crate::error::{Error, Result};
-use crate::nn::Guidance;
+use crate::nn::{Guidance, Model};
 use crate::tensor::DType;
 
 /// Everything that fixes a training run, beside the networks and the data.
@@ -42,6 +43,9 @@ pub struct TrainerOptions {
     /// If the teacher's predictions are guided, on trajectories and where its output is matched.
     pub guidance: Option<Guidance>,
 }
+
+/// The most teacher steps inside a step of the student that are part of a training step: each is an evaluation in its program.
+const MOST_SUBSTEPS: usize = 64;
 
 impl Default for TrainerOptions {
     fn default() -> Self {
@@ -79,6 +83,12 @@ impl TrainerOptions {
             return Err(Error::invalid("a loss has one or more terms, found none"));
         }
         self.terms.iter().try_for_each(Term::check)?;
+        if self.substeps > MOST_SUBSTEPS && self.terms.iter().any(|term| term.target == Target::Resolved) {
+            return Err(Error::invalid(format!(
+                "substeps is {}; a term that the teacher walks for in every training step has {MOST_SUBSTEPS} at most",
+                self.substeps
+            )));
+        }
         self.optimizer.check()?;
         if self.learns_scales() {
             if self.optimizer.total_steps == 0 {
@@ -108,6 +118,11 @@ impl TrainerOptions {
     /// What the terms cannot be built without.
     pub fn needs(&self) -> Needs {
         self.terms.iter().fold(Needs::default(), |all, term| all.or(term.needs()))
+    }
+
+    /// What is done to the data that this teacher predicts on its trajectories.
+    pub fn clip_of(&self, teacher: Option<&Model>) -> Clip {
+        self.trajectory_clip.unwrap_or_else(|| teacher.map_or(Clip::None, |teacher| teacher.scheduler.clip()))
     }
 
     /// Whether terms share a point, and so its draws and the student's evaluation.

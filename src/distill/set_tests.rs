@@ -1,11 +1,11 @@
 //! Several sets of parameters and several phases: an alignment layer, 1x1 over the student's output, that learns beside the student.
 
 use super::checkpoint::OptionGroup;
-use super::context::{Role, TermContext};
+use super::context::{Role, TermContext, Walk};
 use super::draws::Draws;
 use super::loss::Evaluated;
 use super::parameters::{Parameter, STUDENT};
-use super::points::Sources;
+use super::points::{Drawn, Sources};
 use super::tests::{bytes_of, model, options, scratch};
 use super::training_graph::{Assembly, Losses, TrainingGraph};
 use super::*;
@@ -56,12 +56,18 @@ fn error(g: &mut Graph, output: ValueId, target: ValueId) -> Result<ValueId> {
 
 fn program(how: How, student: &Model, data: &Dataset, options: &TrainerOptions) -> Result<TrainingGraph> {
     let schedule = student.scheduler.noise_schedule()?;
-    let context = TermContext { student: Role::student(student, student.scheduler.prediction()), teacher: None, schedule: &schedule, pairs: &[] };
+    let context = TermContext {
+        student: Role::student(student, student.scheduler.prediction()),
+        teacher: None,
+        schedule: &schedule,
+        pairs: &[],
+        walk: Walk { substeps: 1, clip: Clip::None },
+    };
     let sources = Sources { dataset: Some(data), cache_size: 0, size: [8, 8] };
     let mut assembly = Assembly::new(options.precision)?;
     assembly.begin(if how.phases { ALIGN } else { STUDENT })?;
     let draws = Draws { inputs: assembly.draws, batch: options.batch, stream: 0 };
-    let at = Point::Data.draw(&mut assembly.graph, &context, &draws, &sources)?;
+    let Drawn::At(at) = Point::Data.draw(&mut assembly.graph, &context, &draws, &sources)? else { unreachable!("data") };
     let mut evaluated = Evaluated::new(&mut assembly.graph, &context, at)?;
     let target = evaluated.target(&mut assembly.graph, &context, Target::Clean)?;
     let sets = ParameterSet::student(student, Optimizer { clip_norm: if how.phases { how.clip_norm } else { 1.0 }, ..options.optimizer.clone() })?;
@@ -80,7 +86,7 @@ fn program(how: How, student: &Model, data: &Dataset, options: &TrainerOptions) 
     g.tap(all);
     let sets = if how.phases { vec![sets] } else { vec![align(how)?, sets] };
     assembly.end(total, sets, &[])?;
-    assembly.finish(&Losses { total, all })
+    assembly.finish(&Losses { total, all, inside: vec![] })
 }
 
 fn trainer(how: How) -> Result<Trainer> {
@@ -226,12 +232,19 @@ fn an_unrolled_chain_may_be_computed_again() -> Result<()> {
     let run = |again: bool| -> Result<(usize, Vec<Vec<u8>>)> {
         let options = TrainerOptions { terms: vec![Objective::Denoise.term(Weight::Snr, NormKind::L2)], batch: 8, ..options() };
         let schedule = model.scheduler.noise_schedule()?;
-        let context = TermContext { student: Role::student(&model, model.scheduler.prediction()), teacher: None, schedule: &schedule, pairs: &[] };
+        let context = TermContext {
+            student: Role::student(&model, model.scheduler.prediction()),
+            teacher: None,
+            schedule: &schedule,
+            pairs: &[],
+            walk: Walk { substeps: 1, clip: Clip::None },
+        };
         let mut assembly = Assembly::new(options.precision)?;
         assembly.begin(STUDENT)?;
         let draws = Draws { inputs: assembly.draws, batch: options.batch, stream: 0 };
         let g = &mut assembly.graph;
-        let at = Point::Data.draw(g, &context, &draws, &Sources { dataset: Some(&data), cache_size: 0, size: [8, 8] })?;
+        let sources = Sources { dataset: Some(&data), cache_size: 0, size: [8, 8] };
+        let Drawn::At(at) = Point::Data.draw(g, &context, &draws, &sources)? else { unreachable!("data") };
         let (mut x, mut inside) = (at.x, vec![]);
         for _ in 0..3 {
             let mark = g.mark();
@@ -245,7 +258,7 @@ fn an_unrolled_chain_may_be_computed_again() -> Result<()> {
         g.tap(all);
         let set = ParameterSet::student(&model, options.optimizer.clone())?;
         assembly.end(loss, vec![set], if again { &inside } else { &[] })?;
-        let program = assembly.finish(&Losses { total: loss, all })?;
+        let program = assembly.finish(&Losses { total: loss, all, inside: vec![] })?;
         let mut trainer = Trainer::of_program(Arc::new(CpuBackend::new(1)?), program, &model, None, options, Clip::None, Stop::NEVER)?;
         trainer.load_initial_state(Stop::NEVER)?;
         trainer.bind_shared(Some(&data), Stop::NEVER)?;

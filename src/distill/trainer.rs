@@ -105,7 +105,7 @@ impl Trainer {
         if let (true, Some(teacher)) = (options.needs().cache, teacher) {
             grid::check(schedule.len(), &options.pairs)?;
             rows = trajectory_rows(teacher, dataset, options.size.map_or_else(|| student.size(), Ok)?)?;
-            trajectory_clip = options.trajectory_clip.unwrap_or_else(|| teacher.scheduler.clip());
+            trajectory_clip = options.clip_of(Some(teacher));
             trajectory_clip.check().map_err(|e| e.context("the trajectories"))?;
         }
         let student = &student.widened(stop)?;

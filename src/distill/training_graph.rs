@@ -1,9 +1,9 @@
 //! The program of a training step: draws, losses, gradients, clipping, AdamW, moving average.
 
-use super::context::{Role, TermContext};
+use super::context::{Role, TermContext, Walk};
 use super::dataset::Dataset;
 use super::draws::{DrawInputs, Draws};
-use super::loss::Evaluated;
+use super::evaluations::Evaluations;
 use super::loss_scale::LossScaleInputs;
 use super::options::TrainerOptions;
 use super::parameters::{ParameterSet, STUDENT};
@@ -50,6 +50,7 @@ impl TrainingGraph {
             teacher: teacher.map(|t| Role::teacher(t, t.scheduler.prediction()).guided(options.guidance)),
             schedule,
             pairs: &options.pairs,
+            walk: Walk { substeps: options.substeps, clip: options.clip_of(teacher) },
         };
         let sources = Sources { dataset, cache_size: options.cache_size, size: options.size.map_or_else(|| student.size(), Ok)? };
         let mut assembly = Assembly::new(options.precision)?;
@@ -59,7 +60,7 @@ impl TrainingGraph {
         if options.learns_scales() {
             sets.push(ParameterSet::scales(student, options.optimizer.of_scales(options.scale_learning_rate))?);
         }
-        assembly.end(losses.total, sets, &[])?;
+        assembly.end(losses.total, sets, &losses.inside)?;
         assembly.finish(&losses)
     }
 }
@@ -70,11 +71,13 @@ pub(super) struct Losses {
     pub total: ValueId,
     /// The sum, and each term without its factor [1 + terms].
     pub all: ValueId,
+    /// What is inside the steps of chains, to be computed again in the backward pass.
+    pub inside: Vec<ValueId>,
 }
 
 /// Appends the losses of all terms. Terms of one point share its draws and the student's evaluation.
 pub(super) fn append_losses(g: &mut Graph, context: &TermContext, options: &TrainerOptions, inputs: DrawInputs, sources: &Sources) -> Result<Losses> {
-    let mut points: Vec<(Point, Evaluated)> = vec![];
+    let mut points: Vec<(Point, Evaluations)> = vec![];
     let mut losses = memory::with_capacity(1 + options.terms.len(), WHAT)?;
     let mut total = None;
     for term in &options.terms {
@@ -83,8 +86,7 @@ pub(super) fn append_losses(g: &mut Graph, context: &TermContext, options: &Trai
             Some(at) => at,
             None => {
                 let draws = Draws { inputs, batch: options.batch, stream: points.len() };
-                let at = term.point.draw(g, context, &draws, sources)?;
-                points.push((term.point, Evaluated::new(g, context, at)?));
+                points.push((term.point, Evaluations::of(g, context, term.point, &draws, sources)?));
                 points.len() - 1
             }
         };
@@ -100,7 +102,8 @@ pub(super) fn append_losses(g: &mut Graph, context: &TermContext, options: &Trai
     losses.insert(0, total);
     let all = g.concat(&losses)?;
     g.tap(all);
-    Ok(Losses { total, all })
+    let inside = memory::collect(points.iter().flat_map(|(_, evaluated)| evaluated.inside.iter().copied()), WHAT)?;
+    Ok(Losses { total, all, inside })
 }
 
 /// A program that is being written, phase by phase.

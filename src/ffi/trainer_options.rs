@@ -23,6 +23,13 @@ pub const FEWSTEP_OBJECTIVE_TEACHER_FORCED: i32 = 2;
 pub const FEWSTEP_OBJECTIVE_ON_POLICY: i32 = 3;
 /// Match the clean image: trains a teacher from data. Needs a dataset.
 pub const FEWSTEP_OBJECTIVE_DENOISE: i32 = 4;
+/// Match the state where the teacher arrives, in its own steps, from the state that the student reaches by itself: the teacher walks anew in every training step
+/// (substeps, at most 64; no FEWSTEP_CLIP_DYNAMIC). Needs what TEACHER_FORCED needs.
+pub const FEWSTEP_OBJECTIVE_RESOLVE: i32 = 5;
+/// Match all of the teacher's cached states along the student's whole run from their noise, with gradient through the chain of its steps: the mean over the steps.
+/// A training step evaluates the student once for each step of its grid, and once more on the way back; memory is about that of one evaluation. Needs what
+/// TEACHER_FORCED needs.
+pub const FEWSTEP_OBJECTIVE_ROLLOUT: i32 = 6;
 
 /// The error of the clean image itself.
 pub const FEWSTEP_WEIGHT_CONST: i32 = 1;
@@ -32,7 +39,7 @@ pub const FEWSTEP_WEIGHT_SNR: i32 = 2;
 pub const FEWSTEP_WEIGHT_TRUNC_SNR: i32 = 3;
 /// The error of the velocity: signal-to-noise ratio + 1.
 pub const FEWSTEP_WEIGHT_V: i32 = 4;
-/// The error of the state that the step lands on; for the trajectory objectives TEACHER_FORCED and ON_POLICY.
+/// The error of the state that the step lands on; for the objectives on trajectories: not OUTPUT, not DENOISE.
 pub const FEWSTEP_WEIGHT_STATE: i32 = 5;
 
 /// |d|.
@@ -131,8 +138,8 @@ pub struct fewstep_trainer_options {
     /// the loss is scaled, and a step whose gradients overflow is done again at half the scale.
     pub precision: i32,
     /// What is done to the image that the teacher predicts in each step of its trajectories: FEWSTEP_CLIP_FROM_TEACHER (the default), or FEWSTEP_CLIP_NONE,
-    /// FEWSTEP_CLIP_RANGE or FEWSTEP_CLIP_DYNAMIC with the fields below. TEACHER_FORCED and ON_POLICY match the states that come of it. Nothing else clips: not
-    /// the student's own steps in ON_POLICY, since a few-step student is sampled without; nor the prediction that OUTPUT matches, which is the network's.
+    /// FEWSTEP_CLIP_RANGE or FEWSTEP_CLIP_DYNAMIC with the fields below. The objectives on trajectories match the states that come of it. Nothing else clips: not
+    /// the student's own steps in ON_POLICY and the like, since a few-step student is sampled without; nor the prediction that OUTPUT matches, which is the network's.
     /// A teacher that needs it shows at timesteps that are nearly pure noise, where an error of its noise is a thousand times that of its image: without it
     /// its states can leave the range of images for good. States that are far out of range are a warning in the runtime's log, once for the trajectories.
     pub trajectory_clip: i32,
@@ -219,6 +226,8 @@ fn term(i: usize, t: &fewstep_term) -> Result<Term> {
         (FEWSTEP_OBJECTIVE_TEACHER_FORCED, Objective::TeacherForced),
         (FEWSTEP_OBJECTIVE_ON_POLICY, Objective::OnPolicy),
         (FEWSTEP_OBJECTIVE_DENOISE, Objective::Denoise),
+        (FEWSTEP_OBJECTIVE_RESOLVE, Objective::Resolve),
+        (FEWSTEP_OBJECTIVE_ROLLOUT, Objective::Rollout),
     ];
     let weights = [
         (FEWSTEP_WEIGHT_CONST, Weight::Const),

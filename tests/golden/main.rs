@@ -25,7 +25,8 @@ fn main() {
 
 /// Every entry of the folder becomes a test or an error.
 fn trials() -> Result<Vec<Trial>, String> {
-    let dir = std::env::var_os("FEWSTEP_GOLDEN_DIR").map_or_else(|| PathBuf::from("tests/golden/data"), PathBuf::from);
+    let given = std::env::var_os("FEWSTEP_GOLDEN_DIR");
+    let dir = given.as_ref().map_or_else(|| PathBuf::from("tests/golden/data"), PathBuf::from);
     let mut trials = vec![Trial::test("teacher_trajectory", || trajectory::run().map_err(Into::into))];
     let mut seen = [false; 4];
     for entry in sorted(&dir)? {
@@ -39,10 +40,9 @@ fn trials() -> Result<Vec<Trial>, String> {
             other => return Err(format!("{}: nobody reads '{other}'", dir.display())),
         }
     }
-    match ["unet", "schedulers", "distill", "adamw.safetensors"].iter().zip(seen).find(|(_, seen)| !seen) {
-        Some((missing, _)) => Err(format!("{}: '{missing}' is missing or empty", dir.display())),
-        None => Ok(trials),
-    }
+    // Ours has all kinds; another may have some.
+    let enough = if given.is_some() { seen.contains(&true) } else { !seen.contains(&false) };
+    if enough { Ok(trials) } else { Err(format!("{}: a kind of cases is missing or empty", dir.display())) }
 }
 
 fn add_all(trials: &mut Vec<Trial>, kind: &str, cases: Vec<PathBuf>, run: fn(&Path) -> Check) -> Result<bool, String> {

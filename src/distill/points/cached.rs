@@ -11,7 +11,7 @@ use crate::random::Purpose;
 use crate::tensor::{DType, Tensor};
 
 /// The teacher's next state is known, no data.
-pub const KIND: Kind = Kind { needs: Needs { cache: true, teacher: true, dataset: false }, data: false, next: true, on_grid: true };
+pub const KIND: Kind = Kind { needs: Needs { cache: true, teacher: true, dataset: false }, data: false, next: true, on_grid: true, chained: false };
 
 /// What points on trajectories are made of.
 pub struct TrajectoryBatch {
@@ -57,6 +57,17 @@ impl Trajectories {
     /// The noise that the trajectory begins with [B,H,W,C].
     pub fn noise(&self, g: &mut Graph) -> Result<ValueId> {
         g.gather(self.states, self.index)
+    }
+
+    /// The state after so many steps of the grid, whatever the pair [B,H,W,C].
+    pub fn after(&self, g: &mut Graph, steps: i32) -> Result<ValueId> {
+        let row = g.push1(IntAffine { scale: 0, shift: steps * self.count }.into(), &[self.pair, self.index])?;
+        g.gather(self.states, row)
+    }
+
+    /// The conditions of the rows.
+    pub fn into_conditions(self) -> Vec<ValueId> {
+        self.conditions
     }
 
     /// Rows that begin at these states.

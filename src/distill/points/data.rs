@@ -13,7 +13,7 @@ use crate::random::Purpose;
 use crate::tensor::DType;
 
 /// Data is known, no step.
-pub const KIND: Kind = Kind { needs: Needs { dataset: true, cache: false, teacher: false }, data: true, next: false, on_grid: false };
+pub const KIND: Kind = Kind { needs: Needs { dataset: true, cache: false, teacher: false }, data: true, next: false, on_grid: false, chained: false };
 
 /// What the point is made of.
 pub struct DataBatch {

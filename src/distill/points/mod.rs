@@ -1,6 +1,7 @@
 //! Where the student is evaluated. A point draws what it needs, makes x_t of it, and says what else is known there; targets are known at some of them.
 
 pub mod cached;
+pub mod chain;
 pub mod data;
 pub mod own;
 
@@ -22,6 +23,8 @@ named_enum! {
         Cached = "Cached",
         /// The state that the student itself reaches there from the noise of a trajectory; no gradient flows into it.
         Own = "Own",
+        /// Every state of the student's own run from the noise of a trajectory, one after the other, with gradient through all of them.
+        Chain = "Chain",
     }
 }
 
@@ -35,6 +38,8 @@ pub struct Kind {
     pub next: bool,
     /// It lies at the start of a step of the student's grid.
     pub on_grid: bool,
+    /// It is several, each made of what the student gave at the one before.
+    pub chained: bool,
 }
 
 /// A timestep at which a point can lie.
@@ -64,6 +69,14 @@ pub struct At {
     pub next: Option<ValueId>,
 }
 
+/// What has been drawn.
+pub(super) enum Drawn {
+    /// A batch of states.
+    At(At),
+    /// A batch of runs, whose states are the student's to find.
+    Chain(chain::ChainBatch),
+}
+
 /// What points draw from.
 pub(super) struct Sources<'a> {
     /// Images and labels.
@@ -81,16 +94,18 @@ impl Point {
             Point::Data => data::KIND,
             Point::Cached => cached::KIND,
             Point::Own => own::KIND,
+            Point::Chain => chain::KIND,
         }
     }
 
     /// Draws a batch.
-    pub(super) fn draw(self, g: &mut Graph, context: &TermContext, draws: &Draws, sources: &Sources) -> Result<At> {
-        match self {
-            Point::Data => data::draw(g, context, draws, sources)?.at(g, context),
-            Point::Cached => cached::draw(g, context, draws, sources)?.cached(g, context),
-            Point::Own => own::draw(g, context, draws, sources)?.own(g, context),
-        }
+    pub(super) fn draw(self, g: &mut Graph, context: &TermContext, draws: &Draws, sources: &Sources) -> Result<Drawn> {
+        Ok(Drawn::At(match self {
+            Point::Data => data::draw(g, context, draws, sources)?.at(g, context)?,
+            Point::Cached => cached::draw(g, context, draws, sources)?.cached(g, context)?,
+            Point::Own => own::draw(g, context, draws, sources)?.own(g, context)?,
+            Point::Chain => return chain::draw(g, context, draws, sources).map(Drawn::Chain),
+        }))
     }
 }
 

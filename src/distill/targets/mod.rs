@@ -3,6 +3,7 @@
 
 pub mod clean;
 pub mod next_state;
+pub mod resolved;
 pub mod teacher_output;
 
 use super::context::{Needs, TermContext};
@@ -19,6 +20,8 @@ named_enum! {
         TeacherOutput = "TeacherOutput",
         /// The teacher's cached state at the end of the step.
         NextState = "NextState",
+        /// The state where the teacher arrives from the same x_t at the end of the step.
+        Resolved = "Resolved",
         /// The data that x_t was made from.
         Clean = "Clean",
     }
@@ -28,7 +31,7 @@ impl Target {
     /// What it cannot be built without, beside what its point needs.
     pub fn needs(self) -> Needs {
         match self {
-            Target::TeacherOutput => Needs { teacher: true, ..Needs::default() },
+            Target::TeacherOutput | Target::Resolved => Needs { teacher: true, ..Needs::default() },
             Target::NextState | Target::Clean => Needs::default(),
         }
     }
@@ -36,8 +39,9 @@ impl Target {
     /// Whether it is known at such a point.
     pub fn fits(self, point: Point) -> bool {
         match self {
-            Target::TeacherOutput => true,
+            Target::TeacherOutput => !point.kind().chained,
             Target::NextState => point.kind().next,
+            Target::Resolved => point.kind().on_grid && !point.kind().chained,
             Target::Clean => point.kind().data,
         }
     }
@@ -47,6 +51,7 @@ impl Target {
         match self {
             Target::TeacherOutput => teacher_output::value(g, context, at),
             Target::NextState => next_state::value(at),
+            Target::Resolved => resolved::value(g, context, at),
             Target::Clean => clean::value(at),
         }
     }
@@ -55,7 +60,8 @@ impl Target {
     pub(super) fn coefficients(self, context: &TermContext, place: Place, weight: Weight) -> Result<[f64; 3]> {
         match self {
             Target::TeacherOutput => teacher_output::coefficients(context, place, weight),
-            Target::NextState => next_state::coefficients(context, place, weight),
+            // A state is a state, whoever has walked there.
+            Target::NextState | Target::Resolved => next_state::coefficients(context, place, weight),
             Target::Clean => clean::coefficients(context, place, weight),
         }
     }

@@ -3,17 +3,18 @@
 use crate::common::{Check, backend, close, fail, integers, read, text, to_nhwc, values, write};
 use crate::trajectory::teacher_dir;
 use fewstep::backend::Executable;
-use fewstep::diffusion::{NoiseSchedule, Prediction, Rounding, ScheduleConfig, Weight, trajectory};
-use fewstep::distill::context::{Role, STUDENT, TEACHER, TermContext};
-use fewstep::distill::loss::Evaluated;
+use fewstep::diffusion::{Clip, NoiseSchedule, Prediction, Rounding, ScheduleConfig, Weight, trajectory};
+use fewstep::distill::context::{Role, STUDENT, TEACHER, TermContext, Walk};
+use fewstep::distill::evaluations::Evaluations;
 use fewstep::distill::phase::{Phase, Update};
 use fewstep::distill::points::cached::TrajectoryBatch;
+use fewstep::distill::points::chain::ChainBatch;
 use fewstep::distill::points::data::DataBatch;
 use fewstep::distill::{NormKind, Objective, Optimizer, ParameterSet, Point, Term};
 use fewstep::graph::{Graph, TensorType, ValueId};
 use fewstep::io::safetensors::TensorFile;
 use fewstep::names::Named;
-use fewstep::nn::Model;
+use fewstep::nn::{Guidance, Model};
 use fewstep::tensor::{DType, Tensor};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,8 @@ struct Case {
     teacher: Model,
     prediction: [Prediction; 2],
     pairs: Vec<(i64, i64)>,
+    substeps: usize,
+    guidance: Option<Guidance>,
     schedule: NoiseSchedule,
 }
 
@@ -48,6 +51,8 @@ fn load(case: &Path) -> Result<Case, String> {
         "output" => Objective::Output,
         "teacher_forced" => Objective::TeacherForced,
         "on_policy" => Objective::OnPolicy,
+        "resolve" => Objective::Resolve,
+        "rollout" => Objective::Rollout,
         other => return Err(format!("{}: unknown objective {other}", case.display())),
     };
     let norm = match word("norm")? {
@@ -62,12 +67,31 @@ fn load(case: &Path) -> Result<Case, String> {
     let list = |v: &Value| v.as_array().map_or_else(Vec::new, |a| a.iter().filter_map(Value::as_i64).collect::<Vec<_>>());
     let lists = |key: &str| record[key].as_array().map_or_else(Vec::new, |a| a.iter().map(list).collect::<Vec<_>>());
     let pairs: Vec<(i64, i64)> = lists("pairs").iter().map(|p| (p[0], p[1])).collect();
-    check_substeps(&pairs, &lists("teacher_substeps"))?;
+    let substeps = lists("teacher_substeps");
+    check_substeps(&pairs, &substeps)?;
+    let substeps = substeps.first().map_or(0, |grid| grid.len() - 1);
+    let guidance = record.get("guidance").map(|guidance| {
+        let missing = || format!("{}: guidance of what", case.display());
+        let scale = guidance["scale"].as_f64().ok_or_else(missing)?;
+        Ok::<_, String>(Guidance { scale, null_label: guidance["null_label"].as_i64().ok_or_else(missing)? as i32 })
+    });
+    if record.get("features").is_some() {
+        return Err(format!("{}: features are not matched", case.display()));
+    }
     let dir = case.parent().ok_or("no folder")?;
     let student = [dir.join("student"), dir.join("../unet/class_conditional")].into_iter().find(|d| d.exists()).ok_or("no student folder")?;
     let schedule = text(NoiseSchedule::new(ScheduleConfig { precision: Rounding::Float64, ..ScheduleConfig::default() }))?;
     let term = objective.term(step_weight, norm);
-    Ok(Case { term, student: text(Model::open(&student))?, teacher: text(Model::open(&teacher_dir()))?, prediction, pairs, schedule })
+    Ok(Case {
+        term,
+        student: text(Model::open(&student))?,
+        teacher: text(Model::open(&teacher_dir()))?,
+        prediction,
+        pairs,
+        substeps,
+        guidance: guidance.transpose()?,
+        schedule,
+    })
 }
 
 fn check_substeps(pairs: &[(i64, i64)], recorded: &[Vec<i64>]) -> Check {
@@ -85,14 +109,16 @@ struct Program {
 
 const OPTIMIZER: fn() -> Optimizer = || Optimizer { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.01, clip_norm: 1.0, ..Optimizer::default() };
 
-fn build(g: &mut Graph, case: &Case, batch: &TensorFile) -> Result<Program, String> {
+fn build(g: &mut Graph, case: &Case, batch: &TensorFile, expected: &TensorFile) -> Result<Program, String> {
     let context = TermContext {
         student: Role::student(&case.student, case.prediction[0]),
-        teacher: Some(Role::teacher(&case.teacher, case.prediction[1])),
+        teacher: Some(Role::teacher(&case.teacher, case.prediction[1]).guided(case.guidance)),
         schedule: &case.schedule,
         pairs: &case.pairs,
+        walk: Walk { substeps: case.substeps, clip: Clip::None },
     };
-    let states = text(batch.get("states"))?;
+    // A guided teacher has others.
+    let states = text(if case.guidance.is_some() { expected } else { batch }.get("states"))?;
     let image = states.shape()[1..].to_vec();
     let (n, row) = (image[0], image[1..].iter().product::<usize>());
     let all = text(states.to_f32_vec())?;
@@ -104,11 +130,19 @@ fn build(g: &mut Graph, case: &Case, batch: &TensorFile) -> Result<Program, Stri
     let labels = text(g.input("labels", index.clone()))?;
     let mut indices = vec![(labels, integers(batch, "class_labels")?)];
     let conditions: Vec<_> = case.student.classes().map(|_| labels).into_iter().collect();
-    let (inputs, at) = if case.term.point == Point::Data {
+    let (inputs, mut evaluations) = if case.term.point == Point::Data {
         let (data, noise, timestep) = (text(g.input("data", ty.clone()))?, text(g.input("noise", ty))?, text(g.input("t", index))?);
         indices.push((timestep, integers(batch, "output_timesteps")?));
         let at = text(DataBatch { data, noise, timestep, conditions }.at(g, &context))?;
-        (vec![(data, nhwc(values(batch, "data")?)?), (noise, nhwc(values(batch, "noise")?)?)], at)
+        (vec![(data, nhwc(values(batch, "data")?)?), (noise, nhwc(values(batch, "noise")?)?)], text(Evaluations::at(g, &context, at))?)
+    } else if case.term.point == Point::Chain {
+        let noise = text(g.input("noise", ty.clone()))?;
+        let targets = (0..n).map(|k| text(g.input(format!("target.{k}"), ty.clone()))).collect::<Result<Vec<_>, _>>()?;
+        let mut inputs = vec![(noise, nhwc(values(batch, "x_T")?)?)];
+        for (k, target) in targets.iter().enumerate() {
+            inputs.push((*target, nhwc(all[(k + 1) * n * row..][..n * row].to_vec())?));
+        }
+        (inputs, text(Evaluations::along(g, &context, &ChainBatch { noise, targets, conditions }))?)
     } else {
         let (state, target, pair) = (text(g.input("state", ty.clone()))?, text(g.input("target", ty))?, text(g.input("pair", index))?);
         indices.push((pair, (0..n as i32).collect()));
@@ -117,11 +151,11 @@ fn build(g: &mut Graph, case: &Case, batch: &TensorFile) -> Result<Program, Stri
             Point::Own => (values(batch, "x_T")?, text(trajectories.own(g, &context))?),
             _ => (rows(0), text(trajectories.cached(g, &context))?),
         };
-        (vec![(state, nhwc(from)?), (target, nhwc(rows(1))?)], at)
+        (vec![(state, nhwc(from)?), (target, nhwc(rows(1))?)], text(Evaluations::at(g, &context, at))?)
     };
-    let loss = text(text(Evaluated::new(g, &context, at))?.loss(g, &context, &case.term))?;
+    let loss = text(evaluations.loss(g, &context, &case.term))?;
     let student = text(ParameterSet::student(&case.student, OPTIMIZER()))?;
-    let phase = Phase { name: "student", loss, sets: std::slice::from_ref(&student), recompute: &[], loss_scale: None };
+    let phase = Phase { name: "student", loss, sets: std::slice::from_ref(&student), recompute: &evaluations.inside, loss_scale: None };
     let update = text(phase.append(g))?.remove(0);
     [loss, update.norm].iter().chain(&update.grads).for_each(|v| g.tap(*v));
     Ok(Program { inputs, indices, loss, student, update })
@@ -132,7 +166,7 @@ pub fn run(path: &Path) -> Check {
     let batch = text(TensorFile::open(&path.with_file_name("batch.safetensors")))?;
     let expected = text(TensorFile::open(&path.with_extension("safetensors")))?;
     let mut g = Graph::new();
-    let program = build(&mut g, &case, &batch)?;
+    let program = build(&mut g, &case, &batch, &expected)?;
     let mut exec = text(backend()?.compile(&g))?;
     load_weights(exec.as_mut(), &case)?;
     for (id, data) in &program.inputs {

@@ -113,9 +113,8 @@ pub use silu::silu;
 const GRAIN: usize = 8192;
 /// Floats of any vector.
 const MOST_LANES: usize = 16;
-/// A quotient beyond this is out of range with any zero point.
-const FAR: f32 = 1024.0;
-/// Quotients by a rounded reciprocal are within 2^-22 of their size of the true ones, which is 2^-12 of one at most: nearer than that to a tie, they are no help.
+/// Quotients by a rounded reciprocal are within 2^-22 of their size of the true ones, which is 2^-14 of one at most for those in range: nearer than that to a tie,
+/// they are no help.
 const NEAR_TIE: f32 = 0.5 - 1.0 / 4096.0;
 
 /// The definition: the quotient in f64, which mistakes none of two f32 for a tie.
@@ -156,7 +155,8 @@ impl Element for Rounding {
     unsafe fn constants<S: Simd>(&self, reciprocal: f32) -> Constants<S> {
         // SAFETY: the caller's contract.
         unsafe {
-            Constants { reciprocal: S::splat(reciprocal), zero: S::splat(self.zero.into()), low: S::splat(self.low.into()), high: S::splat(self.high.into()) }
+            let [low, high] = [self.low, self.high].map(|end| f32::from(end) - f32::from(self.zero));
+            Constants { reciprocal: S::splat(reciprocal), zero: S::splat(self.zero.into()), low: S::splat(low), high: S::splat(high) }
         }
     }
 
@@ -164,10 +164,11 @@ impl Element for Rounding {
     unsafe fn put<S: Simd>(&self, v: S::V, constants: &Constants<S>, to: *mut u8, count: usize) {
         // SAFETY: the caller's contract.
         unsafe {
-            let quotient = S::min(S::splat(FAR), S::max(S::splat(-FAR), S::mul(v, constants.reciprocal)));
+            // What is beyond them is one of them, a whole number: the rounded ones need no bounds. NaN stays.
+            let quotient = S::min(constants.high, S::max(constants.low, S::mul(v, constants.reciprocal)));
             let whole = S::round(quotient);
             if S::all_lt(S::abs(S::sub(quotient, whole)), S::splat(NEAR_TIE)) {
-                S::store_bytes(to, S::min(S::max(S::add(whole, constants.zero), constants.low), constants.high), count);
+                S::store_bytes(to, S::add(whole, constants.zero), count);
             } else {
                 let mut floats = [0f32; MOST_LANES];
                 S::store(floats.as_mut_ptr(), v);
@@ -182,6 +183,7 @@ impl Element for Rounding {
 pub struct Constants<S: Simd> {
     reciprocal: S::V,
     zero: S::V,
+    /// The quotients of the smallest number and of the largest.
     low: S::V,
     high: S::V,
 }

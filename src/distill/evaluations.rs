@@ -1,0 +1,71 @@
+//! The student's evaluations of a step of training: one at a point, or those along its own run.
+
+use super::context::TermContext;
+use super::draws::Draws;
+use super::loss::Evaluated;
+use super::points::chain::ChainBatch;
+use super::points::{At, Drawn, Place, Point, Sources};
+use super::term::Term;
+use crate::diffusion::trajectory::Ddim;
+use crate::error::Result;
+use crate::graph::{Graph, ValueId};
+use crate::memory;
+use crate::tensor::{DType, Tensor};
+
+/// What such lists are called where there is no memory for them.
+const WHAT: &str = "evaluations of the student";
+
+/// The evaluations that a term is the mean over.
+#[derive(Default)]
+pub struct Evaluations {
+    steps: Vec<Evaluated>,
+    /// Values that the backward pass may compute again instead of keeping.
+    pub inside: Vec<ValueId>,
+}
+
+impl Evaluations {
+    /// Those at a point, which is drawn.
+    pub(super) fn of(g: &mut Graph, context: &TermContext, point: Point, draws: &Draws, sources: &Sources) -> Result<Self> {
+        match point.draw(g, context, draws, sources)? {
+            Drawn::At(at) => Self::at(g, context, at),
+            Drawn::Chain(batch) => Self::along(g, context, &batch),
+        }
+    }
+
+    /// The one at these states.
+    pub fn at(g: &mut Graph, context: &TermContext, at: At) -> Result<Self> {
+        let mut this = Self::default();
+        memory::push(&mut this.steps, Evaluated::new(g, context, at)?, WHAT)?;
+        Ok(this)
+    }
+
+    /// Those along a run from noise: each step begins where the student's last one has landed. What is inside a step is computed again in the backward pass, so that
+    /// a run of any length keeps the states between its steps, and one step.
+    pub fn along(g: &mut Graph, context: &TermContext, batch: &ChainBatch) -> Result<Self> {
+        let rows = g.shape(batch.noise)[0];
+        let place = g.constant("chain.place", Tensor::zeros(DType::I32, &[rows])?)?;
+        let (mut this, mut x) = (Self::default(), batch.noise);
+        for (&(t, next), target) in context.pairs.iter().zip(&batch.targets) {
+            let mark = g.mark();
+            let time = g.constant_fill("chain.timestep", &[rows], t as f32)?;
+            let (conditions, places) = (memory::copy(&batch.conditions, WHAT)?, memory::copy(&[Place { t, next: Some(next) }], WHAT)?);
+            let evaluated = Evaluated::new(g, context, At { x, t: time, conditions, places, place, data: None, next: Some(*target) })?;
+            memory::append(&mut this.inside, &g.values_since(mark)?, WHAT)?;
+            let (from, to) = (context.schedule.level(t)?, context.schedule.level(next)?);
+            let [of_x, of_out] = Ddim::new(from, to).coefficients(from, context.student.prediction)?;
+            x = g.weighted_sum(&[(of_x, x), (of_out, evaluated.student)])?;
+            memory::push(&mut this.steps, evaluated, WHAT)?;
+        }
+        Ok(this)
+    }
+
+    /// Loss [1] of a term, without the term's factor.
+    pub fn loss(&mut self, g: &mut Graph, context: &TermContext, term: &Term) -> Result<ValueId> {
+        let mut losses = memory::try_collect(self.steps.iter_mut().map(|step| step.loss(g, context, term)), WHAT)?;
+        if losses.len() == 1 {
+            return Ok(losses.remove(0));
+        }
+        let all = g.concat(&losses)?;
+        g.mean(all)
+    }
+}
