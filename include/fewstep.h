@@ -375,8 +375,8 @@ typedef int32_t (*fewstep_progress_callback)(void *user, const fewstep_progress 
 /**
  * Compute on the CPU, with the best instructions that it has. The environment variable FEWSTEP_ISA, read once, lowers them, for floats and for bytes:
  * portable; avx2; avx_vnni (floats on AVX2, bytes on AVX-VNNI); avx512, also avx512_vnni (AVX-512, bytes on its VNNI); neon_dot; neon_i8mm; and amx (AVX-512,
- * bytes on AMX), which nothing uses unless it is named: that kernel has never run on a processor that has it. Any other value changes nothing, and a runtime's
- * log has a warning of it.
+ * bytes on AMX), which nothing uses for bytes unless it is named: that kernel has never run on a processor that has it. Any other value changes nothing, and a
+ * runtime's log has a warning of it. FEWSTEP_PRECISION_BF16 needs AMX, named or not, and any value but amx forbids it.
  */
 #define FEWSTEP_DEVICE_CPU 0
 
@@ -411,7 +411,8 @@ typedef struct {
    */
   int32_t usable;
   /**
-   * What it computes in: the bit 1 << FEWSTEP_PRECISION_* for each precision. 0 for a device that is not usable.
+   * What it computes in: the bit 1 << FEWSTEP_PRECISION_* for each precision. 0 for a device that is not usable. CPU: bf16 where the processor has AMX for it
+   * and FEWSTEP_ISA does not forbid it; that the system gives the process its tiles is known when the first sampler, evaluator or trainer of it is made.
    */
   uint32_t precisions;
   /**
@@ -1239,7 +1240,11 @@ FEWSTEP_API fewstep_status fewstep_dataset_destroy(fewstep_dataset *dataset);
 #define FEWSTEP_PRECISION_F16 1
 
 /**
- * CUDA, compute capability 8.0 or later: the same in bfloat16, which has the range of f32 and 8 bits of precision.
+ * CUDA, compute capability 8.0 or later: the same in bfloat16, which has the range of f32 and 8 bits of precision. CPU with AMX for bfloat16 (Intel, Sapphire
+ * Rapids and later; Linux 5.16): convolutions, linear layers and their gradients multiply in it where they have channels enough, with sums in f32; all else is
+ * f32. Making such a sampler, evaluator or trainer asks the system for the tiles, for the process and for good: afterwards no thread can install an alternate
+ * signal stack that is smaller than the larger frames of signals (some 12 KiB). Where the tiles cannot be had it is refused with
+ * FEWSTEP_STATUS_UNSUPPORTED; the error says why. These kernels are tested against their definition, but have not run on such a processor yet.
  */
 #define FEWSTEP_PRECISION_BF16 2
 

@@ -4,6 +4,7 @@ use super::boundary::{check_out, choice, ffi_boundary, put};
 use super::error::fewstep_status;
 use super::options::{Report, check_report, size_field, write_report};
 use super::precision::precision_bits;
+use crate::backend::cpu::kernels::bf16;
 use crate::backend::cpu::processor;
 use crate::backend::cuda;
 use crate::error::{Error, Result, Status};
@@ -12,8 +13,8 @@ use std::ffi::c_char;
 
 /// Compute on the CPU, with the best instructions that it has. The environment variable FEWSTEP_ISA, read once, lowers them, for floats and for bytes:
 /// portable; avx2; avx_vnni (floats on AVX2, bytes on AVX-VNNI); avx512, also avx512_vnni (AVX-512, bytes on its VNNI); neon_dot; neon_i8mm; and amx (AVX-512,
-/// bytes on AMX), which nothing uses unless it is named: that kernel has never run on a processor that has it. Any other value changes nothing, and a runtime's
-/// log has a warning of it.
+/// bytes on AMX), which nothing uses for bytes unless it is named: that kernel has never run on a processor that has it. Any other value changes nothing, and a
+/// runtime's log has a warning of it. FEWSTEP_PRECISION_BF16 needs AMX, named or not, and any value but amx forbids it.
 pub const FEWSTEP_DEVICE_CPU: i32 = 0;
 /// Compute on an NVIDIA GPU of compute capability 7.5 or later. No part of a plan falls back to the CPU.
 pub const FEWSTEP_DEVICE_CUDA: i32 = 1;
@@ -33,7 +34,8 @@ pub struct fewstep_device_info {
     pub index: i32,
     /// 1 for a device that the library can compute on; 0 for a GPU that it has no code for: of a compute capability before 7.5, or left out of the build.
     pub usable: i32,
-    /// What it computes in: the bit 1 << FEWSTEP_PRECISION_* for each precision. 0 for a device that is not usable.
+    /// What it computes in: the bit 1 << FEWSTEP_PRECISION_* for each precision. 0 for a device that is not usable. CPU: bf16 where the processor has AMX for it
+    /// and FEWSTEP_ISA does not forbid it; that the system gives the process its tiles is known when the first sampler, evaluator or trainer of it is made.
     pub precisions: u32,
     /// CUDA: compute capability, the number before the point. CPU: 0.
     pub capability_major: u32,
@@ -88,7 +90,7 @@ impl fewstep_device_info {
             device: FEWSTEP_DEVICE_CPU,
             index: 0,
             usable: 1,
-            precisions: precision_bits(&[DType::F32]),
+            precisions: precision_bits(if bf16::Kernel::is_possible() { &[DType::F32, DType::Bf16] } else { &[DType::F32] }),
             capability_major: 0,
             capability_minor: 0,
             processors: u32::try_from(processor::threads()).unwrap_or(u32::MAX),
@@ -206,6 +208,6 @@ mod tests {
             assert_eq!((info.usable, info.precisions), (i32::from(usable), if usable { precisions } else { 0 }), "{capability}");
             assert_eq!((info.capability_major, info.capability_minor, info.index), (capability / 10, capability % 10, 3));
         }
-        assert_eq!(fewstep_device_info::cpu().precisions, 0b001);
+        assert_eq!(fewstep_device_info::cpu().precisions, if bf16::Kernel::is_possible() { 0b101 } else { 0b001 });
     }
 }

@@ -28,5 +28,5 @@ pub use numerics::Numerics;
 pub use op::{Alias, Op, OpDef, Updated};
 pub use plan::Plan;
 pub use recipe::Recipe;
-pub use target::{Packed, Target};
+pub use target::{Narrowing, Packed, Target};
 pub use value::{Node, NodeId, Origin, Storage, StorageId, TensorType, Value, ValueId};

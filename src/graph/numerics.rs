@@ -13,7 +13,8 @@ impl Numerics {
     /// Everything in f32.
     pub const F32: Self = Self { activations: DType::F32 };
 
-    /// Activations, and their gradients, of a type: f32, or f16 or bf16 on backends that have them ([`passes::precision`](super::passes::precision)).
+    /// Activations, and their gradients, of a type: f32, or f16 or bf16 on backends that have them; or only the factors of large products, where a backend
+    /// narrows those alone ([`Narrowing`](super::Narrowing)).
     pub fn of(activations: DType) -> Result<Self> {
         match activations {
             DType::F32 | DType::F16 | DType::Bf16 => Ok(Self { activations }),
@@ -21,7 +22,7 @@ impl Numerics {
         }
     }
 
-    /// The type of activations.
+    /// The type of activations, or of the factors of products.
     pub fn activations(&self) -> DType {
         self.activations
     }

@@ -85,8 +85,8 @@ impl Display for Graph {
 impl Display for Plan {
     fn fmt(&self, f: &mut Formatter) -> fmt::Result {
         let graph = self.graph();
-        let (nodes, prepared, activations) = (self.order().len(), self.prepared(), self.numerics().activations());
-        writeln!(f, "plan: {nodes} nodes, {prepared} of them once; activations {activations:?}")?;
+        let (nodes, prepared, precision) = (self.order().len(), self.prepared(), self.numerics().activations());
+        writeln!(f, "plan: {nodes} nodes, {prepared} of them once; precision {precision:?}")?;
         let [arena, peak, persistent, shared] = [self.arena_bytes(), self.peak_live_bytes(), self.persistent_bytes(), self.shared_bytes()];
         writeln!(f, "bytes: arena {arena} (live at once {peak}), persistent {persistent}, shared {shared}, inputs {}", self.input_bytes())?;
         let names = graph.segments().iter().map(|name| format!("segment '{name}'"));

@@ -11,7 +11,7 @@ use crate::error::{Result, Status};
 use crate::graph::ops::{FakeQuantizeGrad, PackConv, PackFor};
 use crate::graph::passes;
 use crate::graph::reference::Array;
-use crate::graph::{Graph, Numerics, Op, OpDef, Packed, Target, TensorType, ValueId};
+use crate::graph::{Graph, Narrowing, Numerics, Op, OpDef, Packed, Target, TensorType, ValueId};
 use crate::io::SchedulerConfig;
 use crate::nn::conditions::Values;
 use crate::nn::{Guidance, InputNumbers, Layer, Model, Predictor, StudentInfo, families};
@@ -175,6 +175,10 @@ struct Floats;
 impl Target for Floats {
     fn accepts(&self, _: &Op, _: &[&TensorType]) -> bool {
         false
+    }
+
+    fn narrowing(&self, _: DType) -> Result<Narrowing> {
+        Ok(Narrowing::Activations)
     }
 
     fn packed(&self, op: &Op, types: &[&TensorType]) -> Option<Packed> {

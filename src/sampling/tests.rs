@@ -2,8 +2,10 @@
 
 use super::{RunSpec, SamplingRun, draw_conditions};
 use crate::backend::cpu::CpuBackend;
+use crate::backend::cpu::kernels::bf16::Kernel;
 use crate::cancel::Stop;
 use crate::error::{Result, Status};
+use crate::graph::Op;
 use crate::io::SchedulerConfig;
 use crate::nn::conditions::Values;
 use crate::nn::{Condition, ConditionKind, Model, families};
@@ -107,6 +109,38 @@ fn rows_of_other_images_are_refused() -> Result<()> {
         let found = format!("{each} numbers");
         assert!(error.status == Status::Shape && error.message.contains("planes") && error.message.contains(&found), "{error}");
         assert!(error.message.contains(&format!("{size:?}")), "{error}");
+    }
+    Ok(())
+}
+
+/// A student whose blocks fill tiles.
+const WIDE: &str = r#"{"_class_name":"UNet2DModel","sample_size":8,"in_channels":1,"out_channels":1,"layers_per_block":1,"block_out_channels":[32,32],
+"down_block_types":["DownBlock2D","AttnDownBlock2D"],"up_block_types":["AttnUpBlock2D","UpBlock2D"],"norm_num_groups":4,"attention_head_dim":8}"#;
+
+/// In bf16 a student's images are near those in f32, and the same bytes for any number of threads. Relative error: some two dozen products, each of factors that
+/// are 2^-9 off at most, two times.
+#[test]
+fn images_in_bf16_are_near_those_in_f32() -> Result<()> {
+    let model = Model::create(families::parse(WIDE, "wide")?, SchedulerConfig::parse(SCHEDULERS[0], "s")?, 3)?;
+    let table = model.scheduler.sampler()?.table(&model.scheduler.noise_schedule()?, model.scheduler.prediction(), 2)?;
+    let images = |backend: &CpuBackend, precision: DType| -> Result<Vec<f32>> {
+        let spec = RunSpec { table: &table, batch: 3, size: [8, 8], purpose: Purpose::Evaluation, precision, guidance: None, unrolled: 8 };
+        let mut run = SamplingRun::new(backend, &model, &spec)?;
+        let convs = |bf16: bool| run.plan().graph().nodes().iter().filter(|n| matches!(&n.op, Op::FusedConv2d(op) if op.bf16 == bf16)).count();
+        assert_eq!(convs(true) > convs(false), precision == DType::Bf16, "{}", run.plan().graph());
+        run.begin(7, &[0, 5, 2], &[], None)?;
+        run.step(None, true)?;
+        Ok(run.read()?.to_vec())
+    };
+    let floats = images(&CpuBackend::new(2)?, DType::F32)?;
+    let mut first: Option<Vec<f32>> = None;
+    for (kernel, threads) in Kernel::all().flat_map(|kernel| [1, 2, 3].map(|threads| (kernel, threads))) {
+        let found = images(&CpuBackend::with_tiles(threads, kernel)?, DType::Bf16)?;
+        let sum = |f: &dyn Fn(f64, f64) -> f64| floats.iter().zip(&found).map(|(a, b)| f(f64::from(*a), f64::from(*b))).sum::<f64>();
+        let error = (sum(&|a, b| (a - b).powi(2)) / sum(&|a, _| a * a)).sqrt();
+        assert!(error > 0.0 && error < 1e-2, "{kernel:?}, {threads} threads: {error}");
+        assert!(first.as_ref().is_none_or(|first| *first == found), "{kernel:?}, {threads} threads: other bytes");
+        first = Some(found);
     }
     Ok(())
 }

@@ -380,8 +380,8 @@ pub fn gradients() -> Vec<Case> {
         let dy = case.input(&output(shape));
         let wshape = [o, x[3], kernel[0], kernel[1]];
         let w = if i % 2 == 0 { case.state("w", &wshape) } else { case.input(&wshape) };
-        let dx = case.op(Conv2dInputGrad { geometry, input: x.to_vec(), packed: false }, &[dy, w]);
-        let dw = case.op(Conv2dWeightGrad { geometry }, &[xs, dy]);
+        let dx = case.op(Conv2dInputGrad { geometry, input: x.to_vec(), packed: false, bf16: false }, &[dy, w]);
+        let dw = case.op(Conv2dWeightGrad { geometry, bf16: false }, &[xs, dy]);
         case.expect(dx, TOLERANCE);
         case.expect(dw, TOLERANCE);
         cases.push(case);

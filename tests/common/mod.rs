@@ -15,7 +15,7 @@ use fewstep::backend::cpu::{CpuBackend, Isa};
 use fewstep::backend::{Backend, Executable};
 use fewstep::graph::ops::{PackConv, Reshape};
 use fewstep::graph::reference::{Array, evaluate, to_array};
-use fewstep::graph::{Graph, Op, Origin, Packed, Target, TensorType, ValueId};
+use fewstep::graph::{Graph, Narrowing, Op, Origin, Packed, Target, TensorType, ValueId};
 use fewstep::tensor::{DType, Element, Tensor};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,6 +34,10 @@ pub const TAKES_ALL: Answers = Answers { accepts: true, packs: false };
 impl Target for Answers {
     fn accepts(&self, _: &Op, _: &[&TensorType]) -> bool {
         self.accepts
+    }
+
+    fn narrowing(&self, _: DType) -> Result<Narrowing> {
+        Ok(Narrowing::Activations)
     }
 
     fn packed(&self, op: &Op, types: &[&TensorType]) -> Option<Packed> {

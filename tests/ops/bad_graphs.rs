@@ -53,11 +53,11 @@ fn convolutions() {
     refused(FusedConv2d { addend: true, ..conv([1, 1], 2, false).into() }, &["2,4,4,3", "2,3,1,1", "1,2"], &["[2, 2]", "[1, 2]"]);
     refused(FusedConv2d { residual: true, ..conv([1, 1], 2, false).into() }, &["2,4,4,3", "2,3,1,1", "2,4,4,3"], &["[2, 4, 4, 2]", "[2, 4, 4, 3]"]);
     let geometry = ConvGeometry { kernel: [3, 3], stride: 1, pad: [1; 4] };
-    let input_grad = |input: &[usize]| Conv2dInputGrad { geometry, input: input.to_vec(), packed: false };
+    let input_grad = |input: &[usize]| Conv2dInputGrad { geometry, input: input.to_vec(), packed: false, bf16: false };
     refused(input_grad(&[1, 4, 4, 3]), &["1,4,5,8", "8,3,3,3"], &["[1, 4, 4, 8]", "[1, 4, 5, 8]"]);
     refused(input_grad(&[1, 4, 4, 3]), &["1,4,4,8", "8,2,3,3"], &["[8, 3, 3, 3]", "[8, 2, 3, 3]"]);
     refused(input_grad(&[1, 4]), &["1,4,4,8", "8,3,3,3"], &["[1, 4]"]);
-    refused(Conv2dWeightGrad { geometry }, &["1,4,4,3", "1,4,3,8"], &["[1, 4, 4, 8]", "[1, 4, 3, 8]"]);
+    refused(Conv2dWeightGrad { geometry, bf16: false }, &["1,4,4,3", "1,4,3,8"], &["[1, 4, 4, 8]", "[1, 4, 3, 8]"]);
     let huge = ConvGeometry { kernel: [3, 3], stride: 1, pad: [usize::MAX, 0, usize::MAX, 0] };
     refused(Conv2d::new(huge, 8, false), &["1,4,4,3", "8,3,3,3"], &["4x4"]);
     let still = ConvGeometry { kernel: [3, 3], stride: 0, pad: [0; 4] };
@@ -178,7 +178,7 @@ fn wrong_types_are_refused() {
     let table: Vec<(Op, &[&str])> = vec![
         (conv([1, 1], 2, false).into(), &["1,2,2,3", "i8:2,3,1,1"]),
         (conv([1, 1], 2, true).into(), &["1,2,2,3", "2,3,1,1", "f16:2"]),
-        (Conv2dInputGrad { geometry: ConvGeometry::POINTWISE, input: vec![1, 2, 2, 3], packed: false }.into(), &["1,2,2,4", "i8:4,3,1,1"]),
+        (Conv2dInputGrad { geometry: ConvGeometry::POINTWISE, input: vec![1, 2, 2, 3], packed: false, bf16: false }.into(), &["1,2,2,4", "i8:4,3,1,1"]),
         (GroupNorm::new(1, 1e-5, false).into(), &["i32:1,2,2,3", "3", "3"]),
         (GroupNorm::new(1, 1e-5, false).into(), &["1,2,2,3", "f16:3", "3"]),
         (GroupNormGrad { groups: 1, silu: false }.into(), &["1,2,2,3", "3", "3", "1,1", "f16:1,1", "1,2,2,3"]),

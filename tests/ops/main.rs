@@ -1,6 +1,7 @@
 //! Op conformance: every op on the CPU against its f64 reference, gradients, state order, plans and refusals.
 
 mod bad_graphs;
+mod bf16;
 #[path = "../common/mod.rs"]
 mod common;
 mod conformance;

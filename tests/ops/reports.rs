@@ -26,7 +26,7 @@ fn plans_are_readable() -> Result<()> {
     let notes = passes::why_not(exe.plan().graph())?;
     let text = format!("{}{}", exe.plan(), notes.iter().map(|note| format!("note: {note}\n")).collect::<String>());
     for words in [
-        "plan: 6 nodes, 2 of them once; activations F32",
+        "plan: 6 nodes, 2 of them once; precision F32",
         "note: binary 'sum' is not part of the convolution 'first': others read the convolution's result too",
         "note: group_norm 'normalised' sums over its input: the backend takes no moments there",
         "segment 'main'",

@@ -1,6 +1,7 @@
 //! The CPU executable: a kernel a node, a pointer table, one arena.
 
 use super::kernel::{CpuKernel, Io, Slot};
+use super::kernels::bf16;
 use super::kernels::int8::Set;
 use super::kernels::workers::Workers;
 use super::lower::lower;
@@ -28,6 +29,8 @@ pub struct CpuBackend {
     isa: Isa,
     /// That of whole numbers, if a test chose it.
     set: Option<Set>,
+    /// What multiplies bf16, if a test chose it.
+    tiles: Option<&'static bf16::Kernel>,
     /// What executables share. Clones of a backend have the same.
     weights: Arc<Weights<Buffer>>,
 }
@@ -40,12 +43,17 @@ impl CpuBackend {
 
     /// The same with a given instruction set, for tests.
     pub fn with_isa(threads: usize, isa: Isa) -> Result<Self> {
-        Ok(Self { pool: Arc::new(ThreadPool::new(threads)?), isa, set: None, weights: Arc::new(Weights::new()?) })
+        Ok(Self { pool: Arc::new(ThreadPool::new(threads)?), isa, set: None, tiles: None, weights: Arc::new(Weights::new()?) })
     }
 
     /// The same with a given instruction set for whole numbers, and that for floats which goes with it.
     pub fn with_set(threads: usize, set: Set) -> Result<Self> {
         Ok(Self { set: Some(set), ..Self::with_isa(threads, set.isa())? })
+    }
+
+    /// The best instruction set, and for bf16 these tiles, which this machine must have.
+    pub fn with_tiles(threads: usize, tiles: &'static bf16::Kernel) -> Result<Self> {
+        Ok(Self { tiles: Some(tiles), ..Self::new(threads)? })
     }
 
     /// Bytes of the packed weights that executables of this backend have now, all together.
@@ -149,7 +157,7 @@ pub struct CpuExecutable {
 
 impl CpuExecutable {
     fn new(graph: &Graph, numerics: &Numerics, backend: &CpuBackend, stop: Stop) -> Result<Self> {
-        let target = Target { isa: backend.isa, set: backend.set, threads: backend.threads() };
+        let target = Target { isa: backend.isa, set: backend.set, tiles: backend.tiles, threads: backend.threads() };
         let mut plan = Plan::new(graph, numerics, &target, stop)?;
         let (kernels, table_bytes) = lower_all(&plan, target, stop)?;
         let workspace = memory::collect(kernels.iter().map(|k| k.workspace()), WHAT)?;

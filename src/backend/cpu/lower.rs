@@ -3,8 +3,8 @@
 use super::kernel::CpuKernel;
 use super::target::Target;
 use super::{
-    attention, combine, conv2d, elementwise, gather, group_norm, optimizer, quantize, quantized_conv2d, random, reduce, resample, shape, timestep_embedding,
-    transpose,
+    attention, bf16_conv2d, combine, conv2d, elementwise, gather, group_norm, optimizer, quantize, quantized_conv2d, random, reduce, resample, shape,
+    timestep_embedding, transpose,
 };
 use crate::error::{Error, Result};
 use crate::graph::ops::PackFor;
@@ -19,9 +19,6 @@ fn sizes(graph: &Graph, values: &[ValueId]) -> impl Iterator<Item = usize> {
 /// Builds the kernel of a node.
 pub(super) fn lower(graph: &Graph, node: &Node, target: Target) -> Result<Box<dyn CpuKernel>> {
     let isa = target.isa;
-    if node.outputs.iter().any(|o| matches!(graph.value(*o).ty.dtype, DType::F16 | DType::Bf16)) {
-        return Err(Error::unsupported("the CPU backend computes floats in f32; half precision needs a CUDA device"));
-    }
     let ty = |i: usize| &graph.value(node.inputs[i]).ty;
     let types = || node.inputs.iter().map(|i| &graph.value(*i).ty).collect::<Vec<_>>();
     let out = |i: usize| &graph.value(node.outputs[i]).ty;
@@ -29,11 +26,15 @@ pub(super) fn lower(graph: &Graph, node: &Node, target: Target) -> Result<Box<dy
         Op::Conv2d(op) => conv2d::forward(&(*op).into(), &types(), isa)?,
         Op::FusedConv2d(op) => match op.quantized {
             Some(codes) => quantized_conv2d::forward(op, codes, &types(), target)?,
+            None if op.bf16 => bf16_conv2d::forward(op, &types(), target)?,
             None => conv2d::forward(op, &types(), isa)?,
         },
+        Op::Conv2dInputGrad(op) if op.bf16 => bf16_conv2d::input_grad(op, ty(0), target)?,
         Op::Conv2dInputGrad(op) => conv2d::input_grad(op, ty(0), isa)?,
+        Op::Conv2dWeightGrad(op) if op.bf16 => bf16_conv2d::weight_grad(op, &types(), target)?,
         Op::Conv2dWeightGrad(op) => conv2d::weight_grad(op, ty(0), ty(1), isa)?,
         Op::PackConv(op) => match op.purpose {
+            _ if op.packed.ty.dtype == DType::Bf16 => bf16_conv2d::pack(op, ty(0), target)?,
             PackFor::Numbers(most) => quantized_conv2d::pack(op, most, ty(0))?,
             PackFor::Forward | PackFor::InputGrad => conv2d::pack(op, ty(0), isa)?,
         },

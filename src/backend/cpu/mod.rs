@@ -2,6 +2,7 @@
 
 mod accepts;
 mod attention;
+mod bf16_conv2d;
 mod chunks;
 mod combine;
 mod conv2d;
@@ -21,6 +22,7 @@ mod random;
 mod reduce;
 mod resample;
 mod shape;
+mod staged_input;
 mod target;
 mod timestep_embedding;
 mod transpose;

@@ -4,11 +4,10 @@
 //! Packed weights end with the sum of those of each output channel, i32 [O]: that times the zero point is what zero points alone sum to.
 
 use super::conv2d::{conv_shape, weight_shape};
-use super::group_norm::Statistics;
 use super::kernel::{CpuKernel, Io, scratch_as};
 use super::kernels::conv::ConvShape;
-use super::kernels::gemm::MOST_SOURCES;
-use super::kernels::int8::{CATALOGUE, Conv2d, Epilogue, Form, Input, Kernel, Norm, Rounding, Source, Staging, weight_sums};
+use super::kernels::int8::{CATALOGUE, Conv2d, Epilogue, Form, Kernel, Rounding, Staging, weight_sums};
+use super::staged_input::StagedInput;
 use super::target::Target;
 use crate::error::{Error, Result};
 use crate::graph::ops::{Codes, ConvOperands, FusedConv2d, NumberOperands, PackConv};
@@ -16,7 +15,7 @@ use crate::graph::{Packed, TensorType};
 use crate::tensor::{ALIGN, DType};
 
 /// Floats of a line, to which parts of the scratch are aligned.
-const LINE: usize = ALIGN / size_of::<f32>();
+pub(super) const LINE: usize = ALIGN / size_of::<f32>();
 
 /// What an op is to the kernels.
 struct Product {
@@ -112,7 +111,7 @@ struct QuantizedKernel {
     numbers: NumberOperands,
     codes: Codes,
     conv: Conv2d,
-    norm: Option<(Statistics, bool)>,
+    input: StagedInput,
     factor: f32,
     outputs: usize,
 }
@@ -122,18 +121,15 @@ pub(super) fn forward(op: &FusedConv2d, codes: Codes, types: &[&TensorType], tar
     let refused = || Error::internal(format!("{op:?}, which the CPU backend does not accept"));
     let product = Product::of(op, types).ok_or_else(refused)?;
     let (at, conv) = (op.operands(), product.compiled(target)?);
-    let joined = TensorType::f32(&op.extents(types)?[0]);
-    let norm = op.norm.as_ref().map(|norm| (Statistics::new(&norm.norm, &joined, &types[at.x.clone()]), norm.norm.silu));
     let numbers = at.numbers.ok_or_else(refused)?;
-    Ok(Box::new(QuantizedKernel { at, numbers, codes, conv, norm, factor: op.scale, outputs: product.shape.c_out }))
+    Ok(Box::new(QuantizedKernel { at, numbers, codes, conv, input: StagedInput::of(op, types)?, factor: op.scale, outputs: product.shape.c_out }))
 }
 
 impl QuantizedKernel {
     /// Floats of scratch: of the staged input, of the corrections, of the norm.
     fn parts(&self) -> [usize; 3] {
         let staged = self.conv.staging().bytes().div_ceil(ALIGN) * LINE;
-        let norm = self.norm.as_ref().map_or(0, |(statistics, _)| statistics.workspace());
-        [staged, self.outputs.next_multiple_of(LINE), norm]
+        [staged, self.outputs.next_multiple_of(LINE), self.input.workspace()]
     }
 
     /// How x is rounded.
@@ -161,19 +157,7 @@ impl CpuKernel for QuantizedKernel {
         let corrections = &mut scratch_as::<i32>(corrections)[..self.outputs];
 
         let rounding = self.rounding(io)?;
-        let found = match (&self.norm, &self.at.norm) {
-            (Some((statistics, _)), Some(at)) => Some(statistics.find(io, [io.input(at.gamma), io.input(at.beta)], norm_scratch, |_, _, _, _| {})?),
-            _ => None,
-        };
-        let mut sources = [Source { x: &[], rounding }; MOST_SOURCES];
-        self.at.x.clone().zip(&mut sources).for_each(|(i, source)| source.x = io.input(i));
-        let input = Input {
-            sources: &sources[..self.at.x.len()],
-            norm: found.map(|[factor, shift]| Norm { factor, shift }),
-            silu: self.norm.as_ref().is_some_and(|(_, silu)| *silu),
-            double: false,
-        };
-        input.stage(self.conv.staging(), io.isa, staged, io.pool)?;
+        self.input.write(io, self.conv.staging(), rounding, staged, norm_scratch)?;
 
         let packed = io.input::<i8>(self.at.weight);
         let (weights, sums) = packed.split_at(packed.len() - size_of_val(corrections));
@@ -230,7 +214,7 @@ mod tests {
             let types: Vec<&TensorType> = types.iter().collect();
             assert_eq!(accepts(&op, &types), expected, "{x:?}");
             for set in Set::all().filter(|_| expected) {
-                let target = Target { isa: set.isa(), set: Some(set), threads: 2 };
+                let target = Target { isa: set.isa(), set: Some(set), tiles: None, threads: 2 };
                 assert!(packed(&op, &types, target).is_some() && forward(&op, Codes::U8, &types, target).is_ok(), "{x:?} {set:?}");
             }
         }

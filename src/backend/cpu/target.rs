@@ -1,7 +1,9 @@
 //! What a plan for this backend is made for.
 
+use super::kernels::bf16;
 use super::kernels::int8::Set;
 use super::kernels::simd::Isa;
+use crate::error::Result;
 
 /// What kernels are compiled for.
 #[derive(Clone, Copy, Debug)]
@@ -10,6 +12,8 @@ pub(super) struct Target {
     pub isa: Isa,
     /// That of whole numbers; `None` for this machine's best, which is found where a plan first needs it.
     pub set: Option<Set>,
+    /// What multiplies bf16; `None` for this machine's, which is found, and asked for, where a plan first needs it.
+    pub tiles: Option<&'static bf16::Kernel>,
     /// Compute threads: how many chunks can run at once. No result depends on it.
     pub threads: usize,
 }
@@ -18,5 +22,10 @@ impl Target {
     /// The instruction set of whole numbers.
     pub fn set(self) -> Set {
         self.set.unwrap_or_else(Set::detect)
+    }
+
+    /// What multiplies bf16, or why nothing does.
+    pub fn tiles(self) -> Result<&'static bf16::Kernel> {
+        self.tiles.map_or_else(bf16::Kernel::detect, Ok)
     }
 }

@@ -8,7 +8,7 @@ use super::{
     transpose,
 };
 use crate::error::{Error, Result};
-use crate::graph::ops::{Cast, PackFor};
+use crate::graph::ops::{Cast, Conv2dInputGrad, Conv2dWeightGrad, FusedConv2d, PackFor};
 use crate::graph::{Graph, Node, Op, OpDef};
 use crate::tensor::DType;
 
@@ -35,6 +35,11 @@ fn check_types(op: &Op, site: &Site) -> Result<()> {
 
 fn lower_op(op: &Op, site: &Site) -> Result<Lowered> {
     match op {
+        Op::FusedConv2d(FusedConv2d { bf16: true, .. })
+        | Op::Conv2dInputGrad(Conv2dInputGrad { bf16: true, .. })
+        | Op::Conv2dWeightGrad(Conv2dWeightGrad { bf16: true, .. }) => {
+            Err(Error::unsupported(format!("{} of f32 whose factors are rounded: the CUDA backend narrows activations", op.name())))
+        }
         Op::Unary(op) => elementwise::unary(op.kind, site),
         Op::UnaryGrad(op) => elementwise::unary_grad(op.kind, site),
         Op::Affine(op) => elementwise::affine(op, site),

@@ -5,6 +5,7 @@ use crate::graph::op::{Narrow, OpDef, activations, arity, expect_dtype, expect_s
 use crate::graph::reference::Array;
 use crate::graph::{GradCx, Op, Packed, TensorType, ValueId};
 use crate::tensor::DType;
+use half::bf16;
 
 use super::{FusedConv2d, ReduceSum};
 
@@ -118,11 +119,11 @@ impl OpDef for Conv2d {
         if cx.wants(0) {
             let w = cx.input(1)?;
             let input = cx.input_type(0).shape;
-            grads[0] = Some(cx.graph.push1(Conv2dInputGrad { geometry, input, packed: false }.into(), &[dy, w])?);
+            grads[0] = Some(cx.graph.push1(Conv2dInputGrad { geometry, input, packed: false, bf16: false }.into(), &[dy, w])?);
         }
         if cx.wants(1) {
             let x = cx.input(0)?;
-            grads[1] = Some(cx.graph.push1(Conv2dWeightGrad { geometry }.into(), &[x, dy])?);
+            grads[1] = Some(cx.graph.push1(Conv2dWeightGrad { geometry, bf16: false }.into(), &[x, dy])?);
         }
         if self.bias && cx.wants(2) {
             let sum = cx.graph.push1(ReduceSum { shape: vec![1, 1, 1, self.out_channels] }.into(), &[dy])?;
@@ -141,6 +142,8 @@ pub struct Conv2dInputGrad {
     pub input: Vec<usize>,
     /// The weights come from [`PackConv`].
     pub packed: bool,
+    /// dy and w are rounded to bf16 before they are multiplied, as those of [`FusedConv2d::bf16`]; set by the pass that rounds products.
+    pub bf16: bool,
 }
 
 impl OpDef for Conv2dInputGrad {
@@ -156,7 +159,8 @@ impl OpDef for Conv2dInputGrad {
         };
         let [p, q] = self.geometry.output(h, w)?;
         expect_shape("dy", inputs[0], &[n, p, q, o])?;
-        check_weights(inputs[1], inputs[0].dtype, self.packed, [o, c], self.geometry)?;
+        check_bf16(self.bf16, inputs)?;
+        check_weights(inputs[1], packed_dtype(inputs[0].dtype, self.bf16), self.packed, [o, c], self.geometry)?;
         Ok(vec![TensorType::new(inputs[0].dtype, &self.input)])
     }
 
@@ -165,7 +169,7 @@ impl OpDef for Conv2dInputGrad {
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
-        let (dy, w) = (inputs[0], inputs[1]);
+        let [dy, w] = [0, 1].map(|i| factor(inputs[i], self.bf16));
         let mut dx = Array::zeros(self.input.clone());
         self.geometry.for_each_tap([self.input[0], self.input[1], self.input[2]], |[i, p, q, r, s, y, x]| {
             for c in 0..self.input[3] {
@@ -181,6 +185,8 @@ impl OpDef for Conv2dInputGrad {
 pub struct Conv2dWeightGrad {
     /// The forward convolution's.
     pub geometry: ConvGeometry,
+    /// x and dy are rounded to bf16 before they are multiplied; set by the pass that rounds products.
+    pub bf16: bool,
 }
 
 impl OpDef for Conv2dWeightGrad {
@@ -191,6 +197,7 @@ impl OpDef for Conv2dWeightGrad {
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         arity(inputs, 2..=2)?;
         activations(inputs)?;
+        check_bf16(self.bf16, inputs)?;
         let [n, h, w, c] = nhwc(inputs[0])?;
         let [p, q] = self.geometry.output(h, w)?;
         let [_, _, _, o] = nhwc(inputs[1])?;
@@ -203,8 +210,8 @@ impl OpDef for Conv2dWeightGrad {
     }
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
-        let (x, dy) = (inputs[0], inputs[1]);
-        let [n, h, w, c] = dims(x);
+        let [x, dy] = [0, 1].map(|i| factor(inputs[i], self.bf16));
+        let [n, h, w, c] = dims(&x);
         let o = dy.shape()[3];
         let mut dw = Array::zeros(vec![o, c, self.geometry.kernel[0], self.geometry.kernel[1]]);
         self.geometry.for_each_tap([n, h, w], |[i, p, q, r, s, yy, xx]| {
@@ -282,7 +289,22 @@ impl OpDef for PackConv {
     }
 }
 
-/// Checks the weights [O,C,R,S] of a convolution of activations of `dtype`: f32 as the parameters are, or packed in the activations' type.
+/// What a product takes of an operand: all of it, or what is left of it in bf16. Values are rounded from f32, as a kernel finds them.
+pub(super) fn factor(a: &Array, rounded: bool) -> Array {
+    if rounded { a.mapv(|v| bf16::from_f32(v as f32).to_f64()) } else { a.clone() }
+}
+
+/// The type of packed weights for activations of `dtype`.
+pub(super) fn packed_dtype(dtype: DType, bf16: bool) -> DType {
+    if bf16 { DType::Bf16 } else { dtype }
+}
+
+/// What is rounded on its way into a product is f32 before.
+pub(super) fn check_bf16(bf16: bool, inputs: &[&TensorType]) -> Result<()> {
+    if bf16 { expect_dtype(inputs[0], DType::F32) } else { Ok(()) }
+}
+
+/// Checks the weights [O,C,R,S] of a convolution of activations: f32 as the parameters are, or packed, of `dtype`.
 pub(super) fn check_weights(ty: &TensorType, dtype: DType, packed: bool, [o, c]: [usize; 2], geometry: ConvGeometry) -> Result<()> {
     if packed {
         return expect_dtype(ty, dtype).map_err(|e| e.context("packed weight"));

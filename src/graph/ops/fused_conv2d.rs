@@ -1,6 +1,6 @@
 //! A convolution with what passes add to it: it means what the ops mean that it stands for.
 
-use super::conv2d::{bug, check_weights, dims, nhwc};
+use super::conv2d::{bug, check_bf16, check_weights, dims, factor, nhwc, packed_dtype};
 use super::moments::{channel_moments, check_moments};
 use super::sources::{join, joined};
 use super::{Affine, Binary, BinaryKind, Codes, Conv2d, GroupNorm, Quantize, Slice};
@@ -29,6 +29,8 @@ pub struct NormByMoments {
 /// A `quantized` one rounds x, normalised or not, to whole numbers as [`Quantize`] does, takes the zero point from them and sums their products with w, which is
 /// of I8; padding is what 0 stands for. The sums are exact; (f32) sum factor, then + bias, + addend, + residual, each rounded once, are the same bits everywhere.
 ///
+/// A `bf16` one rounds x, normalised or not, and w to bf16 (to nearest, ties to even) and sums their products in f32: everything else in it is f32.
+///
 /// Result [N,P,Q,O], or its `parts` along O; with `moments` also mean and biased variance over the positions of every channel of it, [N,O,2].
 #[derive(Clone, Debug, PartialEq)]
 pub struct FusedConv2d {
@@ -46,6 +48,8 @@ pub struct FusedConv2d {
     pub packed: bool,
     /// The whole numbers that x is rounded to, w being such already; set by the pass that folds quantisation.
     pub quantized: Option<Codes>,
+    /// x and w are rounded to bf16 before they are multiplied; set by the pass that rounds products.
+    pub bf16: bool,
     /// x is normalised first; set by the pass that absorbs norms. Padding is zero after the norm, as it is without.
     pub norm: Option<NormByMoments>,
     /// There is a second result, the moments; set by the same pass.
@@ -121,7 +125,19 @@ impl Places {
 
 impl From<Conv2d> for FusedConv2d {
     fn from(conv: Conv2d) -> Self {
-        Self { conv, sources: 1, addend: false, residual: false, scale: 1.0, packed: false, quantized: None, norm: None, moments: false, parts: vec![] }
+        Self {
+            conv,
+            sources: 1,
+            addend: false,
+            residual: false,
+            scale: 1.0,
+            packed: false,
+            quantized: None,
+            bf16: false,
+            norm: None,
+            moments: false,
+            parts: vec![],
+        }
     }
 }
 
@@ -157,7 +173,7 @@ impl FusedConv2d {
 
     /// Checks the numbers of a quantized one.
     fn check_numbers(&self, inputs: &[&TensorType], at: &ConvOperands, (codes, numbers): (Codes, NumberOperands), [o, c]: [usize; 2]) -> Result<()> {
-        if !self.parts.is_empty() {
+        if self.bf16 || !self.parts.is_empty() {
             return Err(Error::internal(format!("{self:?} of whole numbers")));
         }
         let [r, s] = self.conv.geometry.kernel;
@@ -208,9 +224,10 @@ impl OpDef for FusedConv2d {
         let [[n, _, _, c], out] = self.extents(inputs)?;
         let o = self.conv.out_channels;
         let dtype = inputs[0].dtype;
+        check_bf16(self.bf16, inputs)?;
         match (self.quantized, at.numbers) {
             (Some(codes), Some(numbers)) => self.check_numbers(inputs, &at, (codes, numbers), [o, c])?,
-            _ => check_weights(inputs[at.weight], dtype, self.packed, [o, c], self.conv.geometry)?,
+            _ => check_weights(inputs[at.weight], packed_dtype(dtype, self.bf16), self.packed, [o, c], self.conv.geometry)?,
         }
         for (operand, what, dtype, shape) in
             [(at.bias, "bias", DType::F32, &[o][..]), (at.addend, "addend", dtype, &[n, o]), (at.residual, "residual", dtype, &out)]
@@ -245,7 +262,7 @@ impl OpDef for FusedConv2d {
             let zero = inputs[at.zero];
             x = only(Quantize { codes, axis: None }, &[&x, inputs[at.scale], zero])? - zero;
         }
-        let mut y = only(Conv2d { bias: false, ..self.conv }, &[&x, inputs[at.weight]])?;
+        let mut y = only(Conv2d { bias: false, ..self.conv }, &[&factor(&x, self.bf16), &factor(inputs[at.weight], self.bf16)])?;
         let [n, .., o] = dims(&y);
         // Both are [O], along the last dimension.
         at.numbers.into_iter().for_each(|numbers| y *= inputs[numbers.factors]);

@@ -5,7 +5,7 @@
 //! computed for them as well.
 
 use super::dead::eliminate_dead;
-use super::{Rewrite, WHAT, as_conv, as_norm};
+use super::{Rewrite, WHAT, as_conv, norm_before, source_shape};
 use crate::cancel::Stop;
 use crate::error::Result;
 use crate::graph::analysis::updates_so_far;
@@ -167,10 +167,8 @@ impl Folded {
     /// The same with the norm that gives x, if one does, to this convolution alone, for each would do it again: x is an image of the convolution's, and nothing
     /// that the norm reads is overwritten in between.
     fn with_norm(&self, graph: &Graph, at: usize, [updates, readers]: [&[usize]; 2]) -> Option<Self> {
-        let Origin::Node { node: from, output: 0 } = graph.value(self.x[0]).origin else { return None };
-        let from = from.0 as usize;
+        let (from, norm) = norm_before(graph, at, self.x[0], updates).filter(|(from, _)| readers[*from] == 1)?;
         let node = &graph.nodes()[from];
-        let norm = as_norm(&node.op).filter(|_| updates[from] == updates[at] && readers[from] == 1)?;
         if graph.shape(self.x[0]) != graph.shape(graph.nodes()[at].inputs[0]) {
             return None; // seen otherwise by the convolution: what is a sample of the norm may be none of its
         }
@@ -198,7 +196,7 @@ impl Folded {
 
     /// The shape in which the convolution `node` reads a source of its x.
     fn source_shape(&self, graph: &Graph, node: &Node, source: ValueId) -> Vec<usize> {
-        if self.x.len() > 1 { graph.shape(source).to_vec() } else { graph.shape(node.inputs[0]).to_vec() }
+        source_shape(graph, graph.shape(node.inputs[0]), source, self.x.len())
     }
 }
 

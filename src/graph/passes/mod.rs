@@ -7,6 +7,7 @@ mod fuse;
 mod merge;
 mod pack;
 mod precision;
+mod round;
 mod sources;
 
 use absorb_norm::absorb_norms;
@@ -16,6 +17,7 @@ use fuse::fuse;
 use merge::merge_products;
 use pack::pack;
 use precision::precision;
+use round::round_products;
 use sources::read_sources;
 
 use super::{Graph, Node, Numerics, Op, Origin, Target, TensorType, ValueId};
@@ -36,13 +38,14 @@ pub fn run<'s>(
     after: &mut dyn FnMut(&'static str, &Graph) -> Result<()>,
 ) -> Result<Rewrite<'s>> {
     type Pass<'a, 's> = (&'static str, &'a dyn Fn(&Graph, Stop<'s>) -> Result<Option<Rewrite<'s>>>);
-    let passes: [Pass; 7] = [
-        ("precision", &|g, stop| precision(g, numerics.activations(), stop)),
+    let passes: [Pass; 8] = [
+        ("precision", &|g, stop| precision(g, numerics.activations(), target, stop)),
         ("fuse", &fuse),
         ("merge_products", &|g, stop| merge_products(g, target, stop)),
         ("absorb_norms", &|g, stop| absorb_norms(g, target, stop)),
         ("read_sources", &|g, stop| read_sources(g, target, stop)),
         ("fold_quantization", &|g, stop| fold_quantization(g, target, stop)),
+        ("round_products", &|g, stop| round_products(g, numerics.activations(), target, stop)),
         ("pack", &|g, stop| pack(g, target, stop)),
     ];
     let mut done = eliminate_dead(graph, stop)?;
@@ -75,6 +78,19 @@ fn as_norm(op: &Op) -> Option<FusedGroupNorm> {
         Op::FusedGroupNorm(op) => Some(op.clone()),
         _ => None,
     }
+}
+
+/// The norm that gives `x` to the node `at`, and its node: x is an image of its result, and nothing that it reads is overwritten in between. `updates` is
+/// [`updates_so_far`](super::analysis::updates_so_far).
+fn norm_before(graph: &Graph, at: usize, x: ValueId, updates: &[usize]) -> Option<(usize, FusedGroupNorm)> {
+    let Origin::Node { node: from, output: 0 } = graph.value(x).origin else { return None };
+    let from = from.0 as usize;
+    as_norm(&graph.nodes()[from].op).filter(|_| updates[from] == updates[at]).map(|norm| (from, norm))
+}
+
+/// The shape in which an op that reads its x in `shape` reads one of so many sources of it.
+fn source_shape(graph: &Graph, shape: &[usize], source: ValueId, sources: usize) -> Vec<usize> {
+    if sources > 1 { graph.shape(source).to_vec() } else { shape.to_vec() }
 }
 
 /// Types of values.

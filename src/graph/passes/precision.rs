@@ -1,23 +1,24 @@
-//! Mixed precision (Micikevicius et al. 2018): activations in half or bfloat16; parameters, statistics, sums, losses and the sampler's state in f32.
+//! Mixed precision (Micikevicius et al. 2018): activations in half or bfloat16; parameters, statistics, sums, losses and the sampler's state in f32. Where a
+//! backend narrows the factors of products alone, that is [`round_products`](super::round).
 
 use super::{Rewrite, WHAT};
 use crate::cancel::Stop;
 use crate::error::Result;
 use crate::graph::op::Narrow;
-use crate::graph::{Graph, Node, Op, OpDef, ValueId};
+use crate::graph::{Graph, Narrowing, Node, Op, OpDef, Target, ValueId};
 use crate::memory;
 use crate::tensor::DType;
 
-fn is_narrow(dtype: DType) -> bool {
+pub(super) fn is_narrow(dtype: DType) -> bool {
     matches!(dtype, DType::F16 | DType::Bf16)
 }
 
-/// Rewrites a program of f32 with activations of `dtype`. Taps are cast back, so that the host reads the types that it asked for.
-pub fn precision<'s>(old: &Graph, dtype: DType, stop: Stop<'s>) -> Result<Option<Rewrite<'s>>> {
-    if !is_narrow(dtype) {
+/// Rewrites a program of f32 with activations of `dtype`, if the target has such; an error where it has nothing of that type. Taps are cast back, so that the host reads the types that it asked for.
+pub fn precision<'s>(old: &Graph, dtype: DType, target: &dyn Target, stop: Stop<'s>) -> Result<Option<Rewrite<'s>>> {
+    if !is_narrow(dtype) || target.narrowing(dtype)? != Narrowing::Activations {
         return Ok(None);
     }
-    let mut this = Narrowing { rewrite: Rewrite::start(old, stop)?, taps: vec![] };
+    let mut this = Casting { rewrite: Rewrite::start(old, stop)?, taps: vec![] };
     for node in old.nodes() {
         this.node(old, node, dtype)?;
     }
@@ -27,13 +28,13 @@ pub fn precision<'s>(old: &Graph, dtype: DType, stop: Stop<'s>) -> Result<Option
     this.rewrite.finish(old).map(Some)
 }
 
-struct Narrowing<'s> {
+struct Casting<'s> {
     rewrite: Rewrite<'s>,
     /// Old taps and their f32 copies.
     taps: Vec<(ValueId, ValueId)>,
 }
 
-impl Narrowing<'_> {
+impl Casting<'_> {
     fn node(&mut self, old: &Graph, node: &Node, dtype: DType) -> Result<()> {
         let mut operands = self.rewrite.operands(node)?;
         let narrow = |this: &Self, id: &ValueId| is_narrow(this.rewrite.graph.value(*id).ty.dtype);

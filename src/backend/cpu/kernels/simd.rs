@@ -175,6 +175,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn all_lt(a: Self::V, b: Self::V) -> bool;
     /// Stores the first `n <= W` lanes, whole numbers in 0..=255, as bytes.
     unsafe fn store_bytes(p: *mut u8, v: Self::V, n: usize);
+    /// Stores the first `n <= W` lanes as bf16, rounded to nearest, ties to even, at any alignment; NaN stays NaN.
+    unsafe fn store_bf16(p: *mut u8, v: Self::V, n: usize);
     /// Eight floats to choose from.
     type Table: Copy;
     unsafe fn table(values: &[f32; 8]) -> Self::Table;
@@ -285,6 +287,13 @@ impl Simd for Portable {
             unsafe { *p.add(i) = x as u8 }
         }
     }
+    #[inline(always)]
+    unsafe fn store_bf16(p: *mut u8, v: F4, n: usize) {
+        for (i, x) in v.0.into_iter().enumerate().take(n) {
+            // SAFETY: writes only the first `n` pairs of bytes, valid by the trait's contract.
+            unsafe { p.cast::<u16>().add(i).write_unaligned(half::bf16::from_f32(x).to_bits()) }
+        }
+    }
     type Table = [f32; 8];
     #[inline(always)]
     unsafe fn table(values: &[f32; 8]) -> [f32; 8] { *values }
@@ -366,6 +375,15 @@ mod x86 {
                 let bytes = _mm512_cvttps_epi32(v);
                 if n == 16 { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(bytes)) } else { _mm512_mask_cvtepi32_storeu_epi8(p.cast(), mask16(n), bytes) }
             }}
+            store_bf16(p: *mut u8, v: __m512, n: usize) {{
+                let bits = _mm512_castps_si512(v);
+                let upper = _mm512_srli_epi32::<16>(bits);
+                let odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+                let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))));
+                let quiet = _mm512_or_si512(upper, _mm512_set1_epi32(0x40));
+                let words = _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v), quiet));
+                if n == 16 { _mm256_storeu_si256(p.cast(), words) } else { std::ptr::copy_nonoverlapping((&raw const words).cast(), p, 2 * n) }
+            }}
             table(values: &[f32; 8]) -> __m512 { _mm512_castps256_ps512(_mm256_loadu_ps(values.as_ptr())) } // no index reaches the upper half
             look_up(table: __m512, at: __m512) -> __m512 { _mm512_permutexvar_ps(_mm512_cvttps_epi32(at), table) }
             whole(v: __m512) -> __m512 { _mm512_cvtepi32_ps(_mm512_cvttps_epi32(v)) }
@@ -423,6 +441,17 @@ mod x86 {
                 let words = _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256::<1>(wide));
                 let bytes = _mm_packus_epi16(words, words);
                 if n == 8 { _mm_storel_epi64(p.cast(), bytes) } else { std::ptr::copy_nonoverlapping((&raw const bytes).cast(), p, n) }
+            }}
+            store_bf16(p: *mut u8, v: __m256, n: usize) {{
+                let bits = _mm256_castps_si256(v);
+                let upper = _mm256_srli_epi32::<16>(bits);
+                let odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+                let rounded = _mm256_srli_epi32::<16>(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))));
+                let quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
+                let none = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+                let wide = _mm256_blendv_epi8(rounded, quiet, none);
+                let words = _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256::<1>(wide));
+                if n == 8 { _mm_storeu_si128(p.cast(), words) } else { std::ptr::copy_nonoverlapping((&raw const words).cast(), p, 2 * n) }
             }}
             table(values: &[f32; 8]) -> __m256 { _mm256_loadu_ps(values.as_ptr()) }
             look_up(table: __m256, at: __m256) -> __m256 { _mm256_permutevar8x32_ps(table, _mm256_cvttps_epi32(at)) }

@@ -1,18 +1,35 @@
-//! AMX int8 by `asm!`, whose intrinsics the stable compiler lacks. One block holds a whole tile's work: nobody keeps what is in tile registers between two.
+//! AMX by `asm!`, whose intrinsics the stable compiler lacks. One block holds a whole tile's work: nobody keeps what is in tile registers between two.
 //!
 //! The tiles' 8 KiB of state must be asked for (arch_prctl, Linux 5.16). Once granted it is the process's for good, its threads' and its children's too, until
 //! it executes another program. It makes the frames of signals larger: the request is refused while any thread has an alternate signal stack that is too small
-//! for them (11,952 bytes on Sapphire Rapids; many programs still have 8,192), and afterwards nobody can install such a one. So it is made when the first plan
-//! that computes with bytes is compiled and never at load, and as yet only where `FEWSTEP_ISA=amx` asks for it; refused, AVX-512 VNNI computes the same bits.
+//! for them (11,952 bytes on Sapphire Rapids; many programs still have 8,192), and afterwards nobody can install such a one. So it is never made at load: for
+//! bytes when the first plan that computes with them is compiled, and as yet only where `FEWSTEP_ISA=amx` asks for it (refused, AVX-512 VNNI computes the same
+//! bits); for bf16 when somebody wants a plan of it, which nothing but tiles can compute.
 
-use super::super::simd::Avx512;
+use super::super::simd::{Avx512, Isa};
 use super::task::{Sums, Task};
 use super::tiles::{self, Tiles};
 use std::arch::asm;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-/// Whether the processor has the tiles and the system lets this process use them, which it is asked once.
-pub(super) fn permitted() -> bool {
+/// What tiles can multiply, by the bit of EDX that says so (Intel's manual, volume 2A, CPUID leaf 7).
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) enum Products {
+    /// tdpbusd.
+    Bytes = 25,
+    /// tdpbf16ps.
+    Bf16 = 22,
+}
+
+/// Whether the processor has such tiles, and the vectors for what comes before and after.
+pub(in super::super) fn has(products: Products) -> bool {
+    const TILES: u32 = 24;
+    let edx = features();
+    Isa::Avx512.available() && edx >> TILES & edx >> products as u32 & 1 == 1
+}
+
+/// Whether the system lets this process use tiles, which it is asked once, on a processor that has them.
+pub(in super::super) fn permitted() -> bool {
     const UNKNOWN: u8 = 0;
     const GRANTED: u8 = 1;
     const REFUSED: u8 = 2;
@@ -21,7 +38,7 @@ pub(super) fn permitted() -> bool {
     if known != UNKNOWN {
         return known == GRANTED;
     }
-    let answer = if has_tiles() && request() == 0 { GRANTED } else { REFUSED };
+    let answer = if request() == 0 { GRANTED } else { REFUSED };
     // Threads that ask at once all hear what the first of them was told. Nobody waits.
     match ANSWER.compare_exchange(UNKNOWN, answer, Ordering::Relaxed, Ordering::Relaxed) {
         Ok(_) => answer == GRANTED,
@@ -29,14 +46,20 @@ pub(super) fn permitted() -> bool {
     }
 }
 
-/// AMX-TILE and AMX-INT8 (Intel's manual, volume 2A, CPUID leaf 7, bits 24 and 25 of EDX).
-fn has_tiles() -> bool {
+/// EDX of CPUID leaf 7; 0 where there is none. Read once: a virtual machine is left for it, and plans ask for each of their kernels.
+fn features() -> u32 {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
+    const UNKNOWN: u64 = u64::MAX;
+    static EDX: AtomicU64 = AtomicU64::new(UNKNOWN);
+    let known = EDX.load(Ordering::Relaxed);
+    if known != UNKNOWN {
+        return known as u32;
+    }
     #[allow(unused_unsafe)] // safe in later versions of the compiler
     // SAFETY: every x86-64 processor has the instruction; leaf 7 is asked for where there is one.
-    unsafe {
-        __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx >> 24 & 3 == 3
-    }
+    let edx = unsafe { if __cpuid(0).eax >= 7 { __cpuid_count(7, 0).edx } else { 0 } };
+    EDX.store(edx.into(), Ordering::Relaxed);
+    edx
 }
 
 /// arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA): 0, or the error's number, negative.
@@ -63,16 +86,38 @@ static CONFIG: Config = {
     Config(c)
 };
 
-/// The processor's tiles.
-struct Registers;
+/// Configures all tiles.
+///
+/// # Safety
+/// The process may use them.
+#[inline(always)]
+pub(in super::super) unsafe fn begin() {
+    // SAFETY: 64 bytes of a valid configuration; the caller's contract.
+    unsafe { asm!("ldtilecfg [{}]", in(reg) &CONFIG, options(nostack, readonly)) }
+}
 
-impl Tiles for Registers {
+/// Gives them back: tiles that are in use are saved at every context switch.
+///
+/// # Safety
+/// As for [`begin`].
+#[inline(always)]
+pub(in super::super) unsafe fn end() {
+    // SAFETY: these are done with.
+    unsafe { asm!("tilerelease", options(nomem, nostack)) }
+}
+
+/// The processor's tiles, with an instruction for their products.
+macro_rules! registers { ($name:ident, $dot:literal, $floats:literal) => {
+pub(in super::super) struct $name;
+
+impl Tiles for $name {
     type Floats = Avx512;
+    const FLOATS: bool = $floats;
 
     #[inline(always)]
     unsafe fn begin() {
-        // SAFETY: 64 bytes of a valid configuration; the process may use the tiles.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &CONFIG, options(nostack, readonly)) }
+        // SAFETY: the caller's contract.
+        unsafe { begin() }
     }
 
     #[inline(always)]
@@ -87,14 +132,14 @@ impl Tiles for Registers {
                 "tileloadd tmm6, [{b} + {line}*1]",
                 "add {t}, {a0}",
                 "tileloadd tmm4, [{t} + {stride}*1]",
-                "tdpbusd tmm0, tmm4, tmm6",
+                concat!($dot, " tmm0, tmm4, tmm6"),
                 "tileloadd tmm7, [{b} + {line}*1 + 1024]",
-                "tdpbusd tmm1, tmm4, tmm7",
+                concat!($dot, " tmm1, tmm4, tmm7"),
                 "mov {t:e}, dword ptr [{step}]",
                 "add {t}, {a1}",
                 "tileloadd tmm5, [{t} + {stride}*1]",
-                "tdpbusd tmm2, tmm5, tmm6",
-                "tdpbusd tmm3, tmm5, tmm7",
+                concat!($dot, " tmm2, tmm5, tmm6"),
+                concat!($dot, " tmm3, tmm5, tmm7"),
                 "add {step}, 4",
                 "add {b}, 2048",
                 "cmp {step}, {end}",
@@ -114,10 +159,13 @@ impl Tiles for Registers {
 
     #[inline(always)]
     unsafe fn end() {
-        // SAFETY: tiles that are in use are saved at every context switch; these are done with.
-        unsafe { asm!("tilerelease", options(nomem, nostack)) }
+        // SAFETY: the caller's contract.
+        unsafe { end() }
     }
 }
+} }
+registers!(Bytes, "tdpbusd", false);
+registers!(Bf16, "tdpbf16ps", true);
 
 /// Runs a task.
 ///
@@ -126,5 +174,5 @@ impl Tiles for Registers {
 #[target_feature(enable = "avx512f,avx2,fma")]
 pub(super) unsafe fn amx(task: &Task) {
     // SAFETY: the caller's contract.
-    unsafe { tiles::run::<Registers>(task) }
+    unsafe { tiles::run::<Bytes>(task) }
 }

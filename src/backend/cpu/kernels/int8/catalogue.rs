@@ -22,8 +22,8 @@ pub struct Kernel {
     /// How it wants its weights.
     pub packing: Packing,
     /// Multiply-adds in about ten microseconds of a core, what is worth handing over.
-    pub(super) chunk_macs: usize,
-    pub(super) run: unsafe fn(&Task),
+    pub(in super::super) chunk_macs: usize,
+    pub(in super::super) run: unsafe fn(&Task),
 }
 
 impl std::fmt::Debug for Kernel {
@@ -84,7 +84,7 @@ pub static CATALOGUE: &[Kernel] = &[
         tile: [2 * TILE, pack::TILE_COLUMNS],
         lanes: 16,
         form: Form::Tiles,
-        packing: Packing::Tiles,
+        packing: Packing::Tiles { size: 1 },
         chunk_macs: 1 << 24,
         run: super::amx::amx,
     },
@@ -116,15 +116,16 @@ impl Kernel {
     /// The kernel that computes a shape on machines of `set`. Tiles take a pixel by 64 channels: where most of a tile would be filling, AVX-512 VNNI is
     /// faster, which all machines with AMX have.
     pub fn of(set: Set, shape: &ConvShape) -> &'static Self {
-        let lower = set == Set::Amx && !fills_tiles(shape);
+        let lower = set == Set::Amx && !fills_tiles(shape, 1);
         let set = if lower { Set::Avx512Vnni } else { set };
         CATALOGUE.iter().rev().find(|kernel| kernel.set == set).unwrap_or(&CATALOGUE[0])
     }
 }
 
-/// Whether at least a quarter of what tiles compute is wanted: they are about four times as fast as VNNI where all of it is.
-fn fills_tiles(s: &ConvShape) -> bool {
+/// Whether at least a quarter of what tiles compute of channels of `size` bytes is wanted: they are about four times as fast as VNNI where all of it is, and
+/// those of bf16 are sixteen times as fast as floats.
+pub(in super::super) fn fills_tiles(s: &ConvShape, size: usize) -> bool {
     let pixels = if s.h == 1 && s.w == 1 { s.n } else { s.p() * s.q() };
     let share = |part: usize, of: usize| part as f64 / part.next_multiple_of(of) as f64;
-    share(pixels, TILE) * share(s.c_in, super::staging::LINE) * share(s.c_out, pack::TILE_COLUMNS) >= 0.25
+    share(pixels, TILE) * share(s.c_in, super::staging::LINE / size) * share(s.c_out, pack::TILE_COLUMNS) >= 0.25
 }

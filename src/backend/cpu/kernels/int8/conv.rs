@@ -1,16 +1,17 @@
-//! Convolutions of staged bytes with s8 weights.
+//! Convolutions of staged bytes with s8 weights, and of staged bf16 with weights of bf16.
 
 use super::super::conv::ConvShape;
-use super::super::gemm::chunk_macs;
+use super::super::gemm::{self, chunk_macs};
 use super::super::pool::{Shared, split};
 use super::super::workers::Workers;
 use super::catalogue::Kernel;
-use super::pack::{Packing, Plan};
+use super::pack::{Packing, Plan, Stored};
 use super::staging::{Staging, TILE};
-use super::task::{Epilogue, Product, Task};
+use super::task::{Epilogue, Numbers, Product, Task};
 use crate::error::{Error, Result};
 use crate::graph::ops::MOST_PRODUCTS;
 use crate::memory;
+use half::bf16;
 use std::ops::Range;
 
 /// Pixels that make up for a last tile that is not full.
@@ -41,18 +42,23 @@ impl Conv2d {
         if !kernel.set.available() {
             return Err(Error::unsupported(format!("{} needs {}, which this machine lacks or its system refused", kernel.name, kernel.set.name())));
         }
+        Self::compiled(shape, sources, most, Stored::Plain, kernel)
+    }
+
+    /// The same on a kernel that the machine is known to have, with weights that are stored so.
+    pub(in super::super) fn compiled(shape: &ConvShape, sources: &[usize], most: u8, stored: Stored, kernel: &'static Kernel) -> Result<Self> {
         let staging = Staging::new(shape, sources, most, kernel.form)?;
-        let plan = Plan::new(shape, kernel.packing, [kernel.tile[1], kernel.lanes], most);
+        let plan = Plan { stored, ..Plan::new(shape, kernel.packing, [kernel.tile[1], kernel.lanes], most) };
         let too_large = || Error::shape(format!("convolution {shape:?}: weights or output are above what memory can hold"));
         let packed_len = plan.bytes().ok_or_else(too_large)?;
         let panel_bytes = plan.panel_bytes().ok_or_else(too_large)?;
         let offset = |step: usize| {
             let [run, at] = plan.step(step);
             let [_, width] = staging.taps();
-            let tap = if kernel.packing == Packing::Tiles { staging.tap(run / width, run % width) } else { staging.tap(run, 0) };
-            (tap + at) as u32 // images are below 2 GiB
+            let tap = if kernel.packing.is_tiles() { staging.tap(run / width, run % width) } else { staging.tap(run, 0) };
+            (tap + at * staging.size()) as u32 // images are below 2 GiB
         };
-        let steps = if matches!(kernel.packing, Packing::Examined | Packing::Tiles) { plan.steps() } else { 0 };
+        let steps = if matches!(kernel.packing, Packing::Examined | Packing::Tiles { .. }) { plan.steps() } else { 0 };
         let offsets = memory::collect((0..steps).map(offset), "steps of a convolution")?;
         let sample_rows = if staging.linear { 1 } else { staging.pixels() };
         let product = Product { staging, n: shape.c_out, sample_rows, panel_bytes, offsets };
@@ -69,7 +75,7 @@ impl Conv2d {
 
     /// Whether a row is a group of pixels.
     fn by_groups(&self) -> bool {
-        self.kernel.packing == Packing::Tiles
+        self.kernel.packing.is_tiles()
     }
 
     /// Cuts the work by its shape alone: rows first, panels too where rows are few.
@@ -109,6 +115,11 @@ impl Conv2d {
         size_of_val(&*self.product.offsets) + size_of_val(&*self.chunks)
     }
 
+    /// Packs `weights`, rounded, into `packed` of [`Conv2d::packed_len`] bytes: for a kernel of bf16.
+    pub(in super::super) fn pack_bf16(&self, weights: &[f32], packed: &mut [bf16], pool: Workers) -> Result<()> {
+        self.plan.pack_bf16(weights, packed, pool)
+    }
+
     /// Packs `weights [K, C, R, S]`, in -127..=127, into `packed` of [`Conv2d::packed_len`].
     pub fn pack_weights(&self, weights: &[i8], packed: &mut [i8], pool: Workers) -> Result<()> {
         self.plan.pack(weights, packed, pool)
@@ -116,21 +127,33 @@ impl Conv2d {
 
     /// `out [N, P, Q, K]` from the staged input, on all threads.
     pub fn run(&self, staged: &[u8], packed: &[i8], epilogue: &Epilogue, out: &mut [f32], pool: Workers) -> Result<()> {
-        let out = self.check(self.product.staging.images(), staged, packed, epilogue, out)?;
+        self.run_with(staged, packed, Some(epilogue.numbers()), &epilogue.of_floats(), out, pool)
+    }
+
+    /// The same of bf16, whose sums are floats.
+    pub(in super::super) fn run_bf16(&self, staged: &[u8], packed: &[bf16], epilogue: &gemm::Epilogue, out: &mut [f32], pool: Workers) -> Result<()> {
+        // SAFETY: as many bytes, of no alignment.
+        let packed = unsafe { std::slice::from_raw_parts(packed.as_ptr().cast(), size_of_val(packed)) };
+        self.run_with(staged, packed, None, epilogue, out, pool)
+    }
+
+    fn run_with(&self, staged: &[u8], packed: &[i8], numbers: Option<Numbers>, epilogue: &gemm::Epilogue, out: &mut [f32], pool: Workers) -> Result<()> {
+        let out = self.check(self.product.staging.images(), staged, packed, numbers, epilogue, out)?;
         pool.run(self.chunks.len(), &|chunk| {
             let [rows, panels] = self.chunks[chunk].clone();
-            self.task(&Task { product: &self.product, staged, packed, epilogue, out, rows, panels });
+            self.task(&Task { product: &self.product, staged, packed, numbers, epilogue: *epilogue, out, rows, panels });
         })
     }
 
     /// The same for the first so many images of slices that begin anywhere among them, on the calling thread: for an image a thread. A linear layer is one.
     pub fn run_images(&self, images: usize, staged: &[u8], packed: &[i8], epilogue: &Epilogue, out: &mut [f32]) -> Result<()> {
-        let out = self.check(images, staged, packed, epilogue, out)?;
+        let (numbers, epilogue) = (Some(epilogue.numbers()), epilogue.of_floats());
+        let out = self.check(images, staged, packed, numbers, &epilogue, out)?;
         // Image by image, so that all panels meet the rows while they are in the cache; small images together, so that tiles are full.
         let (rows, each) = (self.rows(images), self.rows(FEW_PIXELS.div_ceil(self.product.staging.pixels())));
         for first in (0..rows).step_by(each) {
             let rows = first..(first + each).min(rows);
-            self.task(&Task { product: &self.product, staged, packed, epilogue, out, rows, panels: 0..self.plan.panels() });
+            self.task(&Task { product: &self.product, staged, packed, numbers, epilogue, out, rows, panels: 0..self.plan.panels() });
         }
         Ok(())
     }
@@ -140,7 +163,7 @@ impl Conv2d {
         unsafe { (self.kernel.run)(task) }
     }
 
-    fn check<'a>(&self, images: usize, staged: &[u8], packed: &[i8], e: &Epilogue, out: &'a mut [f32]) -> Result<Shared<'a>> {
+    fn check<'a>(&self, images: usize, staged: &[u8], packed: &[i8], numbers: Option<Numbers>, e: &gemm::Epilogue, out: &'a mut [f32]) -> Result<Shared<'a>> {
         let (s, n) = (&self.product.staging, self.product.n);
         let need = |what: &str, found: usize, expected: usize| {
             if found == expected { Ok(()) } else { Err(Error::shape(format!("{}: {what}: expected {expected} elements, found {found}", self.kernel.name))) }
@@ -152,8 +175,10 @@ impl Conv2d {
         need("staged input", staged.len(), images * s.image_bytes())?;
         need("packed weights", packed.len(), self.packed_len)?;
         need("output", out.len(), rows * n)?;
-        need("correction", e.correction.len(), n)?;
-        need("scale", e.scale.len(), n)?;
+        if let Some(numbers) = numbers {
+            need("correction", numbers.correction.len(), n)?;
+            need("scale", numbers.scale.len(), n)?;
+        }
         need("bias", e.bias.map_or(n, <[f32]>::len), n)?;
         let samples = rows / self.product.sample_rows * n;
         need("addend", e.addend.map_or(samples, <[f32]>::len), samples)?;

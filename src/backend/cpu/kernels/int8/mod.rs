@@ -13,9 +13,11 @@
 //! | AMX int8 | 32 x 32 | `[k/32][r][s][c/64][2][16][16][4]` |
 //! | NEON dotprod | 6 x 16 | `[k/16]`, what signed bytes take from the sums, then `[r][step][16][4]` |
 //! | NEON i8mm | 8 x 8 | `[k/8][r][step][8][8]` |
+//!
+//! All but the kernels serves convolutions of bf16 too ([`super::bf16`]): what they read is staged by the same pass, and tiles are tiles.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-mod amx;
+pub(super) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 pub mod catalogue;
@@ -28,9 +30,8 @@ pub mod set;
 mod silu;
 pub mod stage;
 pub mod staging;
-mod task;
-#[cfg(any(test, all(target_arch = "x86_64", target_os = "linux")))]
-mod tiles;
+pub(super) mod task;
+pub(super) mod tiles;
 
 pub use catalogue::{CATALOGUE, Kernel};
 pub use conv::{Conv2d, correct, weight_sums};

@@ -6,9 +6,10 @@ use super::super::pool::Shared;
 use super::super::workers::Workers;
 use super::staging::LINE;
 use crate::error::{Error, Result};
+use half::bf16;
 
 /// Channels of a panel for tiles.
-pub(super) const TILE_COLUMNS: usize = 32;
+pub(in super::super) const TILE_COLUMNS: usize = 32;
 /// Bytes of a step of such a panel: two tiles.
 const TILE_STEP: usize = 2048;
 
@@ -24,8 +25,26 @@ pub enum Packing {
     SignedSteps,
     /// Steps of four, those that fit 16 bits in pairs first, those that do not fit at all twice.
     Examined,
-    /// `[kernel row][kernel column][64 channels][half of the panel][quarter][16 channels of the output][4]`.
-    Tiles,
+    /// `[kernel row][kernel column][64 bytes of channels][half of the panel][four bytes of them][16 channels of the output][4 bytes]`.
+    Tiles {
+        /// Bytes of a weight.
+        size: usize,
+    },
+}
+
+impl Packing {
+    pub(super) fn is_tiles(self) -> bool {
+        matches!(self, Self::Tiles { .. })
+    }
+}
+
+/// Where weights stand before they are packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Stored {
+    /// `[output][input][r][s]`, as the convolution has them.
+    Plain,
+    /// `[input][output][r][s]`, to be turned by half a turn: those of the convolution whose input gradient this one is.
+    Turned,
 }
 
 /// What decides how weights are packed, and what does not depend on the size of images.
@@ -41,11 +60,12 @@ pub(super) struct Plan {
     pub taps: [usize; 2],
     /// The largest number that weights will meet.
     pub most: u8,
+    pub stored: Stored,
 }
 
 impl Plan {
     pub fn new(shape: &ConvShape, packing: Packing, [width, lanes]: [usize; 2], most: u8) -> Self {
-        Self { packing, width, lanes, n: shape.c_out, channels: shape.c_in, taps: [shape.r, shape.s], most }
+        Self { packing, width, lanes, n: shape.c_out, channels: shape.c_in, taps: [shape.r, shape.s], most, stored: Stored::Plain }
     }
 
     /// Weights of a step, for one channel of the output.
@@ -53,18 +73,18 @@ impl Plan {
         match self.packing {
             Packing::Steps { depth } => depth,
             Packing::SignedSteps | Packing::Examined => 4,
-            Packing::Tiles => LINE,
+            Packing::Tiles { size } => LINE / size,
         }
     }
 
     /// Products of a kernel row, or of a tap for tiles.
     fn run(&self) -> usize {
-        if self.packing == Packing::Tiles { self.channels } else { self.taps[1] * self.channels }
+        if self.packing.is_tiles() { self.channels } else { self.taps[1] * self.channels }
     }
 
     /// Runs there are.
     fn runs(&self) -> usize {
-        if self.packing == Packing::Tiles { self.taps[0] * self.taps[1] } else { self.taps[0] }
+        if self.packing.is_tiles() { self.taps[0] * self.taps[1] } else { self.taps[0] }
     }
 
     /// Steps of a sum.
@@ -80,7 +100,7 @@ impl Plan {
 
     /// Channels of a panel with those that fill up its last vector.
     fn columns(&self, panel: usize) -> usize {
-        if self.packing == Packing::Tiles { self.width } else { (self.n - panel * self.width).min(self.width).next_multiple_of(self.lanes) }
+        if self.packing.is_tiles() { self.width } else { (self.n - panel * self.width).min(self.width).next_multiple_of(self.lanes) }
     }
 
     pub fn panels(&self) -> usize {
@@ -93,7 +113,7 @@ impl Plan {
             Packing::Steps { depth } => steps.checked_mul(columns)?.checked_mul(depth),
             Packing::SignedSteps => steps.checked_add(1)?.checked_mul(columns)?.checked_mul(4),
             Packing::Examined => steps.checked_mul(8)?.next_multiple_of(LINE).checked_add(LINE)?.checked_add(steps.checked_mul(columns)?.checked_mul(8)?),
-            Packing::Tiles => steps.checked_mul(TILE_STEP),
+            Packing::Tiles { .. } => steps.checked_mul(TILE_STEP),
         }
     }
 
@@ -108,26 +128,63 @@ impl Plan {
         self.panel_bytes()?.checked_mul(last)?.checked_add(self.bytes_of(self.columns(last))?).filter(|bytes| *bytes <= isize::MAX as usize)
     }
 
+    /// The bytes of all panels, if there are so many, of so many weights.
+    fn check(&self, weights: usize, packed: usize) -> Result<usize> {
+        let (expected, bytes) = (self.n * self.channels * self.taps[0] * self.taps[1], self.bytes().unwrap_or(0));
+        if weights != expected || packed != bytes {
+            return Err(Error::shape(format!("packing {self:?}: expected {expected} weights and {bytes} packed bytes, found {weights} and {packed}")));
+        }
+        Ok(bytes)
+    }
+
+    /// Packs `weights`, rounded, into `out` of [`Plan::bytes`], which are tiles of bf16.
+    pub fn pack_bf16(&self, weights: &[f32], out: &mut [bf16], pool: Workers) -> Result<()> {
+        if self.packing != (Packing::Tiles { size: size_of::<bf16>() }) {
+            return Err(Error::internal(format!("{self:?} of bf16")));
+        }
+        self.check(weights.len(), size_of_val(out))?;
+        let steps = self.steps();
+        let out = Shared::new(out);
+        const STEP: usize = TILE_STEP / size_of::<bf16>();
+        pool.run(self.panels(), &|panel| {
+            // SAFETY: every panel is one chunk's.
+            let part = unsafe { out.part(panel * steps * STEP, steps * STEP) };
+            part.chunks_exact_mut(STEP).enumerate().for_each(|(step, out)| self.pack_bf16_step(weights, panel * self.width, step, out));
+        })
+    }
+
+    /// A step: pairs of channels of 32 outputs.
+    fn pack_bf16_step(&self, weights: &[f32], first: usize, step: usize, out: &mut [bf16]) {
+        let ([tap, at], taps) = (self.step(step), self.taps[0] * self.taps[1]);
+        let columns = (self.n - first).min(self.width);
+        // Distances of outputs and of input channels, and which tap.
+        let (column_stride, channel_stride, tap) = match self.stored {
+            Stored::Plain => (self.channels * taps, taps, tap),
+            Stored::Turned => (taps, self.n * taps, taps - 1 - tap),
+        };
+        for (i, pair) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            let (column, channel) = (i / (TILE_STEP / 8) * (TILE_COLUMNS / 2) + i % 16, at + i / 16 % 16 * 2);
+            for (k, to) in pair.iter_mut().enumerate() {
+                let there = column < columns && channel + k < self.channels;
+                let from = (first + column) * column_stride + (channel + k) * channel_stride + tap;
+                *to = if there { bf16::from_f32(weights[from]) } else { bf16::ZERO };
+            }
+        }
+    }
+
     /// A weight by its place in a run; 0 beyond.
     fn weight(&self, weights: &[i8], column: usize, run: usize, at: usize) -> i8 {
         if column >= self.n || at >= self.run() {
             return 0;
         }
         let [height, width] = self.taps;
-        let (r, s, c) = if self.packing == Packing::Tiles { (run / width, run % width, at) } else { (run, at / self.channels, at % self.channels) };
+        let (r, s, c) = if self.packing.is_tiles() { (run / width, run % width, at) } else { (run, at / self.channels, at % self.channels) };
         weights[((column * self.channels + c) * height + r) * width + s]
     }
 
     /// Packs `weights [K, C, R, S]` into `out` of [`Plan::bytes`].
     pub fn pack(&self, weights: &[i8], out: &mut [i8], pool: Workers) -> Result<()> {
-        let (expected, bytes) = (self.n * self.channels * self.taps[0] * self.taps[1], self.bytes().unwrap_or(0));
-        if weights.len() != expected || out.len() != bytes {
-            return Err(Error::shape(format!(
-                "packing {self:?}: expected {expected} weights and {bytes} packed bytes, found {} and {}",
-                weights.len(),
-                out.len()
-            )));
-        }
+        let bytes = self.check(weights.len(), out.len())?;
         if let Some(at) = weights.iter().position(|w| *w == i8::MIN) {
             return Err(Error::invalid(format!("weight {at} is -128; quantised weights are -127 to 127")));
         }
@@ -154,7 +211,7 @@ impl Plan {
                 }
             }
             Packing::Examined => self.pack_examined(weights, first, columns, out),
-            Packing::Tiles => {
+            Packing::Tiles { .. } => {
                 for (step, out) in out.chunks_exact_mut(TILE_STEP).enumerate() {
                     let [run, at] = self.step(step);
                     for (i, out) in out.iter_mut().enumerate() {

@@ -39,6 +39,8 @@ const SETS: [Set; 7] = [Set::Portable, Set::Avx2, Set::AvxVnni, Set::Avx512Vnni,
 /// | `amx` | AVX-512 | AMX int8 |
 /// | `neon_dot` | portable | NEON dotprod |
 /// | `neon_i8mm` | portable | NEON i8mm |
+///
+/// Products of bf16 need AMX: whoever plans them names it, and any value but `amx` forbids it ([`super::super::bf16`]).
 const LIMITS: [(&str, Set); 8] = [
     ("portable", Set::Portable),
     ("avx2", Set::Avx2),
@@ -97,7 +99,9 @@ impl Set {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => Isa::Avx512.available() && is_x86_feature_detected!("avx512vnni"),
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Self::Amx => Self::limit() == Some(Self::Amx) && Self::Avx512Vnni.available() && super::amx::permitted(),
+            Self::Amx => {
+                Self::limit() == Some(Self::Amx) && Self::Avx512Vnni.available() && super::amx::has(super::amx::Products::Bytes) && super::amx::permitted()
+            }
             #[cfg(target_arch = "aarch64")]
             Self::NeonDot => std::arch::is_aarch64_feature_detected!("dotprod"),
             #[cfg(target_arch = "aarch64")]

@@ -1,5 +1,6 @@
 //! From floats to staged numbers: q = round(x / scale) + zero point as `graph/ops/quantize.rs` defines it, after a normalisation and SiLU if wanted, from
-//! several sources, put in all places where a convolution reads it, and the zero points around. One pass, the same bytes on every instruction set.
+//! several sources, put in all places where a convolution reads it, and the zero points around. One pass, the same bytes on every instruction set. To bf16 the
+//! same ([`Element`]).
 
 use super::super::gemm::MOST_SOURCES;
 use super::super::pool::{Shared, split};
@@ -22,13 +23,66 @@ pub struct Rounding {
     pub high: u8,
 }
 
+/// What floats become.
+///
+/// # Safety
+/// Functions of vectors need a machine that supports the set.
+#[allow(clippy::missing_safety_doc)] // one contract for all, above
+pub trait Element: Copy + Send + Sync {
+    /// Bytes of one.
+    const SIZE: usize;
+    /// What is found once for many pixels.
+    type Known: Copy + Send + Sync;
+    /// The same in registers.
+    type Constants<S: Simd>: Copy;
+    /// Refuses what no floats can become, where numbers up to `most` are taken.
+    fn check(&self, most: u8) -> Result<()>;
+    /// That of these.
+    fn known(&self) -> Self::Known;
+    /// Each byte of what stands for 0.
+    fn zero(&self) -> u8;
+    /// That of these, in registers.
+    unsafe fn constants<S: Simd>(&self, known: Self::Known) -> Self::Constants<S>;
+    /// Writes the first `count` of a vector, at any alignment.
+    unsafe fn put<S: Simd>(&self, v: S::V, constants: &Self::Constants<S>, to: *mut u8, count: usize);
+}
+
+/// To bf16, to nearest, ties to even.
+#[derive(Clone, Copy, Debug)]
+pub struct Bf16;
+
+impl Element for Bf16 {
+    const SIZE: usize = 2;
+    type Known = ();
+    type Constants<S: Simd> = ();
+
+    fn check(&self, _: u8) -> Result<()> {
+        Ok(())
+    }
+
+    fn known(&self) {}
+
+    fn zero(&self) -> u8 {
+        0
+    }
+
+    #[inline(always)]
+    unsafe fn constants<S: Simd>(&self, (): ()) {}
+
+    #[inline(always)]
+    unsafe fn put<S: Simd>(&self, v: S::V, (): &(), to: *mut u8, count: usize) {
+        // SAFETY: the caller's contract.
+        unsafe { S::store_bf16(to, v, count) }
+    }
+}
+
 /// One of the values whose channels lie side by side.
 #[derive(Clone, Copy, Debug)]
-pub struct Source<'a> {
+pub struct Source<'a, E = Rounding> {
     /// `[N, H, W, C]`, of as many channels as the staging has for it.
     pub x: &'a [f32],
-    /// Its numbers.
-    pub rounding: Rounding,
+    /// What they become.
+    pub rounding: E,
 }
 
 /// `x * factor + shift`, each rounded; both `[N, C]`, C being the channels of all sources.
@@ -42,9 +96,9 @@ pub struct Norm<'a> {
 
 /// What a staged input is made of.
 #[derive(Clone, Copy, Debug)]
-pub struct Input<'a> {
+pub struct Input<'a, E = Rounding> {
     /// One or two, as the staging has them.
-    pub sources: &'a [Source<'a>],
+    pub sources: &'a [Source<'a, E>],
     /// Normalises first.
     pub norm: Option<Norm<'a>>,
     /// Then SiLU, by the portable polynomial ([`silu`]).
@@ -70,7 +124,12 @@ pub fn round(x: f32, r: &Rounding) -> u8 {
     (v as i32 + i32::from(r.zero)).clamp(i32::from(r.low), i32::from(r.high)) as u8
 }
 
-impl Rounding {
+impl Element for Rounding {
+    const SIZE: usize = 1;
+    /// 1 / scale; NaN where that is not as exact as [`NEAR_TIE`] needs, so that each number is made by definition.
+    type Known = f32;
+    type Constants<S: Simd> = Constants<S>;
+
     fn check(&self, most: u8) -> Result<()> {
         if !(self.scale.is_finite() && self.scale > 0.0) {
             return Err(Error::invalid(format!("the scale of quantised numbers is {}; it must be finite and above 0", self.scale)));
@@ -83,25 +142,63 @@ impl Rounding {
         Ok(())
     }
 
-    /// 1 / scale; NaN where that is not as exact as [`NEAR_TIE`] needs, so that each number is made by definition.
-    fn reciprocal(&self) -> f32 {
+    fn known(&self) -> f32 {
         const LEAST: f32 = 1e-30;
         if (LEAST..1.0 / LEAST).contains(&self.scale) { 1.0 / self.scale } else { f32::NAN }
     }
+
+    fn zero(&self) -> u8 {
+        self.zero
+    }
+
+    #[inline(always)]
+    unsafe fn constants<S: Simd>(&self, reciprocal: f32) -> Constants<S> {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let [low, high] = [self.low, self.high].map(|end| f32::from(end) - f32::from(self.zero));
+            Constants { reciprocal: S::splat(reciprocal), zero: S::splat(self.zero.into()), low: S::splat(low), high: S::splat(high) }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn put<S: Simd>(&self, v: S::V, constants: &Constants<S>, to: *mut u8, count: usize) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            // What is beyond them is one of them, a whole number: the rounded ones need no bounds. NaN stays.
+            let quotient = S::min(constants.high, S::max(constants.low, S::mul(v, constants.reciprocal)));
+            let whole = S::round(quotient);
+            if S::all_lt(S::abs(S::sub(quotient, whole)), S::splat(NEAR_TIE)) {
+                S::store_bytes(to, S::add(whole, constants.zero), count);
+            } else {
+                let mut floats = [0f32; MOST_LANES];
+                S::store(floats.as_mut_ptr(), v);
+                by_definition(&floats, self, std::slice::from_raw_parts_mut(to, count));
+            }
+        }
+    }
+}
+
+/// What all vectors of a source need.
+#[derive(Clone, Copy)]
+pub struct Constants<S: Simd> {
+    reciprocal: S::V,
+    zero: S::V,
+    /// The quotients of the smallest number and of the largest.
+    low: S::V,
+    high: S::V,
 }
 
 /// A source as a chunk reads it.
 #[derive(Clone, Copy)]
-struct Part<'a> {
-    source: Source<'a>,
+struct Part<'a, E: Element> {
+    source: Source<'a, E>,
     channels: usize,
     /// First of its channels among all.
     first: usize,
-    /// 1 / scale, or NaN.
-    reciprocal: f32,
+    known: E::Known,
 }
 
-impl Input<'_> {
+impl<E: Element> Input<'_, E> {
     /// Writes all of `out`, of [`Staging::bytes`], that kernels look at: pixels, what surrounds them, what fills them up.
     pub fn stage(&self, staging: &Staging, isa: Isa, out: &mut [u8], pool: Workers) -> Result<()> {
         let rows = self.check(staging, staging.images, out.len())?;
@@ -131,6 +228,7 @@ impl Input<'_> {
             return Err(Error::shape(format!("staging for int8: {images} images of {}", s.images)));
         }
         let [height, width] = if self.double { [height / 2, width / 2] } else { s.size };
+        need("bytes of a number", E::SIZE, s.size())?;
         need("sources", self.sources.len(), s.sources.len())?;
         for (source, channels) in self.sources.iter().zip(&s.sources) {
             need("elements of a source", source.x.len(), images * height * width * channels)?;
@@ -145,11 +243,11 @@ impl Input<'_> {
     }
 
     /// The sources as chunks read them; those that there are not have no channels.
-    fn parts(&self, staging: &Staging) -> [Part<'_>; MOST_SOURCES] {
-        let (mut first, rounding) = (0, Rounding { scale: 1.0, zero: 0, low: 0, high: 0 });
-        let mut parts = [Part { source: Source { x: &[], rounding }, channels: 0, first: 0, reciprocal: f32::NAN }; MOST_SOURCES];
+    fn parts(&self, staging: &Staging) -> [Part<'_, E>; MOST_SOURCES] {
+        let (mut first, rounding) = (0, self.sources[0].rounding);
+        let mut parts = [Part { source: Source { x: &[], rounding }, channels: 0, first: 0, known: rounding.known() }; MOST_SOURCES];
         for ((part, source), channels) in parts.iter_mut().zip(self.sources).zip(&staging.sources) {
-            *part = Part { source: *source, channels: *channels, first, reciprocal: source.rounding.reciprocal() };
+            *part = Part { source: *source, channels: *channels, first, known: source.rounding.known() };
             first += channels;
         }
         parts
@@ -157,15 +255,15 @@ impl Input<'_> {
 }
 
 /// Rows of the sources' images, with the rows of the staging that come of them.
-struct Rows<'a> {
-    input: &'a Input<'a>,
-    parts: [Part<'a>; MOST_SOURCES],
+struct Rows<'a, E: Element> {
+    input: &'a Input<'a, E>,
+    parts: [Part<'a, E>; MOST_SOURCES],
     staging: &'a Staging,
     out: Shared<'a, u8>,
     rows: std::ops::Range<usize>,
 }
 
-impl simd::Kernel for Rows<'_> {
+impl<E: Element> simd::Kernel for Rows<'_, E> {
     type Output = ();
     #[inline(always)]
     unsafe fn call<S: Simd>(self) {
@@ -196,7 +294,7 @@ impl simd::Kernel for Rows<'_> {
     }
 }
 
-impl Rows<'_> {
+impl<E: Element> Rows<'_, E> {
     /// A row of a plane.
     #[allow(clippy::mut_from_ref)] // one of a chunk's rows, taken once at a time
     fn row(&self, image: usize, plane: usize, y: usize) -> &mut [u8] {
@@ -214,14 +312,14 @@ impl Rows<'_> {
         let (pixel, rest) = pixels.split_at_mut(pitch);
         self.fill_up(pixel);
         for part in &self.parts {
-            pixel[part.first..part.first + part.channels].fill(part.source.rounding.zero.wrapping_add(offset));
+            pixel[part.first * E::SIZE..(part.first + part.channels) * E::SIZE].fill(part.source.rounding.zero().wrapping_add(offset));
         }
         rest.chunks_exact_mut(pitch).for_each(|other| other.copy_from_slice(pixel));
     }
 
     /// What follows the channels of a pixel: weights there are 0.
     fn fill_up(&self, pixel: &mut [u8]) {
-        pixel[self.staging.channels..].fill(0);
+        pixel[self.staging.channels * E::SIZE..].fill(0);
     }
 
     fn halo_row(&self, image: usize, y: usize) {
@@ -290,8 +388,8 @@ impl Rows<'_> {
                 Some(norm) => [&norm.factor[own..own + part.channels], &norm.shift[own..own + part.channels]],
                 None => [x; 2],
             };
-            let to = &mut to[part.first..part.first + part.channels];
-            let numbers = Numbers { x, norm, rounding: &part.source.rounding, reciprocal: part.reciprocal, to };
+            let to = &mut to[part.first * E::SIZE..(part.first + part.channels) * E::SIZE];
+            let numbers = Numbers { x, norm, element: &part.source.rounding, known: part.known, to };
             // SAFETY: the caller's: the machine supports S.
             unsafe {
                 match (input.norm.is_some(), input.silu) {
@@ -308,57 +406,39 @@ impl Rows<'_> {
     }
 }
 
-/// Floats of the channels of a pixel, and where their numbers go. All slices have one length.
-struct Numbers<'a> {
+/// Floats of the channels of a pixel, and where their numbers go. All slices have one length, in elements.
+struct Numbers<'a, E: Element> {
     x: &'a [f32],
     norm: [&'a [f32]; 2],
-    rounding: &'a Rounding,
-    reciprocal: f32,
+    element: &'a E,
+    known: E::Known,
     to: &'a mut [u8],
 }
 
-impl Numbers<'_> {
+impl<E: Element> Numbers<'_, E> {
     #[inline(always)]
     unsafe fn write<S: Simd, const NORM: bool, const SILU: bool>(self) {
-        let (x, to, r, n) = (self.x.as_ptr(), self.to.as_mut_ptr(), self.rounding, self.x.len());
+        let (x, to, n) = (self.x.as_ptr(), self.to.as_mut_ptr(), self.x.len());
         let (factor, shift) = (self.norm[0].as_ptr(), self.norm[1].as_ptr());
         // SAFETY: the caller's: the machine supports S; all slices have n elements.
         unsafe {
-            let cubics = Cubics::<S>::new();
-            let zero = S::splat(r.zero.into());
-            let [low, high] = [S::splat(f32::from(r.low) - f32::from(r.zero)), S::splat(f32::from(r.high) - f32::from(r.zero))];
-            let reciprocal = S::splat(self.reciprocal);
-            let constants = Constants { cubics, reciprocal, zero, low, high };
+            let (cubics, constants) = (Cubics::<S>::new(), self.element.constants::<S>(self.known));
             let whole = n - n % S::W;
             for c in (0..whole).step_by(S::W) {
-                vector::<S, NORM, SILU>([x.add(c), factor.add(c), shift.add(c)], to.add(c), S::W, r, &constants);
+                let v = vector::<S, NORM, SILU>([x.add(c), factor.add(c), shift.add(c)], S::W, &cubics);
+                self.element.put::<S>(v, &constants, to.add(c * E::SIZE), S::W);
             }
             if whole < n {
-                vector::<S, NORM, SILU>([x.add(whole), factor.add(whole), shift.add(whole)], to.add(whole), n - whole, r, &constants);
+                let v = vector::<S, NORM, SILU>([x.add(whole), factor.add(whole), shift.add(whole)], n - whole, &cubics);
+                self.element.put::<S>(v, &constants, to.add(whole * E::SIZE), n - whole);
             }
         }
     }
 }
 
-/// What all vectors of a source need.
-struct Constants<S: Simd> {
-    cubics: Cubics<S>,
-    reciprocal: S::V,
-    zero: S::V,
-    /// The quotients of the smallest number and of the largest.
-    low: S::V,
-    high: S::V,
-}
-
-/// The numbers of `count <= W` floats with their factors and shifts.
+/// `count <= W` floats, with their factors and shifts.
 #[inline(always)]
-unsafe fn vector<S: Simd, const NORM: bool, const SILU: bool>(
-    [x, factor, shift]: [*const f32; 3],
-    to: *mut u8,
-    count: usize,
-    r: &Rounding,
-    constants: &Constants<S>,
-) {
+unsafe fn vector<S: Simd, const NORM: bool, const SILU: bool>([x, factor, shift]: [*const f32; 3], count: usize, cubics: &Cubics<S>) -> S::V {
     // SAFETY: the caller's: the machine supports S; as many elements are valid.
     unsafe {
         let get = |p: *const f32| if count == S::W { S::load(p) } else { S::load_n(p, count) };
@@ -367,18 +447,9 @@ unsafe fn vector<S: Simd, const NORM: bool, const SILU: bool>(
             v = S::add(S::mul(v, get(factor)), get(shift));
         }
         if SILU {
-            v = constants.cubics.silu(v);
+            v = cubics.silu(v);
         }
-        // What is beyond them is one of them, a whole number: the rounded ones need no bounds. NaN stays.
-        let quotient = S::min(constants.high, S::max(constants.low, S::mul(v, constants.reciprocal)));
-        let whole = S::round(quotient);
-        if S::all_lt(S::abs(S::sub(quotient, whole)), S::splat(NEAR_TIE)) {
-            S::store_bytes(to, S::add(whole, constants.zero), count);
-        } else {
-            let mut floats = [0f32; MOST_LANES];
-            S::store(floats.as_mut_ptr(), v);
-            by_definition(&floats, r, std::slice::from_raw_parts_mut(to, count));
-        }
+        v
     }
 }
 

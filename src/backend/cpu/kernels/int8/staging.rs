@@ -1,4 +1,4 @@
-//! Where the numbers stand that a convolution reads: padded images of bytes, the halo filled with zero points, the sources' channels side by side.
+//! Where the numbers stand that a convolution reads: padded images of bytes or of bf16, the halo filled with zero points, the sources' channels side by side.
 //!
 //! Every output pixel has a base and every tap an offset from it. There are two forms. As a padded image, the taps of a kernel row are one run of bytes. As
 //! planes, one for each column of the kernel and each remainder of a row by the stride: they hold what that column meets at every output pixel, so that all
@@ -18,12 +18,26 @@ pub enum Form {
     Signed,
     /// Pixels filled up to lines of 64 bytes, for aligned tiles of 16 evenly spaced ones: padded images if they are that wide, else planes.
     Tiles,
+    /// The same of bf16, two bytes each.
+    Bf16Tiles,
+}
+
+impl Form {
+    /// Whether pixels are lines, of which tiles are loaded.
+    fn tiles(self) -> bool {
+        matches!(self, Self::Tiles | Self::Bf16Tiles)
+    }
+
+    /// Bytes of a channel.
+    pub(in super::super) fn size(self) -> usize {
+        if self == Self::Bf16Tiles { 2 } else { 1 }
+    }
 }
 
 /// Bytes of a tile's row, and of what it is aligned to.
-pub(super) const LINE: usize = 64;
+pub(in super::super) const LINE: usize = 64;
 /// Rows of a tile.
-pub(super) const TILE: usize = 16;
+pub(in super::super) const TILE: usize = 16;
 /// Bytes that a kernel may read beyond the end of a run.
 const BEYOND: usize = 8;
 
@@ -44,7 +58,7 @@ pub struct Staging {
     /// Rows of a padded image that taps read.
     pub(super) padded_rows: usize,
     /// Output pixels of an image.
-    pub(super) out: [usize; 2],
+    pub(in super::super) out: [usize; 2],
     taps: [usize; 2],
     stride: [usize; 2],
     /// Whether the pixels of the one image are samples.
@@ -82,9 +96,9 @@ impl Staging {
         let p = s.p();
         let [down, across] = s.stride;
         let padded = [(p - 1) * down + s.r, (q - 1) * across + s.s];
-        let tiles = form == Form::Tiles;
+        let tiles = form.tiles();
         let shifted = tiles && !q.is_multiple_of(TILE);
-        let pitch = if tiles { s.c_in.next_multiple_of(LINE) } else { s.c_in };
+        let pitch = if tiles { (s.c_in * form.size()).next_multiple_of(LINE) } else { s.c_in }; // at most 2^20 channels
         let [planes, step, rate, parities, rows, columns] =
             if shifted { [s.s, across, down, down.min(s.r), p + (s.r - 1) / down, q] } else { [1, 1, 1, 1, padded[0], padded[1]] };
         // The last tile of an image reads rows of pixels that there are not.
@@ -130,6 +144,11 @@ impl Staging {
         self.images
     }
 
+    /// Bytes of a channel.
+    pub(super) fn size(&self) -> usize {
+        self.form.size()
+    }
+
     /// Output pixels of an image.
     pub(super) fn pixels(&self) -> usize {
         self.out[0] * self.out[1]
@@ -146,18 +165,18 @@ impl Staging {
     }
 
     fn shifted(&self) -> bool {
-        self.form == Form::Tiles && !self.out[1].is_multiple_of(TILE)
+        self.form.tiles() && !self.out[1].is_multiple_of(TILE)
     }
 
     /// Where the first tap of an output pixel stands.
     #[inline(always)]
-    pub(super) fn base(&self, image: usize, y: usize, x: usize) -> usize {
+    pub(in super::super) fn base(&self, image: usize, y: usize, x: usize) -> usize {
         let row = if self.shifted() { self.columns } else { self.stride[0] * self.columns } * self.pitch;
         image * self.image + y * row + x * self.pixel_step()
     }
 
     /// The distance of a tap from the first.
-    pub(super) fn tap(&self, r: usize, s: usize) -> usize {
+    pub(in super::super) fn tap(&self, r: usize, s: usize) -> usize {
         if self.shifted() { self.row(s, r) } else { self.row(0, r) + s * self.pitch }
     }
 

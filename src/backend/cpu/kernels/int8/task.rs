@@ -1,5 +1,6 @@
-//! What a kernel for bytes is given, and how sums become floats: one definition for all of them.
+//! What a kernel for bytes or for bf16 is given, and how sums become floats: one definition for all of them.
 
+use super::super::gemm;
 use super::super::pool::Shared;
 use super::super::simd::Simd;
 use super::staging::Staging;
@@ -28,9 +29,28 @@ pub struct Epilogue<'a> {
     pub factor: f32,
 }
 
+impl<'a> Epilogue<'a> {
+    /// What makes floats of sums.
+    pub(super) fn numbers(&self) -> Numbers<'a> {
+        Numbers { correction: self.correction, scale: self.scale }
+    }
+
+    /// What is done with floats, after they are made.
+    pub(super) fn of_floats(&self) -> gemm::Epilogue<'a> {
+        gemm::Epilogue { bias: self.bias, addend: self.addend, residual: self.residual, scale: self.factor }
+    }
+}
+
+/// What makes floats of whole sums, `[K]` each.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Numbers<'a> {
+    pub correction: &'a [i32],
+    pub scale: &'a [f32],
+}
+
 /// The sizes of a product that do not change.
 #[derive(Debug)]
-pub(super) struct Product {
+pub(in super::super) struct Product {
     pub staging: Staging,
     /// Output channels.
     pub n: usize,
@@ -43,11 +63,14 @@ pub(super) struct Product {
 }
 
 /// A part of a product: some rows of tiles by some panels. `run` of [`Conv2d`](super::conv::Conv2d) checked all sizes.
-pub(super) struct Task<'a> {
+pub(in super::super) struct Task<'a> {
     pub product: &'a Product,
     pub staged: &'a [u8],
     pub packed: &'a [i8],
-    pub epilogue: &'a Epilogue<'a>,
+    /// `None` for sums that are floats.
+    pub numbers: Option<Numbers<'a>>,
+    /// What is done with the floats then, as [`Epilogue`] says.
+    pub epilogue: gemm::Epilogue<'a>,
     /// `[rows][n]`; the rows and panels of this task are its own.
     pub out: Shared<'a>,
     /// Output pixels of all images; groups of 16 for a kernel of tiles.
@@ -55,9 +78,9 @@ pub(super) struct Task<'a> {
     pub panels: Range<usize>,
 }
 
-/// Sums of a tile.
+/// Sums of a tile: whole ones, or floats by their bits.
 #[repr(align(64))]
-pub(super) struct Sums(pub [i32; MAX_ROWS * MAX_COLUMNS]);
+pub(in super::super) struct Sums(pub [i32; MAX_ROWS * MAX_COLUMNS]);
 
 impl Sums {
     pub fn new() -> Self {
@@ -101,23 +124,28 @@ impl<'a> Task<'a> {
 
     /// What finishes the tiles of a panel.
     #[inline(always)]
-    pub fn finish(&self, panel: usize, width: usize) -> Finish<'a> {
+    pub(super) fn finish(&self, panel: usize, width: usize) -> Finish<'a> {
         let (column, columns) = (panel * width, self.columns(panel, width));
         let mut correction = [0; MAX_COLUMNS];
-        correction[..columns].copy_from_slice(&self.epilogue.correction[column..column + columns]);
-        Finish { epilogue: *self.epilogue, out: self.out.as_ptr(), n: self.product.n, sample_rows: self.product.sample_rows, column, columns, correction }
+        let mut scale = [0.0; MAX_COLUMNS];
+        if let Some(numbers) = &self.numbers {
+            correction[..columns].copy_from_slice(&numbers.correction[column..column + columns]);
+            scale[..columns].copy_from_slice(&numbers.scale[column..column + columns]);
+        }
+        Finish { epilogue: self.epilogue, out: self.out.as_ptr(), n: self.product.n, sample_rows: self.product.sample_rows, column, columns, correction, scale }
     }
 }
 
 /// Where the sums of a panel's tiles go.
 pub(super) struct Finish<'a> {
-    epilogue: Epilogue<'a>,
+    epilogue: gemm::Epilogue<'a>,
     out: *mut f32,
     n: usize,
     sample_rows: usize,
     column: usize,
     columns: usize,
     correction: [i32; MAX_COLUMNS],
+    scale: [f32; MAX_COLUMNS],
 }
 
 impl Finish<'_> {
@@ -127,18 +155,35 @@ impl Finish<'_> {
     /// The machine supports `S`; the rows and columns are those of the caller's task, whose sizes were checked; rows of sums have whole vectors.
     #[inline(always)]
     pub unsafe fn rows<S: Simd>(&self, sums: *const i32, pitch: usize, first: usize, count: usize) {
+        // SAFETY: the caller's contract.
+        unsafe { self.finish::<S, false>(sums, pitch, first, count) }
+    }
+
+    /// The same for sums that are floats already.
+    ///
+    /// # Safety
+    /// As for [`Finish::rows`].
+    #[inline(always)]
+    pub unsafe fn floats<S: Simd>(&self, sums: *const i32, pitch: usize, first: usize, count: usize) {
+        // SAFETY: the caller's contract.
+        unsafe { self.finish::<S, true>(sums, pitch, first, count) }
+    }
+
+    #[inline(always)]
+    unsafe fn finish<S: Simd, const FLOATS: bool>(&self, sums: *const i32, pitch: usize, first: usize, count: usize) {
         let (e, n) = (&self.epilogue, self.n);
         for j in (0..self.columns).step_by(S::W) {
             let (column, wide) = (self.column + j, (self.columns - j).min(S::W));
             // SAFETY: the caller's contract: `column + wide <= n`, and the rows are rows of the output and of what is added to it.
             unsafe {
                 let get = |p: *const f32| if wide == S::W { S::load(p) } else { S::load_n(p, wide) };
-                let scale = get(e.scale.as_ptr().add(column));
+                let scale = S::load(self.scale.as_ptr().add(j));
                 let bias = if let Some(bias) = e.bias { get(bias.as_ptr().add(column)) } else { S::splat(0.0) };
                 for i in 0..count {
                     let row = first + i;
                     let at = row * n + column;
-                    let mut v = S::mul(S::differences(sums.add(i * pitch + j), self.correction.as_ptr().add(j)), scale);
+                    let sums = sums.add(i * pitch + j);
+                    let mut v = if FLOATS { S::load(sums.cast()) } else { S::mul(S::differences(sums, self.correction.as_ptr().add(j)), scale) };
                     if e.bias.is_some() {
                         v = S::add(v, bias);
                     }
@@ -148,8 +193,8 @@ impl Finish<'_> {
                     if let Some(residual) = e.residual {
                         v = S::add(v, get(residual.as_ptr().add(at)));
                     }
-                    if e.factor != 1.0 {
-                        v = S::mul(v, S::splat(e.factor));
+                    if e.scale != 1.0 {
+                        v = S::mul(v, S::splat(e.scale));
                     }
                     let out = self.out.add(at);
                     if wide == S::W { S::store(out, v) } else { S::store_n(out, v, wide) }

@@ -123,6 +123,7 @@ struct Emulated;
 
 impl tiles::Tiles for Emulated {
     type Floats = simd::Portable;
+    const FLOATS: bool = false;
     unsafe fn begin() {}
     unsafe fn multiply(a: [*const u8; 2], stride: usize, offsets: &[u32], b: *const i8, sums: &mut task::Sums) {
         sums.0.fill(0);
@@ -180,7 +181,7 @@ static EMULATED: [Kernel; 2] = [
         tile: [32, 32],
         lanes: 16,
         form: Form::Tiles,
-        packing: pack::Packing::Tiles,
+        packing: pack::Packing::Tiles { size: 1 },
         chunk_macs: 1 << 20,
         run: emulated_tiles,
     },

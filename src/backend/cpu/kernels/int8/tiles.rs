@@ -1,4 +1,4 @@
-//! Kernels of instructions that multiply tiles: 16 pixels by 64 bytes with 64 weights by 16 channels. A tile of sums is two by two of them.
+//! Kernels of instructions that multiply tiles: 16 pixels by 64 bytes with as many bytes of weights by 16 channels. A tile of sums is two by two of them.
 
 use super::super::simd::Simd;
 use super::pack::TILE_COLUMNS;
@@ -10,9 +10,11 @@ use super::task::{Sums, Task};
 /// # Safety
 /// Every function needs a machine that supports the set.
 #[allow(clippy::missing_safety_doc)] // one contract for all, above
-pub(super) trait Tiles {
+pub(in super::super) trait Tiles {
     /// Floats of the same machine.
     type Floats: Simd;
+    /// Whether sums are floats.
+    const FLOATS: bool;
     /// Before the first product of a task.
     unsafe fn begin();
     /// `sums[32][32] = sum over steps`: rows 0..16 are the pixels at `a[0]`, the others those at `a[1]`, neighbours `stride` bytes apart. `b` has 2 KiB for each
@@ -27,7 +29,7 @@ pub(super) trait Tiles {
 /// # Safety
 /// The machine supports the set; the task's sizes were checked.
 #[inline(always)]
-pub(super) unsafe fn run<T: Tiles>(task: &Task) {
+pub(in super::super) unsafe fn run<T: Tiles>(task: &Task) {
     let (product, s) = (task.product, &task.product.staging);
     let (mut sums, per_image) = (Sums::new(), s.pixels().div_ceil(TILE));
     // Image, first pixel and pixels of a group.
@@ -48,7 +50,14 @@ pub(super) unsafe fn run<T: Tiles>(task: &Task) {
             unsafe { T::multiply(a, s.pixel_step(), &product.offsets, b, &mut sums) };
             for (half, (image, first, count)) in pair.into_iter().enumerate().take(task.rows.end - at) {
                 // SAFETY: the caller's contract; half of the tile's 32 rows of 32.
-                unsafe { finish.rows::<T::Floats>(sums.0.as_ptr().add(half * TILE * TILE_COLUMNS), TILE_COLUMNS, image * s.pixels() + first, count) };
+                unsafe {
+                    let (sums, row) = (sums.0.as_ptr().add(half * TILE * TILE_COLUMNS), image * s.pixels() + first);
+                    if T::FLOATS {
+                        finish.floats::<T::Floats>(sums, TILE_COLUMNS, row, count);
+                    } else {
+                        finish.rows::<T::Floats>(sums, TILE_COLUMNS, row, count);
+                    }
+                }
             }
         }
     }
