@@ -12,7 +12,7 @@ use fewstep::graph::ops::{FusedConv2d, PackFor};
 use fewstep::graph::{Graph, Numerics, Op, ValueId};
 use fewstep::io::SchedulerConfig;
 use fewstep::nn::{Model, StudentInfo, families};
-use fewstep::quant::{Mode, Options, Policy, quantize};
+use fewstep::quant::{Ends, Mode, Options, Policy, quantize};
 use fewstep::random::Purpose;
 use fewstep::sampling::{RunSpec, SamplingRun, UNROLLED};
 use fewstep::tensor::DType;
@@ -105,7 +105,17 @@ fn a_quantised_student_samples_in_whole_numbers() -> Result<()> {
     let scheduler = SchedulerConfig::parse(r#"{"_class_name":"DDIMScheduler","prediction_type":"v_prediction"}"#, "scheduler")?;
     let mut student = Model::create(families::parse(STUDENT, "config")?, scheduler, 1)?;
     student.student = Some(StudentInfo { version: StudentInfo::VERSION, pairs: PAIRS.to_vec(), teacher_substeps: 1 });
-    let options = Options { mode: Mode::W8A8, policy: Policy::default(), high: 129, samples: 4, batch: 4, size: [16, 16], seed: 5 };
+    let options = Options {
+        mode: Mode::W8A8,
+        policy: Policy::default(),
+        high: 129,
+        ends: Ends::MinMax,
+        correct_biases: false,
+        samples: 4,
+        batch: 4,
+        size: [16, 16],
+        seed: 5,
+    };
     let model = quantize(&cpu, &student, &options, &[], &mut |_, _| true, Stop::NEVER)?;
     let layers = model.quantization.as_ref().expect("numbers").layers.len();
     let table = Table::from_pairs(&model.scheduler.noise_schedule()?, model.scheduler.prediction(), &PAIRS, 0.0, model.scheduler.clip())?;
