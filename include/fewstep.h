@@ -376,7 +376,7 @@ typedef int32_t (*fewstep_progress_callback)(void *user, const fewstep_progress 
  * Compute on the CPU, with the best instructions that it has. The environment variable FEWSTEP_ISA, read once, lowers them, for floats and for bytes:
  * portable; avx2; avx_vnni (floats on AVX2, bytes on AVX-VNNI); avx512, also avx512_vnni (AVX-512, bytes on its VNNI); neon_dot; neon_i8mm; and amx (AVX-512,
  * bytes on AMX), which nothing uses for bytes unless it is named: that kernel has never run on a processor that has it. Any other value changes nothing, and a
- * runtime's log has a warning of it. FEWSTEP_PRECISION_BF16 needs AMX, named or not, and any value but amx forbids it.
+ * runtime's log has a warning of it. FEWSTEP_PRECISION_BF16 needs AMX, named or not; any other of these forbids it.
  */
 #define FEWSTEP_DEVICE_CPU 0
 
@@ -1241,8 +1241,8 @@ FEWSTEP_API fewstep_status fewstep_dataset_destroy(fewstep_dataset *dataset);
 
 /**
  * CUDA, compute capability 8.0 or later: the same in bfloat16, which has the range of f32 and 8 bits of precision. CPU with AMX for bfloat16 (Intel, Sapphire
- * Rapids and later; Linux 5.16): convolutions, linear layers and their gradients multiply in it where they have channels enough, with sums in f32; all else is
- * f32. Making such a sampler, evaluator or trainer asks the system for the tiles, for the process and for good: afterwards no thread can install an alternate
+ * Rapids and later; Linux 5.16): convolutions, linear layers and their gradients multiply in it where they have channels and rows enough, with sums in f32; all
+ * else is f32 (so a sample may differ in bfloat16's last bits between batches of under 4 and larger ones). Making such a sampler, evaluator or trainer asks the system for the tiles, for the process and for good: afterwards no thread can install an alternate
  * signal stack that is smaller than the larger frames of signals (some 12 KiB). Where the tiles cannot be had it is refused with
  * FEWSTEP_STATUS_UNSUPPORTED; the error says why. These kernels are tested against their definition, but have not run on such a processor yet.
  */
@@ -1275,15 +1275,15 @@ FEWSTEP_API fewstep_status fewstep_dataset_destroy(fewstep_dataset *dataset);
 #define FEWSTEP_OBJECTIVE_DENOISE 4
 
 /**
- * Match the state where the teacher arrives, in its own steps, from the state that the student reaches by itself: the teacher walks anew in every training step
- * (substeps, at most 64; no FEWSTEP_CLIP_DYNAMIC). Needs what TEACHER_FORCED needs.
+ * Match the state where the teacher arrives, in its own steps, from the state that the student reaches by itself: the teacher walks anew in every training
+ * step (substeps, at most 64; no FEWSTEP_CLIP_DYNAMIC, which is UNSUPPORTED here). Needs what TEACHER_FORCED needs.
  */
 #define FEWSTEP_OBJECTIVE_RESOLVE 5
 
 /**
- * Match all of the teacher's cached states along the student's whole run from their noise, with gradient through the chain of its steps: the mean over the steps.
- * A training step evaluates the student once for each step of its grid, and once more on the way back; memory is about that of one evaluation. Needs what
- * TEACHER_FORCED needs.
+ * Match all of the teacher's cached states along the student's whole run from their noise, with gradient through the chain of its steps: the mean over the
+ * steps, of which the grid has at most 32. A training step evaluates the student once for each step of its grid, and all but the last once more on the way
+ * back; memory is about that of one evaluation. Needs what TEACHER_FORCED needs.
  */
 #define FEWSTEP_OBJECTIVE_ROLLOUT 6
 
@@ -1390,7 +1390,7 @@ typedef struct {
    */
   uint64_t seed;
   /**
-   * The loss: one term or more. Terms that are evaluated at the same points (OUTPUT and DENOISE are) share their draws and the student's evaluation, so
+   * The loss: one term or more. Terms that are evaluated at the same points (OUTPUT and DENOISE are, and ON_POLICY and RESOLVE) share their draws and the student's evaluation, so
    * that several of them take little more time than one.
    */
   const fewstep_term *terms;
@@ -1512,7 +1512,7 @@ typedef struct {
    */
   const fewstep_cancel_token *cancel;
   /**
-   * Classifier-free guidance of the teacher, on its trajectories and where its output is matched, so that a student learns the guided teacher and samples
+   * Classifier-free guidance of the teacher, on its trajectories, where its output is matched and where it walks for RESOLVE, so that a student learns the guided teacher and samples
    * without guidance; see fewstep_sampler_options. 1 (the default) for none.
    */
   double guidance_scale;
@@ -1700,7 +1700,7 @@ FEWSTEP_API fewstep_status fewstep_trainer_options_init(fewstep_trainer_options 
  * The caller owns `*out` and gives it to fewstep_trainer_destroy; it keeps what it needs of the other handles alive. Any thread may call.
  * Returns OK, INVALID_ARGUMENT, SHAPE (networks or data that do not fit together), UNSUPPORTED (also a teacher whose inputs are rounded; such a student with
  * pairs that are not its own grid, or with FEWSTEP_OBJECTIVE_OUTPUT or FEWSTEP_OBJECTIVE_DENOISE, whose timesteps lie on none; scales of groups that are to
- * learn), CANCELLED, NUMERIC or OUT_OF_MEMORY.
+ * learn; FEWSTEP_OBJECTIVE_RESOLVE where trajectories are thresholded dynamically), CANCELLED, NUMERIC or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_trainer_create(const fewstep_runtime *runtime,
@@ -1918,7 +1918,7 @@ typedef struct {
    */
   int32_t mode;
   /**
-   * FEWSTEP_RANGE_*, for modes that round what layers read. MIN_MAX by default: the others lose more than they gain where 8 bits are enough
+   * FEWSTEP_RANGE_*, for modes that round what layers read. MIN_MAX by default: the others gain little where 8 bits are enough
    * (docs/quantization.md), and draw the samples twice.
    */
   int32_t range;
@@ -1971,7 +1971,7 @@ FEWSTEP_API fewstep_status fewstep_quantize_options_init(fewstep_quantize_option
  * Makes a model in fewer bits of another, as `options` says (NULL for the defaults): by default, of a few-step student, one in which weights of most layers are
  * signed bytes with a scale for each output, what these layers read is rounded to unsigned bytes with one scale each, and their products are summed exactly.
  * Scales of what is read come from the ranges that the student's layers have while it samples, in every step of its own grid; other modes take any model and
- * sample and report nothing. What stays in float is kept as f16, and as f32 where it is beyond f16. `progress` may be NULL and reports
+ * sample and report nothing, but to correct biases. What stays in float is kept as f16, and as f32 where it is beyond f16. `progress` may be NULL and reports
  * FEWSTEP_PHASE_QUANTIZE: `done` of `total` samples, those of every time that they are drawn.
  *
  * The result is a model like any other. With rounded inputs, its samplers run on kernels for bytes: on a CPU with the same bits on every processor that has the
@@ -1980,7 +1980,7 @@ FEWSTEP_API fewstep_status fewstep_quantize_options_init(fewstep_quantize_option
  * the bits; diffusers can read models of f16 and bfloat16 alone.
  *
  * The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call. Returns OK, INVALID_ARGUMENT (also for a
- * model without a grid of its own where inputs are rounded, a model that is quantised already, or a pattern that names no layer), SHAPE (a size that the model
+ * model without a grid of its own where inputs are rounded or biases corrected, a model that is quantised already, or a pattern that names no layer), SHAPE (a size that the model
  * cannot take, a dataset with planes of another), NUMERIC (a layer whose input is not finite), CANCELLED, UNSUPPORTED or OUT_OF_MEMORY.
  */
 FEWSTEP_API
@@ -2036,7 +2036,8 @@ typedef void (*fewstep_layer_report_callback)(void *user, const fewstep_layer_re
 
 /**
  * Measures what the whole numbers of `quantized` cost: calls `visit` for all layers together and for each. `student` is the model in floats that it was made
- * of, without training since. `options` has the samples (samples, batch, height, width, seed, dataset, cancel); mode, levels and keep are of no effect; NULL for the defaults. The noises are
+ * of, without training since. `options` has the samples (samples, batch, height, width, seed, dataset, cancel); what it says of how
+ * to quantise is of no effect; NULL for the defaults. The noises are
  * others than those of a calibration with the same seed. For each layer two models are compiled and sampled: this takes as long as some hundred runs.
  * `progress` may be NULL and reports FEWSTEP_PHASE_REPORT; `user` goes to both callbacks.
  *

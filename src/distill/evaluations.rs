@@ -4,9 +4,9 @@ use super::context::TermContext;
 use super::draws::Draws;
 use super::loss::Evaluated;
 use super::points::chain::ChainBatch;
+use super::points::own::student_step;
 use super::points::{At, Drawn, Place, Point, Sources};
 use super::term::Term;
-use crate::diffusion::trajectory::Ddim;
 use crate::error::Result;
 use crate::graph::{Graph, ValueId};
 use crate::memory;
@@ -39,8 +39,8 @@ impl Evaluations {
         Ok(this)
     }
 
-    /// Those along a run from noise: each step begins where the student's last one has landed. What is inside a step is computed again in the backward pass, so that
-    /// a run of any length keeps the states between its steps, and one step.
+    /// Those along a run from noise: each step begins where the student's last one has landed. What is inside a step is computed again in the backward pass, so
+    /// that a run of any length keeps the states between its steps, and one step.
     pub fn along(g: &mut Graph, context: &TermContext, batch: &ChainBatch) -> Result<Self> {
         let rows = g.shape(batch.noise)[0];
         let place = g.constant("chain.place", Tensor::zeros(DType::I32, &[rows])?)?;
@@ -50,10 +50,11 @@ impl Evaluations {
             let time = g.constant_fill("chain.timestep", &[rows], t as f32)?;
             let (conditions, places) = (memory::copy(&batch.conditions, WHAT)?, memory::copy(&[Place { t, next: Some(next) }], WHAT)?);
             let evaluated = Evaluated::new(g, context, At { x, t: time, conditions, places, place, data: None, next: Some(*target) })?;
-            memory::append(&mut this.inside, &g.values_since(mark)?, WHAT)?;
-            let (from, to) = (context.schedule.level(t)?, context.schedule.level(next)?);
-            let [of_x, of_out] = Ddim::new(from, to).coefficients(from, context.student.prediction)?;
-            x = g.weighted_sum(&[(of_x, x), (of_out, evaluated.student)])?;
+            // The way back begins with the last step, which is still there, and no step leads on from it.
+            if this.steps.len() + 1 < context.pairs.len() {
+                memory::append(&mut this.inside, &g.values_since(mark)?, WHAT)?;
+                x = student_step(g, context, (t, next), [x, evaluated.student])?;
+            }
             memory::push(&mut this.steps, evaluated, WHAT)?;
         }
         Ok(this)

@@ -46,6 +46,8 @@ pub struct TrainerOptions {
 
 /// The most teacher steps inside a step of the student that are part of a training step: each is an evaluation in its program.
 const MOST_SUBSTEPS: usize = 64;
+/// The most steps of a run that is part of a training step: each is an evaluation, another one on the way back, and a gradient.
+const MOST_CHAINED: usize = 32;
 
 impl Default for TrainerOptions {
     fn default() -> Self {
@@ -87,6 +89,12 @@ impl TrainerOptions {
             return Err(Error::invalid(format!(
                 "substeps is {}; a term that the teacher walks for in every training step has {MOST_SUBSTEPS} at most",
                 self.substeps
+            )));
+        }
+        if self.pairs.len() > MOST_CHAINED && self.terms.iter().any(|term| term.point.kind().chained) {
+            return Err(Error::invalid(format!(
+                "the grid has {} steps; a term that goes through the student's whole run in every training step has {MOST_CHAINED} at most",
+                self.pairs.len()
             )));
         }
         self.optimizer.check()?;

@@ -165,6 +165,9 @@ mod tests {
                 term(Objective::OnPolicy, Weight::TruncSnr, NormKind::Huber(0.1)),
                 Objective::Denoise.term(Weight::V, NormKind::L2),
                 Term { point: Point::Own, target: Target::TeacherOutput, ..term(Objective::OnPolicy, Weight::V, NormKind::L1) },
+                term(Objective::Resolve, Weight::State, NormKind::L2),
+                term(Objective::Rollout, Weight::State, NormKind::L2),
+                Term { point: Point::Cached, target: Target::Resolved, ..term(Objective::Resolve, Weight::V, NormKind::L1) },
             ],
             pairs: vec![(999, 499), (499, -1)],
             optimizer: Optimizer { learning_rate: 1e-3, decay: LearningRate::Constant, clip_norm: f64::INFINITY, ..Optimizer::default() },
@@ -176,7 +179,10 @@ mod tests {
                      Term { objective: TeacherForced, weight: 0.5, step_weight: Snr, norm: L2 }, \
                      Term { objective: OnPolicy, weight: 0.5, step_weight: TruncSnr, norm: Huber(0.1) }, \
                      Term { objective: Denoise, weight: 1.0, step_weight: V, norm: L2 }, \
-                     Term { point: Own, target: TeacherOutput, weight: 0.5, step_weight: V, norm: L1 }]";
+                     Term { point: Own, target: TeacherOutput, weight: 0.5, step_weight: V, norm: L1 }, \
+                     Term { objective: Resolve, weight: 0.5, step_weight: State, norm: L2 }, \
+                     Term { objective: Rollout, weight: 0.5, step_weight: State, norm: L2 }, \
+                     Term { point: Cached, target: Resolved, weight: 0.5, step_weight: V, norm: L1 }]";
         let expected = [
             ("seed", "7"),
             ("batch", "64"),

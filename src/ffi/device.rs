@@ -14,7 +14,7 @@ use std::ffi::c_char;
 /// Compute on the CPU, with the best instructions that it has. The environment variable FEWSTEP_ISA, read once, lowers them, for floats and for bytes:
 /// portable; avx2; avx_vnni (floats on AVX2, bytes on AVX-VNNI); avx512, also avx512_vnni (AVX-512, bytes on its VNNI); neon_dot; neon_i8mm; and amx (AVX-512,
 /// bytes on AMX), which nothing uses for bytes unless it is named: that kernel has never run on a processor that has it. Any other value changes nothing, and a
-/// runtime's log has a warning of it. FEWSTEP_PRECISION_BF16 needs AMX, named or not, and any value but amx forbids it.
+/// runtime's log has a warning of it. FEWSTEP_PRECISION_BF16 needs AMX, named or not; any other of these forbids it.
 pub const FEWSTEP_DEVICE_CPU: i32 = 0;
 /// Compute on an NVIDIA GPU of compute capability 7.5 or later. No part of a plan falls back to the CPU.
 pub const FEWSTEP_DEVICE_CUDA: i32 = 1;

@@ -9,8 +9,8 @@ pub const FEWSTEP_PRECISION_F32: i32 = 0;
 /// CUDA: activations and products in 16-bit IEEE floats with sums in f32. Twice the speed and half the memory of f32 and more where tensor cores multiply.
 pub const FEWSTEP_PRECISION_F16: i32 = 1;
 /// CUDA, compute capability 8.0 or later: the same in bfloat16, which has the range of f32 and 8 bits of precision. CPU with AMX for bfloat16 (Intel, Sapphire
-/// Rapids and later; Linux 5.16): convolutions, linear layers and their gradients multiply in it where they have channels enough, with sums in f32; all else is
-/// f32. Making such a sampler, evaluator or trainer asks the system for the tiles, for the process and for good: afterwards no thread can install an alternate
+/// Rapids and later; Linux 5.16): convolutions, linear layers and their gradients multiply in it where they have channels and rows enough, with sums in f32; all
+/// else is f32 (so a sample may differ in bfloat16's last bits between batches of under 4 and larger ones). Making such a sampler, evaluator or trainer asks the system for the tiles, for the process and for good: afterwards no thread can install an alternate
 /// signal stack that is smaller than the larger frames of signals (some 12 KiB). Where the tiles cannot be had it is refused with
 /// FEWSTEP_STATUS_UNSUPPORTED; the error says why. These kernels are tested against their definition, but have not run on such a processor yet.
 pub const FEWSTEP_PRECISION_BF16: i32 = 2;

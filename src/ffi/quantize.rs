@@ -56,7 +56,7 @@ pub struct fewstep_quantize_options {
     pub width: u32,
     /// FEWSTEP_QUANTIZE_*; W8A8 by default.
     pub mode: i32,
-    /// FEWSTEP_RANGE_*, for modes that round what layers read. MIN_MAX by default: the others lose more than they gain where 8 bits are enough
+    /// FEWSTEP_RANGE_*, for modes that round what layers read. MIN_MAX by default: the others gain little where 8 bits are enough
     /// (docs/quantization.md), and draw the samples twice.
     pub range: i32,
     /// Seed of the samples' noise and labels.
@@ -180,7 +180,7 @@ pub unsafe extern "C" fn fewstep_quantize_options_init(options: *mut fewstep_qua
 /// Makes a model in fewer bits of another, as `options` says (NULL for the defaults): by default, of a few-step student, one in which weights of most layers are
 /// signed bytes with a scale for each output, what these layers read is rounded to unsigned bytes with one scale each, and their products are summed exactly.
 /// Scales of what is read come from the ranges that the student's layers have while it samples, in every step of its own grid; other modes take any model and
-/// sample and report nothing. What stays in float is kept as f16, and as f32 where it is beyond f16. `progress` may be NULL and reports
+/// sample and report nothing, but to correct biases. What stays in float is kept as f16, and as f32 where it is beyond f16. `progress` may be NULL and reports
 /// FEWSTEP_PHASE_QUANTIZE: `done` of `total` samples, those of every time that they are drawn.
 ///
 /// The result is a model like any other. With rounded inputs, its samplers run on kernels for bytes: on a CPU with the same bits on every processor that has the
@@ -189,7 +189,7 @@ pub unsafe extern "C" fn fewstep_quantize_options_init(options: *mut fewstep_qua
 /// the bits; diffusers can read models of f16 and bfloat16 alone.
 ///
 /// The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call. Returns OK, INVALID_ARGUMENT (also for a
-/// model without a grid of its own where inputs are rounded, a model that is quantised already, or a pattern that names no layer), SHAPE (a size that the model
+/// model without a grid of its own where inputs are rounded or biases corrected, a model that is quantised already, or a pattern that names no layer), SHAPE (a size that the model
 /// cannot take, a dataset with planes of another), NUMERIC (a layer whose input is not finite), CANCELLED, UNSUPPORTED or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_quantize(

@@ -60,7 +60,8 @@ unsafe fn tell(report: &Report, visit: unsafe extern "C" fn(*mut c_void, *const 
 }
 
 /// Measures what the whole numbers of `quantized` cost: calls `visit` for all layers together and for each. `student` is the model in floats that it was made
-/// of, without training since. `options` has the samples (samples, batch, height, width, seed, dataset, cancel); mode, levels and keep are of no effect; NULL for the defaults. The noises are
+/// of, without training since. `options` has the samples (samples, batch, height, width, seed, dataset, cancel); what it says of how
+/// to quantise is of no effect; NULL for the defaults. The noises are
 /// others than those of a calibration with the same seed. For each layer two models are compiled and sampled: this takes as long as some hundred runs.
 /// `progress` may be NULL and reports FEWSTEP_PHASE_REPORT; `user` goes to both callbacks.
 ///

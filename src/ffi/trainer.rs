@@ -235,7 +235,7 @@ pub unsafe extern "C" fn fewstep_trainer_options_init(options: *mut fewstep_trai
 /// The caller owns `*out` and gives it to fewstep_trainer_destroy; it keeps what it needs of the other handles alive. Any thread may call.
 /// Returns OK, INVALID_ARGUMENT, SHAPE (networks or data that do not fit together), UNSUPPORTED (also a teacher whose inputs are rounded; such a student with
 /// pairs that are not its own grid, or with FEWSTEP_OBJECTIVE_OUTPUT or FEWSTEP_OBJECTIVE_DENOISE, whose timesteps lie on none; scales of groups that are to
-/// learn), CANCELLED, NUMERIC or OUT_OF_MEMORY.
+/// learn; FEWSTEP_OBJECTIVE_RESOLVE where trajectories are thresholded dynamically), CANCELLED, NUMERIC or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_trainer_create(
     runtime: *const fewstep_runtime,

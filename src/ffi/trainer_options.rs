@@ -23,12 +23,12 @@ pub const FEWSTEP_OBJECTIVE_TEACHER_FORCED: i32 = 2;
 pub const FEWSTEP_OBJECTIVE_ON_POLICY: i32 = 3;
 /// Match the clean image: trains a teacher from data. Needs a dataset.
 pub const FEWSTEP_OBJECTIVE_DENOISE: i32 = 4;
-/// Match the state where the teacher arrives, in its own steps, from the state that the student reaches by itself: the teacher walks anew in every training step
-/// (substeps, at most 64; no FEWSTEP_CLIP_DYNAMIC). Needs what TEACHER_FORCED needs.
+/// Match the state where the teacher arrives, in its own steps, from the state that the student reaches by itself: the teacher walks anew in every training
+/// step (substeps, at most 64; no FEWSTEP_CLIP_DYNAMIC, which is UNSUPPORTED here). Needs what TEACHER_FORCED needs.
 pub const FEWSTEP_OBJECTIVE_RESOLVE: i32 = 5;
-/// Match all of the teacher's cached states along the student's whole run from their noise, with gradient through the chain of its steps: the mean over the steps.
-/// A training step evaluates the student once for each step of its grid, and once more on the way back; memory is about that of one evaluation. Needs what
-/// TEACHER_FORCED needs.
+/// Match all of the teacher's cached states along the student's whole run from their noise, with gradient through the chain of its steps: the mean over the
+/// steps, of which the grid has at most 32. A training step evaluates the student once for each step of its grid, and all but the last once more on the way
+/// back; memory is about that of one evaluation. Needs what TEACHER_FORCED needs.
 pub const FEWSTEP_OBJECTIVE_ROLLOUT: i32 = 6;
 
 /// The error of the clean image itself.
@@ -89,7 +89,7 @@ pub struct fewstep_trainer_options {
     pub batch: u32,
     /// Key of every random draw; 0 by default.
     pub seed: u64,
-    /// The loss: one term or more. Terms that are evaluated at the same points (OUTPUT and DENOISE are) share their draws and the student's evaluation, so
+    /// The loss: one term or more. Terms that are evaluated at the same points (OUTPUT and DENOISE are, and ON_POLICY and RESOLVE) share their draws and the student's evaluation, so
     /// that several of them take little more time than one.
     pub terms: *const fewstep_term,
     /// Elements of terms.
@@ -153,7 +153,7 @@ pub struct fewstep_trainer_options {
     pub threshold_max: f64,
     /// Stops fewstep_trainer_create with CANCELLED; only read during that call. NULL (the default) for none.
     pub cancel: *const fewstep_cancel_token,
-    /// Classifier-free guidance of the teacher, on its trajectories and where its output is matched, so that a student learns the guided teacher and samples
+    /// Classifier-free guidance of the teacher, on its trajectories, where its output is matched and where it walks for RESOLVE, so that a student learns the guided teacher and samples
     /// without guidance; see fewstep_sampler_options. 1 (the default) for none.
     pub guidance_scale: f64,
     /// The class that the teacher was trained to read as none; -1 (the default) for not given.

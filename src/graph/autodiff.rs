@@ -5,7 +5,7 @@ use super::{Graph, NodeId, Op, OpDef, Origin, TensorType, ValueId};
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::tensor::Tensor;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 /// What tables are called where there is no memory for them.
 const WHAT: &str = "gradients";
@@ -65,30 +65,58 @@ impl GradCx<'_> {
 /// Forward values that are computed again in the backward pass instead of being kept.
 #[derive(Default)]
 struct Recompute {
-    named: HashSet<ValueId>,
+    /// Of each value of the forward pass, whether it is such a one.
+    named: Vec<bool>,
     copies: HashMap<ValueId, ValueId>,
 }
 
 impl Recompute {
-    /// The value itself, or the copy of it that is computed at the point of first use.
+    fn of(values: usize, named: &[ValueId]) -> Result<Self> {
+        let mut this = Self { named: memory::filled(false, values, WHAT)?, ..Self::default() };
+        named.iter().for_each(|value| this.named[value.0 as usize] = true);
+        Ok(this)
+    }
+
+    /// The node that is to run again for a value, if it has not yet.
+    fn lacking(&self, graph: &Graph, id: ValueId) -> Option<usize> {
+        let named = self.named.get(id.0 as usize).is_some_and(|named| *named) && !self.copies.contains_key(&id);
+        match graph.value(id).origin {
+            Origin::Node { node, .. } if named => Some(node.0 as usize),
+            _ => None,
+        }
+    }
+
+    /// The value itself, or the copy of it that is computed at the point of first use, behind the copies that it is made of. By a list, not by recursion: paths
+    /// are as long as networks are deep.
     fn value(&mut self, graph: &mut Graph, id: ValueId) -> Result<ValueId> {
-        if let Some(copy) = self.copies.get(&id) {
-            return Ok(*copy);
+        let mut open = memory::with_capacity(1, WHAT)?;
+        open.push(id);
+        while let Some(at) = open.last() {
+            let Some(node) = self.lacking(graph, *at) else {
+                open.pop();
+                continue;
+            };
+            let known = open.len();
+            for input in graph.nodes()[node].inputs.iter().rev().filter(|input| self.lacking(graph, **input).is_some()) {
+                memory::push(&mut open, *input, WHAT)?;
+            }
+            if open.len() == known {
+                self.run_again(graph, node)?;
+            }
         }
-        if !self.named.contains(&id) {
-            return Ok(id);
-        }
-        let Origin::Node { node, .. } = graph.value(id).origin else { return Ok(id) };
-        let node = graph.nodes()[node.0 as usize].clone();
-        let mut inputs = Vec::with_capacity(node.inputs.len());
-        for input in &node.inputs {
-            inputs.push(self.value(graph, *input)?);
-        }
+        Ok(self.copy(id))
+    }
+
+    fn copy(&self, id: ValueId) -> ValueId {
+        self.copies.get(&id).copied().unwrap_or(id)
+    }
+
+    /// Appends a node's copy, all that it reads being there.
+    fn run_again(&mut self, graph: &mut Graph, node: usize) -> Result<()> {
+        let node = graph.nodes()[node].clone();
+        let inputs = memory::collect(node.inputs.iter().map(|input| self.copy(*input)), WHAT)?;
         let outputs = graph.push(node.op, &inputs)?;
-        for (old, new) in node.outputs.iter().zip(&outputs) {
-            memory::insert(&mut self.copies, *old, *new, WHAT)?;
-        }
-        Ok(self.copies[&id])
+        node.outputs.iter().zip(&outputs).try_for_each(|(old, new)| memory::insert(&mut self.copies, *old, *new, WHAT))
     }
 }
 
@@ -102,7 +130,7 @@ pub fn gradients(graph: &mut Graph, loss: ValueId, wrt: &[ValueId], recompute: &
         return Err(Error::shape(format!("gradients need a scalar loss, '{}' is {:?}", graph.value(loss).name, graph.shape(loss))));
     }
     let needs = depends_on(graph, wrt)?;
-    let mut recompute = Recompute { named: recompute.iter().copied().collect(), ..Recompute::default() };
+    let mut recompute = Recompute::of(graph.values().len(), recompute)?;
     let mut grads: HashMap<ValueId, ValueId> = HashMap::new();
     let shape = graph.shape(loss).to_vec();
     let one = graph.constant("grad.one", Tensor::from_slice(&shape, &[1f32])?)?;

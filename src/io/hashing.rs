@@ -1,6 +1,6 @@
 //! SHA-256 of what passes by on its way to or from a file.
 
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 use std::io::{self, Read, Write};
 
 /// A reader or writer that hashes what goes through it.
@@ -9,14 +9,30 @@ pub(super) struct Hashing<T> {
     hash: Sha256,
 }
 
-impl<T> Hashing<T> {
-    pub fn new(inner: T) -> Self {
-        Self { inner, hash: Sha256::new() }
+/// SHA-256 of pieces, one behind the other.
+#[derive(Default)]
+pub(crate) struct Sha256(sha2::Sha256);
+
+impl Sha256 {
+    /// With this piece too.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
     }
 
-    /// The hash of everything so far, in hexadecimal as sha256sum prints it.
+    /// In hexadecimal as sha256sum prints it.
     pub fn digest(self) -> String {
-        hex(&self.hash.finalize())
+        hex(&self.0.finalize())
+    }
+}
+
+impl<T> Hashing<T> {
+    pub fn new(inner: T) -> Self {
+        Self { inner, hash: Sha256::default() }
+    }
+
+    /// The hash of everything so far.
+    pub fn digest(self) -> String {
+        self.hash.digest()
     }
 }
 
@@ -42,14 +58,9 @@ impl<W: Write> Write for Hashing<W> {
 
 /// The hash of bytes in memory.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
-    sha256_of([bytes])
-}
-
-/// The hash of pieces, one behind the other.
-pub(crate) fn sha256_of<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> String {
-    let mut hash = Sha256::new();
-    pieces.into_iter().for_each(|piece| hash.update(piece));
-    hex(&hash.finalize())
+    let mut hash = Sha256::default();
+    hash.update(bytes);
+    hash.digest()
 }
 
 fn hex(bytes: &[u8]) -> String {

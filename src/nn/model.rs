@@ -9,7 +9,7 @@ use crate::cancel::Stop;
 use crate::diffusion::grid;
 use crate::error::{Error, Result};
 use crate::io::diffusers::{self, ModelFiles, NetworkText};
-use crate::io::hashing::{sha256, sha256_of};
+use crate::io::hashing::{Sha256, sha256};
 use crate::io::json::{SHOWN_KEYS, describe};
 use crate::io::scheduler_config::{SchedulerClass, SchedulerConfig};
 use crate::io::{TensorFile, model_file, record};
@@ -184,9 +184,15 @@ impl Model {
         Ok(Self { weights, ..self })
     }
 
-    /// A hash of the weights, by their names and bytes.
-    pub fn weights_hash(&self) -> String {
-        sha256_of(self.weights.iter().flat_map(|(name, tensor)| [name.as_bytes(), &[0], tensor.bytes()]))
+    /// A hash of the weights, by their names, types, shapes and bytes; a cancelled error where `stop` is set before.
+    pub fn weights_hash(&self, stop: Stop) -> Result<String> {
+        let mut hash = Sha256::default();
+        for (name, tensor) in &self.weights {
+            stop.check()?;
+            hash.update(format!("{name} {:?} {:?}\n", tensor.dtype(), tensor.shape()).as_bytes());
+            hash.update(tensor.bytes());
+        }
+        Ok(hash.digest())
     }
 
     /// A hash of the numbers that the model computes in, scales included; `None` for one that computes in floats.

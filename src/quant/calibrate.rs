@@ -143,7 +143,10 @@ impl<'a> Calibration<'a> {
             Ok(())
         })?;
         let &Options { ends, high, .. } = self.options;
-        ranges.iter_mut().zip(&histograms).for_each(|(range, histogram)| *range = histogram.ends(ends, high));
-        Ok(())
+        ranges.iter_mut().zip(&histograms).try_for_each(|(range, histogram)| {
+            self.stop.check()?;
+            *range = histogram.ends(ends, high);
+            Ok(())
+        })
     }
 }

@@ -30,12 +30,17 @@ pub(super) fn correct_biases(calibration: &mut Calibration, quantized: &mut Mode
         memory::collect(observed.iter().map(|(_, value)| *value), "layers")
     })?;
     let mut shifts = BTreeMap::<&str, Shift>::new();
-    calibration.sample(&mut evaluator, |_, evaluator| {
+    calibration.sample(&mut evaluator, |timestep, evaluator| {
         for (path, value) in &observed {
             memory::check()?;
             let values = evaluator.observed(*value)?;
+            if let Some(i) = values.iter().position(|v| !v.is_finite()) {
+                return Err(Error::numeric(format!("rounding shifts output {i} of layer '{path}' by {}, timestep {timestep}", values[i])));
+            }
             let (sum, count) = shifts.entry(path).or_default();
-            sum.resize(values.len(), 0.0);
+            if sum.is_empty() {
+                *sum = memory::filled(0.0, values.len(), "biases")?;
+            }
             sum.iter_mut().zip(values.iter()).for_each(|(sum, v)| *sum += f64::from(*v));
             *count += 1;
         }

@@ -1,7 +1,7 @@
 //! Files of models in whole numbers: what they say is judged before anything is computed with it.
 
 use super::tests::{TINY, options, quantized, student};
-use super::{Mode, Options};
+use super::{Ends, Mode, Options};
 use crate::cancel::Stop;
 use crate::error::{Error, Result, Status};
 use crate::io::{TensorFile, record, safetensors};
@@ -173,11 +173,11 @@ fn numbers_without_a_grid_are_not_saved() -> Result<()> {
 /// What a model was made of stays with it, through files, and through what training does with its weights.
 #[test]
 fn files_say_what_they_were_made_of() -> Result<()> {
-    let (model, options) = (student()?, Options { correct_biases: true, ..options(129) });
+    let (model, options) = (student()?, Options { correct_biases: true, ends: Ends::Percentile(0.9999), ..options(129) });
     let whole = quantized(&model, &options)?;
     let provenance = |model: &Model| model.quantization.as_ref().and_then(|q| q.provenance.clone()).expect("provenance");
-    assert_eq!(provenance(&whole)["weights_sha256"], model.weights_hash());
-    assert_eq!(provenance(&whole)["calibration"], json!({"samples": 16, "seed": 5, "ends": "MinMax", "correct_biases": true}));
+    assert_eq!((&provenance(&whole)["mode"], &provenance(&whole)["weights_sha256"]), (&json!("w8a8"), &json!(model.weights_hash(Stop::NEVER)?)));
+    assert_eq!(provenance(&whole)["calibration"], json!({"samples": 16, "seed": 5, "range": {"percentile": 99.99}, "correct_biases": true}));
     let (file, metadata) = parts(&whole, "provenance")?;
     let opened = Model::from_bytes(&bytes(&file, &metadata)?)?;
     assert_eq!(provenance(&opened), provenance(&whole));

@@ -146,6 +146,7 @@ impl Study {
 #[ignore = "a study, run by make quant-study on the students that FEWSTEP_STUDENTS names, with spaces between them"]
 fn levers() -> Result<()> {
     let students = std::env::var("FEWSTEP_STUDENTS").expect("FEWSTEP_STUDENTS: students of digits");
+    println!();
     println!("| steps | mode | as it is | scales for each step | coefficients refitted |\n| --- | --- | --- | --- | --- |");
     for student in students.split_whitespace() {
         let study = Study::open(Path::new(student))?;

@@ -24,6 +24,18 @@ impl Mode {
     /// Weights that share a scale where those of 4 bits have them in groups; half of it where an output's are no multiple.
     pub const GROUP: usize = 16;
 
+    /// Its word in files.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::W8A8 => "w8a8",
+            Self::W8 => "w8",
+            Self::W4A8 => "w4a8",
+            Self::W4 => "w4",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+
     /// The type of all weights, where they become one of floats.
     pub fn floats(self) -> Option<DType> {
         match self {

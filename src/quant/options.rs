@@ -2,6 +2,7 @@
 
 use super::mode::Mode;
 use super::policy::Policy;
+use serde_json::{Value, json};
 
 /// Into what a model is quantised, and what it is calibrated on.
 #[derive(Clone, Debug)]
@@ -48,4 +49,15 @@ pub enum Ends {
     /// Where the sum of |error|^2.4 is least, of the 80 ranges from all of it down to 0.21 of it (the loss of Choukroun et al. 2019, arXiv 1902.06822, with the
     /// exponent that Nahshan et al. 2021, arXiv 1911.07190, find for 4 to 8 bits).
     LeastError,
+}
+
+impl Ends {
+    /// In the words of files.
+    pub(super) fn to_value(self) -> Value {
+        match self {
+            Self::MinMax => json!("min_max"),
+            Self::Percentile(share) => json!({"percentile": (share * 1e8).round() / 1e6}),
+            Self::LeastError => json!("least_error"),
+        }
+    }
 }

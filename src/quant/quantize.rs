@@ -69,14 +69,16 @@ fn calibrated(mut calibration: Calibration, pairs: &[(i64, i64)]) -> Result<Mode
     Ok(quantized)
 }
 
-/// What people may want to know of a quantised model: what it was made of, and how.
-fn provenance(model: &Model, options: &Options) -> Value {
-    let mut record = json!({"fewstep": env!("CARGO_PKG_VERSION"), "mode": format!("{:?}", options.mode), "weights_sha256": model.weights_hash()});
+/// What people may want to know of a quantised model: what it was made of, and how. These words are in files.
+fn provenance(model: &Model, options: &Options, stop: Stop) -> Result<Value> {
+    let mut record = json!({"fewstep": env!("CARGO_PKG_VERSION"), "mode": options.mode.word(), "weights_sha256": model.weights_hash(stop)?});
     if options.calibrates() {
-        record["calibration"] = json!({"samples": options.samples, "seed": options.seed, "ends": format!("{:?}", options.ends),
-            "correct_biases": options.correct_biases});
+        record["calibration"] = json!({"samples": options.samples, "seed": options.seed, "correct_biases": options.correct_biases});
     }
-    record
+    if options.mode.rounds_inputs() {
+        record["calibration"]["range"] = options.ends.to_value();
+    }
+    Ok(record)
 }
 
 /// The model with scales for the weights of its layers alone.
@@ -102,7 +104,8 @@ pub(super) fn with_numbers<'a>(
         *known = range.map(|range| known.unwrap_or_default().union(range));
     }
     let mut quantized = model.clone();
-    let mut quantization = Quantization { pairs: memory::copy(pairs, "pairs")?, provenance: Some(provenance(model, options)), ..Quantization::default() };
+    let mut quantization =
+        Quantization { pairs: memory::copy(pairs, "pairs")?, provenance: Some(provenance(model, options, stop)?), ..Quantization::default() };
     for (path, range) in ranges {
         stop.check()?;
         memory::check()?;

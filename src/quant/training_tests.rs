@@ -140,7 +140,7 @@ fn what_leaves_the_grid_is_refused() -> Result<()> {
     type Row<'a> = (&'a str, &'a Model, &'a Model, &'a [Objective], &'a [(i64, i64)], Option<&'a str>);
     let forced = &[Objective::TeacherForced];
     let rows: [Row; 9] = [
-        ("its own", &whole, &model, &[Objective::TeacherForced, Objective::OnPolicy], &PAIRS, None),
+        ("its own", &whole, &model, &[Objective::TeacherForced, Objective::OnPolicy, Objective::Resolve, Objective::Rollout], &PAIRS, None),
         ("floats anywhere", &model, &model, &[Objective::Output, Objective::TeacherForced], &other, None),
         ("data", &whole, &model, &[Objective::Denoise], &[], Some("point is Data")),
         ("data of a teacher's", &whole, &model, &[Objective::Output], &PAIRS, Some("point is Data")),

@@ -135,6 +135,8 @@ static void create_trainer(void) {
     static const fewstep_term terms[] = {
         {.objective = FEWSTEP_OBJECTIVE_TEACHER_FORCED, .step_weight = FEWSTEP_WEIGHT_STATE, .norm = FEWSTEP_NORM_L2, .weight = 1},
         {.objective = FEWSTEP_OBJECTIVE_ON_POLICY, .step_weight = FEWSTEP_WEIGHT_STATE, .norm = FEWSTEP_NORM_HUBER, .weight = 0.5f, .huber_delta = 0.1f},
+        {.objective = FEWSTEP_OBJECTIVE_RESOLVE, .step_weight = FEWSTEP_WEIGHT_STATE, .norm = FEWSTEP_NORM_L2, .weight = 0.5f},
+        {.objective = FEWSTEP_OBJECTIVE_ROLLOUT, .step_weight = FEWSTEP_WEIGHT_STATE, .norm = FEWSTEP_NORM_L2, .weight = 0.5f},
         {.objective = FEWSTEP_OBJECTIVE_OUTPUT, .step_weight = FEWSTEP_WEIGHT_V, .norm = FEWSTEP_NORM_L1, .weight = 0.5f},
         {.objective = FEWSTEP_OBJECTIVE_DENOISE, .step_weight = FEWSTEP_WEIGHT_V, .norm = FEWSTEP_NORM_L2, .weight = 0.5f},
     };

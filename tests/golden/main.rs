@@ -41,8 +41,10 @@ fn trials() -> Result<Vec<Trial>, String> {
         }
     }
     // Ours has all kinds; another may have some.
-    let enough = if given.is_some() { seen.contains(&true) } else { !seen.contains(&false) };
-    if enough { Ok(trials) } else { Err(format!("{}: a kind of cases is missing or empty", dir.display())) }
+    match ["unet", "schedulers", "distill", "adamw.safetensors"].iter().zip(seen).find(|(_, seen)| !seen) {
+        Some((missing, _)) if given.is_none() || !seen.contains(&true) => Err(format!("{}: '{missing}' is missing or empty", dir.display())),
+        _ => Ok(trials),
+    }
 }
 
 fn add_all(trials: &mut Vec<Trial>, kind: &str, cases: Vec<PathBuf>, run: fn(&Path) -> Check) -> Result<bool, String> {

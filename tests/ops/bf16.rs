@@ -14,7 +14,7 @@ use fewstep::{Result, Status};
 
 /// Sums in f32 of the factors that the reference rounds as well.
 const TOLERANCE: f64 = 1e-5;
-/// Behind a norm a factor may be rounded the other way, 2^-8 of it, and SiLU is a polynomial within 1.1e-4.
+/// Behind a norm a factor may be rounded the other way, 2^-8 of it.
 const NORMED: f64 = 6e-3;
 
 /// Every kernel, for one to three threads: groups that must give equal bytes. All kernels give the same ones.

@@ -19,6 +19,10 @@ fn sizes(graph: &Graph, values: &[ValueId]) -> impl Iterator<Item = usize> {
 /// Builds the kernel of a node.
 pub(super) fn lower(graph: &Graph, node: &Node, target: Target) -> Result<Box<dyn CpuKernel>> {
     let isa = target.isa;
+    // What is packed is the kernels' own.
+    if !matches!(node.op, Op::PackConv(_)) && node.outputs.iter().any(|o| matches!(graph.value(*o).ty.dtype, DType::F16 | DType::Bf16)) {
+        return Err(Error::unsupported("the CPU backend keeps values in f32: values in half precision need a CUDA device"));
+    }
     let ty = |i: usize| &graph.value(node.inputs[i]).ty;
     let types = || node.inputs.iter().map(|i| &graph.value(*i).ty).collect::<Vec<_>>();
     let out = |i: usize| &graph.value(node.outputs[i]).ty;

@@ -1,5 +1,5 @@
-//! The student's whole run from the noise of a trajectory: it is evaluated at each of its own states in turn, and the error of a later one flows back through all
-//! steps before it.
+//! The student's whole run from the noise of a trajectory: it is evaluated at each of its own states in turn, and the error of a later one flows back through
+//! all steps before it.
 
 use super::super::context::{Needs, TermContext};
 use super::super::draws::Draws;

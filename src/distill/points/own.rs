@@ -37,6 +37,13 @@ impl TrajectoryBatch {
     }
 }
 
+/// Where the student's step over a pair lands, from x and what the network gives there.
+pub(in crate::distill) fn student_step(g: &mut Graph, context: &TermContext, (t, next): (i64, i64), [x, out]: [ValueId; 2]) -> Result<ValueId> {
+    let (from, to) = (context.schedule.level(t)?, context.schedule.level(next)?);
+    let [of_x, of_out] = Ddim::new(from, to).coefficients(from, context.student.prediction)?;
+    g.weighted_sum(&[(of_x, x), (of_out, out)])
+}
+
 /// The student's state at the start of each pair, [B, H W C] each.
 fn own_states(g: &mut Graph, context: &TermContext, batch: &TrajectoryBatch) -> Result<Vec<ValueId>> {
     let shape = g.shape(batch.state).to_vec();
@@ -48,9 +55,7 @@ fn own_states(g: &mut Graph, context: &TermContext, batch: &TrajectoryBatch) -> 
     for &(t, next) in context.pairs.split_last().map_or(&[][..], |(_, before)| before) {
         let time = g.constant_fill("own.timestep", &[shape[0]], t as f32)?;
         let out = context.student.network.predict(g, x, time, &batch.conditions)?;
-        let (from, to) = (context.schedule.level(t)?, context.schedule.level(next)?);
-        let [cx, co] = Ddim::new(from, to).coefficients(from, context.student.prediction)?;
-        x = g.weighted_sum(&[(cx, x), (co, out)])?;
+        x = student_step(g, context, (t, next), [x, out])?;
         states.push(g.reshape(x, &flat)?);
     }
     Ok(states)

@@ -1,5 +1,5 @@
-//! Where the teacher arrives at the end of the student's step from the very state that the student is evaluated at, walked anew in every training step: a cached
-//! state belongs to the teacher's own trajectory, this one to the student's.
+//! Where the teacher arrives at the end of the student's step from the very state that the student is evaluated at, walked anew in every training step: a
+//! cached state belongs to the teacher's own trajectory, this one to the student's.
 
 use super::super::context::TermContext;
 use super::super::points::At;

@@ -13,7 +13,8 @@ pub(super) fn is_narrow(dtype: DType) -> bool {
     matches!(dtype, DType::F16 | DType::Bf16)
 }
 
-/// Rewrites a program of f32 with activations of `dtype`, if the target has such; an error where it has nothing of that type. Taps are cast back, so that the host reads the types that it asked for.
+/// Rewrites a program of f32 with activations of `dtype`, if the target has such; an error where it has nothing of that type. Taps are cast back, so that the
+/// host reads the types that it asked for.
 pub fn precision<'s>(old: &Graph, dtype: DType, target: &dyn Target, stop: Stop<'s>) -> Result<Option<Rewrite<'s>>> {
     if !is_narrow(dtype) || target.narrowing(dtype)? != Narrowing::Activations {
         return Ok(None);

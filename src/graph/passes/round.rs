@@ -68,8 +68,7 @@ impl Rounded {
         let Node { inputs, outputs, .. } = &graph.nodes()[from];
         let alone = readers.read_once(graph, node.inputs[0]) && outputs[1..].iter().all(|other| readers.none(*other));
         let x = graph.shape(node.inputs[0]);
-        // Seen otherwise by the convolution, what is a sample of the norm may be none of its.
-        if !alone || graph.shape(outputs[0]) != x {
+        if !alone {
             return None;
         }
         let (sources, parameters) = inputs.split_at(norm.sources);

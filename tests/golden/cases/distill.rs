@@ -3,7 +3,7 @@
 use crate::common::{Check, backend, close, fail, integers, read, text, to_nhwc, values, write};
 use crate::trajectory::teacher_dir;
 use fewstep::backend::Executable;
-use fewstep::diffusion::{Clip, NoiseSchedule, Prediction, Rounding, ScheduleConfig, Weight, trajectory};
+use fewstep::diffusion::{Clip, NoiseSchedule, Prediction, Rounding, ScheduleConfig, Table, Weight, trajectory};
 use fewstep::distill::context::{Role, STUDENT, TEACHER, TermContext, Walk};
 use fewstep::distill::evaluations::Evaluations;
 use fewstep::distill::phase::{Phase, Update};
@@ -14,7 +14,10 @@ use fewstep::distill::{NormKind, Objective, Optimizer, ParameterSet, Point, Term
 use fewstep::graph::{Graph, TensorType, ValueId};
 use fewstep::io::safetensors::TensorFile;
 use fewstep::names::Named;
-use fewstep::nn::{Guidance, Model};
+use fewstep::nn::conditions::Values;
+use fewstep::nn::{ConditionKind, Guidance, Model};
+use fewstep::random::Purpose;
+use fewstep::sampling::{RunSpec, SamplingRun, UNROLLED};
 use fewstep::tensor::{DType, Tensor};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -165,6 +168,9 @@ pub fn run(path: &Path) -> Check {
     let case = load(path)?;
     let batch = text(TensorFile::open(&path.with_file_name("batch.safetensors")))?;
     let expected = text(TensorFile::open(&path.with_extension("safetensors")))?;
+    if let Some(guidance) = case.guidance {
+        check_guided(&case, guidance, &batch, &expected)?;
+    }
     let mut g = Graph::new();
     let program = build(&mut g, &case, &batch, &expected)?;
     let mut exec = text(backend()?.compile(&g))?;
@@ -187,6 +193,30 @@ pub fn run(path: &Path) -> Check {
         }
     }
     check_parameters(exec.as_ref(), &expected)
+}
+
+/// The guided teacher's own trajectory.
+fn check_guided(case: &Case, guidance: Guidance, batch: &TensorFile, expected: &TensorFile) -> Check {
+    let states = text(expected.get("states"))?;
+    let image = states.shape()[1..].to_vec();
+    let all = text(states.to_f32_vec())?;
+    let row = image.iter().product::<usize>();
+    let nhwc = |data: &[f32]| to_nhwc(&text(Tensor::from_slice(&image, data))?);
+    let grid = text(trajectory::teacher_pairs(1000, &case.pairs, case.substeps))?;
+    let table = text(Table::from_pairs(&case.schedule, case.prediction[1], &grid, 0.0, Clip::None))?;
+    let (size, purpose, guidance) = ([image[2], image[3]], Purpose::Data, Some(guidance));
+    let spec = RunSpec { table: &table, batch: image[0], size, purpose, precision: DType::F32, guidance, unrolled: UNROLLED };
+    let mut run = text(SamplingRun::new(backend()?.as_ref(), &case.teacher, &spec))?;
+    let labels = integers(batch, "class_labels")?;
+    let given = [(ConditionKind::Labels { classes: 10 }, Values::I32(&labels))];
+    text(run.begin(0, &(0..image[0] as i32).collect::<Vec<_>>(), &given, Some(&nhwc(&values(batch, "x_T")?)?)))?;
+    for k in 1..=case.pairs.len() {
+        for _ in 0..case.substeps {
+            text(run.step(None, false))?;
+        }
+        close(&format!("guided state {k}"), &text(run.read())?, &nhwc(&all[k * row..][..row])?, 1e-4, 0.0)?;
+    }
+    Ok(())
 }
 
 fn load_weights(exec: &mut dyn Executable, case: &Case) -> Check {

@@ -3,7 +3,7 @@
 
 use super::super::conv::Epilogue;
 use super::super::conv::tests::{assert_close, each_mac, noise, shapes};
-use super::super::int8::stage::{self, Bf16};
+use super::super::int8::stage::Bf16;
 use super::super::int8::task::Sums;
 use super::super::int8::tiles::Tiles;
 use super::super::int8::{Input, Norm, Source, Staging};
@@ -12,6 +12,7 @@ use super::super::workers::Workers;
 use super::weight_grad::Outer;
 use super::*;
 use crate::backend::cpu::ThreadPool;
+use crate::backend::cpu::math::sigmoid;
 use crate::error::Status;
 use half::slice::HalfFloatSliceExt;
 
@@ -181,7 +182,7 @@ fn bf16_producers_equal_the_definition() -> Result<()> {
                     let at = (if linear { column } else { image }) * s.c_in + c;
                     v = v * factor[at] + shift[at];
                 }
-                bf16::from_f32(if silu { stage::silu(v) } else { v })
+                bf16::from_f32(if silu { v * sigmoid(v) } else { v })
             };
             for isa in Isa::all() {
                 for pool in &pools {

@@ -27,7 +27,7 @@ pub fn silu(v: f32) -> f32 {
 
 /// The coefficients in registers.
 #[derive(Clone, Copy)]
-pub(super) struct Cubics<S: Simd>([S::Table; 4]);
+pub struct Cubics<S: Simd>([S::Table; 4]);
 
 impl<S: Simd> Cubics<S> {
     /// # Safety

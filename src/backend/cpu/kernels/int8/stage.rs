@@ -8,6 +8,7 @@ use super::super::simd::{self, Isa, Simd};
 use super::super::workers::Workers;
 use super::silu::{self, Cubics};
 use super::staging::Staging;
+use crate::backend::cpu::math::sigmoid;
 use crate::error::{Error, Result};
 
 /// How the floats of a source are rounded: `clamp(round(x / scale) + zero, low, high)`, ties to even; NaN becomes `zero`.
@@ -43,6 +44,8 @@ pub trait Element: Copy + Send + Sync {
     fn zero(&self) -> u8;
     /// That of these, in registers.
     unsafe fn constants<S: Simd>(&self, known: Self::Known) -> Self::Constants<S>;
+    /// x sigmoid(x), as exact as such an element shows.
+    unsafe fn silu<S: Simd>(v: S::V, cubics: &Cubics<S>) -> S::V;
     /// Writes the first `count` of a vector, at any alignment.
     unsafe fn put<S: Simd>(&self, v: S::V, constants: &Self::Constants<S>, to: *mut u8, count: usize);
 }
@@ -68,6 +71,18 @@ impl Element for Bf16 {
 
     #[inline(always)]
     unsafe fn constants<S: Simd>(&self, (): ()) {}
+
+    /// As norms have it: the cubics are made for steps of whole numbers, and near 0 and far below it are further off than bf16 rounds.
+    #[inline(always)]
+    unsafe fn silu<S: Simd>(v: S::V, _: &Cubics<S>) -> S::V {
+        let mut floats = [0f32; MOST_LANES];
+        // SAFETY: the caller's contract; no vector has more floats.
+        unsafe {
+            S::store(floats.as_mut_ptr(), v);
+            floats.iter_mut().for_each(|v| *v *= sigmoid(*v));
+            S::load(floats.as_ptr())
+        }
+    }
 
     #[inline(always)]
     unsafe fn put<S: Simd>(&self, v: S::V, (): &(), to: *mut u8, count: usize) {
@@ -158,6 +173,12 @@ impl Element for Rounding {
             let [low, high] = [self.low, self.high].map(|end| f32::from(end) - f32::from(self.zero));
             Constants { reciprocal: S::splat(reciprocal), zero: S::splat(self.zero.into()), low: S::splat(low), high: S::splat(high) }
         }
+    }
+
+    #[inline(always)]
+    unsafe fn silu<S: Simd>(v: S::V, cubics: &Cubics<S>) -> S::V {
+        // SAFETY: the caller's contract.
+        unsafe { cubics.silu(v) }
     }
 
     #[inline(always)]
@@ -425,11 +446,11 @@ impl<E: Element> Numbers<'_, E> {
             let (cubics, constants) = (Cubics::<S>::new(), self.element.constants::<S>(self.known));
             let whole = n - n % S::W;
             for c in (0..whole).step_by(S::W) {
-                let v = vector::<S, NORM, SILU>([x.add(c), factor.add(c), shift.add(c)], S::W, &cubics);
+                let v = vector::<S, E, NORM, SILU>([x.add(c), factor.add(c), shift.add(c)], S::W, &cubics);
                 self.element.put::<S>(v, &constants, to.add(c * E::SIZE), S::W);
             }
             if whole < n {
-                let v = vector::<S, NORM, SILU>([x.add(whole), factor.add(whole), shift.add(whole)], n - whole, &cubics);
+                let v = vector::<S, E, NORM, SILU>([x.add(whole), factor.add(whole), shift.add(whole)], n - whole, &cubics);
                 self.element.put::<S>(v, &constants, to.add(whole * E::SIZE), n - whole);
             }
         }
@@ -438,7 +459,7 @@ impl<E: Element> Numbers<'_, E> {
 
 /// `count <= W` floats, with their factors and shifts.
 #[inline(always)]
-unsafe fn vector<S: Simd, const NORM: bool, const SILU: bool>([x, factor, shift]: [*const f32; 3], count: usize, cubics: &Cubics<S>) -> S::V {
+unsafe fn vector<S: Simd, E: Element, const NORM: bool, const SILU: bool>([x, factor, shift]: [*const f32; 3], count: usize, cubics: &Cubics<S>) -> S::V {
     // SAFETY: the caller's: the machine supports S; as many elements are valid.
     unsafe {
         let get = |p: *const f32| if count == S::W { S::load(p) } else { S::load_n(p, count) };
@@ -447,7 +468,7 @@ unsafe fn vector<S: Simd, const NORM: bool, const SILU: bool>([x, factor, shift]
             v = S::add(S::mul(v, get(factor)), get(shift));
         }
         if SILU {
-            v = cubics.silu(v);
+            v = E::silu(v, cubics);
         }
         v
     }
