@@ -72,10 +72,14 @@ def processor():
     return [flag for flag in ("avx2", "avx_vnni", "avx512_vnni", "amx_int8", "amx_bf16") if flag in flags]
 
 
-def sampler_of(model, batch, noise):
+F32, BF16 = 0, 2
+
+
+def sampler_of(model, batch, noise, precision=F32):
     """One step from t = 999 to clean data: what runs it, and what reads the result."""
     o = options("fewstep_sampler_options")
     o.kind, o.spacing, o.clip, o.set_alpha_to_one, o.steps, o.batch = 1, 2, 0, 1, 1, batch
+    o.precision = precision
     sampler = C.c_void_p()
     check(lib.fewstep_sampler_create(runtime, model, C.byref(o), C.byref(sampler)))
     begin = options("fewstep_begin_options")
@@ -91,6 +95,13 @@ def sampler_of(model, batch, noise):
         return out
 
     return sampler, run, read
+
+
+def multiplies_bf16():
+    """Whether this processor's samplers can."""
+    info = STRUCTS["fewstep_device_info"](struct_size=C.sizeof(STRUCTS["fewstep_device_info"]))
+    check(lib.fewstep_device_get_info(0, 0, C.byref(info)))
+    return bool(info.precisions >> BF16 & 1)
 
 
 def in_bytes(model):
@@ -151,10 +162,21 @@ def evaluation():
 
         difference = np.sqrt(np.mean((read_int8() - out) ** 2) / np.mean(out**2))
         programs = {"fewstep": ours, "fewstep int8": ours_int8, "OpenVINO f32": lambda: compiled(feed), "OpenVINO int8": lambda: compiled_int8(feed), "PyTorch eager f32": eager}
+        sampler_bf16 = None
+        if multiplies_bf16():
+            compiled_bf16 = core.compile_model(onnx, "CPU", {**settings, "INFERENCE_PRECISION_HINT": "bf16"})
+            sampler_bf16, programs["fewstep bf16"], _ = sampler_of(model, batch, noise, BF16)
+            programs["OpenVINO bf16"] = lambda: compiled_bf16(feed)
+        else:
+            print("  bf16: left out, this processor has no AMX that may be used")
         medians = interleaved(programs, 30 if batch == 1 else 12)
         report(f"one evaluation of student_s, batch {batch}", medians)
         int8 = medians["fewstep int8"]
         print(f"  int8: over own f32 {int8 / medians['fewstep']:.2f}, over OpenVINO int8 {int8 / medians['OpenVINO int8']:.2f}, over OpenVINO's best mode {int8 / min(medians['OpenVINO int8'], medians['OpenVINO f32']):.2f}; its result is {difference:.3f} of f32's away (random weights)")
+        if sampler_bf16:
+            bf16 = medians["fewstep bf16"]
+            print(f"  bf16: over own f32 {bf16 / medians['fewstep']:.2f}, over OpenVINO bf16 {bf16 / medians['OpenVINO bf16']:.2f}; int8 over OpenVINO's better of int8 and bf16 {int8 / min(medians['OpenVINO int8'], medians['OpenVINO bf16']):.2f}")
+            check(lib.fewstep_sampler_destroy(sampler_bf16))
         info = STRUCTS["fewstep_sampler_info"](struct_size=C.sizeof(STRUCTS["fewstep_sampler_info"]))
         check(lib.fewstep_sampler_get_info(sampler, C.byref(info)))
         print(f"  arena {info.arena_bytes} bytes, largest live set {info.peak_live_bytes} ({info.arena_bytes / info.peak_live_bytes:.3f}), prepared {info.prepared_bytes}")
