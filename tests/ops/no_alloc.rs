@@ -81,9 +81,9 @@ const TINY: &str = r#"{"_class_name":"UNet2DModel","sample_size":8,"in_channels"
 /// A trainer's own part of a step: its numbers in, its report out, and the look at what became of the weights.
 fn measure_training() -> Result<()> {
     let model = Model::create(families::parse(TINY, "config.json")?, SchedulerConfig::default(), 1)?;
-    let term = Objective::OnPolicy.term(Weight::State, NormKind::Huber(1.0));
+    let terms = [Objective::OnPolicy, Objective::Resolve, Objective::Rollout].map(|objective| objective.term(Weight::State, NormKind::Huber(1.0))).to_vec();
     let pairs = vec![(999, 499), (499, -1)];
-    let options = TrainerOptions { terms: vec![term], pairs, substeps: 2, cache_size: 4, cache_batch: 4, batch: 2, ..TrainerOptions::default() };
+    let options = TrainerOptions { terms, pairs, substeps: 2, cache_size: 4, cache_batch: 4, batch: 2, ..TrainerOptions::default() };
     let mut trainer = Trainer::new(Arc::new(CpuBackend::new(2)?), &model, Some(&model), None, options)?;
     trainer.step()?;
     for step in 2..5 {
