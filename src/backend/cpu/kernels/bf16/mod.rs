@@ -1,8 +1,8 @@
 //! Products of bf16 on tiles: convolutions, their input gradients, which are convolutions with turned weights, and their weight gradients. Factors are rounded
 //! to bf16 (to nearest, ties to even), sums are f32, in the order of the instruction (tdpbf16ps).
 //!
-//! Convolutions read what the rounding pass of [`int8`](super::int8) stages, 32 channels a line where bytes have 64, and run on its loop over tiles; weights are
-//! packed as `[k/32][r][s][c/32][2][16][16][2]`. Weight gradients have a pass and a loop of their own ([`weight_grad`]).
+//! Convolutions read what the rounding pass of [`int8`] stages, 32 channels a line where bytes have 64, and run on its loop over tiles; weights are
+//! packed as `[k/32][r][s][c/32][2][16][16][2]`. Weight gradients have a pass and a loop of their own (`weight_grad`).
 //!
 //! | kernel | what multiplies |
 //! | --- | --- |

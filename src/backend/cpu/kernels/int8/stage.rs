@@ -141,7 +141,7 @@ pub fn round(x: f32, r: &Rounding) -> u8 {
 
 impl Element for Rounding {
     const SIZE: usize = 1;
-    /// 1 / scale; NaN where that is not as exact as [`NEAR_TIE`] needs, so that each number is made by definition.
+    /// 1 / scale; NaN where that is not as exact as `NEAR_TIE` needs, so that each number is made by definition.
     type Known = f32;
     type Constants<S: Simd> = Constants<S>;
 
