@@ -1390,8 +1390,8 @@ typedef struct {
    */
   uint64_t seed;
   /**
-   * The loss: one term or more. Terms that are evaluated at the same points (OUTPUT and DENOISE are, and ON_POLICY and RESOLVE) share their draws and the student's evaluation, so
-   * that several of them take little more time than one.
+   * The loss: one term or more. Terms that are evaluated at the same points (OUTPUT and DENOISE are, and ON_POLICY and RESOLVE) share their draws and the
+   * student's evaluation, so that several of them take little more time than one.
    */
   const fewstep_term *terms;
   /**
@@ -1485,8 +1485,9 @@ typedef struct {
   int32_t precision;
   /**
    * What is done to the image that the teacher predicts in each step of its trajectories: FEWSTEP_CLIP_FROM_TEACHER (the default), or FEWSTEP_CLIP_NONE,
-   * FEWSTEP_CLIP_RANGE or FEWSTEP_CLIP_DYNAMIC with the fields below. The objectives on trajectories match the states that come of it. Nothing else clips: not
-   * the student's own steps in ON_POLICY and the like, since a few-step student is sampled without; nor the prediction that OUTPUT matches, which is the network's.
+   * FEWSTEP_CLIP_RANGE or FEWSTEP_CLIP_DYNAMIC with the fields below. The objectives on trajectories match the states that come of it. Nothing else clips:
+   * not the student's own steps in ON_POLICY and the like, since a few-step student is sampled without; nor the prediction that OUTPUT matches, which is the
+   * network's.
    * A teacher that needs it shows at timesteps that are nearly pure noise, where an error of its noise is a thousand times that of its image: without it
    * its states can leave the range of images for good. States that are far out of range are a warning in the runtime's log, once for the trajectories.
    */
@@ -1512,8 +1513,8 @@ typedef struct {
    */
   const fewstep_cancel_token *cancel;
   /**
-   * Classifier-free guidance of the teacher, on its trajectories, where its output is matched and where it walks for RESOLVE, so that a student learns the guided teacher and samples
-   * without guidance; see fewstep_sampler_options. 1 (the default) for none.
+   * Classifier-free guidance of the teacher, on its trajectories, where its output is matched and where it walks for RESOLVE, so that a student learns the
+   * guided teacher and samples without guidance; see fewstep_sampler_options. 1 (the default) for none.
    */
   double guidance_scale;
   /**
@@ -1980,8 +1981,8 @@ FEWSTEP_API fewstep_status fewstep_quantize_options_init(fewstep_quantize_option
  * the bits; diffusers can read models of f16 and bfloat16 alone.
  *
  * The caller owns `*out` and gives it to fewstep_model_destroy; it keeps the runtime alive. Any thread may call. Returns OK, INVALID_ARGUMENT (also for a
- * model without a grid of its own where inputs are rounded or biases corrected, a model that is quantised already, or a pattern that names no layer), SHAPE (a size that the model
- * cannot take, a dataset with planes of another), NUMERIC (a layer whose input is not finite), CANCELLED, UNSUPPORTED or OUT_OF_MEMORY.
+ * model without a grid of its own where inputs are rounded or biases corrected, a model that is quantised already, or a pattern that names no layer), SHAPE (a
+ * size that the model cannot take, a dataset with planes of another), NUMERIC (a layer whose input is not finite), CANCELLED, UNSUPPORTED or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_quantize(const fewstep_runtime *runtime,

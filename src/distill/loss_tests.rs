@@ -7,7 +7,7 @@ use super::points::cached::TrajectoryBatch;
 use super::tests::{bytes_of, model, options, scratch};
 use super::*;
 use crate::backend::cpu::CpuBackend;
-use crate::backend::{Backend, as_bytes};
+use crate::backend::{Backend, Executable, as_bytes};
 use crate::diffusion::{Clip, Table, Weight, trailing_pairs, trajectory};
 use crate::error::{Result, Status};
 use crate::graph::{Graph, TensorType};
@@ -121,6 +121,19 @@ fn a_loss_has_any_number_of_terms() -> Result<()> {
     Ok(())
 }
 
+/// A compiled program with those of the model's weights that it has under a prefix.
+fn with_weights(backend: &CpuBackend, g: &Graph, model: &Model, prefix: &str) -> Result<Box<dyn Executable>> {
+    let mut exec = backend.compile(g)?;
+    for (name, tensor) in &model.weights {
+        let name = format!("{prefix}{name}");
+        if exec.plan().graph().storage(&name).is_some() {
+            exec.bind(&name, tensor.clone())?;
+        }
+    }
+    exec.prepare()?;
+    Ok(exec)
+}
+
 /// The student's own states are those of its sampler, also on grids of more steps than a sum has operands.
 #[test]
 fn own_states_are_those_of_the_students_sampler() -> Result<()> {
@@ -142,14 +155,7 @@ fn own_states_are_those_of_the_students_sampler() -> Result<()> {
         let pair = g.input("pair", TensorType::new(DType::I32, &[n]))?;
         let at = TrajectoryBatch { pair, state, target, conditions: vec![] }.own(&mut g, &context)?;
         g.tap(at.x);
-        let mut exec = backend.compile(&g)?;
-        for (name, tensor) in &model.weights {
-            let name = format!("{}{name}", context::STUDENT);
-            if exec.plan().graph().storage(&name).is_some() {
-                exec.bind(&name, tensor.clone())?;
-            }
-        }
-        exec.prepare()?;
+        let mut exec = with_weights(&backend, &g, &model, context::STUDENT)?;
         let noise: Vec<f32> = (0..n * 64).map(|i| ((i * 29 % 83) as f32 - 41.0) / 30.0).collect();
         let order: Vec<i32> = (0..n as i32).rev().collect();
         exec.write_bytes(state, as_bytes(&noise))?;
@@ -189,14 +195,7 @@ fn resolved_targets_are_where_the_teachers_sampler_arrives() -> Result<()> {
         let at = TrajectoryBatch { pair, state, target, conditions: vec![] }.cached(&mut g, &context)?;
         let resolved = Evaluated::new(&mut g, &context, at)?.target(&mut g, &context, Target::Resolved)?;
         g.tap(resolved);
-        let mut exec = backend.compile(&g)?;
-        for (name, tensor) in &model.weights {
-            let name = format!("{}{name}", context::TEACHER);
-            if exec.plan().graph().storage(&name).is_some() {
-                exec.bind(&name, tensor.clone())?;
-            }
-        }
-        exec.prepare()?;
+        let mut exec = with_weights(&backend, &g, &model, context::TEACHER)?;
         let x: Vec<f32> = (0..3 * 64).map(|i| ((i * 29 % 83) as f32 - 41.0) / 30.0).collect();
         exec.write_bytes(state, as_bytes(&x))?;
         exec.write_bytes(pair, as_bytes(&[2i32, 0, 1]))?;

@@ -89,8 +89,8 @@ pub struct fewstep_trainer_options {
     pub batch: u32,
     /// Key of every random draw; 0 by default.
     pub seed: u64,
-    /// The loss: one term or more. Terms that are evaluated at the same points (OUTPUT and DENOISE are, and ON_POLICY and RESOLVE) share their draws and the student's evaluation, so
-    /// that several of them take little more time than one.
+    /// The loss: one term or more. Terms that are evaluated at the same points (OUTPUT and DENOISE are, and ON_POLICY and RESOLVE) share their draws and the
+    /// student's evaluation, so that several of them take little more time than one.
     pub terms: *const fewstep_term,
     /// Elements of terms.
     pub term_count: usize,
@@ -138,8 +138,9 @@ pub struct fewstep_trainer_options {
     /// the loss is scaled, and a step whose gradients overflow is done again at half the scale.
     pub precision: i32,
     /// What is done to the image that the teacher predicts in each step of its trajectories: FEWSTEP_CLIP_FROM_TEACHER (the default), or FEWSTEP_CLIP_NONE,
-    /// FEWSTEP_CLIP_RANGE or FEWSTEP_CLIP_DYNAMIC with the fields below. The objectives on trajectories match the states that come of it. Nothing else clips: not
-    /// the student's own steps in ON_POLICY and the like, since a few-step student is sampled without; nor the prediction that OUTPUT matches, which is the network's.
+    /// FEWSTEP_CLIP_RANGE or FEWSTEP_CLIP_DYNAMIC with the fields below. The objectives on trajectories match the states that come of it. Nothing else clips:
+    /// not the student's own steps in ON_POLICY and the like, since a few-step student is sampled without; nor the prediction that OUTPUT matches, which is the
+    /// network's.
     /// A teacher that needs it shows at timesteps that are nearly pure noise, where an error of its noise is a thousand times that of its image: without it
     /// its states can leave the range of images for good. States that are far out of range are a warning in the runtime's log, once for the trajectories.
     pub trajectory_clip: i32,
@@ -153,8 +154,8 @@ pub struct fewstep_trainer_options {
     pub threshold_max: f64,
     /// Stops fewstep_trainer_create with CANCELLED; only read during that call. NULL (the default) for none.
     pub cancel: *const fewstep_cancel_token,
-    /// Classifier-free guidance of the teacher, on its trajectories, where its output is matched and where it walks for RESOLVE, so that a student learns the guided teacher and samples
-    /// without guidance; see fewstep_sampler_options. 1 (the default) for none.
+    /// Classifier-free guidance of the teacher, on its trajectories, where its output is matched and where it walks for RESOLVE, so that a student learns the
+    /// guided teacher and samples without guidance; see fewstep_sampler_options. 1 (the default) for none.
     pub guidance_scale: f64,
     /// The class that the teacher was trained to read as none; -1 (the default) for not given.
     pub null_label: i32,

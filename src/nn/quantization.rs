@@ -225,14 +225,14 @@ impl Quantization {
         for (name, tensor) in weights {
             memory::check()?;
             let scales = self.layer_of(name).and_then(|path| Some((path, weights.get(&weight_scale(path))?)));
-            let scales = scales.map(|(path, scales)| self.narrow_scales(path, scales)).transpose()?;
+            let scales = scales.map(|(path, scales)| self.kept_scales(path, scales)).transpose()?;
             let tensor = match &scales {
                 Some(scales) if tensor.dtype() != DType::I8 => {
                     Arc::new(to_numbers(&tensor.to_f32()?, scales, self.weights(name).unwrap_or(WeightNumbers::BYTES).codes())?)
                 }
                 Some(_) => tensor.clone(),
                 None if self.is_scale(name) => match name.strip_suffix(".weight_scale") {
-                    Some(path) => self.narrow_scales(path, tensor)?,
+                    Some(path) => self.kept_scales(path, tensor)?,
                     None => tensor.clone(),
                 },
                 None => as_halves(tensor, DType::F16)?,
@@ -243,7 +243,7 @@ impl Quantization {
     }
 
     /// A layer's scales as they are kept: those of groups are many, and so in f16 where none is too small for it.
-    fn narrow_scales(&self, path: &str, scales: &Arc<Tensor>) -> Result<Arc<Tensor>> {
+    pub fn kept_scales(&self, path: &str, scales: &Arc<Tensor>) -> Result<Arc<Tensor>> {
         let groups = self.layers.get(path).is_some_and(|layer| layer.weights.group.is_some());
         let small = |scale: &f32| *scale < f16::MIN_POSITIVE.to_f32();
         if !groups || scales.dtype() != DType::F32 || scales.as_slice::<f32>()?.iter().any(small) {

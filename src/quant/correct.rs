@@ -9,7 +9,7 @@ use crate::graph::ops::{Conv2d, FakeQuantize};
 use crate::graph::{Graph, Op, ValueId};
 use crate::memory;
 use crate::nn::quantization::{from_numbers, input_scale, to_numbers, weight_scale};
-use crate::nn::{Layer, LayerNumbers, Model};
+use crate::nn::{Layer, LayerNumbers, Model, Quantization};
 use crate::tensor::Tensor;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,8 +22,8 @@ pub(super) fn correct_biases(calibration: &mut Calibration, quantized: &mut Mode
     let mut observed = vec![];
     let mut evaluator = calibration.evaluator(|g, layers| {
         for layer in layers {
-            if let Some(numbers) = quantized.quantization.as_ref().and_then(|q| q.layer(&layer.path)) {
-                let shift = shift(g, layer, numbers, quantized)?;
+            if let Some((quantization, numbers)) = quantized.quantization.as_ref().and_then(|q| Some((q, q.layer(&layer.path)?))) {
+                let shift = shift(g, layer, (quantization, numbers), quantized)?;
                 memory::push(&mut observed, (layer.path.clone(), shift), "layers")?;
             }
         }
@@ -57,7 +57,7 @@ pub(super) fn correct_biases(calibration: &mut Calibration, quantized: &mut Mode
 }
 
 /// What a layer of floats gives more than it does with its numbers, on average over images and positions: [1,1,1,O].
-fn shift(g: &mut Graph, layer: &Layer, numbers: LayerNumbers, quantized: &Model) -> Result<ValueId> {
+fn shift(g: &mut Graph, layer: &Layer, (quantization, numbers): (&Quantization, LayerNumbers), quantized: &Model) -> Result<ValueId> {
     let (conv, [x, w]) = product(g, layer)?;
     let floats = g.push1(conv.into(), &[x, w])?;
     let tensor = |name: String| quantized.weights.get(&name).cloned().ok_or_else(|| Error::internal(format!("no '{name}'")));
@@ -71,6 +71,7 @@ fn shift(g: &mut Graph, layer: &Layer, numbers: LayerNumbers, quantized: &Model)
         }
     };
     let (weight, scales) = (tensor(format!("{}.weight", layer.path))?, tensor(weight_scale(&layer.path))?);
+    let scales = quantization.kept_scales(&layer.path, &scales)?;
     let stands_for = from_numbers(&to_numbers(&weight.to_f32()?, &scales, numbers.weights.codes())?, &scales)?;
     let shape = memory::copy(g.shape(w), "shape")?;
     let weights = g.constant("weight", stands_for)?;

@@ -178,6 +178,10 @@ fn files_say_what_they_were_made_of() -> Result<()> {
     let provenance = |model: &Model| model.quantization.as_ref().and_then(|q| q.provenance.clone()).expect("provenance");
     assert_eq!((&provenance(&whole)["mode"], &provenance(&whole)["weights_sha256"]), (&json!("w8a8"), &json!(model.weights_hash(Stop::NEVER)?)));
     assert_eq!(provenance(&whole)["calibration"], json!({"samples": 16, "seed": 5, "range": {"percentile": 99.99}, "correct_biases": true}));
+    let mut other = model.clone();
+    let bias = other.weights.get_mut("conv_in.bias").expect("a bias");
+    *bias = crate::nn::quantization::as_halves(bias, crate::tensor::DType::F16)?;
+    assert_ne!(other.weights_hash(Stop::NEVER)?, model.weights_hash(Stop::NEVER)?);
     let (file, metadata) = parts(&whole, "provenance")?;
     let opened = Model::from_bytes(&bytes(&file, &metadata)?)?;
     assert_eq!(provenance(&opened), provenance(&whole));

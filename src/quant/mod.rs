@@ -22,8 +22,6 @@ pub use report::{Report, Samples, report};
 #[cfg(test)]
 mod file_tests;
 #[cfg(test)]
-mod levers_tests;
-#[cfg(test)]
 mod mode_tests;
 #[cfg(test)]
 mod tests;

@@ -90,7 +90,7 @@ fn weights_alone(model: &Model, options: &Options, stop: Stop) -> Result<Model> 
 
 /// The model with scales for these layers and for the ranges of their inputs, if those are rounded; a layer that comes twice has what is in both. Its weights are
 /// floats as yet.
-pub(super) fn with_numbers<'a>(
+pub fn with_numbers<'a>(
     model: &Model,
     layers: impl Iterator<Item = (&'a str, Option<Range>)>,
     options: &Options,

@@ -10,12 +10,23 @@ use fewstep::ffi::model::*;
 use fewstep::ffi::runtime::fewstep_runtime;
 use fewstep::ffi::sampler::{fewstep_sampler, fewstep_sampler_info};
 use fewstep::ffi::sampler_options::*;
+use fewstep::ffi::trainer_options::*;
 use fewstep::graph::Graph;
 use fewstep::io::SchedulerConfig;
 use fewstep::nn::{Inputs, Model, Scope, families};
 use fewstep::tensor::Tensor;
 use std::cell::RefCell;
 use std::ptr::{null, null_mut};
+
+/// All that a student can be asked to match.
+pub const OBJECTIVES: [i32; 6] = [
+    FEWSTEP_OBJECTIVE_DENOISE,
+    FEWSTEP_OBJECTIVE_OUTPUT,
+    FEWSTEP_OBJECTIVE_TEACHER_FORCED,
+    FEWSTEP_OBJECTIVE_ON_POLICY,
+    FEWSTEP_OBJECTIVE_RESOLVE,
+    FEWSTEP_OBJECTIVE_ROLLOUT,
+];
 
 pub const INVALID: i32 = 1;
 pub const SHAPE: i32 = 2;

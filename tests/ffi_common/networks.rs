@@ -91,14 +91,7 @@ pub fn planes_beside_x_t(host: &Host) {
             Ok(report.loss)
         }
     };
-    for objective in [
-        FEWSTEP_OBJECTIVE_DENOISE,
-        FEWSTEP_OBJECTIVE_OUTPUT,
-        FEWSTEP_OBJECTIVE_TEACHER_FORCED,
-        FEWSTEP_OBJECTIVE_ON_POLICY,
-        FEWSTEP_OBJECTIVE_RESOLVE,
-        FEWSTEP_OBJECTIVE_ROLLOUT,
-    ] {
+    for objective in OBJECTIVES {
         api.fails("no dataset", train(model, null(), objective).expect_err("refused"), INVALID, "dataset");
         assert!(train(model, data, objective).expect("a step").is_finite());
     }

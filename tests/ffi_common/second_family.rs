@@ -230,14 +230,7 @@ pub fn training_with_vectors_and_tokens(host: &Host) {
         report.loss
     };
     let student = host.keep(api.create(runtime, GIVEN_ALL, 5));
-    for objective in [
-        FEWSTEP_OBJECTIVE_DENOISE,
-        FEWSTEP_OBJECTIVE_OUTPUT,
-        FEWSTEP_OBJECTIVE_TEACHER_FORCED,
-        FEWSTEP_OBJECTIVE_ON_POLICY,
-        FEWSTEP_OBJECTIVE_RESOLVE,
-        FEWSTEP_OBJECTIVE_ROLLOUT,
-    ] {
+    for objective in OBJECTIVES {
         let trainer = create(student, data, objective).expect("a trainer");
         let before = loss(trainer);
         train(trainer, 6);

@@ -143,7 +143,6 @@ fn add_scaled(to: &mut [f32], factor: f32, from: &[f32]) {
     to.iter_mut().zip(from).for_each(|(o, v)| *o += factor * v);
 }
 
-#[derive(Clone, Copy)]
 struct Forward(Extent);
 
 pub(super) fn forward(op: &Attention, q: &TensorType, target: Target) -> Box<dyn CpuKernel> {

@@ -128,7 +128,9 @@ fn refusal(lack: Lack) -> Error {
     let reason = match lack {
         Lack::Forbidden(lower) => return Error::unsupported(format!("bf16 on a CPU needs AMX, which FEWSTEP_ISA={lower} forbids: unset it, or use f32")),
         Lack::Absent => "which this processor or its system lacks",
-        Lack::Refused => "which the system refuses to this process (an old kernel, or a thread with a small alternate signal stack)",
+        Lack::Refused => {
+            "which the system refuses to this process (a thread may have an alternate signal stack of less than getauxval(AT_MINSIGSTKSZ); it is not asked again)"
+        }
     };
     Error::unsupported(format!("bf16 on a CPU needs AMX (Intel, Sapphire Rapids and later; Linux 5.16), {reason}: use f32, or a CUDA device"))
 }

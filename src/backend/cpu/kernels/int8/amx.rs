@@ -21,11 +21,11 @@ pub(in super::super) enum Products {
     Bf16 = 22,
 }
 
-/// Whether the processor has such tiles, and the vectors for what comes before and after.
+/// Whether the processor has such tiles and the system can give them, and there are the vectors for what comes before and after. It asks for nothing.
 pub(in super::super) fn has(products: Products) -> bool {
     const TILES: u32 = 24;
     let edx = features();
-    Isa::Avx512.available() && edx >> TILES & edx >> products as u32 & 1 == 1
+    Isa::Avx512.available() && edx >> TILES & edx >> products as u32 & 1 == 1 && knows_tiles()
 }
 
 /// Whether the system lets this process use tiles, which it is asked once, on a processor that has them.
@@ -62,11 +62,25 @@ fn features() -> u32 {
     edx
 }
 
-/// arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA): 0, or the error's number, negative.
+/// The state of the tiles themselves, as the system numbers it (XFEATURE_XTILEDATA); that of their configuration is the number below.
+const TILE_DATA: usize = 18;
+
+/// Whether the system has states of tiles to give: one that is older than Linux 5.16, or a sandbox that knows no such call, has none.
+fn knows_tiles() -> bool {
+    let mut states = 0u64;
+    arch_prctl(0x1021, &raw mut states as usize) == 0 && states >> (TILE_DATA - 1) & 3 == 3
+}
+
+/// Asks for the tiles: 0, or the error's number, negative.
 fn request() -> isize {
-    let mut answer: isize = 158; // arch_prctl
-    // SAFETY: a system call that touches no memory of ours; the kernel overwrites rcx and r11.
-    unsafe { asm!("syscall", inlateout("rax") answer, in("rdi") 0x1023, in("rsi") 18, lateout("rcx") _, lateout("r11") _, options(nostack)) };
+    arch_prctl(0x1023, TILE_DATA)
+}
+
+/// The system call: ARCH_GET_XCOMP_SUPP (0x1021), to which the address of 8 bytes is given, or ARCH_REQ_XCOMP_PERM (0x1023), which gets a number.
+fn arch_prctl(code: usize, argument: usize) -> isize {
+    let mut answer: isize = 158; // its number
+    // SAFETY: it writes no memory but 8 bytes of the caller's; the kernel overwrites rcx and r11.
+    unsafe { asm!("syscall", inlateout("rax") answer, in("rdi") code, in("rsi") argument, lateout("rcx") _, lateout("r11") _, options(nostack)) };
     answer
 }
 
