@@ -135,10 +135,12 @@ oom-sweep: lib ## single allocations of a whole program fail: how many end it
 golden: ## the reference vectors alone
 	$(CARGO) test --release --test golden
 
-lint: ## formatting, clippy, rustdoc
+lint: ## formatting, clippy, rustdoc; the fuzz targets too
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets --features mixer -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --lib
+	FEWSTEP_CUDA=off RUSTFLAGS="--cfg fuzzing" $(CARGO) clippy --manifest-path fuzz/Cargo.toml --all-targets --target-dir target/fuzz/lint -- -D warnings
 
 # Compiles everything for each of TARGETS that `rustup target add` has brought; says which it has not.
 check-targets: ## compiles for each of TARGETS that is installed

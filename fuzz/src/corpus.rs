@@ -14,7 +14,8 @@ use zip::write::{SimpleFileOptions, ZipWriter};
 
 fn main() {
     let folder = std::env::args().nth(1).expect("the corpus's folder");
-    let all: [(&str, Vec<(&str, Vec<u8>)>); 9] = [
+    type Inputs = Vec<(&'static str, Vec<u8>)>;
+    let all: [(&str, Inputs); 9] = [
         ("json", texts(&JSON)),
         ("config", configs()),
         ("scheduler", schedulers()),

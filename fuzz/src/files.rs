@@ -44,6 +44,7 @@ pub fn quantized_file(record: &str) -> Option<Vec<u8>> {
     model.quantization = Some(Quantization {
         layers: BTreeMap::from([(layer.into(), LayerNumbers { input, weights: WeightNumbers::BYTES })]),
         pairs: vec![(999, 499), (499, -1)],
+        provenance: None,
     });
     let texts = [("fewstep.model", "2"), ("config.json", CONFIG), ("scheduler_config.json", SCHEDULER), ("fewstep.json", record)];
     with_metadata(&model.narrowed().ok()?, &texts)
