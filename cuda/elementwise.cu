@@ -26,6 +26,7 @@ FEWSTEP_DEVICE float value_of(int function, float x, float a, float b) {
     case kRelu: return x < 0 ? 0.0f : x;  // NaN stays
     case kAbs: return x < 0 ? -x : x;
     case kSquare: return x * x;
+    case kRsqrt: return 1.0f / fs::sqrt_rn(x);
     case kHuber: {
       const float m = x < 0 ? -x : x;
       return m <= a ? 0.5f * x * x : a * (m - 0.5f * a);
@@ -49,6 +50,7 @@ FEWSTEP_DEVICE float slope_of(int function, float x, float a, float b) {
     case kRelu: return x > 0 ? 1.0f : 0.0f;
     case kAbs: return x > 0 ? 1.0f : x < 0 ? -1.0f : 0.0f;
     case kSquare: return 2.0f * x;
+    case kRsqrt: return -0.5f / (x * fs::sqrt_rn(x));
     case kHuber: return x < -a ? -a : x > a ? a : x;
     default: return x >= a && x <= b ? 1.0f : 0.0f;
   }

@@ -41,6 +41,7 @@ constexpr int kAbs = 4;
 constexpr int kSquare = 5;
 constexpr int kHuber = 6;
 constexpr int kClamp = 7;
+constexpr int kRsqrt = 8;
 constexpr int kAdd = 0;  // the arithmetic of two operands
 constexpr int kSub = 1;
 constexpr int kMul = 2;

@@ -19,6 +19,7 @@ pub const UNARY: &[UnaryKind] = &[
     UnaryKind::Relu,
     UnaryKind::Abs,
     UnaryKind::Square,
+    UnaryKind::Rsqrt,
     UnaryKind::Huber(0.7),
     UnaryKind::Clamp(-1.5, 0.5),
 ];
@@ -31,7 +32,8 @@ pub fn unary() -> Vec<Case> {
     for kind in UNARY {
         for shape in FLAT {
             let mut case = Case::new(format!("unary {kind:?} {shape:?}"));
-            let x = case.input_around(shape, 8.0, 0.0);
+            // A root has no value below zero.
+            let x = if *kind == UnaryKind::Rsqrt { case.input_around(shape, 4.0, 4.1) } else { case.input_around(shape, 8.0, 0.0) };
             let dy = case.input(shape);
             let y = case.op(Unary { kind: *kind }, &[x]);
             let dx = case.op(UnaryGrad { kind: *kind }, &[x, dy]);

@@ -49,6 +49,12 @@ pub fn convolutions() -> Vec<GradCase> {
     cases
 }
 
+/// x^2 + 0.5.
+fn above_zero(g: &mut Graph, x: ValueId) -> Result<ValueId> {
+    let square = g.unary(UnaryKind::Square, x)?;
+    g.affine(square, 1.0, 0.5)
+}
+
 pub fn elementwise() -> Vec<GradCase> {
     let mut cases = vec![];
     for kind in super::cases::UNARY {
@@ -59,7 +65,12 @@ pub fn elementwise() -> Vec<GradCase> {
             _ => vec![],
         };
         let kind = *kind;
-        cases.push(GradCase { kinks, ..case(format!("unary {kind:?}"), &[&[3, 5]], move |g, v| g.unary(kind, v[0])) });
+        let function = move |g: &mut Graph, v: &[ValueId]| {
+            // A root has no value below zero.
+            let x = if kind == UnaryKind::Rsqrt { above_zero(g, v[0])? } else { v[0] };
+            g.unary(kind, x)
+        };
+        cases.push(GradCase { kinks, ..case(format!("unary {kind:?}"), &[&[3, 5]], function) });
     }
     cases.push(case("affine", &[&[7]], |g, v| g.affine(v[0], -1.5, 0.25)));
     for kind in [BinaryKind::Add, BinaryKind::Sub, BinaryKind::Mul] {

@@ -60,6 +60,7 @@ pub(super) fn unary(kind: UnaryKind) -> Box<dyn CpuKernel> {
         UnaryKind::Relu => Box::new(Map1(|x: f32| if x < 0.0 { 0.0 } else { x })), // NaN stays
         UnaryKind::Abs => Box::new(Map1(f32::abs)),
         UnaryKind::Square => Box::new(Map1(|x: f32| x * x)),
+        UnaryKind::Rsqrt => Box::new(Map1(|x: f32| 1.0 / x.sqrt())),
         UnaryKind::Huber(d) => Box::new(Map1(move |x: f32| if x.abs() <= d { 0.5 * x * x } else { d * (x.abs() - 0.5 * d) })),
         UnaryKind::Clamp(lo, hi) => Box::new(Map1(move |x: f32| x.clamp(lo, hi))),
         // Rare in U-Nets: the double-precision definition is fast enough and exact.
@@ -76,6 +77,7 @@ pub(super) fn unary_grad(kind: UnaryKind) -> Box<dyn CpuKernel> {
         UnaryKind::Relu => Box::new(Map2(|x: f32, dy: f32| if x > 0.0 { dy } else { 0.0 })),
         UnaryKind::Abs => Box::new(Map2(|x: f32, dy: f32| dy * (f32::from(u8::from(x > 0.0)) - f32::from(u8::from(x < 0.0))))),
         UnaryKind::Square => Box::new(Map2(|x: f32, dy: f32| 2.0 * x * dy)),
+        UnaryKind::Rsqrt => Box::new(Map2(|x: f32, dy: f32| -0.5 * dy / (x * x.sqrt()))),
         UnaryKind::Huber(d) => Box::new(Map2(move |x: f32, dy: f32| dy * x.clamp(-d, d))),
         UnaryKind::Clamp(lo, hi) => Box::new(Map2(move |x: f32, dy: f32| if x >= lo && x <= hi { dy } else { 0.0 })),
         UnaryKind::Gelu | UnaryKind::Mish => Box::new(Map2(move |x: f32, dy: f32| dy * kind.slope(f64::from(x)) as f32)),

@@ -22,6 +22,7 @@ fn function(kind: UnaryKind) -> (i32, f32, f32) {
         UnaryKind::Relu => (numbers::RELU, 0.0, 0.0),
         UnaryKind::Abs => (numbers::ABS, 0.0, 0.0),
         UnaryKind::Square => (numbers::SQUARE, 0.0, 0.0),
+        UnaryKind::Rsqrt => (numbers::RSQRT, 0.0, 0.0),
         UnaryKind::Huber(delta) => (numbers::HUBER, delta, 0.0),
         UnaryKind::Clamp(lo, hi) => (numbers::CLAMP, lo, hi),
     };

@@ -21,6 +21,8 @@ pub enum UnaryKind {
     Abs,
     /// x^2.
     Square,
+    /// 1/sqrt(x): infinite at 0, NaN below.
+    Rsqrt,
     /// x^2/2 inside |x| <= delta, delta (|x| - delta/2) outside.
     Huber(f32),
     /// min(max(x, lo), hi); slope 0 outside.
@@ -63,6 +65,7 @@ impl UnaryKind {
             } // NaN stays
             UnaryKind::Abs => x.abs(),
             UnaryKind::Square => x * x,
+            UnaryKind::Rsqrt => 1.0 / x.sqrt(),
             UnaryKind::Huber(delta) => {
                 let d = f64::from(delta);
                 if x.abs() <= d { 0.5 * x * x } else { d * (x.abs() - 0.5 * d) }
@@ -86,6 +89,7 @@ impl UnaryKind {
             UnaryKind::Relu => f64::from(u8::from(x > 0.0)),
             UnaryKind::Abs => f64::from(i8::from(x > 0.0) - i8::from(x < 0.0)),
             UnaryKind::Square => 2.0 * x,
+            UnaryKind::Rsqrt => -0.5 / (x * x.sqrt()),
             UnaryKind::Huber(delta) => x.clamp(-f64::from(delta), f64::from(delta)),
             UnaryKind::Clamp(lo, hi) => f64::from(u8::from(x >= f64::from(lo) && x <= f64::from(hi))),
         }
@@ -114,10 +118,10 @@ pub struct Unary {
     pub kind: UnaryKind,
 }
 
-/// Losses stay wide: powers of a small difference, which half would round or overflow.
+/// Losses stay wide: powers of a small difference, and what divides it, which half would round or overflow.
 fn narrow_unary(kind: UnaryKind) -> Narrow {
     match kind {
-        UnaryKind::Abs | UnaryKind::Square | UnaryKind::Huber(_) => Narrow::Wide,
+        UnaryKind::Abs | UnaryKind::Square | UnaryKind::Rsqrt | UnaryKind::Huber(_) => Narrow::Wide,
         UnaryKind::Silu | UnaryKind::Relu | UnaryKind::Gelu | UnaryKind::Mish | UnaryKind::Clamp(..) => Narrow::Follow,
     }
 }
