@@ -1,7 +1,8 @@
 """fewstep beside OpenVINO and PyTorch on this machine's CPU, in one run: ratios to quote.
 
 usage: make bench-peers PYTHON=venv/bin/python      (pip: torch diffusers safetensors openvino nncf onnx onnxscript)
-The programs take turns; figures are medians. Same weights, two threads each. Whole numbers: ours from fewstep_quantize, OpenVINO's from NNCF, on whatever
+The programs take turns, each for a short burst, as a sampler evaluates a network over and over; a burst's first run, whose caches are cold and beside which the
+threads of the program before may still spin, is not counted. Figures are medians, with the minima behind them. Same weights, two threads each. Whole numbers: ours from fewstep_quantize, OpenVINO's from NNCF, on whatever
 instruction set each finds; FEWSTEP_ISA and ONEDNN_MAX_CPU_ISA lower them (avx2 and AVX2, avx_vnni and AVX2_VNNI, avx512_vnni and AVX512_CORE_VNNI)."""
 import ctypes as C
 import copy
@@ -42,20 +43,27 @@ def options(name):
     return header.defaults(STRUCTS[name], getattr(lib, f"{name}_init"), check)
 
 
-def interleaved(programs, rounds):
-    """Medians in ms of programs that take turns."""
-    times = {name: [] for name in programs}
-    for _ in range(rounds):
-        for name, run in programs.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(t[len(t) // 5 :]) for name, t in times.items()}
+class Times:
+    """What programs that take turns took, in ms."""
 
+    def __init__(self, programs, rounds, burst):
+        times = {name: [] for name in programs}
+        for round in range(rounds + 1):  # the first warms up
+            for name, run in programs.items():
+                for i in range(burst + 1):
+                    start = time.perf_counter()
+                    run()
+                    if i and round:
+                        times[name].append(1e3 * (time.perf_counter() - start))
+        self.median = {name: statistics.median(t) for name, t in times.items()}
+        self.least = {name: min(t) for name, t in times.items()}
 
-def report(title, medians, scale=1.0):
-    ours = medians["fewstep"]
-    print(f"{title}: " + ", ".join(f"{n} {m * scale:.2f} ms" for n, m in medians.items()) + "; time of fewstep over: " + ", ".join(f"{n} {ours / m:.2f}" for n, m in medians.items() if n != "fewstep"), flush=True)
+    def ratio(self, ours, *peers):
+        """Of `ours` over the best of `peers`, for people: that of medians, and of minima."""
+        return " ({:.2f})".join(["{:.2f}", ""]).format(*(kind[ours] / min(kind[peer] for peer in peers) for kind in (self.median, self.least)))
+
+    def report(self, title):
+        print(f"{title}, ms: " + ", ".join(f"{n} {m:.2f} ({self.least[n]:.2f})" for n, m in self.median.items()), flush=True)
 
 
 torch.set_num_threads(THREADS)
@@ -97,11 +105,20 @@ def sampler_of(model, batch, noise, precision=F32):
     return sampler, run, read
 
 
-def multiplies_bf16():
-    """Whether this processor's samplers can."""
+def device():
+    """What the library says of this processor."""
     info = STRUCTS["fewstep_device_info"](struct_size=C.sizeof(STRUCTS["fewstep_device_info"]))
     check(lib.fewstep_device_get_info(0, 0, C.byref(info)))
-    return bool(info.precisions >> BF16 & 1)
+    return info
+
+
+def instructions():
+    return device().instructions.decode()
+
+
+def multiplies_bf16():
+    """Whether this processor's samplers can."""
+    return bool(device().precisions >> BF16 & 1)
 
 
 def in_bytes(model):
@@ -126,7 +143,7 @@ def evaluation():
     for path, save in (("f32.safetensors", model), ("int8.safetensors", whole)):
         check(lib.fewstep_model_save_file(save, f"{folder}/{path}".encode()))
         sizes.append(os.path.getsize(f"{folder}/{path}"))
-    print(f"this processor has {', '.join(processor())}; FEWSTEP_ISA={os.environ.get('FEWSTEP_ISA', '')} ONEDNN_MAX_CPU_ISA={os.environ.get('ONEDNN_MAX_CPU_ISA', '')}")
+    print(f"this processor has {', '.join(processor())}; fewstep computes on {instructions()}; FEWSTEP_ISA={os.environ.get('FEWSTEP_ISA', '')} ONEDNN_MAX_CPU_ISA={os.environ.get('ONEDNN_MAX_CPU_ISA', '')}")
     print(f"file of int8 over f32: {sizes[1] / sizes[0]:.3f}")
 
     class Plain(torch.nn.Module):
@@ -162,52 +179,66 @@ def evaluation():
 
         difference = np.sqrt(np.mean((read_int8() - out) ** 2) / np.mean(out**2))
         programs = {"fewstep": ours, "fewstep int8": ours_int8, "OpenVINO f32": lambda: compiled(feed), "OpenVINO int8": lambda: compiled_int8(feed), "PyTorch eager f32": eager}
-        sampler_bf16 = None
+        sampler_bf16 = sampler_both = None
         if multiplies_bf16():
             compiled_bf16 = core.compile_model(onnx, "CPU", {**settings, "INFERENCE_PRECISION_HINT": "bf16"})
             sampler_bf16, programs["fewstep bf16"], _ = sampler_of(model, batch, noise, BF16)
+            sampler_both, programs["fewstep int8 and bf16"], _ = sampler_of(whole, batch, noise, BF16)  # what int8 leaves in float in bf16
             programs["OpenVINO bf16"] = lambda: compiled_bf16(feed)
         else:
             print("  bf16: left out, this processor has no AMX that may be used")
-        medians = interleaved(programs, 30 if batch == 1 else 12)
-        report(f"one evaluation of student_s, batch {batch}", medians)
-        int8 = medians["fewstep int8"]
-        print(f"  int8: over own f32 {int8 / medians['fewstep']:.2f}, over OpenVINO int8 {int8 / medians['OpenVINO int8']:.2f}, over OpenVINO's best mode {int8 / min(medians['OpenVINO int8'], medians['OpenVINO f32']):.2f}; its result is {difference:.3f} of f32's away (random weights)")
+        times = Times(programs, 12 if batch == 1 else 5, 8 if batch == 1 else 2)
+        times.report(f"one evaluation of student_s, batch {batch}")
+        print(f"  f32: over OpenVINO f32 {times.ratio('fewstep', 'OpenVINO f32')}, over PyTorch {times.ratio('fewstep', 'PyTorch eager f32')}")
+        modes = [name for name in programs if name.startswith("OpenVINO")]
+        print(f"  int8: over own f32 {times.ratio('fewstep int8', 'fewstep')}, over OpenVINO int8 {times.ratio('fewstep int8', 'OpenVINO int8')}, over OpenVINO's best mode {times.ratio('fewstep int8', *modes)}; its result is {difference:.3f} of f32's away (random weights)")
         if sampler_bf16:
-            bf16 = medians["fewstep bf16"]
-            print(f"  bf16: over own f32 {bf16 / medians['fewstep']:.2f}, over OpenVINO bf16 {bf16 / medians['OpenVINO bf16']:.2f}; int8 over OpenVINO's better of int8 and bf16 {int8 / min(medians['OpenVINO int8'], medians['OpenVINO bf16']):.2f}")
+            print(f"  bf16: over own f32 {times.ratio('fewstep bf16', 'fewstep')}, over OpenVINO bf16 {times.ratio('fewstep bf16', 'OpenVINO bf16')}; int8 and bf16 together over OpenVINO's best mode {times.ratio('fewstep int8 and bf16', *modes)}")
             check(lib.fewstep_sampler_destroy(sampler_bf16))
+            check(lib.fewstep_sampler_destroy(sampler_both))
         info = STRUCTS["fewstep_sampler_info"](struct_size=C.sizeof(STRUCTS["fewstep_sampler_info"]))
         check(lib.fewstep_sampler_get_info(sampler, C.byref(info)))
         print(f"  arena {info.arena_bytes} bytes, largest live set {info.peak_live_bytes} ({info.arena_bytes / info.peak_live_bytes:.3f}), prepared {info.prepared_bytes}")
         check(lib.fewstep_sampler_destroy(sampler))
         check(lib.fewstep_sampler_destroy(sampler_int8))
+    return folder
 
 
-def training():
-    """The demo's student, batch 64: gather, forward, backward, clip, AdamW, moving average."""
+PLAIN = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2, "add_attention": False}
+
+
+def trainer_of(folder, patch, batch, precision=F32):
+    """A trainer of two steps of a student derived from the teacher in `folder`, and the folder that the student is in."""
     teacher, student, trainer = C.c_void_p(), C.c_void_p(), C.c_void_p()
-    check(lib.fewstep_model_open(runtime, b"examples-c/data/digits_teacher", C.byref(teacher)))
+    check(lib.fewstep_model_open(runtime, folder.encode(), C.byref(teacher)))
     o = options("fewstep_student_options")
-    plain = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2, "add_attention": False}
-    patch = C.c_char_p(json.dumps({"block_out_channels": [16, 32], "layers_per_block": 1, **plain}).encode())
-    o.config_patch, o.prediction, o.steps = C.cast(patch, C.c_void_p), 3, 2
+    text = C.c_char_p(json.dumps(patch).encode())
+    o.config_patch, o.prediction, o.steps = C.cast(text, C.c_void_p), 3, 2
     check(lib.fewstep_model_derive_student(runtime, teacher, C.byref(o), C.byref(student)))
-    folder = tempfile.mkdtemp()
-    check(lib.fewstep_model_save(student, folder.encode()))
+    saved = tempfile.mkdtemp()
+    check(lib.fewstep_model_save(student, saved.encode()))
     term = STRUCTS["fewstep_term"](objective=2, step_weight=5, norm=2, weight=1.0)
     to = options("fewstep_trainer_options")
-    to.terms, to.term_count, to.term_stride, to.steps, to.substeps, to.cache_size = C.addressof(term), 1, C.sizeof(term), 2, 1, 4096
+    to.terms, to.term_count, to.term_stride, to.steps, to.substeps, to.cache_size, to.batch = C.addressof(term), 1, C.sizeof(term), 2, 1, 64, batch
+    to.precision = precision
     check(lib.fewstep_trainer_create(runtime, student, teacher, None, C.byref(to), C.byref(trainer)))
     check(lib.fewstep_trainer_prepare(trainer, None, None, None))
+    return trainer, saved
 
+
+def eager_step(folder, batch, autocast=False):
+    """The same step in PyTorch: gather, forward, backward, clip, AdamW, moving average."""
     net = UNet2DModel.from_pretrained(folder, subfolder="unet", low_cpu_mem_usage=False).train()
-    ema, optimizer, count = copy.deepcopy(net), torch.optim.AdamW(net.parameters(), lr=1e-3), 4096
-    x, y, times, labels = torch.randn(count, 1, 8, 8), torch.randn(count, 1, 8, 8), torch.tensor([999, 499]), torch.randint(0, 10, (count,))
+    ema, optimizer, count = copy.deepcopy(net), torch.optim.AdamW(net.parameters(), lr=1e-3), 64
+    shape, times = (count, net.config.in_channels, net.config.sample_size, net.config.sample_size), torch.tensor([999, 499])
+    x, y = torch.randn(shape), torch.randn(shape)
+    labels = torch.randint(0, 10, (count,)) if net.config.num_class_embeds else None
 
-    def eager():
-        i, k = torch.randint(0, count, (64,)), times[torch.randint(0, 2, (64,))]
-        loss = F.mse_loss(net(x[i], k, class_labels=labels[i], return_dict=False)[0], y[i])
+    def run():
+        i, k = torch.randint(0, count, (batch,)), times[torch.randint(0, 2, (batch,))]
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            out = net(x[i], k, class_labels=None if labels is None else labels[i], return_dict=False)[0]
+        loss = F.mse_loss(out.float(), y[i])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -215,10 +246,28 @@ def training():
         with torch.no_grad():
             torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), 1e-3)
 
-    medians = interleaved({"fewstep": lambda: check(lib.fewstep_trainer_step(trainer, None)), "PyTorch eager f32": eager}, 40)
-    report("one training step of the demo's student, batch 64", medians)
-    print(f"  steps a second: fewstep {1e3 / medians['fewstep']:.1f}, PyTorch {1e3 / medians['PyTorch eager f32']:.1f}: {medians['PyTorch eager f32'] / medians['fewstep']:.2f} times as many")
+    return run
 
 
-evaluation()
-training()
+def training(what, folder, patch, batch, rounds, burst):
+    """One step on a cache: gather, forward, backward, clip, AdamW, moving average."""
+    programs, bf16 = {}, multiplies_bf16()
+    trainer, saved = trainer_of(folder, patch, batch)
+    programs["fewstep"] = lambda: check(lib.fewstep_trainer_step(trainer, None))
+    if bf16:
+        narrow, _ = trainer_of(folder, patch, batch, BF16)
+        programs["fewstep bf16"] = lambda: check(lib.fewstep_trainer_step(narrow, None))
+        programs["PyTorch eager bf16 autocast"] = eager_step(saved, batch, True)
+    programs["PyTorch eager f32"] = eager_step(saved, batch)
+    times = Times(programs, rounds, burst)
+    times.report(f"one training step of {what}, batch {batch}")
+    print(f"  f32: over PyTorch f32 {times.ratio('fewstep', 'PyTorch eager f32')}; {1e3 / times.median['fewstep']:.1f} steps a second")
+    if bf16:
+        print(f"  bf16: over own f32 {times.ratio('fewstep bf16', 'fewstep')}, over PyTorch bf16 autocast {times.ratio('fewstep bf16', 'PyTorch eager bf16 autocast')}, f32 over it {times.ratio('fewstep', 'PyTorch eager bf16 autocast')}")
+        check(lib.fewstep_trainer_destroy(narrow))
+    check(lib.fewstep_trainer_destroy(trainer))
+
+
+student_s = evaluation()
+training("the demo's student", "examples-c/data/digits_teacher", {"block_out_channels": [16, 32], "layers_per_block": 1, **PLAIN}, 64, 8, 4)
+training("student_s", student_s, {}, 16, 4, 2)
