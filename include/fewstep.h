@@ -374,9 +374,13 @@ typedef int32_t (*fewstep_progress_callback)(void *user, const fewstep_progress 
 
 /**
  * Compute on the CPU, with the best instructions that it has. The environment variable FEWSTEP_ISA, read once, lowers them, for floats and for bytes:
- * portable; avx2; avx_vnni (floats on AVX2, bytes on AVX-VNNI); avx512, also avx512_vnni (AVX-512, bytes on its VNNI); neon_dot; neon_i8mm; and amx (AVX-512,
- * bytes on AMX), which nothing uses for bytes unless it is named: that kernel has never run on a processor that has it. Any other value changes nothing, and a
- * runtime's log has a warning of it. FEWSTEP_PRECISION_BF16 needs AMX, named or not; any other of these forbids it.
+ * portable; avx2; avx_vnni (floats on AVX2, bytes on AVX-VNNI); avx512, also avx512_vnni (AVX-512, bytes on its VNNI); amx (AVX-512, bytes and bf16 on AMX);
+ * neon_dot; neon_i8mm. Any other value changes nothing, and a runtime's log has a warning of it.
+ *
+ * AMX (Linux): the first sampler, evaluator or trainer of a quantised model with layers large enough for tiles, or of FEWSTEP_PRECISION_BF16, asks the system for
+ * them (arch_prctl, ARCH_REQ_XCOMP_PERM), for the whole process and for good: from then on no thread can install an alternate signal stack of less than
+ * getauxval(AT_MINSIGSTKSZ). Where a thread has such a one, the system refuses: bytes are then computed on AVX-512 VNNI, the same bits, and bf16 is an error.
+ * FEWSTEP_ISA=avx512 keeps the library from asking.
  */
 #define FEWSTEP_DEVICE_CPU 0
 
@@ -389,6 +393,11 @@ typedef int32_t (*fewstep_progress_callback)(void *user, const fewstep_progress 
  * Bytes of a device's name, the NUL at its end included.
  */
 #define FEWSTEP_DEVICE_NAME_SIZE 256
+
+/**
+ * Bytes of the names of a device's instructions, the NUL at their end included.
+ */
+#define FEWSTEP_DEVICE_INSTRUCTIONS_SIZE 64
 
 /**
  * What a device is. Set struct_size before fewstep_device_get_info fills the rest.
@@ -439,6 +448,11 @@ typedef struct {
    * The name that the driver or the processor gives, UTF-8, with a NUL at the end.
    */
   char name[FEWSTEP_DEVICE_NAME_SIZE];
+  /**
+   * CPU: the instruction sets of floats, bytes and bf16 as far as they differ, such as "AVX-512, AMX int8, AMX bf16"; FEWSTEP_ISA lowers them, and whether the
+   * system gives AMX's tiles is not asked yet. CUDA: what the kernels are chosen for, such as "sm_90". With a NUL at the end.
+   */
+  char instructions[FEWSTEP_DEVICE_INSTRUCTIONS_SIZE];
 } fewstep_device_info;
 
 /**

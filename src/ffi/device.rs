@@ -12,15 +12,21 @@ use crate::tensor::DType;
 use std::ffi::c_char;
 
 /// Compute on the CPU, with the best instructions that it has. The environment variable FEWSTEP_ISA, read once, lowers them, for floats and for bytes:
-/// portable; avx2; avx_vnni (floats on AVX2, bytes on AVX-VNNI); avx512, also avx512_vnni (AVX-512, bytes on its VNNI); neon_dot; neon_i8mm; and amx (AVX-512,
-/// bytes on AMX), which nothing uses for bytes unless it is named: that kernel has never run on a processor that has it. Any other value changes nothing, and a
-/// runtime's log has a warning of it. FEWSTEP_PRECISION_BF16 needs AMX, named or not; any other of these forbids it.
+/// portable; avx2; avx_vnni (floats on AVX2, bytes on AVX-VNNI); avx512, also avx512_vnni (AVX-512, bytes on its VNNI); amx (AVX-512, bytes and bf16 on AMX);
+/// neon_dot; neon_i8mm. Any other value changes nothing, and a runtime's log has a warning of it.
+///
+/// AMX (Linux): the first sampler, evaluator or trainer of a quantised model with layers large enough for tiles, or of FEWSTEP_PRECISION_BF16, asks the system for
+/// them (arch_prctl, ARCH_REQ_XCOMP_PERM), for the whole process and for good: from then on no thread can install an alternate signal stack of less than
+/// getauxval(AT_MINSIGSTKSZ). Where a thread has such a one, the system refuses: bytes are then computed on AVX-512 VNNI, the same bits, and bf16 is an error.
+/// FEWSTEP_ISA=avx512 keeps the library from asking.
 pub const FEWSTEP_DEVICE_CPU: i32 = 0;
 /// Compute on an NVIDIA GPU of compute capability 7.5 or later. No part of a plan falls back to the CPU.
 pub const FEWSTEP_DEVICE_CUDA: i32 = 1;
 
 /// Bytes of a device's name, the NUL at its end included.
 pub const FEWSTEP_DEVICE_NAME_SIZE: usize = 256;
+/// Bytes of the names of a device's instructions, the NUL at their end included.
+pub const FEWSTEP_DEVICE_INSTRUCTIONS_SIZE: usize = 64;
 
 /// What a device is. Set struct_size before fewstep_device_get_info fills the rest.
 #[repr(C)]
@@ -49,6 +55,9 @@ pub struct fewstep_device_info {
     pub uuid: [u8; 16],
     /// The name that the driver or the processor gives, UTF-8, with a NUL at the end.
     pub name: [c_char; FEWSTEP_DEVICE_NAME_SIZE],
+    /// CPU: the instruction sets of floats, bytes and bf16 as far as they differ, such as "AVX-512, AMX int8, AMX bf16"; FEWSTEP_ISA lowers them, and whether the
+    /// system gives AMX's tiles is not asked yet. CUDA: what the kernels are chosen for, such as "sm_90". With a NUL at the end.
+    pub instructions: [c_char; FEWSTEP_DEVICE_INSTRUCTIONS_SIZE],
 }
 
 // SAFETY: repr(C), the fields leave no gap, numbers only.
@@ -97,6 +106,7 @@ impl fewstep_device_info {
             memory_bytes: 0,
             uuid: [0; 16],
             name: name(&processor::name()),
+            instructions: name(&processor::instructions()),
         }
     }
 
@@ -115,17 +125,18 @@ impl fewstep_device_info {
             memory_bytes: gpu.memory as u64,
             uuid: gpu.uuid,
             name: name(&gpu.name),
+            instructions: name(&format!("sm_{}", gpu.capability)),
         }
     }
 }
 
 /// A name as C holds it; what does not fit is cut off between two characters.
-fn name(text: &str) -> [c_char; FEWSTEP_DEVICE_NAME_SIZE] {
-    let mut end = text.len().min(FEWSTEP_DEVICE_NAME_SIZE - 1);
+fn name<const SIZE: usize>(text: &str) -> [c_char; SIZE] {
+    let mut end = text.len().min(SIZE - 1);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    let mut name = [0; FEWSTEP_DEVICE_NAME_SIZE];
+    let mut name = [0; SIZE];
     name.iter_mut().zip(text[..end].bytes()).for_each(|(to, from)| *to = from as c_char);
     name
 }

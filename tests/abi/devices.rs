@@ -2,6 +2,7 @@
 
 use crate::ffi_common;
 use crate::ffi_common::Api;
+use fewstep::backend::cpu::Isa;
 use fewstep::backend::cpu::kernels::bf16::Kernel;
 use fewstep::ffi::device::*;
 use fewstep::ffi::precision::*;
@@ -19,6 +20,7 @@ fn there_is_one_cpu() {
     assert_eq!((info.device, info.index, info.usable, info.precisions), (FEWSTEP_DEVICE_CPU, 0, 1, 1 << FEWSTEP_PRECISION_F32 | bf16));
     assert_eq!((info.capability_major, info.capability_minor, info.memory_bytes, info.uuid), (0, 0, 0, [0; 16]));
     assert!(info.processors >= 1 && !ffi_common::name_of(&info.name).is_empty());
+    assert!(ffi_common::name_of(&info.instructions).starts_with(Isa::detect().name()));
 }
 
 #[test]

@@ -152,7 +152,7 @@ pub fn text_of(p: *const c_char) -> String {
 }
 
 /// A device's name, which ends inside its array.
-pub fn name_of(name: &[c_char; FEWSTEP_DEVICE_NAME_SIZE]) -> String {
+pub fn name_of(name: &[c_char]) -> String {
     let bytes: Vec<u8> = name.iter().map(|c| *c as u8).collect();
     CStr::from_bytes_until_nul(&bytes).expect("a NUL").to_str().expect("UTF-8").to_owned()
 }

@@ -1,10 +1,19 @@
 //! What the processor is, for people who choose a device.
 
+use super::kernels::int8::Set;
 use super::kernels::pool::MAX_THREADS;
+use super::kernels::{bf16, simd::Isa};
 
 /// Threads that run at once: what the process may use, not what the machine has, and no more than a pool takes.
 pub fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS)
+}
+
+/// The instruction sets of floats, bytes and bf16, as far as they differ; what has tiles counts as having them.
+pub fn instructions() -> String {
+    let (floats, bytes) = (Isa::detect().name(), Set::possible().name());
+    let bf16 = bf16::Kernel::is_possible().then_some("AMX bf16");
+    [Some(floats), Some(bytes).filter(|bytes| *bytes != floats), bf16].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// The name that the processor gives itself; the architecture where it gives none.
@@ -42,5 +51,6 @@ mod tests {
         let name = name();
         assert!(!name.is_empty() && name.trim() == name && !name.contains(char::is_control), "{name:?}");
         assert!(threads() >= 1);
+        assert!(instructions().starts_with(Isa::detect().name()) && instructions().contains(Set::possible().name()), "{}", instructions());
     }
 }

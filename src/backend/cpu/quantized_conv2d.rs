@@ -6,7 +6,7 @@
 use super::conv2d::{conv_shape, weight_shape};
 use super::kernel::{CpuKernel, Io, scratch_as};
 use super::kernels::conv::ConvShape;
-use super::kernels::int8::{CATALOGUE, Conv2d, Epilogue, Form, Kernel, Rounding, Staging, weight_sums};
+use super::kernels::int8::{CATALOGUE, Conv2d, Epilogue, Form, Rounding, Staging, weight_sums};
 use super::staged_input::StagedInput;
 use super::target::Target;
 use crate::error::{Error, Result};
@@ -42,7 +42,7 @@ impl Product {
 
     /// On the kernel that runs it.
     fn compiled(&self, target: Target) -> Result<Conv2d> {
-        Conv2d::new(&self.shape, &self.sources, self.most, Kernel::of(target.set(), &self.shape))
+        Conv2d::new(&self.shape, &self.sources, self.most, target.int8(&self.shape))
     }
 }
 
@@ -63,7 +63,7 @@ fn packed_bytes(conv: &Conv2d, outputs: usize) -> Option<[usize; 2]> {
 pub(super) fn packed(op: &FusedConv2d, types: &[&TensorType], target: Target) -> Option<Packed> {
     let product = Product::of(op, types)?;
     let [_, bytes] = packed_bytes(&product.compiled(target).ok()?, product.shape.c_out)?;
-    Some(Packed { ty: TensorType::new(DType::I8, &[bytes]), order: Kernel::of(target.set(), &product.shape).name })
+    Some(Packed { ty: TensorType::new(DType::I8, &[bytes]), order: target.int8(&product.shape).name })
 }
 
 fn most(high: i32) -> Option<u8> {

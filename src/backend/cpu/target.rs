@@ -1,7 +1,8 @@
 //! What a plan for this backend is made for.
 
 use super::kernels::bf16;
-use super::kernels::int8::Set;
+use super::kernels::conv::ConvShape;
+use super::kernels::int8::{self, Set};
 use super::kernels::simd::Isa;
 use crate::error::Result;
 
@@ -19,9 +20,9 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// The instruction set of whole numbers.
-    pub fn set(self) -> Set {
-        self.set.unwrap_or_else(Set::detect)
+    /// What multiplies the whole numbers of a shape.
+    pub fn int8(self, shape: &ConvShape) -> &'static int8::Kernel {
+        self.set.map_or_else(|| int8::Kernel::detect(shape), |set| int8::Kernel::of(set, shape))
     }
 
     /// What multiplies bf16, or why nothing does.

@@ -80,6 +80,15 @@ impl Isa {
         [Self::Portable, Self::Avx2, Self::Avx512].into_iter().filter(|isa| isa.available())
     }
 
+    /// Its name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "AVX2",
+            Self::Avx512 => "AVX-512",
+        }
+    }
+
     /// Floats in one vector.
     pub const fn width(self) -> usize {
         match self {

@@ -3,8 +3,8 @@
 //! The tiles' 8 KiB of state must be asked for (arch_prctl, Linux 5.16). Once granted it is the process's for good, its threads' and its children's too, until
 //! it executes another program. It makes the frames of signals larger: the request is refused while any thread has an alternate signal stack that is too small
 //! for them (11,952 bytes on Sapphire Rapids; many programs still have 8,192), and afterwards nobody can install such a one. So it is never made at load: for
-//! bytes when the first plan that computes with them is compiled, and as yet only where `FEWSTEP_ISA=amx` asks for it (refused, AVX-512 VNNI computes the same
-//! bits); for bf16 when somebody wants a plan of it, which nothing but tiles can compute.
+//! bytes when a plan is compiled one of whose layers fills tiles (refused, or forbidden by `FEWSTEP_ISA`, AVX-512 VNNI computes the same bits); for bf16 when
+//! somebody wants a plan of it, which nothing but tiles can compute.
 
 use super::super::simd::{Avx512, Isa};
 use super::task::{Sums, Task};

@@ -113,6 +113,12 @@ pub static CATALOGUE: &[Kernel] = &[
 ];
 
 impl Kernel {
+    /// The kernel that computes a shape on this machine. The first shape that fills tiles, on a processor that has them, asks the system for them, which changes
+    /// the process (`amx.rs`): call it when a plan of bytes is compiled, not before.
+    pub fn detect(shape: &ConvShape) -> &'static Self {
+        Self::of(if fills_tiles(shape, 1) { Set::detect() } else { Set::detect_vectors() }, shape)
+    }
+
     /// The kernel that computes a shape on machines of `set`. Tiles take a pixel by 64 channels: where most of a tile would be filling, AVX-512 VNNI is
     /// faster, which all machines with AMX have.
     pub fn of(set: Set, shape: &ConvShape) -> &'static Self {

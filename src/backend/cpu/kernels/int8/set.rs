@@ -28,7 +28,7 @@ pub enum Set {
 const SETS: [Set; 7] = [Set::Portable, Set::Avx2, Set::AvxVnni, Set::Avx512Vnni, Set::Amx, Set::NeonDot, Set::NeonI8mm];
 
 /// The highest set that a value of `FEWSTEP_ISA` allows; on another architecture than the set's, portable. Without the variable, and with any other value, a
-/// machine's best but for AMX, whose kernel has never run: it must be named.
+/// machine's best.
 ///
 /// | value | floats | bytes |
 /// | --- | --- | --- |
@@ -55,17 +55,43 @@ const LIMITS: [(&str, Set); 8] = [
 impl Set {
     /// The best set this machine has and `FEWSTEP_ISA` allows.
     ///
-    /// Where `FEWSTEP_ISA` names [`Set::Amx`], the first call asks the system for the tiles, which changes the process (see `amx.rs`): call it when the first
-    /// plan that computes with bytes is compiled, not before. Where the system refuses, the next lower set is the answer, for good.
+    /// On a processor with AMX the first call asks the system for the tiles, unless `FEWSTEP_ISA` names something lower; that changes the process (see `amx.rs`).
+    /// Where the system refuses, the next lower set is the answer, for good.
     pub fn detect() -> Self {
-        // An index, once known. Nobody waits here for another thread, which a fork might have left behind.
         static BEST: AtomicUsize = AtomicUsize::new(usize::MAX);
-        if let Some(known) = SETS.get(BEST.load(Ordering::Relaxed)) {
+        Self::known(&BEST, Self::available)
+    }
+
+    /// The best set but for AMX, which is not asked for.
+    pub fn detect_vectors() -> Self {
+        static BEST: AtomicUsize = AtomicUsize::new(usize::MAX);
+        Self::known(&BEST, |set| set != Self::Amx && set.available())
+    }
+
+    /// The best set if the system gives the tiles, which it is not asked.
+    pub fn possible() -> Self {
+        Self::best(Self::limit(), |set| if set == Self::Amx { Self::tiles_are_possible() } else { set.available() })
+    }
+
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    fn tiles_are_possible() -> bool {
+        let allowed = Self::limit().is_none_or(|limit| limit == Self::Amx);
+        allowed && Self::Avx512Vnni.available() && super::amx::has(super::amx::Products::Bytes)
+    }
+
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    fn tiles_are_possible() -> bool {
+        false
+    }
+
+    /// The best of those that the machine has; `best` is its index, once known. Nobody waits here for another thread, which a fork might have left behind.
+    fn known(best: &AtomicUsize, has: impl Fn(Self) -> bool) -> Self {
+        if let Some(known) = SETS.get(best.load(Ordering::Relaxed)) {
             return *known;
         }
-        let best = Self::best(Self::limit(), Self::available);
-        BEST.store(SETS.iter().position(|set| *set == best).unwrap_or(0), Ordering::Relaxed);
-        best
+        let found = Self::best(Self::limit(), has);
+        best.store(SETS.iter().position(|set| *set == found).unwrap_or(0), Ordering::Relaxed);
+        found
     }
 
     /// The set that `FEWSTEP_ISA` names.
@@ -75,7 +101,7 @@ impl Set {
 
     /// The highest set that the limit allows and the machine has, which is asked from above.
     fn best(limit: Option<Self>, has: impl Fn(Self) -> bool) -> Self {
-        let allowed = |set: Self| limit.map_or(set != Self::Amx, |limit| set.within(limit));
+        let allowed = |set: Self| limit.is_none_or(|limit| set.within(limit));
         SETS.into_iter().rev().find(|set| allowed(*set) && has(*set)).unwrap_or(Self::Portable)
     }
 
@@ -88,7 +114,7 @@ impl Set {
         self == Self::Portable || self <= limit && self.neon() == limit.neon()
     }
 
-    /// Whether this machine can run it now; AMX only where `FEWSTEP_ISA` names it, and then asks the system for the tiles, once.
+    /// Whether this machine can run it now. AMX is none where `FEWSTEP_ISA` names something lower; else the system is asked for the tiles, once.
     pub fn available(self) -> bool {
         match self {
             Self::Portable => true,
@@ -99,9 +125,7 @@ impl Set {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => Isa::Avx512.available() && is_x86_feature_detected!("avx512vnni"),
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Self::Amx => {
-                Self::limit() == Some(Self::Amx) && Self::Avx512Vnni.available() && super::amx::has(super::amx::Products::Bytes) && super::amx::permitted()
-            }
+            Self::Amx => Self::tiles_are_possible() && super::amx::permitted(),
             #[cfg(target_arch = "aarch64")]
             Self::NeonDot => std::arch::is_aarch64_feature_detected!("dotprod"),
             #[cfg(target_arch = "aarch64")]
@@ -152,7 +176,7 @@ mod tests {
         let arm = |set: Set| set == Set::Portable || set.neon();
         type Case<'a> = (&'a dyn Fn(Set) -> bool, Option<Set>, Set);
         let cases: [Case; 14] = [
-            (&server, None, Set::Avx512Vnni),
+            (&server, None, Set::Amx),
             (&server, Some(Set::Amx), Set::Amx),
             (&refused, None, Set::Avx512Vnni),
             (&refused, Some(Set::Amx), Set::Avx512Vnni),
@@ -173,15 +197,17 @@ mod tests {
     }
 
     #[test]
-    fn int8_tiles_are_asked_for_only_where_they_are_named() {
+    fn int8_tiles_are_not_asked_for_where_something_lower_is_named() {
         for limit in LIMITS.into_iter().map(|(_, limit)| Some(limit)).chain([None]) {
             let asked = std::cell::Cell::new(false);
             Set::best(limit, |set| {
                 asked.set(asked.get() || set == Set::Amx);
                 false
             });
-            assert_eq!(asked.get(), limit == Some(Set::Amx), "{limit:?}");
+            assert_eq!(asked.get(), limit.is_none_or(|limit| limit == Set::Amx), "{limit:?}");
         }
+        assert_ne!(Set::detect_vectors(), Set::Amx);
+        assert!(Set::possible() == Set::detect() || Set::possible() == Set::Amx, "only tiles may be refused");
     }
 
     #[test]

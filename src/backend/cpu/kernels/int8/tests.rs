@@ -483,8 +483,10 @@ fn int8_shapes_get_the_kernel_of_their_set() {
         assert_eq!(Kernel::of(set, &wide).set, set);
     }
     // A few channels of three are no work for tiles.
-    let lower = Kernel::of(Set::Amx, &ConvShape::square(1, 32, 3, 64, 3, 1, 1)).set;
+    let narrow = ConvShape::square(1, 32, 3, 64, 3, 1, 1);
+    let lower = Kernel::of(Set::Amx, &narrow).set;
     assert!(lower == Set::Avx512Vnni || cfg!(not(target_arch = "x86_64")), "{lower:?}");
+    assert_eq!([Kernel::detect(&narrow).set, Kernel::detect(&wide).set], [Set::detect_vectors(), Set::detect()]);
     let names: std::collections::BTreeSet<&str> = CATALOGUE.iter().map(|kernel| kernel.name).collect();
     assert!(names.len() == CATALOGUE.len() && names.iter().all(|name| name.starts_with("int8_")));
 }
