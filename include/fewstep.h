@@ -1387,8 +1387,46 @@ typedef struct {
 } fewstep_term;
 
 /**
- * Everything that fixes a training run, beside the networks and the data. Fill it with fewstep_trainer_options_init, then change fields; terms must be
- * given.
+ * A further term of the loss: a block of the student is to give what a block of the teacher gives for the same x_t. What the student's gives [N,H,W,C] is brought
+ * to the teacher's channels by a 1x1 convolution that learns with the student and is in no snapshot (FitNets, Romero et al. 2015); their difference is
+ * divided by the variance of the teacher's feature over the batch for FEWSTEP_NORM_L2, by its root for FEWSTEP_NORM_L1. Set every field; those that a later
+ * version adds may be 0.
+ */
+typedef struct {
+  /**
+   * FEWSTEP_OBJECTIVE_*: both networks are evaluated where a term of it is; terms and features there share draws and evaluations. Not ROLLOUT.
+   */
+  int32_t objective;
+  /**
+   * FEWSTEP_NORM_L1 or FEWSTEP_NORM_L2.
+   */
+  int32_t norm;
+  /**
+   * Path of the student's block, as diffusers calls the module: "down_blocks.0", "mid_block", "up_blocks.1.resnets.0". A path that there is not is an error
+   * that lists those that there are. UTF-8, read during the call.
+   */
+  const char *student;
+  /**
+   * Path of the teacher's block; NULL for the same path. Its height and width must be those of the student's.
+   */
+  const char *teacher;
+  /**
+   * Steps over which the factor falls to 0, evenly, so that features lead and the other terms finish; 0 for a factor that stays.
+   */
+  uint64_t decay_steps;
+  /**
+   * Factor on this term.
+   */
+  float weight;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+} fewstep_feature;
+
+/**
+ * Everything that fixes a training run, beside the networks and the data. Fill it with fewstep_trainer_options_init, then change fields; terms or
+ * features must be given.
  */
 typedef struct {
   /**
@@ -1404,7 +1442,7 @@ typedef struct {
    */
   uint64_t seed;
   /**
-   * The loss: one term or more. Terms that are evaluated at the same points (OUTPUT and DENOISE are, and ON_POLICY and RESOLVE) share their draws and the
+   * The loss: one term or more, or features. Terms that are evaluated at the same points (OUTPUT and DENOISE are, and ON_POLICY and RESOLVE) share their draws and the
    * student's evaluation, so that several of them take little more time than one.
    */
   const fewstep_term *terms;
@@ -1545,6 +1583,18 @@ typedef struct {
    * calibrated. Scales of groups of weights (FEWSTEP_QUANTIZE_W4) do not learn: UNSUPPORTED.
    */
   double scale_learning_rate;
+  /**
+   * More of the loss: blocks of both networks that are to agree; NULL (the default) for none. They need a teacher. A run is resumed with the same ones.
+   */
+  const fewstep_feature *features;
+  /**
+   * Elements of features.
+   */
+  size_t feature_count;
+  /**
+   * Bytes from one feature to the next; sizeof(fewstep_feature).
+   */
+  size_t feature_stride;
 } fewstep_trainer_options;
 
 
@@ -1775,7 +1825,7 @@ fewstep_status fewstep_trainer_evaluate(fewstep_trainer *trainer,
                                         fewstep_step_report *report);
 
 /**
- * Each term of the loss without its factor, in the order of the options, as the last step or evaluation found it: also one that was NUMERIC, so that one
+ * Each term of the loss, then each feature, without its factor, in the order of the options, as the last step or evaluation found it: also one that was NUMERIC, so that one
  * sees which term was not finite. Writes them to `losses` and their number to `*count`; with `losses` NULL and `capacity` 0 only the number.
  *
  * One thread at a time. Returns OK, INVALID_ARGUMENT, SHAPE (capacity is too small) or STATE (losses are asked for before the first step or evaluation).

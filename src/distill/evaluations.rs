@@ -7,10 +7,11 @@ use super::points::chain::ChainBatch;
 use super::points::own::student_step;
 use super::points::{At, Drawn, Place, Point, Sources};
 use super::term::Term;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{Graph, ValueId};
 use crate::memory;
 use crate::tensor::{DType, Tensor};
+use std::cell::OnceCell;
 
 /// What such lists are called where there is no memory for them.
 const WHAT: &str = "evaluations of the student";
@@ -49,7 +50,8 @@ impl Evaluations {
             let mark = g.mark();
             let time = g.constant_fill("chain.timestep", &[rows], t as f32)?;
             let (conditions, places) = (memory::copy(&batch.conditions, WHAT)?, memory::copy(&[Place { t, next: Some(next) }], WHAT)?);
-            let evaluated = Evaluated::new(g, context, At { x, t: time, conditions, places, place, data: None, next: Some(*target) })?;
+            let at = At { x, t: time, conditions, places, place, data: None, next: Some(*target), teacher: OnceCell::new() };
+            let evaluated = Evaluated::new(g, context, at)?;
             // The way back begins with the last step, which is still there, and no step leads on from it.
             if this.steps.len() + 1 < context.pairs.len() {
                 memory::append(&mut this.inside, &g.values_since(mark)?, WHAT)?;
@@ -58,6 +60,14 @@ impl Evaluations {
             memory::push(&mut this.steps, evaluated, WHAT)?;
         }
         Ok(this)
+    }
+
+    /// What a block of the student and one of the teacher give at the point.
+    pub(super) fn features(&self, g: &mut Graph, context: &TermContext, paths: [&str; 2]) -> Result<[ValueId; 2]> {
+        match self.steps.as_slice() {
+            [step] => step.features(g, context, paths),
+            _ => Err(Error::internal("features along a run")),
+        }
     }
 
     /// Loss [1] of a term, without the term's factor.

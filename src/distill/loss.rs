@@ -9,8 +9,10 @@ use crate::diffusion::table::is_coefficient;
 use crate::error::{Error, Result};
 use crate::graph::ops::{Combine, UnaryKind};
 use crate::graph::{Graph, ValueId};
+use crate::io::json::shorten;
 use crate::memory;
 use crate::names::Named;
+use crate::nn::{Feature, Predicted};
 use crate::tensor::Tensor;
 
 /// A point at which the student has been evaluated, for all terms there.
@@ -18,6 +20,8 @@ pub struct Evaluated {
     at: At,
     /// The student's output.
     pub student: ValueId,
+    /// What its blocks have given.
+    features: Vec<Feature>,
     /// The targets that some term has asked for.
     targets: Vec<(Target, ValueId)>,
     /// The rows' coefficients of some term's target and weight.
@@ -27,8 +31,14 @@ pub struct Evaluated {
 impl Evaluated {
     /// Evaluates the student.
     pub fn new(g: &mut Graph, context: &TermContext, at: At) -> Result<Self> {
-        let student = context.student.network.predict(g, at.x, at.t, &at.conditions)?;
-        Ok(Self { at, student, targets: vec![], coefficients: vec![] })
+        let Predicted { output: student, features } = context.student.network.predicted(g, at.x, at.t, &at.conditions)?;
+        Ok(Self { at, student, features, targets: vec![], coefficients: vec![] })
+    }
+
+    /// What a block of the student and one of the teacher give here.
+    pub(super) fn features(&self, g: &mut Graph, context: &TermContext, [own, other]: [&str; 2]) -> Result<[ValueId; 2]> {
+        let teacher = &self.at.teacher(g, context)?.features;
+        Ok([find("student", &self.features, own)?, find("teacher", teacher, other)?])
     }
 
     /// A target here, [B,H,W,C].
@@ -64,7 +74,16 @@ impl Evaluated {
     }
 }
 
-fn unary(norm: NormKind) -> UnaryKind {
+/// What a block gives; an error that names the blocks that there are.
+fn find(whose: &str, features: &[Feature], path: &str) -> Result<ValueId> {
+    let missing = || {
+        let there: Vec<_> = features.iter().map(|feature| feature.path.as_str()).collect();
+        Error::invalid(format!("the {whose} has no block '{}'; it has {}", shorten(path), there.join(", ")))
+    };
+    features.iter().find(|feature| feature.path == path).map(|feature| feature.value).ok_or_else(missing)
+}
+
+pub(super) fn unary(norm: NormKind) -> UnaryKind {
     match norm {
         NormKind::L1 => UnaryKind::Abs,
         NormKind::L2 => UnaryKind::Square,

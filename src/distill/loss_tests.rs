@@ -18,7 +18,7 @@ use crate::sampling::{RunSpec, SamplingRun, UNROLLED};
 use crate::tensor::{DType, Tensor};
 use std::sync::Arc;
 
-fn dataset() -> Result<Dataset> {
+pub(super) fn dataset() -> Result<Dataset> {
     let pixels: Vec<f32> = (0..16 * 64).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
     Dataset::new(Tensor::from_slice(&[16, 8, 8, 1], &pixels)?, None)
 }

@@ -6,6 +6,7 @@ pub mod context;
 pub mod dataset;
 mod draws;
 pub mod evaluations;
+pub mod features;
 pub mod loss;
 pub mod loss_scale;
 pub mod objective;
@@ -24,6 +25,8 @@ pub mod trainer;
 mod training_graph;
 
 #[cfg(test)]
+mod features_tests;
+#[cfg(test)]
 mod loss_tests;
 #[cfg(test)]
 mod set_tests;
@@ -33,6 +36,7 @@ mod tests;
 pub use cache::TrajectoryCache;
 pub use checkpoint::OptionGroup;
 pub use dataset::Dataset;
+pub use features::FeatureTerm;
 pub use objective::Objective;
 pub use optimizer::{LearningRate, Optimizer};
 pub use options::TrainerOptions;

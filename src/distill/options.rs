@@ -1,8 +1,10 @@
 //! Everything that fixes a training run, beside the networks and the data.
 
 use super::context::Needs;
+use super::features::FeatureTerm;
 use super::loss_scale::LossScale;
 use super::optimizer::Optimizer;
+use super::points::Point;
 use super::targets::Target;
 use super::term::Term;
 use crate::diffusion::Clip;
@@ -19,6 +21,8 @@ pub struct TrainerOptions {
     pub batch: usize,
     /// The loss: a weighted sum.
     pub terms: Vec<Term>,
+    /// More of it: blocks of both networks that are to agree.
+    pub features: Vec<FeatureTerm>,
     /// The student's grid; needed by trajectory terms.
     pub pairs: Vec<(i64, i64)>,
     /// Teacher DDIM steps inside each pair.
@@ -55,6 +59,7 @@ impl Default for TrainerOptions {
             seed: 0,
             batch: 64,
             terms: vec![],
+            features: vec![],
             pairs: vec![],
             substeps: 8,
             cache_size: 8192,
@@ -81,10 +86,11 @@ impl TrainerOptions {
         if !LossScale::new(self.loss_scale).is_possible() {
             return Err(Error::invalid(format!("loss_scale is {}; it must be a power of two, 1 or more", self.loss_scale)));
         }
-        if self.terms.is_empty() {
+        if self.terms.is_empty() && self.features.is_empty() {
             return Err(Error::invalid("a loss has one or more terms, found none"));
         }
         self.terms.iter().try_for_each(Term::check)?;
+        self.features.iter().try_for_each(FeatureTerm::check)?;
         if self.substeps > MOST_SUBSTEPS && self.terms.iter().any(|term| term.target == Target::Resolved) {
             return Err(Error::invalid(format!(
                 "substeps is {}; a term that the teacher walks for in every training step has {MOST_SUBSTEPS} at most",
@@ -125,7 +131,8 @@ impl TrainerOptions {
 
     /// What the terms cannot be built without.
     pub fn needs(&self) -> Needs {
-        self.terms.iter().fold(Needs::default(), |all, term| all.or(term.needs()))
+        let features = self.features.iter().map(FeatureTerm::needs);
+        self.terms.iter().map(Term::needs).chain(features).fold(Needs::default(), Needs::or)
     }
 
     /// What is done to the data that this teacher predicts on its trajectories.
@@ -133,8 +140,18 @@ impl TrainerOptions {
         self.trajectory_clip.unwrap_or_else(|| teacher.map_or(Clip::None, |teacher| teacher.scheduler.clip()))
     }
 
+    /// Losses that are added up.
+    pub fn losses(&self) -> usize {
+        self.terms.len() + self.features.len()
+    }
+
+    /// Where they are evaluated, in order.
+    pub(super) fn points(&self) -> impl Iterator<Item = Point> {
+        self.terms.iter().map(|term| term.point).chain(self.features.iter().map(|feature| feature.point))
+    }
+
     /// Whether terms share a point, and so its draws and the student's evaluation.
     pub fn shares_points(&self) -> bool {
-        self.terms.iter().enumerate().any(|(i, term)| self.terms[..i].iter().any(|other| other.point == term.point))
+        self.points().enumerate().any(|(i, point)| self.points().take(i).any(|other| other == point))
     }
 }

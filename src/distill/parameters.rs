@@ -69,6 +69,12 @@ impl ParameterSet {
         Self::new(STUDENT, memory::collect(model.weights.iter().filter(|(name, _)| model.learns(name)).map(parameter), "parameters")?, optimizer)
     }
 
+    /// The same set with further parameters behind its own.
+    pub fn with(mut self, parameters: impl IntoIterator<Item = Parameter>) -> Result<Self> {
+        parameters.into_iter().try_for_each(|parameter| memory::push(&mut self.parameters, parameter, "parameters"))?;
+        Ok(self)
+    }
+
     /// The changes of the scales of a student's whole numbers, 0 at first.
     pub fn scales(model: &Model, optimizer: Optimizer) -> Result<Self> {
         let scales = model.weights.iter().filter(|(name, _)| !model.learns(name));

@@ -1,6 +1,7 @@
 //! The words that checkpoints have for a run's options. They are part of the format: a name in the code may change, a word here may not, and what an option
 //! gains later is written only where it is not at its default, so that older checkpoints still open.
 
+use super::features::FeatureTerm;
 use super::objective::Objective;
 use super::optimizer::{LearningRate, Optimizer};
 use super::options::TrainerOptions;
@@ -26,6 +27,9 @@ pub(super) const TRAJECTORY_PRECISION: &str = "trajectory_precision";
 /// Hash of the numbers of a student that computes in whole ones, recorded where there are any.
 pub(super) const QUANTIZATION: &str = "quantization";
 
+/// Blocks that are to agree, recorded where there are any: what learns depends on them.
+pub(super) const FEATURES: &str = "features";
+
 /// Names of the sets of parameters that learn, recorded where they are not the student's alone.
 pub(super) const SETS: &str = "sets";
 
@@ -43,6 +47,7 @@ pub(super) fn options(o: &TrainerOptions, sets: &[ParameterSet], trajectory_clip
     ];
     let trajectories = if o.needs().cache { o.precision } else { DType::F32 };
     let later = [
+        (FEATURES, list(o.features.iter().map(feature))),
         (PRECISION, precision(o.precision).to_string()),
         (CLIP, clip(trajectory_clip)),
         (GUIDANCE, guidance(o.guidance)),
@@ -81,6 +86,7 @@ pub(super) fn default(option: &str) -> Option<&'static str> {
         CLIP | GUIDANCE | QUANTIZATION => Some("None"),
         DRAWS => Some("by term"),
         SETS => Some(STUDENT),
+        FEATURES => Some("[]"),
         _ => None,
     }
 }
@@ -96,6 +102,12 @@ fn term(t: &Term) -> String {
     };
     let (weight, step_weight, norm) = (t.weight, step_weight(t.step_weight), norm(t.norm));
     format!("Term {{ {matched}, weight: {weight:?}, step_weight: {step_weight}, norm: {norm} }}")
+}
+
+fn feature(f: &FeatureTerm) -> String {
+    let (point, norm) = (f.point.name(), norm(f.norm));
+    let FeatureTerm { student, teacher, weight, decay_steps, .. } = f;
+    format!("Feature {{ point: {point}, student: {student:?}, teacher: {teacher:?}, norm: {norm}, weight: {weight:?}, decay_steps: {decay_steps} }}")
 }
 
 fn norm(norm: NormKind) -> String {

@@ -32,7 +32,7 @@ pub struct StepReport {
     pub step: u64,
     /// The weighted sum.
     pub loss: f32,
-    /// The first four terms, each without its factor.
+    /// The first four terms, then features, each without its factor.
     pub terms: [f32; 4],
     /// Global gradient norm of the student before clipping.
     pub grad_norm: f32,
@@ -58,6 +58,8 @@ pub struct Trainer {
     backend: Arc<dyn Backend>,
     pub(super) exec: Box<dyn Executable>,
     draws: DrawInputs,
+    /// Factors of features, f32 [1] each.
+    factors: Vec<ValueId>,
     /// Row of the whole batch that the first one here is.
     pub(super) first_row: i32,
     /// Where the plan has them.
@@ -109,7 +111,7 @@ impl Trainer {
             trajectory_clip.check().map_err(|e| e.context("the trajectories"))?;
         }
         let student = &student.widened(stop)?;
-        let program = TrainingGraph::new(student, teacher, dataset, &schedule, &options)?;
+        let program = TrainingGraph::new(student, teacher, dataset, &schedule, &options, stop)?;
         let mut this = Self { rows, ..Self::of_program(backend, program, student, teacher, options, trajectory_clip, stop)? };
         this.load_initial_state(stop)?;
         this.bind_shared(dataset, stop)?;
@@ -126,7 +128,7 @@ impl Trainer {
         trajectory_clip: Clip,
         stop: Stop,
     ) -> Result<Self> {
-        let TrainingGraph { graph, draws, loss_scale, phases, sets, updates, results } = program;
+        let TrainingGraph { graph, draws, factors, loss_scale, phases, sets, updates, results } = program;
         stop.check()?;
         let exec = backend.compile_until(&graph, &Numerics::of(options.precision)?, stop)?;
         let mut most = 0f64;
@@ -145,6 +147,7 @@ impl Trainer {
             phases: phases.iter().map(|phase| Segments::of(exec.plan(), phase)).collect::<Result<_>>()?,
             exec,
             draws,
+            factors,
             first_row: 0,
             sets,
             updates,
@@ -321,9 +324,13 @@ impl Trainer {
         self.evaluate_until(seed, Stop::NEVER)
     }
 
+    /// What a forward pass is told.
     fn write_draws(&mut self, seed: u64) -> Result<()> {
         self.exec.write_bytes(self.draws.seed, as_bytes(&[seed as i64]))?;
         self.exec.write_bytes(self.draws.step, as_bytes(&[self.steps_done as i64]))?;
+        for (input, feature) in self.factors.iter().zip(&self.options.features) {
+            self.exec.write_bytes(*input, as_bytes(&[feature.factor(self.steps_done)]))?;
+        }
         self.exec.write_bytes(self.draws.first_row, as_bytes(&[self.first_row]))
     }
 
@@ -343,30 +350,33 @@ impl Trainer {
         self.found[..values.len()].copy_from_slice(&values);
         self.evaluated = true;
         let mut report = StepReport { step: self.steps_done, loss: self.found[0], grad_norm: self.norms()[0], ..Default::default() };
-        report.terms.iter_mut().zip(&self.found[1..=self.options.terms.len()]).for_each(|(to, from)| *to = *from);
+        report.terms.iter_mut().zip(&self.found[1..=self.options.losses()]).for_each(|(to, from)| *to = *from);
         Ok(report)
     }
 
-    /// Each term without its factor, as the last step or evaluation found it, also where that failed for a number that is not finite; `None` before.
+    /// Each term, then each feature, without its factor, as the last step or evaluation found it, also where that failed for a number that is not finite; `None` before.
     pub fn terms(&self) -> Option<&[f32]> {
-        self.evaluated.then(|| &self.found[1..=self.options.terms.len()])
+        self.evaluated.then(|| &self.found[1..=self.options.losses()])
     }
 
     /// Of the last step: each set's gradient norm.
     fn norms(&self) -> &[f32] {
-        &self.found[1 + self.options.terms.len()..][..self.sets.len()]
+        &self.found[1 + self.options.losses()..][..self.sets.len()]
     }
 
     /// Of the last step: the losses of the phases in which the student does not learn.
     fn other_losses(&self) -> &[f32] {
-        &self.found[1 + self.options.terms.len() + self.sets.len()..]
+        &self.found[1 + self.options.losses() + self.sets.len()..]
     }
 
     /// A new immutable model with the present weights.
     pub fn snapshot(&self, kind: WeightsKind) -> Result<Model> {
         let mut model = self.student.clone();
         for (name, tensor) in self.weights(&self.sets[0], kind)? {
-            model.weights.insert(name, tensor);
+            // What has brought features to the teacher's channels learns with the network and is no part of it.
+            if let Some(weight) = model.weights.get_mut(&name) {
+                *weight = tensor;
+            }
         }
         for set in self.sets.iter().filter(|set| set.name() == SCALES) {
             for (name, changes) in self.weights(set, kind)? {
@@ -498,8 +508,8 @@ fn check_grids(student: &Model, teacher: Option<&Model>, options: &TrainerOption
     }
     let Some(quantization) = student.quantization.as_ref().filter(|_| ranges(student)) else { return Ok(()) };
     let own = &quantization.pairs;
-    if let Some(term) = options.terms.iter().find(|term| !term.point.kind().on_grid) {
-        let point = term.point.name();
+    if let Some(point) = options.points().find(|point| !point.kind().on_grid) {
+        let point = point.name();
         return Err(Error::unsupported(format!("a term's point is {point}, at any timestep; the student is quantised for its own grid {own:?} alone")));
     }
     if options.pairs != *own {

@@ -1,20 +1,23 @@
 //! The program of a training step: draws, losses, gradients, clipping, AdamW, moving average.
 
-use super::context::{Role, TermContext, Walk};
+use super::context::{self, Role, TermContext, Walk};
 use super::dataset::Dataset;
 use super::draws::{DrawInputs, Draws};
 use super::evaluations::Evaluations;
+use super::features::FeatureLoss;
 use super::loss_scale::LossScaleInputs;
 use super::options::TrainerOptions;
-use super::parameters::{ParameterSet, STUDENT};
+use super::parameters::{Parameter, ParameterSet, STUDENT};
 use super::phase::{Phase, Update, UpdateInputs};
 use super::points::{Point, Sources};
+use crate::cancel::Stop;
 use crate::diffusion::NoiseSchedule;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, ValueId};
+use crate::graph::{Graph, TensorType, ValueId};
 use crate::memory;
-use crate::nn::Model;
+use crate::nn::{self, Model};
 use crate::tensor::DType;
+use std::sync::Arc;
 
 /// What lists of the program are called where there is no memory for them.
 const WHAT: &str = "training graph";
@@ -32,6 +35,8 @@ pub(super) struct Results {
 pub(super) struct TrainingGraph {
     pub graph: Graph,
     pub draws: DrawInputs,
+    /// Factors of features, f32 [1] each.
+    pub factors: Vec<ValueId>,
     pub loss_scale: Option<LossScaleInputs>,
     /// Names of the phases, in order.
     pub phases: Vec<String>,
@@ -44,7 +49,14 @@ pub(super) struct TrainingGraph {
 
 impl TrainingGraph {
     /// Of networks and data that fit together: one phase, in which the student learns.
-    pub fn new(student: &Model, teacher: Option<&Model>, dataset: Option<&Dataset>, schedule: &NoiseSchedule, options: &TrainerOptions) -> Result<Self> {
+    pub fn new(
+        student: &Model,
+        teacher: Option<&Model>,
+        dataset: Option<&Dataset>,
+        schedule: &NoiseSchedule,
+        options: &TrainerOptions,
+        stop: Stop,
+    ) -> Result<Self> {
         let context = TermContext {
             student: Role::student(student, student.scheduler.prediction()).learning_scales(options.learns_scales()),
             teacher: teacher.map(|t| Role::teacher(t, t.scheduler.prediction()).guided(options.guidance)),
@@ -56,7 +68,7 @@ impl TrainingGraph {
         let mut assembly = Assembly::new(options.precision)?;
         assembly.begin(STUDENT)?;
         let losses = append_losses(&mut assembly.graph, &context, options, assembly.draws, &sources)?;
-        let mut sets = vec![ParameterSet::student(student, options.optimizer.clone())?];
+        let mut sets = vec![ParameterSet::student(student, options.optimizer.clone())?.with(losses.beginning(options.seed, stop)?)?];
         if options.learns_scales() {
             sets.push(ParameterSet::scales(student, options.optimizer.of_scales(options.scale_learning_rate))?);
         }
@@ -73,37 +85,76 @@ pub(super) struct Losses {
     pub all: ValueId,
     /// What is inside the steps of chains, to be computed again in the backward pass.
     pub inside: Vec<ValueId>,
+    /// Factors of features, f32 [1] each.
+    pub factors: Vec<ValueId>,
+    /// What learns with the student to compare features.
+    pub alignments: Vec<nn::scope::Parameter>,
+}
+
+impl Losses {
+    /// What learns with the student to compare features, as it begins.
+    fn beginning(&self, seed: u64, stop: Stop) -> Result<Vec<Parameter>> {
+        /// Behind the parameters of any network.
+        const FIRST: u64 = 1 << 31;
+        let beginning = |(i, parameter): (usize, &nn::scope::Parameter)| {
+            let initial = nn::model::initial(parameter, [seed, FIRST + i as u64], stop)?;
+            let name = parameter.name.strip_prefix(context::STUDENT).unwrap_or(&parameter.name).to_owned();
+            Ok(Parameter { name, initial: Arc::new(initial) })
+        };
+        memory::try_collect(self.alignments.iter().enumerate().map(beginning), WHAT)
+    }
 }
 
 /// Appends the losses of all terms. Terms of one point share its draws and the student's evaluation.
 pub(super) fn append_losses(g: &mut Graph, context: &TermContext, options: &TrainerOptions, inputs: DrawInputs, sources: &Sources) -> Result<Losses> {
     let mut points: Vec<(Point, Evaluations)> = vec![];
-    let mut losses = memory::with_capacity(1 + options.terms.len(), WHAT)?;
-    let mut total = None;
+    let at = |g: &mut Graph, points: &mut Vec<(Point, Evaluations)>, wanted: Point| {
+        if let Some(known) = points.iter().position(|(point, _)| *point == wanted) {
+            return Ok(known);
+        }
+        let draws = Draws { inputs, batch: options.batch, stream: points.len() };
+        points.push((wanted, Evaluations::of(g, context, wanted, &draws, sources)?));
+        Ok::<_, Error>(points.len() - 1)
+    };
+    let mut sum = Sum { total: None, losses: memory::with_capacity(1 + options.losses(), WHAT)? };
     for term in &options.terms {
-        let known = points.iter().position(|(point, _)| *point == term.point);
-        let at = match known {
-            Some(at) => at,
-            None => {
-                let draws = Draws { inputs, batch: options.batch, stream: points.len() };
-                points.push((term.point, Evaluations::of(g, context, term.point, &draws, sources)?));
-                points.len() - 1
-            }
-        };
+        let at = at(g, &mut points, term.point)?;
         let loss = points[at].1.loss(g, context, term)?;
-        losses.push(loss);
         let weighted = g.affine(loss, term.weight, 0.0)?;
-        total = Some(match total {
-            None => weighted,
-            Some(sum) => g.add(sum, weighted)?,
-        });
+        sum.add(g, loss, weighted)?;
     }
+    let (mut factors, mut alignments) = (memory::with_capacity(options.features.len(), WHAT)?, vec![]);
+    for (i, feature) in options.features.iter().enumerate() {
+        let at = at(g, &mut points, feature.point)?;
+        let FeatureLoss { loss, parameters } = feature.loss(g, context, &points[at].1, i).map_err(|e| e.context(format!("features[{i}]")))?;
+        let factor = g.input(format!("features.{i}.factor"), TensorType::f32(&[1]))?;
+        let weighted = g.mul(loss, factor)?;
+        sum.add(g, loss, weighted)?;
+        factors.push(factor);
+        memory::append(&mut alignments, &parameters, WHAT)?;
+    }
+    let Sum { total, mut losses } = sum;
     let total = total.ok_or_else(|| Error::internal("a loss without terms"))?;
     losses.insert(0, total);
     let all = g.concat(&losses)?;
     g.tap(all);
     let inside = memory::collect(points.iter().flat_map(|(_, evaluated)| evaluated.inside.iter().copied()), WHAT)?;
-    Ok(Losses { total, all, inside })
+    Ok(Losses { total, all, inside, factors, alignments })
+}
+
+/// A sum of losses that is being written.
+struct Sum {
+    total: Option<ValueId>,
+    /// Each without its factor.
+    losses: Vec<ValueId>,
+}
+
+impl Sum {
+    fn add(&mut self, g: &mut Graph, loss: ValueId, weighted: ValueId) -> Result<()> {
+        self.losses.push(loss);
+        self.total = Some(self.total.map_or(Ok(weighted), |sum| g.add(sum, weighted))?);
+        Ok(())
+    }
 }
 
 /// A program that is being written, phase by phase.
@@ -154,6 +205,7 @@ impl Assembly {
         self.graph.tap(all);
         let updates = memory::collect(self.updates.iter().map(|update| update.inputs), WHAT)?;
         let results = Results { losses: losses.all, all };
-        Ok(TrainingGraph { graph: self.graph, draws: self.draws, loss_scale: self.loss_scale, phases: self.phases, sets: self.sets, updates, results })
+        let factors = memory::copy(&losses.factors, WHAT)?;
+        Ok(TrainingGraph { graph: self.graph, draws: self.draws, factors, loss_scale: self.loss_scale, phases: self.phases, sets: self.sets, updates, results })
     }
 }

@@ -343,7 +343,7 @@ pub unsafe extern "C" fn fewstep_trainer_evaluate(trainer: *mut fewstep_trainer,
     })
 }
 
-/// Each term of the loss without its factor, in the order of the options, as the last step or evaluation found it: also one that was NUMERIC, so that one
+/// Each term of the loss, then each feature, without its factor, in the order of the options, as the last step or evaluation found it: also one that was NUMERIC, so that one
 /// sees which term was not finite. Writes them to `losses` and their number to `*count`; with `losses` NULL and `capacity` 0 only the number.
 ///
 /// One thread at a time. Returns OK, INVALID_ARGUMENT, SHAPE (capacity is too small) or STATE (losses are asked for before the first step or evaluation).
@@ -353,7 +353,7 @@ pub unsafe extern "C" fn fewstep_trainer_losses(trainer: *mut fewstep_trainer, l
     ffi_boundary(|| unsafe {
         let trainer = exclusive(trainer)?;
         check_out(count, "count")?;
-        let terms = trainer.trainer.options().terms.len();
+        let terms = trainer.trainer.options().losses();
         if !losses.is_null() || capacity != 0 {
             if capacity < terms {
                 return Err(Error::shape(format!("the loss has {terms} terms, capacity is {capacity}")));

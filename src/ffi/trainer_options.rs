@@ -1,6 +1,6 @@
 //! What fixes a training run, as C gives it, and its translation.
 
-use super::boundary::choice;
+use super::boundary::{choice, optional_text, text};
 use super::cancel::fewstep_cancel_token;
 use super::extent::{check_extent, read_size};
 use super::grid::{fewstep_step_pair, read_grid};
@@ -9,10 +9,11 @@ use super::options::{self, Item, Options, size_field};
 use super::precision::{FEWSTEP_PRECISION_F32, precision};
 use super::sampler_options::{FEWSTEP_CLIP_DYNAMIC, FEWSTEP_CLIP_NONE, FEWSTEP_CLIP_RANGE};
 use crate::diffusion::{Clip, Weight};
-use crate::distill::{LearningRate, NormKind, Objective, Optimizer, Term, TrainerOptions};
+use crate::distill::{FeatureTerm, LearningRate, NormKind, Objective, Optimizer, Term, TrainerOptions};
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::nn::Model;
+use std::ffi::c_char;
 
 /// Match the teacher's prediction at the same noisy image and timestep. Needs a teacher and a dataset.
 pub const FEWSTEP_OBJECTIVE_OUTPUT: i32 = 1;
@@ -78,8 +79,32 @@ pub struct fewstep_term {
     pub reserved: u32,
 }
 
-/// Everything that fixes a training run, beside the networks and the data. Fill it with fewstep_trainer_options_init, then change fields; terms must be
-/// given.
+/// A further term of the loss: a block of the student is to give what a block of the teacher gives for the same x_t. What the student's gives [N,H,W,C] is brought
+/// to the teacher's channels by a 1x1 convolution that learns with the student and is in no snapshot (FitNets, Romero et al. 2015); their difference is
+/// divided by the variance of the teacher's feature over the batch for FEWSTEP_NORM_L2, by its root for FEWSTEP_NORM_L1. Set every field; those that a later
+/// version adds may be 0.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct fewstep_feature {
+    /// FEWSTEP_OBJECTIVE_*: both networks are evaluated where a term of it is; terms and features there share draws and evaluations. Not ROLLOUT.
+    pub objective: i32,
+    /// FEWSTEP_NORM_L1 or FEWSTEP_NORM_L2.
+    pub norm: i32,
+    /// Path of the student's block, as diffusers calls the module: "down_blocks.0", "mid_block", "up_blocks.1.resnets.0". A path that there is not is an error
+    /// that lists those that there are. UTF-8, read during the call.
+    pub student: *const c_char,
+    /// Path of the teacher's block; NULL for the same path. Its height and width must be those of the student's.
+    pub teacher: *const c_char,
+    /// Steps over which the factor falls to 0, evenly, so that features lead and the other terms finish; 0 for a factor that stays.
+    pub decay_steps: u64,
+    /// Factor on this term.
+    pub weight: f32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// Everything that fixes a training run, beside the networks and the data. Fill it with fewstep_trainer_options_init, then change fields; terms or
+/// features must be given.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct fewstep_trainer_options {
@@ -89,7 +114,7 @@ pub struct fewstep_trainer_options {
     pub batch: u32,
     /// Key of every random draw; 0 by default.
     pub seed: u64,
-    /// The loss: one term or more. Terms that are evaluated at the same points (OUTPUT and DENOISE are, and ON_POLICY and RESOLVE) share their draws and the
+    /// The loss: one term or more, or features. Terms that are evaluated at the same points (OUTPUT and DENOISE are, and ON_POLICY and RESOLVE) share their draws and the
     /// student's evaluation, so that several of them take little more time than one.
     pub terms: *const fewstep_term,
     /// Elements of terms.
@@ -165,11 +190,23 @@ pub struct fewstep_trainer_options {
     /// warm-up and the decay of learning_rate; from nine tenths of total_steps on they stay, whatever the decay. 0 (the default) leaves them as they were
     /// calibrated. Scales of groups of weights (FEWSTEP_QUANTIZE_W4) do not learn: UNSUPPORTED.
     pub scale_learning_rate: f64,
+    /// More of the loss: blocks of both networks that are to agree; NULL (the default) for none. They need a teacher. A run is resumed with the same ones.
+    pub features: *const fewstep_feature,
+    /// Elements of features.
+    pub feature_count: usize,
+    /// Bytes from one feature to the next; sizeof(fewstep_feature).
+    pub feature_stride: usize,
 }
 
 // SAFETY: repr(C), six 4-byte numbers.
 unsafe impl Item for fewstep_term {
     const NAME: &'static str = "terms";
+    const FIRST_SIZE: usize = size_of::<Self>();
+}
+
+// SAFETY: repr(C), the fields leave no gap, numbers and pointers only.
+unsafe impl Item for fewstep_feature {
+    const NAME: &'static str = "features";
     const FIRST_SIZE: usize = size_of::<Self>();
 }
 
@@ -217,19 +254,23 @@ unsafe impl Options for fewstep_trainer_options {
             null_label: -1,
             reserved2: 0,
             scale_learning_rate: d.scale_learning_rate,
+            features: std::ptr::null(),
+            feature_count: 0,
+            feature_stride: size_of::<fewstep_feature>(),
         }
     }
 }
 
+const OBJECTIVES: [(i32, Objective); 6] = [
+    (FEWSTEP_OBJECTIVE_OUTPUT, Objective::Output),
+    (FEWSTEP_OBJECTIVE_TEACHER_FORCED, Objective::TeacherForced),
+    (FEWSTEP_OBJECTIVE_ON_POLICY, Objective::OnPolicy),
+    (FEWSTEP_OBJECTIVE_DENOISE, Objective::Denoise),
+    (FEWSTEP_OBJECTIVE_RESOLVE, Objective::Resolve),
+    (FEWSTEP_OBJECTIVE_ROLLOUT, Objective::Rollout),
+];
+
 fn term(i: usize, t: &fewstep_term) -> Result<Term> {
-    let objectives = [
-        (FEWSTEP_OBJECTIVE_OUTPUT, Objective::Output),
-        (FEWSTEP_OBJECTIVE_TEACHER_FORCED, Objective::TeacherForced),
-        (FEWSTEP_OBJECTIVE_ON_POLICY, Objective::OnPolicy),
-        (FEWSTEP_OBJECTIVE_DENOISE, Objective::Denoise),
-        (FEWSTEP_OBJECTIVE_RESOLVE, Objective::Resolve),
-        (FEWSTEP_OBJECTIVE_ROLLOUT, Objective::Rollout),
-    ];
     let weights = [
         (FEWSTEP_WEIGHT_CONST, Weight::Const),
         (FEWSTEP_WEIGHT_SNR, Weight::Snr),
@@ -248,9 +289,28 @@ fn term(i: usize, t: &fewstep_term) -> Result<Term> {
     if t.reserved != 0 {
         return Err(Error::invalid(format!("{} must be 0", name("reserved"))));
     }
-    let objective = choice(t.objective, &name("objective"), &objectives)?;
+    let objective = choice(t.objective, &name("objective"), &OBJECTIVES)?;
     let (step_weight, norm) = (choice(t.step_weight, &name("step_weight"), &weights)?, choice(t.norm, &name("norm"), &norms)?);
     Ok(Term { weight: t.weight, ..objective.term(step_weight, norm) })
+}
+
+/// # Safety
+/// The paths are NULL or C strings.
+unsafe fn feature(i: usize, f: &fewstep_feature) -> Result<FeatureTerm> {
+    let name = |field: &str| format!("features[{i}].{field}");
+    if !f.weight.is_finite() {
+        return Err(Error::invalid(format!("{} is {}; it must be finite", name("weight"), f.weight)));
+    }
+    if f.reserved != 0 {
+        return Err(Error::invalid(format!("{} must be 0", name("reserved"))));
+    }
+    let (point, _) = choice(f.objective, &name("objective"), &OBJECTIVES)?.pair();
+    let norm = choice(f.norm, &name("norm"), &[(FEWSTEP_NORM_L1, NormKind::L1), (FEWSTEP_NORM_L2, NormKind::L2)])?;
+    // SAFETY: as promised by the caller.
+    let (student, teacher) = unsafe { (text(f.student, &name("student"))?, optional_text(f.teacher, &name("teacher"))?) };
+    let term = FeatureTerm { point, student: student.into(), teacher: teacher.unwrap_or(student).into(), norm, weight: f.weight, decay_steps: f.decay_steps };
+    term.check().map_err(|e| e.context(format!("features[{i}]")))?;
+    Ok(term)
 }
 
 fn optimizer(o: &fewstep_trainer_options) -> Result<Optimizer> {
@@ -296,9 +356,11 @@ fn trajectory_clip(o: &fewstep_trainer_options) -> Result<Option<Clip>> {
 /// The pointers in `o` are NULL or arrays as their counts and strides say.
 pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model, teacher: Option<&Model>) -> Result<TrainerOptions> {
     // SAFETY: as promised by the caller.
-    let (terms, mut pairs) = unsafe {
+    let (terms, features, mut pairs) = unsafe {
         let terms = options::array(o.terms, o.term_count, o.term_stride, options::MOST)?;
-        (terms, read_grid(student.scheduler.num_train_timesteps, o.steps, o.pairs, o.pair_count, o.pair_stride)?)
+        let features = options::array(o.features, o.feature_count, o.feature_stride, options::MOST)?;
+        let features = memory::try_collect(features.iter().enumerate().map(|(i, f)| feature(i, f)), "features")?;
+        (terms, features, read_grid(student.scheduler.num_train_timesteps, o.steps, o.pairs, o.pair_count, o.pair_stride)?)
     };
     if let (true, Some(own)) = (pairs.is_empty(), &student.student) {
         pairs.clone_from(&own.pairs);
@@ -313,6 +375,7 @@ pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model, tea
         seed: o.seed,
         batch: o.batch as usize,
         terms: memory::try_collect(terms.iter().enumerate().map(|(i, t)| term(i, t)), "terms")?,
+        features,
         pairs,
         substeps: o.substeps as usize,
         cache_size: o.cache_size as usize,

@@ -368,7 +368,8 @@ pub fn widened(tensor: &Arc<Tensor>) -> Result<Arc<Tensor>> {
 const CHECKED: usize = 1 << 16;
 
 /// The values that a parameter begins as, from the seed and its place among the network's parameters.
-fn initial(parameter: &Parameter, [seed, index]: [u64; 2], stop: Stop) -> Result<Tensor> {
+/// What a parameter is before training, by seed and index.
+pub(crate) fn initial(parameter: &Parameter, [seed, index]: [u64; 2], stop: Stop) -> Result<Tensor> {
     let index = index as u32;
     let mut tensor = Tensor::zeros(DType::F32, &parameter.shape)?;
     let data = tensor.as_mut_slice::<f32>()?;

@@ -77,7 +77,7 @@ pub trait Network: fmt::Debug + Send + Sync {
     /// What else the config.json said.
     fn unknown(&self) -> &Unknown;
 
-    /// The output [B,H,W,out_channels]. Blocks' outputs carry their path as name, so that features can be tapped.
+    /// The output [B,H,W,out_channels]. What blocks give is told the scope ([`Scope::feature`]).
     fn build(&self, g: &mut Graph, scope: &Scope, at: &Inputs) -> Result<ValueId>;
 
     /// Changes in a student's settings what follows from `patch`, the keys that differ from its teacher's, where these do not say it.
@@ -115,7 +115,7 @@ impl dyn Network {
 
     /// Its layers, in the order in which the forward pass meets them. The values that they read are of no graph that is left.
     pub fn layers(&self) -> Result<Vec<Layer>> {
-        self.small(|scope| scope.into_layers())
+        self.small(|scope| scope.into_met().layers)
     }
 
     /// What a program of the smallest image has met.

@@ -3,7 +3,7 @@
 use super::conditions::{Condition, ConditionKind};
 use super::model::Model;
 use super::network::Inputs;
-use super::scope::{Layer, Scope};
+use super::scope::{Feature, Met, Scope};
 use crate::error::{Error, Result};
 use crate::graph::ops::{Concat, IntAffine, Slice};
 use crate::graph::{Graph, ValueId};
@@ -59,6 +59,15 @@ impl Model {
     }
 }
 
+/// A prediction, and what blocks have given on the way.
+#[derive(Clone, Debug)]
+pub struct Predicted {
+    /// [B,H,W,channels].
+    pub output: ValueId,
+    /// Of a guided prediction: those of the evaluation with the labels.
+    pub features: Vec<Feature>,
+}
+
 /// A model whose parameters are states of a graph.
 #[derive(Clone, Copy, Debug)]
 pub struct Predictor<'a> {
@@ -80,6 +89,11 @@ impl<'a> Predictor<'a> {
 
     /// The prediction [B,H,W,channels] for x_t [B,H,W,channels] at timesteps t f32 [B]; `conditions` are the model's, in their order.
     pub fn predict(&self, g: &mut Graph, x_t: ValueId, t: ValueId, conditions: &[ValueId]) -> Result<ValueId> {
+        self.predicted(g, x_t, t, conditions).map(|predicted| predicted.output)
+    }
+
+    /// The same with features.
+    pub fn predicted(&self, g: &mut Graph, x_t: ValueId, t: ValueId, conditions: &[ValueId]) -> Result<Predicted> {
         let roles = self.model.roles()?;
         if conditions.len() != roles.conditions.len() {
             return Err(Error::internal(format!("{} conditions for a model with {}", conditions.len(), roles.conditions.len())));
@@ -91,24 +105,26 @@ impl<'a> Predictor<'a> {
             _ => Ok(*given),
         });
         let without = memory::try_collect(without, "conditions")?;
-        let none = self.evaluate(g, &roles, x_t, t, &without)?;
+        let none = self.evaluate(g, &roles, x_t, t, &without)?.output;
         let label = self.evaluate(g, &roles, x_t, t, conditions)?;
-        g.weighted_sum(&[(1.0 - guidance.scale, none), (guidance.scale, label)])
+        Ok(Predicted { output: g.weighted_sum(&[(1.0 - guidance.scale, none), (guidance.scale, label.output)])?, ..label })
     }
 
     /// The mean of the output.
-    fn evaluate(&self, g: &mut Graph, roles: &Roles, x_t: ValueId, t: ValueId, conditions: &[ValueId]) -> Result<ValueId> {
-        let out = self.output(g, x_t, t, conditions)?;
-        if g.shape(out).last() == Some(&roles.channels) { Ok(out) } else { g.push1(Slice { start: 0, len: roles.channels }.into(), &[out]) }
+    fn evaluate(&self, g: &mut Graph, roles: &Roles, x_t: ValueId, t: ValueId, conditions: &[ValueId]) -> Result<Predicted> {
+        let (out, Met { features, .. }) = self.output_and_met(g, x_t, t, conditions)?;
+        let mean = |g: &mut Graph| g.push1(Slice { start: 0, len: roles.channels }.into(), &[out]);
+        let output = if g.shape(out).last() == Some(&roles.channels) { out } else { mean(g)? };
+        Ok(Predicted { output, features })
     }
 
     /// All that the network gives [B,H,W,out_channels]: a variance too, behind the mean. Not guided.
     pub fn output(&self, g: &mut Graph, x_t: ValueId, t: ValueId, conditions: &[ValueId]) -> Result<ValueId> {
-        self.output_and_layers(g, x_t, t, conditions).map(|(out, _)| out)
+        self.output_and_met(g, x_t, t, conditions).map(|(out, _)| out)
     }
 
-    /// The same, and the layers with what they read.
-    pub fn output_and_layers(&self, g: &mut Graph, x_t: ValueId, t: ValueId, conditions: &[ValueId]) -> Result<(ValueId, Vec<Layer>)> {
+    /// The same, and what the network is made of.
+    pub fn output_and_met(&self, g: &mut Graph, x_t: ValueId, t: ValueId, conditions: &[ValueId]) -> Result<(ValueId, Met)> {
         let own = self.model.network.signature().conditions.len();
         let x = match conditions.get(own) {
             None => x_t,
@@ -116,6 +132,6 @@ impl<'a> Predictor<'a> {
         };
         let scope = Scope::of(self.prefix, &self.model.weights).quantized(self.model.quantization.as_ref()).with_scale_changes(self.scale_changes);
         let out = self.model.network.build(g, &scope, &Inputs { x, t, conditions: &conditions[..own] })?;
-        Ok((out, scope.into_layers()))
+        Ok((out, scope.into_met()))
     }
 }

@@ -54,6 +54,7 @@ pub struct Scope<'a> {
     scale_changes: Option<&'a str>,
     parameters: RefCell<Vec<Parameter>>,
     layers: RefCell<Vec<Layer>>,
+    features: RefCell<Vec<Feature>>,
 }
 
 /// A layer with weights, a product of some kind.
@@ -69,10 +70,36 @@ pub struct Layer {
     pub products: usize,
 }
 
+/// What a block of layers gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Feature {
+    /// The block's path, without the scope's prefix.
+    pub path: String,
+    /// Its hidden state [B,H,W,C], or [B,T,C].
+    pub value: ValueId,
+}
+
+/// What building a network has met.
+#[derive(Clone, Debug)]
+pub struct Met {
+    /// The layers.
+    pub layers: Vec<Layer>,
+    /// What blocks give, inner ones before those that they are part of.
+    pub features: Vec<Feature>,
+}
+
 impl<'a> Scope<'a> {
     /// `prefix` is put before every parameter's and feature's name, such as `student.`; it may be empty. Parameters are f32.
     pub fn new(prefix: &'a str) -> Self {
-        Self { prefix, weights: None, quantization: None, scale_changes: None, parameters: RefCell::default(), layers: RefCell::default() }
+        Self {
+            prefix,
+            weights: None,
+            quantization: None,
+            scale_changes: None,
+            parameters: RefCell::default(),
+            layers: RefCell::default(),
+            features: RefCell::default(),
+        }
     }
 
     /// The same for parameters that have the types of these weights, by their names without the prefix.
@@ -91,9 +118,9 @@ impl<'a> Scope<'a> {
         Self { scale_changes: prefix, ..self }
     }
 
-    /// The layers in the order in which the network has met them.
-    pub fn into_layers(self) -> Vec<Layer> {
-        self.layers.into_inner()
+    /// Layers and features in the order in which the network has met them.
+    pub fn into_met(self) -> Met {
+        Met { layers: self.layers.into_inner(), features: self.features.into_inner() }
     }
 
     /// The parameters in the order in which the network has met them.
@@ -104,6 +131,17 @@ impl<'a> Scope<'a> {
     /// The full name of a parameter or a feature.
     pub fn name(&self, path: &str) -> String {
         format!("{}{path}", self.prefix)
+    }
+
+    /// Says that a block has given this value, which gets its name.
+    pub fn feature(&self, g: &mut Graph, path: &str, value: ValueId) -> Result<()> {
+        g.set_name(value, self.name(path));
+        self.feature_of_all(path, value)
+    }
+
+    /// The same of a block of blocks: the value keeps the name that the last of them has given it.
+    pub fn feature_of_all(&self, path: &str, value: ValueId) -> Result<()> {
+        memory::push(&mut self.features.borrow_mut(), Feature { path: path.to_owned(), value }, "list of features")
     }
 
     /// The type that a parameter is stored in.

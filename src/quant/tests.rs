@@ -196,9 +196,9 @@ fn steps_share_the_floats_that_numbers_stand_for() -> Result<()> {
     let mut layers = 0;
     for step in 0..3 {
         g.begin_segment(format!("step {step}"));
-        let (out, all) = Predictor::new(&whole, "").output_and_layers(&mut g, x, t, &[])?;
+        let (out, all) = Predictor::new(&whole, "").output_and_met(&mut g, x, t, &[])?;
         g.tap(out);
-        layers = all.len();
+        layers = all.layers.len();
     }
     let done = passes::run(&g, &Numerics::F32, &Floats, Stop::NEVER, &mut |_, _| Ok(()))?;
     let count = |f: &dyn Fn(&Op) -> bool| done.graph.nodes().iter().filter(|n| f(&n.op)).count();

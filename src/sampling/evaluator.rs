@@ -47,9 +47,9 @@ impl Evaluator {
         let t = g.input("timestep", TensorType::f32(&[batch]))?;
         let input = |c: &Condition| g.input(c.name.clone(), c.kind.ty(batch, size));
         let inputs = memory::try_collect(roles.conditions.iter().map(input), "conditions")?;
-        let (out, layers) = Predictor::new(model, "").output_and_layers(&mut g, x, t, &inputs)?;
+        let (out, met) = Predictor::new(model, "").output_and_met(&mut g, x, t, &inputs)?;
         g.tap(out);
-        choose(&mut g, &layers)?.into_iter().for_each(|value| g.tap(value));
+        choose(&mut g, &met.layers)?.into_iter().for_each(|value| g.tap(value));
         let out_channels = g.shape(out)[3];
         let mut exec = backend.compile_until(&g, &Numerics::of(precision)?, stop)?;
         for (name, tensor) in &model.weights {

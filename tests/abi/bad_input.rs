@@ -441,6 +441,43 @@ fn trainer_options() {
     row("no data", INVALID, "dataset", &|_, t| (t.objective, t.step_weight) = (FEWSTEP_OBJECTIVE_DENOISE, FEWSTEP_WEIGHT_SNR));
 }
 
+#[test]
+fn features() {
+    let f = Fixture::new();
+    let (block, none) = (c("mid_block"), c("middle"));
+    let good = || fewstep_feature {
+        objective: FEWSTEP_OBJECTIVE_TEACHER_FORCED,
+        norm: FEWSTEP_NORM_L2,
+        student: block.as_ptr(),
+        teacher: null(),
+        decay_steps: 0,
+        weight: 1.0,
+        reserved: 0,
+    };
+    let row = |name: &str, names: &str, change: &dyn Fn(&mut fewstep_feature)| {
+        let mut feature = good();
+        change(&mut feature);
+        let found = f.trainer(|o, _| (o.features, o.feature_count) = (&feature, 1));
+        f.api.fails(name, found, INVALID, names);
+    };
+    row("objective", "features[0].objective is 42", &|f| f.objective = 42);
+    row("chain", "features[0]: a feature's point is Chain", &|f| f.objective = FEWSTEP_OBJECTIVE_ROLLOUT);
+    row("norm", "features[0].norm is 3", &|f| f.norm = FEWSTEP_NORM_HUBER);
+    row("weight", "features[0].weight is inf", &|f| f.weight = f32::INFINITY);
+    row("reserved", "features[0].reserved", &|f| f.reserved = 1);
+    row("no block", "features[0].student is NULL", &|f| f.student = null());
+    row("unknown block", "the student has no block 'middle'; it has", &|f| f.student = none.as_ptr());
+    row("unknown block of the teacher", "the teacher has no block 'middle'; it has", &|f| f.teacher = none.as_ptr());
+    row("no data", "dataset", &|f| f.objective = FEWSTEP_OBJECTIVE_OUTPUT);
+    let feature = good();
+    let found = f.trainer(|o, _| (o.features, o.feature_count, o.feature_stride) = (&feature, 1, 8));
+    f.api.fails("stride", found, INVALID, "stride");
+    let found = f.trainer(|o, _| (o.features, o.feature_count) = (null(), 1));
+    f.api.fails("NULL", found, INVALID, "features");
+    let found = f.trainer(|o, _| (o.features, o.feature_count) = (&feature, usize::MAX));
+    f.api.fails("count", found, INVALID, "count is");
+}
+
 /// A loss has as many terms as there are; a number of them that no memory holds is an error before the first one is read.
 #[test]
 fn too_many_terms() {

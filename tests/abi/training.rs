@@ -311,6 +311,41 @@ fn losses_of_several_terms_resume() {
     }
 }
 
+/// Features beside a term: reported behind it, and in no snapshot.
+#[test]
+fn features_are_matched() {
+    let (dir, run) = (scratch("features"), Run::new(2));
+    let term = term(FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_WEIGHT_STATE);
+    let paths = ["down_blocks.0", "mid_block", "mid_block.resnets.1"].map(c);
+    let feature = |norm, student: usize, teacher: Option<usize>| fewstep_feature {
+        objective: FEWSTEP_OBJECTIVE_TEACHER_FORCED,
+        norm,
+        student: paths[student].as_ptr(),
+        teacher: teacher.map_or(null(), |at| paths[at].as_ptr()),
+        decay_steps: 0,
+        weight: 0.1,
+        reserved: 0,
+    };
+    let features = [feature(FEWSTEP_NORM_L2, 0, None), feature(FEWSTEP_NORM_L1, 1, Some(2))];
+    let mut options = small_options(&run.api, &term);
+    (options.features, options.feature_count) = (features.as_ptr(), features.len());
+    // SAFETY: valid pointers throughout.
+    unsafe {
+        let (mut trainer, mut model, mut count, mut losses) = (null_mut(), null_mut(), 0, [0f32; 3]);
+        run.api.ok((run.api.fewstep_trainer_create)(run.runtime, run.student, run.teacher, null(), &options, &mut trainer));
+        run.api.ok((run.api.fewstep_trainer_train)(trainer, 3, None, null_mut(), null()));
+        run.api.ok((run.api.fewstep_trainer_losses)(trainer, losses.as_mut_ptr(), losses.len(), &mut count));
+        assert!(count == 3 && losses.iter().all(|loss| loss.is_finite() && *loss > 0.0), "{losses:?}");
+        run.api.ok((run.api.fewstep_trainer_snapshot)(trainer, FEWSTEP_WEIGHTS_EMA, &mut model));
+        let folder = c(&dir.join("student").to_string_lossy());
+        run.api.ok((run.api.fewstep_model_save)(model, folder.as_ptr()));
+        let opened = run.api.open(run.runtime, &dir.join("student").to_string_lossy());
+        run.api.ok((run.api.fewstep_model_destroy)(opened));
+        run.api.ok((run.api.fewstep_model_destroy)(model));
+        run.api.ok((run.api.fewstep_trainer_destroy)(trainer));
+    }
+}
+
 #[test]
 fn a_numeric_failure_keeps_the_last_good_state() {
     let dir = scratch("numeric");

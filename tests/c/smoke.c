@@ -132,8 +132,15 @@ static fewstep_model *train(const fewstep_runtime *runtime, const fewstep_model 
         {.objective = FEWSTEP_OBJECTIVE_ON_POLICY, .step_weight = FEWSTEP_WEIGHT_STATE, .norm = FEWSTEP_NORM_HUBER, .weight = 0.5f, .huber_delta = 0.1f},
         {.objective = FEWSTEP_OBJECTIVE_OUTPUT, .step_weight = FEWSTEP_WEIGHT_V, .norm = FEWSTEP_NORM_L1, .weight = 0.5f},
     };
+    const fewstep_feature features[] = {
+        {.objective = FEWSTEP_OBJECTIVE_OUTPUT, .norm = FEWSTEP_NORM_L2, .student = "mid_block", .teacher = NULL, .weight = 0.1f},
+        {.objective = FEWSTEP_OBJECTIVE_TEACHER_FORCED, .norm = FEWSTEP_NORM_L1, .student = "up_blocks.1", .teacher = "up_blocks.1", .weight = 0.1f, .decay_steps = 4},
+    };
     fewstep_trainer_options options;
     OK(fewstep_trainer_options_init(&options, sizeof options));
+    options.features = features;
+    options.feature_count = sizeof features / sizeof features[0];
+    options.feature_stride = sizeof features[0];
     options.terms = terms;
     options.term_count = sizeof terms / sizeof terms[0];
     options.term_stride = sizeof terms[0];

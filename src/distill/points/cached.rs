@@ -9,6 +9,7 @@ use crate::graph::{Graph, TensorType, ValueId};
 use crate::memory;
 use crate::random::Purpose;
 use crate::tensor::{DType, Tensor};
+use std::cell::OnceCell;
 
 /// The teacher's next state is known, no data.
 pub const KIND: Kind = Kind { needs: Needs { cache: true, teacher: true, dataset: false }, data: false, next: true, on_grid: true, chained: false };
@@ -96,6 +97,6 @@ impl TrajectoryBatch {
         let t = g.gather(times, self.pair)?;
         let places = memory::collect(context.pairs.iter().map(|&(t, next)| Place { t, next: Some(next) }), "timesteps")?;
         let conditions = memory::copy(&self.conditions, "conditions")?;
-        Ok(At { x, t, conditions, places, place: self.pair, data: None, next: Some(self.target) })
+        Ok(At { x, t, conditions, places, place: self.pair, data: None, next: Some(self.target), teacher: OnceCell::new() })
     }
 }

@@ -11,6 +11,7 @@ use crate::graph::{Graph, TensorType, ValueId};
 use crate::memory;
 use crate::random::Purpose;
 use crate::tensor::DType;
+use std::cell::OnceCell;
 
 /// Data is known, no step.
 pub const KIND: Kind = Kind { needs: Needs { dataset: true, cache: false, teacher: false }, data: true, next: false, on_grid: false, chained: false };
@@ -51,6 +52,6 @@ impl DataBatch {
         let t = g.push1(Cast { to: DType::F32 }.into(), &[self.timestep])?;
         let places = memory::collect((0..steps).map(|t| Place { t, next: None }), "timesteps")?;
         let conditions = memory::copy(&self.conditions, "conditions")?;
-        Ok(At { x, t, conditions, places, place: self.timestep, data: Some(self.data), next: None })
+        Ok(At { x, t, conditions, places, place: self.timestep, data: Some(self.data), next: None, teacher: OnceCell::new() })
     }
 }

@@ -8,11 +8,12 @@ pub mod own;
 use super::context::{Needs, TermContext};
 use super::dataset::Dataset;
 use super::draws::Draws;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{Graph, ValueId};
 use crate::memory;
 use crate::names::named_enum;
-use crate::nn::Condition;
+use crate::nn::{Condition, Predicted};
+use std::cell::OnceCell;
 
 named_enum! {
     /// Where the student is evaluated; the words are those of checkpoints.
@@ -67,6 +68,19 @@ pub struct At {
     pub data: Option<ValueId>,
     /// The teacher's state at the end of the step.
     pub next: Option<ValueId>,
+    /// What the teacher predicts here, once somebody has asked.
+    pub teacher: OnceCell<Predicted>,
+}
+
+impl At {
+    /// What the teacher predicts here: evaluated once, for whatever is matched.
+    pub fn teacher(&self, g: &mut Graph, context: &TermContext) -> Result<&Predicted> {
+        if self.teacher.get().is_none() {
+            let predicted = context.teacher()?.network.predicted(g, self.x, self.t, &self.conditions)?;
+            return Ok(self.teacher.get_or_init(|| predicted));
+        }
+        self.teacher.get().ok_or_else(|| Error::internal("a prediction is lost"))
+    }
 }
 
 /// What has been drawn.

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::graph::{Graph, ValueId};
 
 pub(super) fn value(g: &mut Graph, context: &TermContext, at: &At) -> Result<ValueId> {
-    context.teacher()?.network.predict(g, at.x, at.t, &at.conditions)
+    at.teacher(g, context).map(|predicted| predicted.output)
 }
 
 pub(super) fn coefficients(context: &TermContext, place: Place, weight: Weight) -> Result<[f64; 3]> {

@@ -35,7 +35,7 @@ impl SelfAttention {
         let out = scope.pointwise(g, mixed, &format!("{path}.to_out.0"), channels)?;
         let sum = g.add(out, x)?;
         let out = g.affine(sum, (1.0 / self.rescale) as f32, 0.0)?;
-        g.set_name(out, scope.name(path));
+        scope.feature(g, path, out)?;
         Ok(out)
     }
 }

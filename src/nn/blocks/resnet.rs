@@ -51,7 +51,7 @@ impl Style {
         h = scope.conv(g, h, &format!("{path}.conv2"), block.out_channels, 3, 1, [1; 4])?;
         let sum = g.add(h, skip)?;
         let out = g.affine(sum, (1.0 / block.output_scale) as f32, 0.0)?;
-        g.set_name(out, scope.name(path));
+        scope.feature(g, path, out)?;
         Ok(out)
     }
 

@@ -76,7 +76,7 @@ impl Mixer {
         let h = layer_norm(g, scope, x, &format!("{path}.norm2"))?;
         let h = mlp(g, scope, h, &format!("{path}.channels"), self.channels_mlp_dim, width)?;
         let out = g.add(h, x)?;
-        g.set_name(out, scope.name(path));
+        scope.feature(g, path, out)?;
         Ok(out)
     }
 }

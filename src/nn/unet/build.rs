@@ -104,6 +104,7 @@ impl UNet<'_> {
             };
             skips.push(h);
         }
+        self.scope.feature_of_all(&path, h)?;
         Ok(h)
     }
 
@@ -122,7 +123,9 @@ impl UNet<'_> {
         if c.add_attention {
             h = self.attention(g, h, "mid_block.attentions.0", c.mid_attention_groups(), output_scale)?;
         }
-        resnet(g, h, 1)
+        let h = resnet(g, h, 1)?;
+        self.scope.feature_of_all("mid_block", h)?;
+        Ok(h)
     }
 
     fn up_block(&self, g: &mut Graph, mut h: ValueId, time: ValueId, i: usize, skips: &mut Vec<ValueId>) -> Result<ValueId> {
@@ -147,6 +150,7 @@ impl UNet<'_> {
                 upsample(g, self.scope, h, &path)?
             };
         }
+        self.scope.feature_of_all(&path, h)?;
         Ok(h)
     }
 

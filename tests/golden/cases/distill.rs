@@ -6,11 +6,13 @@ use fewstep::backend::Executable;
 use fewstep::diffusion::{Clip, NoiseSchedule, Prediction, Rounding, ScheduleConfig, Table, Weight, trajectory};
 use fewstep::distill::context::{Role, STUDENT, TEACHER, TermContext, Walk};
 use fewstep::distill::evaluations::Evaluations;
+use fewstep::distill::features::FeatureLoss;
+use fewstep::distill::parameters::{Parameter, State};
 use fewstep::distill::phase::{Phase, Update};
 use fewstep::distill::points::cached::TrajectoryBatch;
 use fewstep::distill::points::chain::ChainBatch;
 use fewstep::distill::points::data::DataBatch;
-use fewstep::distill::{NormKind, Objective, Optimizer, ParameterSet, Point, Term};
+use fewstep::distill::{FeatureTerm, NormKind, Objective, Optimizer, ParameterSet, Point, Term};
 use fewstep::graph::{Graph, TensorType, ValueId};
 use fewstep::io::safetensors::TensorFile;
 use fewstep::names::Named;
@@ -21,6 +23,7 @@ use fewstep::sampling::{RunSpec, SamplingRun, UNROLLED};
 use fewstep::tensor::{DType, Tensor};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The json files; every other file must belong to one of them or to the batch.
 pub fn cases(dir: &Path) -> Result<Vec<PathBuf>, String> {
@@ -38,6 +41,7 @@ pub fn cases(dir: &Path) -> Result<Vec<PathBuf>, String> {
 
 struct Case {
     term: Term,
+    features: Vec<FeatureTerm>,
     student: Model,
     teacher: Model,
     prediction: [Prediction; 2],
@@ -58,12 +62,13 @@ fn load(case: &Path) -> Result<Case, String> {
         "rollout" => Objective::Rollout,
         other => return Err(format!("{}: unknown objective {other}", case.display())),
     };
-    let norm = match word("norm")? {
-        "l1" => NormKind::L1,
-        "l2" => NormKind::L2,
-        "huber" => NormKind::Huber(record["huber_delta"].as_f64().unwrap_or(f64::NAN) as f32),
-        other => return Err(format!("{}: unknown norm {other}", case.display())),
+    let norm_of = |name: &str| match name {
+        "l1" => Ok(NormKind::L1),
+        "l2" => Ok(NormKind::L2),
+        "huber" => Ok(NormKind::Huber(record["huber_delta"].as_f64().unwrap_or(f64::NAN) as f32)),
+        other => Err(format!("{}: unknown norm {other}", case.display())),
     };
+    let norm = norm_of(word("norm")?)?;
     let step_weight = text(Weight::from_name(word("weight")?))?;
     let named = |name: &str| Prediction::from_name(name).ok_or_else(|| format!("no prediction type {name}"));
     let prediction = [named(word("student_prediction_type")?)?, named(word("teacher_prediction_type")?)?];
@@ -78,15 +83,20 @@ fn load(case: &Path) -> Result<Case, String> {
         let scale = guidance["scale"].as_f64().ok_or_else(missing)?;
         Ok::<_, String>(Guidance { scale, null_label: guidance["null_label"].as_i64().ok_or_else(missing)? as i32 })
     });
-    if record.get("features").is_some() {
-        return Err(format!("{}: features are not matched", case.display()));
-    }
     let dir = case.parent().ok_or("no folder")?;
     let student = [dir.join("student"), dir.join("../unet/class_conditional")].into_iter().find(|d| d.exists()).ok_or("no student folder")?;
     let schedule = text(NoiseSchedule::new(ScheduleConfig { precision: Rounding::Float64, ..ScheduleConfig::default() }))?;
     let term = objective.term(step_weight, norm);
+    let feature = |f: &Value| {
+        let word = |key: &str| f[key].as_str().ok_or_else(|| format!("{}: a feature without {key}", case.display()));
+        let weight = f["weight"].as_f64().ok_or_else(|| format!("{}: a feature without weight", case.display()))? as f32;
+        let (student, teacher) = (word("student")?.to_string(), word("teacher")?.to_string());
+        Ok(FeatureTerm { point: term.point, student, teacher, norm: norm_of(word("norm")?)?, weight, decay_steps: 0 })
+    };
+    let features = record["features"].as_array().map_or(&[][..], Vec::as_slice);
     Ok(Case {
         term,
+        features: features.iter().map(feature).collect::<Result<_, String>>()?,
         student: text(Model::open(&student))?,
         teacher: text(Model::open(&teacher_dir()))?,
         prediction,
@@ -106,6 +116,8 @@ struct Program {
     inputs: Vec<(ValueId, Vec<f32>)>,
     indices: Vec<(ValueId, Vec<i32>)>,
     loss: ValueId,
+    /// Each without its factor.
+    terms: Vec<ValueId>,
     student: ParameterSet,
     update: Update,
 }
@@ -156,12 +168,24 @@ fn build(g: &mut Graph, case: &Case, batch: &TensorFile, expected: &TensorFile) 
         };
         (vec![(state, nhwc(from)?), (target, nhwc(rows(1))?)], text(Evaluations::at(g, &context, at))?)
     };
-    let loss = text(evaluations.loss(g, &context, &case.term))?;
-    let student = text(ParameterSet::student(&case.student, OPTIMIZER()))?;
+    let mut loss = text(evaluations.loss(g, &context, &case.term))?;
+    let (mut terms, mut alignments) = (vec![loss], vec![]);
+    for (i, feature) in case.features.iter().enumerate() {
+        let FeatureLoss { loss: own, parameters } = text(feature.loss(g, &context, &evaluations, i))?;
+        let weighted = text(g.affine(own, feature.weight, 0.0))?;
+        loss = text(g.add(loss, weighted))?;
+        terms.push(weighted);
+        for parameter in parameters {
+            let name = parameter.name.strip_prefix(STUDENT).ok_or("not the student's")?.to_string();
+            let initial = Arc::new(text(expected.get_f32(&format!("init.{name}"), &parameter.shape))?);
+            alignments.push(Parameter { name, initial });
+        }
+    }
+    let student = text(text(ParameterSet::student(&case.student, OPTIMIZER()))?.with(alignments))?;
     let phase = Phase { name: "student", loss, sets: std::slice::from_ref(&student), recompute: &evaluations.inside, loss_scale: None };
     let update = text(phase.append(g))?.remove(0);
-    [loss, update.norm].iter().chain(&update.grads).for_each(|v| g.tap(*v));
-    Ok(Program { inputs, indices, loss, student, update })
+    [loss, update.norm].iter().chain(&terms).chain(&update.grads).for_each(|v| g.tap(*v));
+    Ok(Program { inputs, indices, loss, terms, student, update })
 }
 
 pub fn run(path: &Path) -> Check {
@@ -174,7 +198,7 @@ pub fn run(path: &Path) -> Check {
     let mut g = Graph::new();
     let program = build(&mut g, &case, &batch, &expected)?;
     let mut exec = text(backend()?.compile(&g))?;
-    load_weights(exec.as_mut(), &case)?;
+    load_weights(exec.as_mut(), &case, &program.student)?;
     for (id, data) in &program.inputs {
         write(exec.as_mut(), *id, data)?;
     }
@@ -187,6 +211,10 @@ pub fn run(path: &Path) -> Check {
         write(exec.as_mut(), program.update.inputs.update, &[k + 1])?;
         text(exec.run_all())?;
         close(&format!("loss.{k}"), &read(exec.as_ref(), program.loss)?, &values(&expected, &format!("loss.{k}"))?, 1e-4, 0.0)?;
+        if expected.names().any(|name| name == format!("terms.{k}")) {
+            let found: Vec<f32> = program.terms.iter().map(|term| read(exec.as_ref(), *term)).collect::<Result<Vec<_>, _>>()?.concat();
+            close(&format!("terms.{k}"), &found, &values(&expected, &format!("terms.{k}"))?, 1e-4, 0.0)?;
+        }
         close(&format!("grad_norm.{k}"), &read(exec.as_ref(), program.update.norm)?, &values(&expected, &format!("grad_norm.{k}"))?, 1e-3, 0.0)?;
         if k == 0 {
             check_grads(exec.as_ref(), &program, &expected)?;
@@ -219,15 +247,15 @@ fn check_guided(case: &Case, guidance: Guidance, batch: &TensorFile, expected: &
     Ok(())
 }
 
-fn load_weights(exec: &mut dyn Executable, case: &Case) -> Check {
+fn load_weights(exec: &mut dyn Executable, case: &Case, student: &ParameterSet) -> Check {
     for (name, tensor) in &case.teacher.weights {
         let name = format!("{TEACHER}{name}");
         if exec.plan().graph().storage(&name).is_some() {
             text(exec.bind(&name, tensor.clone()))?;
         }
     }
-    for (name, tensor) in &case.student.weights {
-        text(exec.write_storage(&format!("{STUDENT}{name}"), tensor.bytes()))?;
+    for parameter in &student.parameters {
+        text(exec.write_storage(&student.key(State::Weight, &parameter.name), parameter.initial.bytes()))?;
     }
     text(exec.prepare())
 }
