@@ -168,11 +168,11 @@ static fewstep_model *train(const fewstep_runtime *runtime, const fewstep_model 
     fewstep_step_report report = {.struct_size = sizeof report};
     for (int i = 0; i < 3; i++) OK(fewstep_trainer_step(trainer, &report));
     OK(fewstep_trainer_evaluate(trainer, 1, &report));
-    float losses[3];
+    float losses[5];
     size_t loss_count = 0;
-    FAILS(SHAPE, fewstep_trainer_losses(trainer, losses, 2, &loss_count));
-    OK(fewstep_trainer_losses(trainer, losses, 3, &loss_count));
-    if (loss_count != 3 || memcmp(losses, report.terms, sizeof losses) != 0) exit(1);
+    FAILS(SHAPE, fewstep_trainer_losses(trainer, losses, 4, &loss_count));
+    OK(fewstep_trainer_losses(trainer, losses, 5, &loss_count));
+    if (loss_count != 5 || memcmp(losses, report.terms, sizeof report.terms) != 0) exit(1);
     FAILS(CANCELLED, fewstep_trainer_train(trainer, 5, count, &one, NULL));
     fewstep_trainer_info info = {.struct_size = sizeof info};
     OK(fewstep_trainer_get_info(trainer, &info));
