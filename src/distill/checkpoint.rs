@@ -3,10 +3,11 @@
 //! A checkpoint is one safetensors file: weights, both moments and the moving average of every parameter of every set, and a record of the run in its metadata.
 //! Draws depend on (seed, step) alone, so nothing else has a state; the trajectory cache is regenerated from the seed.
 
+use super::features::is_alignment;
 use super::loss_scale::LossScale;
 use super::overflow::{StateBounds, largest};
 use super::parameters::{ParameterSet, State};
-use super::record::{self, CLIP, DRAWS, GUIDANCE, PRECISION, QUANTIZATION, SETS, TRAJECTORY_PRECISION};
+use super::record::{self, BLOCKS, CLIP, DRAWS, FEATURES, GUIDANCE, PRECISION, QUANTIZATION, SETS, TRAJECTORY_PRECISION};
 use super::trainer::Trainer;
 use crate::error::{Error, Result, Status};
 use crate::graph::ops::ClipScale;
@@ -84,7 +85,7 @@ impl OptionGroup {
             "learning_rate" | "warmup_steps" | "total_steps" | "decay" => OptionGroup::Schedule,
             "batch" => OptionGroup::Batch,
             "beta1" | "beta2" | "eps" | "weight_decay" | "clip_norm" | "ema_decay" => OptionGroup::Optimizer,
-            "terms" | DRAWS => OptionGroup::Loss,
+            "terms" | DRAWS | FEATURES | BLOCKS => OptionGroup::Loss,
             "pairs" | "substeps" | "cache_size" | "size" | CLIP | GUIDANCE => OptionGroup::Trajectories,
             "seed" => OptionGroup::Seed,
             PRECISION | TRAJECTORY_PRECISION => OptionGroup::Precision,
@@ -124,15 +125,16 @@ impl Trainer {
         let text = file.metadata().get(KEY).ok_or_else(|| Error::corrupt(format!("{shown}: not a training checkpoint (no {KEY} in its metadata)")))?;
         let record: Record = json::parse_record(text, "damaged training record").map_err(|e| e.context(&shown))?;
         let loss_scale = self.check_record(&record, changes).map_err(|e| e.context(&shown))?;
-        let states = self.read_states(&mut file)?;
+        let aligned = record.run.get(BLOCKS) == self.run_record()?.get(BLOCKS);
+        let states = self.read_states(&mut file, aligned)?;
         let bounds = self.bounds_of(&states)?;
         self.write_states(&states)?;
         (self.steps_done, self.loss_scale, self.bounds) = (record.steps_done, loss_scale, bounds);
         Ok(())
     }
 
-    /// The states of a checkpoint, which training can have written.
-    fn read_states(&self, file: &mut TensorFile) -> Result<Vec<(String, Tensor)>> {
+    /// The states of a checkpoint, which training can have written. Where it has not aligned the same blocks, what aligns them begins anew.
+    fn read_states(&self, file: &mut TensorFile, aligned: bool) -> Result<Vec<(String, Tensor)>> {
         let mut states = vec![];
         for (state, parameter, key) in self.sets.iter().flat_map(ParameterSet::states) {
             // The architecture agrees, so what does not fit it is damage.
@@ -140,7 +142,11 @@ impl Trainer {
                 Status::NotFound | Status::Shape | Status::Numeric => Error::corrupt(e.message),
                 _ => e,
             };
-            let tensor = file.take_f32(&key, parameter.initial.shape()).map_err(damage)?;
+            let tensor = if aligned || !is_alignment(&parameter.name) {
+                file.take_f32(&key, parameter.initial.shape()).map_err(damage)?
+            } else {
+                state.beginning(parameter)?
+            };
             check_state(state, &key, &tensor).map_err(|e| e.context(file.file()))?;
             memory::push(&mut states, (key, tensor), "list of tensors")?;
         }

@@ -14,8 +14,10 @@ use crate::names::Named;
 use crate::nn::Scope;
 use crate::nn::scope::Parameter;
 
-/// The least variance that a difference is divided by: a block that gives the same everywhere is matched by no scale of its own.
-const LEAST_VARIANCE: f32 = 1e-12;
+/// The least variance that a difference is divided by: a block that gives nearly the same everywhere is matched in thousandths, which still weighs much.
+const LEAST_VARIANCE: f32 = 1e-6;
+/// Before the names of what learns to align.
+const ALIGN: &str = "align.";
 
 /// Blocks of both networks whose hidden states are to agree.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +42,11 @@ pub struct FeatureLoss {
     pub loss: ValueId,
     /// Weight and bias of the convolution: `align.0.weight` and `.bias` among the student's own.
     pub parameters: Vec<Parameter>,
+}
+
+/// Whether a parameter that learns with the student is no part of it.
+pub(super) fn is_alignment(name: &str) -> bool {
+    name.starts_with(ALIGN)
 }
 
 impl FeatureTerm {
@@ -86,7 +93,7 @@ impl FeatureTerm {
         }
         let scope = Scope::new(STUDENT);
         let pixels = g.reshape(own, &[places[0], places[1..].iter().product(), 1, *own_channels])?;
-        let aligned = scope.conv(g, pixels, &format!("align.{number}"), *channels, 1, 1, [0; 4])?;
+        let aligned = scope.conv(g, pixels, &format!("{ALIGN}{number}"), *channels, 1, 1, [0; 4])?;
         let aligned = g.reshape(aligned, &shape)?;
         let difference = g.sub(aligned, target)?;
         let normed = g.unary(unary(self.norm), difference)?;

@@ -8,7 +8,8 @@ use crate::cancel::Stop;
 use crate::diffusion::Weight;
 use crate::error::{Error, Result, Status};
 use crate::graph::OpDef;
-use crate::nn::Model;
+use crate::nn::{Guidance, Model};
+use crate::tensor::Tensor;
 use serde_json::json;
 use std::sync::Arc;
 
@@ -73,10 +74,57 @@ fn features_learn_resume_and_leave_no_trace() -> Result<()> {
     whole.step()?;
     resumed.step()?;
     assert!(bytes_of(&resumed)? == bytes_of(&whole)?);
-    // What learns is not the same with other blocks, whatever may change.
-    let error = trainer(&[Objective::Output], blocks()[..1].to_vec())?.resume(&dir.join("30"), OptionGroup::ALL).expect_err("other features");
-    assert!(error.status == Status::InvalidArgument && error.message.contains("features is [Feature"), "{error}");
+    let expected = whole.states()?.into_iter().map(|(name, _)| name).filter(|name| name.contains("align.1.bias")).collect::<Vec<_>>();
+    assert_eq!(expected, ["student.align.1.bias", "adamw.m.align.1.bias", "adamw.v.align.1.bias", "ema.align.1.bias"]);
     std::fs::remove_dir_all(dir).expect("clean up");
+    Ok(())
+}
+
+/// The network goes on whatever becomes of the features; what aligns other blocks begins anew, and stays where the blocks do.
+#[test]
+fn runs_are_resumed_with_other_features() -> Result<()> {
+    let (dir, loss) = (scratch("other-features"), OptionGroup::Loss as u32);
+    let mut whole = trainer(&[Objective::Output], blocks())?;
+    (0..3).try_for_each(|_| whole.step().map(drop))?;
+    let file = dir.join("3");
+    whole.save(&file)?;
+    let heavier: Vec<_> = blocks().into_iter().map(|feature| FeatureTerm { weight: 2.0, ..feature }).collect();
+    for (features, keeps) in [(vec![], 0), (blocks()[..1].to_vec(), 0), (blocks().into_iter().rev().collect(), 0), (heavier, 16)] {
+        let mut other = trainer(&[Objective::Output], features.clone())?;
+        let fresh = other.states()?;
+        let error = other.resume(&file, 0).expect_err("other features");
+        assert!(error.status == Status::InvalidArgument && error.message.contains("FEWSTEP_RESUME_LOSS"), "{error}");
+        other.resume(&file, loss)?;
+        let saved = whole.states()?;
+        let mut kept = 0;
+        for ((name, found), (_, fresh)) in other.states()?.iter().zip(&fresh) {
+            let expected = saved.iter().find(|(other, _)| other == name).map(|(_, tensor)| tensor);
+            let aligned = name.contains("align.");
+            kept += usize::from(aligned && keeps > 0);
+            let expected = expected.filter(|_| !aligned || keeps > 0).unwrap_or(fresh);
+            assert!(found.bytes() == expected.bytes(), "{name} with {features:?}");
+        }
+        assert_eq!(kept, keeps);
+        other.step()?;
+    }
+    std::fs::remove_dir_all(dir).expect("clean up");
+    Ok(())
+}
+
+/// The features of a guided teacher are those that it has with the labels: guidance changes what is matched of its output alone.
+#[test]
+fn features_of_a_guided_teacher_are_those_with_the_labels() -> Result<()> {
+    let patch = json!({"num_class_embeds": 3}).as_object().cloned().unwrap_or_default();
+    let teacher = derive(&model()?, &StudentOptions { config_patch: patch, seed: 4, ..StudentOptions::default() }, Stop::NEVER)?;
+    let (student, images) = (student(&teacher)?, Tensor::from_slice(&[4, 8, 8, 1], &(0..256).map(|i| (i as f32).sin()).collect::<Vec<_>>())?);
+    let data = Dataset::new(images, Some(Tensor::from_slice(&[4], &[0, 1, 0, 1])?))?;
+    let terms = |guidance| -> Result<[f32; 4]> {
+        let terms = vec![Objective::Output.term(Weight::Snr, NormKind::L2)];
+        let options = TrainerOptions { terms, features: blocks(), guidance, ..options() };
+        Ok(Trainer::new(Arc::new(CpuBackend::new(1)?), &student, Some(&teacher), Some(&data), options)?.evaluate(5)?.terms)
+    };
+    let (plain, guided) = (terms(None)?, terms(Some(Guidance { scale: 3.0, null_label: 2 }))?);
+    assert!(plain[0] != guided[0] && plain[1..] == guided[1..], "{plain:?} {guided:?}");
     Ok(())
 }
 

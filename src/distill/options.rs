@@ -44,7 +44,7 @@ pub struct TrainerOptions {
     /// What is done to the data that the teacher predicts on its trajectories; `None`: what its own scheduler says. The student's steps never clip: neither
     /// in on-policy terms nor in samplers.
     pub trajectory_clip: Option<Clip>,
-    /// If the teacher's predictions are guided, on trajectories and where its output is matched.
+    /// If the teacher's predictions are guided, on trajectories and where its output is matched; its features are those with the labels.
     pub guidance: Option<Guidance>,
 }
 

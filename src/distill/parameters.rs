@@ -29,6 +29,14 @@ pub enum State {
 impl State {
     /// All of them, in the order of checkpoints.
     pub const ALL: [State; 4] = [State::Weight, State::FirstMoment, State::SecondMoment, State::Average];
+
+    /// What it is of a parameter that has not learned yet.
+    pub(super) fn beginning(self, parameter: &Parameter) -> Result<Tensor> {
+        match self {
+            State::Weight | State::Average => parameter.initial.to_f32(),
+            State::FirstMoment | State::SecondMoment => Tensor::zeros(DType::F32, parameter.initial.shape()),
+        }
+    }
 }
 
 /// A parameter of a set.

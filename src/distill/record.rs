@@ -27,8 +27,10 @@ pub(super) const TRAJECTORY_PRECISION: &str = "trajectory_precision";
 /// Hash of the numbers of a student that computes in whole ones, recorded where there are any.
 pub(super) const QUANTIZATION: &str = "quantization";
 
-/// Blocks that are to agree, recorded where there are any: what learns depends on them.
+/// How blocks are to agree, recorded where any are.
 pub(super) const FEATURES: &str = "features";
+/// Which blocks those are: what learns to align them depends on it.
+pub(super) const BLOCKS: &str = "feature_blocks";
 
 /// Names of the sets of parameters that learn, recorded where they are not the student's alone.
 pub(super) const SETS: &str = "sets";
@@ -48,6 +50,7 @@ pub(super) fn options(o: &TrainerOptions, sets: &[ParameterSet], trajectory_clip
     let trajectories = if o.needs().cache { o.precision } else { DType::F32 };
     let later = [
         (FEATURES, list(o.features.iter().map(feature))),
+        (BLOCKS, list(o.features.iter().map(|f| format!("{:?} as {:?}", f.student, f.teacher)))),
         (PRECISION, precision(o.precision).to_string()),
         (CLIP, clip(trajectory_clip)),
         (GUIDANCE, guidance(o.guidance)),
@@ -86,7 +89,7 @@ pub(super) fn default(option: &str) -> Option<&'static str> {
         CLIP | GUIDANCE | QUANTIZATION => Some("None"),
         DRAWS => Some("by term"),
         SETS => Some(STUDENT),
-        FEATURES => Some("[]"),
+        FEATURES | BLOCKS => Some("[]"),
         _ => None,
     }
 }
@@ -106,8 +109,8 @@ fn term(t: &Term) -> String {
 
 fn feature(f: &FeatureTerm) -> String {
     let (point, norm) = (f.point.name(), norm(f.norm));
-    let FeatureTerm { student, teacher, weight, decay_steps, .. } = f;
-    format!("Feature {{ point: {point}, student: {student:?}, teacher: {teacher:?}, norm: {norm}, weight: {weight:?}, decay_steps: {decay_steps} }}")
+    let FeatureTerm { weight, decay_steps, .. } = f;
+    format!("Feature {{ point: {point}, norm: {norm}, weight: {weight:?}, decay_steps: {decay_steps} }}")
 }
 
 fn norm(norm: NormKind) -> String {
@@ -183,6 +186,10 @@ mod tests {
             ],
             pairs: vec![(999, 499), (499, -1)],
             optimizer: Optimizer { learning_rate: 1e-3, decay: LearningRate::Constant, clip_norm: f64::INFINITY, ..Optimizer::default() },
+            features: vec![
+                FeatureTerm { point: Point::Data, student: "mid_block".into(), teacher: "mid_block".into(), norm: NormKind::L2, weight: 0.5, decay_steps: 7 },
+                FeatureTerm { point: Point::Own, student: "a".into(), teacher: "b".into(), norm: NormKind::L1, weight: 1.0, decay_steps: 0 },
+            ],
             size: Some([8, 16]),
             precision: DType::Bf16,
             ..TrainerOptions::default()
@@ -195,6 +202,7 @@ mod tests {
                      Term { objective: Resolve, weight: 0.5, step_weight: State, norm: L2 }, \
                      Term { objective: Rollout, weight: 0.5, step_weight: State, norm: L2 }, \
                      Term { point: Cached, target: Resolved, weight: 0.5, step_weight: V, norm: L1 }]";
+        let features = "[Feature { point: Data, norm: L2, weight: 0.5, decay_steps: 7 }, Feature { point: Own, norm: L1, weight: 1.0, decay_steps: 0 }]";
         let expected = [
             ("seed", "7"),
             ("batch", "64"),
@@ -203,6 +211,8 @@ mod tests {
             ("substeps", "8"),
             ("cache_size", "8192"),
             ("size", "Some([8, 16])"),
+            ("features", features),
+            ("feature_blocks", r#"["mid_block" as "mid_block", "a" as "b"]"#),
             ("precision", "Bf16"),
             ("trajectory_clip", "Dynamic { ratio: 0.995, max: 1.0 }"),
             ("draws", "by point"),
@@ -231,7 +241,9 @@ mod tests {
         };
         let of = |name: &str| word(&plain, &student(&plain), Clip::None, name);
         assert_eq!([of("decay"), of("size")], [Some("Cosine".into()), Some("None".into())]);
-        assert!(["precision", "trajectory_clip", "draws", "trajectory_precision", "sets"].iter().all(|later| of(later).is_none()));
+        assert!(
+            ["precision", "trajectory_clip", "draws", "trajectory_precision", "sets", "features", "feature_blocks"].iter().all(|later| of(later).is_none())
+        );
         assert_eq!(of("terms").as_deref(), Some("[Term { objective: Output, weight: 0.5, step_weight: State, norm: L1 }]"));
         assert_eq!(word(&plain, &student(&plain), Clip::Range(1.0), "trajectory_clip").as_deref(), Some("Range(1.0)"));
         // Nothing is computed in advance for terms that read no trajectory.

@@ -4,6 +4,7 @@ use super::cache::{CacheSpec, TrajectoryCache};
 use super::context::TEACHER;
 use super::dataset::Dataset;
 use super::draws::DrawInputs;
+use super::features::is_alignment;
 use super::loss_scale::{LossScale, LossScaleInputs};
 use super::options::TrainerOptions;
 use super::overflow::{StateBounds, Watch, largest};
@@ -354,7 +355,8 @@ impl Trainer {
         Ok(report)
     }
 
-    /// Each term, then each feature, without its factor, as the last step or evaluation found it, also where that failed for a number that is not finite; `None` before.
+    /// Each term, then each feature, without its factor, as the last step or evaluation found it, also where that failed for a number that is not finite;
+    /// `None` before.
     pub fn terms(&self) -> Option<&[f32]> {
         self.evaluated.then(|| &self.found[1..=self.options.losses()])
     }
@@ -372,11 +374,8 @@ impl Trainer {
     /// A new immutable model with the present weights.
     pub fn snapshot(&self, kind: WeightsKind) -> Result<Model> {
         let mut model = self.student.clone();
-        for (name, tensor) in self.weights(&self.sets[0], kind)? {
-            // What has brought features to the teacher's channels learns with the network and is no part of it.
-            if let Some(weight) = model.weights.get_mut(&name) {
-                *weight = tensor;
-            }
+        for (name, tensor) in self.weights(&self.sets[0], kind)?.into_iter().filter(|(name, _)| !is_alignment(name)) {
+            model.weights.insert(name, tensor);
         }
         for set in self.sets.iter().filter(|set| set.name() == SCALES) {
             for (name, changes) in self.weights(set, kind)? {

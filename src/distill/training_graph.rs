@@ -25,7 +25,7 @@ const WHAT: &str = "training graph";
 /// What the host reads: one value, so that a step on a GPU ends with one copy.
 #[derive(Clone, Copy)]
 pub(super) struct Results {
-    /// The loss and its terms, known after the forward passes [1 + terms].
+    /// The loss and its terms, known after the forward passes [1 + terms + features].
     pub losses: ValueId,
     /// The same, the gradient norm of each set, and the losses of the other phases: all of them finite after a good step.
     pub all: ValueId,
@@ -81,7 +81,7 @@ impl TrainingGraph {
 pub(super) struct Losses {
     /// The weighted sum [1].
     pub total: ValueId,
-    /// The sum, and each term without its factor [1 + terms].
+    /// The sum, each term, then each feature, without its factor [1 + terms + features].
     pub all: ValueId,
     /// What is inside the steps of chains, to be computed again in the backward pass.
     pub inside: Vec<ValueId>,

@@ -95,7 +95,8 @@ pub struct fewstep_feature {
     pub student: *const c_char,
     /// Path of the teacher's block; NULL for the same path. Its height and width must be those of the student's.
     pub teacher: *const c_char,
-    /// Steps over which the factor falls to 0, evenly, so that features lead and the other terms finish; 0 for a factor that stays.
+    /// Steps over which the factor falls to 0, evenly, so that features lead and the other terms finish; 0 for a factor that stays. At 0 it costs the time that it
+    /// did before: save, and go on without features by FEWSTEP_RESUME_LOSS.
     pub decay_steps: u64,
     /// Factor on this term.
     pub weight: f32,
@@ -179,7 +180,7 @@ pub struct fewstep_trainer_options {
     pub threshold_max: f64,
     /// Stops fewstep_trainer_create with CANCELLED; only read during that call. NULL (the default) for none.
     pub cancel: *const fewstep_cancel_token,
-    /// Classifier-free guidance of the teacher, on its trajectories, where its output is matched and where it walks for RESOLVE, so that a student learns the
+    /// Classifier-free guidance of the teacher (whose features are those of its evaluation with the labels), on its trajectories, where its output is matched and where it walks for RESOLVE, so that a student learns the
     /// guided teacher and samples without guidance; see fewstep_sampler_options. 1 (the default) for none.
     pub guidance_scale: f64,
     /// The class that the teacher was trained to read as none; -1 (the default) for not given.
@@ -190,7 +191,7 @@ pub struct fewstep_trainer_options {
     /// warm-up and the decay of learning_rate; from nine tenths of total_steps on they stay, whatever the decay. 0 (the default) leaves them as they were
     /// calibrated. Scales of groups of weights (FEWSTEP_QUANTIZE_W4) do not learn: UNSUPPORTED.
     pub scale_learning_rate: f64,
-    /// More of the loss: blocks of both networks that are to agree; NULL (the default) for none. They need a teacher. A run is resumed with the same ones.
+    /// More of the loss: blocks of both networks that are to agree; NULL (the default) for none. They need a teacher.
     pub features: *const fewstep_feature,
     /// Elements of features.
     pub feature_count: usize,
@@ -306,6 +307,7 @@ unsafe fn feature(i: usize, f: &fewstep_feature) -> Result<FeatureTerm> {
     }
     let (point, _) = choice(f.objective, &name("objective"), &OBJECTIVES)?.pair();
     let norm = choice(f.norm, &name("norm"), &[(FEWSTEP_NORM_L1, NormKind::L1), (FEWSTEP_NORM_L2, NormKind::L2)])?;
+    memory::check()?; // for the paths
     // SAFETY: as promised by the caller.
     let (student, teacher) = unsafe { (text(f.student, &name("student"))?, optional_text(f.teacher, &name("teacher"))?) };
     let term = FeatureTerm { point, student: student.into(), teacher: teacher.unwrap_or(student).into(), norm, weight: f.weight, decay_steps: f.decay_steps };

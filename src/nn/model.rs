@@ -367,8 +367,7 @@ pub fn widened(tensor: &Arc<Tensor>) -> Result<Arc<Tensor>> {
 /// Blocks of four numbers that are drawn between two looks at the caller's wish to stop.
 const CHECKED: usize = 1 << 16;
 
-/// The values that a parameter begins as, from the seed and its place among the network's parameters.
-/// What a parameter is before training, by seed and index.
+/// The values that a parameter begins as, from the seed and an index that is its own.
 pub(crate) fn initial(parameter: &Parameter, [seed, index]: [u64; 2], stop: Stop) -> Result<Tensor> {
     let index = index as u32;
     let mut tensor = Tensor::zeros(DType::F32, &parameter.shape)?;

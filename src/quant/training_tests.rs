@@ -6,7 +6,7 @@ use crate::backend::cpu::CpuBackend;
 use crate::backend::{Backend, as_bytes};
 use crate::cancel::Stop;
 use crate::diffusion::Weight;
-use crate::distill::{Dataset, NormKind, Objective, Optimizer, StudentOptions, Trainer, TrainerOptions, WeightsKind, derive};
+use crate::distill::{Dataset, FeatureTerm, NormKind, Objective, Optimizer, Point, StudentOptions, Trainer, TrainerOptions, WeightsKind, derive};
 use crate::error::{Result, Status};
 use crate::graph::{Graph, TensorType};
 use crate::nn::{Model, Scope, scale_after};
@@ -18,8 +18,10 @@ use std::sync::Arc;
 fn a_trainer_of_it_learns_with_the_rounding_in_place() -> Result<()> {
     let (teacher, whole) = (student()?, quantized(&student()?, &options(129))?);
     let term = Objective::TeacherForced.term(Weight::State, NormKind::L2);
-    let options =
-        TrainerOptions { terms: vec![term], pairs: PAIRS.to_vec(), substeps: 2, cache_size: 64, cache_batch: 16, batch: 16, ..TrainerOptions::default() };
+    let (block, point, norm) = ("mid_block".to_string(), Point::Cached, NormKind::L2);
+    let features = vec![FeatureTerm { point, student: block.clone(), teacher: block, norm, weight: 0.01, decay_steps: 0 }];
+    let pairs = PAIRS.to_vec();
+    let options = TrainerOptions { terms: vec![term], features, pairs, substeps: 2, cache_size: 64, cache_batch: 16, batch: 16, ..TrainerOptions::default() };
     let mut trainer = Trainer::new(Arc::new(CpuBackend::new(2)?), &whole, Some(&teacher), None, options)?;
     let before = trainer.evaluate(99)?.loss;
     for _ in 0..60 {
