@@ -61,7 +61,7 @@
  *
  * SIGNALS, STACKS, FLOATING POINT. Threads of the library take no signals, so handlers of the program run on the program's threads; only those that an
  * instruction of the thread itself raises (SIGSEGV and the like) are not blocked there. Their stacks have a size of the library's choice. A call takes less
- * than 64 KiB of its caller's stack, callbacks not counted. It computes in the default floating-point environment (rounding to nearest, subnormals kept,
+ * than 64 KiB of its caller's stack, callbacks not counted. (AMX makes the frames of signals larger: FEWSTEP_DEVICE_CPU tells when it is asked for.) It computes in the default floating-point environment (rounding to nearest, subnormals kept,
  * nothing traps) and leaves the caller's as it was, exception flags included; callbacks run in the caller's.
  *
  * FORKS. A child of fork() has the memory of its parent but none of its threads. On the CPU it may go on with all handles that it inherited: calls then
@@ -377,8 +377,8 @@ typedef int32_t (*fewstep_progress_callback)(void *user, const fewstep_progress 
  * portable; avx2; avx_vnni (floats on AVX2, bytes on AVX-VNNI); avx512, also avx512_vnni (AVX-512, bytes on its VNNI); amx (AVX-512, bytes and bf16 on AMX);
  * neon_dot; neon_i8mm. Any other value changes nothing, and a runtime's log has a warning of it.
  *
- * AMX (Linux): the first sampler, evaluator or trainer of a quantised model with layers large enough for tiles, or of FEWSTEP_PRECISION_BF16, asks the system for
- * them (arch_prctl, ARCH_REQ_XCOMP_PERM), for the whole process and for good: from then on no thread can install an alternate signal stack of less than
+ * AMX (Linux): the first sampler, evaluator, trainer or report of a quantised model with layers large enough for tiles, or of FEWSTEP_PRECISION_BF16, asks the system
+ * for them (arch_prctl, ARCH_REQ_XCOMP_PERM), for the whole process and for good: from then on no thread can install an alternate signal stack of less than
  * getauxval(AT_MINSIGSTKSZ). Where a thread has such a one, the system refuses: bytes are then computed on AVX-512 VNNI, the same bits, and bf16 is an error.
  * FEWSTEP_ISA=avx512 keeps the library from asking.
  */
@@ -449,8 +449,8 @@ typedef struct {
    */
   char name[FEWSTEP_DEVICE_NAME_SIZE];
   /**
-   * CPU: the instruction sets of floats, bytes and bf16 as far as they differ, such as "AVX-512, AMX int8, AMX bf16"; FEWSTEP_ISA lowers them, and whether the
-   * system gives AMX's tiles is not asked yet. CUDA: what the kernels are chosen for, such as "sm_90". With a NUL at the end.
+   * CPU: the instruction sets of floats, bytes and bf16 as far as they differ, such as "AVX-512, AMX int8, AMX bf16"; FEWSTEP_ISA lowers them, and
+   * AMX is there until the system has refused its tiles, for which nobody asks here. CUDA: what the kernels are chosen for, such as "sm_90". With a NUL at the end.
    */
   char instructions[FEWSTEP_DEVICE_INSTRUCTIONS_SIZE];
 } fewstep_device_info;
@@ -1256,9 +1256,9 @@ FEWSTEP_API fewstep_status fewstep_dataset_destroy(fewstep_dataset *dataset);
 /**
  * CUDA, compute capability 8.0 or later: the same in bfloat16, which has the range of f32 and 8 bits of precision. CPU with AMX for bfloat16 (Intel, Sapphire
  * Rapids and later; Linux 5.16): convolutions, linear layers and their gradients multiply in it where they have channels and rows enough, with sums in f32; all
- * else is f32 (so a sample may differ in bfloat16's last bits between batches of under 4 and larger ones). Making such a sampler, evaluator or trainer asks the system for the tiles, for the process and for good: afterwards no thread can install an alternate
- * signal stack that is smaller than the larger frames of signals (some 12 KiB). Where the tiles cannot be had it is refused with
- * FEWSTEP_STATUS_UNSUPPORTED; the error says why. These kernels are tested against their definition, but have not run on such a processor yet.
+ * else is f32 (so a sample may differ in bfloat16's last bits between batches of under 4 and larger ones). Making such a sampler, evaluator or trainer asks the
+ * system for the tiles, as FEWSTEP_DEVICE_CPU tells. Of a quantised model what stays in float is computed so, whole numbers as ever: its fastest way. Where the tiles cannot be had it is refused with
+ * FEWSTEP_STATUS_UNSUPPORTED; the error says why.
  */
 #define FEWSTEP_PRECISION_BF16 2
 
@@ -1411,7 +1411,8 @@ typedef struct {
    */
   const char *teacher;
   /**
-   * Steps over which the factor falls to 0, evenly, so that features lead and the other terms finish; 0 for a factor that stays.
+   * Steps over which the factor falls to 0, evenly, so that features lead and the other terms finish; 0 for a factor that stays. At 0 it costs the time that it
+   * did before: save, and go on without features by FEWSTEP_RESUME_LOSS.
    */
   uint64_t decay_steps;
   /**
@@ -1565,7 +1566,7 @@ typedef struct {
    */
   const fewstep_cancel_token *cancel;
   /**
-   * Classifier-free guidance of the teacher, on its trajectories, where its output is matched and where it walks for RESOLVE, so that a student learns the
+   * Classifier-free guidance of the teacher (whose features are those of its evaluation with the labels), on its trajectories, where its output is matched and where it walks for RESOLVE, so that a student learns the
    * guided teacher and samples without guidance; see fewstep_sampler_options. 1 (the default) for none.
    */
   double guidance_scale;
@@ -1584,7 +1585,7 @@ typedef struct {
    */
   double scale_learning_rate;
   /**
-   * More of the loss: blocks of both networks that are to agree; NULL (the default) for none. They need a teacher. A run is resumed with the same ones.
+   * More of the loss: blocks of both networks that are to agree; NULL (the default) for none. They need a teacher.
    */
   const fewstep_feature *features;
   /**
@@ -1629,7 +1630,7 @@ typedef struct {
 #define FEWSTEP_RESUME_OPTIMIZER 4
 
 /**
- * Resume with other terms; or with the same where they share the draws of a point, which versions before 0.1.0 had each draw its own.
+ * Resume with other terms or features (what aligns other blocks begins anew; without features they cost no more time); or with the same where they share the draws of a point, which versions before 0.1.0 had each draw its own.
  */
 #define FEWSTEP_RESUME_LOSS 8
 
@@ -1669,7 +1670,7 @@ typedef struct {
    */
   uint32_t struct_size;
   /**
-   * The loss: the weighted sum of the terms.
+   * The loss: the weighted sum of the terms and features.
    */
   float loss;
   /**
@@ -1677,7 +1678,7 @@ typedef struct {
    */
   uint64_t step;
   /**
-   * The first four terms, each without its factor, in the order of the options; 0 for those that do not exist. fewstep_trainer_losses has all of them.
+   * The first four terms, then features, each without its factor, in the order of the options; 0 for those that do not exist. fewstep_trainer_losses has all of them.
    */
   float terms[4];
   /**

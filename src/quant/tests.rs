@@ -4,11 +4,12 @@ use super::quantize::with_numbers;
 use super::{Ends, Mode, Options, Policy, Range, quantize};
 use crate::backend::Backend;
 use crate::backend::cpu::CpuBackend;
+use crate::backend::cpu::kernels::bf16;
 use crate::backend::cpu::kernels::int8::Set;
 use crate::cancel::Stop;
 use crate::diffusion::{Table, grid};
 use crate::error::{Result, Status};
-use crate::graph::ops::{FakeQuantizeGrad, PackConv, PackFor};
+use crate::graph::ops::{FakeQuantizeGrad, FusedConv2d, PackConv, PackFor};
 use crate::graph::passes;
 use crate::graph::reference::Array;
 use crate::graph::{Graph, Narrowing, Numerics, Op, OpDef, Packed, Target, TensorType, ValueId};
@@ -87,6 +88,32 @@ fn it_is_near_the_model_that_it_was_made_of_and_its_layers_compute_in_whole_numb
         let found = error(&floats, &samples(&backend, &whole)?);
         // A number is at most half a step from what it stands for, some 1/250 of a layer's range at 130 levels; two dozen such errors in a row, twice.
         assert!(found > 0.0 && found < 0.05, "{high}: {found}");
+    }
+    Ok(())
+}
+
+/// Samplers of bf16 compute in it what stays in float; whole numbers are what they were. Relative error: that of whole numbers above, and of a few shortcuts whose
+/// factors are 2^-9 off.
+#[test]
+fn what_stays_in_float_can_be_bf16() -> Result<()> {
+    let model = student_of(&TINY.replace("[8,16]", "[32,64]"), &PAIRS)?;
+    let whole = quantized(&model, &options(129))?;
+    let floats = samples(&CpuBackend::new(2)?, &model)?;
+    let table = Table::from_pairs(&model.scheduler.noise_schedule()?, model.scheduler.prediction(), &PAIRS, 0.0, model.scheduler.clip())?;
+    let (size, purpose, precision) = ([8, 8], Purpose::Evaluation, DType::Bf16);
+    let spec = RunSpec { table: &table, batch: 3, size, purpose, precision, guidance: None, unrolled: UNROLLED };
+    let mut first: Option<Vec<f32>> = None;
+    for kernel in bf16::Kernel::all() {
+        let mut run = SamplingRun::new(&CpuBackend::with_tiles(2, kernel)?, &whole, &spec)?;
+        let count = |f: &dyn Fn(&FusedConv2d) -> bool| run.plan().graph().nodes().iter().filter(|n| matches!(&n.op, Op::FusedConv2d(op) if f(op))).count();
+        assert_eq!(count(&|op| op.quantized.is_some()), LAYERS * PAIRS.len());
+        assert!(count(&|op| op.bf16) > 0 && count(&|op| op.bf16 && op.quantized.is_some()) == 0, "{}", run.plan().graph());
+        run.begin(11, &[0, 1, 2], &[], None)?;
+        run.step(None, true)?;
+        let found = run.read()?.to_vec();
+        assert!(error(&floats, &found) < 0.06, "{kernel:?}: {}", error(&floats, &found));
+        assert!(first.as_ref().is_none_or(|first| *first == found), "{kernel:?}: other bits");
+        first = Some(found);
     }
     Ok(())
 }

@@ -73,13 +73,13 @@ struct Later<T> {
     tail: [u8; 16],
 }
 
-/// Asks for a struct in all sizes; the last answer.
-fn check_sizes<T: Copy>(api: &Api, row: &str, ask: impl Fn(*mut T) -> i32) -> T {
+/// Asks for a struct in all sizes, which was so large at `first`; the last answer.
+fn check_sizes<T: Copy>(api: &Api, row: &str, first: usize, ask: impl Fn(*mut T) -> i32) -> T {
     // SAFETY: plain data.
     let mut later: Later<T> = unsafe { std::mem::zeroed() };
     later.tail = [5; 16];
     let (known, larger) = (size_of::<T>(), size_of::<Later<T>>());
-    for (size, status) in [(0, INVALID), (4, INVALID), (known - 1, INVALID), (5000, INVALID), (known, 0), (larger, 0)] {
+    for (size, status) in [(0, INVALID), (4, INVALID), (first - 1, INVALID), (5000, INVALID), (first, 0), (known, 0), (larger, 0)] {
         let info = &raw mut later.info;
         // SAFETY: these structs begin with their size.
         unsafe { info.cast::<u32>().write(size as u32) };
@@ -91,6 +91,9 @@ fn check_sizes<T: Copy>(api: &Api, row: &str, ask: impl Fn(*mut T) -> i32) -> T 
         // SAFETY: as above.
         assert_eq!(unsafe { info.cast::<u32>().read() } as usize, size, "{row}: the size stays the caller's");
         assert!(later.tail == [5; 16], "{row}: nothing is written beyond what the library knows");
+        // SAFETY: bytes of the struct, which is plain data.
+        let behind = |at: usize| unsafe { info.cast::<u8>().add(at).read() };
+        assert!(size >= known || (size.max(4)..known).all(|at| behind(at) == 0), "{row}: nothing is written beyond {size} bytes");
     }
     later.info
 }
@@ -101,8 +104,10 @@ fn struct_sizes_follow_the_rules() {
     let runtime = api.runtime(1);
     // SAFETY: valid pointers.
     unsafe {
-        let device = check_sizes(&api, "device info", |info| (api.fewstep_device_get_info)(FEWSTEP_DEVICE_CPU, 0, info));
-        let of_runtime = check_sizes(&api, "runtime info", |info| (api.fewstep_runtime_get_info)(runtime, info));
+        let device = check_sizes(&api, "device info", std::mem::offset_of!(fewstep_device_info, instructions), |info| {
+            (api.fewstep_device_get_info)(FEWSTEP_DEVICE_CPU, 0, info)
+        });
+        let of_runtime = check_sizes(&api, "runtime info", size_of::<fewstep_runtime_info>(), |info| (api.fewstep_runtime_get_info)(runtime, info));
         assert!(device.usable == 1 && of_runtime.threads == 1);
         api.ok((api.fewstep_runtime_destroy)(runtime));
     }

@@ -110,7 +110,11 @@ impl Kernel {
 
     /// Whether there is one, if the system gives the tiles, which it is not asked.
     pub fn is_possible() -> bool {
-        found(|| true).is_ok()
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        let granted = || !int8::amx::refused();
+        #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+        let granted = || true;
+        found(granted).is_ok()
     }
 
     /// All kernels that this machine can run. For tests and benchmarks.

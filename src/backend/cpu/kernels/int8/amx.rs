@@ -3,7 +3,7 @@
 //! The tiles' 8 KiB of state must be asked for (arch_prctl, Linux 5.16). Once granted it is the process's for good, its threads' and its children's too, until
 //! it executes another program. It makes the frames of signals larger: the request is refused while any thread has an alternate signal stack that is too small
 //! for them (11,952 bytes on Sapphire Rapids; many programs still have 8,192), and afterwards nobody can install such a one. So it is never made at load: for
-//! bytes when a plan is compiled one of whose layers fills tiles (refused, or forbidden by `FEWSTEP_ISA`, AVX-512 VNNI computes the same bits); for bf16 when
+//! bytes when a plan is compiled one of whose layers fills tiles (refused, or forbidden by `FEWSTEP_ISA`, a lower set computes the same bits); for bf16 when
 //! somebody wants a plan of it, which nothing but tiles can compute.
 
 use super::super::simd::{Avx512, Isa};
@@ -28,12 +28,19 @@ pub(in super::super) fn has(products: Products) -> bool {
     Isa::Avx512.available() && edx >> TILES & edx >> products as u32 & 1 == 1 && knows_tiles()
 }
 
+const UNKNOWN: u8 = 0;
+const GRANTED: u8 = 1;
+const REFUSED: u8 = 2;
+/// What the system has answered.
+static ANSWER: AtomicU8 = AtomicU8::new(UNKNOWN);
+
+/// Whether the system was asked for tiles and gave none.
+pub(in super::super) fn refused() -> bool {
+    ANSWER.load(Ordering::Relaxed) == REFUSED
+}
+
 /// Whether the system lets this process use tiles, which it is asked once, on a processor that has them.
 pub(in super::super) fn permitted() -> bool {
-    const UNKNOWN: u8 = 0;
-    const GRANTED: u8 = 1;
-    const REFUSED: u8 = 2;
-    static ANSWER: AtomicU8 = AtomicU8::new(UNKNOWN);
     let known = ANSWER.load(Ordering::Relaxed);
     if known != UNKNOWN {
         return known == GRANTED;

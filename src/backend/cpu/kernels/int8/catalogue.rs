@@ -116,7 +116,12 @@ impl Kernel {
     /// The kernel that computes a shape on this machine. The first shape that fills tiles, on a processor that has them, asks the system for them, which changes
     /// the process (`amx.rs`): call it when a plan of bytes is compiled, not before.
     pub fn detect(shape: &ConvShape) -> &'static Self {
-        Self::of(if fills_tiles(shape, 1) { Set::detect() } else { Set::detect_vectors() }, shape)
+        Self::chosen(shape, Set::detect, Set::detect_vectors)
+    }
+
+    /// That of the best set, which is asked for only where the shape fills tiles, or of the best set of vectors.
+    pub(super) fn chosen(shape: &ConvShape, best: impl FnOnce() -> Set, vectors: impl FnOnce() -> Set) -> &'static Self {
+        Self::of(if fills_tiles(shape, 1) { best() } else { vectors() }, shape)
     }
 
     /// The kernel that computes a shape on machines of `set`. Tiles take a pixel by 64 channels: where most of a tile would be filling, AVX-512 VNNI is

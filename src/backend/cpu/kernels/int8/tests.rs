@@ -487,6 +487,9 @@ fn int8_shapes_get_the_kernel_of_their_set() {
     let lower = Kernel::of(Set::Amx, &narrow).set;
     assert!(lower == Set::Avx512Vnni || cfg!(not(target_arch = "x86_64")), "{lower:?}");
     assert_eq!([Kernel::detect(&narrow).set, Kernel::detect(&wide).set], [Set::detect_vectors(), Set::detect()]);
+    // Tiles are asked for only for what fills them.
+    assert_eq!(Kernel::chosen(&narrow, || panic!("asked"), || Set::Portable).set, Set::Portable);
+    assert_eq!(Kernel::chosen(&wide, || Set::Portable, || panic!("not asked")).set, Set::Portable);
     let names: std::collections::BTreeSet<&str> = CATALOGUE.iter().map(|kernel| kernel.name).collect();
     assert!(names.len() == CATALOGUE.len() && names.iter().all(|name| name.starts_with("int8_")));
 }
