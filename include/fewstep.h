@@ -1352,6 +1352,12 @@ FEWSTEP_API fewstep_status fewstep_dataset_destroy(fewstep_dataset *dataset);
 #define FEWSTEP_DECAY_COSINE 2
 
 /**
+ * The learning rate stays constant after the warm-up and falls to 0 over the last fifth of total_steps, as 1 - sqrt(x) (Hägele et al. 2024): a run that is saved before
+ * may be resumed with more total_steps (FEWSTEP_RESUME_SCHEDULE) as if it had had them from the start.
+ */
+#define FEWSTEP_DECAY_STABLE 3
+
+/**
  * trajectory_clip: clamp or threshold as the scheduler config of the teacher says, so that it runs as its own sampler runs it.
  */
 #define FEWSTEP_CLIP_FROM_TEACHER 3
@@ -1492,7 +1498,7 @@ typedef struct {
    */
   uint64_t warmup_steps;
   /**
-   * Where the cosine ends, and by which scale_learning_rate's last step is told; 1000 by default.
+   * Where the cosine ends, or the last fifth that decays, and by which scale_learning_rate's last step is told; 1000 by default.
    */
   uint64_t total_steps;
   /**

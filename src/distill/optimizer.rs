@@ -9,6 +9,9 @@ pub enum LearningRate {
     Constant,
     /// Half a cosine down to 0 at `total_steps`, times the warm-up.
     Cosine,
+    /// Constant after the warm-up, then down to 0 over the last fifth of `total_steps` by 1 - sqrt(x), which a run can begin at any time, since nothing before
+    /// depends on its length (warm-up, stable, decay: Hägele et al. 2024, equation 1).
+    Stable,
 }
 
 /// How a set of parameters learns.
@@ -18,7 +21,7 @@ pub struct Optimizer {
     pub learning_rate: f64,
     /// Steps of linear warm-up.
     pub warmup_steps: u64,
-    /// Length of the cosine.
+    /// Length of the cosine, or of the run whose last fifth decays.
     pub total_steps: u64,
     /// Shape of the learning rate.
     pub decay: LearningRate,
@@ -92,13 +95,46 @@ impl Optimizer {
         let warm = ((done + 1) as f64 / self.warmup_steps.max(1) as f64).min(1.0);
         let decay = match self.decay {
             LearningRate::Constant => 1.0,
+            LearningRate::Stable => 1.0 - self.cooled(done).sqrt(),
             LearningRate::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * (done as f64 / self.total_steps.max(1) as f64).min(1.0)).cos()),
         };
         self.learning_rate * warm * decay
     }
 
+    /// The share of the last fifth that is over.
+    fn cooled(&self, done: u64) -> f64 {
+        let length = (self.total_steps / 5).max(1);
+        let left = self.total_steps.saturating_sub(done).min(length);
+        (length - left) as f64 / length as f64
+    }
+
     /// Decay of the moving average in the step after `done` steps.
     pub fn average_decay(&self, done: u64) -> f64 {
         self.ema_decay.min(done as f64 / (done + 1) as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_follow_their_shapes() {
+        let with = |decay| Optimizer { learning_rate: 2.0, warmup_steps: 4, total_steps: 100, decay, ..Optimizer::default() };
+        let cases: [(LearningRate, &[(u64, f64)]); 3] = [
+            (LearningRate::Constant, &[(0, 0.5), (1, 1.0), (3, 2.0), (50, 2.0), (1000, 2.0)]),
+            (LearningRate::Cosine, &[(50, 1.0), (100, 0.0), (1000, 0.0)]),
+            (LearningRate::Stable, &[(0, 0.5), (3, 2.0), (79, 2.0), (80, 2.0), (85, 1.0), (100, 0.0), (1 << 53, 0.0)]),
+        ];
+        for (decay, rates) in cases {
+            for (done, expected) in rates {
+                assert!((with(decay).rate(*done) - expected).abs() < 1e-12, "{decay:?} after {done}: {}", with(decay).rate(*done));
+            }
+        }
+        // Shorter than five steps, and none at all.
+        for total_steps in 0..6 {
+            let short = Optimizer { total_steps, ..with(LearningRate::Stable) };
+            assert!((0..8).all(|done| short.rate(done).is_finite() && (done < total_steps || short.rate(done) == 0.0)), "{total_steps}");
+        }
     }
 }

@@ -125,6 +125,7 @@ fn decay(decay: LearningRate) -> &'static str {
     match decay {
         LearningRate::Constant => "Constant",
         LearningRate::Cosine => "Cosine",
+        LearningRate::Stable => "Stable",
     }
 }
 
@@ -241,6 +242,7 @@ mod tests {
         };
         let of = |name: &str| word(&plain, &student(&plain), Clip::None, name);
         assert_eq!([of("decay"), of("size")], [Some("Cosine".into()), Some("None".into())]);
+        assert_eq!(super::decay(LearningRate::Stable), "Stable");
         assert!(
             ["precision", "trajectory_clip", "draws", "trajectory_precision", "sets", "features", "feature_blocks"].iter().all(|later| of(later).is_none())
         );

@@ -54,6 +54,9 @@ pub const FEWSTEP_NORM_HUBER: i32 = 3;
 pub const FEWSTEP_DECAY_CONSTANT: i32 = 1;
 /// The learning rate falls to 0 at total_steps along half a cosine.
 pub const FEWSTEP_DECAY_COSINE: i32 = 2;
+/// The learning rate stays constant after the warm-up and falls to 0 over the last fifth of total_steps, as 1 - sqrt(x) (Hägele et al. 2024): a run that is saved before
+/// may be resumed with more total_steps (FEWSTEP_RESUME_SCHEDULE) as if it had had them from the start.
+pub const FEWSTEP_DECAY_STABLE: i32 = 3;
 
 /// trajectory_clip: clamp or threshold as the scheduler config of the teacher says, so that it runs as its own sampler runs it.
 pub const FEWSTEP_CLIP_FROM_TEACHER: i32 = 3;
@@ -140,7 +143,7 @@ pub struct fewstep_trainer_options {
     pub learning_rate: f64,
     /// Steps of linear warm-up; 100 by default.
     pub warmup_steps: u64,
-    /// Where the cosine ends, and by which scale_learning_rate's last step is told; 1000 by default.
+    /// Where the cosine ends, or the last fifth that decays, and by which scale_learning_rate's last step is told; 1000 by default.
     pub total_steps: u64,
     /// AdamW; 0.9 by default.
     pub beta1: f64,
@@ -321,11 +324,12 @@ fn optimizer(o: &fewstep_trainer_options) -> Result<Optimizer> {
             return Err(Error::invalid(format!("{name} is {v}; it must be finite")));
         }
     }
+    let decays = [(FEWSTEP_DECAY_CONSTANT, LearningRate::Constant), (FEWSTEP_DECAY_COSINE, LearningRate::Cosine), (FEWSTEP_DECAY_STABLE, LearningRate::Stable)];
     Ok(Optimizer {
         learning_rate: o.learning_rate,
         warmup_steps: o.warmup_steps,
         total_steps: o.total_steps,
-        decay: choice(o.decay, "decay", &[(FEWSTEP_DECAY_CONSTANT, LearningRate::Constant), (FEWSTEP_DECAY_COSINE, LearningRate::Cosine)])?,
+        decay: choice(o.decay, "decay", &decays)?,
         beta1: o.beta1,
         beta2: o.beta2,
         eps: o.eps,
