@@ -1,4 +1,4 @@
-//! What a step of each objective costs: time, evaluations of the teacher and of the student, memory. The demo's student on a grid of four steps, batch 64, two threads.
+//! What a step of each objective costs: time, outputs of the teacher and of the student, memory. The demo's student on a grid of four steps, batch 64, two threads.
 //!
 //! usage: cargo bench --bench objectives
 
@@ -57,7 +57,7 @@ fn rows() -> Vec<Row> {
     ]
 }
 
-/// How often a network is evaluated in a step, the second time for gradients included.
+/// How often a network's output is computed on the way to the loss. Features alone need no outputs; what a chain computes again for its gradients is not counted.
 fn evaluations(trainer: &Trainer, network: &str) -> usize {
     let graph = trainer.plan().graph();
     trainer
@@ -73,7 +73,7 @@ fn main() -> Result<()> {
     let teacher = Model::open(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/examples-c/data/digits_teacher")))?;
     let (student, data) = (student(&teacher)?, dataset()?);
     println!(
-        "| objective | ms a step, least (median) | steps a second | evaluations of the teacher | of the student | MB | of teacher_forced's |\n| --- | --- | --- | --- | --- | --- | --- |"
+        "| objective | ms a step, least (median) | steps a second | outputs of the teacher | of the student | MB | of teacher_forced's |\n| --- | --- | --- | --- | --- | --- | --- |"
     );
     let mut lines = vec![];
     for Row { name, terms, features } in rows() {
