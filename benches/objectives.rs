@@ -1,4 +1,5 @@
-//! What a step of each objective costs: time, outputs of the teacher and of the student, memory. The demo's student on a grid of four steps, batch 64, two threads.
+//! What a step of each objective costs: time, outputs of the teacher and of the student, memory. The demo's student on a grid of four steps, batch 64, two
+//! threads.
 //!
 //! usage: cargo bench --bench objectives
 
@@ -57,7 +58,8 @@ fn rows() -> Vec<Row> {
     ]
 }
 
-/// How often a network's output is computed on the way to the loss. Features alone need no outputs; what a chain computes again for its gradients is not counted.
+/// How often a network's output is computed on the way to the loss. Features alone need no outputs; what a chain computes again for its gradients is not
+/// counted.
 fn evaluations(trainer: &Trainer, network: &str) -> usize {
     let graph = trainer.plan().graph();
     trainer

@@ -61,8 +61,9 @@
  *
  * SIGNALS, STACKS, FLOATING POINT. Threads of the library take no signals, so handlers of the program run on the program's threads; only those that an
  * instruction of the thread itself raises (SIGSEGV and the like) are not blocked there. Their stacks have a size of the library's choice. A call takes less
- * than 64 KiB of its caller's stack, callbacks not counted. (AMX makes the frames of signals larger: FEWSTEP_DEVICE_CPU tells when it is asked for.) It computes in the default floating-point environment (rounding to nearest, subnormals kept,
- * nothing traps) and leaves the caller's as it was, exception flags included; callbacks run in the caller's.
+ * than 64 KiB of its caller's stack, callbacks not counted. (AMX makes the frames of signals larger: FEWSTEP_DEVICE_CPU tells when it is asked for.) It
+ * computes in the default floating-point environment (rounding to nearest, subnormals kept, nothing traps) and leaves the caller's as it was, exception flags
+ * included; callbacks run in the caller's.
  *
  * FORKS. A child of fork() has the memory of its parent but none of its threads. On the CPU it may go on with all handles that it inherited: calls then
  * compute on the calling thread alone, with the same bytes, and destroying waits for nobody. A handle that another thread was using when the parent forked
@@ -377,10 +378,10 @@ typedef int32_t (*fewstep_progress_callback)(void *user, const fewstep_progress 
  * portable; avx2; avx_vnni (floats on AVX2, bytes on AVX-VNNI); avx512, also avx512_vnni (AVX-512, bytes on its VNNI); amx (AVX-512, bytes and bf16 on AMX);
  * neon_dot; neon_i8mm. Any other value changes nothing, and a runtime's log has a warning of it.
  *
- * AMX (Linux): the first sampler, evaluator, trainer or report of a quantised model with layers large enough for tiles, or of FEWSTEP_PRECISION_BF16, asks the system
- * for them (arch_prctl, ARCH_REQ_XCOMP_PERM), for the whole process and for good: from then on no thread can install an alternate signal stack of less than
- * getauxval(AT_MINSIGSTKSZ). Where a thread has such a one, the system refuses: bytes are then computed on AVX-512 VNNI, the same bits, and bf16 is an error.
- * FEWSTEP_ISA=avx512 keeps the library from asking.
+ * AMX (Linux): the first sampler, evaluator, trainer or report of a quantised model with layers large enough for tiles, or of FEWSTEP_PRECISION_BF16, asks the
+ * system for them (arch_prctl, ARCH_REQ_XCOMP_PERM), for the whole process and for good: from then on no thread can install an alternate signal stack of less
+ * than getauxval(AT_MINSIGSTKSZ). Where a thread has such a one, the system refuses: bytes are then computed on AVX-512 VNNI, the same bits, and bf16 is an
+ * error. FEWSTEP_ISA=avx512 keeps the library from asking.
  */
 #define FEWSTEP_DEVICE_CPU 0
 
@@ -420,8 +421,8 @@ typedef struct {
    */
   int32_t usable;
   /**
-   * What it computes in: the bit 1 << FEWSTEP_PRECISION_* for each precision. 0 for a device that is not usable. CPU: bf16 where the processor has AMX for it
-   * and FEWSTEP_ISA does not forbid it; that the system gives the process its tiles is known when the first sampler, evaluator or trainer of it is made.
+   * What it computes in: the bit 1 << FEWSTEP_PRECISION_* for each precision. 0 for a device that is not usable. CPU: bf16 where the processor has AMX for
+   * it and FEWSTEP_ISA does not forbid it; that the system gives the process its tiles is known when the first sampler, evaluator or trainer of it is made.
    */
   uint32_t precisions;
   /**
@@ -449,8 +450,8 @@ typedef struct {
    */
   char name[FEWSTEP_DEVICE_NAME_SIZE];
   /**
-   * CPU: the instruction sets of floats, bytes and bf16 as far as they differ, such as "AVX-512, AMX int8, AMX bf16"; FEWSTEP_ISA lowers them, and
-   * AMX is there until the system has refused its tiles, for which nobody asks here. CUDA: what the kernels are chosen for, such as "sm_90". With a NUL at the end.
+   * CPU: the instruction sets of floats, bytes and bf16 as far as they differ, such as "AVX-512, AMX int8, AMX bf16"; FEWSTEP_ISA lowers them, and AMX is
+   * there until the system has refused its tiles, for which nobody asks here. CUDA: what the kernels are chosen for, such as "sm_90". With a NUL at the end.
    */
   char instructions[FEWSTEP_DEVICE_INSTRUCTIONS_SIZE];
 } fewstep_device_info;
@@ -1255,10 +1256,10 @@ FEWSTEP_API fewstep_status fewstep_dataset_destroy(fewstep_dataset *dataset);
 
 /**
  * CUDA, compute capability 8.0 or later: the same in bfloat16, which has the range of f32 and 8 bits of precision. CPU with AMX for bfloat16 (Intel, Sapphire
- * Rapids and later; Linux 5.16): convolutions, linear layers and their gradients multiply in it where they have channels and rows enough, with sums in f32; all
- * else is f32 (so a sample may differ in bfloat16's last bits between batches of under 4 and larger ones). Making such a sampler, evaluator or trainer asks the
- * system for the tiles, as FEWSTEP_DEVICE_CPU tells. Of a quantised model what stays in float is computed so, whole numbers as ever: its fastest way. Where the tiles cannot be had it is refused with
- * FEWSTEP_STATUS_UNSUPPORTED; the error says why.
+ * Rapids and later; Linux 5.16): convolutions, linear layers and their gradients multiply in it where they have channels and rows enough, with sums in f32;
+ * all else is f32 (so a sample may differ in bfloat16's last bits between batches of under 4 and larger ones). Making such a sampler, evaluator or trainer
+ * asks the system for the tiles, as FEWSTEP_DEVICE_CPU tells. Of a quantised model what stays in float is computed so, whole numbers as ever: its fastest way.
+ * Where the tiles cannot be had it is refused with FEWSTEP_STATUS_UNSUPPORTED; the error says why.
  */
 #define FEWSTEP_PRECISION_BF16 2
 
@@ -1352,8 +1353,8 @@ FEWSTEP_API fewstep_status fewstep_dataset_destroy(fewstep_dataset *dataset);
 #define FEWSTEP_DECAY_COSINE 2
 
 /**
- * The learning rate stays constant after the warm-up and falls to 0 over the last fifth of total_steps, as 1 - sqrt(x) (Hägele et al. 2024): a run that is saved before
- * may be resumed with more total_steps (FEWSTEP_RESUME_SCHEDULE) as if it had had them from the start.
+ * The learning rate stays constant after the warm-up and falls to 0 over the last fifth of total_steps, as 1 - sqrt(x) (Hägele et al. 2024): a run that is
+ * saved before may be resumed with more total_steps (FEWSTEP_RESUME_SCHEDULE) as if it had had them from the start.
  */
 #define FEWSTEP_DECAY_STABLE 3
 
@@ -1393,8 +1394,8 @@ typedef struct {
 } fewstep_term;
 
 /**
- * A further term of the loss: a block of the student is to give what a block of the teacher gives for the same x_t. What the student's gives [N,H,W,C] is brought
- * to the teacher's channels by a 1x1 convolution that learns with the student and is in no snapshot (FitNets, Romero et al. 2015); their difference is
+ * A further term of the loss: a block of the student is to give what a block of the teacher gives for the same x_t. What the student's gives [N,H,W,C] is
+ * brought to the teacher's channels by a 1x1 convolution that learns with the student and is in no snapshot (FitNets, Romero et al. 2015); their difference is
  * divided by the variance of the teacher's feature over the batch for FEWSTEP_NORM_L2, by its root for FEWSTEP_NORM_L1. Set every field; those that a later
  * version adds may be 0.
  */
@@ -1417,8 +1418,8 @@ typedef struct {
    */
   const char *teacher;
   /**
-   * Steps over which the factor falls to 0, evenly, so that features lead and the other terms finish; 0 for a factor that stays. At 0 it costs the time that it
-   * did before: save, and go on without features by FEWSTEP_RESUME_LOSS.
+   * Steps over which the factor falls to 0, evenly, so that features lead and the other terms finish; 0 for a factor that stays. At 0 it costs the time that
+   * it did before: save, and go on without features by FEWSTEP_RESUME_LOSS.
    */
   uint64_t decay_steps;
   /**
@@ -1449,8 +1450,8 @@ typedef struct {
    */
   uint64_t seed;
   /**
-   * The loss: one term or more, or features. Terms that are evaluated at the same points (OUTPUT and DENOISE are, and ON_POLICY and RESOLVE) share their draws and the
-   * student's evaluation, so that several of them take little more time than one.
+   * The loss: one term or more, or features. Terms that are evaluated at the same points (OUTPUT and DENOISE are, and ON_POLICY and RESOLVE) share their
+   * draws and the student's evaluation, so that several of them take little more time than one.
    */
   const fewstep_term *terms;
   /**
@@ -1572,8 +1573,9 @@ typedef struct {
    */
   const fewstep_cancel_token *cancel;
   /**
-   * Classifier-free guidance of the teacher (whose features are those of its evaluation with the labels), on its trajectories, where its output is matched and where it walks for RESOLVE, so that a student learns the
-   * guided teacher and samples without guidance; see fewstep_sampler_options. 1 (the default) for none.
+   * Classifier-free guidance of the teacher (whose features are those of its evaluation with the labels), on its trajectories, where its output is matched
+   * and where it walks for RESOLVE, so that a student learns the guided teacher and samples without guidance; see fewstep_sampler_options. 1 (the default)
+   * for none.
    */
   double guidance_scale;
   /**
@@ -1585,8 +1587,8 @@ typedef struct {
    */
   uint32_t reserved2;
   /**
-   * Of a quantised student: peak learning rate of the scales of its whole numbers, as a share of each scale (3e-4 changes them by that much a step), with the
-   * warm-up and the decay of learning_rate; from nine tenths of total_steps on they stay, whatever the decay. 0 (the default) leaves them as they were
+   * Of a quantised student: peak learning rate of the scales of its whole numbers, as a share of each scale (3e-4 changes them by that much a step), with
+   * the warm-up and the decay of learning_rate; from nine tenths of total_steps on they stay, whatever the decay. 0 (the default) leaves them as they were
    * calibrated. Scales of groups of weights (FEWSTEP_QUANTIZE_W4) do not learn: UNSUPPORTED.
    */
   double scale_learning_rate;
@@ -1636,7 +1638,8 @@ typedef struct {
 #define FEWSTEP_RESUME_OPTIMIZER 4
 
 /**
- * Resume with other terms or features (what aligns other blocks begins anew; without features they cost no more time); or with the same where they share the draws of a point, which versions before 0.1.0 had each draw its own.
+ * Resume with other terms or features (what aligns other blocks begins anew; without features they cost no more time); or with the same where they share the
+ * draws of a point, which versions before 0.1.0 had each draw its own.
  */
 #define FEWSTEP_RESUME_LOSS 8
 
@@ -1684,7 +1687,8 @@ typedef struct {
    */
   uint64_t step;
   /**
-   * The first four terms, then features, each without its factor, in the order of the options; 0 for those that do not exist. fewstep_trainer_losses has all of them.
+   * The first four terms, then features, each without its factor, in the order of the options; 0 for those that do not exist. fewstep_trainer_losses has all
+   * of them.
    */
   float terms[4];
   /**
@@ -1832,8 +1836,9 @@ fewstep_status fewstep_trainer_evaluate(fewstep_trainer *trainer,
                                         fewstep_step_report *report);
 
 /**
- * Each term of the loss, then each feature, without its factor, in the order of the options, as the last step or evaluation found it: also one that was NUMERIC, so that one
- * sees which term was not finite. Writes them to `losses` and their number to `*count`; with `losses` NULL and `capacity` 0 only the number.
+ * Each term of the loss, then each feature, without its factor, in the order of the options, as the last step or evaluation found it: also one that was
+ * NUMERIC, so that one sees which term was not finite. Writes them to `losses` and their number to `*count`; with `losses` NULL and `capacity` 0 only the
+ * number.
  *
  * One thread at a time. Returns OK, INVALID_ARGUMENT, SHAPE (capacity is too small) or STATE (losses are asked for before the first step or evaluation).
  */

@@ -463,7 +463,10 @@ class Trainer : public detail::Owner<fewstep_trainer> {
         return detail::filled<fewstep_step_report>([&](auto *out) { return fewstep_trainer_evaluate(handle().get(), seed, out); });
     }
 
-    /** Each term of the loss, then each feature, without its factor, as the last step or evaluation found it, also one that threw for a number that is not finite. Throws Error. */
+    /**
+     * Each term of the loss, then each feature, without its factor, as the last step or evaluation found it, also one that threw for a number that is not
+     * finite. Throws Error.
+     */
     std::vector<float> losses() {
         std::size_t count = 0;
         check(fewstep_trainer_losses(handle().get(), nullptr, 0, &count));

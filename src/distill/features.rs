@@ -1,6 +1,6 @@
-//! Terms of features: what a block of the student gives is to agree with what a block of the teacher gives for the same x_t, after a 1x1 convolution that learns
-//! with the student brings it to the teacher's channels (FitNets, Romero et al. 2015, equation 3). Each is divided by the variance of the teacher's feature over
-//! the batch, or its root, so that one weight serves blocks of any scale.
+//! Terms of features: what a block of the student gives is to agree with what a block of the teacher gives for the same x_t, after a 1x1 convolution that
+//! learns with the student brings it to the teacher's channels (FitNets, Romero et al. 2015, equation 3). Each is divided by the variance of the teacher's
+//! feature over the batch, or its root, so that one weight serves blocks of any scale.
 
 use super::context::{Needs, STUDENT, TermContext};
 use super::evaluations::Evaluations;

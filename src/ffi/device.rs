@@ -15,10 +15,10 @@ use std::ffi::c_char;
 /// portable; avx2; avx_vnni (floats on AVX2, bytes on AVX-VNNI); avx512, also avx512_vnni (AVX-512, bytes on its VNNI); amx (AVX-512, bytes and bf16 on AMX);
 /// neon_dot; neon_i8mm. Any other value changes nothing, and a runtime's log has a warning of it.
 ///
-/// AMX (Linux): the first sampler, evaluator, trainer or report of a quantised model with layers large enough for tiles, or of FEWSTEP_PRECISION_BF16, asks the system
-/// for them (arch_prctl, ARCH_REQ_XCOMP_PERM), for the whole process and for good: from then on no thread can install an alternate signal stack of less than
-/// getauxval(AT_MINSIGSTKSZ). Where a thread has such a one, the system refuses: bytes are then computed on AVX-512 VNNI, the same bits, and bf16 is an error.
-/// FEWSTEP_ISA=avx512 keeps the library from asking.
+/// AMX (Linux): the first sampler, evaluator, trainer or report of a quantised model with layers large enough for tiles, or of FEWSTEP_PRECISION_BF16, asks the
+/// system for them (arch_prctl, ARCH_REQ_XCOMP_PERM), for the whole process and for good: from then on no thread can install an alternate signal stack of less
+/// than getauxval(AT_MINSIGSTKSZ). Where a thread has such a one, the system refuses: bytes are then computed on AVX-512 VNNI, the same bits, and bf16 is an
+/// error. FEWSTEP_ISA=avx512 keeps the library from asking.
 pub const FEWSTEP_DEVICE_CPU: i32 = 0;
 /// Compute on an NVIDIA GPU of compute capability 7.5 or later. No part of a plan falls back to the CPU.
 pub const FEWSTEP_DEVICE_CUDA: i32 = 1;
@@ -40,8 +40,8 @@ pub struct fewstep_device_info {
     pub index: i32,
     /// 1 for a device that the library can compute on; 0 for a GPU that it has no code for: of a compute capability before 7.5, or left out of the build.
     pub usable: i32,
-    /// What it computes in: the bit 1 << FEWSTEP_PRECISION_* for each precision. 0 for a device that is not usable. CPU: bf16 where the processor has AMX for it
-    /// and FEWSTEP_ISA does not forbid it; that the system gives the process its tiles is known when the first sampler, evaluator or trainer of it is made.
+    /// What it computes in: the bit 1 << FEWSTEP_PRECISION_* for each precision. 0 for a device that is not usable. CPU: bf16 where the processor has AMX for
+    /// it and FEWSTEP_ISA does not forbid it; that the system gives the process its tiles is known when the first sampler, evaluator or trainer of it is made.
     pub precisions: u32,
     /// CUDA: compute capability, the number before the point. CPU: 0.
     pub capability_major: u32,
@@ -55,8 +55,8 @@ pub struct fewstep_device_info {
     pub uuid: [u8; 16],
     /// The name that the driver or the processor gives, UTF-8, with a NUL at the end.
     pub name: [c_char; FEWSTEP_DEVICE_NAME_SIZE],
-    /// CPU: the instruction sets of floats, bytes and bf16 as far as they differ, such as "AVX-512, AMX int8, AMX bf16"; FEWSTEP_ISA lowers them, and
-    /// AMX is there until the system has refused its tiles, for which nobody asks here. CUDA: what the kernels are chosen for, such as "sm_90". With a NUL at the end.
+    /// CPU: the instruction sets of floats, bytes and bf16 as far as they differ, such as "AVX-512, AMX int8, AMX bf16"; FEWSTEP_ISA lowers them, and AMX is
+    /// there until the system has refused its tiles, for which nobody asks here. CUDA: what the kernels are chosen for, such as "sm_90". With a NUL at the end.
     pub instructions: [c_char; FEWSTEP_DEVICE_INSTRUCTIONS_SIZE],
 }
 

@@ -29,7 +29,8 @@ pub const FEWSTEP_RESUME_SCHEDULE: u32 = 1;
 pub const FEWSTEP_RESUME_BATCH: u32 = 2;
 /// Resume with other beta1, beta2, eps, weight_decay, clip_norm or ema_decay. The moments and the moving average go on from what they are.
 pub const FEWSTEP_RESUME_OPTIMIZER: u32 = 4;
-/// Resume with other terms or features (what aligns other blocks begins anew; without features they cost no more time); or with the same where they share the draws of a point, which versions before 0.1.0 had each draw its own.
+/// Resume with other terms or features (what aligns other blocks begins anew; without features they cost no more time); or with the same where they share the
+/// draws of a point, which versions before 0.1.0 had each draw its own.
 pub const FEWSTEP_RESUME_LOSS: u32 = 8;
 /// Resume with other teacher trajectories: pairs or steps, substeps, cache_size, height and width, trajectory_clip and its fields; or another
 /// guidance_scale or null_label.
@@ -62,7 +63,8 @@ pub struct fewstep_step_report {
     pub loss: f32,
     /// Steps done so far, this one included.
     pub step: u64,
-    /// The first four terms, then features, each without its factor, in the order of the options; 0 for those that do not exist. fewstep_trainer_losses has all of them.
+    /// The first four terms, then features, each without its factor, in the order of the options; 0 for those that do not exist. fewstep_trainer_losses has all
+    /// of them.
     pub terms: [f32; 4],
     /// Global gradient norm of the student before clipping; 0 from fewstep_trainer_evaluate.
     pub grad_norm: f32,
@@ -343,8 +345,9 @@ pub unsafe extern "C" fn fewstep_trainer_evaluate(trainer: *mut fewstep_trainer,
     })
 }
 
-/// Each term of the loss, then each feature, without its factor, in the order of the options, as the last step or evaluation found it: also one that was NUMERIC, so that one
-/// sees which term was not finite. Writes them to `losses` and their number to `*count`; with `losses` NULL and `capacity` 0 only the number.
+/// Each term of the loss, then each feature, without its factor, in the order of the options, as the last step or evaluation found it: also one that was
+/// NUMERIC, so that one sees which term was not finite. Writes them to `losses` and their number to `*count`; with `losses` NULL and `capacity` 0 only the
+/// number.
 ///
 /// One thread at a time. Returns OK, INVALID_ARGUMENT, SHAPE (capacity is too small) or STATE (losses are asked for before the first step or evaluation).
 #[unsafe(no_mangle)]

@@ -54,8 +54,8 @@ pub const FEWSTEP_NORM_HUBER: i32 = 3;
 pub const FEWSTEP_DECAY_CONSTANT: i32 = 1;
 /// The learning rate falls to 0 at total_steps along half a cosine.
 pub const FEWSTEP_DECAY_COSINE: i32 = 2;
-/// The learning rate stays constant after the warm-up and falls to 0 over the last fifth of total_steps, as 1 - sqrt(x) (Hägele et al. 2024): a run that is saved before
-/// may be resumed with more total_steps (FEWSTEP_RESUME_SCHEDULE) as if it had had them from the start.
+/// The learning rate stays constant after the warm-up and falls to 0 over the last fifth of total_steps, as 1 - sqrt(x) (Hägele et al. 2024): a run that is
+/// saved before may be resumed with more total_steps (FEWSTEP_RESUME_SCHEDULE) as if it had had them from the start.
 pub const FEWSTEP_DECAY_STABLE: i32 = 3;
 
 /// trajectory_clip: clamp or threshold as the scheduler config of the teacher says, so that it runs as its own sampler runs it.
@@ -82,8 +82,8 @@ pub struct fewstep_term {
     pub reserved: u32,
 }
 
-/// A further term of the loss: a block of the student is to give what a block of the teacher gives for the same x_t. What the student's gives [N,H,W,C] is brought
-/// to the teacher's channels by a 1x1 convolution that learns with the student and is in no snapshot (FitNets, Romero et al. 2015); their difference is
+/// A further term of the loss: a block of the student is to give what a block of the teacher gives for the same x_t. What the student's gives [N,H,W,C] is
+/// brought to the teacher's channels by a 1x1 convolution that learns with the student and is in no snapshot (FitNets, Romero et al. 2015); their difference is
 /// divided by the variance of the teacher's feature over the batch for FEWSTEP_NORM_L2, by its root for FEWSTEP_NORM_L1. Set every field; those that a later
 /// version adds may be 0.
 #[repr(C)]
@@ -98,8 +98,8 @@ pub struct fewstep_feature {
     pub student: *const c_char,
     /// Path of the teacher's block; NULL for the same path. Its height and width must be those of the student's.
     pub teacher: *const c_char,
-    /// Steps over which the factor falls to 0, evenly, so that features lead and the other terms finish; 0 for a factor that stays. At 0 it costs the time that it
-    /// did before: save, and go on without features by FEWSTEP_RESUME_LOSS.
+    /// Steps over which the factor falls to 0, evenly, so that features lead and the other terms finish; 0 for a factor that stays. At 0 it costs the time that
+    /// it did before: save, and go on without features by FEWSTEP_RESUME_LOSS.
     pub decay_steps: u64,
     /// Factor on this term.
     pub weight: f32,
@@ -118,8 +118,8 @@ pub struct fewstep_trainer_options {
     pub batch: u32,
     /// Key of every random draw; 0 by default.
     pub seed: u64,
-    /// The loss: one term or more, or features. Terms that are evaluated at the same points (OUTPUT and DENOISE are, and ON_POLICY and RESOLVE) share their draws and the
-    /// student's evaluation, so that several of them take little more time than one.
+    /// The loss: one term or more, or features. Terms that are evaluated at the same points (OUTPUT and DENOISE are, and ON_POLICY and RESOLVE) share their
+    /// draws and the student's evaluation, so that several of them take little more time than one.
     pub terms: *const fewstep_term,
     /// Elements of terms.
     pub term_count: usize,
@@ -183,15 +183,16 @@ pub struct fewstep_trainer_options {
     pub threshold_max: f64,
     /// Stops fewstep_trainer_create with CANCELLED; only read during that call. NULL (the default) for none.
     pub cancel: *const fewstep_cancel_token,
-    /// Classifier-free guidance of the teacher (whose features are those of its evaluation with the labels), on its trajectories, where its output is matched and where it walks for RESOLVE, so that a student learns the
-    /// guided teacher and samples without guidance; see fewstep_sampler_options. 1 (the default) for none.
+    /// Classifier-free guidance of the teacher (whose features are those of its evaluation with the labels), on its trajectories, where its output is matched
+    /// and where it walks for RESOLVE, so that a student learns the guided teacher and samples without guidance; see fewstep_sampler_options. 1 (the default)
+    /// for none.
     pub guidance_scale: f64,
     /// The class that the teacher was trained to read as none; -1 (the default) for not given.
     pub null_label: i32,
     /// 0.
     pub reserved2: u32,
-    /// Of a quantised student: peak learning rate of the scales of its whole numbers, as a share of each scale (3e-4 changes them by that much a step), with the
-    /// warm-up and the decay of learning_rate; from nine tenths of total_steps on they stay, whatever the decay. 0 (the default) leaves them as they were
+    /// Of a quantised student: peak learning rate of the scales of its whole numbers, as a share of each scale (3e-4 changes them by that much a step), with
+    /// the warm-up and the decay of learning_rate; from nine tenths of total_steps on they stay, whatever the decay. 0 (the default) leaves them as they were
     /// calibrated. Scales of groups of weights (FEWSTEP_QUANTIZE_W4) do not learn: UNSUPPORTED.
     pub scale_learning_rate: f64,
     /// More of the loss: blocks of both networks that are to agree; NULL (the default) for none. They need a teacher.

@@ -144,7 +144,8 @@ impl Tiles for $name {
     #[inline(always)]
     unsafe fn multiply(a: [*const u8; 2], stride: usize, offsets: &[u32], b: *const i8, sums: &mut Sums) {
         let range = offsets.as_ptr_range();
-        // SAFETY: the caller's: the tiles are configured, every offset is that of 16 rows of 64 bytes in `staged`, the panel has 2 KiB for each; `sums` has 4 KiB.
+        // SAFETY: the caller's: the tiles are configured, every offset is that of 16 rows of 64 bytes in `staged`, the panel has 2 KiB for each; `sums` has 4
+        // KiB.
         unsafe {
             asm!(
                 "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",

@@ -113,8 +113,8 @@ pub static CATALOGUE: &[Kernel] = &[
 ];
 
 impl Kernel {
-    /// The kernel that computes a shape on this machine. The first shape that fills tiles, on a processor that has them, asks the system for them, which changes
-    /// the process (`amx.rs`): call it when a plan of bytes is compiled, not before.
+    /// The kernel that computes a shape on this machine. The first shape that fills tiles, on a processor that has them, asks the system for them, which
+    /// changes the process (`amx.rs`): call it when a plan of bytes is compiled, not before.
     pub fn detect(shape: &ConvShape) -> &'static Self {
         Self::chosen(shape, Set::detect, Set::detect_vectors)
     }

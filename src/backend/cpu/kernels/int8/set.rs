@@ -55,8 +55,8 @@ const LIMITS: [(&str, Set); 8] = [
 impl Set {
     /// The best set this machine has and `FEWSTEP_ISA` allows.
     ///
-    /// On a processor with AMX the first call asks the system for the tiles, unless `FEWSTEP_ISA` names something lower; that changes the process (see `amx.rs`).
-    /// Where the system refuses, the next lower set is the answer, for good.
+    /// On a processor with AMX the first call asks the system for the tiles, unless `FEWSTEP_ISA` names something lower; that changes the process (see
+    /// `amx.rs`). Where the system refuses, the next lower set is the answer, for good.
     pub fn detect() -> Self {
         static BEST: AtomicUsize = AtomicUsize::new(usize::MAX);
         Self::known(&BEST, Self::available)
