@@ -357,7 +357,9 @@ impl Kernel for ChunkKernel<'_> {
             let sizes: [usize; MOST_SOURCES] = std::array::from_fn(|s| g.sources.get(s).map_or(0, |channels| g.image_of(*channels)));
             let mut tap = 0;
             loop {
-                let taps = tap..(tap + block_taps).min(class.taps.len());
+                // By the taps that B has, whichever of them the class uses: which pixels share a class depends on how many there are, and sums must not.
+                let block = class.taps.get(tap).map_or(0, |tap| *tap as usize / block_taps);
+                let taps = tap..class.taps.partition_point(|tap| *tap as usize / block_taps <= block);
                 let steps = taps.start * g.sources.len()..taps.end * g.sources.len();
                 let finish = Finish {
                     epilogue: self.epilogue,

@@ -111,6 +111,34 @@ fn forward_matches_f64() -> Result<()> {
     Ok(())
 }
 
+/// Whatever stands beside it: pixels at the border, which lack taps, are computed with the others where there are few, and so many taps that their weights are
+/// taken in blocks.
+#[test]
+fn an_image_is_the_same_bits_in_any_batch() -> Result<()> {
+    let pool = ThreadPool::new(2)?;
+    for (side, c_in, c_out, kernel) in [(4, 128, 64, 3), (4, 256, 40, 3), (2, 300, 33, 3), (3, 160, 16, 5), (8, 130, 32, 3)] {
+        for isa in Isa::all() {
+            let mut first: Option<Vec<u32>> = None;
+            for n in 1..=5 {
+                let s = ConvShape::square(n, side, c_in, c_out, kernel, 1, kernel / 2);
+                let [nx, nw, ny] = s.check()?;
+                let (x, w) = (noise(nx / n, 1).repeat(n), noise(nw, 2));
+                let conv = Conv2d::new(&s, isa)?;
+                let mut packed = vec![f32::NAN; conv.packed_len()];
+                conv.pack_weights(&w, &mut packed, (&pool).into())?;
+                let (mut out, mut scratch) = (vec![f32::NAN; ny], vec![f32::NAN; conv.workspace()]);
+                conv.run(&x, &packed, &Epilogue::default(), &mut out, &mut scratch, (&pool).into())?;
+                for image in out.chunks(ny / n) {
+                    let bits: Vec<u32> = image.iter().map(|v| v.to_bits()).collect();
+                    assert!(first.as_ref().is_none_or(|first| *first == bits), "{s:?} {isa:?}");
+                    first = Some(bits);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn wrong_sizes_are_errors() -> Result<()> {
     let pool = ThreadPool::new(1)?;
