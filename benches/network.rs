@@ -1,36 +1,22 @@
 //! What users wait for, through the crate's own layers: network evaluations, sampling runs and a training step of the digits models on two threads.
 
+mod digits;
+
 use criterion::{Criterion, criterion_group, criterion_main};
 use fewstep::Result;
 use fewstep::backend::cpu::CpuBackend;
-use fewstep::cancel::Stop;
 use fewstep::diffusion::{DdimConfig, SamplerConfig};
 use fewstep::diffusion::{Weight, grid};
-use fewstep::distill::student::{StudentOptions, derive};
 use fewstep::distill::{NormKind, Objective, Trainer, TrainerOptions};
 use fewstep::nn::conditions::Values;
 use fewstep::nn::{ConditionKind, Model};
 use fewstep::random::Purpose;
 use fewstep::sampling::{RunSpec, SamplingRun, UNROLLED};
-use serde_json::json;
 use std::hint::black_box;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 const THREADS: usize = 2;
-
-fn teacher() -> Result<Model> {
-    Model::open(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/examples-c/data/digits_teacher")))
-}
-
-/// The demo's student, untrained: its time does not depend on its weights.
-fn student(teacher: &Model) -> Result<Model> {
-    let patch = json!({"block_out_channels": [16, 32], "layers_per_block": 1, "down_block_types": ["DownBlock2D", "DownBlock2D"],
-        "up_block_types": ["UpBlock2D", "UpBlock2D"], "add_attention": false});
-    let options = StudentOptions { config_patch: patch.as_object().cloned().unwrap_or_default(), ..StudentOptions::default() };
-    derive(teacher, &options, Stop::NEVER)
-}
 
 fn bench_run(c: &mut Criterion, name: &str, model: &Model, steps: usize, batch: usize) -> Result<()> {
     let table = SamplerConfig::Ddim(DdimConfig::default()).table(&model.scheduler.noise_schedule()?, model.scheduler.prediction(), steps)?;
@@ -73,8 +59,8 @@ fn bench_training(c: &mut Criterion, teacher: &Model, student: &Model) -> Result
 }
 
 fn all(c: &mut Criterion) -> Result<()> {
-    let teacher = teacher()?;
-    let student = student(&teacher)?;
+    let teacher = digits::teacher()?;
+    let student = digits::student(&teacher)?;
     // One DDIM step is one evaluation and one cheap update.
     bench_run(c, "teacher evaluation, batch 1", &teacher, 1, 1)?;
     bench_run(c, "teacher evaluation, batch 16", &teacher, 1, 16)?;

@@ -3,28 +3,18 @@
 //!
 //! usage: cargo bench --bench objectives
 
+mod digits;
+
 use fewstep::backend::cpu::CpuBackend;
-use fewstep::cancel::Stop;
 use fewstep::diffusion::{Weight, grid};
-use fewstep::distill::student::{StudentOptions, derive};
 use fewstep::distill::{Dataset, FeatureTerm, NormKind, Objective, Point, Term, Trainer, TrainerOptions};
 use fewstep::error::Result;
-use fewstep::nn::Model;
 use fewstep::tensor::{DType, Tensor};
-use serde_json::json;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 const STEPS: usize = 4;
 const BATCH: usize = 64;
-
-fn student(teacher: &Model) -> Result<Model> {
-    let patch = json!({"block_out_channels": [16, 32], "layers_per_block": 1, "down_block_types": ["DownBlock2D", "DownBlock2D"],
-        "up_block_types": ["UpBlock2D", "UpBlock2D"], "add_attention": false});
-    let options = StudentOptions { config_patch: patch.as_object().cloned().unwrap_or_default(), ..StudentOptions::default() };
-    derive(teacher, &options, Stop::NEVER)
-}
 
 /// Images that cost what any others do.
 fn dataset() -> Result<Dataset> {
@@ -72,8 +62,8 @@ fn evaluations(trainer: &Trainer, network: &str) -> usize {
 }
 
 fn main() -> Result<()> {
-    let teacher = Model::open(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/examples-c/data/digits_teacher")))?;
-    let (student, data) = (student(&teacher)?, dataset()?);
+    let teacher = digits::teacher()?;
+    let (student, data) = (digits::student(&teacher)?, dataset()?);
     println!(
         "| objective | ms a step, least (median) | steps a second | outputs of the teacher | of the student | MB | of teacher_forced's |\n| --- | --- | --- | --- | --- | --- | --- |"
     );

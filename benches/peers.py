@@ -2,8 +2,9 @@
 
 usage: make bench-peers PYTHON=venv/bin/python      (pip: torch diffusers safetensors openvino nncf onnx onnxscript)
 The programs take turns, each for a short burst, as a sampler evaluates a network over and over; a burst's first run, whose caches are cold and beside which the
-threads of the program before may still spin, is not counted. Figures are medians, with the minima behind them. Same weights, two threads each. Whole numbers: ours from fewstep_quantize, OpenVINO's from NNCF, on whatever
-instruction set each finds; FEWSTEP_ISA and ONEDNN_MAX_CPU_ISA lower them (avx2 and AVX2, avx_vnni and AVX2_VNNI, avx512_vnni and AVX512_CORE_VNNI)."""
+threads of the program before may still spin, is not counted. Figures are medians, with the minima behind them. Same weights, two threads each. Whole numbers:
+ours from fewstep_quantize, OpenVINO's from NNCF, on whatever instruction set each finds; FEWSTEP_ISA and ONEDNN_MAX_CPU_ISA lower them (avx2 and AVX2, avx_vnni
+and AVX2_VNNI, avx512_vnni and AVX512_CORE_VNNI, amx and AVX512_CORE_AMX)."""
 import ctypes as C
 import copy
 import json
@@ -60,7 +61,8 @@ class Times:
 
     def ratio(self, ours, *peers):
         """Of `ours` over the best of `peers`, for people: that of medians, and of minima."""
-        return " ({:.2f})".join(["{:.2f}", ""]).format(*(kind[ours] / min(kind[peer] for peer in peers) for kind in (self.median, self.least)))
+        median, least = (kind[ours] / min(kind[peer] for peer in peers) for kind in (self.median, self.least))
+        return f"{median:.2f} ({least:.2f})"
 
     def report(self, title):
         print(f"{title}, ms: " + ", ".join(f"{n} {m:.2f} ({self.least[n]:.2f})" for n, m in self.median.items()), flush=True)

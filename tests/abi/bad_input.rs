@@ -1,7 +1,7 @@
 //! What bad input gets: a status of its own kind and a message that names the thing; nothing is written, nothing crashes.
 
 use crate::ffi_common;
-use crate::ffi_common::{Api, NAMES, TINY, c, scratch, term};
+use crate::ffi_common::{Api, NAMES, TINY, c, scratch};
 use fewstep::ffi::conditioning::*;
 use fewstep::ffi::dataset::*;
 use fewstep::ffi::device::*;
@@ -9,7 +9,6 @@ use fewstep::ffi::grid::fewstep_step_pair;
 use fewstep::ffi::model::*;
 use fewstep::ffi::runtime::*;
 use fewstep::ffi::sampler_options::*;
-use fewstep::ffi::trainer_options::*;
 use std::path::Path;
 use std::ptr::{null, null_mut};
 
@@ -20,7 +19,6 @@ const NOT_FOUND: i32 = 4;
 const IO: i32 = 5;
 const CORRUPT: i32 = 6;
 const VERSION_MISMATCH: i32 = 7;
-const OUT_OF_MEMORY: i32 = 8;
 const NO_DEVICE: i32 = 9;
 const NUMERIC: i32 = 13;
 const STATE: i32 = 14;
@@ -127,14 +125,15 @@ fn null_everywhere() {
     }
 }
 
-struct Fixture {
-    api: Api,
-    runtime: *mut fewstep_runtime,
-    model: *mut fewstep_model,
+/// A runtime and a model that nothing is wrong with.
+pub struct Fixture {
+    pub api: Api,
+    pub runtime: *mut fewstep_runtime,
+    pub model: *mut fewstep_model,
 }
 
 impl Fixture {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let api = Api::load();
         let runtime = api.runtime(1);
         let model = api.model(runtime, 1);
@@ -168,19 +167,6 @@ impl Fixture {
         let mut out = null_mut();
         // SAFETY: valid pointers.
         let status = unsafe { (self.api.fewstep_sampler_create)(self.runtime, self.model, &options, &mut out) };
-        assert!(status == 0 || out.is_null());
-        status
-    }
-
-    fn trainer(&self, change: impl FnOnce(&mut fewstep_trainer_options, &mut fewstep_term)) -> i32 {
-        let mut term = term(FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_WEIGHT_STATE);
-        let mut options = self.api.trainer_options(null());
-        options.steps = 2;
-        change(&mut options, &mut term);
-        options.terms = &term;
-        let mut out = null_mut();
-        // SAFETY: valid pointers.
-        let status = unsafe { (self.api.fewstep_trainer_create)(self.runtime, self.model, self.model, null(), &options, &mut out) };
         assert!(status == 0 || out.is_null());
         status
     }
@@ -403,95 +389,6 @@ fn sampler_calls() {
 fn more_than_the_sampler_was_planned_for() {
     let f = Fixture::new();
     ffi_common::limits::check(&f.api, f.runtime);
-}
-
-#[test]
-fn trainer_options() {
-    let f = Fixture::new();
-    let row = |name: &str, status: i32, names: &str, change: &dyn Fn(&mut fewstep_trainer_options, &mut fewstep_term)| {
-        let found = f.trainer(change);
-        f.api.fails(name, found, status, names);
-    };
-    row("objective", INVALID, "objective", &|_, t| t.objective = 42);
-    row("weight", INVALID, "step_weight", &|_, t| t.step_weight = 42);
-    row("norm", INVALID, "norm", &|_, t| t.norm = 0);
-    row("nan weight", INVALID, "weight", &|_, t| t.weight = f32::NAN);
-    row("no terms", INVALID, "terms", &|o, _| o.term_count = 0);
-    row("too many steps", INVALID, "steps is 1001; at most 1000", &|o, _| o.steps = 1001);
-    row("too many substeps", INVALID, "1002 teacher steps; at most 1000", &|o, _| o.substeps = 501);
-    row("huge batch", INVALID, "batch is 4294967295; it must be in 1..=1048576", &|o, _| o.batch = u32::MAX);
-    row("large batch", INVALID, "batch is 1048577; it must be in 1..=1048576", &|o, _| o.batch = (1 << 20) + 1);
-    row("batch", INVALID, "batch", &|o, _| o.batch = 0);
-    row("rate", INVALID, "learning_rate", &|o, _| o.learning_rate = f64::NAN);
-    row("rate beyond f32", INVALID, "learning_rate", &|o, _| o.learning_rate = 1e300);
-    row("eps below f32", INVALID, "eps", &|o, _| o.eps = 1e-300);
-    row("decay beyond f32", INVALID, "weight_decay", &|o, _| (o.learning_rate, o.weight_decay) = (1e30, 1e30));
-    row("beta", INVALID, "beta1", &|o, _| o.beta1 = 1.0);
-    row("decay", INVALID, "decay", &|o, _| o.decay = 9);
-    row("trajectory clip", INVALID, "trajectory_clip is 4", &|o, _| o.trajectory_clip = 4);
-    row("clip range", INVALID, "clip_range", &|o, _| (o.trajectory_clip, o.clip_range) = (FEWSTEP_CLIP_RANGE, 0.0));
-    row("threshold", INVALID, "threshold_ratio", &|o, _| (o.trajectory_clip, o.threshold_ratio) = (FEWSTEP_CLIP_DYNAMIC, 2.0));
-    row("reserved", INVALID, "reserved", &|o, _| o.reserved = 1);
-    row("no cache", INVALID, "cache", &|o, _| o.cache_size = 0);
-    row("huge cache", INVALID, "cache", &|o, _| o.cache_size = u32::MAX);
-    let pairs = vec![fewstep_step_pair { t: 999, t_next: -1 }; 1001];
-    row("too many pairs", INVALID, "count is 1001; at most 1000", &|o, _| {
-        (o.steps, o.pairs, o.pair_count, o.pair_stride) = (0, pairs.as_ptr(), pairs.len(), size_of::<fewstep_step_pair>())
-    });
-    row("no data", INVALID, "dataset", &|_, t| (t.objective, t.step_weight) = (FEWSTEP_OBJECTIVE_DENOISE, FEWSTEP_WEIGHT_SNR));
-}
-
-#[test]
-fn features() {
-    let f = Fixture::new();
-    let (block, none) = (c("mid_block"), c("middle"));
-    let good = || fewstep_feature {
-        objective: FEWSTEP_OBJECTIVE_TEACHER_FORCED,
-        norm: FEWSTEP_NORM_L2,
-        student: block.as_ptr(),
-        teacher: null(),
-        decay_steps: 0,
-        weight: 1.0,
-        reserved: 0,
-    };
-    let row = |name: &str, names: &str, change: &dyn Fn(&mut fewstep_feature)| {
-        let mut feature = good();
-        change(&mut feature);
-        let found = f.trainer(|o, _| (o.features, o.feature_count) = (&feature, 1));
-        f.api.fails(name, found, INVALID, names);
-    };
-    row("objective", "features[0].objective is 42", &|f| f.objective = 42);
-    row("chain", "features[0]: a feature's point is Chain", &|f| f.objective = FEWSTEP_OBJECTIVE_ROLLOUT);
-    row("norm", "features[0].norm is 3", &|f| f.norm = FEWSTEP_NORM_HUBER);
-    row("weight", "features[0].weight is inf", &|f| f.weight = f32::INFINITY);
-    row("reserved", "features[0].reserved", &|f| f.reserved = 1);
-    row("no block", "features[0].student is NULL", &|f| f.student = null());
-    row("unknown block", "the student has no block 'middle'; it has", &|f| f.student = none.as_ptr());
-    row("unknown block of the teacher", "the teacher has no block 'middle'; it has", &|f| f.teacher = none.as_ptr());
-    row("no data", "dataset", &|f| f.objective = FEWSTEP_OBJECTIVE_OUTPUT);
-    let feature = good();
-    let found = f.trainer(|o, _| (o.features, o.feature_count, o.feature_stride) = (&feature, 1, 8));
-    f.api.fails("stride", found, INVALID, "stride");
-    let found = f.trainer(|o, _| (o.features, o.feature_count) = (null(), 1));
-    f.api.fails("NULL", found, INVALID, "features");
-    let found = f.trainer(|o, _| (o.features, o.feature_count) = (&feature, usize::MAX));
-    f.api.fails("count", found, INVALID, "count is");
-}
-
-/// A loss has as many terms as there are; a number of them that no memory holds is an error before the first one is read.
-#[test]
-fn too_many_terms() {
-    let f = Fixture::new();
-    let terms = vec![term(FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_WEIGHT_STATE); 65];
-    for (count, expected, needle) in [(0, INVALID, "one or more terms"), (usize::MAX, INVALID, "count is"), (usize::MAX / 8192, OUT_OF_MEMORY, "terms")] {
-        let mut options = f.api.trainer_options(terms.as_ptr());
-        (options.steps, options.term_count) = (2, count);
-        let mut out = null_mut();
-        // SAFETY: valid pointers; counts beyond the array are refused before it is read.
-        let status = unsafe { (f.api.fewstep_trainer_create)(f.runtime, f.model, f.model, null(), &options, &mut out) };
-        f.api.fails("terms", status, expected, needle);
-        assert!(out.is_null());
-    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #[path = "../common/alone.rs"]
 mod alone;
 mod bad_input;
+mod bad_training;
 mod devices;
 #[path = "../ffi_common/mod.rs"]
 mod ffi_common;

@@ -8,7 +8,7 @@ pub mod own;
 use super::context::{Needs, TermContext};
 use super::dataset::Dataset;
 use super::draws::Draws;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::{Graph, ValueId};
 use crate::memory;
 use crate::names::named_enum;
@@ -75,11 +75,11 @@ pub struct At {
 impl At {
     /// What the teacher predicts here: evaluated once, for whatever is matched.
     pub fn teacher(&self, g: &mut Graph, context: &TermContext) -> Result<&Predicted> {
-        if self.teacher.get().is_none() {
-            let predicted = context.teacher()?.network.predicted(g, self.x, self.t, &self.conditions)?;
-            return Ok(self.teacher.get_or_init(|| predicted));
+        if let Some(known) = self.teacher.get() {
+            return Ok(known);
         }
-        self.teacher.get().ok_or_else(|| Error::internal("a prediction is lost"))
+        let predicted = context.teacher()?.network.predicted(g, self.x, self.t, &self.conditions)?;
+        Ok(self.teacher.get_or_init(|| predicted))
     }
 }
 
