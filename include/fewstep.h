@@ -1291,7 +1291,7 @@ FEWSTEP_API fewstep_status fewstep_dataset_destroy(fewstep_dataset *dataset);
 
 /**
  * Match the state where the teacher arrives, in its own steps, from the state that the student reaches by itself: the teacher walks anew in every training
- * step (substeps, at most 64; no FEWSTEP_CLIP_DYNAMIC, which is UNSUPPORTED here). Needs what TEACHER_FORCED needs.
+ * step (substeps, at most 64: give a small number, since the default is meant for trajectories that are computed once). Needs what TEACHER_FORCED needs.
  */
 #define FEWSTEP_OBJECTIVE_RESOLVE 5
 
@@ -1301,6 +1301,13 @@ FEWSTEP_API fewstep_status fewstep_dataset_destroy(fewstep_dataset *dataset);
  * back; memory is about that of one evaluation. Needs what TEACHER_FORCED needs.
  */
 #define FEWSTEP_OBJECTIVE_ROLLOUT 6
+
+/**
+ * Match the state where the teacher arrives, in its own steps, from a noisy image at the start of a step of the grid: progressive distillation, where the
+ * teacher is the student of twice as many steps and substeps is 2; with any teacher it trains on states of data, which the student's own may be mixed with as
+ * another term. Needs a teacher and a dataset, and no trajectories.
+ */
+#define FEWSTEP_OBJECTIVE_PROGRESSIVE 7
 
 /**
  * The error of the clean image itself.
@@ -1479,7 +1486,8 @@ typedef struct {
    */
   uint32_t steps;
   /**
-   * Teacher steps inside each step of the student; 8 by default. At most 1000 teacher steps in all.
+   * Teacher steps inside each step of the student, at most 1000 in all; 0 (the default) for 32 or a little more in all with DDIM, 24 and 20 with
+   * teacher_order 2 and 3. What a student is trained to match is no closer to the teacher than these steps: fewstep_trainer_target_error measures how close.
    */
   uint32_t substeps;
   /**
@@ -1604,6 +1612,17 @@ typedef struct {
    * Bytes from one feature to the next; sizeof(fewstep_feature).
    */
   size_t feature_stride;
+  /**
+   * Solver of the teacher on its trajectories and where it walks for RESOLVE and PROGRESSIVE: 1 (the default) is DDIM, 2 and 3 are multistep DPM-Solver++,
+   * which comes closer with as many evaluations (20 steps of order 3 are about 40 of DDIM).
+   */
+  uint32_t teacher_order;
+  /**
+   * Training steps after which all trajectories are replaced by fresh ones, so that a long run does not learn the noises of its cache by heart; 0 (the
+   * default) for never. The next ones are computed beside those steps, a share in each, which takes memory for both and makes every step longer by that
+   * share: cache_size * (teacher steps) / cache_refresh evaluations of the teacher.
+   */
+  uint32_t cache_refresh;
 } fewstep_trainer_options;
 
 
@@ -1644,7 +1663,7 @@ typedef struct {
 #define FEWSTEP_RESUME_LOSS 8
 
 /**
- * Resume with other teacher trajectories: pairs or steps, substeps, cache_size, height and width, trajectory_clip and its fields; or another
+ * Resume with other teacher trajectories: pairs or steps, teacher_order, substeps, cache_size, cache_refresh, height and width, trajectory_clip and its fields; or another
  * guidance_scale or null_label.
  */
 #define FEWSTEP_RESUME_TRAJECTORIES 16
@@ -1750,7 +1769,8 @@ typedef struct {
    */
   uint64_t program_bytes;
   /**
-   * Bytes of the cache of teacher trajectories; 0 before it is made, and where no term needs one.
+   * Bytes of the cache of teacher trajectories, with cache_refresh those that come next and what computes them too; 0 before it is made, and where no term
+   * needs one.
    */
   uint64_t cache_bytes;
   /**
@@ -1776,7 +1796,7 @@ FEWSTEP_API fewstep_status fewstep_trainer_options_init(fewstep_trainer_options 
  * The caller owns `*out` and gives it to fewstep_trainer_destroy; it keeps what it needs of the other handles alive. Any thread may call.
  * Returns OK, INVALID_ARGUMENT, SHAPE (networks or data that do not fit together), UNSUPPORTED (also a teacher whose inputs are rounded; such a student with
  * pairs that are not its own grid, or with FEWSTEP_OBJECTIVE_OUTPUT or FEWSTEP_OBJECTIVE_DENOISE, whose timesteps lie on none; scales of groups that are to
- * learn; FEWSTEP_OBJECTIVE_RESOLVE where trajectories are thresholded dynamically), CANCELLED, NUMERIC or OUT_OF_MEMORY.
+ * learn), CANCELLED, NUMERIC or OUT_OF_MEMORY.
  */
 FEWSTEP_API
 fewstep_status fewstep_trainer_create(const fewstep_runtime *runtime,
@@ -1834,6 +1854,21 @@ FEWSTEP_API
 fewstep_status fewstep_trainer_evaluate(fewstep_trainer *trainer,
                                         uint64_t seed,
                                         fewstep_step_report *report);
+
+/**
+ * How far from the teacher the states are that the student is trained to match, which no student that matches them comes below: the RMSE between the ends of
+ * `count` trajectories as this trainer computes them (teacher_order, substeps) and as DDIM does over `reference_steps` evenly spread ("trailing") timesteps,
+ * from the noises of `seed` that training does not see. Needs an objective on trajectories. `cancel` may be NULL. Changes nothing.
+ *
+ * One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED, NUMERIC or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_trainer_target_error(fewstep_trainer *trainer,
+                                            uint32_t reference_steps,
+                                            uint32_t count,
+                                            uint64_t seed,
+                                            const fewstep_cancel_token *cancel,
+                                            double *out);
 
 /**
  * Each term of the loss, then each feature, without its factor, in the order of the options, as the last step or evaluation found it: also one that was

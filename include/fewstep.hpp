@@ -463,6 +463,13 @@ class Trainer : public detail::Owner<fewstep_trainer> {
         return detail::filled<fewstep_step_report>([&](auto *out) { return fewstep_trainer_evaluate(handle().get(), seed, out); });
     }
 
+    /** RMSE between what the student is trained to match and DDIM over `reference_steps`, over `count` noises that training does not see. Throws Error. */
+    double target_error(std::uint32_t reference_steps = 50, std::uint32_t count = 512, std::uint64_t seed = 77, const CancelToken *cancel = nullptr) {
+        double error = 0;
+        check(fewstep_trainer_target_error(handle().get(), reference_steps, count, seed, cancel ? cancel->handle().get() : nullptr, &error));
+        return error;
+    }
+
     /**
      * Each term of the loss, then each feature, without its factor, as the last step or evaluation found it, also one that threw for a number that is not
      * finite. Throws Error.

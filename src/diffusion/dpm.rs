@@ -65,6 +65,18 @@ impl Algorithm {
     }
 }
 
+impl Table {
+    /// Multistep DPM-Solver++ of order 2 or 3 (arXiv 2211.01095, algorithm 2, and its third-order form; order 1 is DDIM) over an explicit list of pairs, each of
+    /// which begins where the one before ends. Only a last step to clean data is taken at order 1, as it must be: its lambda is infinite.
+    pub fn multistep(schedule: &NoiseSchedule, prediction: Prediction, pairs: &[(i64, i64)], order: usize, clip: Clip) -> Result<Self> {
+        let grid = SigmaGrid::over(schedule, pairs)?;
+        let final_sigmas = if grid.sigmas.last() == Some(&0.0) { FinalSigma::Zero } else { FinalSigma::SigmaMin };
+        let config = DpmConfig { order, clip, final_sigmas, lower_order_final: false, ..DpmConfig::default() };
+        check(&config)?;
+        over(&grid, prediction, &config)
+    }
+}
+
 /// The table of a run of `steps` steps.
 pub(super) fn table(schedule: &NoiseSchedule, prediction: Prediction, config: &DpmConfig, steps: usize) -> Result<Table> {
     check(config)?;
@@ -77,14 +89,18 @@ pub(super) fn table(schedule: &NoiseSchedule, prediction: Prediction, config: &D
         rules: Rules::Dpm,
         range: [None; 2],
     };
-    let grid = SigmaGrid::new(schedule, &options, steps)?;
+    over(&SigmaGrid::new(schedule, &options, steps)?, prediction, config)
+}
+
+/// The steps of a grid.
+fn over(grid: &SigmaGrid, prediction: Prediction, config: &DpmConfig) -> Result<Table> {
     let count = grid.timesteps.len();
     let highest = (0..count).map(|i| order_of(i, count, config)).max().unwrap_or(1);
     if config.algorithm == Algorithm::SdeDpmSolver && highest == 3 {
         // Short runs never get to order 3, and diffusers accepts those.
         return Err(Error::unsupported("solver_order is 3, which the algorithm sde-dpmsolver does not have; use 1 or 2"));
     }
-    Table::new(count, |i| step(&grid, i, prediction, config, highest), config.clip)
+    Table::new(count, |i| step(grid, i, prediction, config, highest), config.clip)
 }
 
 fn check(config: &DpmConfig) -> Result<()> {
@@ -270,6 +286,21 @@ mod tests {
             let got = w[2].next.m0 * l0 + w[2].next.kept[0] * l1 + w[2].next.kept[1] * l2;
             assert!((got - exact).abs() < 1e-6, "{got} against {exact}");
         }
+    }
+
+    /// Over the timesteps of a spread, an explicit list of pairs gives the same steps; cut short it ends where it says.
+    #[test]
+    fn pairs_are_a_grid_like_any_other() {
+        let schedule = NoiseSchedule::new(ScheduleConfig::default()).unwrap();
+        for order in 1..=3 {
+            let spread = build(|c| (c.order, c.lower_order_final) = (order, false), 12).unwrap();
+            let pairs: Vec<_> = spread.steps.iter().map(|s| (s.t as i64, s.t_next as i64)).collect();
+            let over = |pairs: &[(i64, i64)]| Table::multistep(&schedule, Prediction::Epsilon, pairs, order, Clip::None).unwrap();
+            assert_eq!(over(&pairs), spread, "order {order}");
+            assert_eq!(over(&pairs[..5]).steps[..], spread.steps[..5], "order {order}");
+        }
+        assert!(Table::multistep(&schedule, Prediction::Epsilon, &[(999, 499), (498, -1)], 2, Clip::None).is_err());
+        assert!(Table::multistep(&schedule, Prediction::Epsilon, &[(999, -1)], 4, Clip::None).is_err());
     }
 
     #[test]

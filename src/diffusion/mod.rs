@@ -18,6 +18,7 @@ pub mod sigmas;
 pub mod table;
 pub mod trajectory;
 pub mod unipc;
+pub mod walk;
 
 #[cfg(test)]
 mod golden_tests;
@@ -40,3 +41,4 @@ pub use sigmas::{FinalSigma, SigmaSpread};
 pub use table::{Clip, MEMORY, Step, Sum, Table};
 pub use trajectory::{Weight, denoise_loss_coefficients, loss_coefficients, output_loss_coefficients};
 pub use unipc::UniPcConfig;
+pub use walk::Walk;

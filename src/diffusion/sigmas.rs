@@ -2,7 +2,7 @@
 //!
 //! Here sigma is the ratio `s_t / a_t` (the variance-exploding view of the same process). Formulas and rounding follow diffusers' `DPMSolverMultistepScheduler`.
 
-use super::grid::{Spacing, dpm_timesteps};
+use super::grid::{Spacing, check_chain, check_pairs, dpm_timesteps};
 use super::schedule::{BetaSchedule, CLEAN, NoiseSchedule, Rounding, nonzero};
 use crate::error::{Error, Result};
 use crate::memory::{self, try_collect, try_vec};
@@ -32,6 +32,8 @@ pub struct SigmaGrid {
     pub timesteps: Vec<i64>,
     /// One sigma more than there are timesteps: before each step, and after the last. See `check_falling`.
     pub sigmas: Vec<f64>,
+    /// Where the last step lands, as a timestep.
+    end: i64,
 }
 
 /// What a [`SigmaGrid`] is made from.
@@ -89,13 +91,26 @@ impl SigmaGrid {
         let p = schedule.config.precision;
         sigmas.iter_mut().for_each(|s| *s = p.round(*s));
         check_falling(&sigmas)?;
-        Ok(Self { timesteps, sigmas })
+        let end = if options.end == FinalSigma::Zero { CLEAN } else { 0 };
+        Ok(Self { timesteps, sigmas, end })
     }
 
-    /// Where each step lands, as a timestep: the next step's, and at the end [`CLEAN`] for sigma 0 and timestep 0 for the smallest training sigma.
+    /// The grid of a run over pairs of timesteps, each of which begins where the one before ends.
+    pub fn over(schedule: &NoiseSchedule, pairs: &[(i64, i64)]) -> Result<Self> {
+        check_pairs(schedule.len(), pairs)?;
+        check_chain(pairs)?;
+        let (train, p) = (training_sigmas(schedule)?, schedule.config.precision);
+        let timesteps = memory::collect(pairs.iter().map(|pair| pair.0), "timesteps")?;
+        let end = pairs.last().map_or(CLEAN, |pair| pair.1);
+        let sigma = |t: i64| usize::try_from(t).map_or(0.0, |t| p.round(train[t]));
+        let sigmas = memory::collect(timesteps.iter().copied().chain([end]).map(sigma), "sigmas")?;
+        check_falling(&sigmas)?;
+        Ok(Self { timesteps, sigmas, end })
+    }
+
+    /// Where each step lands, as a timestep: the next step's, and at the end of a spread [`CLEAN`] for sigma 0 and timestep 0 for the smallest training sigma.
     pub fn next_timestep(&self, step: usize) -> i64 {
-        let end = if self.sigmas.last() == Some(&0.0) { CLEAN } else { 0 };
-        self.timesteps.get(step + 1).copied().unwrap_or(end)
+        self.timesteps.get(step + 1).copied().unwrap_or(self.end)
     }
 }
 

@@ -7,7 +7,7 @@ use super::features::is_alignment;
 use super::loss_scale::LossScale;
 use super::overflow::{StateBounds, largest};
 use super::parameters::{ParameterSet, State};
-use super::record::{self, BLOCKS, CLIP, DRAWS, FEATURES, GUIDANCE, PRECISION, QUANTIZATION, SETS, TRAJECTORY_PRECISION};
+use super::record::{self, BLOCKS, CACHE_REFRESH, CLIP, DRAWS, FEATURES, GUIDANCE, PRECISION, QUANTIZATION, SETS, TEACHER_ORDER, TRAJECTORY_PRECISION};
 use super::trainer::Trainer;
 use crate::error::{Error, Result, Status};
 use crate::graph::ops::ClipScale;
@@ -86,7 +86,7 @@ impl OptionGroup {
             "batch" => OptionGroup::Batch,
             "beta1" | "beta2" | "eps" | "weight_decay" | "clip_norm" | "ema_decay" => OptionGroup::Optimizer,
             "terms" | DRAWS | FEATURES | BLOCKS => OptionGroup::Loss,
-            "pairs" | "substeps" | "cache_size" | "size" | CLIP | GUIDANCE => OptionGroup::Trajectories,
+            "pairs" | "substeps" | "cache_size" | "size" | CACHE_REFRESH | CLIP | GUIDANCE | TEACHER_ORDER => OptionGroup::Trajectories,
             "seed" => OptionGroup::Seed,
             PRECISION | TRAJECTORY_PRECISION => OptionGroup::Precision,
             _ => return None,

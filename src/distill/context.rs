@@ -1,6 +1,6 @@
 //! What terms of a loss are built from: the networks, their noise schedule, the student's grid.
 
-use crate::diffusion::{Clip, NoiseSchedule, Prediction};
+use crate::diffusion::{NoiseSchedule, Prediction, Walk};
 use crate::error::{Error, Result};
 use crate::nn::{Guidance, Model, Predictor};
 
@@ -57,15 +57,6 @@ pub struct TermContext<'a> {
     pub walk: Walk,
 }
 
-/// A teacher's way through a step of the student's.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Walk {
-    /// Its DDIM steps there.
-    pub substeps: usize,
-    /// What is done to the data that it predicts in each.
-    pub clip: Clip,
-}
-
 impl<'a> TermContext<'a> {
     /// The frozen network, where a term needs one.
     pub fn teacher(&self) -> Result<Role<'a>> {
@@ -78,6 +69,8 @@ impl<'a> TermContext<'a> {
 pub struct Needs {
     /// Cached teacher trajectories over the student's grid.
     pub cache: bool,
+    /// The student's grid, and how the teacher goes through its steps.
+    pub grid: bool,
     /// Images.
     pub dataset: bool,
     /// A teacher network, in the loop or for the cache.
@@ -87,6 +80,6 @@ pub struct Needs {
 impl Needs {
     /// What either of them needs.
     pub fn or(self, other: Self) -> Self {
-        Self { cache: self.cache || other.cache, dataset: self.dataset || other.dataset, teacher: self.teacher || other.teacher }
+        Self { cache: self.cache || other.cache, grid: self.grid || other.grid, dataset: self.dataset || other.dataset, teacher: self.teacher || other.teacher }
     }
 }

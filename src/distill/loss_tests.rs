@@ -1,14 +1,14 @@
 //! Terms as points and targets: what they share, what they draw, and that each pair is what it says.
 
 use super::checkpoint::OptionGroup;
-use super::context::{Role, TermContext, Walk};
+use super::context::{Role, TermContext};
 use super::loss::Evaluated;
 use super::points::cached::TrajectoryBatch;
 use super::tests::{bytes_of, model, options, scratch};
 use super::*;
 use crate::backend::cpu::CpuBackend;
 use crate::backend::{Backend, Executable, as_bytes};
-use crate::diffusion::{Clip, Table, Weight, trailing_pairs, trajectory};
+use crate::diffusion::{Clip, Table, Walk, Weight, trailing_pairs};
 use crate::error::{Result, Status};
 use crate::graph::{Graph, TensorType};
 use crate::io::safetensors::{self, TensorFile};
@@ -35,7 +35,7 @@ fn term(point: Point, target: Target) -> Term {
 
 /// Every pair that fits.
 fn terms() -> Vec<Term> {
-    let points = [Point::Data, Point::Cached, Point::Own, Point::Chain];
+    let points = [Point::Data, Point::Noised, Point::Cached, Point::Own, Point::Chain];
     let targets = [Target::TeacherOutput, Target::NextState, Target::Resolved, Target::Clean];
     points.iter().flat_map(|p| targets.iter().filter(|t| t.fits(*p)).map(|t| term(*p, *t))).collect()
 }
@@ -47,7 +47,7 @@ fn assert_close(found: f32, expected: f32, what: &str) {
 
 #[test]
 fn every_pair_that_fits_trains_and_the_others_are_refused() -> Result<()> {
-    assert_eq!(terms().len(), 9);
+    assert_eq!(terms().len(), 12);
     for term in terms() {
         let mut trainer = trainer(vec![term], 2)?;
         let before = bytes_of(&trainer)?;
@@ -61,6 +61,7 @@ fn every_pair_that_fits_trains_and_the_others_are_refused() -> Result<()> {
         (Point::Data, Target::Resolved, "TeacherOutput or Clean"),
         (Point::Chain, Target::Resolved, "can be NextState"),
         (Point::Cached, Target::Clean, "Cached"),
+        (Point::Noised, Target::NextState, "TeacherOutput or Resolved or Clean"),
         (Point::Data, Target::NextState, "TeacherOutput or Clean"),
     ] {
         let error = trainer(vec![term(point, target)], 2).err().expect("refused");
@@ -147,7 +148,7 @@ fn own_states_are_those_of_the_students_sampler() -> Result<()> {
             teacher: None,
             schedule: &schedule,
             pairs: &pairs,
-            walk: Walk { substeps: 1, clip: Clip::None },
+            walk: Walk { order: 1, substeps: 1, clip: Clip::None },
         };
         let mut g = Graph::new();
         let image = TensorType::f32(&[n, 8, 8, 1]);
@@ -179,15 +180,19 @@ fn own_states_are_those_of_the_students_sampler() -> Result<()> {
     Ok(())
 }
 
+const DYNAMIC: Clip = Clip::Dynamic { ratio: 0.995, max: 1.0 };
+
 /// Where the teacher arrives is where its sampler arrives, from each row's own state, with what its steps clip.
 #[test]
 fn resolved_targets_are_where_the_teachers_sampler_arrives() -> Result<()> {
     let (model, backend) = (model()?, CpuBackend::new(1)?);
     let (schedule, prediction, pairs) = (model.scheduler.noise_schedule()?, model.scheduler.prediction(), trailing_pairs(1000, 3)?);
-    for (substeps, clip) in [(1, Clip::None), (4, Clip::None), (3, Clip::Range(0.5))] {
+    for (order, substeps, clip) in
+        [(1, 1, Clip::None), (1, 4, Clip::None), (1, 3, Clip::Range(0.5)), (2, 4, Clip::None), (3, 5, Clip::Range(0.5)), (3, 1, Clip::None), (2, 2, DYNAMIC)]
+    {
+        let walk = Walk { order, substeps, clip };
         let role = Role { network: Predictor::new(&model, context::TEACHER), prediction };
-        let context =
-            TermContext { student: Role::student(&model, prediction), teacher: Some(role), schedule: &schedule, pairs: &pairs, walk: Walk { substeps, clip } };
+        let context = TermContext { student: Role::student(&model, prediction), teacher: Some(role), schedule: &schedule, pairs: &pairs, walk };
         let mut g = Graph::new();
         let image = TensorType::f32(&[3, 8, 8, 1]);
         let (state, target) = (g.input("state", image.clone())?, g.input("target", image)?);
@@ -202,8 +207,7 @@ fn resolved_targets_are_where_the_teachers_sampler_arrives() -> Result<()> {
         exec.run_all()?;
         let found = exec.read_bytes(resolved)?.of::<f32>()?.to_vec();
         for (row, k) in [2usize, 0, 1].into_iter().enumerate() {
-            let grid = trajectory::teacher_pairs(1000, &pairs[k..=k], substeps)?;
-            let table = Table::from_pairs(&schedule, prediction, &grid, 0.0, clip)?;
+            let table = walk.table(&schedule, prediction, &pairs[k..=k])?;
             let spec = RunSpec { table: &table, batch: 1, size: [8, 8], purpose: Purpose::Init, precision: DType::F32, guidance: None, unrolled: UNROLLED };
             let mut run = SamplingRun::new(&backend, &model, &spec)?;
             run.begin(0, &[0], &[], Some(&x[row * 64..][..64]))?;
@@ -212,20 +216,21 @@ fn resolved_targets_are_where_the_teachers_sampler_arrives() -> Result<()> {
             let size = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
             let off = found[row * 64..][..64].iter().zip(&expected).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
             // Rounded in another order.
-            assert!(off <= 1e-5 * size, "{substeps} of {clip:?}, pair {k}: off by {off}");
+            assert!(off <= 1e-5 * size, "{walk:?}, pair {k}: off by {off}");
         }
     }
     let many = TrainerOptions { terms: vec![term(Point::Chain, Target::NextState)], batch: 2, pairs: trailing_pairs(1000, 33)?, ..options() };
     let error = Trainer::new(Arc::new(CpuBackend::new(1)?), &model, Some(&model), None, many).err().expect("33 steps");
     assert!(error.status == Status::InvalidArgument && error.message.contains("the grid has 33 steps"), "{error}");
-    let dynamic = Some(Clip::Dynamic { ratio: 0.995, max: 1.0 });
-    for (changed, status, needle) in [
-        (TrainerOptions { trajectory_clip: dynamic, ..options() }, Status::Unsupported, "thresholded dynamically"),
-        (TrainerOptions { substeps: 65, ..options() }, Status::InvalidArgument, "substeps is 65"),
+    for (changed, needle) in [
+        (TrainerOptions { substeps: 65, ..options() }, "substeps is 65"),
+        (TrainerOptions { teacher_order: 4, ..options() }, "order of the teacher's solver is 4"),
+        (TrainerOptions { pairs: vec![], ..options() }, "need a grid of step pairs"),
+        (TrainerOptions { cache_size: 0, ..options() }, "cache_size is 0"),
     ] {
         let changed = TrainerOptions { terms: vec![term(Point::Own, Target::Resolved)], batch: 2, ..changed };
         let error = Trainer::new(Arc::new(CpuBackend::new(1)?), &model, Some(&model), None, changed).err().expect(needle);
-        assert!(error.status == status && error.message.contains(needle), "{error}");
+        assert!(error.status == Status::InvalidArgument && error.message.contains(needle), "{error}");
     }
     Ok(())
 }

@@ -19,10 +19,12 @@ pub mod points;
 mod range;
 mod record;
 pub mod student;
+mod target_error;
 pub mod targets;
 pub mod term;
 pub mod trainer;
 mod training_graph;
+mod trajectories;
 
 #[cfg(test)]
 mod features_tests;
@@ -32,6 +34,8 @@ mod loss_tests;
 mod set_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trajectories_tests;
 
 pub use cache::TrajectoryCache;
 pub use checkpoint::OptionGroup;

@@ -19,18 +19,22 @@ named_enum! {
         Denoise = "Denoise",
         /// The state where the teacher arrives from the state that the student itself reaches (detached).
         Resolve = "Resolve",
+        /// The state where the teacher arrives from noised data: progressive distillation (arXiv 2202.00512, algorithm 2), where the teacher is the student
+        /// of twice as many steps and takes two of them.
+        Progressive = "Progressive",
         /// The teacher's next cached states along the student's whole run, with gradient through all of its steps.
         Rollout = "Rollout",
     }
 }
 
 /// What each of them names.
-const PAIRS: [(Objective, Point, Target); 6] = [
+const PAIRS: [(Objective, Point, Target); 7] = [
     (Objective::Output, Point::Data, Target::TeacherOutput),
     (Objective::TeacherForced, Point::Cached, Target::NextState),
     (Objective::OnPolicy, Point::Own, Target::NextState),
     (Objective::Denoise, Point::Data, Target::Clean),
     (Objective::Resolve, Point::Own, Target::Resolved),
+    (Objective::Progressive, Point::Noised, Target::Resolved),
     (Objective::Rollout, Point::Chain, Target::NextState),
 ];
 

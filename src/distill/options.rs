@@ -7,7 +7,7 @@ use super::optimizer::Optimizer;
 use super::points::Point;
 use super::targets::Target;
 use super::term::Term;
-use crate::diffusion::Clip;
+use crate::diffusion::{Clip, Walk};
 use crate::error::{Error, Result};
 use crate::nn::{Guidance, Model};
 use crate::tensor::DType;
@@ -25,10 +25,14 @@ pub struct TrainerOptions {
     pub features: Vec<FeatureTerm>,
     /// The student's grid; needed by trajectory terms.
     pub pairs: Vec<(i64, i64)>,
-    /// Teacher DDIM steps inside each pair.
+    /// Order of the teacher's solver on its trajectories, 1 ..= 3 ([`Walk`]).
+    pub teacher_order: usize,
+    /// Teacher steps inside each pair.
     pub substeps: usize,
     /// Cached trajectories.
     pub cache_size: usize,
+    /// Training steps after which all of them are replaced by others, which are computed beside these steps; 0 for never.
+    pub cache_refresh: u64,
     /// Trajectories that the cache computes side by side.
     pub cache_batch: usize,
     /// How the student learns.
@@ -61,8 +65,10 @@ impl Default for TrainerOptions {
             terms: vec![],
             features: vec![],
             pairs: vec![],
+            teacher_order: 1,
             substeps: 8,
             cache_size: 8192,
+            cache_refresh: 0,
             cache_batch: 128,
             optimizer: Optimizer::default(),
             scale_learning_rate: 0.0,
@@ -103,6 +109,7 @@ impl TrainerOptions {
                 self.pairs.len()
             )));
         }
+        self.walk(None).check()?;
         self.optimizer.check()?;
         if self.learns_scales() {
             if self.optimizer.total_steps == 0 {
@@ -110,8 +117,12 @@ impl TrainerOptions {
             }
             self.optimizer.of_scales(self.scale_learning_rate).check().map_err(|e| e.context("scale_learning_rate"))?;
         }
-        if self.needs().cache && (self.pairs.is_empty() || self.cache_size == 0 || self.substeps == 0) {
-            return Err(Error::invalid("trajectory objectives need a grid of step pairs, teacher sub-steps and a cache of at least one trajectory"));
+        let needs = self.needs();
+        if needs.grid && (self.pairs.is_empty() || self.substeps == 0) {
+            return Err(Error::invalid("trajectory objectives need a grid of step pairs and teacher sub-steps"));
+        }
+        if needs.cache && self.cache_size == 0 {
+            return Err(Error::invalid("cache_size is 0; objectives on the teacher's trajectories need at least one"));
         }
         let rows = (self.pairs.len() + 1).checked_mul(self.cache_size);
         if rows.is_none_or(|r| r > i32::MAX as usize) {
@@ -138,6 +149,11 @@ impl TrainerOptions {
     /// What is done to the data that this teacher predicts on its trajectories.
     pub fn clip_of(&self, teacher: Option<&Model>) -> Clip {
         self.trajectory_clip.unwrap_or_else(|| teacher.map_or(Clip::None, |teacher| teacher.scheduler.clip()))
+    }
+
+    /// How this teacher goes through the student's steps.
+    pub fn walk(&self, teacher: Option<&Model>) -> Walk {
+        Walk { order: self.teacher_order, substeps: self.substeps, clip: self.clip_of(teacher) }
     }
 
     /// Losses that are added up.

@@ -6,6 +6,7 @@
 use crate::cancel::Stop;
 use crate::diffusion::{Clip, Level, NoiseSchedule};
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::tensor::try_vec;
 use half::f16;
 
@@ -20,8 +21,8 @@ const FACTOR: f64 = 4.0;
 const CHECKED: usize = 1 << 18;
 
 /// Stores states and remembers the one that is furthest out of range.
-pub(super) struct StateRange<'a> {
-    pairs: &'a [(i64, i64)],
+pub(super) struct StateRange {
+    pairs: Vec<(i64, i64)>,
     /// What is done to the predicted data on the way.
     clip: Clip,
     /// Largest expected |x| after k student steps, for each k.
@@ -30,9 +31,9 @@ pub(super) struct StateRange<'a> {
     found: Vec<f32>,
 }
 
-impl<'a> StateRange<'a> {
+impl StateRange {
     /// Over the student's grid with this clipping; `data` is that of the teacher's own scheduler, which tells the data's range.
-    pub fn new(schedule: &NoiseSchedule, pairs: &'a [(i64, i64)], clip: Clip, data: Clip) -> Result<Self> {
+    pub fn new(schedule: &NoiseSchedule, pairs: &[(i64, i64)], clip: Clip, data: Clip) -> Result<Self> {
         let data = match data {
             Clip::None => UNKNOWN_DATA,
             Clip::Range(range) => range,
@@ -45,7 +46,7 @@ impl<'a> StateRange<'a> {
         for (expected, t) in expected.iter_mut().zip(first.into_iter().chain(pairs.iter().map(|p| p.1))) {
             *expected = size(t)?;
         }
-        Ok(Self { pairs, clip, found: try_vec(expected.len(), "the range of states")?, expected })
+        Ok(Self { pairs: memory::copy(pairs, "the range of states")?, clip, found: try_vec(expected.len(), "the range of states")?, expected })
     }
 
     /// Stores states after `k` student steps in f16; a numeric error if one of them does not fit, a cancelled one where `stop` is set.
@@ -73,7 +74,7 @@ impl<'a> StateRange<'a> {
     }
 
     fn describe(&self, k: usize, size: f32) -> String {
-        let (pairs, expected) = (self.pairs, self.expected[k]);
+        let (pairs, expected) = (&self.pairs, self.expected[k]);
         let at = if k == 0 { pairs[0].0 } else { pairs[k - 1].1 };
         format!(
             "the teacher's trajectories reach {size} after step {k} of the student's {} (timestep {at}), where data and noise give {expected:.1} at most",

@@ -17,6 +17,10 @@ pub(super) const PRECISION: &str = "precision";
 /// Recorded where trajectories clip: those of runs that were saved before it was an option did not.
 pub(super) const CLIP: &str = "trajectory_clip";
 
+/// Recorded where it is not 1: DDIM was the only one before.
+pub(super) const TEACHER_ORDER: &str = "teacher_order";
+/// Recorded where trajectories are replaced on the way.
+pub(super) const CACHE_REFRESH: &str = "cache_refresh";
 /// Recorded where the teacher is guided.
 pub(super) const GUIDANCE: &str = "guidance";
 /// Recorded where terms share a point: they did not share its draws when this was not recorded yet.
@@ -54,6 +58,8 @@ pub(super) fn options(o: &TrainerOptions, sets: &[ParameterSet], trajectory_clip
         (PRECISION, precision(o.precision).to_string()),
         (CLIP, clip(trajectory_clip)),
         (GUIDANCE, guidance(o.guidance)),
+        (TEACHER_ORDER, o.teacher_order.to_string()),
+        (CACHE_REFRESH, o.cache_refresh.to_string()),
         (DRAWS, if o.shares_points() { "by point" } else { "by term" }.to_string()),
         (TRAJECTORY_PRECISION, precision(trajectories).to_string()),
         (SETS, sets.iter().map(ParameterSet::name).collect::<Vec<_>>().join(", ")),
@@ -88,6 +94,8 @@ pub(super) fn default(option: &str) -> Option<&'static str> {
         PRECISION | TRAJECTORY_PRECISION => Some("F32"),
         CLIP | GUIDANCE | QUANTIZATION => Some("None"),
         DRAWS => Some("by term"),
+        TEACHER_ORDER => Some("1"),
+        CACHE_REFRESH => Some("0"),
         SETS => Some(STUDENT),
         FEATURES | BLOCKS => Some("[]"),
         _ => None,
@@ -192,6 +200,8 @@ mod tests {
                 FeatureTerm { point: Point::Own, student: "a".into(), teacher: "b".into(), norm: NormKind::L1, weight: 1.0, decay_steps: 0 },
             ],
             size: Some([8, 16]),
+            teacher_order: 3,
+            cache_refresh: 50,
             precision: DType::Bf16,
             ..TrainerOptions::default()
         };
@@ -216,6 +226,8 @@ mod tests {
             ("feature_blocks", r#"["mid_block" as "mid_block", "a" as "b"]"#),
             ("precision", "Bf16"),
             ("trajectory_clip", "Dynamic { ratio: 0.995, max: 1.0 }"),
+            ("teacher_order", "3"),
+            ("cache_refresh", "50"),
             ("draws", "by point"),
             ("trajectory_precision", "Bf16"),
             ("learning_rate", "0.001"),
@@ -244,7 +256,9 @@ mod tests {
         assert_eq!([of("decay"), of("size")], [Some("Cosine".into()), Some("None".into())]);
         assert_eq!(super::decay(LearningRate::Stable), "Stable");
         assert!(
-            ["precision", "trajectory_clip", "draws", "trajectory_precision", "sets", "features", "feature_blocks"].iter().all(|later| of(later).is_none())
+            ["precision", "trajectory_clip", "teacher_order", "cache_refresh", "draws", "trajectory_precision", "sets", "features", "feature_blocks"]
+                .iter()
+                .all(|later| of(later).is_none())
         );
         assert_eq!(of("terms").as_deref(), Some("[Term { objective: Output, weight: 0.5, step_weight: State, norm: L1 }]"));
         assert_eq!(word(&plain, &student(&plain), Clip::Range(1.0), "trajectory_clip").as_deref(), Some("Range(1.0)"));

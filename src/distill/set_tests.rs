@@ -1,7 +1,7 @@
 //! Several sets of parameters and several phases: an alignment layer, 1x1 over the student's output, that learns beside the student.
 
 use super::checkpoint::OptionGroup;
-use super::context::{Role, TermContext, Walk};
+use super::context::{Role, TermContext};
 use super::draws::Draws;
 use super::loss::Evaluated;
 use super::parameters::{Parameter, STUDENT};
@@ -11,7 +11,7 @@ use super::training_graph::{Assembly, Losses, TrainingGraph};
 use super::*;
 use crate::backend::cpu::CpuBackend;
 use crate::cancel::Stop;
-use crate::diffusion::{Clip, Weight};
+use crate::diffusion::{Clip, Walk, Weight};
 use crate::error::{Result, Status};
 use crate::graph::ops::StopGradient;
 use crate::graph::{Graph, TensorType, ValueId};
@@ -61,7 +61,7 @@ fn program(how: How, student: &Model, data: &Dataset, options: &TrainerOptions) 
         teacher: None,
         schedule: &schedule,
         pairs: &[],
-        walk: Walk { substeps: 1, clip: Clip::None },
+        walk: Walk { order: 1, substeps: 1, clip: Clip::None },
     };
     let sources = Sources { dataset: Some(data), cache_size: 0, size: [8, 8] };
     let mut assembly = Assembly::new(options.precision)?;
@@ -237,7 +237,7 @@ fn an_unrolled_chain_may_be_computed_again() -> Result<()> {
             teacher: None,
             schedule: &schedule,
             pairs: &[],
-            walk: Walk { substeps: 1, clip: Clip::None },
+            walk: Walk { order: 1, substeps: 1, clip: Clip::None },
         };
         let mut assembly = Assembly::new(options.precision)?;
         assembly.begin(STUDENT)?;

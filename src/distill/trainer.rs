@@ -1,6 +1,5 @@
 //! The training step: draw, evaluate, differentiate, clip, AdamW, moving average — one plan, run once a step.
 
-use super::cache::{CacheSpec, TrajectoryCache};
 use super::context::TEACHER;
 use super::dataset::Dataset;
 use super::draws::DrawInputs;
@@ -12,9 +11,10 @@ use super::parameters::{Parameter, ParameterSet, SCALES, STUDENT, State};
 use super::phase::{Segments, UpdateInputs};
 use super::points::{CACHE, DATASET};
 use super::training_graph::{Results, TrainingGraph};
+use super::trajectories::Trajectories;
 use crate::backend::{Backend, Executable, Memory, as_bytes};
 use crate::cancel::{Stop, cancelled};
-use crate::diffusion::{Clip, NoiseSchedule, grid};
+use crate::diffusion::{Clip, grid};
 use crate::error::{Error, Result};
 use crate::graph::ops::ClipScale;
 use crate::graph::{Numerics, ValueId};
@@ -54,9 +54,8 @@ pub enum WeightsKind {
 pub struct Trainer {
     pub(super) options: TrainerOptions,
     pub(super) student: Model,
-    teacher: Option<Model>,
-    schedule: NoiseSchedule,
-    backend: Arc<dyn Backend>,
+    pub(super) teacher: Option<Model>,
+    pub(super) backend: Arc<dyn Backend>,
     pub(super) exec: Box<dyn Executable>,
     draws: DrawInputs,
     /// Factors of features, f32 [1] each.
@@ -77,11 +76,9 @@ pub struct Trainer {
     evaluated: bool,
     /// Of the teacher's trajectories, if there are any.
     pub(super) trajectory_clip: Clip,
-    cache: Option<TrajectoryCache>,
+    pub(super) trajectories: Trajectories,
     /// Rows that the conditions of trajectories are drawn from; empty where labels are all there are.
-    rows: Vec<Arc<Tensor>>,
-    /// Not yet handed to the host.
-    warning: Option<String>,
+    pub(super) rows: Vec<Arc<Tensor>>,
     pub(super) steps_done: u64,
     pub(super) bounds: StateBounds,
 }
@@ -105,9 +102,12 @@ impl Trainer {
         check_networks(student, teacher, dataset, &options)?;
         let schedule = student.scheduler.noise_schedule()?;
         let (mut trajectory_clip, mut rows) = (Clip::None, vec![]);
-        if let (true, Some(teacher)) = (options.needs().cache, teacher) {
+        let needs = options.needs();
+        if let (true, Some(teacher)) = (needs.grid, teacher) {
             grid::check(schedule.len(), &options.pairs)?;
-            rows = trajectory_rows(teacher, dataset, options.size.map_or_else(|| student.size(), Ok)?)?;
+            if needs.cache {
+                rows = trajectory_rows(teacher, dataset, options.size.map_or_else(|| student.size(), Ok)?)?;
+            }
             trajectory_clip = options.clip_of(Some(teacher));
             trajectory_clip.check().map_err(|e| e.context("the trajectories"))?;
         }
@@ -143,7 +143,6 @@ impl Trainer {
             trajectory_clip,
             student: student.clone(),
             teacher: teacher.cloned(),
-            schedule: student.scheduler.noise_schedule()?,
             backend,
             phases: phases.iter().map(|phase| Segments::of(exec.plan(), phase)).collect::<Result<_>>()?,
             exec,
@@ -157,9 +156,8 @@ impl Trainer {
             results,
             found,
             evaluated: false,
-            cache: None,
+            trajectories: Trajectories::default(),
             rows: vec![],
-            warning: None,
             steps_done: 0,
             options,
         })
@@ -173,26 +171,13 @@ impl Trainer {
         if !self.options.needs().cache {
             return self.exec.prepare_until(stop);
         }
-        let Some(teacher) = &self.teacher else { return Err(Error::internal("a cache without a teacher")) };
-        let spec = CacheSpec {
-            schedule: &self.schedule,
-            prediction: teacher.scheduler.prediction(),
-            clip: self.trajectory_clip,
-            pairs: &self.options.pairs,
-            substeps: self.options.substeps,
-            count: self.options.cache_size,
-            size: self.size()?,
-            seed: self.options.seed,
-            batch: self.options.cache_batch,
-            guidance: self.options.guidance,
-            rows: &self.rows,
-            precision: self.options.precision,
-        };
         // What is computed stays, whatever becomes of the rest.
-        if self.cache.is_none() {
-            let mut cache = TrajectoryCache::build(self.backend.as_ref(), teacher, &spec, progress, stop)?;
-            self.warning = cache.warning.take();
-            self.cache = Some(cache);
+        if !self.has_cache() {
+            let (generation, seed) = (self.generation(), self.options.seed);
+            self.with_trajectories(|this, trajectories| trajectories.complete(generation, seed, || this.cache_builder(stop), progress, stop))?;
+            if !self.replaces_after(generation) {
+                self.trajectories.end();
+            }
         }
         self.bind_cache(stop)
     }
@@ -202,18 +187,13 @@ impl Trainer {
         self.has_cache() && self.exec.check_ready().is_ok()
     }
 
-    /// True where the trajectories are there, or none are needed.
-    fn has_cache(&self) -> bool {
-        self.cache.is_some() || !self.options.needs().cache
-    }
-
     /// What there is to say about the trajectories, once.
     pub fn take_warning(&mut self) -> Option<String> {
-        self.warning.take()
+        self.trajectories.take_warning()
     }
 
     fn bind_cache(&mut self, stop: Stop) -> Result<()> {
-        let Some(cache) = &self.cache else { return Err(Error::internal("no cache")) };
+        let cache = self.trajectories.of(self.generation()).ok_or_else(|| Error::internal("no cache"))?;
         self.exec.bind(&format!("{CACHE}states"), cache.states.clone())?;
         for (condition, rows) in self.student.roles()?.conditions.iter().zip(&cache.conditions) {
             self.exec.bind(&format!("{CACHE}{}", condition.name), rows.clone())?;
@@ -232,6 +212,7 @@ impl Trainer {
         if !self.is_prepared() {
             self.prepare(&mut |_, _| true, stop)?;
         }
+        self.advance_trajectories(stop)?;
         let n = self.steps_done;
         self.write_draws(self.options.seed)?;
         self.write_updates()?;
@@ -421,9 +402,9 @@ impl Trainer {
         self.exec.memory()
     }
 
-    /// Bytes of the trajectory cache; 0 before it is made and where none is needed.
+    /// Bytes of the trajectories, those that come next and what computes them included; 0 before they are made and where none are needed.
     pub fn cache_bytes(&self) -> usize {
-        self.cache.as_ref().map_or(0, |c| c.states.bytes().len() + c.conditions.iter().map(|rows| rows.bytes().len()).sum::<usize>())
+        self.trajectories.bytes()
     }
 
     /// Seed, schedule and the like.
@@ -431,7 +412,7 @@ impl Trainer {
         &self.options
     }
 
-    fn size(&self) -> Result<[usize; 2]> {
+    pub(super) fn size(&self) -> Result<[usize; 2]> {
         self.options.size.map_or_else(|| self.student.size(), Ok)
     }
 

@@ -1,6 +1,6 @@
 //! The program of a training step: draws, losses, gradients, clipping, AdamW, moving average.
 
-use super::context::{self, Role, TermContext, Walk};
+use super::context::{self, Role, TermContext};
 use super::dataset::Dataset;
 use super::draws::{DrawInputs, Draws};
 use super::evaluations::Evaluations;
@@ -62,7 +62,7 @@ impl TrainingGraph {
             teacher: teacher.map(|t| Role::teacher(t, t.scheduler.prediction()).guided(options.guidance)),
             schedule,
             pairs: &options.pairs,
-            walk: Walk { substeps: options.substeps, clip: options.clip_of(teacher) },
+            walk: options.walk(teacher),
         };
         let sources = Sources { dataset, cache_size: options.cache_size, size: options.size.map_or_else(|| student.size(), Ok)? };
         let mut assembly = Assembly::new(options.precision)?;

@@ -32,7 +32,7 @@ pub const FEWSTEP_RESUME_OPTIMIZER: u32 = 4;
 /// Resume with other terms or features (what aligns other blocks begins anew; without features they cost no more time); or with the same where they share the
 /// draws of a point, which versions before 0.1.0 had each draw its own.
 pub const FEWSTEP_RESUME_LOSS: u32 = 8;
-/// Resume with other teacher trajectories: pairs or steps, substeps, cache_size, height and width, trajectory_clip and its fields; or another
+/// Resume with other teacher trajectories: pairs or steps, teacher_order, substeps, cache_size, cache_refresh, height and width, trajectory_clip and its fields; or another
 /// guidance_scale or null_label.
 pub const FEWSTEP_RESUME_TRAJECTORIES: u32 = 16;
 /// Resume with another seed.
@@ -98,7 +98,8 @@ pub struct fewstep_trainer_info {
     pub constant_bytes: u64,
     /// Bytes of the plan: its operations, and the tables of their kernels.
     pub program_bytes: u64,
-    /// Bytes of the cache of teacher trajectories; 0 before it is made, and where no term needs one.
+    /// Bytes of the cache of teacher trajectories, with cache_refresh those that come next and what computes them too; 0 before it is made, and where no term
+    /// needs one.
     pub cache_bytes: u64,
     /// All the memory that the trainer holds, on the host and on a GPU: arena, prepared, state, constant, program and cache bytes together. The weights of
     /// the models that it was made from and the dataset, which are shared, are not in it.
@@ -237,7 +238,7 @@ pub unsafe extern "C" fn fewstep_trainer_options_init(options: *mut fewstep_trai
 /// The caller owns `*out` and gives it to fewstep_trainer_destroy; it keeps what it needs of the other handles alive. Any thread may call.
 /// Returns OK, INVALID_ARGUMENT, SHAPE (networks or data that do not fit together), UNSUPPORTED (also a teacher whose inputs are rounded; such a student with
 /// pairs that are not its own grid, or with FEWSTEP_OBJECTIVE_OUTPUT or FEWSTEP_OBJECTIVE_DENOISE, whose timesteps lie on none; scales of groups that are to
-/// learn; FEWSTEP_OBJECTIVE_RESOLVE where trajectories are thresholded dynamically), CANCELLED, NUMERIC or OUT_OF_MEMORY.
+/// learn), CANCELLED, NUMERIC or OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_trainer_create(
     runtime: *const fewstep_runtime,
@@ -341,6 +342,31 @@ pub unsafe extern "C" fn fewstep_trainer_evaluate(trainer: *mut fewstep_trainer,
             return Err(Error::numeric(format!("the loss is {}", found.loss)));
         }
         write_report(report, size, fewstep_step_report::new(&found));
+        Ok(())
+    })
+}
+
+/// How far from the teacher the states are that the student is trained to match, which no student that matches them comes below: the RMSE between the ends of
+/// `count` trajectories as this trainer computes them (teacher_order, substeps) and as DDIM does over `reference_steps` evenly spread ("trailing") timesteps,
+/// from the noises of `seed` that training does not see. Needs an objective on trajectories. `cancel` may be NULL. Changes nothing.
+///
+/// One thread at a time. Returns OK, INVALID_ARGUMENT, CANCELLED, NUMERIC or OUT_OF_MEMORY.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_trainer_target_error(
+    trainer: *mut fewstep_trainer,
+    reference_steps: u32,
+    count: u32,
+    seed: u64,
+    cancel: *const fewstep_cancel_token,
+    out: *mut f64,
+) -> fewstep_status {
+    // SAFETY: every pointer is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let trainer = exclusive(trainer)?;
+        check_out(out, "out")?;
+        let cancel = Cancel::new(cancel)?;
+        let stop = trainer.runtime.stop_or(&cancel);
+        put(out, trainer.trainer.target_error(reference_steps as usize, count as usize, seed, stop)?);
         Ok(())
     })
 }

@@ -8,7 +8,7 @@ use super::guidance;
 use super::options::{self, Item, Options, size_field};
 use super::precision::{FEWSTEP_PRECISION_F32, precision};
 use super::sampler_options::{FEWSTEP_CLIP_DYNAMIC, FEWSTEP_CLIP_NONE, FEWSTEP_CLIP_RANGE};
-use crate::diffusion::{Clip, Weight};
+use crate::diffusion::{Clip, Walk, Weight};
 use crate::distill::{FeatureTerm, LearningRate, NormKind, Objective, Optimizer, Term, TrainerOptions};
 use crate::error::{Error, Result};
 use crate::memory;
@@ -25,12 +25,16 @@ pub const FEWSTEP_OBJECTIVE_ON_POLICY: i32 = 3;
 /// Match the clean image: trains a teacher from data. Needs a dataset.
 pub const FEWSTEP_OBJECTIVE_DENOISE: i32 = 4;
 /// Match the state where the teacher arrives, in its own steps, from the state that the student reaches by itself: the teacher walks anew in every training
-/// step (substeps, at most 64; no FEWSTEP_CLIP_DYNAMIC, which is UNSUPPORTED here). Needs what TEACHER_FORCED needs.
+/// step (substeps, at most 64: give a small number, since the default is meant for trajectories that are computed once). Needs what TEACHER_FORCED needs.
 pub const FEWSTEP_OBJECTIVE_RESOLVE: i32 = 5;
 /// Match all of the teacher's cached states along the student's whole run from their noise, with gradient through the chain of its steps: the mean over the
 /// steps, of which the grid has at most 32. A training step evaluates the student once for each step of its grid, and all but the last once more on the way
 /// back; memory is about that of one evaluation. Needs what TEACHER_FORCED needs.
 pub const FEWSTEP_OBJECTIVE_ROLLOUT: i32 = 6;
+/// Match the state where the teacher arrives, in its own steps, from a noisy image at the start of a step of the grid: progressive distillation, where the
+/// teacher is the student of twice as many steps and substeps is 2; with any teacher it trains on states of data, which the student's own may be mixed with as
+/// another term. Needs a teacher and a dataset, and no trajectories.
+pub const FEWSTEP_OBJECTIVE_PROGRESSIVE: i32 = 7;
 
 /// The error of the clean image itself.
 pub const FEWSTEP_WEIGHT_CONST: i32 = 1;
@@ -133,7 +137,8 @@ pub struct fewstep_trainer_options {
     pub pair_stride: usize,
     /// Sampler steps of the student, evenly spread ("trailing"), instead of pairs; 0 by default.
     pub steps: u32,
-    /// Teacher steps inside each step of the student; 8 by default. At most 1000 teacher steps in all.
+    /// Teacher steps inside each step of the student, at most 1000 in all; 0 (the default) for 32 or a little more in all with DDIM, 24 and 20 with
+    /// teacher_order 2 and 3. What a student is trained to match is no closer to the teacher than these steps: fewstep_trainer_target_error measures how close.
     pub substeps: u32,
     /// Teacher trajectories that are computed before training and kept in memory; 8192 by default.
     pub cache_size: u32,
@@ -201,6 +206,13 @@ pub struct fewstep_trainer_options {
     pub feature_count: usize,
     /// Bytes from one feature to the next; sizeof(fewstep_feature).
     pub feature_stride: usize,
+    /// Solver of the teacher on its trajectories and where it walks for RESOLVE and PROGRESSIVE: 1 (the default) is DDIM, 2 and 3 are multistep DPM-Solver++,
+    /// which comes closer with as many evaluations (20 steps of order 3 are about 40 of DDIM).
+    pub teacher_order: u32,
+    /// Training steps after which all trajectories are replaced by fresh ones, so that a long run does not learn the noises of its cache by heart; 0 (the
+    /// default) for never. The next ones are computed beside those steps, a share in each, which takes memory for both and makes every step longer by that
+    /// share: cache_size * (teacher steps) / cache_refresh evaluations of the teacher.
+    pub cache_refresh: u32,
 }
 
 // SAFETY: repr(C), six 4-byte numbers.
@@ -233,7 +245,7 @@ unsafe impl Options for fewstep_trainer_options {
             pair_count: 0,
             pair_stride: size_of::<fewstep_step_pair>(),
             steps: 0,
-            substeps: narrow(d.substeps),
+            substeps: 0,
             cache_size: narrow(d.cache_size),
             cache_batch: narrow(d.cache_batch),
             learning_rate: d.optimizer.learning_rate,
@@ -262,17 +274,20 @@ unsafe impl Options for fewstep_trainer_options {
             features: std::ptr::null(),
             feature_count: 0,
             feature_stride: size_of::<fewstep_feature>(),
+            teacher_order: narrow(d.teacher_order),
+            cache_refresh: 0,
         }
     }
 }
 
-const OBJECTIVES: [(i32, Objective); 6] = [
+const OBJECTIVES: [(i32, Objective); 7] = [
     (FEWSTEP_OBJECTIVE_OUTPUT, Objective::Output),
     (FEWSTEP_OBJECTIVE_TEACHER_FORCED, Objective::TeacherForced),
     (FEWSTEP_OBJECTIVE_ON_POLICY, Objective::OnPolicy),
     (FEWSTEP_OBJECTIVE_DENOISE, Objective::Denoise),
     (FEWSTEP_OBJECTIVE_RESOLVE, Objective::Resolve),
     (FEWSTEP_OBJECTIVE_ROLLOUT, Objective::Rollout),
+    (FEWSTEP_OBJECTIVE_PROGRESSIVE, Objective::Progressive),
 ];
 
 fn term(i: usize, t: &fewstep_term) -> Result<Term> {
@@ -372,9 +387,11 @@ pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model, tea
     if let (true, Some(own)) = (pairs.is_empty(), &student.student) {
         pairs.clone_from(&own.pairs);
     }
-    let teacher_steps = pairs.len().saturating_mul(o.substeps as usize);
+    let teacher_order = o.teacher_order as usize;
+    let substeps = if o.substeps == 0 { Walk::enough_substeps(teacher_order, &pairs) } else { o.substeps as usize };
+    let teacher_steps = pairs.len().saturating_mul(substeps);
     if teacher_steps > MAX_TEACHER_STEPS {
-        return Err(Error::invalid(format!("{} steps of {} substeps are {teacher_steps} teacher steps; at most {MAX_TEACHER_STEPS}", pairs.len(), o.substeps)));
+        return Err(Error::invalid(format!("{} steps of {substeps} substeps are {teacher_steps} teacher steps; at most {MAX_TEACHER_STEPS}", pairs.len())));
     }
     let size = read_size(o.height, o.width)?;
     check_extent(student, o.batch.max(o.cache_batch.min(o.cache_size)) as usize, size.map_or_else(|| student.size(), Ok)?)?;
@@ -384,7 +401,9 @@ pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model, tea
         terms: memory::try_collect(terms.iter().enumerate().map(|(i, t)| term(i, t)), "terms")?,
         features,
         pairs,
-        substeps: o.substeps as usize,
+        teacher_order,
+        substeps,
+        cache_refresh: u64::from(o.cache_refresh),
         cache_size: o.cache_size as usize,
         cache_batch: o.cache_batch as usize,
         optimizer: optimizer(o)?,

@@ -15,6 +15,6 @@ pub mod unet;
 pub use conditions::{Condition, ConditionKind};
 pub use model::{Model, StudentInfo, widened};
 pub use network::{Inputs, Network, Signature};
-pub use prediction::{Guidance, Predicted, Predictor};
+pub use prediction::{Guidance, Predicted, Predictor, Roles};
 pub use quantization::{InputNumbers, LayerNumbers, Quantization, WeightNumbers};
 pub use scope::{Feature, Layer, Scope, scale_after};

@@ -35,12 +35,23 @@ struct Draw {
 
 /// The steps of a table that a piece of program does.
 #[derive(Clone, Copy)]
-enum Does<'a> {
+pub enum Does<'a> {
     /// One of them: its factors are constants.
     One(&'a Step),
-    /// Whichever `row` i32 [N] says, the same in each element: factors are rows of tables.
-    Any { steps: &'a [Step], row: ValueId },
+    /// Whichever `row` i32 [N] says for each image: factors are rows of tables.
+    Any {
+        /// Those that there are.
+        steps: &'a [Step],
+        /// Which of them each image does.
+        row: ValueId,
+    },
 }
+
+/// What a sampler has kept at each place, where there is anything.
+pub type Kept = [Option<ValueId>; MEMORY];
+
+/// What a step's sums are made of: x, the model's output, the clipped prediction, what was kept, and noise.
+const TERMS: usize = 4 + MEMORY;
 
 impl<'a> Does<'a> {
     fn steps(&self) -> &'a [Step] {
@@ -50,24 +61,28 @@ impl<'a> Does<'a> {
         }
     }
 
-    /// The sum of `values` with the factors that `of` gives for a step, as many; those that are 0 in every step have no part in it.
-    fn sum(&self, g: &mut Graph, values: &[ValueId], of: impl Fn(&Step, usize) -> f64) -> Result<ValueId> {
+    /// The sum of `values` with the factors that `of` gives for a step, as many; those that are 0 in every step have no part in it, and may not be there.
+    fn sum(&self, g: &mut Graph, values: &[Option<ValueId>], of: impl Fn(&Step, usize) -> f64) -> Result<ValueId> {
         let used: Vec<usize> = (0..values.len()).filter(|i| self.steps().iter().any(|s| of(s, *i) != 0.0)).collect();
+        let value = |i: usize| values[i].ok_or_else(|| Error::internal("a sampler step reads what no step has kept"));
         match (self, &used[..]) {
-            (_, []) => g.weighted_sum(&[(0.0, values[0])]),
-            (Does::One(step), used) => g.weighted_sum(&used.iter().map(|i| (of(step, *i), values[*i])).collect::<Vec<_>>()),
+            (_, []) => g.weighted_sum(&[(0.0, value(0)?)]),
+            (Does::One(step), used) => {
+                let terms = memory::try_collect(used.iter().map(|i| Ok((of(step, *i), value(*i)?))), "coefficients")?;
+                g.weighted_sum(&terms)
+            }
             (Does::Any { steps, row }, used) => {
                 let factors = memory::collect(steps.iter().flat_map(|s| used.iter().map(|i| of(s, *i) as f32)), "coefficients")?;
                 let table = g.constant("coefficients", Tensor::from_slice(&[steps.len(), used.len()], &factors)?)?;
                 let rows = g.gather(table, *row)?;
-                let operands: Vec<_> = std::iter::once(rows).chain(used.iter().map(|i| values[*i])).collect();
+                let operands = memory::try_collect(std::iter::once(Ok(rows)).chain(used.iter().map(|i| value(*i))), "coefficients")?;
                 g.push1(Combine { first: 0 }.into(), &operands)
             }
         }
     }
 
     /// A number of each step, for every image: f32 [N].
-    fn number(&self, g: &mut Graph, name: &str, batch: usize, of: impl Fn(&Step) -> f64) -> Result<ValueId> {
+    pub fn number(&self, g: &mut Graph, name: &str, batch: usize, of: impl Fn(&Step) -> f64) -> Result<ValueId> {
         match self {
             Does::One(step) => g.constant_fill(name, &[batch], of(step) as f32),
             Does::Any { steps, row } => {
@@ -81,38 +96,53 @@ impl<'a> Does<'a> {
     /// The state, or its multiple where the sampler scales what the network sees.
     fn network_input(&self, g: &mut Graph) -> Result<ValueId> {
         let x = current(g, X)?;
-        if self.steps().iter().all(|s| s.input == 1.0) { Ok(x) } else { self.sum(g, &[x], |s, _| s.input) }
+        if self.steps().iter().all(|s| s.input == 1.0) { Ok(x) } else { self.sum(g, &[Some(x)], |s, _| s.input) }
     }
 
-    /// The next x and what is kept, each a sum of x, `out`, the prediction, what was kept, and noise, which `fresh` gives. `out` is the model's prediction
-    /// [N,H,W,C] at the present state.
-    fn update(&self, g: &mut Graph, table: &Table, out: ValueId, fresh: impl FnOnce(&mut Graph) -> Result<ValueId>) -> Result<()> {
-        let x = current(g, X)?;
-        let mut values = [x; 4 + MEMORY];
-        values[1] = out;
+    /// The next x from x and the model's prediction `out` [N,H,W,C] there, and what each place then keeps, `None` where that stays what it is; `fresh` gives
+    /// noise.
+    pub fn next(
+        &self,
+        g: &mut Graph,
+        clip: &Clip,
+        [x, out]: [ValueId; 2],
+        kept: &Kept,
+        fresh: impl FnOnce(&mut Graph) -> Result<ValueId>,
+    ) -> Result<(ValueId, Kept)> {
+        let mut values = [None; TERMS];
+        values[..2].copy_from_slice(&[Some(x), Some(out)]);
         if self.steps().iter().any(Step::reads_m0) {
-            let x0 = self.sum(g, &[x, out], |s, i| [s.x0_x, s.x0_out][i])?;
-            values[2] = clipped(g, x0, &table.clip)?;
+            let x0 = self.sum(g, &[Some(x), Some(out)], |s, i| [s.x0_x, s.x0_out][i])?;
+            values[2] = Some(clipped(g, x0, clip)?);
         }
-        for (value, name) in values[3..].iter_mut().zip(KEPT).take(table.memory) {
-            *value = current(g, name)?;
-        }
+        values[3..3 + MEMORY].copy_from_slice(kept);
         if self.steps().iter().any(|s| s.noise != 0.0) {
-            values[3 + MEMORY] = fresh(g)?;
+            values[3 + MEMORY] = Some(fresh(g)?);
         }
         let next = self.sum(g, &values, |s, i| s.next.factors().chain([s.noise]).nth(i).unwrap_or(0.0))?;
-        let mut updates = vec![(x, next)];
-        for j in 0..table.memory {
-            let place = values[3 + j];
+        let mut keeps = [None; MEMORY];
+        for (j, keeps) in keeps.iter_mut().enumerate() {
             let of = |s: &Step, i: usize| s.keep[j].unwrap_or_else(|| Sum::kept(j)).factors().nth(i).unwrap_or(0.0);
             let same = |i: usize| self.steps().iter().all(|s| (0..3 + MEMORY).all(|k| of(s, k) == f64::from(u8::from(k == i))));
-            match (0..3 + MEMORY).find(|i| same(*i)) {
-                Some(i) if i == 3 + j => {}
-                Some(i) => updates.push((place, values[i])),
-                None => updates.push((place, self.sum(g, &values[..3 + MEMORY], of)?)),
-            }
+            *keeps = match (0..3 + MEMORY).find(|i| same(*i)) {
+                Some(i) if i == 3 + j => None,
+                Some(i) => values[i], // a place in which nothing is yet passes on nothing
+                None => Some(self.sum(g, &values[..3 + MEMORY], of)?),
+            };
         }
-        assign(g, updates)
+        Ok((next, keeps))
+    }
+
+    /// The same with x and what is kept as the run's states.
+    fn update(&self, g: &mut Graph, table: &Table, out: ValueId, fresh: impl FnOnce(&mut Graph) -> Result<ValueId>) -> Result<()> {
+        let x = current(g, X)?;
+        let mut kept = [None; MEMORY];
+        for (place, name) in kept.iter_mut().zip(KEPT).take(table.memory) {
+            *place = Some(current(g, name)?);
+        }
+        let (next, keeps) = self.next(g, &table.clip, [x, out], &kept, fresh)?;
+        let places = kept.into_iter().zip(keeps).filter_map(|(place, new)| place.zip(new));
+        assign(g, memory::collect(std::iter::once((x, next)).chain(places), "sampler steps")?)
     }
 }
 

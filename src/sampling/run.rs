@@ -261,6 +261,24 @@ pub(super) fn check_given(conditions: &[Condition], given: &[Given], n: usize, s
     Ok(taken)
 }
 
+/// Begins a run of fixed batch with as many of `count` samples as fit, from `first` on, of whose values `given` has all; how many those are, and their values.
+pub fn begin_batch(run: &mut SamplingRun, seed: u64, given: &[Given], count: usize, first: usize) -> Result<(usize, Vec<(ConditionKind, Rows)>)> {
+    let batch = run.shape()[0];
+    let used = batch.min(count.saturating_sub(first));
+    let last = (first + used).checked_sub(1).ok_or_else(|| Error::internal("a batch of no samples"))?;
+    let index = |i: usize| i32::try_from((first + i).min(last)).map_err(|_| Error::invalid(format!("{count} samples are too many")));
+    let samples = memory::try_collect((0..batch).map(index), "samples")?;
+    let rows = given.iter().map(|(kind, values)| Ok((*kind, Rows::of(*values, count, first..first + used, batch)?)));
+    let rows = memory::try_collect(rows, "conditions")?;
+    run.begin(seed, &samples, &values_of(&rows)?, None)?;
+    Ok((used, rows))
+}
+
+/// What a run is given.
+fn values_of(rows: &[(ConditionKind, Rows)]) -> Result<Vec<Given<'_>>> {
+    memory::collect(rows.iter().map(|(kind, rows)| (*kind, rows.values())), "conditions")
+}
+
 /// Samples of any number through a run of fixed batch: `visit(run, first, count, given)` is called after every batch
 /// is begun, with what it was given. `given` has the values of all samples.
 pub fn for_each_batch(
@@ -270,22 +288,18 @@ pub fn for_each_batch(
     count: usize,
     mut visit: impl FnMut(&mut SamplingRun, usize, usize, &[Given]) -> Result<()>,
 ) -> Result<()> {
-    let batch = run.shape()[0];
-    let mut samples = try_vec::<i32>(batch, "samples")?;
-    for first in (0..count).step_by(batch) {
-        let n = batch.min(count - first);
-        samples.iter_mut().enumerate().for_each(|(i, s)| *s = (first + i.min(n - 1)) as i32);
-        let rows = memory::try_collect(given.iter().map(|(_, values)| Rows::of(*values, count, first..first + n, batch)), "conditions")?;
-        let part = memory::collect(given.iter().zip(&rows).map(|((kind, _), rows)| (*kind, rows.values())), "conditions")?;
-        run.begin(seed, &samples, &part, None)?;
-        visit(run, first, n, &part)?;
+    for first in (0..count).step_by(run.shape()[0]) {
+        let (used, rows) = begin_batch(run, seed, given, count, first)?;
+        visit(run, first, used, &values_of(&rows)?)?;
     }
     Ok(())
 }
 
 /// The values of a batch, the last ones repeated where there are fewer.
-enum Rows {
+pub enum Rows {
+    /// Labels.
     I32(Vec<i32>),
+    /// Everything else.
     F32(Vec<f32>),
 }
 

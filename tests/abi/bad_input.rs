@@ -76,6 +76,7 @@ fn null_everywhere() {
         fewstep_trainer_step(null_mut(), null_mut()) => INVALID;
         fewstep_trainer_train(null_mut(), 0, None, null_mut(), null()) => INVALID;
         fewstep_trainer_evaluate(null_mut(), 0, null_mut()) => INVALID;
+        fewstep_trainer_target_error(null_mut(), 2, 1, 0, null(), null_mut()) => INVALID;
         fewstep_trainer_losses(null_mut(), null_mut(), 0, null_mut()) => INVALID;
         fewstep_trainer_snapshot(null_mut(), 0, null_mut()) => INVALID;
         fewstep_trainer_save(null_mut(), null()) => INVALID;

@@ -225,7 +225,7 @@ fn long_calls_see_their_tokens() {
         report.struct_size = size_of::<fewstep_step_report>() as u32;
         let mut student_options: fewstep_student_options = std::mem::zeroed();
         api.ok((api.fewstep_student_options_init)(&mut student_options, size_of_val(&student_options)));
-        let mut pixels = [0f32; 64];
+        let (mut pixels, mut target_error) = ([0f32; 64], 0f64);
 
         api.ok((api.fewstep_cancel_token_cancel)(token));
         let by_runtime = [
@@ -242,6 +242,7 @@ fn long_calls_see_their_tokens() {
             ("trainer_step", (api.fewstep_trainer_step)(trainer, null_mut())),
             ("trainer_train", (api.fewstep_trainer_train)(trainer, 1, None, null_mut(), null())),
             ("trainer_evaluate", (api.fewstep_trainer_evaluate)(trainer, 1, &mut report)),
+            ("trainer_target_error", (api.fewstep_trainer_target_error)(trainer, 2, 1, 0, null(), &mut target_error)),
         ];
         (sampler_options.cancel, trainer_options.cancel, student_options.cancel) = (token, token, token);
         let by_options = [

@@ -168,6 +168,10 @@ static fewstep_model *train(const fewstep_runtime *runtime, const fewstep_model 
     fewstep_step_report report = {.struct_size = sizeof report};
     for (int i = 0; i < 3; i++) OK(fewstep_trainer_step(trainer, &report));
     OK(fewstep_trainer_evaluate(trainer, 1, &report));
+    double target_error = -1;
+    FAILS(INVALID_ARGUMENT, fewstep_trainer_target_error(trainer, 0, 4, 1, NULL, &target_error));
+    OK(fewstep_trainer_target_error(trainer, 10, 4, 1, NULL, &target_error));
+    if (!(target_error > 0)) exit(1);
     float losses[5];
     size_t loss_count = 0;
     FAILS(SHAPE, fewstep_trainer_losses(trainer, losses, 4, &loss_count));

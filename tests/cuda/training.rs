@@ -3,8 +3,8 @@
 use crate::ffi_common::{TINY, scratch};
 use crate::gpu;
 use fewstep::cancel::Stop;
-use fewstep::diffusion::{Clip, Weight};
-use fewstep::distill::cache::{CacheSpec, TrajectoryCache};
+use fewstep::diffusion::{Clip, Walk, Weight};
+use fewstep::distill::cache::{CacheBuilder, CacheSpec};
 use fewstep::distill::{Dataset, NormKind, Objective, Optimizer, Trainer, TrainerOptions, WeightsKind};
 use fewstep::io::scheduler_config::SchedulerConfig;
 use fewstep::nn::{Model, families};
@@ -89,20 +89,20 @@ fn the_cache_computes_in_the_trainers_precision() {
     let (backend, pairs) = (gpu(), vec![(999, 499), (499, -1)]);
     let cache = |precision| {
         let spec = CacheSpec {
-            schedule: &model.scheduler.noise_schedule().expect("a schedule"),
+            schedule: model.scheduler.noise_schedule().expect("a schedule"),
             prediction: model.scheduler.prediction(),
-            clip: Clip::Range(1.0),
-            pairs: &pairs,
-            substeps: 2,
+            pairs: pairs.clone(),
+            walk: Walk { order: 1, substeps: 2, clip: Clip::Range(1.0) },
             count: 4,
             size: model.size().expect("a size"),
-            seed: 1,
             batch: 4,
             precision,
             guidance: None,
-            rows: &[],
+            rows: vec![],
         };
-        let cache = TrajectoryCache::build(&backend, &model, &spec, &mut |_, _| true, Stop::NEVER).expect("a cache");
+        let mut builder = CacheBuilder::new(&backend, &model, spec, Stop::NEVER).expect("a teacher's run");
+        builder.begin(1, Stop::NEVER).expect("a cache");
+        let cache = builder.finish(&mut |_, _| true, Stop::NEVER).expect("a cache");
         cache.states.to_f32_vec().expect("floats")
     };
     let (single, half) = (cache(DType::F32), cache(DType::F16));

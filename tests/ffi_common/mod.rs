@@ -86,6 +86,7 @@ api! {
     fewstep_trainer_step(*mut fewstep_trainer, *mut fewstep_step_report) -> i32;
     fewstep_trainer_train(*mut fewstep_trainer, u64, fewstep_progress_callback, *mut c_void, *const fewstep_cancel_token) -> i32;
     fewstep_trainer_evaluate(*mut fewstep_trainer, u64, *mut fewstep_step_report) -> i32;
+    fewstep_trainer_target_error(*mut fewstep_trainer, u32, u32, u64, *const fewstep_cancel_token, *mut f64) -> i32;
     fewstep_trainer_losses(*mut fewstep_trainer, *mut f32, usize, *mut usize) -> i32;
     fewstep_trainer_snapshot(*mut fewstep_trainer, i32, *mut *mut fewstep_model) -> i32;
     fewstep_trainer_save(*mut fewstep_trainer, *const c_char) -> i32;

@@ -2,17 +2,17 @@
 
 use super::super::context::{Needs, TermContext};
 use super::super::draws::Draws;
-use super::{At, CACHE, Kind, Place, Sources, conditions};
+use super::{At, CACHE, Kind, Place, Sources, conditions, grid_timesteps};
 use crate::error::{Error, Result};
 use crate::graph::ops::IntAffine;
 use crate::graph::{Graph, TensorType, ValueId};
 use crate::memory;
 use crate::random::Purpose;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::DType;
 use std::cell::OnceCell;
 
 /// The teacher's next state is known, no data.
-pub const KIND: Kind = Kind { needs: Needs { cache: true, teacher: true, dataset: false }, data: false, next: true, on_grid: true, chained: false };
+pub const KIND: Kind = Kind { needs: Needs { cache: true, grid: true, teacher: true, dataset: false }, data: false, next: true, on_grid: true, chained: false };
 
 /// What points on trajectories are made of.
 pub struct TrajectoryBatch {
@@ -92,9 +92,7 @@ impl TrajectoryBatch {
 
     /// The point at this state of each row's pair.
     pub(super) fn at(&self, g: &mut Graph, context: &TermContext, x: ValueId) -> Result<At> {
-        let times = memory::collect(context.pairs.iter().map(|p| p.0 as f32), "timesteps")?;
-        let times = g.constant("pair.timesteps", Tensor::from_slice(&[times.len()], &times)?)?;
-        let t = g.gather(times, self.pair)?;
+        let t = grid_timesteps(g, context, self.pair)?;
         let places = memory::collect(context.pairs.iter().map(|&(t, next)| Place { t, next: Some(next) }), "timesteps")?;
         let conditions = memory::copy(&self.conditions, "conditions")?;
         Ok(At { x, t, conditions, places, place: self.pair, data: None, next: Some(self.target), teacher: OnceCell::new() })

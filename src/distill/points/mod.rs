@@ -13,6 +13,7 @@ use crate::graph::{Graph, ValueId};
 use crate::memory;
 use crate::names::named_enum;
 use crate::nn::{Condition, Predicted};
+use crate::tensor::Tensor;
 use std::cell::OnceCell;
 
 named_enum! {
@@ -20,6 +21,8 @@ named_enum! {
     Point {
         /// x_t of data and noise, at any timestep of the schedule.
         Data = "Data",
+        /// x_t of data and noise, at the start of a step of the student's grid.
+        Noised = "Noised",
         /// A state of the teacher's cached trajectories, at the start of a step of the student's grid.
         Cached = "Cached",
         /// The state that the student itself reaches there from the noise of a trajectory; no gradient flows into it.
@@ -106,6 +109,7 @@ impl Point {
     pub fn kind(self) -> Kind {
         match self {
             Point::Data => data::KIND,
+            Point::Noised => data::ON_GRID,
             Point::Cached => cached::KIND,
             Point::Own => own::KIND,
             Point::Chain => chain::KIND,
@@ -115,7 +119,8 @@ impl Point {
     /// Draws a batch.
     pub(super) fn draw(self, g: &mut Graph, context: &TermContext, draws: &Draws, sources: &Sources) -> Result<Drawn> {
         Ok(Drawn::At(match self {
-            Point::Data => data::draw(g, context, draws, sources)?.at(g, context)?,
+            Point::Data => data::draw(g, context, draws, sources, false)?.at(g, context, false)?,
+            Point::Noised => data::draw(g, context, draws, sources, true)?.at(g, context, true)?,
             Point::Cached => cached::draw(g, context, draws, sources)?.cached(g, context)?,
             Point::Own => own::draw(g, context, draws, sources)?.own(g, context)?,
             Point::Chain => return chain::draw(g, context, draws, sources).map(Drawn::Chain),
@@ -127,6 +132,13 @@ impl Point {
 pub(super) const CACHE: &str = "cache.";
 /// Before the names of what a dataset holds.
 pub(super) const DATASET: &str = "dataset.";
+
+/// The timesteps at which these pairs of the grid begin, f32 [B].
+fn grid_timesteps(g: &mut Graph, context: &TermContext, pair: ValueId) -> Result<ValueId> {
+    let times = memory::collect(context.pairs.iter().map(|p| p.0 as f32), "timesteps")?;
+    let times = g.constant("pair.timesteps", Tensor::from_slice(&[times.len()], &times)?)?;
+    g.gather(times, pair)
+}
 
 /// The conditions of these rows of tables with `count`, for what the student takes.
 fn conditions(g: &mut Graph, context: &TermContext, room: &str, (count, size): (usize, [usize; 2]), index: ValueId) -> Result<Vec<ValueId>> {

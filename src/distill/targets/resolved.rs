@@ -3,60 +3,31 @@
 
 use super::super::context::TermContext;
 use super::super::points::At;
-use crate::diffusion::table::is_coefficient;
-use crate::diffusion::{Clip, Step, Table, trajectory};
+use crate::diffusion::MEMORY;
 use crate::error::{Error, Result};
-use crate::graph::ops::{Combine, StopGradient, UnaryKind};
+use crate::graph::ops::StopGradient;
 use crate::graph::{Graph, ValueId};
 use crate::memory;
-use crate::tensor::Tensor;
+use crate::sampling::{Does, Kept};
+use std::array;
 
 pub(super) fn value(g: &mut Graph, context: &TermContext, at: &At) -> Result<ValueId> {
     let (teacher, walk) = (context.teacher()?, context.walk);
-    let grid = trajectory::teacher_pairs(context.schedule.len(), context.pairs, walk.substeps)?;
-    let table = Table::from_pairs(context.schedule, teacher.prediction, &grid, 0.0, walk.clip)?;
-    let mut x = at.x;
+    // A run of its own for each pair: a multistep solver knows nothing of how the student has come there.
+    let table = |pair: &(i64, i64)| walk.table(context.schedule, teacher.prediction, std::slice::from_ref(pair));
+    let tables = memory::try_collect(context.pairs.iter().map(table), "a teacher's steps")?;
+    let batch = g.shape(at.x)[0];
+    let (mut x, mut kept): (ValueId, Kept) = (at.x, [None; MEMORY]);
+    for place in kept.iter_mut().take(tables.iter().map(|table| table.memory).max().unwrap_or(0)) {
+        *place = Some(g.weighted_sum(&[(0.0, x)])?); // as a sampler begins; some pairs' steps may keep nothing where others do
+    }
     for sub in 0..walk.substeps {
-        let steps = || table.steps.iter().skip(sub).step_by(walk.substeps);
-        let t = rows(g, at, steps().map(|s| [s.t]))?;
-        let shape = memory::copy(g.shape(at.t), "timesteps")?;
-        let t = g.reshape(t, &shape)?;
+        let steps = memory::collect(tables.iter().map(|table| table.steps[sub]), "a teacher's steps")?;
+        let does = Does::Any { steps: &steps, row: at.place };
+        let t = does.number(g, "teacher.timestep", batch, |s| s.t)?;
         let out = teacher.network.predict(g, x, t, &at.conditions)?;
-        x = step(g, at, steps, [x, out], walk.clip)?;
+        let (next, keeps) = does.next(g, &walk.clip, [x, out], &kept, |_| Err(Error::internal("a teacher's step draws no noise")))?;
+        (x, kept) = (next, array::from_fn(|j| keeps[j].or(kept[j])));
     }
     g.push1(StopGradient.into(), &[x])
-}
-
-/// x' of these steps, one for each pair ([`Table`]).
-fn step<'t, I: Iterator<Item = &'t Step>>(g: &mut Graph, at: &At, steps: impl Fn() -> I, [x, out]: [ValueId; 2], clip: Clip) -> Result<ValueId> {
-    let range = match clip {
-        Clip::None => {
-            let factors = rows(g, at, steps().map(|s| [s.next.x, s.next.out]))?;
-            return g.push1(Combine { first: 0 }.into(), &[factors, x, out]);
-        }
-        Clip::Range(range) => range as f32,
-        Clip::Dynamic { .. } => {
-            return Err(Error::unsupported(
-                "a target that the teacher walks to in every step of training cannot be thresholded dynamically; give another trajectory_clip",
-            ));
-        }
-    };
-    let factors = rows(g, at, steps().map(|s| [s.x0_x, s.x0_out]))?;
-    let data = g.push1(Combine { first: 0 }.into(), &[factors, x, out])?;
-    let data = g.unary(UnaryKind::Clamp(-range, range), data)?;
-    let factors = rows(g, at, steps().map(|s| [s.next.x, s.next.out, s.next.m0]))?;
-    g.push1(Combine { first: 0 }.into(), &[factors, x, out, data])
-}
-
-/// The numbers of each row's pair, [B, K].
-fn rows<const K: usize>(g: &mut Graph, at: &At, pairs: impl Iterator<Item = [f64; K]>) -> Result<ValueId> {
-    let mut data = memory::with_capacity::<f32>(at.places.len().saturating_mul(K), "a teacher's steps")?;
-    for (row, place) in pairs.zip(&at.places) {
-        if let Some(c) = row.iter().find(|c| !is_coefficient(**c)) {
-            return Err(Error::numeric(format!("timestep {}: a factor of the teacher's steps is {c:e}, which float32 does not hold", place.t)));
-        }
-        memory::append(&mut data, &row.map(|c| c as f32), "a teacher's steps")?;
-    }
-    let table = g.constant("teacher.steps", Tensor::from_slice(&[at.places.len(), K], &data)?)?;
-    g.gather(table, at.place)
 }

@@ -3,8 +3,8 @@
 use crate::common::{Check, backend, close, fail, integers, read, text, to_nhwc, values, write};
 use crate::trajectory::teacher_dir;
 use fewstep::backend::Executable;
-use fewstep::diffusion::{Clip, NoiseSchedule, Prediction, Rounding, ScheduleConfig, Table, Weight, trajectory};
-use fewstep::distill::context::{Role, STUDENT, TEACHER, TermContext, Walk};
+use fewstep::diffusion::{Clip, NoiseSchedule, Prediction, Rounding, ScheduleConfig, Table, Walk, Weight, trajectory};
+use fewstep::distill::context::{Role, STUDENT, TEACHER, TermContext};
 use fewstep::distill::evaluations::Evaluations;
 use fewstep::distill::features::FeatureLoss;
 use fewstep::distill::parameters::{Parameter, State};
@@ -130,7 +130,7 @@ fn build(g: &mut Graph, case: &Case, batch: &TensorFile, expected: &TensorFile) 
         teacher: Some(Role::teacher(&case.teacher, case.prediction[1]).guided(case.guidance)),
         schedule: &case.schedule,
         pairs: &case.pairs,
-        walk: Walk { substeps: case.substeps, clip: Clip::None },
+        walk: Walk { order: 1, substeps: case.substeps, clip: Clip::None },
     };
     // A guided teacher has others.
     let states = text(if case.guidance.is_some() { expected } else { batch }.get("states"))?;
@@ -148,7 +148,7 @@ fn build(g: &mut Graph, case: &Case, batch: &TensorFile, expected: &TensorFile) 
     let (inputs, mut evaluations) = if case.term.point == Point::Data {
         let (data, noise, timestep) = (text(g.input("data", ty.clone()))?, text(g.input("noise", ty))?, text(g.input("t", index))?);
         indices.push((timestep, integers(batch, "output_timesteps")?));
-        let at = text(DataBatch { data, noise, timestep, conditions }.at(g, &context))?;
+        let at = text(DataBatch { data, noise, place: timestep, conditions }.at(g, &context, false))?;
         (vec![(data, nhwc(values(batch, "data")?)?), (noise, nhwc(values(batch, "noise")?)?)], text(Evaluations::at(g, &context, at))?)
     } else if case.term.point == Point::Chain {
         let noise = text(g.input("noise", ty.clone()))?;
