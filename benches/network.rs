@@ -60,7 +60,7 @@ fn bench_training(c: &mut Criterion, teacher: &Model, student: &Model) -> Result
 
 fn all(c: &mut Criterion) -> Result<()> {
     let teacher = digits::teacher()?;
-    let student = digits::student(&teacher)?;
+    let student = digits::student(&teacher, 0)?;
     // One DDIM step is one evaluation and one cheap update.
     bench_run(c, "teacher evaluation, batch 1", &teacher, 1, 1)?;
     bench_run(c, "teacher evaluation, batch 16", &teacher, 1, 16)?;

@@ -63,7 +63,7 @@ fn evaluations(trainer: &Trainer, network: &str) -> usize {
 
 fn main() -> Result<()> {
     let teacher = digits::teacher()?;
-    let (student, data) = (digits::student(&teacher)?, dataset()?);
+    let (student, data) = (digits::student(&teacher, 0)?, dataset()?);
     println!(
         "| objective | ms a step, least (median) | steps a second | outputs of the teacher | of the student | MB | of teacher_forced's |\n| --- | --- | --- | --- | --- | --- | --- |"
     );

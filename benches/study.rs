@@ -1,0 +1,231 @@
+//! What each objective is worth: students of digits trained from equal numbers of samples, judged by the ends of their runs against the teacher's.
+//!
+//! usage: cargo bench --bench study -- [ROW...] [steps=4,2,1] [seeds=3] [samples=98304]
+//!   rows are named in `rows`; all of them without names. Prints the table of docs/distillation.md, and to stderr how far it is.
+
+mod digits;
+
+use fewstep::backend::cpu::CpuBackend;
+use fewstep::cancel::Stop;
+use fewstep::diffusion::{Clip, Table, Weight, trailing_pairs};
+use fewstep::distill::{Dataset, FeatureTerm, LearningRate, NormKind, Objective, Optimizer, Point, Term, Trainer, TrainerOptions, WeightsKind};
+use fewstep::error::{Error, Result};
+use fewstep::io::npy::NpzFile;
+use fewstep::nn::conditions::{ConditionKind, Values};
+use fewstep::nn::{Model, StudentInfo};
+use fewstep::random::Purpose;
+use fewstep::sampling::{RunSpec, SamplingRun, UNROLLED, for_each_batch};
+use fewstep::tensor::DType;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Noises that training never sees, and the key of them.
+const HELD_OUT: usize = 512;
+const KEY: u64 = 77;
+/// The reference: DDIM of so many steps.
+const REFERENCE: usize = 50;
+const BATCH: usize = 64;
+
+/// The images and labels, in [-1, 1].
+fn dataset() -> Result<Dataset> {
+    let mut file = NpzFile::open(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/examples-c/data/digits8.npz")))?;
+    let images = file.array("images")?.into_f32(&[1797, 8, 8, 1], |v| v / 8.0 - 1.0)?;
+    let labels = file.array("labels")?.into_i32(&[1797])?;
+    Dataset::new(images, Some(labels))
+}
+
+/// What all students have in common.
+struct Study {
+    backend: Arc<CpuBackend>,
+    teacher: Model,
+    data: Dataset,
+    labels: Vec<i32>,
+    reference: Vec<f32>,
+    samples: usize,
+}
+
+/// A student of a row: how it is made, from how many steps and which seed.
+type Make = fn(&Study, usize, u64) -> Result<Model>;
+
+/// In the order of the table.
+fn rows() -> Vec<(&'static str, Make)> {
+    vec![
+        ("teacher", |study, _, _| Ok(study.teacher.clone())),
+        ("scratch", |study, steps, seed| study.train(steps, seed, &[(Objective::Denoise, 1.0)], |_| {})),
+        ("output", |study, steps, seed| study.train(steps, seed, &[(Objective::Output, 1.0)], |_| {})),
+        ("output+feature", |study, steps, seed| study.train(steps, seed, &[(Objective::Output, 1.0)], |o| o.features = blocks(Point::Data, 0))),
+        ("feature+teacher_forced", |study, steps, seed| {
+            study.train(steps, seed, &[(Objective::TeacherForced, 1.0)], |o| o.features = blocks(Point::Cached, o.optimizer.total_steps / 2))
+        }),
+        ("teacher_forced", |study, steps, seed| study.train(steps, seed, &[(Objective::TeacherForced, 1.0)], |_| {})),
+        ("on_policy", |study, steps, seed| study.train(steps, seed, &[(Objective::OnPolicy, 1.0)], |_| {})),
+        ("mixed", |study, steps, seed| study.train(steps, seed, &[(Objective::TeacherForced, 0.5), (Objective::OnPolicy, 0.5)], |_| {})),
+        ("rollout", |study, steps, seed| study.train(steps, seed, &[(Objective::Rollout, 1.0)], |_| {})),
+        ("resolve", |study, steps, seed| study.train(steps, seed, &[(Objective::Resolve, 1.0)], |o| o.substeps = 4)),
+        ("progressive", Study::progressive),
+        ("one_step_teacher", |study, steps, seed| study.train(steps, seed, &[(Objective::TeacherForced, 1.0)], |o| o.substeps = 8usize.div_ceil(steps))),
+        ("order_3", |study, steps, seed| {
+            study.train(steps, seed, &[(Objective::TeacherForced, 1.0)], |o| (o.teacher_order, o.substeps) = (3, 20usize.div_ceil(steps)))
+        }),
+        ("stable", |study, steps, seed| study.train(steps, seed, &[(Objective::TeacherForced, 1.0)], stable)),
+        ("fresh", |study, steps, seed| study.train(steps, seed, &[(Objective::TeacherForced, 1.0)], fresh)),
+        ("batch_32", |study, steps, seed| {
+            study.train(steps, seed, &[(Objective::TeacherForced, 1.0)], |o| {
+                o.batch = BATCH / 2;
+                o.optimizer.total_steps *= 2;
+            })
+        }),
+        ("best", |study, steps, seed| {
+            study.train(steps, seed, &[(Objective::TeacherForced, 1.0)], |o| {
+                (o.teacher_order, o.substeps) = (3, 20usize.div_ceil(steps));
+                stable(o);
+                fresh(o);
+            })
+        }),
+    ]
+}
+
+/// A learning rate that stays until the last fifth, and an average over more steps.
+fn stable(o: &mut TrainerOptions) {
+    (o.optimizer.decay, o.optimizer.ema_decay) = (LearningRate::Stable, 0.998);
+}
+
+/// Four times as many noises.
+fn fresh(o: &mut TrainerOptions) {
+    o.cache_refresh = o.optimizer.total_steps.div_ceil(4);
+}
+
+/// Blocks of both networks that are to agree, with a factor that falls to 0 over so many steps; 0 for one that stays.
+fn blocks(point: Point, decay_steps: u64) -> Vec<FeatureTerm> {
+    let feature = |block: &str| {
+        let (student, teacher) = (block.to_string(), block.to_string());
+        FeatureTerm { point, student, teacher, norm: NormKind::L2, weight: 0.1, decay_steps }
+    };
+    ["down_blocks.0", "mid_block", "up_blocks.1"].map(feature).to_vec()
+}
+
+fn term((objective, weight): &(Objective, f32)) -> Term {
+    let on_steps = objective.pair().0.kind().on_grid;
+    Term { weight: *weight, ..objective.term(if on_steps { Weight::State } else { Weight::V }, NormKind::L2) }
+}
+
+impl Study {
+    fn new(samples: usize) -> Result<Self> {
+        let (backend, teacher, data) = (Arc::new(CpuBackend::new(2)?), digits::teacher()?, dataset()?);
+        let labels = (0..HELD_OUT as i32).map(|i| i % 10).collect();
+        let mut this = Self { backend, teacher, data, labels, reference: vec![], samples };
+        this.reference = this.ends(&this.teacher, REFERENCE)?;
+        Ok(this)
+    }
+
+    /// Where a model arrives from the held-out noises in so many steps of DDIM.
+    fn ends(&self, model: &Model, steps: usize) -> Result<Vec<f32>> {
+        let schedule = model.scheduler.noise_schedule()?;
+        let table = Table::from_pairs(&schedule, model.scheduler.prediction(), &trailing_pairs(schedule.len(), steps)?, 0.0, Clip::None)?;
+        let (size, purpose) = (model.size()?, Purpose::Evaluation);
+        let spec = RunSpec { table: &table, batch: 128, size, purpose, precision: DType::F32, guidance: None, unrolled: UNROLLED };
+        let mut run = SamplingRun::new(self.backend.as_ref(), model, &spec)?;
+        let given = [(ConditionKind::Labels { classes: 10 }, Values::I32(&self.labels))];
+        let mut ends = vec![];
+        for_each_batch(&mut run, KEY, &given, HELD_OUT, |run, _, used, _| {
+            run.step(None, true)?;
+            ends.extend_from_slice(&run.read()?[..used * size[0] * size[1]]);
+            Ok(())
+        })?;
+        Ok(ends)
+    }
+
+    /// The options of a student that is trained from all samples.
+    fn options(&self, steps: usize, seed: u64, terms: &[(Objective, f32)]) -> Result<TrainerOptions> {
+        let total_steps = (self.samples / BATCH) as u64;
+        Ok(TrainerOptions {
+            seed,
+            batch: BATCH,
+            terms: terms.iter().map(term).collect(),
+            pairs: trailing_pairs(self.teacher.scheduler.num_train_timesteps, steps)?,
+            substeps: 32usize.div_ceil(steps),
+            cache_size: 12288,
+            optimizer: Optimizer { learning_rate: 2e-3, total_steps, ..Optimizer::default() },
+            trajectory_clip: Some(Clip::None),
+            ..TrainerOptions::default()
+        })
+    }
+
+    fn train(&self, steps: usize, seed: u64, terms: &[(Objective, f32)], change: impl FnOnce(&mut TrainerOptions)) -> Result<Model> {
+        let mut options = self.options(steps, seed, terms)?;
+        change(&mut options);
+        self.run(&digits::student(&self.teacher, seed)?, &self.teacher, options)
+    }
+
+    fn run(&self, student: &Model, teacher: &Model, options: TrainerOptions) -> Result<Model> {
+        let steps = options.optimizer.total_steps;
+        let mut trainer = Trainer::new(self.backend.clone(), student, Some(teacher), Some(&self.data), options)?;
+        for _ in 0..steps {
+            trainer.step()?;
+        }
+        trainer.snapshot(WeightsKind::Ema)
+    }
+
+    /// A student of eight steps, and then ones of half as many, each of which learns to take two steps of the one before at once (arXiv 2202.00512). All of them
+    /// together see the samples of any other row.
+    fn progressive(&self, steps: usize, seed: u64) -> Result<Model> {
+        let grids: Vec<usize> = [8, 4, 2, 1].into_iter().filter(|grid| *grid >= steps).collect();
+        let (mut student, mut teacher) = (digits::student(&self.teacher, seed)?, self.teacher.clone());
+        for grid in &grids {
+            let mut options = self.options(*grid, seed, &[(Objective::Progressive, 1.0)])?;
+            options.substeps = if *grid == 8 { 4 } else { 2 };
+            options.optimizer.total_steps /= grids.len() as u64;
+            student = self.run(&student, &teacher, options)?;
+            teacher = Model { student: None::<StudentInfo>, ..student.clone() };
+        }
+        Ok(student)
+    }
+}
+
+/// RMSE against the reference: of all, of the median image, of the 99th percentile's.
+fn errors(found: &[f32], reference: &[f32]) -> [f64; 3] {
+    let row = found.len() / HELD_OUT;
+    let square = |(a, b): (&[f32], &[f32])| a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / row as f64;
+    let mut each: Vec<f64> = found.chunks(row).zip(reference.chunks(row)).map(square).collect();
+    each.sort_by(f64::total_cmp);
+    let mean = each.iter().sum::<f64>() / each.len() as f64;
+    [mean, each[HELD_OUT / 2], each[HELD_OUT * 99 / 100]].map(f64::sqrt)
+}
+
+fn number<T: std::str::FromStr>(name: &str, text: &str) -> Result<T> {
+    text.parse().map_err(|_| Error::invalid(format!("{name}={text}: not a number")))
+}
+
+fn main() -> Result<()> {
+    let (mut chosen, mut steps, mut seeds, mut samples) = (vec![], vec![4usize, 2, 1], 3u64, 98304usize);
+    for argument in std::env::args().skip(1).filter(|argument| !argument.starts_with("--")) {
+        match argument.split_once('=') {
+            Some(("steps", list)) => steps = list.split(',').map(|n| number("steps", n)).collect::<Result<_>>()?,
+            Some(("seeds", n)) => seeds = number("seeds", n)?,
+            Some(("samples", n)) => samples = number("samples", n)?,
+            _ => chosen.push(argument),
+        }
+    }
+    let rows = rows();
+    if let Some(unknown) = chosen.iter().find(|name| rows.iter().all(|(row, _)| row != name)) {
+        let names: Vec<_> = rows.iter().map(|(name, _)| *name).collect();
+        return Err(Error::invalid(format!("no row {unknown}; there are {}", names.join(", "))));
+    }
+    let study = Study::new(samples)?;
+    println!("| row | steps | RMSE, mean of seeds (each) | median image | p99 image | seconds a student |\n| --- | --- | --- | --- | --- | --- |");
+    for (name, make) in rows.iter().filter(|(name, _)| chosen.is_empty() || chosen.iter().any(|row| row == name)) {
+        for &steps in &steps {
+            let (mut found, start) = (vec![], Instant::now());
+            for seed in 1..=seeds {
+                found.push(errors(&study.ends(&make(&study, steps, seed)?, steps)?, &study.reference));
+                eprintln!("{name}, {steps} steps, seed {seed}: {:.4}", found[found.len() - 1][0]);
+            }
+            let mean = |i: usize| found.iter().map(|f| f[i]).sum::<f64>() / found.len() as f64;
+            let each: Vec<_> = found.iter().map(|f| format!("{:.4}", f[0])).collect();
+            let seconds = start.elapsed().as_secs_f64() / found.len() as f64;
+            println!("| {name} | {steps} | {:.4} ({}) | {:.4} | {:.4} | {seconds:.0} |", mean(0), each.join(" "), mean(1), mean(2));
+        }
+    }
+    Ok(())
+}
