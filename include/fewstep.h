@@ -324,6 +324,11 @@ FEWSTEP_API fewstep_status fewstep_cancel_token_destroy(fewstep_cancel_token *to
 #define FEWSTEP_PHASE_REPORT 5
 
 /**
+ * Progress of fewstep_evaluate: `done` of `total`, images that were sampled, sets that were measured and steps of the classifier together.
+ */
+#define FEWSTEP_PHASE_EVALUATE 6
+
+/**
  * How far a blocking call is. Only valid inside the callback. Later versions may have more fields: read no more than struct_size bytes.
  */
 typedef struct {
@@ -2841,6 +2846,353 @@ FEWSTEP_API fewstep_status fewstep_evaluator_get_info(fewstep_evaluator *evaluat
  * Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE while a call uses the evaluator (nothing happens then).
  */
 FEWSTEP_API fewstep_status fewstep_evaluator_destroy(fewstep_evaluator *evaluator);
+
+
+/* ---------------------------------------------------------------------------
+ * Evaluations: what they find
+ * --------------------------------------------------------------------------- */
+
+/**
+ * A row of images of the reference against others of it: what a perfect set would get. The mean over four splits.
+ */
+#define FEWSTEP_QUALITY_NULL 1
+
+/**
+ * The standard deviation over these splits: sets that differ by less than 5 of it are as good.
+ */
+#define FEWSTEP_QUALITY_NULL_SPREAD 2
+
+/**
+ * The row of the teacher with its reference solver.
+ */
+#define FEWSTEP_QUALITY_TEACHER 3
+
+/**
+ * A row of a set that the program gave.
+ */
+#define FEWSTEP_QUALITY_SET 4
+
+/**
+ * Distributions are compared with the dataset's.
+ */
+#define FEWSTEP_AGAINST_DATA 1
+
+/**
+ * Distributions are compared with the teacher's, of other noises.
+ */
+#define FEWSTEP_AGAINST_TEACHER 2
+
+/**
+ * A table with aligned columns, and what they mean.
+ */
+#define FEWSTEP_REPORT_TEXT 1
+
+/**
+ * JSON on one line; null for what was not measured or is infinite.
+ */
+#define FEWSTEP_REPORT_JSON 2
+
+/**
+ * What an evaluation found. Immutable.
+ */
+typedef struct fewstep_quality_report fewstep_quality_report;
+
+/**
+ * What a report is of. Set struct_size before fewstep_quality_report_get_info fills the rest.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * Rows: three, and one for each set.
+   */
+  uint32_t rows;
+  /**
+   * Images of a set.
+   */
+  uint32_t count;
+  /**
+   * Images of a set that its distribution is compared by.
+   */
+  uint32_t compared;
+  /**
+   * Seed of the noises.
+   */
+  uint64_t seed;
+  /**
+   * FEWSTEP_AGAINST_*.
+   */
+  int32_t against;
+  /**
+   * Steps of the teacher's reference.
+   */
+  uint32_t reference_steps;
+} fewstep_quality_report_info;
+
+/**
+ * A row of a report. Set struct_size before fewstep_quality_report_row fills the rest. Numbers that were not measured are NaN: images that are not of the
+ * evaluation's noises have no errors, without labels there is no accuracy. No number says enough alone, nor without the null beside it.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * FEWSTEP_QUALITY_*.
+   */
+  int32_t kind;
+  /**
+   * The row's name; valid until the report is destroyed.
+   */
+  const char *name;
+  /**
+   * Root of the mean square error over all elements of all images, against the teacher's of the same noises. It rewards blur.
+   */
+  double rmse;
+  /**
+   * Median of the images' own RMSE.
+   */
+  double rmse_median;
+  /**
+   * 99th percentile of the images' own RMSE.
+   */
+  double rmse_p99;
+  /**
+   * RMSE without the worst 5 % of the images.
+   */
+  double rmse_trimmed;
+  /**
+   * 20 log10(2 / rmse), in dB; infinite where there is no error.
+   */
+  double psnr;
+  /**
+   * Sliced Wasserstein distance (p = 1) of pixels over 256 fixed directions. Blind to fine noise.
+   */
+  double sliced_wasserstein;
+  /**
+   * Unbiased squared maximum mean discrepancy with the kernel (u.v / 64 + 1)^3 in 64 features of a fixed random net, which are scaled to the reference's
+   * deviation. 0 on average, and sometimes below, where both are of one distribution.
+   */
+  double kernel_distance;
+  /**
+   * Share of the images that are inside the reference, in the same features: nearer to one of its images than that one's 5th neighbour.
+   */
+  double precision;
+  /**
+   * Share of the reference that is inside the images.
+   */
+  double recall;
+  /**
+   * Images of the reference that an image is inside of, on average, by 5; about 1.
+   */
+  double density;
+  /**
+   * Share of the reference's images with an image inside: it falls where kinds of images are missing.
+   */
+  double coverage;
+  /**
+   * Share of the images that look like the class that they were asked for to a small classifier; in the null's row, of data that it did not learn.
+   */
+  double accuracy;
+  /**
+   * RMSE of the state that each step lands on, against the teacher's at that timestep; `step_count` numbers, valid until the report is destroyed. Of
+   * deterministic samplers of at most 16 steps over the teacher's noise schedule.
+   */
+  const double *step_errors;
+  /**
+   * Elements of step_errors; 0 where there are none.
+   */
+  size_t step_count;
+} fewstep_quality;
+
+/**
+ * Fills `*out`, whose struct_size the caller has set.
+ *
+ * Any thread may call, also while others use the report. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_quality_report_get_info(const fewstep_quality_report *report, fewstep_quality_report_info *out);
+
+/**
+ * Fills `*out`, whose struct_size the caller has set, with row `index`: 0 is the null, 1 its spread, 2 the teacher, the others are the sets in their order.
+ *
+ * Any thread may call, also while others use the report. Returns OK or INVALID_ARGUMENT (also for an index that is no row's).
+ */
+FEWSTEP_API
+fewstep_status fewstep_quality_report_row(const fewstep_quality_report *report,
+                                          size_t index,
+                                          fewstep_quality *out);
+
+/**
+ * Writes the whole report as text, UTF-8 with a NUL at its end, to `buffer`, which has room for `capacity` bytes, and the bytes before the NUL to `*length`.
+ * `format` is FEWSTEP_REPORT_*. With `buffer` NULL and `capacity` 0 only the length is written.
+ *
+ * Any thread may call, also while others use the report. Returns OK, INVALID_ARGUMENT, SHAPE (capacity is too small) or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_quality_report_text(const fewstep_quality_report *report,
+                                           int32_t format,
+                                           char *buffer,
+                                           size_t capacity,
+                                           size_t *length);
+
+/**
+ * Destroys a report. NULL is fine. What fewstep_quality_report_row gave must not be read any more: names and errors of steps are the report's.
+ *
+ * Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE while a call uses the report (nothing happens then).
+ */
+FEWSTEP_API
+fewstep_status fewstep_quality_report_destroy(fewstep_quality_report *report);
+
+
+/* ---------------------------------------------------------------------------
+ * Evaluations: how good images are
+ * --------------------------------------------------------------------------- */
+
+/**
+ * How sets of images are evaluated. Fill it with fewstep_evaluate_options_init, then change fields.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * Images of each set, 6 to 65536; 1024 by default. With fewer, what distributions say is mostly chance; the null shows it.
+   */
+  uint32_t count;
+  /**
+   * Images side by side; 64 by default.
+   */
+  uint32_t batch;
+  /**
+   * Height of the images; 0 (the default) for the teacher's.
+   */
+  uint32_t height;
+  /**
+   * Width of the images; 0 (the default) for the teacher's.
+   */
+  uint32_t width;
+  /**
+   * Steps of the teacher's reference: DDIM on the trailing grid with eta 0, clipped as its scheduler says; 50 by default.
+   */
+  uint32_t reference_steps;
+  /**
+   * Seed of the noise: image i has the noise of (seed, i), as of a sampler's run that begins with this seed at index 0. 0 by default.
+   */
+  uint64_t seed;
+  /**
+   * FEWSTEP_PRECISION_*: what the teacher computes in; f32 by default.
+   */
+  int32_t precision;
+  /**
+   * As in fewstep_sampler_options, of the teacher.
+   */
+  int32_t null_label;
+  /**
+   * As in fewstep_sampler_options, of the teacher; 1 (the default) for none.
+   */
+  double guidance_scale;
+  /**
+   * What all models are given with the images, for `count` images. NULL by default: labels are drawn evenly by the seed, all else from the dataset's rows.
+   */
+  const fewstep_conditioning *conditionings;
+  /**
+   * Elements of conditionings.
+   */
+  size_t conditioning_count;
+  /**
+   * Bytes from one conditioning to the next; sizeof(fewstep_conditioning).
+   */
+  size_t conditioning_stride;
+  /**
+   * What distributions are compared with: `count` of its images, or half of them where it has fewer than twice as many. NULL (the default) for the teacher's
+   * images of other noises. It also says which labels the classifier learns.
+   */
+  const fewstep_dataset *dataset;
+  /**
+   * Stops the call with CANCELLED; only read during it. NULL (the default) for none.
+   */
+  const fewstep_cancel_token *cancel;
+  /**
+   * 1 (the default): where the dataset has labels, a small classifier is trained on two thirds of it (400 steps of 64 images), and says how many images look
+   * like the class that they were asked for.
+   */
+  int32_t classifier;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+} fewstep_evaluate_options;
+
+/**
+ * A set of images to evaluate: those that a model makes, or the program's. Set every field; those that a later version adds may be 0.
+ */
+typedef struct {
+  /**
+   * Its name in the report, UTF-8 on one line, at most 256 bytes.
+   */
+  const char *name;
+  /**
+   * The model that makes the images; NULL where they are given.
+   */
+  const fewstep_model *model;
+  /**
+   * How the model is sampled; NULL for a few-step student's own grid. Of it batch, height, width and cancel are not read.
+   */
+  const fewstep_sampler_options *sampler;
+  /**
+   * Images [count,C,H,W] where there is no model.
+   */
+  const float *images;
+  /**
+   * Elements of images.
+   */
+  size_t image_count;
+  /**
+   * Of given images, 1: they were made from the evaluation's own noises and conditionings, and are compared with the teacher's one by one; 0: they are not.
+   */
+  int32_t paired;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+} fewstep_evaluate_set;
+
+/**
+ * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
+ *
+ * Any thread may call. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_evaluate_options_init(fewstep_evaluate_options *options, size_t struct_size);
+
+/**
+ * Evaluates sets of images: every model samples the same noises with the same conditionings, and all sets are measured in the same ways (fewstep_quality). The
+ * report has, before the `set_count` sets, the rows that they are to be read beside: what images of the reference get against others of it, twice (mean and
+ * spread over four splits), and the teacher with its reference solver. Give further controls as sets: the teacher in as few steps as the student, a small net
+ * trained from scratch, a student that only matches outputs. `sets` has `set_count` elements, at most 256, `set_stride` bytes apart
+ * (sizeof(fewstep_evaluate_set)); it may have none. `options` may be NULL for the defaults. `progress` may be NULL and reports FEWSTEP_PHASE_EVALUATE.
+ *
+ * Distributions are compared in features of a small convolutional net with random weights, the same for ever for images of one size: no number is an FID or a
+ * KID of papers, and none is comparable but with others of this library at the same number of images. Time grows with the square of that: 1024 images take
+ * about a second for each set, beside their sampling. Memory: a few sets of images at a time, and the teacher's states at the timesteps that few-step
+ * sets land on.
+ *
+ * The caller owns `*out` and gives it to fewstep_quality_report_destroy; it keeps the runtime alive. Any thread may call. Returns OK, INVALID_ARGUMENT (also
+ * for a dataset of fewer than 12 images), SHAPE (sizes that do not fit together), NUMERIC (an image that is not finite), CANCELLED, UNSUPPORTED or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_evaluate(const fewstep_runtime *runtime,
+                                const fewstep_model *teacher,
+                                const fewstep_evaluate_options *options,
+                                const fewstep_evaluate_set *sets,
+                                size_t set_count,
+                                size_t set_stride,
+                                fewstep_progress_callback progress,
+                                void *user,
+                                fewstep_quality_report **out);
 
 
 /* ---------------------------------------------------------------------------

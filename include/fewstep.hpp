@@ -83,6 +83,7 @@ inline fewstep_status destroy(fewstep_runtime *handle) noexcept { return fewstep
 inline fewstep_status destroy(fewstep_model *handle) noexcept { return fewstep_model_destroy(handle); }
 inline fewstep_status destroy(fewstep_dataset *handle) noexcept { return fewstep_dataset_destroy(handle); }
 inline fewstep_status destroy(fewstep_evaluator *handle) noexcept { return fewstep_evaluator_destroy(handle); }
+inline fewstep_status destroy(fewstep_quality_report *handle) noexcept { return fewstep_quality_report_destroy(handle); }
 inline fewstep_status destroy(fewstep_trainer *handle) noexcept { return fewstep_trainer_destroy(handle); }
 inline fewstep_status destroy(fewstep_sampler *handle) noexcept { return fewstep_sampler_destroy(handle); }
 
@@ -191,6 +192,7 @@ inline fewstep_quantize_options quantize_options() { return detail::defaults(few
 inline fewstep_sampler_options sampler_options() { return detail::defaults(fewstep_sampler_options_init); }
 inline fewstep_begin_options begin_options() { return detail::defaults(fewstep_begin_options_init); }
 inline fewstep_evaluator_options evaluator_options() { return detail::defaults(fewstep_evaluator_options_init); }
+inline fewstep_evaluate_options evaluate_options() { return detail::defaults(fewstep_evaluate_options_init); }
 inline fewstep_evaluation evaluation() { return detail::defaults(fewstep_evaluation_init); }
 /**@}*/
 
@@ -604,6 +606,52 @@ class Evaluator : public detail::Owner<fewstep_evaluator> {
     fewstep_evaluator_info info() {
         return detail::filled<fewstep_evaluator_info>([&](auto *out) { return fewstep_evaluator_get_info(handle().get(), out); });
     }
+};
+
+/** What an evaluation of images found. Immutable. */
+class QualityReport : public detail::Owner<fewstep_quality_report> {
+  public:
+    /**
+     * Evaluates sets of images beside the teacher and the null; names, models and images that `sets` points to are the caller's. Progress callables as for
+     * Trainer. Throws Error and what `progress` throws.
+     */
+    template <class F = NoProgress>
+    static QualityReport evaluate(const Runtime &runtime, const Model &teacher, const std::vector<fewstep_evaluate_set> &sets = {},
+                                  const fewstep_evaluate_options &options = evaluate_options(), F &&progress = F{}) {
+        detail::Relay<F> relay{progress, nullptr};
+        try {
+            return QualityReport(detail::child<fewstep_quality_report>(runtime.handle(), [&](auto *at, auto **out) {
+                return fewstep_evaluate(at, teacher.handle().get(), &options, sets.data(), sets.size(), sizeof(fewstep_evaluate_set), &relay.report, &relay,
+                                        out);
+            }));
+        } catch (const Error &) {
+            if (relay.thrown) std::rethrow_exception(relay.thrown);
+            throw;
+        }
+    }
+
+    /** What the report is of. Throws Error. */
+    fewstep_quality_report_info info() const {
+        return detail::filled<fewstep_quality_report_info>([&](auto *out) { return fewstep_quality_report_get_info(handle().get(), out); });
+    }
+
+    /** A row: 0 is the null, 1 its spread, 2 the teacher, the others are the sets. What it points to is the report's. Throws Error. */
+    fewstep_quality row(std::size_t index) const {
+        return detail::filled<fewstep_quality>([&](auto *out) { return fewstep_quality_report_row(handle().get(), index, out); });
+    }
+
+    /** All of it as text, FEWSTEP_REPORT_*. Throws Error. */
+    std::string text(std::int32_t format = FEWSTEP_REPORT_TEXT) const {
+        std::size_t length = 0;
+        check(fewstep_quality_report_text(handle().get(), format, nullptr, 0, &length));
+        std::string text(length + 1, '\0');
+        check(fewstep_quality_report_text(handle().get(), format, text.data(), text.size(), &length));
+        text.resize(length);
+        return text;
+    }
+
+  private:
+    explicit QualityReport(std::shared_ptr<fewstep_quality_report> handle) noexcept : Owner(std::move(handle)) {}
 };
 
 namespace detail {

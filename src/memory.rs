@@ -386,6 +386,17 @@ pub fn text_with_capacity(capacity: usize, what: &str) -> Result<String> {
     Ok(String::from_utf8(with_capacity(capacity, what)?).unwrap_or_default())
 }
 
+/// Appends to a text.
+pub fn append_text(text: &mut String, more: &str, what: &str) -> Result<()> {
+    let wanted = text.len().saturating_add(more.len());
+    text.try_reserve(more.len()).map_err(|_| refused(wanted, 1, what))?;
+    if text.capacity() > SMALL && RESERVE.owns(text.as_ptr()) {
+        return Err(refused(wanted, 1, what));
+    }
+    text.push_str(more);
+    Ok(())
+}
+
 /// Inserts into a map, whose table may have to grow.
 pub fn insert<K: Eq + Hash, V, H: BuildHasher>(map: &mut HashMap<K, V, H>, key: K, value: V, what: &str) -> Result<()> {
     map.try_reserve(1).map_err(|_| refused(map.len() + 1, size_of::<(K, V)>(), what))?;

@@ -104,6 +104,12 @@ fn null_everywhere() {
         fewstep_evaluator_run(null_mut(), null(), null_mut(), 0) => INVALID;
         fewstep_evaluator_get_info(null_mut(), null_mut()) => INVALID;
         fewstep_evaluator_destroy(null_mut()) => 0;
+        fewstep_evaluate_options_init(null_mut(), 0) => INVALID;
+        fewstep_evaluate(null(), null(), null(), null(), 0, 0, None, null_mut(), null_mut()) => INVALID;
+        fewstep_quality_report_get_info(null(), null_mut()) => INVALID;
+        fewstep_quality_report_row(null(), 0, null_mut()) => INVALID;
+        fewstep_quality_report_text(null(), 0, null_mut(), 0, null_mut()) => INVALID;
+        fewstep_quality_report_destroy(null_mut()) => 0;
         fewstep_save_npy_f32(null(), null(), null(), 0) => INVALID;
         fewstep_save_npy_i32(null(), null(), null(), 0) => INVALID;
         fewstep_save_image_grid(null(), null(), 0, 0, 0, 0, 0, 0) => INVALID;

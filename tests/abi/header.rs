@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The header's chapters in their order: a file of src/ffi, and what it is about.
-const CHAPTERS: [(&str, &str); 18] = [
+const CHAPTERS: [(&str, &str); 20] = [
     ("error", "Version, status codes, the last error"),
     ("cancel", "Cancel tokens"),
     ("callback", "Progress"),
@@ -24,6 +24,8 @@ const CHAPTERS: [(&str, &str); 18] = [
     ("sampler_options", "Samplers: what a run is made with"),
     ("sampler", "Samplers"),
     ("evaluator", "Evaluators: one evaluation of a network"),
+    ("quality_report", "Evaluations: what they find"),
+    ("evaluate", "Evaluations: how good images are"),
     ("tools", "Arrays and pictures as files"),
 ];
 

@@ -5,6 +5,7 @@ mod alone;
 mod bad_input;
 mod bad_training;
 mod devices;
+mod evaluate;
 #[path = "../ffi_common/mod.rs"]
 mod ffi_common;
 mod header;

@@ -299,6 +299,43 @@ static void sample(const fewstep_runtime *runtime, const fewstep_model *model, u
     free(again);
 }
 
+/* As few images as an evaluation takes, and a report in a buffer of just its size. */
+static void compare(const fewstep_runtime *runtime, const fewstep_model *teacher, const fewstep_model *student) {
+    enum { COUNT = 6 };
+    fewstep_evaluate_options options;
+    OK(fewstep_evaluate_options_init(&options, sizeof options));
+    options.count = options.batch = COUNT;
+    options.reference_steps = 2;
+    float *images = calloc(COUNT * IMAGE, sizeof *images);
+    if (!images) exit(1);
+    const fewstep_evaluate_set sets[] = {
+        {.name = "student", .model = student},
+        {.name = "grey", .images = images, .image_count = COUNT * IMAGE},
+    };
+    counter all = {0, UINT64_MAX}, one = {0, 1};
+    fewstep_quality_report *report = NULL;
+    FAILS(CANCELLED, fewstep_evaluate(runtime, teacher, &options, sets, 2, sizeof sets[0], count, &one, &report));
+    OK(fewstep_evaluate(runtime, teacher, &options, sets, 2, sizeof sets[0], count, &all, &report));
+    free(images);
+    fewstep_quality_report_info info = {.struct_size = sizeof info};
+    OK(fewstep_quality_report_get_info(report, &info));
+    if (info.rows != 5 || info.against != FEWSTEP_AGAINST_TEACHER) exit(1);
+    fewstep_quality row = {.struct_size = sizeof row};
+    FAILS(INVALID_ARGUMENT, fewstep_quality_report_row(report, info.rows, &row));
+    OK(fewstep_quality_report_row(report, 3, &row));
+    if (row.kind != FEWSTEP_QUALITY_SET || strcmp(row.name, "student") != 0 || row.step_count != 2 || !(row.step_errors[1] > 0)) exit(1);
+    size_t length = 0;
+    OK(fewstep_quality_report_text(report, FEWSTEP_REPORT_TEXT, NULL, 0, &length));
+    char *text = malloc(length + 1);
+    if (!text) exit(1);
+    FAILS(SHAPE, fewstep_quality_report_text(report, FEWSTEP_REPORT_TEXT, text, length, &length));
+    OK(fewstep_quality_report_text(report, FEWSTEP_REPORT_TEXT, text, length + 1, &length));
+    if (strlen(text) != length) exit(1);
+    fputs(text, stdout);
+    free(text);
+    OK(fewstep_quality_report_destroy(report));
+}
+
 /* Models from memory, whole and damaged. */
 static void open_memory(const fewstep_runtime *runtime, const char *out) {
     size_t config_size, weights_size;
@@ -388,6 +425,7 @@ int main(int argc, char **argv) {
     OK(fewstep_model_destroy(plain));
     sample(runtime, teacher, 3, out);
     sample(runtime, trained, 0, out); /* its own grid */
+    compare(runtime, teacher, trained);
     open_memory(runtime, out);
 
     /* Parents first: children keep them alive. */

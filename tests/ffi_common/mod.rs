@@ -11,9 +11,11 @@ use fewstep::ffi::cancel::*;
 use fewstep::ffi::conditioning::*;
 use fewstep::ffi::dataset::*;
 use fewstep::ffi::device::*;
+use fewstep::ffi::evaluate::*;
 use fewstep::ffi::evaluator::*;
 use fewstep::ffi::grid::fewstep_step_pair;
 use fewstep::ffi::model::*;
+use fewstep::ffi::quality_report::*;
 use fewstep::ffi::quantize::*;
 use fewstep::ffi::quantize_report::*;
 use fewstep::ffi::runtime::*;
@@ -119,6 +121,15 @@ api! {
     fewstep_evaluator_run(*mut fewstep_evaluator, *const fewstep_evaluation, *mut f32, usize) -> i32;
     fewstep_evaluator_get_info(*mut fewstep_evaluator, *mut fewstep_evaluator_info) -> i32;
     fewstep_evaluator_destroy(*mut fewstep_evaluator) -> i32;
+    fewstep_evaluate_options_init(*mut fewstep_evaluate_options, usize) -> i32;
+    fewstep_evaluate(
+        *const fewstep_runtime, *const fewstep_model, *const fewstep_evaluate_options, *const fewstep_evaluate_set, usize, usize, fewstep_progress_callback,
+        *mut c_void, *mut *mut fewstep_quality_report
+    ) -> i32;
+    fewstep_quality_report_get_info(*const fewstep_quality_report, *mut fewstep_quality_report_info) -> i32;
+    fewstep_quality_report_row(*const fewstep_quality_report, usize, *mut fewstep_quality) -> i32;
+    fewstep_quality_report_text(*const fewstep_quality_report, i32, *mut c_char, usize, *mut usize) -> i32;
+    fewstep_quality_report_destroy(*mut fewstep_quality_report) -> i32;
     fewstep_save_npy_f32(*const c_char, *const f32, *const usize, usize) -> i32;
     fewstep_save_npy_i32(*const c_char, *const i32, *const usize, usize) -> i32;
     fewstep_save_image_grid(*const c_char, *const fewstep_grid_row, usize, usize, u32, u32, u32, u32) -> i32;

@@ -43,6 +43,7 @@ pub mod ffi {
         fn derive_student(runtime: &Runtime, teacher: &Model) -> Result<UniquePtr<Model>>;
         fn quantize(runtime: &Runtime, student: &Model) -> Result<UniquePtr<Model>>;
         fn quantized_layers(model: &Model) -> u32;
+        fn quality_report(runtime: &Runtime, teacher: &Model, student: &Model, format: i32, throw_at: u64) -> Result<String>;
         fn reported_layers(runtime: &Runtime, student: &Model, quantized: &Model) -> Result<usize>;
         fn save(model: &Model, path: &str) -> Result<()>;
         fn save_file(model: &Model, path: &str) -> Result<()>;

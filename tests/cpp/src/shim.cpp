@@ -128,6 +128,19 @@ std::size_t reported_layers(const Runtime &runtime, const Model &student, const 
     return all.size();
 }
 
+rust::String quality_report(const Runtime &runtime, const Model &teacher, const Model &student, std::int32_t format, std::uint64_t throw_at) {
+    fewstep_evaluate_options options = fewstep::evaluate_options();
+    options.count = options.batch = 6;
+    options.reference_steps = 2;
+    const std::vector<fewstep_evaluate_set> sets = {{"student", student.handle().get(), nullptr, nullptr, 0, 0, 0}};
+    const auto progress = [&](const fewstep_progress &now) {
+        if (now.done >= throw_at) throw std::runtime_error("enough");
+    };
+    const fewstep::QualityReport report = fewstep::QualityReport::evaluate(runtime, teacher, sets, options, progress);
+    if (report.info().rows != 4 || report.row(3).step_count != 2) throw std::runtime_error("rows");
+    return report.text(format);
+}
+
 std::uint32_t quantized_layers(const Model &model) { return model.info().quantized_layers; }
 
 void save(const Model &model, rust::Str path) { model.save(std::string(path)); }

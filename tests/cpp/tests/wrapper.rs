@@ -54,6 +54,11 @@ fn models_open_save_and_derive() {
     // All layers together, and each.
     assert_eq!(reported_layers(&runtime, &student, &whole).expect("a report"), 1 + quantized_layers(&whole) as usize);
     assert_fails(quantize(&runtime, &whole), "INVALID_ARGUMENT", "already");
+    let report = quality_report(&runtime, &teacher, &student, 1, u64::MAX).expect("a report");
+    assert!(report.lines().any(|line| line.starts_with("student ")) && report.lines().any(|line| line.starts_with("null, spread ")), "{report}");
+    assert!(quality_report(&runtime, &teacher, &student, 2, u64::MAX).is_ok_and(|json| json.starts_with('{') && json.ends_with('}')));
+    assert_fails(quality_report(&runtime, &teacher, &student, 9, u64::MAX), "INVALID_ARGUMENT", "format is 9");
+    assert_fails(quality_report(&runtime, &teacher, &student, 1, 1), "exception", "enough");
     let dir = scratch("model");
     let path = dir.to_str().expect("UTF-8");
     save(&student, path).expect("save");
