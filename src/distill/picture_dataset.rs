@@ -151,8 +151,8 @@ impl Images<'_> {
         match (count, bytes) {
             (Some(count), Some(bytes)) if bytes as u64 <= max => Tensor::zeros(DType::F32, &[count, h, w, c]),
             _ => Err(Error::out_of_memory(format!(
-                "{} images of {h} x {w} (height, width), {} copies of each, {c} channels: {} bytes; at most {max} are allowed (max_bytes): take smaller images, \
-                 or fewer (max_images), or allow more",
+                "{} images of {h} x {w} (height, width), {} copies of each, {c} channels: {} bytes; at most {max} are allowed (max_bytes): take smaller \
+                 images, or fewer (max_images), or allow more",
                 self.most,
                 self.copies(),
                 bytes.map_or("countless".to_string(), |b| b.to_string())

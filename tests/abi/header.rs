@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The header's chapters in their order: a file of src/ffi, and what it is about.
-const CHAPTERS: [(&str, &str); 18] = [
+const CHAPTERS: [(&str, &str); 20] = [
     ("error", "Version, status codes, the last error"),
     ("cancel", "Cancel tokens"),
     ("callback", "Progress"),
@@ -16,6 +16,8 @@ const CHAPTERS: [(&str, &str); 18] = [
     ("conditioning", "Conditions: what a model is given beside images and timesteps"),
     ("model", "Models, and students derived from them"),
     ("dataset", "Datasets"),
+    ("dataset_folder", "Datasets of the pictures in a folder"),
+    ("dataset_fill", "Datasets that the host fills"),
     ("precision", "Precisions"),
     ("trainer_options", "Trainers: what training is made with"),
     ("trainer", "Trainers"),
