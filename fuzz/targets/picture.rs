@@ -12,7 +12,7 @@ const COST: Cost = Cost { base: 160 << 20, factor: 64, failing: false };
 
 fuzz_target!(|data: &[u8]| {
     within(&COST, data, || {
-        let Some(picture) = check(Picture::decode(data, PIXELS)) else { return };
+        let Some(picture) = check(Picture::decode(data.to_vec(), PIXELS)) else { return };
         assert!(picture.width as u64 * picture.height as u64 <= PIXELS);
         let from = [picture.height, picture.width];
         for fit in [Fit::Crop, Fit::Stretch] {

@@ -102,7 +102,7 @@ pub fn open(root: &Path, options: &PictureOptions, progress: &mut dyn FnMut(usiz
 fn read(path: &Path, options: &PictureOptions) -> Result<Picture> {
     let max = options.max_file_bytes;
     let bytes = file::read_at_most(path, max, |len| format!("a file of {len} bytes; at most {max} are allowed (max_file_bytes)"))?;
-    Picture::decode(&bytes, options.max_pixels)
+    Picture::decode(bytes, options.max_pixels)
 }
 
 fn nothing(root: &Path, skipped: &Skipped) -> Error {

@@ -3,6 +3,8 @@
 
 use super::picture_header::{Format, Header};
 use crate::error::{Error, Result};
+use crate::memory;
+use crate::process::thread::Worker;
 use crate::standby::with_room;
 use crate::tensor::Buffer;
 use image::codecs::{jpeg::JpegDecoder, png::PngDecoder};
@@ -10,6 +12,7 @@ use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder, ImageError};
 use std::io::{Cursor, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A decoded picture, upright: as its EXIF orientation, where it has one, says that it is to be seen.
 pub struct Picture {
@@ -66,19 +69,24 @@ impl Samples {
 
 /// So much of a decoder's sentence is shown.
 const SHOWN: usize = 200;
+/// Bytes that a thread's thread-local data may take, and more.
+const SPARE: usize = 256 << 10;
 /// The weights of red, green and blue in grey (Rec. 601), as JPEG and Pillow have them.
 const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
 
 impl Picture {
     /// Decodes a PNG or JPEG file of at most so many pixels. A damaged or unknown file is an error; so is a panic of a decoder.
-    pub fn decode(file: &[u8], max_pixels: u64) -> Result<Self> {
-        let header = Header::read(file)?;
+    pub fn decode(file: Vec<u8>, max_pixels: u64) -> Result<Self> {
+        let header = Header::read(&file)?;
         if header.pixels() > max_pixels {
             let Header { width, height, .. } = header;
             return Err(Error::unsupported(format!("{width} x {height} pixels; at most {max_pixels} are allowed (max_pixels)")));
         }
-        let room = usize::try_from(header.room).unwrap_or(usize::MAX);
-        with_room(room, "a picture's decoder", || catch_unwind(AssertUnwindSafe(|| decode(file, header))).unwrap_or_else(|_| Err(panicked())))??.upright()
+        let raw = match header.format {
+            Format::Png => guarded(&file, header),
+            Format::Jpeg => on_another_stack(move || guarded(&file, header)),
+        };
+        raw?.upright()
     }
 
     /// A row as grey (1 channel) or RGB (3), 0 to 255; what is transparent lies on white, as in pictures that this library draws.
@@ -112,6 +120,27 @@ fn grey([r, g, b]: [f32; 3]) -> f32 {
 struct Raw {
     picture: Picture,
     orientation: Orientation,
+}
+
+/// Decodes with as much memory as it may take, and lets no panic through.
+fn guarded(file: &[u8], header: Header) -> Result<Raw> {
+    let room = usize::try_from(header.room).unwrap_or(usize::MAX);
+    with_room(room, "a picture's decoder", || catch_unwind(AssertUnwindSafe(|| decode(file, header))).unwrap_or_else(|_| Err(panicked())))?
+}
+
+/// Runs `work`, which does not panic, on a thread of its own: the JPEG decoder has its tables on the stack, 50 KiB, which a caller's need not have.
+fn on_another_stack<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = Arc::new(Mutex::new(None));
+    let to = Arc::clone(&done);
+    // Given back as the thread begins: the C library ends the process where it finds no memory for a thread's thread-local data.
+    let spare = memory::with_capacity::<u8>(SPARE, "a picture's thread")?;
+    let worker = Worker::start("fewstep-jpeg".to_string(), move |_| {
+        drop(spare);
+        *to.lock().unwrap_or_else(PoisonError::into_inner) = Some(work());
+    })?;
+    worker.join();
+    let found = done.lock().unwrap_or_else(PoisonError::into_inner).take();
+    found.unwrap_or_else(|| Err(Error::internal("a picture's thread left nothing")))
 }
 
 fn decode(file: &[u8], header: Header) -> Result<Raw> {

@@ -40,7 +40,7 @@ fn with_segment(file: &[u8], marker: u8, body: &[u8]) -> Vec<u8> {
 }
 
 fn decode(file: &[u8]) -> Result<Picture> {
-    Picture::decode(file, 1 << 20)
+    Picture::decode(file.to_vec(), 1 << 20)
 }
 
 fn rgb(file: &[u8]) -> Vec<f32> {

@@ -1,5 +1,6 @@
 //! Data from outside, as a C program brings it: folders of pictures, arrays in files, a callback that fills batches. What comes in is what trains.
 
+#[cfg(target_os = "linux")]
 use crate::alone::alone;
 use crate::ffi_common::{Api, c, scratch, text_of};
 use fewstep::ffi::callback::*;
