@@ -1411,6 +1411,8 @@ FEWSTEP_API fewstep_status fewstep_folder_options_init(fewstep_folder_options *o
  * fewstep_dataset_skipped tells the reason for each, and the runtime's log has a warning. Memory that the system refuses ends the call instead. Bits that
  * changed in a JPEG file are not always found, for the format has no checksum.
  *
+ * JPEG files are decoded on a thread of the library that ends with its file, for the sake of the caller's stack.
+ *
  * `options` may be NULL for the defaults. `progress` may be NULL, is called after each file and reports FEWSTEP_PHASE_OPEN; `user` goes to it.
  * Ownership and threads as fewstep_dataset_create.
  * Returns OK, INVALID_ARGUMENT (also for pictures beside folders), NOT_FOUND (no such folder, or no picture in it that can be read; the sentence has the first

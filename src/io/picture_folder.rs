@@ -158,7 +158,11 @@ fn begins_as_picture(path: &Path) -> bool {
 
 /// The names in a folder, of which there may be so many more.
 fn read(folder: &Path, skipped: &mut Skipped, room: &mut usize, stop: Stop) -> Result<Names> {
-    let named = |e: std::io::Error| Error::from_io(folder, &e);
+    // A folder is read into the C library's own memory.
+    let named = |e: std::io::Error| match e.kind() {
+        std::io::ErrorKind::OutOfMemory => Error::out_of_memory(format!("{}: {e}", folder.display())),
+        _ => Error::from_io(folder, &e),
+    };
     let (mut names, mut left_out) = (Names { files: vec![], folders: vec![] }, vec![]);
     for entry in fs::read_dir(folder).map_err(named)? {
         stop.check()?;

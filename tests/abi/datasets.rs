@@ -1,6 +1,6 @@
 //! Data from outside, as a C program brings it: folders of pictures, arrays in files, a callback that fills batches. What comes in is what trains.
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 use crate::alone::alone;
 use crate::ffi_common::{Api, c, scratch, text_of};
 use fewstep::ffi::callback::*;
@@ -377,7 +377,7 @@ fn npy_files_are_datasets() {
 }
 
 /// However little memory there is: decoders of pictures cannot be refused any, and end no process.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
 fn little_memory_is_an_answer() {
     fn limit(bytes: libc::rlim_t) {
@@ -391,6 +391,11 @@ fn little_memory_is_an_answer() {
     }
     // It limits its process.
     alone(concat!(module_path!(), "::little_memory_is_an_answer"), || {
+        // What was given back goes back to the system at once, or all later calls could live on it.
+        for (setting, value) in [(libc::M_MMAP_THRESHOLD, 64 << 10), (libc::M_TRIM_THRESHOLD, 0), (libc::M_ARENA_MAX, 1)] {
+            // SAFETY: takes numbers.
+            assert_eq!(unsafe { libc::mallopt(setting, value) }, 1);
+        }
         let (case, dir) = (Case::new(), scratch("little-memory"));
         png(&dir.join("0.png"), [700, 500], &vec![7; 700 * 500]);
         // In turn: coefficients of a whole picture, a wide row, as many components and blocks as there can be.
