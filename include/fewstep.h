@@ -22,8 +22,9 @@
  *
  * MEMORY that the system refuses is FEWSTEP_STATUS_OUT_OF_MEMORY, and the call can be made again when there is some. Small pieces, which a library
  * cannot do without in its own names and tables, then come from a reserve of 3 MiB that is part of it and costs nothing until then; while half of it is
- * used, calls that create something answer OUT_OF_MEMORY. The process ends only where the reserve is used up, or for a piece of more than 2 MiB that
- * cannot be refused. The C library may end it too, for its own thread-local data in a program that loads this library with dlopen.
+ * used, calls that create something answer OUT_OF_MEMORY. Decoders of pictures, which want large pieces too, begin only once there is memory for them. The
+ * process ends only where the reserve is used up, or for a piece of more than 2 MiB that cannot be refused. The C library may end it too, for its own
+ * thread-local data in a program that loads this library with dlopen.
  *
  * On a CUDA device any function that computes may also return FEWSTEP_STATUS_OUT_OF_MEMORY, when the device's memory does not suffice, and
  * FEWSTEP_STATUS_DEVICE_LOST, after which the runtime and all that was made from it can only be destroyed.
@@ -247,7 +248,7 @@ FEWSTEP_API const char *fewstep_version_string(void);
  * A call that computes sees its token, and that of its runtime (`cancel` of fewstep_runtime_options), within a few milliseconds: while it plans, inside an
  * evaluation of a network, inside a training step. On a GPU what was started is waited for: one sampler step, one training step. Calls that only read,
  * write or copy (opening and saving, datasets, snapshots, beginning a run, reading images) take as long as disk, memory and hashes need, a few seconds a
- * gigabyte, and look at no token.
+ * gigabyte, and look at no token; but fewstep_dataset_open_folder does between two files, and fewstep_dataset_create_filled between two batches.
  */
 typedef struct fewstep_cancel_token fewstep_cancel_token;
 
@@ -327,6 +328,11 @@ FEWSTEP_API fewstep_status fewstep_cancel_token_destroy(fewstep_cancel_token *to
  * Progress of fewstep_evaluate: `done` of `total`, images that were sampled, sets that were measured and steps of the classifier together.
  */
 #define FEWSTEP_PHASE_EVALUATE 6
+
+/**
+ * Progress of fewstep_dataset_open_folder: `done` of `total` files.
+ */
+#define FEWSTEP_PHASE_OPEN 7
 
 /**
  * How far a blocking call is. Only valid inside the callback. Later versions may have more fields: read no more than struct_size bytes.
@@ -1189,6 +1195,18 @@ typedef struct {
    * One more than the largest label; 0 without labels.
    */
   uint32_t classes;
+  /**
+   * Files and folders that fewstep_dataset_open_folder left out.
+   */
+  uint64_t skipped;
+  /**
+   * Those of them that fewstep_dataset_skipped tells of: all, but at most 10,000.
+   */
+  uint32_t skipped_listed;
+  /**
+   * Names that fewstep_dataset_class_name tells: those of the folders that are classes; 0 for other datasets.
+   */
+  uint32_t class_names;
 } fewstep_dataset_info;
 
 /**
@@ -1231,6 +1249,20 @@ fewstep_status fewstep_dataset_open_npz(const fewstep_runtime *runtime,
                                         fewstep_dataset **out);
 
 /**
+ * Reads a dataset from NumPy's `.npy` files (numpy.save): images from one, and labels from another where `labels_path` is not NULL. What they may hold, and
+ * `scale` and `shift`, as fewstep_dataset_open_npz.
+ *
+ * Ownership, threads and codes as fewstep_dataset_create; also NOT_FOUND, IO, CORRUPT_FILE, VERSION_MISMATCH (a later npy format) and UNSUPPORTED.
+ */
+FEWSTEP_API
+fewstep_status fewstep_dataset_open_npy(const fewstep_runtime *runtime,
+                                        const char *images_path,
+                                        const char *labels_path,
+                                        float scale,
+                                        float shift,
+                                        fewstep_dataset **out);
+
+/**
  * Fills `*out`, whose struct_size the caller has set.
  *
  * Any thread may call, also while others use the dataset. Returns OK or INVALID_ARGUMENT.
@@ -1243,6 +1275,314 @@ FEWSTEP_API fewstep_status fewstep_dataset_get_info(const fewstep_dataset *datas
  * Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE while a call uses the dataset (nothing happens then).
  */
 FEWSTEP_API fewstep_status fewstep_dataset_destroy(fewstep_dataset *dataset);
+
+
+/* ---------------------------------------------------------------------------
+ * Datasets of the pictures in a folder
+ * --------------------------------------------------------------------------- */
+
+/**
+ * Folders are classes where there are some and no picture lies beside them; pictures beside folders are INVALID_ARGUMENT, for it could be meant either way.
+ */
+#define FEWSTEP_FOLDERS_AUTO 1
+
+/**
+ * The pictures lie in the folder itself, and have no labels; folders in it are left out.
+ */
+#define FEWSTEP_FOLDERS_IGNORED 2
+
+/**
+ * Each folder in it is a class; files beside them are left out.
+ */
+#define FEWSTEP_FOLDERS_CLASSES 3
+
+/**
+ * A picture of another shape is cut: what is beyond the shape of the images, as much at either end.
+ */
+#define FEWSTEP_FIT_CROP 1
+
+/**
+ * A picture of another shape is stretched.
+ */
+#define FEWSTEP_FIT_STRETCH 2
+
+/**
+ * What is made of a folder's pictures. Fill it with fewstep_folder_options_init, then change fields.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * Channels of the images: 3 (RGB, the default) or 1 (grey: 0.299 red + 0.587 green + 0.114 blue).
+   */
+  uint32_t channels;
+  /**
+   * Rows of the images; 0 (the default), with a width of 0, for the size of the first picture that can be read.
+   */
+  uint32_t height;
+  /**
+   * Columns of the images; see height.
+   */
+  uint32_t width;
+  /**
+   * FEWSTEP_FOLDERS_*; AUTO by default.
+   */
+  int32_t folders;
+  /**
+   * FEWSTEP_FIT_*; CROP by default.
+   */
+  int32_t fit;
+  /**
+   * 1: each image is there a second time, mirrored left to right; these copies come behind all others, in the same order. 0 by default.
+   */
+  int32_t mirror;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * Value in the model's space = value of the picture, 0 to 255, * scale + shift. By default 1/127.5 and -1: images are in [-1, 1].
+   */
+  float scale;
+  /**
+   * See scale.
+   */
+  float shift;
+  /**
+   * Images of each class (or of the folder, without classes) at most, mirrored copies not counted: those whose names come first. 0 (the default) for all.
+   */
+  uint64_t max_images;
+  /**
+   * Bytes of the images in memory at most, four for each value; more is OUT_OF_MEMORY, before the memory is asked for. 4 GiB by default.
+   */
+  uint64_t max_bytes;
+  /**
+   * Pixels of a picture at most; a file that says it has more is left out before it is decoded. Decoding one takes up to 8 bytes a pixel for a while, or 23
+   * of a JPEG file. 2^26 by default.
+   */
+  uint64_t max_pixels;
+  /**
+   * Bytes of a file at most; a longer one is left out before it is read. 256 MiB by default.
+   */
+  uint64_t max_file_bytes;
+  /**
+   * Stops the call with CANCELLED, between two files; only read during it. NULL (the default) for none.
+   */
+  const fewstep_cancel_token *cancel;
+} fewstep_folder_options;
+
+/**
+ * A file or folder that was left out of a dataset. Set struct_size before fewstep_dataset_skipped fills the rest.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * FEWSTEP_STATUS_*: of what kind the reason is. CORRUPT_FILE for damaged pictures and files that are too long, UNSUPPORTED for what is none, or too large,
+   * or in the wrong place, IO and NOT_FOUND for what could not be read.
+   */
+  fewstep_status status;
+  /**
+   * Where it lies: the path that was given to fewstep_dataset_open_folder, and its own in it. Lives as long as the dataset.
+   */
+  const char *path;
+  /**
+   * Why it was left out, a sentence. Lives as long as the dataset.
+   */
+  const char *reason;
+} fewstep_skipped;
+
+/**
+ * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
+ *
+ * Any thread may call. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_folder_options_init(fewstep_folder_options *options, size_t struct_size);
+
+/**
+ * Makes a dataset of the pictures in a folder: PNG and JPEG files, whatever their names end in. Where folders are classes, those in `path` get labels from 0
+ * on in the order of their names, and the pictures that lie in them theirs; a class without a picture keeps its label. Folders in those are not looked into,
+ * and names that begin with a dot are left out. Links are followed. Names are sorted by their bytes, so the same folder gives the same bytes.
+ *
+ * Pictures become images of one size: they are cut or stretched to its shape (`fit`), then resampled by the Catmull-Rom spline (Pillow's BICUBIC), which is
+ * widened where they become smaller, so that nothing aliases. 16 bits a channel count in full; palettes are looked up; what is transparent lies on white;
+ * the orientation that a camera noted is applied; colour profiles are not. Of an animated file the first picture counts.
+ *
+ * A file that cannot be read, is no picture, is damaged, was cut off or is beyond a limit is left out: fewstep_dataset_info counts such files,
+ * fewstep_dataset_skipped tells the reason for each, and the runtime's log has a warning. Memory that the system refuses ends the call instead. Bits that
+ * changed in a JPEG file are not always found, for the format has no checksum.
+ *
+ * JPEG files are decoded on a thread of the library that ends with its file, for the sake of the caller's stack.
+ *
+ * `options` may be NULL for the defaults. `progress` may be NULL, is called after each file and reports FEWSTEP_PHASE_OPEN; `user` goes to it.
+ * Ownership and threads as fewstep_dataset_create.
+ * Returns OK, INVALID_ARGUMENT (also for pictures beside folders), NOT_FOUND (no such folder, or no picture in it that can be read; the sentence has the first
+ * reasons), IO, UNSUPPORTED (more than 2^24 names), OUT_OF_MEMORY (also for more than max_bytes) or CANCELLED.
+ */
+FEWSTEP_API
+fewstep_status fewstep_dataset_open_folder(const fewstep_runtime *runtime,
+                                           const char *path,
+                                           const fewstep_folder_options *options,
+                                           fewstep_progress_callback progress,
+                                           void *user,
+                                           fewstep_dataset **out);
+
+/**
+ * Fills `*out`, whose struct_size the caller has set, with what was left out and why: `index` is less than the info's skipped_listed.
+ *
+ * Any thread may call, also while others use the dataset. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_dataset_skipped(const fewstep_dataset *dataset, size_t index, fewstep_skipped *out);
+
+/**
+ * Writes to `*out` the name of the folder whose pictures have this label, which is less than the info's class_names. What is not UTF-8 of the name is
+ * replaced. The text lives as long as the dataset.
+ *
+ * Any thread may call, also while others use the dataset. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API
+fewstep_status fewstep_dataset_class_name(const fewstep_dataset *dataset,
+                                          size_t label,
+                                          const char **out);
+
+
+/* ---------------------------------------------------------------------------
+ * Datasets that the host fills
+ * --------------------------------------------------------------------------- */
+
+/**
+ * A dataset that a callback fills. Fill it with fewstep_fill_options_init, then change fields.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * FEWSTEP_DTYPE_* of the values that are written; u8 by default.
+   */
+  int32_t dtype;
+  /**
+   * FEWSTEP_LAYOUT_*; NHWC by default.
+   */
+  int32_t layout;
+  /**
+   * Channels of an image.
+   */
+  uint32_t channels;
+  /**
+   * Rows of an image.
+   */
+  uint32_t height;
+  /**
+   * Columns of an image.
+   */
+  uint32_t width;
+  /**
+   * Images of one call at most, 1 to 65536; 64 by default.
+   */
+  uint32_t batch;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * Number of images.
+   */
+  size_t count;
+  /**
+   * Value in the model's space = value written * scale + shift. By default 1/127.5 and -1, which maps bytes to [-1, 1].
+   */
+  float scale;
+  /**
+   * See scale.
+   */
+  float shift;
+  /**
+   * What is written for each image beside it, such as class labels: what fewstep_model_condition tells of a model, or what the host fills in. Of labels,
+   * `classes` is how many there are, or 0 where that is not to be checked. NULL by default. Copied.
+   */
+  const fewstep_condition *conditions;
+  /**
+   * Elements of conditions.
+   */
+  size_t condition_count;
+  /**
+   * Bytes from one condition to the next; sizeof(fewstep_condition).
+   */
+  size_t condition_stride;
+  /**
+   * Stops the call with CANCELLED, between two calls of the callback; only read during it. NULL (the default) for none.
+   */
+  const fewstep_cancel_token *cancel;
+} fewstep_fill_options;
+
+/**
+ * What is to be written for some images. Only valid inside the callback. Later versions may have more fields: read no more than struct_size bytes.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * Images of this call (N): all that are left, but no more than a batch.
+   */
+  uint32_t count;
+  /**
+   * The first one's number; the others follow.
+   */
+  uint64_t first;
+  /**
+   * A place for the images' values, of the type and in the layout that the options say. Bytes that are left as they are make a float NaN and a byte 255.
+   */
+  void *images;
+  /**
+   * Bytes of images.
+   */
+  size_t images_size;
+  /**
+   * A place for each of the options' conditions: class labels int32_t [N], tokens float [N, length, width], vectors float [N, width], planes float
+   * [N, channels, H, W]. Bytes that are left as they are make a label -1.
+   */
+  void *const *conditions;
+  /**
+   * Elements of conditions.
+   */
+  size_t condition_count;
+} fewstep_fill;
+
+/**
+ * Writes what `batch` asks for, on the thread that made the call, and returns 0; anything else cancels: the call returns FEWSTEP_STATUS_CANCELLED. Must return
+ * normally (no C++ exception, no longjmp).
+ */
+typedef int32_t (*fewstep_fill_callback)(void *user, const fewstep_fill *batch);
+
+/**
+ * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
+ *
+ * Any thread may call. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_fill_options_init(fewstep_fill_options *options, size_t struct_size);
+
+/**
+ * Makes a dataset of what a callback writes, a batch at a time: for data in a form of the host's own, of which there need never be more than a batch beside
+ * the dataset. `fill` is called for images 0 to count - 1 in their order, only during this call, and may cancel it; `user` goes to it.
+ *
+ * Ownership and threads as fewstep_dataset_create.
+ * Returns OK, INVALID_ARGUMENT (also for a label that is negative, not written or beyond its classes), SHAPE (sizes that overflow), NUMERIC (a value that is
+ * not finite, or a float that was not written), CANCELLED or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_dataset_create_filled(const fewstep_runtime *runtime,
+                                             const fewstep_fill_options *options,
+                                             fewstep_fill_callback fill,
+                                             void *user,
+                                             fewstep_dataset **out);
 
 
 /* ---------------------------------------------------------------------------

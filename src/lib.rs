@@ -20,6 +20,7 @@ mod process;
 pub mod quant;
 pub mod random;
 pub mod sampling;
+pub mod standby;
 pub mod tensor;
 
 #[cfg(test)]

@@ -22,6 +22,9 @@ pub const FEWSTEP_PHASE_REPORT: i32 = 5;
 /// Progress of fewstep_evaluate: `done` of `total`, images that were sampled, sets that were measured and steps of the classifier together.
 pub const FEWSTEP_PHASE_EVALUATE: i32 = 6;
 
+/// Progress of fewstep_dataset_open_folder: `done` of `total` files.
+pub const FEWSTEP_PHASE_OPEN: i32 = 7;
+
 /// How far a blocking call is. Only valid inside the callback. Later versions may have more fields: read no more than struct_size bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]

@@ -11,6 +11,8 @@ pub mod callback;
 pub mod cancel;
 pub mod conditioning;
 pub mod dataset;
+pub mod dataset_fill;
+pub mod dataset_folder;
 pub mod device;
 pub mod error;
 pub mod evaluate;

@@ -68,8 +68,15 @@ fn null_everywhere() {
         fewstep_dataset_options_init(null_mut(), 0) => INVALID;
         fewstep_dataset_create(null(), null(), null_mut()) => INVALID;
         fewstep_dataset_open_npz(null(), null(), null(), null(), 0.0, 0.0, null_mut()) => INVALID;
+        fewstep_dataset_open_npy(null(), null(), null(), 0.0, 0.0, null_mut()) => INVALID;
         fewstep_dataset_get_info(null(), null_mut()) => INVALID;
         fewstep_dataset_destroy(null_mut()) => 0;
+        fewstep_folder_options_init(null_mut(), 0) => INVALID;
+        fewstep_dataset_open_folder(null(), null(), null(), None, null_mut(), null_mut()) => INVALID;
+        fewstep_dataset_skipped(null(), 0, null_mut()) => INVALID;
+        fewstep_dataset_class_name(null(), 0, null_mut()) => INVALID;
+        fewstep_fill_options_init(null_mut(), 0) => INVALID;
+        fewstep_dataset_create_filled(null(), null(), None, null_mut(), null_mut()) => INVALID;
         fewstep_trainer_options_init(null_mut(), 0) => INVALID;
         fewstep_trainer_create(null(), null(), null(), null(), null(), null_mut()) => INVALID;
         fewstep_trainer_prepare(null_mut(), None, null_mut(), null()) => INVALID;

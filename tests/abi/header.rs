@@ -16,6 +16,8 @@ const CHAPTERS: [(&str, &str); 20] = [
     ("conditioning", "Conditions: what a model is given beside images and timesteps"),
     ("model", "Models, and students derived from them"),
     ("dataset", "Datasets"),
+    ("dataset_folder", "Datasets of the pictures in a folder"),
+    ("dataset_fill", "Datasets that the host fills"),
     ("precision", "Precisions"),
     ("trainer_options", "Trainers: what training is made with"),
     ("trainer", "Trainers"),

@@ -10,6 +10,8 @@ use fewstep::ffi::callback::*;
 use fewstep::ffi::cancel::*;
 use fewstep::ffi::conditioning::*;
 use fewstep::ffi::dataset::*;
+use fewstep::ffi::dataset_fill::*;
+use fewstep::ffi::dataset_folder::*;
 use fewstep::ffi::device::*;
 use fewstep::ffi::evaluate::*;
 use fewstep::ffi::evaluator::*;
@@ -80,8 +82,19 @@ api! {
     fewstep_dataset_options_init(*mut fewstep_dataset_options, usize) -> i32;
     fewstep_dataset_create(*const fewstep_runtime, *const fewstep_dataset_options, *mut *mut fewstep_dataset) -> i32;
     fewstep_dataset_open_npz(*const fewstep_runtime, *const c_char, *const c_char, *const c_char, f32, f32, *mut *mut fewstep_dataset) -> i32;
+    fewstep_dataset_open_npy(*const fewstep_runtime, *const c_char, *const c_char, f32, f32, *mut *mut fewstep_dataset) -> i32;
     fewstep_dataset_get_info(*const fewstep_dataset, *mut fewstep_dataset_info) -> i32;
     fewstep_dataset_destroy(*mut fewstep_dataset) -> i32;
+    fewstep_folder_options_init(*mut fewstep_folder_options, usize) -> i32;
+    fewstep_dataset_open_folder(
+        *const fewstep_runtime, *const c_char, *const fewstep_folder_options, fewstep_progress_callback, *mut c_void, *mut *mut fewstep_dataset
+    ) -> i32;
+    fewstep_dataset_skipped(*const fewstep_dataset, usize, *mut fewstep_skipped) -> i32;
+    fewstep_dataset_class_name(*const fewstep_dataset, usize, *mut *const c_char) -> i32;
+    fewstep_fill_options_init(*mut fewstep_fill_options, usize) -> i32;
+    fewstep_dataset_create_filled(
+        *const fewstep_runtime, *const fewstep_fill_options, fewstep_fill_callback, *mut c_void, *mut *mut fewstep_dataset
+    ) -> i32;
     fewstep_trainer_options_init(*mut fewstep_trainer_options, usize) -> i32;
     fewstep_trainer_create(*const fewstep_runtime, *const fewstep_model, *const fewstep_model, *const fewstep_dataset, *const fewstep_trainer_options, *mut *mut fewstep_trainer) -> i32;
     fewstep_trainer_prepare(*mut fewstep_trainer, fewstep_progress_callback, *mut c_void, *const fewstep_cancel_token) -> i32;

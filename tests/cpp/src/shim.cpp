@@ -1,5 +1,7 @@
 #include "fewstep-tests-cpp/src/shim.hpp"
 
+#include <algorithm>
+
 namespace fewstep_tests {
 namespace {
 
@@ -261,6 +263,40 @@ std::unique_ptr<Dataset> copy_dataset(const Runtime &runtime, rust::Slice<const 
     options.data = pixels.data();
     options.data_size = pixels.size();
     return on_heap<Dataset>(runtime, options);
+}
+
+std::unique_ptr<Dataset> open_npy(const Runtime &runtime, rust::Str path) { return on_heap<Dataset>(Dataset::open_npy(runtime, std::string(path))); }
+
+std::unique_ptr<Dataset> open_folder(const Runtime &runtime, rust::Str path, std::uint64_t throw_at) {
+    if (throw_at == 0) return on_heap<Dataset>(Dataset::open_folder(runtime, std::string(path)));
+    const auto progress = [=](const fewstep_progress &now) {
+        if (now.done == throw_at) throw GaveUp(now.done);
+    };
+    return on_heap<Dataset>(Dataset::open_folder(runtime, std::string(path), fewstep::folder_options(), progress));
+}
+
+std::unique_ptr<Dataset> fill_dataset(const Runtime &runtime, std::size_t count, bool throws) {
+    fewstep_fill_options options = fewstep::fill_options();
+    options.channels = 1;
+    options.height = 8;
+    options.width = 8;
+    options.count = count;
+    return on_heap<Dataset>(Dataset::filled(runtime, options, [=](const fewstep_fill &batch) {
+        if (throws) throw GaveUp(batch.first);
+        std::fill_n(static_cast<std::uint8_t *>(batch.images), batch.images_size, std::uint8_t{9});
+    }));
+}
+
+rust::Vec<rust::String> class_names(const Dataset &dataset) {
+    rust::Vec<rust::String> out;
+    for (const std::string &name : dataset.class_names()) out.push_back(name);
+    return out;
+}
+
+rust::Vec<rust::String> skipped(const Dataset &dataset) {
+    rust::Vec<rust::String> out;
+    for (const fewstep::Skipped &row : dataset.skipped()) out.push_back(row.path + ": " + row.reason);
+    return out;
 }
 
 std::uint64_t images(const Dataset &dataset) { return dataset.info().count; }

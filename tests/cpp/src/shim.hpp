@@ -87,6 +87,11 @@ std::unique_ptr<CancelToken> cancel_token();
 
 std::unique_ptr<Dataset> open_npz(const Runtime &runtime, rust::Str path);
 std::unique_ptr<Dataset> copy_dataset(const Runtime &runtime, rust::Slice<const std::uint8_t> pixels);
+std::unique_ptr<Dataset> open_npy(const Runtime &runtime, rust::Str path);
+std::unique_ptr<Dataset> open_folder(const Runtime &runtime, rust::Str path, std::uint64_t throw_at);
+std::unique_ptr<Dataset> fill_dataset(const Runtime &runtime, std::size_t count, bool throws);
+rust::Vec<rust::String> class_names(const Dataset &dataset);
+rust::Vec<rust::String> skipped(const Dataset &dataset);
 std::uint64_t images(const Dataset &dataset);
 
 std::unique_ptr<Trainer> data_trainer(const Runtime &runtime, const Model &student, const Dataset &dataset);
