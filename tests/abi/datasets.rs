@@ -1,7 +1,5 @@
 //! Data from outside, as a C program brings it: folders of pictures, arrays in files, a callback that fills batches. What comes in is what trains.
 
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-use crate::alone::alone;
 use crate::ffi_common::{Api, c, scratch, text_of};
 use fewstep::ffi::callback::*;
 use fewstep::ffi::conditioning::*;
@@ -389,37 +387,39 @@ fn little_memory_is_an_answer() {
         let pages = std::fs::read_to_string("/proc/self/statm").expect("statm");
         4096 * pages.split(' ').next().expect("a number").parse::<u64>().expect("a number")
     }
-    // It limits its process.
-    alone(concat!(module_path!(), "::little_memory_is_an_answer"), || {
-        // What was given back goes back to the system at once, or all later calls could live on it.
-        for (setting, value) in [(libc::M_MMAP_THRESHOLD, 64 << 10), (libc::M_TRIM_THRESHOLD, 0), (libc::M_ARENA_MAX, 1)] {
-            // SAFETY: takes numbers.
-            assert_eq!(unsafe { libc::mallopt(setting, value) }, 1);
-        }
-        let (case, dir) = (Case::new(), scratch("little-memory"));
-        png(&dir.join("0.png"), [700, 500], &vec![7; 700 * 500]);
-        // In turn: coefficients of a whole picture, a wide row, as many components and blocks as there can be.
-        let kinds = [(700, 600, &[0x22, 0x11, 0x11][..]), (8000, 20, &[0x41, 0x11, 0x11]), (400, 400, &[0x22, 0x11, 0x11, 0x22]), (500, 500, &[0x24])];
-        for (i, (width, height, factors)) in kinds.iter().enumerate() {
-            std::fs::write(dir.join(format!("{}.jpg", i + 1)), crate::pictures::progressive(*width, *height, factors)).expect("a file");
-        }
-        let options = fewstep_folder_options { height: 8, width: 8, ..case.folder_options() };
-        let open = || {
-            let (status, data) = case.open(&dir, &options, None, null_mut());
-            // SAFETY: NULL or a handle.
-            unsafe { (case.api.fewstep_dataset_destroy)(data) };
-            status
-        };
-        case.api.ok(open());
-        let (mut refused, mut opened) = (0, 0);
-        for more in (0..60).map(|i| i * (512 << 10)) {
-            limit(size() + more);
-            let status = open();
-            limit(libc::RLIM_INFINITY);
-            assert!(status == 0 || status == OUT_OF_MEMORY, "{more}: {}", case.api.last_error());
-            if status == 0 { opened += 1 } else { refused += 1 }
-        }
-        assert!(opened > 5 && refused > 5, "{opened} opened, {refused} refused");
-        std::fs::remove_dir_all(dir).expect("a folder");
-    });
+    // In a process of its own, which is limited, and whose allocator gives all that is freed back to the system: later calls could live on it, or on what it
+    // sets aside for each thread.
+    if std::env::var_os("FEWSTEP_TEST_LITTLE").is_none() {
+        let child = std::process::Command::new(std::env::current_exe().expect("self"))
+            .args(["--exact", "datasets::little_memory_is_an_answer", "--nocapture"])
+            .envs([("FEWSTEP_TEST_LITTLE", "1"), ("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "65536"), ("MALLOC_TRIM_THRESHOLD_", "0")])
+            .output()
+            .expect("child");
+        return assert!(child.status.success(), "{}\n{}", String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
+    }
+    let (case, dir) = (Case::new(), scratch("little-memory"));
+    png(&dir.join("0.png"), [700, 500], &vec![7; 700 * 500]);
+    // In turn: coefficients of a whole picture, a wide row, as many components and blocks as there can be.
+    let kinds = [(700, 600, &[0x22, 0x11, 0x11][..]), (8000, 20, &[0x41, 0x11, 0x11]), (400, 400, &[0x22, 0x11, 0x11, 0x22]), (500, 500, &[0x24])];
+    for (i, (width, height, factors)) in kinds.iter().enumerate() {
+        std::fs::write(dir.join(format!("{}.jpg", i + 1)), crate::pictures::progressive(*width, *height, factors)).expect("a file");
+    }
+    let options = fewstep_folder_options { height: 8, width: 8, ..case.folder_options() };
+    let open = || {
+        let (status, data) = case.open(&dir, &options, None, null_mut());
+        // SAFETY: NULL or a handle.
+        unsafe { (case.api.fewstep_dataset_destroy)(data) };
+        status
+    };
+    case.api.ok(open());
+    let (mut refused, mut opened) = (0, 0);
+    for more in (0..60).map(|i| i * (512 << 10)) {
+        limit(size() + more);
+        let status = open();
+        limit(libc::RLIM_INFINITY);
+        assert!(status == 0 || status == OUT_OF_MEMORY, "{more}: {}", case.api.last_error());
+        if status == 0 { opened += 1 } else { refused += 1 }
+    }
+    assert!(opened > 5 && refused > 5, "{opened} opened, {refused} refused");
+    std::fs::remove_dir_all(dir).expect("a folder");
 }
