@@ -1,6 +1,7 @@
 //! Saving and resuming a training run, bit for bit, also in another process.
 //!
-//! A checkpoint is one safetensors file: weights, the optimizer's states and the moving average of every parameter of every set, and a record of the run in its metadata.
+//! A checkpoint is one safetensors file: weights, the optimizer's states and the moving average of every parameter of every set, and a record of the run in its
+//! metadata.
 //! Draws depend on (seed, step) alone, so nothing else has a state; the trajectory cache is regenerated from the seed.
 
 use super::features::is_alignment;

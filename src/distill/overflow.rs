@@ -122,7 +122,7 @@ impl Trainer {
 
     /// Every state of training by its name in a checkpoint.
     pub(super) fn states(&self) -> Result<Vec<(String, Tensor)>> {
-        let count = self.sets.iter().flat_map(ParameterSet::states).count();
+        let count = self.sets.iter().flat_map(|set| &set.parameters).map(|p| p.rule.states().len()).sum();
         let mut states = memory::with_capacity(count, "list of tensors")?;
         for (_, parameter, key) in self.sets.iter().flat_map(ParameterSet::states) {
             let tensor = Tensor::from_slice(parameter.initial.shape(), &self.exec.storage_bytes(&key)?.of::<f32>()?)?;
