@@ -1711,6 +1711,19 @@ fewstep_status fewstep_dataset_create_filled(const fewstep_runtime *runtime,
 #define FEWSTEP_DECAY_STABLE 3
 
 /**
+ * AdamW for all parameters (Loshchilov and Hutter 2019).
+ */
+#define FEWSTEP_OPTIMIZER_ADAMW 1
+
+/**
+ * Muon for the matrices inside the network, AdamW for all others: the first and last layers, embeddings of conditions, biases, norms and scales (Jordan 2024,
+ * "Muon: An optimizer for hidden layers in neural networks"). The sum of a matrix's gradients is made orthogonal before the step, so that all directions in it
+ * learn equally fast, whatever the size of the gradient. That takes about 3 n/m of the time of a layer and its gradients, n the smaller side of its matrix and m
+ * the pixels of a batch that it is applied to. benches/README.md has what it wins.
+ */
+#define FEWSTEP_OPTIMIZER_MUON 2
+
+/**
  * trajectory_clip: clamp or threshold as the scheduler config of the teacher says, so that it runs as its own sampler runs it.
  */
 #define FEWSTEP_CLIP_FROM_TEACHER 3
@@ -1844,7 +1857,7 @@ typedef struct {
    */
   uint32_t cache_batch;
   /**
-   * Peak learning rate; 1e-3 by default.
+   * Peak learning rate of what AdamW updates; 1e-3 by default.
    */
   double learning_rate;
   /**
@@ -1868,7 +1881,7 @@ typedef struct {
    */
   double eps;
   /**
-   * AdamW, decoupled; 0 by default.
+   * Decoupled weight decay, multiplied with the learning rate; 0 by default.
    */
   double weight_decay;
   /**
@@ -1968,6 +1981,23 @@ typedef struct {
    * share: cache_size * (teacher steps) / cache_refresh evaluations of the teacher.
    */
   uint32_t cache_refresh;
+  /**
+   * FEWSTEP_OPTIMIZER_*; AdamW by default.
+   */
+  int32_t optimizer;
+  /**
+   * 0.
+   */
+  uint32_t reserved3;
+  /**
+   * FEWSTEP_OPTIMIZER_MUON: peak learning rate of what Muon updates, with the warm-up and the decay of learning_rate; 0.02 by default. A step changes the
+   * singular values of a matrix by about as much, whatever the gradients.
+   */
+  double muon_learning_rate;
+  /**
+   * FEWSTEP_OPTIMIZER_MUON: the share of the sum of gradients that stays from step to step, below 1; 0.95 by default.
+   */
+  double momentum;
 } fewstep_trainer_options;
 
 
@@ -1986,8 +2016,8 @@ typedef struct {
 #define FEWSTEP_WEIGHTS_EMA 2
 
 /**
- * Resume with other learning_rate, warmup_steps, total_steps or decay. Both schedules count from the run's first step: the next step has the learning rate
- * that the new schedule gives after the steps that are done, which is 0 if its cosine has ended by then (a warning in the log says so).
+ * Resume with other learning_rate, muon_learning_rate, warmup_steps, total_steps or decay. Both schedules count from the run's first step: the next step has
+ * the learning rate that the new schedule gives after the steps that are done, which is 0 if its cosine has ended by then (a warning in the log says so).
  */
 #define FEWSTEP_RESUME_SCHEDULE 1
 
@@ -1997,7 +2027,8 @@ typedef struct {
 #define FEWSTEP_RESUME_BATCH 2
 
 /**
- * Resume with other beta1, beta2, eps, weight_decay, clip_norm or ema_decay. The moments and the moving average go on from what they are.
+ * Resume with other beta1, beta2, eps, momentum, weight_decay, clip_norm or ema_decay. The moments and the moving average go on from what they are; another
+ * FEWSTEP_OPTIMIZER_*, which has other ones, is an error in any case.
  */
 #define FEWSTEP_RESUME_OPTIMIZER 4
 
@@ -2102,7 +2133,7 @@ typedef struct {
    */
   uint32_t pair_count;
   /**
-   * Bytes of the student's weights as they are trained, of AdamW's moments and of the moving average.
+   * Bytes of the student's weights as they are trained, of the optimizer's states and of the moving average.
    */
   uint64_t state_bytes;
   /**
@@ -2264,7 +2295,7 @@ fewstep_status fewstep_trainer_resume(fewstep_trainer *trainer,
 
 /**
  * Continues where fewstep_trainer_save stopped, with other options: `changes` says which may differ from the saved run's, as a sum of FEWSTEP_RESUME_*; 0 is
- * fewstep_trainer_resume. The options are those that the trainer was created with. Weights, both of AdamW's moments, the moving average and the number
+ * fewstep_trainer_resume. The options are those that the trainer was created with. Weights, all of the optimizer's states, the moving average and the number
  * of steps done are the checkpoint's. The student's architecture, noise schedule and prediction type must agree always. The trainer's own checkpoints
  * have the new options.
  *

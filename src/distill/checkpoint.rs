@@ -1,13 +1,17 @@
 //! Saving and resuming a training run, bit for bit, also in another process.
 //!
-//! A checkpoint is one safetensors file: weights, both moments and the moving average of every parameter of every set, and a record of the run in its metadata.
+//! A checkpoint is one safetensors file: weights, the optimizer's states and the moving average of every parameter of every set, and a record of the run in its
+//! metadata.
 //! Draws depend on (seed, step) alone, so nothing else has a state; the trajectory cache is regenerated from the seed.
 
 use super::features::is_alignment;
 use super::loss_scale::LossScale;
 use super::overflow::{StateBounds, largest};
 use super::parameters::{ParameterSet, State};
-use super::record::{self, BLOCKS, CACHE_REFRESH, CLIP, DRAWS, FEATURES, GUIDANCE, PRECISION, QUANTIZATION, SETS, TEACHER_ORDER, TRAJECTORY_PRECISION};
+use super::record::{
+    self, BLOCKS, CACHE_REFRESH, CLIP, DRAWS, FEATURES, GUIDANCE, MOMENTUM, MUON_LEARNING_RATE, OPTIMIZER, PRECISION, QUANTIZATION, SETS, TEACHER_ORDER,
+    TRAJECTORY_PRECISION,
+};
 use super::trainer::Trainer;
 use crate::error::{Error, Result, Status};
 use crate::graph::ops::ClipScale;
@@ -49,7 +53,7 @@ pub enum OptionGroup {
     Schedule = 1,
     /// Rows of a step.
     Batch = 2,
-    /// AdamW, clipping and the moving average.
+    /// Numbers of the optimizer, clipping and the moving average; not which optimizer it is, which has states of its own.
     Optimizer = 4,
     /// The terms of the loss.
     Loss = 8,
@@ -82,9 +86,9 @@ impl OptionGroup {
     /// not know.
     pub(super) fn of(option: &str) -> Option<Self> {
         Some(match option.rsplit_once('.').map_or(option, |(_set, option)| option) {
-            "learning_rate" | "warmup_steps" | "total_steps" | "decay" => OptionGroup::Schedule,
+            "learning_rate" | MUON_LEARNING_RATE | "warmup_steps" | "total_steps" | "decay" => OptionGroup::Schedule,
             "batch" => OptionGroup::Batch,
-            "beta1" | "beta2" | "eps" | "weight_decay" | "clip_norm" | "ema_decay" => OptionGroup::Optimizer,
+            "beta1" | "beta2" | "eps" | MOMENTUM | "weight_decay" | "clip_norm" | "ema_decay" => OptionGroup::Optimizer,
             "terms" | DRAWS | FEATURES | BLOCKS => OptionGroup::Loss,
             "pairs" | "substeps" | "cache_size" | "size" | CACHE_REFRESH | CLIP | GUIDANCE | TEACHER_ORDER => OptionGroup::Trajectories,
             "seed" => OptionGroup::Seed,
@@ -116,7 +120,7 @@ impl Trainer {
         safetensors::save(path, &entries, &BTreeMap::from([(KEY.to_owned(), text)]))
     }
 
-    /// Continues where `save` stopped, with the steps that are done and all of AdamW's state. The trainer must have been created with the same student
+    /// Continues where `save` stopped, with the steps that are done and all of the optimizer's state. The trainer must have been created with the same student
     /// architecture and numbers, noise schedule and prediction type, and with the same options but for those of `changes`, a mask of [`OptionGroup`]. Nothing
     /// changes on an error.
     pub fn resume(&mut self, path: &Path, changes: u32) -> Result<()> {
@@ -159,7 +163,8 @@ impl Trainer {
             let most = match state {
                 State::Weight | State::Average => &mut weights,
                 State::FirstMoment => &mut moment,
-                State::SecondMoment => continue,
+                // Muon's step is as long whatever its momentum.
+                State::SecondMoment | State::Momentum => continue,
             };
             *most = most.max(largest(tensor.as_slice::<f32>()?));
         }
@@ -178,8 +183,8 @@ impl Trainer {
             return Err(Error::invalid("the checkpoint was made with another student architecture"));
         }
         let own = self.run_record()?;
-        // First which sets there are: what follows from it has less to say.
-        for key in [SETS].into_iter().chain(own.keys().chain(record.run.keys()).map(String::as_str)) {
+        // First which sets there are, and which optimizer: what follows from it has less to say.
+        for key in [SETS, OPTIMIZER].into_iter().chain(own.keys().chain(record.run.keys()).map(String::as_str)) {
             self.check_option(key, own.get(key), record.run.get(key), changes)?;
         }
         match record.loss_scale {
@@ -239,11 +244,12 @@ impl Trainer {
 }
 
 /// Refuses values that no step leaves: what is not finite, second moments below 0, and moments of gradients that [`ClipScale`] does not accept (with a
-/// factor of two for rounding).
+/// factor of two for rounding). A momentum is at most 1 - 2^-24 in f32, and so the sum of gradients 2^24 times as large as one.
 fn check_state(state: State, key: &str, tensor: &Tensor) -> Result<()> {
     let norm = ClipScale::LARGEST;
     let (least, most) = match state {
         State::FirstMoment => (-2.0 * norm, 2.0 * norm),
+        State::Momentum => (-norm * (1u32 << 25) as f32, norm * (1u32 << 25) as f32),
         State::SecondMoment => (0.0, 2.0 * norm * norm),
         State::Weight | State::Average => (f32::MIN, f32::MAX),
     };

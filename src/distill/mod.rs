@@ -32,6 +32,8 @@ mod features_tests;
 #[cfg(test)]
 mod loss_tests;
 #[cfg(test)]
+mod muon_tests;
+#[cfg(test)]
 mod set_tests;
 #[cfg(test)]
 mod tests;
@@ -43,7 +45,7 @@ pub use checkpoint::OptionGroup;
 pub use dataset::Dataset;
 pub use features::FeatureTerm;
 pub use objective::Objective;
-pub use optimizer::{LearningRate, Optimizer};
+pub use optimizer::{LearningRate, Optimizer, OptimizerKind};
 pub use options::TrainerOptions;
 pub use parameters::ParameterSet;
 pub use points::Point;

@@ -1,6 +1,20 @@
-//! How parameters learn: AdamW, the learning rate, clipping and the moving average.
+//! How parameters learn: AdamW or Muon, the learning rate, clipping and the moving average.
 
 use crate::error::{Error, Result};
+use crate::names::named_enum;
+
+named_enum! {
+    /// What makes steps of gradients.
+    #[derive(Default)]
+    OptimizerKind {
+        /// AdamW for all parameters.
+        #[default]
+        AdamW = "AdamW",
+        /// Muon for the matrices inside a network, whose steps are made orthogonal (Jordan 2024, "Muon: An optimizer for hidden layers in neural networks"); AdamW
+        /// for all others.
+        Muon = "Muon",
+    }
+}
 
 /// How the learning rate moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,8 +31,14 @@ pub enum LearningRate {
 /// How a set of parameters learns.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Optimizer {
-    /// Peak learning rate.
+    /// What makes the steps.
+    pub kind: OptimizerKind,
+    /// Peak learning rate of what AdamW updates.
     pub learning_rate: f64,
+    /// Peak learning rate of what Muon updates: a step changes the singular values of a matrix by about as much, whatever the gradients.
+    pub muon_learning_rate: f64,
+    /// Muon's momentum: the share of the sum of gradients that stays.
+    pub momentum: f64,
     /// Steps of linear warm-up.
     pub warmup_steps: u64,
     /// Length of the cosine, or of the run whose last fifth decays.
@@ -31,7 +51,7 @@ pub struct Optimizer {
     pub beta2: f64,
     /// AdamW's epsilon.
     pub eps: f64,
-    /// AdamW's decoupled weight decay.
+    /// Decoupled weight decay, multiplied with the learning rate of each parameter.
     pub weight_decay: f64,
     /// Largest global gradient norm; infinity for none.
     pub clip_norm: f64,
@@ -44,7 +64,10 @@ pub struct Optimizer {
 impl Default for Optimizer {
     fn default() -> Self {
         Self {
+            kind: OptimizerKind::AdamW,
             learning_rate: 1e-3,
+            muon_learning_rate: 0.02,
+            momentum: 0.95,
             warmup_steps: 100,
             total_steps: 1000,
             decay: LearningRate::Cosine,
@@ -78,17 +101,33 @@ impl Optimizer {
         if self.weight_decay != 0.0 {
             positive("weight_decay", self.weight_decay)?;
         }
+        if self.kind == OptimizerKind::Muon {
+            positive("muon_learning_rate", self.muon_learning_rate)?;
+            finite("muon_learning_rate", self.muon_learning_rate)?;
+            finite("muon_learning_rate times weight_decay", self.muon_learning_rate * self.weight_decay)?;
+            // In f32, where a momentum of 1 would add up gradients for ever.
+            fraction("momentum", self.momentum).and_then(|()| fraction("momentum in f32", f64::from(self.momentum as f32)))?;
+        }
         Ok(())
     }
 
     /// Of the scales of whole numbers, each change of which is a share of it (Esser et al. 2020, section 2): as these parameters learn, but at a rate of their
     /// own, without decay towards where they were, and fixed for the last tenth, in which the weights settle on them.
     pub fn of_scales(&self, learning_rate: f64) -> Self {
-        Self { learning_rate, weight_decay: 0.0, frozen_from: self.total_steps - self.total_steps / 10, ..self.clone() }
+        Self { kind: OptimizerKind::AdamW, learning_rate, weight_decay: 0.0, frozen_from: self.total_steps - self.total_steps / 10, ..self.clone() }
     }
 
-    /// Learning rate of the step after `done` steps.
+    /// Learning rate of what AdamW updates in the step after `done` steps.
     pub fn rate(&self, done: u64) -> f64 {
+        self.scheduled(self.learning_rate, done)
+    }
+
+    /// The same of what Muon updates.
+    pub fn muon_rate(&self, done: u64) -> f64 {
+        self.scheduled(self.muon_learning_rate, done)
+    }
+
+    fn scheduled(&self, peak: f64, done: u64) -> f64 {
         if done >= self.frozen_from {
             return 0.0;
         }
@@ -98,7 +137,7 @@ impl Optimizer {
             LearningRate::Stable => 1.0 - self.cooled(done).sqrt(),
             LearningRate::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * (done as f64 / self.total_steps.max(1) as f64).min(1.0)).cos()),
         };
-        self.learning_rate * warm * decay
+        peak * warm * decay
     }
 
     /// The share of the last fifth that is over.

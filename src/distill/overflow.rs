@@ -5,11 +5,10 @@
 //! do not, the states are kept aside, and come back if the step spoilt them. So they are where a step has several phases, of which the first may have
 //! done its update when another one finds that its own gradient is of no use.
 
-use super::optimizer::Optimizer;
-use super::parameters::{ParameterSet, State};
+use super::parameters::{ParameterSet, Rule, State};
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
-use crate::graph::ops::ClipScale;
+use crate::graph::ops::{ClipScale, Orthogonalize};
 use crate::memory;
 use crate::tensor::Tensor;
 
@@ -32,12 +31,17 @@ impl StateBounds {
         Self { weights, moment: sets.iter().map(clipped).fold(moment, f64::max) }
     }
 
-    /// After AdamW's update number `update` at this rate: p (1 - rate decay) - rate / (1 - beta1^update) m / (sqrt(v) + eps), with v = 0 at worst. No
-    /// factor on the way to it is larger either.
-    fn after(self, optimizer: &Optimizer, rate: f64, update: u64) -> f64 {
-        let corrected = rate / (1.0 - optimizer.beta1.powf(update as f64));
-        let moved = corrected * (self.moment / optimizer.eps.min(1.0)).max(1.0);
-        self.weights * (1.0 - rate * optimizer.weight_decay).abs() + moved
+    /// After the update that follows `done` updates, by AdamW and by Muon. AdamW: p (1 - rate decay) - rate / (1 - beta1^update) m / (sqrt(v) + eps), with v = 0
+    /// at worst. No factor on the way to it is larger either. Muon: p (1 - rate decay) - rate factor o, o at most [`Orthogonalize::LARGEST`] whatever the
+    /// gradients.
+    fn after(self, set: &ParameterSet, done: u64) -> [f64; 2] {
+        let optimizer = &set.optimizer;
+        let rate = |rule| f64::from(set.rate(rule, done) as f32);
+        let kept = |rate: f64| self.weights * (1.0 - rate * optimizer.weight_decay).abs();
+        let corrected = rate(Rule::AdamW) / (1.0 - optimizer.beta1.powf((done + 1) as f64));
+        let adamw = kept(rate(Rule::AdamW)) + corrected * (self.moment / optimizer.eps.min(1.0)).max(1.0);
+        let muon = set.largest_factor().map_or(0.0, |factor| kept(rate(Rule::Muon)) + rate(Rule::Muon) * factor * Orthogonalize::LARGEST);
+        [adamw, muon]
     }
 }
 
@@ -74,13 +78,9 @@ impl Trainer {
 
     /// The bounds after the next step, where the weights are surely finite then.
     fn next_bounds(&self) -> Option<StateBounds> {
-        let after = |set: &ParameterSet| {
-            let rate = set.optimizer.rate(self.steps_done) as f32;
-            self.bounds.after(&set.optimizer, f64::from(rate), self.steps_done + 1)
-        };
         // NaN is not bounded; `max` would lose it.
         let worst = |most: f64, bound: f64| if bound.is_nan() { f64::INFINITY } else { most.max(bound) };
-        let weights = self.sets.iter().map(after).fold(0.0, worst);
+        let weights = self.sets.iter().flat_map(|set| self.bounds.after(set, self.steps_done)).fold(0.0, worst);
         (weights <= LIMIT).then_some(StateBounds { weights, ..self.bounds })
     }
 
@@ -91,8 +91,7 @@ impl Trainer {
             return Ok(());
         }
         let n = self.steps_done;
-        if let Some((set, key)) = self.spoilt()? {
-            let rate = set.optimizer.rate(n) as f32;
+        if let Some((rate, key)) = self.spoilt()? {
             let detail = format!("at learning rate {rate:e} \"{key}\" is no longer finite; the weights are those of step {n}");
             return Err(Error::numeric(format!("step {}: {detail}", n + 1)));
         }
@@ -100,12 +99,12 @@ impl Trainer {
         Ok(())
     }
 
-    /// A state that is not finite, and the set that it belongs to.
-    fn spoilt(&self) -> Result<Option<(&ParameterSet, String)>> {
+    /// A state that is not finite, and the rate of the step that left it so.
+    fn spoilt(&self) -> Result<Option<(f32, String)>> {
         for set in &self.sets {
-            for (.., key) in set.states() {
+            for (_, parameter, key) in set.states() {
                 if !largest(&self.exec.storage_bytes(&key)?.of::<f32>()?).is_finite() {
-                    return Ok(Some((set, key)));
+                    return Ok(Some((set.rate(parameter.rule, self.steps_done) as f32, key)));
                 }
             }
         }
@@ -123,8 +122,8 @@ impl Trainer {
 
     /// Every state of training by its name in a checkpoint.
     pub(super) fn states(&self) -> Result<Vec<(String, Tensor)>> {
-        let count = self.sets.iter().map(|set| set.parameters.len()).sum::<usize>();
-        let mut states = memory::with_capacity(State::ALL.len() * count, "list of tensors")?;
+        let count = self.sets.iter().flat_map(|set| &set.parameters).map(|p| p.rule.states().len()).sum();
+        let mut states = memory::with_capacity(count, "list of tensors")?;
         for (_, parameter, key) in self.sets.iter().flat_map(ParameterSet::states) {
             let tensor = Tensor::from_slice(parameter.initial.shape(), &self.exec.storage_bytes(&key)?.of::<f32>()?)?;
             states.push((key, tensor));

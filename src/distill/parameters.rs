@@ -1,11 +1,13 @@
 //! Sets of parameters that learn together: the student's, and whatever else a loss has that learns. Each has an optimizer; updates, averages, snapshots and
 //! checkpoints go over the sets.
 
-use super::optimizer::Optimizer;
+use super::optimizer::{Optimizer, OptimizerKind};
 use crate::error::{Error, Result};
+use crate::graph::ops::{Descend, matrix};
 use crate::memory;
 use crate::nn::Model;
 use crate::tensor::{DType, Tensor};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The student's set.
@@ -22,19 +24,37 @@ pub enum State {
     FirstMoment,
     /// AdamW's mean of squared gradients.
     SecondMoment,
+    /// Muon's sum of gradients.
+    Momentum,
     /// The moving average.
     Average,
 }
 
 impl State {
-    /// All of them, in the order of checkpoints.
-    pub const ALL: [State; 4] = [State::Weight, State::FirstMoment, State::SecondMoment, State::Average];
-
     /// What it is of a parameter that has not learned yet.
     pub(super) fn beginning(self, parameter: &Parameter) -> Result<Tensor> {
         match self {
             State::Weight | State::Average => parameter.initial.to_f32(),
-            State::FirstMoment | State::SecondMoment => Tensor::zeros(DType::F32, parameter.initial.shape()),
+            State::FirstMoment | State::SecondMoment | State::Momentum => Tensor::zeros(DType::F32, parameter.initial.shape()),
+        }
+    }
+}
+
+/// What updates a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// AdamW.
+    AdamW,
+    /// Muon; the parameter is a matrix [O, ...].
+    Muon,
+}
+
+impl Rule {
+    /// What is kept of such a parameter, in the order of checkpoints.
+    pub const fn states(self) -> &'static [State] {
+        match self {
+            Rule::AdamW => &[State::Weight, State::FirstMoment, State::SecondMoment, State::Average],
+            Rule::Muon => &[State::Weight, State::Momentum, State::Average],
         }
     }
 }
@@ -46,6 +66,8 @@ pub struct Parameter {
     pub name: String,
     /// What it begins as, f32; its average too. The moments begin as zeros.
     pub initial: Arc<Tensor>,
+    /// What updates it.
+    pub rule: Rule,
 }
 
 /// Parameters that learn together.
@@ -71,9 +93,11 @@ impl ParameterSet {
         Ok(Self { name: name.to_string(), parameters, optimizer })
     }
 
-    /// All weights of the network that learns; the scales of whole numbers stay.
+    /// All weights of the network that learns; the scales of whole numbers stay. Muon, if it is asked for, updates those that the network calls hidden.
     pub fn student(model: &Model, optimizer: Optimizer) -> Result<Self> {
-        let parameter = |(name, initial): (&String, &Arc<Tensor>)| Parameter { name: name.clone(), initial: initial.clone() };
+        let hidden = if optimizer.kind == OptimizerKind::Muon { model.network.hidden_weights()? } else { BTreeSet::new() };
+        let rule = |name: &String| if hidden.contains(name) { Rule::Muon } else { Rule::AdamW };
+        let parameter = |(name, initial): (&String, &Arc<Tensor>)| Parameter { name: name.clone(), initial: initial.clone(), rule: rule(name) };
         Self::new(STUDENT, memory::collect(model.weights.iter().filter(|(name, _)| model.learns(name)).map(parameter), "parameters")?, optimizer)
     }
 
@@ -86,8 +110,9 @@ impl ParameterSet {
     /// The changes of the scales of a student's whole numbers, 0 at first.
     pub fn scales(model: &Model, optimizer: Optimizer) -> Result<Self> {
         let scales = model.weights.iter().filter(|(name, _)| !model.learns(name));
-        let parameter =
-            |(name, scale): (&String, &Arc<Tensor>)| Ok(Parameter { name: name.clone(), initial: Arc::new(Tensor::zeros(DType::F32, scale.shape())?) });
+        let parameter = |(name, scale): (&String, &Arc<Tensor>)| {
+            Ok(Parameter { name: name.clone(), initial: Arc::new(Tensor::zeros(DType::F32, scale.shape())?), rule: Rule::AdamW })
+        };
         Self::new(SCALES, memory::try_collect(scales.map(parameter), "parameters")?, optimizer)
     }
 
@@ -104,6 +129,7 @@ impl ParameterSet {
             State::Weight => "",
             State::FirstMoment => "adamw.m.",
             State::SecondMoment => "adamw.v.",
+            State::Momentum => "muon.m.",
             State::Average => "ema.",
         };
         format!("{set}{kind}{parameter}")
@@ -111,7 +137,21 @@ impl ParameterSet {
 
     /// Every state of every parameter.
     pub fn states(&self) -> impl Iterator<Item = (State, &Parameter, String)> {
-        self.parameters.iter().flat_map(move |p| State::ALL.into_iter().map(move |state| (state, p, self.key(state, &p.name))))
+        self.parameters.iter().flat_map(move |p| p.rule.states().iter().map(move |state| (*state, p, self.key(*state, &p.name))))
+    }
+
+    /// Learning rate of a parameter in the step after `done` steps.
+    pub fn rate(&self, rule: Rule, done: u64) -> f64 {
+        match rule {
+            Rule::AdamW => self.optimizer.rate(done),
+            Rule::Muon => self.optimizer.muon_rate(done),
+        }
+    }
+
+    /// The most that a step of Muon's is multiplied by beside its rate; `None` where it updates nothing.
+    pub fn largest_factor(&self) -> Option<f64> {
+        let factor = |p: &Parameter| Some(Descend::factor(matrix(p.initial.shape()).ok()?));
+        self.parameters.iter().filter(|p| p.rule == Rule::Muon).filter_map(factor).reduce(f64::max)
     }
 }
 
@@ -122,7 +162,8 @@ mod tests {
     /// These names are on people's disks.
     #[test]
     fn states_keep_their_names() -> Result<()> {
-        let parameter = || Parameter { name: "conv_in.bias".into(), initial: Arc::new(Tensor::from_slice(&[1], &[0f32]).expect("a tensor")) };
+        let initial = || Arc::new(Tensor::from_slice(&[1], &[0f32]).expect("a tensor"));
+        let parameter = || Parameter { name: "conv_in.bias".into(), initial: initial(), rule: Rule::AdamW };
         for (set, expected) in [
             ("student", ["student.conv_in.bias", "adamw.m.conv_in.bias", "adamw.v.conv_in.bias", "ema.conv_in.bias"]),
             ("align", ["align.conv_in.bias", "align.adamw.m.conv_in.bias", "align.adamw.v.conv_in.bias", "align.ema.conv_in.bias"]),
@@ -130,6 +171,9 @@ mod tests {
             let set = ParameterSet::new(set, vec![parameter()], Optimizer::default())?;
             assert_eq!(set.states().map(|(.., key)| key).collect::<Vec<_>>(), expected);
         }
+        let matrix = Parameter { name: "conv1.weight".into(), rule: Rule::Muon, ..parameter() };
+        let set = ParameterSet::new("student", vec![matrix], Optimizer::default())?;
+        assert_eq!(set.states().map(|(.., key)| key).collect::<Vec<_>>(), ["student.conv1.weight", "muon.m.conv1.weight", "ema.conv1.weight"]);
         assert!(ParameterSet::new("none", vec![], Optimizer::default()).is_err());
         let half = Parameter { initial: Arc::new(Tensor::zeros(DType::F16, &[1])?), ..parameter() };
         assert!(ParameterSet::new("half", vec![half], Optimizer::default()).is_err());

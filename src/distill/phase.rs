@@ -2,9 +2,9 @@
 
 use super::loss_scale::LossScaleInputs;
 use super::optimizer::Optimizer;
-use super::parameters::{Parameter, ParameterSet, STUDENT, State};
-use crate::error::Result;
-use crate::graph::ops::{AdamW, ClipScale, Ema, GlobalNorm};
+use super::parameters::{Parameter, ParameterSet, Rule, STUDENT, State};
+use crate::error::{Error, Result};
+use crate::graph::ops::{AdamW, ClipScale, Descend, Ema, GlobalNorm, Momentum, Orthogonalize};
 use crate::graph::{Graph, Plan, TensorType, ValueId, gradients};
 use crate::memory;
 use crate::tensor::DType;
@@ -20,7 +20,7 @@ pub enum Part {
     Forward,
     /// Its gradients.
     Backward,
-    /// Norms, clipping, AdamW and the moving average.
+    /// Norms, clipping, the optimizers and the moving average.
     Update,
 }
 
@@ -53,8 +53,10 @@ impl Segments {
 pub struct UpdateInputs {
     /// 1 for the first step, i64 [1].
     pub update: ValueId,
-    /// Learning rate, f32 [1].
+    /// Learning rate of what AdamW updates, f32 [1].
     pub rate: ValueId,
+    /// Learning rate of what Muon updates, if anything, f32 [1].
+    pub muon_rate: Option<ValueId>,
     /// Decay of the moving average, f32 [1].
     pub decay: ValueId,
 }
@@ -63,9 +65,11 @@ impl UpdateInputs {
     /// Declares them.
     pub fn declare(g: &mut Graph, set: &ParameterSet) -> Result<Self> {
         let name = |input: &str| if set.name() == STUDENT { input.to_string() } else { format!("{}.{input}", set.name()) };
+        let muon = set.parameters.iter().any(|p| p.rule == Rule::Muon);
         Ok(Self {
             update: g.input(name("update"), TensorType::new(DType::I64, &[1]))?,
             rate: g.input(name("learning_rate"), TensorType::f32(&[1]))?,
+            muon_rate: muon.then(|| g.input(name("muon_learning_rate"), TensorType::f32(&[1]))).transpose()?,
             decay: g.input(name("ema_decay"), TensorType::f32(&[1]))?,
         })
     }
@@ -101,7 +105,7 @@ impl Phase<'_> {
         g.begin_segment(segment(name, Part::Forward));
     }
 
-    /// Appends backward pass, clipping, AdamW and the moving average. Where the gradient of one set is of no use, no set changes.
+    /// Appends backward pass, clipping, the optimizers and the moving average. Where the gradient of one set is of no use, no set changes.
     pub fn append(&self, g: &mut Graph) -> Result<Vec<Update>> {
         g.begin_segment(segment(self.name, Part::Backward));
         let states = self.sets.iter().flat_map(|set| set.parameters.iter().map(move |p| (set.key(State::Weight, &p.name), p.initial.shape())));
@@ -143,22 +147,65 @@ impl Phase<'_> {
     }
 }
 
-/// AdamW and the moving average of a set, whose gradients are multiplied by `scale`.
+/// The optimizers and the moving average of a set, whose gradients are multiplied by `scale`.
 fn append_update(g: &mut Graph, set: &ParameterSet, update: &Update, scale: ValueId) -> Result<()> {
-    let (inputs, optimizer, count) = (&update.inputs, &set.optimizer, set.parameters.len());
-    let state = |g: &mut Graph, state, p: &Parameter| g.state(set.key(state, &p.name), TensorType::f32(p.initial.shape()));
-    let mut operands = memory::with_capacity(AdamW::HEAD + 4 * count, WHAT)?;
-    operands.extend([inputs.rate, inputs.update, scale]);
-    for (p, grad) in set.parameters.iter().zip(&update.grads) {
-        operands.extend([state(g, State::Weight, p)?, state(g, State::FirstMoment, p)?, state(g, State::SecondMoment, p)?, *grad]);
-    }
-    let Optimizer { beta1, beta2, eps, weight_decay, .. } = *optimizer;
-    let updated = g.push(AdamW { beta1, beta2, eps, weight_decay, parameters: count }.into(), &operands)?;
+    append_adamw(g, set, update, scale)?;
+    append_muon(g, set, update, scale)?;
+    let count = set.parameters.len();
     let mut operands = memory::with_capacity(Ema::HEAD + 2 * count, WHAT)?;
-    operands.extend([inputs.decay, scale]);
-    for (p, new) in set.parameters.iter().zip(updated.iter().step_by(3)) {
-        operands.extend([state(g, State::Average, p)?, *new]);
+    operands.extend([update.inputs.decay, scale]);
+    for p in &set.parameters {
+        operands.extend([state(g, set, State::Average, p)?, state(g, set, State::Weight, p)?]);
     }
     g.push(Ema { parameters: count }.into(), &operands)?;
+    Ok(())
+}
+
+/// The newest version of a state.
+fn state(g: &mut Graph, set: &ParameterSet, state: State, p: &Parameter) -> Result<ValueId> {
+    g.state(set.key(state, &p.name), TensorType::f32(p.initial.shape()))
+}
+
+/// Parameters that a rule updates, with their gradients.
+fn those_of<'a>(set: &'a ParameterSet, update: &'a Update, rule: Rule) -> Result<Vec<(&'a Parameter, ValueId)>> {
+    memory::collect(set.parameters.iter().zip(update.grads.iter().copied()).filter(|(p, _)| p.rule == rule), WHAT)
+}
+
+fn append_adamw(g: &mut Graph, set: &ParameterSet, update: &Update, scale: ValueId) -> Result<()> {
+    let (own, inputs) = (those_of(set, update, Rule::AdamW)?, &update.inputs);
+    if own.is_empty() {
+        return Ok(());
+    }
+    let mut operands = memory::with_capacity(AdamW::HEAD + 4 * own.len(), WHAT)?;
+    operands.extend([inputs.rate, inputs.update, scale]);
+    for (p, grad) in &own {
+        operands.extend([state(g, set, State::Weight, p)?, state(g, set, State::FirstMoment, p)?, state(g, set, State::SecondMoment, p)?, *grad]);
+    }
+    let Optimizer { beta1, beta2, eps, weight_decay, .. } = set.optimizer;
+    g.push(AdamW { beta1, beta2, eps, weight_decay, parameters: own.len() }.into(), &operands)?;
+    Ok(())
+}
+
+/// Three ops for all matrices, so that a program has as few nodes with Muon as without.
+fn append_muon(g: &mut Graph, set: &ParameterSet, update: &Update, scale: ValueId) -> Result<()> {
+    let own = those_of(set, update, Rule::Muon)?;
+    if own.is_empty() {
+        return Ok(());
+    }
+    let rate = update.inputs.muon_rate.ok_or_else(|| Error::internal("matrices without a learning rate"))?;
+    let Optimizer { momentum, weight_decay, .. } = set.optimizer;
+    let mut operands = memory::with_capacity(Momentum::HEAD + 2 * own.len(), WHAT)?;
+    operands.push(scale);
+    for (p, grad) in &own {
+        operands.extend([state(g, set, State::Momentum, p)?, *grad]);
+    }
+    let moved = g.push(Momentum { momentum, parameters: own.len() }.into(), &operands)?;
+    let directions = g.push(Orthogonalize.into(), &moved[own.len()..])?;
+    let mut operands = memory::with_capacity(Descend::HEAD + 2 * own.len(), WHAT)?;
+    operands.extend([rate, scale]);
+    for ((p, _), direction) in own.iter().zip(directions) {
+        operands.extend([state(g, set, State::Weight, p)?, direction]);
+    }
+    g.push(Descend { weight_decay, parameters: own.len() }.into(), &operands)?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 use super::features::FeatureTerm;
 use super::objective::Objective;
-use super::optimizer::{LearningRate, Optimizer};
+use super::optimizer::{LearningRate, Optimizer, OptimizerKind};
 use super::options::TrainerOptions;
 use super::parameters::{ParameterSet, STUDENT};
 use super::term::{NormKind, Term};
@@ -39,6 +39,13 @@ pub(super) const BLOCKS: &str = "feature_blocks";
 /// Names of the sets of parameters that learn, recorded where they are not the student's alone.
 pub(super) const SETS: &str = "sets";
 
+/// Which optimizer, recorded with what it alone has where it is not AdamW.
+pub(super) const OPTIMIZER: &str = "optimizer";
+/// Muon's learning rate.
+pub(super) const MUON_LEARNING_RATE: &str = "muon_learning_rate";
+/// Muon's momentum.
+pub(super) const MOMENTUM: &str = "momentum";
+
 /// The options of a run by name, as text; floats in full precision. Those that came later only where they are not at their default ([`default`]).
 pub(super) fn options(o: &TrainerOptions, sets: &[ParameterSet], trajectory_clip: Clip) -> Vec<(String, String)> {
     let pairs = o.pairs.iter().map(|(t, next)| format!("({t}, {next})"));
@@ -68,13 +75,13 @@ pub(super) fn options(o: &TrainerOptions, sets: &[ParameterSet], trajectory_clip
     let mut named: Vec<_> = entries.into_iter().map(|(name, text)| (name.to_string(), text)).collect();
     for set in sets {
         let before = if set.name() == STUDENT { String::new() } else { format!("{}.", set.name()) };
-        named.extend(optimizer(&set.optimizer).map(|(name, text)| (format!("{before}{name}"), text)));
+        named.extend(optimizer(&set.optimizer).into_iter().map(|(name, text)| (format!("{before}{name}"), text)));
     }
     named
 }
 
-fn optimizer(o: &Optimizer) -> [(&'static str, String); 10] {
-    [
+fn optimizer(o: &Optimizer) -> Vec<(&'static str, String)> {
+    let mut words = vec![
         ("learning_rate", o.learning_rate.to_string()),
         ("warmup_steps", o.warmup_steps.to_string()),
         ("total_steps", o.total_steps.to_string()),
@@ -85,18 +92,24 @@ fn optimizer(o: &Optimizer) -> [(&'static str, String); 10] {
         ("weight_decay", o.weight_decay.to_string()),
         ("clip_norm", o.clip_norm.to_string()),
         ("ema_decay", o.ema_decay.to_string()),
-    ]
+    ];
+    if o.kind == OptimizerKind::Muon {
+        let muon = [(OPTIMIZER, o.kind.name().to_string()), (MUON_LEARNING_RATE, o.muon_learning_rate.to_string()), (MOMENTUM, o.momentum.to_string())];
+        words.extend(muon);
+    }
+    words
 }
 
 /// What a record that does not name an option means.
 pub(super) fn default(option: &str) -> Option<&'static str> {
-    match option {
+    match option.rsplit_once('.').map_or(option, |(_set, option)| option) {
         PRECISION | TRAJECTORY_PRECISION => Some("F32"),
         CLIP | GUIDANCE | QUANTIZATION => Some("None"),
         DRAWS => Some("by term"),
         TEACHER_ORDER => Some("1"),
         CACHE_REFRESH => Some("0"),
         SETS => Some(STUDENT),
+        OPTIMIZER => Some("AdamW"),
         FEATURES | BLOCKS => Some("[]"),
         _ => None,
     }
@@ -171,7 +184,7 @@ fn step_weight(weight: Weight) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::super::parameters::Parameter;
+    use super::super::parameters::{Parameter, Rule};
     use super::super::{Point, Target};
     use super::*;
     use crate::tensor::Tensor;
@@ -241,7 +254,8 @@ mod tests {
             ("clip_norm", "inf"),
             ("ema_decay", "0.995"),
         ];
-        let parameter = || Parameter { name: "w".into(), initial: Arc::new(Tensor::from_slice(&[1], &[0f32]).expect("a tensor")) };
+        let initial = || Arc::new(Tensor::from_slice(&[1], &[0f32]).expect("a tensor"));
+        let parameter = || Parameter { name: "w".into(), initial: initial(), rule: Rule::AdamW };
         let set = |name: &str, optimizer: &Optimizer| ParameterSet::new(name, vec![parameter()], optimizer.clone()).expect("a set");
         let student = |o: &TrainerOptions| vec![set("student", &o.optimizer)];
         let found = options(&o, &student(&o), Clip::Dynamic { ratio: 0.995, max: 1.0 });
@@ -269,5 +283,10 @@ mod tests {
         let sets = [student(&plain), vec![set("align", &Optimizer { beta1: 0.5, ..Optimizer::default() })]].concat();
         let of = |name: &str| word(&plain, &sets, Clip::None, name);
         assert_eq!([of("sets").as_deref(), of("beta1").as_deref(), of("align.beta1").as_deref()], [Some("student, align"), Some("0.9"), Some("0.5")]);
+        assert_eq!(["optimizer", "muon_learning_rate", "momentum"].map(of), [None, None, None]);
+        let muon = Optimizer { kind: OptimizerKind::Muon, ..Optimizer::default() };
+        let of = |name: &str| word(&plain, &[set("student", &muon)], Clip::None, name);
+        let words = ["optimizer", "muon_learning_rate", "momentum"].map(of);
+        assert_eq!(words.each_ref().map(|word| word.as_deref()), [Some("Muon"), Some("0.02"), Some("0.95")]);
     }
 }

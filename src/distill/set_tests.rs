@@ -4,7 +4,7 @@ use super::checkpoint::OptionGroup;
 use super::context::{Role, TermContext};
 use super::draws::Draws;
 use super::loss::Evaluated;
-use super::parameters::{Parameter, STUDENT};
+use super::parameters::{Parameter, Rule, STUDENT};
 use super::points::{Drawn, Sources};
 use super::tests::{bytes_of, model, options, scratch};
 use super::training_graph::{Assembly, Losses, TrainingGraph};
@@ -39,7 +39,8 @@ const TWO: How = How { phases: true, ..ONE };
 
 fn align(how: How) -> Result<ParameterSet> {
     let initial = |shape: &[usize]| Ok::<_, crate::error::Error>(Arc::new(Tensor::from_slice(shape, &vec![0.5f32; shape.iter().product()])?));
-    let parameters = vec![Parameter { name: "bias".into(), initial: initial(&[1])? }, Parameter { name: "weight".into(), initial: initial(&[1, 1, 1, 1])? }];
+    let parameter = |name: &str, shape: &[usize]| Ok::<_, crate::error::Error>(Parameter { name: name.into(), initial: initial(shape)?, rule: Rule::AdamW });
+    let parameters = vec![parameter("bias", &[1])?, parameter("weight", &[1, 1, 1, 1])?];
     let clip_norm = if how.phases { 1.0 } else { how.clip_norm };
     ParameterSet::new(ALIGN, parameters, Optimizer { learning_rate: how.rate, clip_norm, ..options().optimizer })
 }

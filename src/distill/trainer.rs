@@ -1,4 +1,4 @@
-//! The training step: draw, evaluate, differentiate, clip, AdamW, moving average — one plan, run once a step.
+//! The training step: draw, evaluate, differentiate, clip, optimize, moving average — one plan, run once a step.
 
 use super::context::TEACHER;
 use super::dataset::Dataset;
@@ -37,7 +37,7 @@ pub struct StepReport {
     pub terms: [f32; 4],
     /// Global gradient norm of the student before clipping.
     pub grad_norm: f32,
-    /// Learning rate of the student.
+    /// Learning rate of the student, of what AdamW updates.
     pub learning_rate: f32,
 }
 
@@ -321,6 +321,9 @@ impl Trainer {
         for (set, inputs) in self.sets.iter().zip(&self.updates) {
             self.exec.write_bytes(inputs.update, as_bytes(&[n as i64 + 1]))?;
             self.exec.write_bytes(inputs.rate, as_bytes(&[set.optimizer.rate(n) as f32]))?;
+            if let Some(input) = inputs.muon_rate {
+                self.exec.write_bytes(input, as_bytes(&[set.optimizer.muon_rate(n) as f32]))?;
+            }
             self.exec.write_bytes(inputs.decay, as_bytes(&[set.optimizer.average_decay(n) as f32]))?;
         }
         Ok(())

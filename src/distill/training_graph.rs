@@ -1,4 +1,4 @@
-//! The program of a training step: draws, losses, gradients, clipping, AdamW, moving average.
+//! The program of a training step: draws, losses, gradients, clipping, optimizers, moving average.
 
 use super::context::{self, Role, TermContext};
 use super::dataset::Dataset;
@@ -7,7 +7,7 @@ use super::evaluations::Evaluations;
 use super::features::FeatureLoss;
 use super::loss_scale::LossScaleInputs;
 use super::options::TrainerOptions;
-use super::parameters::{Parameter, ParameterSet, STUDENT};
+use super::parameters::{Parameter, ParameterSet, Rule, STUDENT};
 use super::phase::{Phase, Update, UpdateInputs};
 use super::points::{Point, Sources};
 use crate::cancel::Stop;
@@ -99,7 +99,7 @@ impl Losses {
         let beginning = |(i, parameter): (usize, &nn::scope::Parameter)| {
             let initial = nn::model::initial(parameter, [seed, FIRST + i as u64], stop)?;
             let name = parameter.name.strip_prefix(context::STUDENT).unwrap_or(&parameter.name).to_owned();
-            Ok(Parameter { name, initial: Arc::new(initial) })
+            Ok(Parameter { name, initial: Arc::new(initial), rule: Rule::AdamW })
         };
         memory::try_collect(self.alignments.iter().enumerate().map(beginning), WHAT)
     }

@@ -22,12 +22,13 @@ pub const FEWSTEP_WEIGHTS_RAW: i32 = 1;
 /// The moving average of the weights; usually the better ones.
 pub const FEWSTEP_WEIGHTS_EMA: i32 = 2;
 
-/// Resume with other learning_rate, warmup_steps, total_steps or decay. Both schedules count from the run's first step: the next step has the learning rate
-/// that the new schedule gives after the steps that are done, which is 0 if its cosine has ended by then (a warning in the log says so).
+/// Resume with other learning_rate, muon_learning_rate, warmup_steps, total_steps or decay. Both schedules count from the run's first step: the next step has
+/// the learning rate that the new schedule gives after the steps that are done, which is 0 if its cosine has ended by then (a warning in the log says so).
 pub const FEWSTEP_RESUME_SCHEDULE: u32 = 1;
 /// Resume with another batch.
 pub const FEWSTEP_RESUME_BATCH: u32 = 2;
-/// Resume with other beta1, beta2, eps, weight_decay, clip_norm or ema_decay. The moments and the moving average go on from what they are.
+/// Resume with other beta1, beta2, eps, momentum, weight_decay, clip_norm or ema_decay. The moments and the moving average go on from what they are; another
+/// FEWSTEP_OPTIMIZER_*, which has other ones, is an error in any case.
 pub const FEWSTEP_RESUME_OPTIMIZER: u32 = 4;
 /// Resume with other terms or features (what aligns other blocks begins anew; without features they cost no more time); or with the same where they share the
 /// draws of a point, which versions before 0.1.0 had each draw its own.
@@ -92,7 +93,7 @@ pub struct fewstep_trainer_info {
     pub batch: u32,
     /// Steps of the student's grid; 0 without one.
     pub pair_count: u32,
-    /// Bytes of the student's weights as they are trained, of AdamW's moments and of the moving average.
+    /// Bytes of the student's weights as they are trained, of the optimizer's states and of the moving average.
     pub state_bytes: u64,
     /// Bytes of the constants of a step.
     pub constant_bytes: u64,
@@ -439,7 +440,7 @@ pub unsafe extern "C" fn fewstep_trainer_resume(trainer: *mut fewstep_trainer, p
 }
 
 /// Continues where fewstep_trainer_save stopped, with other options: `changes` says which may differ from the saved run's, as a sum of FEWSTEP_RESUME_*; 0 is
-/// fewstep_trainer_resume. The options are those that the trainer was created with. Weights, both of AdamW's moments, the moving average and the number
+/// fewstep_trainer_resume. The options are those that the trainer was created with. Weights, all of the optimizer's states, the moving average and the number
 /// of steps done are the checkpoint's. The student's architecture, noise schedule and prediction type must agree always. The trainer's own checkpoints
 /// have the new options.
 ///

@@ -9,7 +9,7 @@ use super::options::{self, Item, Options, size_field};
 use super::precision::{FEWSTEP_PRECISION_F32, precision};
 use super::sampler_options::{FEWSTEP_CLIP_DYNAMIC, FEWSTEP_CLIP_NONE, FEWSTEP_CLIP_RANGE};
 use crate::diffusion::{Clip, Walk, Weight};
-use crate::distill::{FeatureTerm, LearningRate, NormKind, Objective, Optimizer, Term, TrainerOptions};
+use crate::distill::{FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Term, TrainerOptions};
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::nn::Model;
@@ -61,6 +61,14 @@ pub const FEWSTEP_DECAY_COSINE: i32 = 2;
 /// The learning rate stays constant after the warm-up and falls to 0 over the last fifth of total_steps, as 1 - sqrt(x) (Hägele et al. 2024): a run that is
 /// saved before may be resumed with more total_steps (FEWSTEP_RESUME_SCHEDULE) as if it had had them from the start.
 pub const FEWSTEP_DECAY_STABLE: i32 = 3;
+
+/// AdamW for all parameters (Loshchilov and Hutter 2019).
+pub const FEWSTEP_OPTIMIZER_ADAMW: i32 = 1;
+/// Muon for the matrices inside the network, AdamW for all others: the first and last layers, embeddings of conditions, biases, norms and scales (Jordan 2024,
+/// "Muon: An optimizer for hidden layers in neural networks"). The sum of a matrix's gradients is made orthogonal before the step, so that all directions in it
+/// learn equally fast, whatever the size of the gradient. That takes about 3 n/m of the time of a layer and its gradients, n the smaller side of its matrix and m
+/// the pixels of a batch that it is applied to. benches/README.md has what it wins.
+pub const FEWSTEP_OPTIMIZER_MUON: i32 = 2;
 
 /// trajectory_clip: clamp or threshold as the scheduler config of the teacher says, so that it runs as its own sampler runs it.
 pub const FEWSTEP_CLIP_FROM_TEACHER: i32 = 3;
@@ -144,7 +152,7 @@ pub struct fewstep_trainer_options {
     pub cache_size: u32,
     /// Trajectories that are computed side by side; 128 by default.
     pub cache_batch: u32,
-    /// Peak learning rate; 1e-3 by default.
+    /// Peak learning rate of what AdamW updates; 1e-3 by default.
     pub learning_rate: f64,
     /// Steps of linear warm-up; 100 by default.
     pub warmup_steps: u64,
@@ -156,7 +164,7 @@ pub struct fewstep_trainer_options {
     pub beta2: f64,
     /// AdamW; 1e-8 by default.
     pub eps: f64,
-    /// AdamW, decoupled; 0 by default.
+    /// Decoupled weight decay, multiplied with the learning rate; 0 by default.
     pub weight_decay: f64,
     /// Largest global gradient norm; 1 by default, infinity for no clipping.
     pub clip_norm: f64,
@@ -213,6 +221,15 @@ pub struct fewstep_trainer_options {
     /// default) for never. The next ones are computed beside those steps, a share in each, which takes memory for both and makes every step longer by that
     /// share: cache_size * (teacher steps) / cache_refresh evaluations of the teacher.
     pub cache_refresh: u32,
+    /// FEWSTEP_OPTIMIZER_*; AdamW by default.
+    pub optimizer: i32,
+    /// 0.
+    pub reserved3: u32,
+    /// FEWSTEP_OPTIMIZER_MUON: peak learning rate of what Muon updates, with the warm-up and the decay of learning_rate; 0.02 by default. A step changes the
+    /// singular values of a matrix by about as much, whatever the gradients.
+    pub muon_learning_rate: f64,
+    /// FEWSTEP_OPTIMIZER_MUON: the share of the sum of gradients that stays from step to step, below 1; 0.95 by default.
+    pub momentum: f64,
 }
 
 // SAFETY: repr(C), six 4-byte numbers.
@@ -276,6 +293,10 @@ unsafe impl Options for fewstep_trainer_options {
             feature_stride: size_of::<fewstep_feature>(),
             teacher_order: narrow(d.teacher_order),
             cache_refresh: 0,
+            optimizer: FEWSTEP_OPTIMIZER_ADAMW,
+            reserved3: 0,
+            muon_learning_rate: d.optimizer.muon_learning_rate,
+            momentum: d.optimizer.momentum,
         }
     }
 }
@@ -341,7 +362,14 @@ fn optimizer(o: &fewstep_trainer_options) -> Result<Optimizer> {
         }
     }
     let decays = [(FEWSTEP_DECAY_CONSTANT, LearningRate::Constant), (FEWSTEP_DECAY_COSINE, LearningRate::Cosine), (FEWSTEP_DECAY_STABLE, LearningRate::Stable)];
+    let kinds = [(FEWSTEP_OPTIMIZER_ADAMW, OptimizerKind::AdamW), (FEWSTEP_OPTIMIZER_MUON, OptimizerKind::Muon)];
+    if o.reserved3 != 0 {
+        return Err(Error::invalid("trainer options: reserved3 must be 0"));
+    }
     Ok(Optimizer {
+        kind: choice(o.optimizer, "optimizer", &kinds)?,
+        muon_learning_rate: o.muon_learning_rate,
+        momentum: o.momentum,
         learning_rate: o.learning_rate,
         warmup_steps: o.warmup_steps,
         total_steps: o.total_steps,

@@ -14,7 +14,7 @@ pub enum Alias {
     None,
     /// The output is the input's memory under another shape; no kernel runs.
     View,
-    /// Outputs are the next versions of states that inputs are versions of.
+    /// The first outputs are the next versions of states that inputs are versions of; those behind them are new memory.
     Updates(Updated),
 }
 
@@ -104,7 +104,7 @@ op_table! {
     Quantize, Dequantize, FakeQuantize, FakeQuantizeGrad,
     TimestepEmbedding, Gather, GatherGrad,
     RandomNormal, RandomInt, IntAffine,
-    GlobalNorm, ClipScale, AdamW, Ema, Assign,
+    GlobalNorm, ClipScale, AdamW, Momentum, Orthogonalize, Descend, Ema, Assign,
 }
 
 /// Checks the number of operands.

@@ -9,6 +9,7 @@ use crate::io::json_writer::to_text;
 use crate::memory;
 use crate::names::Named;
 use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -80,6 +81,10 @@ pub trait Network: fmt::Debug + Send + Sync {
     /// The output [B,H,W,out_channels]. What blocks give is told the scope ([`Scope::feature`]).
     fn build(&self, g: &mut Graph, scope: &Scope, at: &Inputs) -> Result<ValueId>;
 
+    /// Paths of its layers that are not inside: those that read what it is given, or make what it gives. Optimizers for the matrices inside leave them out. It may
+    /// name layers that a config has not.
+    fn outer_layers(&self) -> &'static [&'static str];
+
     /// Changes in a student's settings what follows from `patch`, the keys that differ from its teacher's, where these do not say it.
     fn adapt(&self, _settings: &mut Map<String, Value>, _patch: &Map<String, Value>) -> Result<()> {
         Ok(())
@@ -111,6 +116,12 @@ impl dyn Network {
             Some(_) => Ok(parameters),
             None => Err(Error::invalid(format!("the model has more than {MAX_PARAMETERS} parameters"))),
         }
+    }
+
+    /// Names of the weights of its inner layers, each a matrix [O, ...]: no tables, no norms and none of [`Network::outer_layers`].
+    pub fn hidden_weights(&self) -> Result<BTreeSet<String>> {
+        let inner = |p: &Parameter| p.layer().is_some_and(|layer| !self.outer_layers().contains(&layer));
+        Ok(self.parameters()?.into_iter().filter(inner).map(|p| p.name).collect())
     }
 
     /// Its layers, in the order in which the forward pass meets them. The values that they read are of no graph that is left.

@@ -50,6 +50,12 @@ fn trainer_options() {
     row("clip range", INVALID, "clip_range", &|o, _| (o.trajectory_clip, o.clip_range) = (FEWSTEP_CLIP_RANGE, 0.0));
     row("threshold", INVALID, "threshold_ratio", &|o, _| (o.trajectory_clip, o.threshold_ratio) = (FEWSTEP_CLIP_DYNAMIC, 2.0));
     row("reserved", INVALID, "reserved", &|o, _| o.reserved = 1);
+    row("optimizer", INVALID, "optimizer is 3", &|o, _| o.optimizer = 3);
+    row("reserved3", INVALID, "reserved3", &|o, _| o.reserved3 = 1);
+    row("rate of Muon", INVALID, "muon_learning_rate is inf", &|o, _| (o.optimizer, o.muon_learning_rate) = (FEWSTEP_OPTIMIZER_MUON, f64::INFINITY));
+    row("no rate of Muon", INVALID, "muon_learning_rate is 0", &|o, _| (o.optimizer, o.muon_learning_rate) = (FEWSTEP_OPTIMIZER_MUON, 0.0));
+    row("momentum", INVALID, "momentum is 1", &|o, _| (o.optimizer, o.momentum) = (FEWSTEP_OPTIMIZER_MUON, 1.0));
+    row("momentum that is no number", INVALID, "momentum is NaN", &|o, _| (o.optimizer, o.momentum) = (FEWSTEP_OPTIMIZER_MUON, f64::NAN));
     row("no cache", INVALID, "cache", &|o, _| o.cache_size = 0);
     row("huge cache", INVALID, "cache", &|o, _| o.cache_size = u32::MAX);
     let pairs = vec![fewstep_step_pair { t: 999, t_next: -1 }; 1001];

@@ -7,6 +7,8 @@ mod adamw;
 mod common;
 #[path = "cases/distill.rs"]
 mod distill;
+#[path = "cases/muon.rs"]
+mod muon;
 #[path = "cases/schedulers.rs"]
 mod schedulers;
 #[path = "cases/trajectory.rs"]
@@ -28,7 +30,7 @@ fn trials() -> Result<Vec<Trial>, String> {
     let given = std::env::var_os("FEWSTEP_GOLDEN_DIR");
     let dir = given.as_ref().map_or_else(|| PathBuf::from("tests/golden/data"), PathBuf::from);
     let mut trials = vec![Trial::test("teacher_trajectory", || trajectory::run().map_err(Into::into))];
-    let mut seen = [false; 4];
+    let mut seen = [false; 5];
     for entry in sorted(&dir)? {
         let name = file_name(&entry);
         match name.as_str() {
@@ -37,11 +39,12 @@ fn trials() -> Result<Vec<Trial>, String> {
             "schedulers" => seen[1] = add_all(&mut trials, "schedulers", sorted(&entry)?, schedulers::run)?,
             "distill" => seen[2] = add_all(&mut trials, "distill", distill::cases(&entry)?, distill::run)?,
             "adamw.safetensors" => seen[3] = add_all(&mut trials, "adamw", vec![entry.clone()], adamw::run)?,
+            "muon.safetensors" => seen[4] = add_all(&mut trials, "muon", vec![entry.clone()], muon::run)?,
             other => return Err(format!("{}: nobody reads '{other}'", dir.display())),
         }
     }
     // Ours has all kinds; another may have some.
-    match ["unet", "schedulers", "distill", "adamw.safetensors"].iter().zip(seen).find(|(_, seen)| !seen) {
+    match ["unet", "schedulers", "distill", "adamw.safetensors", "muon.safetensors"].iter().zip(seen).find(|(_, seen)| !seen) {
         Some((missing, _)) if given.is_none() || !seen.contains(&true) => Err(format!("{}: '{missing}' is missing or empty", dir.display())),
         _ => Ok(trials),
     }

@@ -166,6 +166,13 @@ fn scalars_of_the_optimizer() {
     refused(adamw.clone(), &["1", "i64:1", "1", "3", "3", "3", "4"], &["[3]", "[4]"]);
     refused(adamw.clone(), &["1", "i64:2", "1", "3", "3", "3", "3"], &["[1]", "[2]"]);
     refused(adamw, &["1", "i64:1", "1", "3", "3", "2", "3"], &["[3]", "[2]"]);
+    refused(Momentum { momentum: 0.9, parameters: 1 }, &["1", "3,2", "2,3"], &["[3, 2]", "[2, 3]"]);
+    refused(Momentum { momentum: 0.9, parameters: 1 }, &["2", "3,2", "3,2"], &["[1]", "[2]"]);
+    refused(Orthogonalize, &["3,2", "3"], &["a matrix", "[3]"]);
+    let descend = Descend { weight_decay: 0.0, parameters: 1 };
+    refused(descend.clone(), &["1", "1", "3,2", "3,1"], &["[3, 2]", "[3, 1]"]);
+    refused(descend.clone(), &["1", "1", "3", "3"], &["a matrix", "[3]"]);
+    refused(descend, &["1", "2", "3,2", "3,2"], &["[1]", "[2]"]);
     refused(RandomNormal { purpose: Purpose::Noise, image: [2, 2, 3] }, &["i64:2", "i64:1", "i32:3"], &["[1]", "[2]"]);
     refused(RandomNormal { purpose: Purpose::Noise, image: [2, 2, 3] }, &["i64:1", "i64:1", "3"], &["[3]"]);
     refused(RandomInt { purpose: Purpose::Noise, bound: 3, count: 3, stream: 0 }, &["i64:1", "i64:2", "i32:1"], &["[1]", "[2]"]);
@@ -209,6 +216,9 @@ fn wrong_types_are_refused() {
         (ClipScale { max_norm: 1.0 }.into(), &["f16:1", "1"]),
         (AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0, parameters: 1 }.into(), &["1", "1", "1", "3", "3", "3", "3"]),
         (AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0, parameters: 1 }.into(), &["1", "i64:1", "1", "3", "3", "3", "i8:3"]),
+        (Momentum { momentum: 0.9, parameters: 1 }.into(), &["1", "3", "f16:3"]),
+        (Orthogonalize.into(), &["3,2", "i8:3,2"]),
+        (Descend { weight_decay: 0.0, parameters: 1 }.into(), &["1", "1", "3,2", "f16:3,2"]),
         (Ema { parameters: 1 }.into(), &["1", "1", "3", "f16:3"]),
         (Assign.into(), &["3", "i32:3"]),
     ];

@@ -3,7 +3,7 @@
 use super::kernel::CpuKernel;
 use super::target::Target;
 use super::{
-    attention, bf16_conv2d, combine, conv2d, elementwise, gather, group_norm, optimizer, quantize, quantized_conv2d, random, reduce, resample, shape,
+    attention, bf16_conv2d, combine, conv2d, elementwise, gather, group_norm, muon, optimizer, quantize, quantized_conv2d, random, reduce, resample, shape,
     timestep_embedding, transpose,
 };
 use crate::error::{Error, Result};
@@ -74,6 +74,9 @@ pub(super) fn lower(graph: &Graph, node: &Node, target: Target) -> Result<Box<dy
         Op::GlobalNorm(_) => optimizer::global_norm(sizes(graph, &node.inputs))?,
         Op::ClipScale(op) => optimizer::clip_scale(op),
         Op::AdamW(op) => optimizer::adamw(op, sizes(graph, &node.outputs))?,
+        Op::Momentum(op) => muon::momentum(op, sizes(graph, &node.outputs))?,
+        Op::Orthogonalize(_) => muon::orthogonalize(&types(), isa)?,
+        Op::Descend(op) => muon::descend(op, &types())?,
         Op::Ema(op) => optimizer::ema(op, sizes(graph, &node.outputs))?,
         Op::Assign(_) => shape::assign(out(0)),
         Op::Reshape(_) | Op::StopGradient(_) => return Err(Error::internal(format!("{} is a view and has no kernel", node.op.name()))),

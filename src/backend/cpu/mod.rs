@@ -14,6 +14,7 @@ mod kernel;
 pub mod kernels;
 mod lower;
 mod math;
+mod muon;
 mod optimizer;
 pub mod processor;
 mod quantize;

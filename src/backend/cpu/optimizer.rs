@@ -12,14 +12,14 @@ const GRAIN: usize = 8 << 10;
 
 /// A piece of one tensor.
 #[derive(Clone, Copy)]
-struct Piece {
-    tensor: usize,
-    start: usize,
-    len: usize,
+pub(super) struct Piece {
+    pub tensor: usize,
+    pub start: usize,
+    pub len: usize,
 }
 
 /// The pieces of tensors of these sizes.
-fn pieces(sizes: impl Iterator<Item = usize>) -> Result<Vec<Piece>> {
+pub(super) fn pieces(sizes: impl Iterator<Item = usize>) -> Result<Vec<Piece>> {
     let of_size = |(tensor, size): (usize, usize)| (0..size).step_by(GRAIN).map(move |start| Piece { tensor, start, len: GRAIN.min(size - start) });
     memory::collect(sizes.enumerate().flat_map(of_size), "pieces of parameters")
 }

@@ -4,8 +4,8 @@ use super::launch::Lowered;
 use super::site::Site;
 use super::target::{BF16_CAPABILITY, Target};
 use super::{
-    attention, combine, conv2d, elementwise, gather, group_norm, optimizer, quantize, quantized_conv2d, random, reduce, resample, shape, timestep_embedding,
-    transpose,
+    attention, combine, conv2d, elementwise, gather, group_norm, muon, optimizer, quantize, quantized_conv2d, random, reduce, resample, shape,
+    timestep_embedding, transpose,
 };
 use crate::error::{Error, Result};
 use crate::graph::ops::{Cast, Conv2dInputGrad, Conv2dWeightGrad, FusedConv2d, PackFor};
@@ -73,6 +73,9 @@ fn lower_op(op: &Op, site: &Site) -> Result<Lowered> {
         Op::GlobalNorm(_) => optimizer::global_norm(site),
         Op::ClipScale(op) => optimizer::clip_scale(op, site),
         Op::AdamW(op) => optimizer::adamw(op, site),
+        Op::Momentum(op) => muon::momentum(op, site),
+        Op::Orthogonalize(_) => muon::orthogonalize(site),
+        Op::Descend(op) => muon::descend(op, site),
         Op::Ema(op) => optimizer::ema(op, site),
         Op::Assign(_) => shape::assign(site),
         Op::GroupNorm(op) => group_norm::forward(&(*op).into(), site),

@@ -17,6 +17,7 @@ mod lower;
 pub(crate) mod manifest;
 mod memory;
 mod modules;
+mod muon;
 mod optimizer;
 mod quantize;
 mod quantized_conv2d;

@@ -6,15 +6,14 @@ use super::site::Site;
 use super::target::Target;
 use crate::backend::as_bytes;
 use crate::error::{Error, Result};
-use crate::graph::TensorType;
 use crate::graph::ops::{AdamW, ClipScale, Ema};
 
-/// Cuts tensors into pieces, one a block: triples of tensor, start and length as the kernels take them, and their number.
-fn pieces<'a>(tensors: impl Iterator<Item = &'a TensorType>, target: Target) -> Result<(Arg, usize)> {
+/// Cuts tensors of these sizes into pieces, one a block: triples of tensor, start and length as the kernels take them, and their number.
+pub(super) fn pieces(sizes: impl Iterator<Item = usize>, target: Target) -> Result<(Arg, usize)> {
     let piece = target.tuning().optimizer_piece;
     let mut cut: Vec<i32> = vec![];
-    for (i, ty) in tensors.enumerate() {
-        let size = i32::try_from(ty.numel()).map_err(|_| Error::unsupported(format!("a tensor of {} elements", ty.numel())))?;
+    for (i, size) in sizes.enumerate() {
+        let size = i32::try_from(size).map_err(|_| Error::unsupported(format!("a tensor of {size} elements")))?;
         for start in (0..size).step_by(piece) {
             cut.extend([i as i32, start, (size - start).min(piece as i32)]);
         }
@@ -24,7 +23,7 @@ fn pieces<'a>(tensors: impl Iterator<Item = &'a TensorType>, target: Target) -> 
 }
 
 pub(super) fn global_norm(site: &Site) -> Result<Lowered> {
-    let (cut, count) = pieces(site.inputs.iter().copied(), site.target)?;
+    let (cut, count) = pieces(site.inputs.iter().map(|ty| ty.numel()), site.target)?;
     let tensors = Arg::Table((0..site.inputs.len()).map(Arg::Input).collect());
     let squares = Launch::new("fewstep_square_sums_f32", [count, 1, 1], THREADS)?.arg(tensors).arg(cut).scratch(0);
     let norm = Launch::new("fewstep_norm_f32", [1; 3], THREADS)?.scratch(0).output(0).int(count)?;
@@ -54,7 +53,7 @@ struct Settings {
 unsafe impl Param for Settings {}
 
 pub(super) fn adamw(op: &AdamW, site: &Site) -> Result<Lowered> {
-    let (cut, count) = pieces(site.outputs.iter().step_by(3).copied(), site.target)?;
+    let (cut, count) = pieces(site.outputs.iter().step_by(3).map(|ty| ty.numel()), site.target)?;
     // p, m and v are read and written in place: the results are the storages.
     let own = |i: usize| [Arg::Output(3 * i), Arg::Output(3 * i + 1), Arg::Output(3 * i + 2), Arg::Input(AdamW::HEAD + 4 * i + 3)];
     let settings = Settings {
@@ -72,7 +71,7 @@ pub(super) fn adamw(op: &AdamW, site: &Site) -> Result<Lowered> {
 }
 
 pub(super) fn ema(op: &Ema, site: &Site) -> Result<Lowered> {
-    let (cut, count) = pieces(site.outputs.iter().copied(), site.target)?;
+    let (cut, count) = pieces(site.outputs.iter().map(|ty| ty.numel()), site.target)?;
     let own = |i: usize| [Arg::Output(i), Arg::Input(Ema::HEAD + 2 * i + 1)];
     let launch = Launch::new("fewstep_ema_f32", [count, 1, 1], THREADS)?.input(0).input(1);
     Ok(launch.arg(Arg::Table((0..op.parameters).flat_map(own).collect())).arg(cut).into())

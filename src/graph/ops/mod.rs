@@ -9,6 +9,7 @@ mod fused_group_norm;
 mod gather;
 mod group_norm;
 mod moments;
+mod muon;
 mod optimizer;
 mod quantize;
 mod random;
@@ -27,6 +28,7 @@ pub use fused_conv2d::{ConvOperands, FusedConv2d, MOST_PRODUCTS, NormByMoments, 
 pub use fused_group_norm::FusedGroupNorm;
 pub use gather::{Gather, GatherGrad, IntAffine};
 pub use group_norm::{GroupNorm, GroupNormGrad};
+pub use muon::{Descend, Momentum, Orthogonalize, matrix};
 pub use optimizer::{AdamW, Assign, ClipScale, Ema, GlobalNorm};
 pub use quantize::{Codes, Dequantize, FakeQuantize, FakeQuantizeGrad, Quantize};
 pub use random::{RandomInt, RandomNormal};

@@ -139,6 +139,10 @@ impl Network for Mixer {
         &self.unknown
     }
 
+    fn outer_layers(&self) -> &'static [&'static str] {
+        &["proj_in", "proj_out", "vector_embedding", "context_proj"]
+    }
+
     fn build(&self, g: &mut Graph, scope: &Scope, at: &Inputs) -> Result<ValueId> {
         let &[n, h, w, c] = g.shape(at.x) else { return Err(Error::shape("the model takes images [N,H,W,C]")) };
         if [h, w, c] != [self.sample_size, self.sample_size, self.in_channels] {

@@ -61,6 +61,10 @@ impl Network for UNetConfig {
         student::adapt(self, settings, patch)
     }
 
+    fn outer_layers(&self) -> &'static [&'static str] {
+        &["conv_in", "conv_out", "class_embedding.linear_1", "class_embedding.linear_2"]
+    }
+
     fn role(&self, name: &str, teacher: &dyn Network) -> String {
         student::role(self, name, &teacher.settings())
     }

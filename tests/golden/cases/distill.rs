@@ -7,7 +7,7 @@ use fewstep::diffusion::{Clip, NoiseSchedule, Prediction, Rounding, ScheduleConf
 use fewstep::distill::context::{Role, STUDENT, TEACHER, TermContext};
 use fewstep::distill::evaluations::Evaluations;
 use fewstep::distill::features::FeatureLoss;
-use fewstep::distill::parameters::{Parameter, State};
+use fewstep::distill::parameters::{Parameter, Rule, State};
 use fewstep::distill::phase::{Phase, Update};
 use fewstep::distill::points::cached::TrajectoryBatch;
 use fewstep::distill::points::chain::ChainBatch;
@@ -178,7 +178,7 @@ fn build(g: &mut Graph, case: &Case, batch: &TensorFile, expected: &TensorFile) 
         for parameter in parameters {
             let name = parameter.name.strip_prefix(STUDENT).ok_or("not the student's")?.to_string();
             let initial = Arc::new(text(expected.get_f32(&format!("init.{name}"), &parameter.shape))?);
-            alignments.push(Parameter { name, initial });
+            alignments.push(Parameter { name, initial, rule: Rule::AdamW });
         }
     }
     let student = text(text(ParameterSet::student(&case.student, OPTIMIZER()))?.with(alignments))?;

@@ -273,7 +273,21 @@ impl Gemm {
         need("addend", epilogue.addend.map_or(samples, <[f32]>::len), samples)?;
         need("residual", epilogue.residual.map_or(rows * l.n, <[f32]>::len), rows * l.n)?;
         let out = Shared::new(out);
-        pool.run(self.chunks.len(), &|i| l.isa.dispatch(ChunkKernel { gemm: self, chunk: &self.chunks[i], a, packed, epilogue, out }))
+        // SAFETY: the lengths are as they must be.
+        pool.run(self.chunks.len(), &|i| unsafe { self.run_chunk(i, a, packed, epilogue, out) })
+    }
+
+    /// The parts that a product is cut into, by its shape alone.
+    pub fn chunks(&self) -> usize {
+        self.chunks.len()
+    }
+
+    /// One of them, for who hands out those of several products together.
+    ///
+    /// # Safety
+    /// All slices have the lengths that [`Gemm::run`] asks for, and nobody else reaches what the chunk writes of `out`.
+    pub unsafe fn run_chunk(&self, index: usize, a: &[&[f32]], packed: &[f32], epilogue: &Epilogue, out: Shared) {
+        self.layout.isa.dispatch(ChunkKernel { gemm: self, chunk: &self.chunks[index], a, packed, epilogue, out });
     }
 }
 
@@ -514,29 +528,42 @@ const PACK_CHANNELS: usize = 16;
 pub(crate) fn pack(isa: Isa, n: usize, source: Source, weights: &[f32], packed: &mut [f32], pool: Workers) -> Result<()> {
     let Source { taps, channels, .. } = source;
     let (w, nr) = (isa.width(), 2 * isa.width());
-    let (panels, blocks) = (n.div_ceil(nr), channels.div_ceil(PACK_CHANNELS));
     let padded = (n / nr) * nr + (n % nr).div_ceil(w) * w;
     if weights.len() != n * channels * taps || packed.len() != padded * channels * taps {
         return Err(Error::shape(format!("packing {taps}x{channels}x{n}: found {} weights for {} packed elements", weights.len(), packed.len())));
     }
     let out = Shared::new(packed);
-    pool.run(panels * blocks, &|chunk| {
-        let (panel, block) = (chunk / blocks, chunk % blocks);
-        let columns = (n - panel * nr).min(nr);
-        let width = columns.div_ceil(w) * w;
-        let range = block * PACK_CHANNELS..((block + 1) * PACK_CHANNELS).min(channels);
-        for tap in 0..taps {
-            let start = panel * nr * taps * channels + (tap * channels + range.start) * width;
-            // SAFETY: the rows (tap, range) of this panel are this chunk's alone.
-            let rows = unsafe { out.part(start, range.len() * width) };
-            for (row, channel) in rows.chunks_exact_mut(width).zip(range.clone()) {
-                let from = panel * nr * source.column_stride + channel * source.channel_stride + tap;
-                for (j, value) in row.iter_mut().enumerate() {
-                    *value = if j < columns { weights[from + j * source.column_stride] } else { 0.0 };
-                }
+    // SAFETY: each chunk runs once, and `packed` is lent to them alone.
+    pool.run(pack_chunks(isa, n, channels), &|chunk| unsafe { pack_chunk(isa, n, source, weights, out, chunk) })
+}
+
+/// The parts that [`pack`] is cut into.
+pub(crate) fn pack_chunks(isa: Isa, n: usize, channels: usize) -> usize {
+    n.div_ceil(2 * isa.width()) * channels.div_ceil(PACK_CHANNELS)
+}
+
+/// One of them, for who hands out those of several matrices together. Panics where a slice is shorter than [`pack`] asks for.
+///
+/// # Safety
+/// No other reference covers what the chunk writes of `packed`: no two calls with the same chunk run at once.
+pub(crate) unsafe fn pack_chunk(isa: Isa, n: usize, source: Source, weights: &[f32], packed: Shared, chunk: usize) {
+    let Source { taps, channels, .. } = source;
+    let (w, nr, blocks) = (isa.width(), 2 * isa.width(), channels.div_ceil(PACK_CHANNELS));
+    let (panel, block) = (chunk / blocks, chunk % blocks);
+    let columns = (n - panel * nr).min(nr);
+    let width = columns.div_ceil(w) * w;
+    let range = block * PACK_CHANNELS..((block + 1) * PACK_CHANNELS).min(channels);
+    for tap in 0..taps {
+        let start = panel * nr * taps * channels + (tap * channels + range.start) * width;
+        // SAFETY: the rows (tap, range) of this panel are this chunk's alone.
+        let rows = unsafe { packed.part(start, range.len() * width) };
+        for (row, channel) in rows.chunks_exact_mut(width).zip(range.clone()) {
+            let from = panel * nr * source.column_stride + channel * source.channel_stride + tap;
+            for (j, value) in row.iter_mut().enumerate() {
+                *value = if j < columns { weights[from + j * source.column_stride] } else { 0.0 };
             }
         }
-    })
+    }
 }
 
 #[cfg(test)]
