@@ -1,7 +1,8 @@
 //! What each objective is worth: students of digits trained from equal numbers of samples, judged by the ends of their runs against the teacher's.
 //!
-//! usage: cargo bench --bench study -- [ROW...] [steps=4,2,1] [seeds=3] [samples=98304]
+//! usage: cargo bench --bench study -- [ROW...] [steps=4,2,1] [seeds=3] [samples=98304] [noises=12288]
 //!   rows are named in `rows`; all of them without names. Prints the table of docs/distillation.md, and to stderr how far it is.
+//!   The row `targets` trains nothing: it prints how far from the reference the states are that students are trained to match.
 
 mod digits;
 
@@ -33,6 +34,7 @@ struct Study {
     labels: Vec<i32>,
     reference: Vec<f32>,
     samples: usize,
+    noises: usize,
 }
 
 /// A student of a row: how it is made, from how many steps and which seed.
@@ -101,10 +103,10 @@ fn term((objective, weight): &(Objective, f32)) -> Term {
 }
 
 impl Study {
-    fn new(samples: usize) -> Result<Self> {
+    fn new(samples: usize, noises: usize) -> Result<Self> {
         let (backend, teacher, data) = (Arc::new(CpuBackend::new(2)?), digits::teacher()?, digits::data()?);
         let labels = (0..HELD_OUT as i32).map(|i| i % 10).collect();
-        let mut this = Self { backend, teacher, data, labels, reference: vec![], samples };
+        let mut this = Self { backend, teacher, data, labels, reference: vec![], samples, noises };
         this.reference = this.ends(&this.teacher, REFERENCE)?;
         Ok(this)
     }
@@ -135,7 +137,7 @@ impl Study {
             terms: terms.iter().map(term).collect(),
             pairs: trailing_pairs(self.teacher.scheduler.num_train_timesteps, steps)?,
             substeps: 32usize.div_ceil(steps),
-            cache_size: 12288,
+            cache_size: self.noises,
             optimizer: Optimizer { learning_rate: 2e-3, total_steps, ..Optimizer::default() },
             trajectory_clip: Some(Clip::None),
             ..TrainerOptions::default()
@@ -155,6 +157,20 @@ impl Study {
             trainer.step()?;
         }
         trainer.snapshot(WeightsKind::Ema)
+    }
+
+    /// The errors of what a student of two steps is trained to match, by solver and steps of the teacher.
+    fn targets(&self) -> Result<()> {
+        println!("| order | teacher steps | RMSE against {REFERENCE} steps of DDIM |\n| --- | --- | --- |");
+        for (order, all) in [(1, [12usize, 16, 20, 32, 100]), (2, [12, 16, 20, 24, 40]), (3, [12, 16, 20, 24, 40])] {
+            for steps in all {
+                let options = TrainerOptions { teacher_order: order, substeps: steps / 2, ..self.options(2, 1, &[(Objective::TeacherForced, 1.0)])? };
+                let trainer = Trainer::new(self.backend.clone(), &digits::student(&self.teacher, 1)?, Some(&self.teacher), None, options)?;
+                println!("| {order} | {steps} | {:.4} |", trainer.target_error(REFERENCE, HELD_OUT, KEY, Stop::NEVER)?);
+            }
+        }
+        println!();
+        Ok(())
     }
 
     /// A student of eight steps, and then ones of half as many, each of which learns to take two steps of the one before at once (arXiv 2202.00512). All of them
@@ -188,23 +204,31 @@ fn number<T: std::str::FromStr>(name: &str, text: &str) -> Result<T> {
 }
 
 fn main() -> Result<()> {
-    let (mut chosen, mut steps, mut seeds, mut samples) = (vec![], vec![4usize, 2, 1], 3u64, 98304usize);
+    let (mut chosen, mut steps, mut seeds, mut samples, mut noises) = (vec![], vec![4usize, 2, 1], 3u64, 98304usize, 12288usize);
     for argument in std::env::args().skip(1).filter(|argument| !argument.starts_with("--")) {
         match argument.split_once('=') {
             Some(("steps", list)) => steps = list.split(',').map(|n| number("steps", n)).collect::<Result<_>>()?,
             Some(("seeds", n)) => seeds = number("seeds", n)?,
             Some(("samples", n)) => samples = number("samples", n)?,
+            Some(("noises", n)) => noises = number("noises", n)?,
             _ => chosen.push(argument),
         }
     }
-    let rows = rows();
+    let (rows, all) = (rows(), chosen.is_empty());
+    let targets = chosen.iter().position(|name| name == "targets").map(|at| chosen.remove(at));
     if let Some(unknown) = chosen.iter().find(|name| rows.iter().all(|(row, _)| row != name)) {
         let names: Vec<_> = rows.iter().map(|(name, _)| *name).collect();
-        return Err(Error::invalid(format!("no row {unknown}; there are {}", names.join(", "))));
+        return Err(Error::invalid(format!("no row {unknown}; there are targets, {}", names.join(", "))));
     }
-    let study = Study::new(samples)?;
+    let study = Study::new(samples, noises)?;
+    if all || targets.is_some() {
+        study.targets()?;
+    }
+    if !all && chosen.is_empty() {
+        return Ok(());
+    }
     println!("| row | steps | RMSE, mean of seeds (each) | median image | p99 image | seconds a student |\n| --- | --- | --- | --- | --- | --- |");
-    for (name, make) in rows.iter().filter(|(name, _)| chosen.is_empty() || chosen.iter().any(|row| row == name)) {
+    for (name, make) in rows.iter().filter(|(name, _)| all || chosen.iter().any(|row| row == name)) {
         for &steps in &steps {
             let (mut found, start) = (vec![], Instant::now());
             for seed in 1..=seeds {
