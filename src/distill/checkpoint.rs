@@ -7,7 +7,9 @@ use super::features::is_alignment;
 use super::loss_scale::LossScale;
 use super::overflow::{StateBounds, largest};
 use super::parameters::{ParameterSet, State};
-use super::record::{self, BLOCKS, CACHE_REFRESH, CLIP, DRAWS, FEATURES, GUIDANCE, PRECISION, QUANTIZATION, SETS, TEACHER_ORDER, TRAJECTORY_PRECISION};
+use super::record::{
+    self, BLOCKS, CACHE_REFRESH, CLIP, DRAWS, FEATURES, GUIDANCE, PRECISION, QUANTIZATION, SETS, TEACHER_ORDER, TRAJECTORIES, TRAJECTORY_PRECISION,
+};
 use super::trainer::Trainer;
 use crate::error::{Error, Result, Status};
 use crate::graph::ops::ClipScale;
@@ -86,7 +88,7 @@ impl OptionGroup {
             "batch" => OptionGroup::Batch,
             "beta1" | "beta2" | "eps" | "weight_decay" | "clip_norm" | "ema_decay" => OptionGroup::Optimizer,
             "terms" | DRAWS | FEATURES | BLOCKS => OptionGroup::Loss,
-            "pairs" | "substeps" | "cache_size" | "size" | CACHE_REFRESH | CLIP | GUIDANCE | TEACHER_ORDER => OptionGroup::Trajectories,
+            "pairs" | "substeps" | "cache_size" | "size" | CACHE_REFRESH | CLIP | GUIDANCE | TEACHER_ORDER | TRAJECTORIES => OptionGroup::Trajectories,
             "seed" => OptionGroup::Seed,
             PRECISION | TRAJECTORY_PRECISION => OptionGroup::Precision,
             _ => return None,
@@ -233,8 +235,10 @@ impl Trainer {
     /// Every option that the continuation depends on, as text.
     pub(super) fn run_record(&self) -> Result<BTreeMap<String, String>> {
         let scheduler = (SCHEDULER.to_string(), self.student.scheduler.to_json()?);
+        let given = self.options.trajectories.as_ref().filter(|_| self.options.needs().cache);
+        let trajectories = given.map(|set| Ok::<_, Error>((TRAJECTORIES.to_string(), set.hash()?))).transpose()?;
         let numbers = self.student.numbers_hash()?.map(|hash| (QUANTIZATION.to_string(), hash));
-        Ok(record::options(&self.options, &self.sets, self.trajectory_clip).into_iter().chain([scheduler]).chain(numbers).collect())
+        Ok(record::options(&self.options, &self.sets, self.trajectory_clip).into_iter().chain([scheduler]).chain(numbers).chain(trajectories).collect())
     }
 }
 

@@ -12,6 +12,7 @@ use super::phase::{Segments, UpdateInputs};
 use super::points::{CACHE, DATASET};
 use super::training_graph::{Results, TrainingGraph};
 use super::trajectories::Trajectories;
+use super::trajectory_set::rows_for;
 use crate::backend::{Backend, Executable, Memory, as_bytes};
 use crate::cancel::{Stop, cancelled};
 use crate::diffusion::{Clip, grid};
@@ -21,8 +22,7 @@ use crate::graph::{Numerics, ValueId};
 use crate::memory;
 use crate::names::Named;
 use crate::nn::conditions::describe;
-use crate::nn::{ConditionKind, Model, Quantization, StudentInfo, scale_after};
-use crate::sampling::check_rows;
+use crate::nn::{Model, Quantization, StudentInfo, scale_after};
 use crate::tensor::{Tensor, try_vec};
 use std::sync::Arc;
 
@@ -105,8 +105,8 @@ impl Trainer {
         let needs = options.needs();
         if let (true, Some(teacher)) = (needs.grid, teacher) {
             grid::check(schedule.len(), &options.pairs)?;
-            if needs.cache {
-                rows = trajectory_rows(teacher, dataset, options.size.map_or_else(|| student.size(), Ok)?)?;
+            if needs.cache && options.trajectories.is_none() {
+                rows = rows_for(&teacher.roles()?.conditions, dataset, options.size.map_or_else(|| student.size(), Ok)?)?;
             }
             trajectory_clip = options.clip_of(Some(teacher));
             trajectory_clip.check().map_err(|e| e.context("the trajectories"))?;
@@ -156,7 +156,7 @@ impl Trainer {
             results,
             found,
             evaluated: false,
-            trajectories: Trajectories::default(),
+            trajectories: Trajectories::given(options.trajectories.as_deref().filter(|_| options.needs().cache)),
             rows: vec![],
             steps_done: 0,
             options,
@@ -470,16 +470,6 @@ fn changed(name: &str, scales: &Tensor, changes: &Tensor) -> Result<Tensor> {
     Ok(learned)
 }
 
-/// What the conditions of a teacher's trajectories are drawn from: nothing for labels alone, else the dataset, whose rows are those of trajectories' images.
-fn trajectory_rows(teacher: &Model, dataset: Option<&Dataset>, size: [usize; 2]) -> Result<Vec<Arc<Tensor>>> {
-    let conditions = teacher.roles()?.conditions;
-    let Some(other) = conditions.iter().find(|c| !matches!(c.kind, ConditionKind::Labels { .. })) else { return Ok(vec![]) };
-    let missing = || Error::invalid(format!("the teacher's trajectories need {}: give a dataset with them", other.kind.name()));
-    let rows = dataset.ok_or_else(missing)?.conditions_of(&conditions)?;
-    check_rows(&conditions, &rows, size)?;
-    Ok(rows)
-}
-
 /// Refuses to evaluate a quantised network where its ranges are not known: off its own grid.
 fn check_grids(student: &Model, teacher: Option<&Model>, options: &TrainerOptions) -> Result<()> {
     let ranges = |model: &Model| model.quantization.as_ref().is_some_and(Quantization::has_ranges);
@@ -515,6 +505,11 @@ fn check_networks(student: &Model, teacher: Option<&Model>, dataset: Option<&Dat
     let needs = options.needs();
     if needs.teacher && teacher.is_none() {
         return Err(Error::invalid("the objectives need a teacher"));
+    }
+    match &options.trajectories {
+        None if needs.cache && teacher.is_none() => return Err(Error::invalid("the objectives need a teacher, or trajectories of one")),
+        Some(set) if needs.cache => set.check_run(student, options)?,
+        _ => {}
     }
     let roles = student.roles()?;
     if needs.dataset {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The header's chapters in their order: a file of src/ffi, and what it is about.
-const CHAPTERS: [(&str, &str); 18] = [
+const CHAPTERS: [(&str, &str); 19] = [
     ("error", "Version, status codes, the last error"),
     ("cancel", "Cancel tokens"),
     ("callback", "Progress"),
@@ -17,13 +17,14 @@ const CHAPTERS: [(&str, &str); 18] = [
     ("model", "Models, and students derived from them"),
     ("dataset", "Datasets"),
     ("precision", "Precisions"),
+    ("evaluator", "Evaluators: one evaluation of a network"),
+    ("trajectories", "Trajectories of teachers that are the host's, or not there any more"),
     ("trainer_options", "Trainers: what training is made with"),
     ("trainer", "Trainers"),
     ("quantize", "Quantisation: models in fewer bits"),
     ("quantize_report", "What each layer's whole numbers cost"),
     ("sampler_options", "Samplers: what a run is made with"),
     ("sampler", "Samplers"),
-    ("evaluator", "Evaluators: one evaluation of a network"),
     ("tools", "Arrays and pictures as files"),
 ];
 
