@@ -12,3 +12,4 @@ mod kernel_build;
 mod plugin;
 mod quantize;
 mod training;
+mod trajectories;
