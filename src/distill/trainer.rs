@@ -12,7 +12,7 @@ use super::phase::{Segments, UpdateInputs};
 use super::points::{CACHE, DATASET};
 use super::training_graph::{Results, TrainingGraph};
 use super::trajectories::Trajectories;
-use super::trajectory_set::rows_for;
+use super::trajectory_set::{TrajectorySet, rows_for};
 use crate::backend::{Backend, Executable, Memory, as_bytes};
 use crate::cancel::{Stop, cancelled};
 use crate::diffusion::{Clip, grid};
@@ -454,7 +454,11 @@ impl Trainer {
                 }
             }
         }
-        if self.has_cache() { self.exec.prepare_until(stop) } else { Ok(()) }
+        match (self.options.needs().cache, self.has_cache()) {
+            (false, _) => self.exec.prepare_until(stop),
+            (true, true) => self.bind_cache(stop), // somebody has given trajectories
+            (true, false) => Ok(()),
+        }
     }
 }
 
@@ -488,6 +492,33 @@ fn check_grids(student: &Model, teacher: Option<&Model>, options: &TrainerOption
     Ok(())
 }
 
+/// Refuses trajectories that are for another run.
+fn check_trajectories(set: &TrajectorySet, student: &Model, options: &TrainerOptions) -> Result<()> {
+    let roles = student.roles()?;
+    let [h, w] = options.size.map_or_else(|| student.size(), Ok)?;
+    let expected = [h, w, roles.channels];
+    if set.image() != expected {
+        return Err(Error::shape(format!("the trajectories' states are {:?} (H, W, C), the student takes {expected:?}", set.image())));
+    }
+    if set.conditions != roles.conditions {
+        let [found, expected] = [&set.conditions, &roles.conditions].map(|conditions| describe(conditions));
+        return Err(Error::shape(format!("the trajectories have {found}, the student takes {expected}")));
+    }
+    if options.pairs != set.pairs {
+        return Err(Error::invalid(format!("the trajectories are for the grid {:?}, the trainer's pairs are {:?}", set.pairs, options.pairs)));
+    }
+    if options.cache_size != set.cache.count {
+        return Err(Error::invalid(format!("cache_size is {}, the trajectories are {}", options.cache_size, set.cache.count)));
+    }
+    if options.cache_refresh != 0 {
+        return Err(Error::invalid("cache_refresh is not 0, but trajectories are given: only a teacher makes fresh ones"));
+    }
+    if !student.scheduler.noise_schedule()?.agrees_with(&set.scheduler.noise_schedule()?) {
+        return Err(Error::invalid("the trajectories are of another noise schedule than the student's"));
+    }
+    Ok(())
+}
+
 /// Refuses networks and data that do not fit together.
 fn check_networks(student: &Model, teacher: Option<&Model>, dataset: Option<&Dataset>, options: &TrainerOptions) -> Result<()> {
     student.network.check_trainable()?;
@@ -508,7 +539,7 @@ fn check_networks(student: &Model, teacher: Option<&Model>, dataset: Option<&Dat
     }
     match &options.trajectories {
         None if needs.cache && teacher.is_none() => return Err(Error::invalid("the objectives need a teacher, or trajectories of one")),
-        Some(set) if needs.cache => set.check_run(student, options)?,
+        Some(set) if needs.cache => check_trajectories(set, student, options)?,
         _ => {}
     }
     let roles = student.roles()?;

@@ -2,7 +2,6 @@
 
 use super::cache::{CacheBuilder, CacheSpec, HostTeacher, TrajectoryCache};
 use super::dataset::Dataset;
-use super::options::TrainerOptions;
 use crate::backend::Backend;
 use crate::cancel::Stop;
 use crate::diffusion::{Prediction, Walk, grid};
@@ -187,33 +186,6 @@ impl TrajectorySet {
                 )));
             }
             condition.kind.check(Values::of(rows)?, count, [h, w])?;
-        }
-        Ok(())
-    }
-
-    /// Refuses a run that they are not for.
-    pub fn check_run(&self, student: &Model, options: &TrainerOptions) -> Result<()> {
-        let roles = student.roles()?;
-        let [h, w] = options.size.map_or_else(|| student.size(), Ok)?;
-        let expected = [h, w, roles.channels];
-        if self.image() != expected {
-            return Err(Error::shape(format!("the trajectories' states are {:?} (H, W, C), the student takes {expected:?}", self.image())));
-        }
-        if self.conditions != roles.conditions {
-            let [found, expected] = [&self.conditions, &roles.conditions].map(|conditions| describe(conditions));
-            return Err(Error::shape(format!("the trajectories have {found}, the student takes {expected}")));
-        }
-        if options.pairs != self.pairs {
-            return Err(Error::invalid(format!("the trajectories are for the grid {:?}, the trainer's pairs are {:?}", self.pairs, options.pairs)));
-        }
-        if options.cache_size != self.cache.count {
-            return Err(Error::invalid(format!("cache_size is {}, the trajectories are {}", options.cache_size, self.cache.count)));
-        }
-        if options.cache_refresh != 0 {
-            return Err(Error::invalid("cache_refresh is not 0, but trajectories are given: only a teacher makes fresh ones"));
-        }
-        if !student.scheduler.noise_schedule()?.agrees_with(&self.scheduler.noise_schedule()?) {
-            return Err(Error::invalid("the trajectories are of another noise schedule than the student's"));
         }
         Ok(())
     }

@@ -112,7 +112,8 @@ fn a_hosts_teacher_and_its_file_train_as_the_model_does() {
     let (run, dir) = (Run::new(), scratch("host-teacher"));
     let mut teacher = Teacher { api: &run.api, evaluator: run.evaluator(), calls: 0, bad: u32::MAX - 1 };
     let mut o = run.options();
-    (o.predict, o.user) = (Some(predict), (&raw mut teacher).cast());
+    o.predict = Some(predict);
+    o.user = (&raw mut teacher).cast();
     let (mut called, mut opened, mut made) = (null_mut(), null_mut(), null_mut());
     run.api.ok(run.create(&o, &mut called));
     assert_eq!(teacher.calls, 8, "two batches of four steps");
@@ -156,7 +157,8 @@ fn bad_teachers_get_a_sentence() {
     let user = (&raw mut teacher).cast::<c_void>();
     let row = |status: i32, needle: &str, change: &dyn Fn(&mut fewstep_trajectories_options)| {
         let (mut o, mut out) = (run.options(), null_mut());
-        (o.predict, o.user) = (Some(predict), user);
+        o.predict = Some(predict);
+        o.user = user;
         change(&mut o);
         run.api.fails(needle, run.create(&o, &mut out), status, needle);
         assert!(out.is_null());
@@ -174,7 +176,8 @@ fn bad_teachers_get_a_sentence() {
     row(INVALID, "set both or neither", &|o| o.height = 8);
     // A student of another size does not take them.
     let (mut o, mut out, mut other) = (run.options(), null_mut(), null_mut());
-    (teacher.bad, o.predict, o.user) = (u32::MAX - 1, Some(predict), user);
+    (teacher.bad, o.user) = (u32::MAX - 1, user);
+    o.predict = Some(predict);
     run.api.ok(run.create(&o, &mut out));
     let config = TINY.replace(r#""num_class_embeds":10"#, r#""num_class_embeds":9"#);
     let term = term(FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_WEIGHT_STATE);
