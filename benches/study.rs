@@ -10,13 +10,11 @@ use fewstep::cancel::Stop;
 use fewstep::diffusion::{Clip, Table, Weight, trailing_pairs};
 use fewstep::distill::{Dataset, FeatureTerm, LearningRate, NormKind, Objective, Optimizer, Point, Term, Trainer, TrainerOptions, WeightsKind};
 use fewstep::error::{Error, Result};
-use fewstep::io::npy::NpzFile;
 use fewstep::nn::conditions::{ConditionKind, Values};
 use fewstep::nn::{Model, StudentInfo};
 use fewstep::random::Purpose;
 use fewstep::sampling::{RunSpec, SamplingRun, UNROLLED, for_each_batch};
 use fewstep::tensor::DType;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -26,14 +24,6 @@ const KEY: u64 = 77;
 /// The reference: DDIM of so many steps.
 const REFERENCE: usize = 50;
 const BATCH: usize = 64;
-
-/// The images and labels, in [-1, 1].
-fn dataset() -> Result<Dataset> {
-    let mut file = NpzFile::open(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/examples-c/data/digits8.npz")))?;
-    let images = file.array("images")?.into_f32(&[1797, 8, 8, 1], |v| v / 8.0 - 1.0)?;
-    let labels = file.array("labels")?.into_i32(&[1797])?;
-    Dataset::new(images, Some(labels))
-}
 
 /// What all students have in common.
 struct Study {
@@ -112,7 +102,7 @@ fn term((objective, weight): &(Objective, f32)) -> Term {
 
 impl Study {
     fn new(samples: usize) -> Result<Self> {
-        let (backend, teacher, data) = (Arc::new(CpuBackend::new(2)?), digits::teacher()?, dataset()?);
+        let (backend, teacher, data) = (Arc::new(CpuBackend::new(2)?), digits::teacher()?, digits::data()?);
         let labels = (0..HELD_OUT as i32).map(|i| i % 10).collect();
         let mut this = Self { backend, teacher, data, labels, reference: vec![], samples };
         this.reference = this.ends(&this.teacher, REFERENCE)?;

@@ -22,8 +22,9 @@
  *
  * MEMORY that the system refuses is FEWSTEP_STATUS_OUT_OF_MEMORY, and the call can be made again when there is some. Small pieces, which a library
  * cannot do without in its own names and tables, then come from a reserve of 3 MiB that is part of it and costs nothing until then; while half of it is
- * used, calls that create something answer OUT_OF_MEMORY. The process ends only where the reserve is used up, or for a piece of more than 2 MiB that
- * cannot be refused. The C library may end it too, for its own thread-local data in a program that loads this library with dlopen.
+ * used, calls that create something answer OUT_OF_MEMORY. Decoders of pictures, which want large pieces too, begin only once there is memory for them. The
+ * process ends only where the reserve is used up, or for a piece of more than 2 MiB that cannot be refused. The C library may end it too, for its own
+ * thread-local data in a program that loads this library with dlopen.
  *
  * On a CUDA device any function that computes may also return FEWSTEP_STATUS_OUT_OF_MEMORY, when the device's memory does not suffice, and
  * FEWSTEP_STATUS_DEVICE_LOST, after which the runtime and all that was made from it can only be destroyed.
@@ -247,7 +248,7 @@ FEWSTEP_API const char *fewstep_version_string(void);
  * A call that computes sees its token, and that of its runtime (`cancel` of fewstep_runtime_options), within a few milliseconds: while it plans, inside an
  * evaluation of a network, inside a training step. On a GPU what was started is waited for: one sampler step, one training step. Calls that only read,
  * write or copy (opening and saving, datasets, snapshots, beginning a run, reading images) take as long as disk, memory and hashes need, a few seconds a
- * gigabyte, and look at no token.
+ * gigabyte, and look at no token; but fewstep_dataset_open_folder does between two files, and fewstep_dataset_create_filled between two batches.
  */
 typedef struct fewstep_cancel_token fewstep_cancel_token;
 
@@ -322,6 +323,16 @@ FEWSTEP_API fewstep_status fewstep_cancel_token_destroy(fewstep_cancel_token *to
  * Progress of fewstep_quantize_report: `done` of `total` models that were sampled, two for each layer and two more.
  */
 #define FEWSTEP_PHASE_REPORT 5
+
+/**
+ * Progress of fewstep_evaluate: `done` of `total`, images that were sampled, sets that were measured and steps of the classifier together.
+ */
+#define FEWSTEP_PHASE_EVALUATE 6
+
+/**
+ * Progress of fewstep_dataset_open_folder: `done` of `total` files.
+ */
+#define FEWSTEP_PHASE_OPEN 7
 
 /**
  * How far a blocking call is. Only valid inside the callback. Later versions may have more fields: read no more than struct_size bytes.
@@ -1184,6 +1195,18 @@ typedef struct {
    * One more than the largest label; 0 without labels.
    */
   uint32_t classes;
+  /**
+   * Files and folders that fewstep_dataset_open_folder left out.
+   */
+  uint64_t skipped;
+  /**
+   * Those of them that fewstep_dataset_skipped tells of: all, but at most 10,000.
+   */
+  uint32_t skipped_listed;
+  /**
+   * Names that fewstep_dataset_class_name tells: those of the folders that are classes; 0 for other datasets.
+   */
+  uint32_t class_names;
 } fewstep_dataset_info;
 
 /**
@@ -1226,6 +1249,20 @@ fewstep_status fewstep_dataset_open_npz(const fewstep_runtime *runtime,
                                         fewstep_dataset **out);
 
 /**
+ * Reads a dataset from NumPy's `.npy` files (numpy.save): images from one, and labels from another where `labels_path` is not NULL. What they may hold, and
+ * `scale` and `shift`, as fewstep_dataset_open_npz.
+ *
+ * Ownership, threads and codes as fewstep_dataset_create; also NOT_FOUND, IO, CORRUPT_FILE, VERSION_MISMATCH (a later npy format) and UNSUPPORTED.
+ */
+FEWSTEP_API
+fewstep_status fewstep_dataset_open_npy(const fewstep_runtime *runtime,
+                                        const char *images_path,
+                                        const char *labels_path,
+                                        float scale,
+                                        float shift,
+                                        fewstep_dataset **out);
+
+/**
  * Fills `*out`, whose struct_size the caller has set.
  *
  * Any thread may call, also while others use the dataset. Returns OK or INVALID_ARGUMENT.
@@ -1238,6 +1275,314 @@ FEWSTEP_API fewstep_status fewstep_dataset_get_info(const fewstep_dataset *datas
  * Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE while a call uses the dataset (nothing happens then).
  */
 FEWSTEP_API fewstep_status fewstep_dataset_destroy(fewstep_dataset *dataset);
+
+
+/* ---------------------------------------------------------------------------
+ * Datasets of the pictures in a folder
+ * --------------------------------------------------------------------------- */
+
+/**
+ * Folders are classes where there are some and no picture lies beside them; pictures beside folders are INVALID_ARGUMENT, for it could be meant either way.
+ */
+#define FEWSTEP_FOLDERS_AUTO 1
+
+/**
+ * The pictures lie in the folder itself, and have no labels; folders in it are left out.
+ */
+#define FEWSTEP_FOLDERS_IGNORED 2
+
+/**
+ * Each folder in it is a class; files beside them are left out.
+ */
+#define FEWSTEP_FOLDERS_CLASSES 3
+
+/**
+ * A picture of another shape is cut: what is beyond the shape of the images, as much at either end.
+ */
+#define FEWSTEP_FIT_CROP 1
+
+/**
+ * A picture of another shape is stretched.
+ */
+#define FEWSTEP_FIT_STRETCH 2
+
+/**
+ * What is made of a folder's pictures. Fill it with fewstep_folder_options_init, then change fields.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * Channels of the images: 3 (RGB, the default) or 1 (grey: 0.299 red + 0.587 green + 0.114 blue).
+   */
+  uint32_t channels;
+  /**
+   * Rows of the images; 0 (the default), with a width of 0, for the size of the first picture that can be read.
+   */
+  uint32_t height;
+  /**
+   * Columns of the images; see height.
+   */
+  uint32_t width;
+  /**
+   * FEWSTEP_FOLDERS_*; AUTO by default.
+   */
+  int32_t folders;
+  /**
+   * FEWSTEP_FIT_*; CROP by default.
+   */
+  int32_t fit;
+  /**
+   * 1: each image is there a second time, mirrored left to right; these copies come behind all others, in the same order. 0 by default.
+   */
+  int32_t mirror;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * Value in the model's space = value of the picture, 0 to 255, * scale + shift. By default 1/127.5 and -1: images are in [-1, 1].
+   */
+  float scale;
+  /**
+   * See scale.
+   */
+  float shift;
+  /**
+   * Images of each class (or of the folder, without classes) at most, mirrored copies not counted: those whose names come first. 0 (the default) for all.
+   */
+  uint64_t max_images;
+  /**
+   * Bytes of the images in memory at most, four for each value; more is OUT_OF_MEMORY, before the memory is asked for. 4 GiB by default.
+   */
+  uint64_t max_bytes;
+  /**
+   * Pixels of a picture at most; a file that says it has more is left out before it is decoded. Decoding one takes up to 8 bytes a pixel for a while, or 23
+   * of a JPEG file. 2^26 by default.
+   */
+  uint64_t max_pixels;
+  /**
+   * Bytes of a file at most; a longer one is left out before it is read. 256 MiB by default.
+   */
+  uint64_t max_file_bytes;
+  /**
+   * Stops the call with CANCELLED, between two files; only read during it. NULL (the default) for none.
+   */
+  const fewstep_cancel_token *cancel;
+} fewstep_folder_options;
+
+/**
+ * A file or folder that was left out of a dataset. Set struct_size before fewstep_dataset_skipped fills the rest.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * FEWSTEP_STATUS_*: of what kind the reason is. CORRUPT_FILE for damaged pictures and files that are too long, UNSUPPORTED for what is none, or too large,
+   * or in the wrong place, IO and NOT_FOUND for what could not be read.
+   */
+  fewstep_status status;
+  /**
+   * Where it lies: the path that was given to fewstep_dataset_open_folder, and its own in it. Lives as long as the dataset.
+   */
+  const char *path;
+  /**
+   * Why it was left out, a sentence. Lives as long as the dataset.
+   */
+  const char *reason;
+} fewstep_skipped;
+
+/**
+ * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
+ *
+ * Any thread may call. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_folder_options_init(fewstep_folder_options *options, size_t struct_size);
+
+/**
+ * Makes a dataset of the pictures in a folder: PNG and JPEG files, whatever their names end in. Where folders are classes, those in `path` get labels from 0
+ * on in the order of their names, and the pictures that lie in them theirs; a class without a picture keeps its label. Folders in those are not looked into,
+ * and names that begin with a dot are left out. Links are followed. Names are sorted by their bytes, so the same folder gives the same bytes.
+ *
+ * Pictures become images of one size: they are cut or stretched to its shape (`fit`), then resampled by the Catmull-Rom spline (Pillow's BICUBIC), which is
+ * widened where they become smaller, so that nothing aliases. 16 bits a channel count in full; palettes are looked up; what is transparent lies on white;
+ * the orientation that a camera noted is applied; colour profiles are not. Of an animated file the first picture counts.
+ *
+ * A file that cannot be read, is no picture, is damaged, was cut off or is beyond a limit is left out: fewstep_dataset_info counts such files,
+ * fewstep_dataset_skipped tells the reason for each, and the runtime's log has a warning. Memory that the system refuses ends the call instead. Bits that
+ * changed in a JPEG file are not always found, for the format has no checksum.
+ *
+ * JPEG files are decoded on a thread of the library that ends with its file, for the sake of the caller's stack.
+ *
+ * `options` may be NULL for the defaults. `progress` may be NULL, is called after each file and reports FEWSTEP_PHASE_OPEN; `user` goes to it.
+ * Ownership and threads as fewstep_dataset_create.
+ * Returns OK, INVALID_ARGUMENT (also for pictures beside folders), NOT_FOUND (no such folder, or no picture in it that can be read; the sentence has the first
+ * reasons), IO, UNSUPPORTED (more than 2^24 names), OUT_OF_MEMORY (also for more than max_bytes) or CANCELLED.
+ */
+FEWSTEP_API
+fewstep_status fewstep_dataset_open_folder(const fewstep_runtime *runtime,
+                                           const char *path,
+                                           const fewstep_folder_options *options,
+                                           fewstep_progress_callback progress,
+                                           void *user,
+                                           fewstep_dataset **out);
+
+/**
+ * Fills `*out`, whose struct_size the caller has set, with what was left out and why: `index` is less than the info's skipped_listed.
+ *
+ * Any thread may call, also while others use the dataset. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_dataset_skipped(const fewstep_dataset *dataset, size_t index, fewstep_skipped *out);
+
+/**
+ * Writes to `*out` the name of the folder whose pictures have this label, which is less than the info's class_names. What is not UTF-8 of the name is
+ * replaced. The text lives as long as the dataset.
+ *
+ * Any thread may call, also while others use the dataset. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API
+fewstep_status fewstep_dataset_class_name(const fewstep_dataset *dataset,
+                                          size_t label,
+                                          const char **out);
+
+
+/* ---------------------------------------------------------------------------
+ * Datasets that the host fills
+ * --------------------------------------------------------------------------- */
+
+/**
+ * A dataset that a callback fills. Fill it with fewstep_fill_options_init, then change fields.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * FEWSTEP_DTYPE_* of the values that are written; u8 by default.
+   */
+  int32_t dtype;
+  /**
+   * FEWSTEP_LAYOUT_*; NHWC by default.
+   */
+  int32_t layout;
+  /**
+   * Channels of an image.
+   */
+  uint32_t channels;
+  /**
+   * Rows of an image.
+   */
+  uint32_t height;
+  /**
+   * Columns of an image.
+   */
+  uint32_t width;
+  /**
+   * Images of one call at most, 1 to 65536; 64 by default.
+   */
+  uint32_t batch;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * Number of images.
+   */
+  size_t count;
+  /**
+   * Value in the model's space = value written * scale + shift. By default 1/127.5 and -1, which maps bytes to [-1, 1].
+   */
+  float scale;
+  /**
+   * See scale.
+   */
+  float shift;
+  /**
+   * What is written for each image beside it, such as class labels: what fewstep_model_condition tells of a model, or what the host fills in. Of labels,
+   * `classes` is how many there are, or 0 where that is not to be checked. NULL by default. Copied.
+   */
+  const fewstep_condition *conditions;
+  /**
+   * Elements of conditions.
+   */
+  size_t condition_count;
+  /**
+   * Bytes from one condition to the next; sizeof(fewstep_condition).
+   */
+  size_t condition_stride;
+  /**
+   * Stops the call with CANCELLED, between two calls of the callback; only read during it. NULL (the default) for none.
+   */
+  const fewstep_cancel_token *cancel;
+} fewstep_fill_options;
+
+/**
+ * What is to be written for some images. Only valid inside the callback. Later versions may have more fields: read no more than struct_size bytes.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * Images of this call (N): all that are left, but no more than a batch.
+   */
+  uint32_t count;
+  /**
+   * The first one's number; the others follow.
+   */
+  uint64_t first;
+  /**
+   * A place for the images' values, of the type and in the layout that the options say. Bytes that are left as they are make a float NaN and a byte 255.
+   */
+  void *images;
+  /**
+   * Bytes of images.
+   */
+  size_t images_size;
+  /**
+   * A place for each of the options' conditions: class labels int32_t [N], tokens float [N, length, width], vectors float [N, width], planes float
+   * [N, channels, H, W]. Bytes that are left as they are make a label -1.
+   */
+  void *const *conditions;
+  /**
+   * Elements of conditions.
+   */
+  size_t condition_count;
+} fewstep_fill;
+
+/**
+ * Writes what `batch` asks for, on the thread that made the call, and returns 0; anything else cancels: the call returns FEWSTEP_STATUS_CANCELLED. Must return
+ * normally (no C++ exception, no longjmp).
+ */
+typedef int32_t (*fewstep_fill_callback)(void *user, const fewstep_fill *batch);
+
+/**
+ * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
+ *
+ * Any thread may call. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_fill_options_init(fewstep_fill_options *options, size_t struct_size);
+
+/**
+ * Makes a dataset of what a callback writes, a batch at a time: for data in a form of the host's own, of which there need never be more than a batch beside
+ * the dataset. `fill` is called for images 0 to count - 1 in their order, only during this call, and may cancel it; `user` goes to it.
+ *
+ * Ownership and threads as fewstep_dataset_create.
+ * Returns OK, INVALID_ARGUMENT (also for a label that is negative, not written or beyond its classes), SHAPE (sizes that overflow), NUMERIC (a value that is
+ * not finite, or a float that was not written), CANCELLED or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_dataset_create_filled(const fewstep_runtime *runtime,
+                                             const fewstep_fill_options *options,
+                                             fewstep_fill_callback fill,
+                                             void *user,
+                                             fewstep_dataset **out);
 
 
 /* ---------------------------------------------------------------------------
@@ -2841,6 +3186,353 @@ FEWSTEP_API fewstep_status fewstep_evaluator_get_info(fewstep_evaluator *evaluat
  * Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE while a call uses the evaluator (nothing happens then).
  */
 FEWSTEP_API fewstep_status fewstep_evaluator_destroy(fewstep_evaluator *evaluator);
+
+
+/* ---------------------------------------------------------------------------
+ * Evaluations: what they find
+ * --------------------------------------------------------------------------- */
+
+/**
+ * A row of images of the reference against others of it: what a perfect set would get. The mean over four splits.
+ */
+#define FEWSTEP_QUALITY_NULL 1
+
+/**
+ * The standard deviation over these splits: sets that differ by less than 5 of it are as good.
+ */
+#define FEWSTEP_QUALITY_NULL_SPREAD 2
+
+/**
+ * The row of the teacher with its reference solver.
+ */
+#define FEWSTEP_QUALITY_TEACHER 3
+
+/**
+ * A row of a set that the program gave.
+ */
+#define FEWSTEP_QUALITY_SET 4
+
+/**
+ * Distributions are compared with the dataset's.
+ */
+#define FEWSTEP_AGAINST_DATA 1
+
+/**
+ * Distributions are compared with the teacher's, of other noises.
+ */
+#define FEWSTEP_AGAINST_TEACHER 2
+
+/**
+ * A table with aligned columns, and what they mean.
+ */
+#define FEWSTEP_REPORT_TEXT 1
+
+/**
+ * JSON on one line; null for what was not measured or is infinite.
+ */
+#define FEWSTEP_REPORT_JSON 2
+
+/**
+ * What an evaluation found. Immutable.
+ */
+typedef struct fewstep_quality_report fewstep_quality_report;
+
+/**
+ * What a report is of. Set struct_size before fewstep_quality_report_get_info fills the rest.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * Rows: three, and one for each set.
+   */
+  uint32_t rows;
+  /**
+   * Images of a set.
+   */
+  uint32_t count;
+  /**
+   * Images of a set that its distribution is compared by.
+   */
+  uint32_t compared;
+  /**
+   * Seed of the noises.
+   */
+  uint64_t seed;
+  /**
+   * FEWSTEP_AGAINST_*.
+   */
+  int32_t against;
+  /**
+   * Steps of the teacher's reference.
+   */
+  uint32_t reference_steps;
+} fewstep_quality_report_info;
+
+/**
+ * A row of a report. Set struct_size before fewstep_quality_report_row fills the rest. Numbers that were not measured are NaN: images that are not of the
+ * evaluation's noises have no errors, without labels there is no accuracy. No number says enough alone, nor without the null beside it.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * FEWSTEP_QUALITY_*.
+   */
+  int32_t kind;
+  /**
+   * The row's name; valid until the report is destroyed.
+   */
+  const char *name;
+  /**
+   * Root of the mean square error over all elements of all images, against the teacher's of the same noises. It rewards blur.
+   */
+  double rmse;
+  /**
+   * Median of the images' own RMSE.
+   */
+  double rmse_median;
+  /**
+   * 99th percentile of the images' own RMSE.
+   */
+  double rmse_p99;
+  /**
+   * RMSE without the worst 5 % of the images.
+   */
+  double rmse_trimmed;
+  /**
+   * 20 log10(2 / rmse), in dB; infinite where there is no error.
+   */
+  double psnr;
+  /**
+   * Sliced Wasserstein distance (p = 1) of pixels over 256 fixed directions. Blind to fine noise.
+   */
+  double sliced_wasserstein;
+  /**
+   * Unbiased squared maximum mean discrepancy with the kernel (u.v / 64 + 1)^3 in 64 features of a fixed random net, which are scaled to the reference's
+   * deviation. 0 on average, and sometimes below, where both are of one distribution.
+   */
+  double kernel_distance;
+  /**
+   * Share of the images that are inside the reference, in the same features: nearer to one of its images than that one's 5th neighbour.
+   */
+  double precision;
+  /**
+   * Share of the reference that is inside the images.
+   */
+  double recall;
+  /**
+   * Images of the reference that an image is inside of, on average, by 5; about 1.
+   */
+  double density;
+  /**
+   * Share of the reference's images with an image inside: it falls where kinds of images are missing.
+   */
+  double coverage;
+  /**
+   * Share of the images that look like the class that they were asked for to a small classifier; in the null's row, of data that it did not learn.
+   */
+  double accuracy;
+  /**
+   * RMSE of the state that each step lands on, against the teacher's at that timestep; `step_count` numbers, valid until the report is destroyed. Of
+   * deterministic samplers of at most 16 steps over the teacher's noise schedule.
+   */
+  const double *step_errors;
+  /**
+   * Elements of step_errors; 0 where there are none.
+   */
+  size_t step_count;
+} fewstep_quality;
+
+/**
+ * Fills `*out`, whose struct_size the caller has set.
+ *
+ * Any thread may call, also while others use the report. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_quality_report_get_info(const fewstep_quality_report *report, fewstep_quality_report_info *out);
+
+/**
+ * Fills `*out`, whose struct_size the caller has set, with row `index`: 0 is the null, 1 its spread, 2 the teacher, the others are the sets in their order.
+ *
+ * Any thread may call, also while others use the report. Returns OK or INVALID_ARGUMENT (also for an index that is no row's).
+ */
+FEWSTEP_API
+fewstep_status fewstep_quality_report_row(const fewstep_quality_report *report,
+                                          size_t index,
+                                          fewstep_quality *out);
+
+/**
+ * Writes the whole report as text, UTF-8 with a NUL at its end, to `buffer`, which has room for `capacity` bytes, and the bytes before the NUL to `*length`.
+ * `format` is FEWSTEP_REPORT_*. With `buffer` NULL and `capacity` 0 only the length is written.
+ *
+ * Any thread may call, also while others use the report. Returns OK, INVALID_ARGUMENT, SHAPE (capacity is too small) or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_quality_report_text(const fewstep_quality_report *report,
+                                           int32_t format,
+                                           char *buffer,
+                                           size_t capacity,
+                                           size_t *length);
+
+/**
+ * Destroys a report. NULL is fine. What fewstep_quality_report_row gave must not be read any more: names and errors of steps are the report's.
+ *
+ * Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE while a call uses the report (nothing happens then).
+ */
+FEWSTEP_API
+fewstep_status fewstep_quality_report_destroy(fewstep_quality_report *report);
+
+
+/* ---------------------------------------------------------------------------
+ * Evaluations: how good images are
+ * --------------------------------------------------------------------------- */
+
+/**
+ * How sets of images are evaluated. Fill it with fewstep_evaluate_options_init, then change fields.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * Images of each set, 6 to 65536; 1024 by default. With fewer, what distributions say is mostly chance; the null shows it.
+   */
+  uint32_t count;
+  /**
+   * Images side by side; 64 by default.
+   */
+  uint32_t batch;
+  /**
+   * Height of the images; 0 (the default) for the teacher's.
+   */
+  uint32_t height;
+  /**
+   * Width of the images; 0 (the default) for the teacher's.
+   */
+  uint32_t width;
+  /**
+   * Steps of the teacher's reference: DDIM on the trailing grid with eta 0, clipped as its scheduler says; 50 by default.
+   */
+  uint32_t reference_steps;
+  /**
+   * Seed of the noise: image i has the noise of (seed, i), as of a sampler's run that begins with this seed at index 0. 0 by default.
+   */
+  uint64_t seed;
+  /**
+   * FEWSTEP_PRECISION_*: what the teacher computes in; f32 by default.
+   */
+  int32_t precision;
+  /**
+   * As in fewstep_sampler_options, of the teacher.
+   */
+  int32_t null_label;
+  /**
+   * As in fewstep_sampler_options, of the teacher; 1 (the default) for none.
+   */
+  double guidance_scale;
+  /**
+   * What all models are given with the images, for `count` images. NULL by default: labels are drawn evenly by the seed, all else from the dataset's rows.
+   */
+  const fewstep_conditioning *conditionings;
+  /**
+   * Elements of conditionings.
+   */
+  size_t conditioning_count;
+  /**
+   * Bytes from one conditioning to the next; sizeof(fewstep_conditioning).
+   */
+  size_t conditioning_stride;
+  /**
+   * What distributions are compared with: `count` of its images, or half of them where it has fewer than twice as many. NULL (the default) for the teacher's
+   * images of other noises. It also says which labels the classifier learns.
+   */
+  const fewstep_dataset *dataset;
+  /**
+   * Stops the call with CANCELLED; only read during it. NULL (the default) for none.
+   */
+  const fewstep_cancel_token *cancel;
+  /**
+   * 1 (the default): where the dataset has labels, a small classifier is trained on two thirds of it (400 steps of 64 images), and says how many images look
+   * like the class that they were asked for.
+   */
+  int32_t classifier;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+} fewstep_evaluate_options;
+
+/**
+ * A set of images to evaluate: those that a model makes, or the program's. Set every field; those that a later version adds may be 0.
+ */
+typedef struct {
+  /**
+   * Its name in the report, UTF-8 on one line, at most 256 bytes.
+   */
+  const char *name;
+  /**
+   * The model that makes the images; NULL where they are given.
+   */
+  const fewstep_model *model;
+  /**
+   * How the model is sampled; NULL for a few-step student's own grid. Of it batch, height, width and cancel are not read.
+   */
+  const fewstep_sampler_options *sampler;
+  /**
+   * Images [count,C,H,W] where there is no model.
+   */
+  const float *images;
+  /**
+   * Elements of images.
+   */
+  size_t image_count;
+  /**
+   * Of given images, 1: they were made from the evaluation's own noises and conditionings, and are compared with the teacher's one by one; 0: they are not.
+   */
+  int32_t paired;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+} fewstep_evaluate_set;
+
+/**
+ * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
+ *
+ * Any thread may call. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_evaluate_options_init(fewstep_evaluate_options *options, size_t struct_size);
+
+/**
+ * Evaluates sets of images: every model samples the same noises with the same conditionings, and all sets are measured in the same ways (fewstep_quality). The
+ * report has, before the `set_count` sets, the rows that they are to be read beside: what images of the reference get against others of it, twice (mean and
+ * spread over four splits), and the teacher with its reference solver. Give further controls as sets: the teacher in as few steps as the student, a small net
+ * trained from scratch, a student that only matches outputs. `sets` has `set_count` elements, at most 256, `set_stride` bytes apart
+ * (sizeof(fewstep_evaluate_set)); it may have none. `options` may be NULL for the defaults. `progress` may be NULL and reports FEWSTEP_PHASE_EVALUATE.
+ *
+ * Distributions are compared in features of a small convolutional net with random weights, the same for ever for images of one size: no number is an FID or a
+ * KID of papers, and none is comparable but with others of this library at the same number of images. Time grows with the square of that: 1024 images take
+ * about a second for each set, beside their sampling. Memory: a few sets of images at a time, and the teacher's states at the timesteps that few-step
+ * sets land on.
+ *
+ * The caller owns `*out` and gives it to fewstep_quality_report_destroy; it keeps the runtime alive. Any thread may call. Returns OK, INVALID_ARGUMENT (also
+ * for a dataset of fewer than 12 images), SHAPE (sizes that do not fit together), NUMERIC (an image that is not finite), CANCELLED, UNSUPPORTED or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_evaluate(const fewstep_runtime *runtime,
+                                const fewstep_model *teacher,
+                                const fewstep_evaluate_options *options,
+                                const fewstep_evaluate_set *sets,
+                                size_t set_count,
+                                size_t set_stride,
+                                fewstep_progress_callback progress,
+                                void *user,
+                                fewstep_quality_report **out);
 
 
 /* ---------------------------------------------------------------------------

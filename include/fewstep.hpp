@@ -83,6 +83,7 @@ inline fewstep_status destroy(fewstep_runtime *handle) noexcept { return fewstep
 inline fewstep_status destroy(fewstep_model *handle) noexcept { return fewstep_model_destroy(handle); }
 inline fewstep_status destroy(fewstep_dataset *handle) noexcept { return fewstep_dataset_destroy(handle); }
 inline fewstep_status destroy(fewstep_evaluator *handle) noexcept { return fewstep_evaluator_destroy(handle); }
+inline fewstep_status destroy(fewstep_quality_report *handle) noexcept { return fewstep_quality_report_destroy(handle); }
 inline fewstep_status destroy(fewstep_trainer *handle) noexcept { return fewstep_trainer_destroy(handle); }
 inline fewstep_status destroy(fewstep_sampler *handle) noexcept { return fewstep_sampler_destroy(handle); }
 
@@ -135,16 +136,16 @@ inline const char *text(const std::string &string) {
 
 inline const char *optional_text(const std::string &string) { return string.empty() ? nullptr : text(string); }
 
-// Stands between the library and a progress callable: no exception may cross the C code.
-template <class F>
+// Stands between the library and a callable, which takes progress or another of its structs: no exception may cross the C code.
+template <class F, class Told = fewstep_progress>
 struct Relay {
     F &progress;
     std::exception_ptr thrown;
 
-    static std::int32_t report(void *user, const fewstep_progress *now) noexcept {
+    static std::int32_t report(void *user, const Told *now) noexcept {
         Relay &relay = *static_cast<Relay *>(user);
-        using Answer = std::invoke_result_t<F &, const fewstep_progress &>;
-        static_assert(std::is_void_v<Answer> || std::is_same_v<Answer, bool>, "a progress callable returns nothing, or false to cancel");
+        using Answer = std::invoke_result_t<F &, const Told &>;
+        static_assert(std::is_void_v<Answer> || std::is_same_v<Answer, bool>, "the callable returns nothing, or false to cancel");
         try {
             if constexpr (std::is_void_v<Answer>) {
                 relay.progress(*now);
@@ -186,12 +187,15 @@ class Owner {
 inline fewstep_runtime_options runtime_options() { return detail::defaults(fewstep_runtime_options_init); }
 inline fewstep_student_options student_options() { return detail::defaults(fewstep_student_options_init); }
 inline fewstep_dataset_options dataset_options() { return detail::defaults(fewstep_dataset_options_init); }
+inline fewstep_folder_options folder_options() { return detail::defaults(fewstep_folder_options_init); }
+inline fewstep_fill_options fill_options() { return detail::defaults(fewstep_fill_options_init); }
 inline fewstep_trajectories_options trajectories_options() { return detail::defaults(fewstep_trajectories_options_init); }
 inline fewstep_trainer_options trainer_options() { return detail::defaults(fewstep_trainer_options_init); }
 inline fewstep_quantize_options quantize_options() { return detail::defaults(fewstep_quantize_options_init); }
 inline fewstep_sampler_options sampler_options() { return detail::defaults(fewstep_sampler_options_init); }
 inline fewstep_begin_options begin_options() { return detail::defaults(fewstep_begin_options_init); }
 inline fewstep_evaluator_options evaluator_options() { return detail::defaults(fewstep_evaluator_options_init); }
+inline fewstep_evaluate_options evaluate_options() { return detail::defaults(fewstep_evaluate_options_init); }
 inline fewstep_evaluation evaluation() { return detail::defaults(fewstep_evaluation_init); }
 /**@}*/
 
@@ -402,6 +406,13 @@ class Model : public detail::Owner<fewstep_model> {
     }
 };
 
+/** A file or folder that was left out of a dataset, and why: see fewstep_skipped. */
+struct Skipped {
+    std::string path;
+    std::string reason;
+    fewstep_status status = FEWSTEP_STATUS_OK;
+};
+
 /** Images, and labels where there are classes, that trainers draw from. Immutable. */
 class Dataset : public detail::Owner<fewstep_dataset> {
   public:
@@ -415,6 +426,64 @@ class Dataset : public detail::Owner<fewstep_dataset> {
         return Dataset(detail::child<fewstep_dataset>(runtime.handle(), [&](auto *at, auto **out) {
             return fewstep_dataset_open_npz(at, detail::text(path), detail::text(images_name), detail::optional_text(labels_name), scale, shift, out);
         }));
+    }
+
+    /** Reads NumPy arrays; an empty `labels_path` stands for none. Throws Error. */
+    static Dataset open_npy(const Runtime &runtime, const std::string &images_path, const std::string &labels_path = {}, float scale = 1 / 127.5F,
+                            float shift = -1) {
+        return Dataset(detail::child<fewstep_dataset>(runtime.handle(), [&](auto *at, auto **out) {
+            return fewstep_dataset_open_npy(at, detail::text(images_path), detail::optional_text(labels_path), scale, shift, out);
+        }));
+    }
+
+    /**
+     * Reads the pictures in a folder. `progress` takes a `const fewstep_progress &` and returns nothing, or a bool of which false cancels. Throws Error and
+     * what `progress` throws.
+     */
+    template <class F = NoProgress>
+    static Dataset open_folder(const Runtime &runtime, const std::string &path, const fewstep_folder_options &options = folder_options(), F &&progress = F{}) {
+        return Dataset(detail::child<fewstep_dataset>(runtime.handle(), [&](auto *at, auto **out) {
+            detail::Relay<std::remove_reference_t<F>> relay{progress, nullptr};
+            constexpr bool idle = std::is_same_v<std::remove_cv_t<std::remove_reference_t<F>>, NoProgress>;
+            const fewstep_status status = fewstep_dataset_open_folder(at, detail::text(path), &options, idle ? nullptr : &decltype(relay)::report,
+                                                                      static_cast<void *>(&relay), out);
+            if (relay.thrown) std::rethrow_exception(relay.thrown);
+            return status;
+        }));
+    }
+
+    /**
+     * Has `fill` write the images: it takes a `const fewstep_fill &` and returns nothing, or a bool of which false cancels. Throws Error and what `fill` throws.
+     */
+    template <class F>
+    static Dataset filled(const Runtime &runtime, const fewstep_fill_options &options, F &&fill) {
+        return Dataset(detail::child<fewstep_dataset>(runtime.handle(), [&](auto *at, auto **out) {
+            detail::Relay<std::remove_reference_t<F>, fewstep_fill> relay{fill, nullptr};
+            const fewstep_status status = fewstep_dataset_create_filled(at, &options, &decltype(relay)::report, static_cast<void *>(&relay), out);
+            if (relay.thrown) std::rethrow_exception(relay.thrown);
+            return status;
+        }));
+    }
+
+    /** What a folder's dataset left out, the first 10,000 of it; empty for other datasets. Throws Error. */
+    std::vector<Skipped> skipped() const {
+        std::vector<Skipped> all(info().skipped_listed);
+        for (std::size_t i = 0; i < all.size(); i++) {
+            const auto row = detail::filled<fewstep_skipped>([&](auto *out) { return fewstep_dataset_skipped(handle().get(), i, out); });
+            all[i] = {row.path, row.reason, row.status};
+        }
+        return all;
+    }
+
+    /** The names of a folder's classes, by their labels; empty for other datasets. Throws Error. */
+    std::vector<std::string> class_names() const {
+        std::vector<std::string> names(info().class_names);
+        for (std::size_t i = 0; i < names.size(); i++) {
+            const char *name = nullptr;
+            check(fewstep_dataset_class_name(handle().get(), i, &name));
+            names[i] = name;
+        }
+        return names;
     }
 
     /** What the dataset is. Throws Error. */
@@ -672,6 +741,52 @@ class Evaluator : public detail::Owner<fewstep_evaluator> {
     fewstep_evaluator_info info() {
         return detail::filled<fewstep_evaluator_info>([&](auto *out) { return fewstep_evaluator_get_info(handle().get(), out); });
     }
+};
+
+/** What an evaluation of images found. Immutable. */
+class QualityReport : public detail::Owner<fewstep_quality_report> {
+  public:
+    /**
+     * Evaluates sets of images beside the teacher and the null; names, models and images that `sets` points to are the caller's. Progress callables as for
+     * Trainer. Throws Error and what `progress` throws.
+     */
+    template <class F = NoProgress>
+    static QualityReport evaluate(const Runtime &runtime, const Model &teacher, const std::vector<fewstep_evaluate_set> &sets = {},
+                                  const fewstep_evaluate_options &options = evaluate_options(), F &&progress = F{}) {
+        detail::Relay<F> relay{progress, nullptr};
+        try {
+            return QualityReport(detail::child<fewstep_quality_report>(runtime.handle(), [&](auto *at, auto **out) {
+                return fewstep_evaluate(at, teacher.handle().get(), &options, sets.data(), sets.size(), sizeof(fewstep_evaluate_set), &relay.report, &relay,
+                                        out);
+            }));
+        } catch (const Error &) {
+            if (relay.thrown) std::rethrow_exception(relay.thrown);
+            throw;
+        }
+    }
+
+    /** What the report is of. Throws Error. */
+    fewstep_quality_report_info info() const {
+        return detail::filled<fewstep_quality_report_info>([&](auto *out) { return fewstep_quality_report_get_info(handle().get(), out); });
+    }
+
+    /** A row: 0 is the null, 1 its spread, 2 the teacher, the others are the sets. What it points to is the report's. Throws Error. */
+    fewstep_quality row(std::size_t index) const {
+        return detail::filled<fewstep_quality>([&](auto *out) { return fewstep_quality_report_row(handle().get(), index, out); });
+    }
+
+    /** All of it as text, FEWSTEP_REPORT_*. Throws Error. */
+    std::string text(std::int32_t format = FEWSTEP_REPORT_TEXT) const {
+        std::size_t length = 0;
+        check(fewstep_quality_report_text(handle().get(), format, nullptr, 0, &length));
+        std::string text(length + 1, '\0');
+        check(fewstep_quality_report_text(handle().get(), format, text.data(), text.size(), &length));
+        text.resize(length);
+        return text;
+    }
+
+  private:
+    explicit QualityReport(std::shared_ptr<fewstep_quality_report> handle) noexcept : Owner(std::move(handle)) {}
 };
 
 namespace detail {

@@ -3,10 +3,12 @@
 //! A size that comes from a file, an option or a plan is asked for with [`try_vec`], [`push`], [`collect`] and their like, which return an error. That leaves
 //! requests that Rust cannot make fallibly: names, nodes of maps, messages, threads, what other crates ask for. Where the system refuses one of those,
 //! [`Allocator`] serves it from a [`Reserve`] that is part of the program, and the operation goes on to the next thing that may fail, or to its end. Long
-//! operations call [`check`] on their way, which fails as soon as a good part of the reserve is used, so that it does not run out in practice.
+//! operations call [`check`] on their way, which fails as soon as a good part of the reserve is used, so that it does not run out in practice. For libraries
+//! that want large pieces there is `standby.rs`, which holds them beforehand.
 //! What no reserve serves (more than it has in one piece) ends the process, as in any Rust program.
 
 use crate::error::{Error, Result};
+use crate::standby;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
 use std::collections::HashMap;
@@ -191,13 +193,23 @@ impl<S> Allocator<S> {
     }
 }
 
+impl<S: GlobalAlloc> Allocator<S> {
+    /// Memory that the system has refused: from what this thread holds in standby, else from the reserve.
+    #[cold]
+    fn take(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: callers pass what they were asked for.
+        let ptr = if standby::give_up() { unsafe { self.system.alloc(layout) } } else { std::ptr::null_mut() };
+        if ptr.is_null() { self.reserve.take(layout) } else { ptr }
+    }
+}
+
 // SAFETY: what the system gives goes back to it, by address; the reserve gives blocks of at least the layout's size and alignment, each to one caller.
 unsafe impl<S: GlobalAlloc> GlobalAlloc for Allocator<S> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.note(layout.size());
         // SAFETY: the caller's contract.
         let ptr = unsafe { self.system.alloc(layout) };
-        if ptr.is_null() { self.reserve.take(layout) } else { ptr }
+        if ptr.is_null() { self.take(layout) } else { ptr }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
@@ -207,9 +219,9 @@ unsafe impl<S: GlobalAlloc> GlobalAlloc for Allocator<S> {
         if !ptr.is_null() {
             return ptr;
         }
-        let ptr = self.reserve.take(layout);
+        let ptr = self.take(layout);
         if !ptr.is_null() {
-            // SAFETY: the reserve's block has the layout's size.
+            // SAFETY: the block has the layout's size.
             unsafe { ptr.write_bytes(0, layout.size()) };
         }
         ptr
@@ -239,7 +251,7 @@ unsafe impl<S: GlobalAlloc> GlobalAlloc for Allocator<S> {
         if !owned && !moved.is_null() {
             return moved;
         }
-        let moved = if moved.is_null() { self.reserve.take(wanted) } else { moved };
+        let moved = if moved.is_null() { self.take(wanted) } else { moved };
         if !moved.is_null() {
             // SAFETY: both hold that many bytes, and a new block is not the old one.
             unsafe { moved.copy_from_nonoverlapping(ptr, layout.size().min(size)) };
@@ -384,6 +396,17 @@ pub fn copy<T: Clone>(slice: &[T], what: &str) -> Result<Vec<T>> {
 pub fn text_with_capacity(capacity: usize, what: &str) -> Result<String> {
     // No bytes are UTF-8.
     Ok(String::from_utf8(with_capacity(capacity, what)?).unwrap_or_default())
+}
+
+/// Appends to a text.
+pub fn append_text(text: &mut String, more: &str, what: &str) -> Result<()> {
+    let wanted = text.len().saturating_add(more.len());
+    text.try_reserve(more.len()).map_err(|_| refused(wanted, 1, what))?;
+    if text.capacity() > SMALL && RESERVE.owns(text.as_ptr()) {
+        return Err(refused(wanted, 1, what));
+    }
+    text.push_str(more);
+    Ok(())
 }
 
 /// Inserts into a map, whose table may have to grow.

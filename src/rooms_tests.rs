@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// What each room may use, beside what stands on the ground floor.
-const ROOMS: [(&str, &[&str]); 10] = [
+const ROOMS: [(&str, &[&str]); 11] = [
     ("graph", &[]),
     ("backend", &["graph"]),
     ("io", &[]),
@@ -13,7 +13,8 @@ const ROOMS: [(&str, &[&str]); 10] = [
     ("sampling", &["graph", "backend", "diffusion", "nn"]),
     ("distill", &["graph", "backend", "io", "diffusion", "nn", "sampling"]),
     ("quant", &["graph", "backend", "diffusion", "nn", "sampling"]),
-    ("ffi", &["graph", "backend", "io", "diffusion", "nn", "sampling", "distill", "quant"]),
+    ("evaluate", &["graph", "backend", "io", "diffusion", "nn", "sampling", "distill"]),
+    ("ffi", &["graph", "backend", "io", "diffusion", "nn", "sampling", "distill", "quant", "evaluate"]),
     ("process", &[]),
 ];
 

@@ -59,6 +59,8 @@ pub const ALIGN: usize = 64;
 pub struct Buffer {
     ptr: std::ptr::NonNull<u8>,
     len: usize,
+    /// Bytes that were allocated; at least `len`.
+    capacity: usize,
 }
 
 // SAFETY: the buffer owns its bytes exclusively and has no interior mutability.
@@ -73,7 +75,7 @@ impl Buffer {
         let layout = Layout::from_size_align(len.max(1), ALIGN).map_err(|_| oom())?;
         // SAFETY: the layout has a non-zero size.
         let ptr = unsafe { memory::zeroed(layout) };
-        Ok(Self { ptr: std::ptr::NonNull::new(ptr).ok_or_else(oom)?, len })
+        Ok(Self { ptr: std::ptr::NonNull::new(ptr).ok_or_else(oom)?, len, capacity: len })
     }
 
     /// Length in bytes.
@@ -107,7 +109,7 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         // SAFETY: allocated in `zeroed` with this very layout, which was valid there.
-        unsafe { memory::free(self.ptr.as_ptr(), Layout::from_size_align_unchecked(self.len.max(1), ALIGN)) }
+        unsafe { memory::free(self.ptr.as_ptr(), Layout::from_size_align_unchecked(self.capacity.max(1), ALIGN)) }
     }
 }
 
@@ -188,6 +190,14 @@ impl Tensor {
             DType::F16 => first(self, half::f16::to_f32),
             DType::Bf16 => first(self, half::bf16::to_f32),
             DType::I8 | DType::U8 | DType::I32 | DType::I64 => Ok(None),
+        }
+    }
+
+    /// Leaves only the first `rows` of the outermost dimension. The memory of the others is kept, but where it was never written to the system has given none.
+    pub fn truncate(&mut self, rows: usize) {
+        if let Some(outermost) = self.shape.first_mut().filter(|all| **all > rows) {
+            *outermost = rows;
+            self.data.len = self.shape.iter().product::<usize>() * self.dtype.size();
         }
     }
 

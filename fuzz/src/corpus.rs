@@ -1,6 +1,7 @@
 //! Writes the small corpus that lies in the tree: fuzz/corpus/TARGET/NAME, by the library's own writers and by others'. `fuzz/run --corpus`.
 
 use libfuzzer_sys as _; // its library has what the coverage flags ask for
+use pictures::progressive;
 
 use fewstep::io::safetensors;
 use fewstep::tensor::{DType, Tensor};
@@ -12,10 +13,13 @@ use std::path::Path;
 use zip::CompressionMethod;
 use zip::write::{SimpleFileOptions, ZipWriter};
 
+#[path = "../../tests/common/pictures.rs"]
+mod pictures;
+
 fn main() {
     let folder = std::env::args().nth(1).expect("the corpus's folder");
     type Inputs = Vec<(&'static str, Vec<u8>)>;
-    let all: [(&str, Inputs); 9] = [
+    let all: [(&str, Inputs); 10] = [
         ("json", texts(&JSON)),
         ("config", configs()),
         ("scheduler", schedulers()),
@@ -25,6 +29,7 @@ fn main() {
         ("checkpoint", checkpoints()),
         ("zip", archives()),
         ("npz", arrays()),
+        ("picture", pictures()),
     ];
     for (target, files) in all {
         let folder = Path::new(&folder).join(target);
@@ -139,4 +144,33 @@ fn arrays() -> Vec<(&'static str, Vec<u8>)> {
     let double = files::npy("{\"descr\": \"<f8\", \"shape\": (1L,), \"fortran_order\": False}", &[0; 8]);
     let deflated = archive(CompressionMethod::Deflated, true, &[("a.npy", floats.clone()), ("labels.npy", labels.clone())]);
     vec![("floats", floats), ("fortran", fortran), ("labels", labels), ("bools", bools), ("double", double), ("deflated", deflated)]
+}
+
+/// Each kind of PNG that the `image` crate writes, JPEG in colour and grey, and the JPEG of the tests that no encoder writes.
+fn pictures() -> Vec<(&'static str, Vec<u8>)> {
+    use image::ExtendedColorType::{L8, L16, La8, Rgb8, Rgb16, Rgba8};
+    use image::ImageEncoder;
+    use image::codecs::{jpeg::JpegEncoder, png::PngEncoder};
+    let pixels: Vec<u8> = (0..5 * 3 * 6).map(|i| (i * 29 % 256) as u8).collect();
+    let png = |color, size: usize| {
+        let mut file = vec![];
+        PngEncoder::new(&mut file).write_image(&pixels[..15 * size], 5, 3, color).expect("a picture");
+        file
+    };
+    let jpeg = |color, size: usize| {
+        let mut file = vec![];
+        JpegEncoder::new_with_quality(&mut file, 80).write_image(&pixels[..15 * size], 5, 3, color).expect("a picture");
+        file
+    };
+    vec![
+        ("grey", png(L8, 1)),
+        ("grey16", png(L16, 2)),
+        ("grey_alpha", png(La8, 2)),
+        ("rgb", png(Rgb8, 3)),
+        ("rgb16", png(Rgb16, 6)),
+        ("rgba", png(Rgba8, 4)),
+        ("photo", jpeg(Rgb8, 3)),
+        ("photo_grey", jpeg(L8, 1)),
+        ("progressive", progressive(20, 9, &[0x22, 0x11, 0x11])),
+    ]
 }

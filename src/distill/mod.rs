@@ -15,6 +15,7 @@ pub mod options;
 mod overflow;
 pub mod parameters;
 pub mod phase;
+pub mod picture_dataset;
 pub mod points;
 mod range;
 mod record;

@@ -19,6 +19,11 @@ pub const FEWSTEP_PHASE_QUANTIZE: i32 = 4;
 
 /// Progress of fewstep_quantize_report: `done` of `total` models that were sampled, two for each layer and two more.
 pub const FEWSTEP_PHASE_REPORT: i32 = 5;
+/// Progress of fewstep_evaluate: `done` of `total`, images that were sampled, sets that were measured and steps of the classifier together.
+pub const FEWSTEP_PHASE_EVALUATE: i32 = 6;
+
+/// Progress of fewstep_dataset_open_folder: `done` of `total` files.
+pub const FEWSTEP_PHASE_OPEN: i32 = 7;
 
 /// How far a blocking call is. Only valid inside the callback. Later versions may have more fields: read no more than struct_size bytes.
 #[repr(C)]

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// A call that computes sees its token, and that of its runtime (`cancel` of fewstep_runtime_options), within a few milliseconds: while it plans, inside an
 /// evaluation of a network, inside a training step. On a GPU what was started is waited for: one sampler step, one training step. Calls that only read,
 /// write or copy (opening and saving, datasets, snapshots, beginning a run, reading images) take as long as disk, memory and hashes need, a few seconds a
-/// gigabyte, and look at no token.
+/// gigabyte, and look at no token; but fewstep_dataset_open_folder does between two files, and fewstep_dataset_create_filled between two batches.
 pub struct fewstep_cancel_token {
     _private: [u8; 0],
 }

@@ -58,6 +58,12 @@ unsafe impl Item for fewstep_conditioning {
     const FIRST_SIZE: usize = size_of::<Self>();
 }
 
+// SAFETY: repr(C), numbers only, no gap, all zeros included.
+unsafe impl Item for fewstep_condition {
+    const NAME: &'static str = "conditions";
+    const FIRST_SIZE: usize = size_of::<Self>();
+}
+
 // SAFETY: repr(C), numbers only, no gap.
 unsafe impl Report for fewstep_condition {
     const NAME: &'static str = "condition";
@@ -100,6 +106,42 @@ pub(super) fn in_planes(kind: ConditionKind, values: Values, [h, w]: [usize; 2])
     let mut planes = crate::tensor::try_vec(values.len(), "planes")?;
     to_nchw(values, [h, w, channels], &mut planes);
     Ok(Some(planes))
+}
+
+/// The kinds that a list of conditions names, of `n` images of [H, W]; their numbers of values are judged too.
+///
+/// # Safety
+/// `data` is NULL or an array as count and stride say.
+pub(super) unsafe fn kinds(data: *const fewstep_condition, count: usize, stride: usize, n: usize, [h, w]: [usize; 2]) -> Result<Vec<ConditionKind>> {
+    // SAFETY: as promised by the caller.
+    let all: Vec<fewstep_condition> = unsafe { options::array(data, count, stride, MAX_CONDITIONINGS)? };
+    crate::memory::try_collect(all.iter().enumerate().map(|(i, c)| kind(c, &format!("conditions[{i}]"), n, [h, w])), "conditions")
+}
+
+fn kind(c: &fewstep_condition, name: &str, n: usize, [h, w]: [usize; 2]) -> Result<ConditionKind> {
+    let [classes, length, width, channels] = [c.classes, c.length, c.width, c.channels].map(|v| v as usize);
+    let sized = |factors: &[(&str, usize)]| {
+        if let Some((field, _)) = factors.iter().find(|(_, v)| *v == 0) {
+            return Err(Error::invalid(format!("{name}.{field} is 0; a condition of this kind needs at least 1")));
+        }
+        let each = factors.iter().map(|(_, v)| *v).chain([n, 4]);
+        product(&crate::memory::collect(each, "conditions")?, &format!("{name} of all images")).map(drop)
+    };
+    match c.kind {
+        FEWSTEP_CONDITIONING_CLASS_LABELS if classes == 0 => Ok(ConditionKind::Labels { classes: i32::MAX as usize }),
+        FEWSTEP_CONDITIONING_CLASS_LABELS => Ok(ConditionKind::Labels { classes: classes.min(i32::MAX as usize) }),
+        FEWSTEP_CONDITIONING_TOKENS => sized(&[("length", length), ("width", width)]).map(|()| ConditionKind::Tokens { length, width }),
+        FEWSTEP_CONDITIONING_VECTOR => sized(&[("width", width)]).map(|()| ConditionKind::Vector { width }),
+        FEWSTEP_CONDITIONING_PLANES => sized(&[("channels", channels), ("height", h), ("width", w)]).map(|()| ConditionKind::Planes { channels }),
+        other => Err(unknown(name, other)),
+    }
+}
+
+fn unknown(name: &str, kind: i32) -> Error {
+    Error::invalid(format!(
+        "{name}.kind is {kind}; known values are {FEWSTEP_CONDITIONING_CLASS_LABELS}, {FEWSTEP_CONDITIONING_TOKENS}, {FEWSTEP_CONDITIONING_VECTOR}, \
+         {FEWSTEP_CONDITIONING_PLANES}"
+    ))
 }
 
 /// Values as the library reads them: the caller's, or planes with their channels moved.
@@ -166,9 +208,6 @@ unsafe fn one<'a>(c: &fewstep_conditioning, name: &str, n: usize, [h, w]: [usize
             let channels = each(product(&[n, h, w], "planes (N, H, W)")?, "the pixels of all images")?;
             Ok((ConditionKind::Planes { channels }, Held::Moved(to_nhwc(floats()?, [h, w, channels], &data)?)))
         }
-        other => Err(Error::invalid(format!(
-            "{name}.kind is {other}; known values are {FEWSTEP_CONDITIONING_CLASS_LABELS}, {FEWSTEP_CONDITIONING_TOKENS}, {FEWSTEP_CONDITIONING_VECTOR}, \
-             {FEWSTEP_CONDITIONING_PLANES}"
-        ))),
+        other => Err(unknown(name, other)),
     }
 }

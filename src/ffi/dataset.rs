@@ -1,4 +1,4 @@
-//! Datasets: images and labels copied from the host or read from an npz archive.
+//! Datasets: images and labels copied from the host or read from NumPy's files.
 
 use super::boundary::{choice, ffi_boundary, optional_text, path, product, slice, text};
 use super::conditioning::{self, fewstep_conditioning};
@@ -8,10 +8,10 @@ use super::options::{self, Options, Report, check_report, size_field, write_repo
 use super::runtime::{Runtime, fewstep_runtime};
 use crate::distill::Dataset;
 use crate::error::{Error, Result};
-use crate::io::npy::{NpyArray, NpzFile};
+use crate::io::npy::{NpyArray, NpzFile, open_npy};
 use crate::nn::conditions::Values;
 use crate::tensor::{DType, Tensor};
-use std::ffi::{c_char, c_void};
+use std::ffi::{CString, c_char, c_void};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -88,6 +88,12 @@ pub struct fewstep_dataset_info {
     pub width: u32,
     /// One more than the largest label; 0 without labels.
     pub classes: u32,
+    /// Files and folders that fewstep_dataset_open_folder left out.
+    pub skipped: u64,
+    /// Those of them that fewstep_dataset_skipped tells of: all, but at most 10,000.
+    pub skipped_listed: u32,
+    /// Names that fewstep_dataset_class_name tells: those of the folders that are classes; 0 for other datasets.
+    pub class_names: u32,
 }
 
 // SAFETY: repr(C), the fields leave no gap, numbers and pointers only.
@@ -119,7 +125,7 @@ unsafe impl Options for fewstep_dataset_options {
 // SAFETY: repr(C), numbers only, no gap.
 unsafe impl Report for fewstep_dataset_info {
     const NAME: &'static str = "dataset info";
-    const FIRST_SIZE: usize = size_of::<Self>();
+    const FIRST_SIZE: usize = std::mem::offset_of!(Self, skipped);
 }
 
 /// What a dataset handle owns.
@@ -128,6 +134,26 @@ pub(crate) struct DatasetHandle {
     _runtime: Arc<Runtime>,
     /// The data itself; trainers share its tensors.
     pub(crate) dataset: Dataset,
+    /// What else is known of a folder's.
+    pub(super) origin: Origin,
+}
+
+/// What a folder was, beside its pictures.
+#[derive(Default)]
+pub(super) struct Origin {
+    /// The classes' names by their labels.
+    pub classes: Vec<CString>,
+    /// All that was left out.
+    pub skipped: u64,
+    /// What is known of the first of it.
+    pub listed: Vec<LeftOut>,
+}
+
+/// One file or folder that was left out.
+pub(super) struct LeftOut {
+    pub path: CString,
+    pub reason: CString,
+    pub status: fewstep_status,
 }
 
 impl Opaque for fewstep_dataset {
@@ -137,6 +163,16 @@ impl Opaque for fewstep_dataset {
 }
 
 impl DatasetHandle {
+    /// Of data whose origin says nothing more.
+    pub(super) fn new(runtime: Arc<Runtime>, dataset: Dataset) -> Self {
+        Self { _runtime: runtime, dataset, origin: Origin::default() }
+    }
+
+    /// Of a folder's pictures.
+    pub(super) fn with_origin(runtime: Arc<Runtime>, dataset: Dataset, origin: Origin) -> Self {
+        Self { _runtime: runtime, dataset, origin }
+    }
+
     fn info(&self) -> Result<fewstep_dataset_info> {
         let shape = self.dataset.images().shape();
         let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -152,28 +188,27 @@ impl DatasetHandle {
             height: narrow(shape[1]),
             width: narrow(shape[2]),
             classes: largest.map_or(0, |l| l.unsigned_abs().saturating_add(1)),
+            skipped: self.origin.skipped,
+            skipped_listed: narrow(self.origin.listed.len()),
+            class_names: narrow(self.origin.classes.len()),
         })
     }
 }
 
-/// value * scale + shift of values in NHWC or NCHW order, as NHWC.
-fn convert<T: Copy>(data: &[T], shape: [usize; 4], nchw: bool, map: impl Fn(T) -> f32) -> Result<Tensor> {
-    let mut images = Tensor::zeros(DType::F32, &shape)?;
-    let out = images.as_mut_slice::<f32>()?;
-    let [_, h, w, c] = shape;
+/// Writes what values in NHWC or NCHW order become, as NHWC; `size` is [H, W, C].
+pub(super) fn convert<T: Copy>(data: &[T], [h, w, c]: [usize; 3], nchw: bool, map: impl Fn(T) -> f32, out: &mut [f32]) {
     if !nchw {
         out.iter_mut().zip(data).for_each(|(o, v)| *o = map(*v));
-        return Ok(images);
+        return;
     }
     for (to, from) in out.chunks_exact_mut(h * w * c).zip(data.chunks_exact(h * w * c)) {
         for (k, plane) in from.chunks_exact(h * w).enumerate() {
             plane.iter().enumerate().for_each(|(at, v)| to[at * c + k] = map(*v));
         }
     }
-    Ok(images)
 }
 
-fn check_affine(scale: f32, shift: f32) -> Result<()> {
+pub(super) fn check_affine(scale: f32, shift: f32) -> Result<()> {
     match [("scale", scale), ("shift", shift)].iter().find(|(_, v)| !v.is_finite()) {
         Some((name, v)) => Err(Error::numeric(format!("{name} is {v}; it must be finite"))),
         None => Ok(()),
@@ -195,13 +230,20 @@ unsafe fn from_options(o: &fewstep_dataset_options) -> Result<Dataset> {
         return Err(Error::shape(format!("data_size is {}; {shape:?} (count, height, width, channels) needs {} bytes", o.data_size, count * size)));
     }
     let (scale, shift) = (o.scale, o.shift);
-    // SAFETY: as promised by the caller.
-    let images = unsafe {
-        match o.dtype {
-            FEWSTEP_DTYPE_U8 => convert(slice(o.data.cast::<u8>(), count, "data")?, shape, nchw, |v| f32::from(v) * scale + shift)?,
-            _ => convert(slice(o.data.cast::<f32>(), count, "data")?, shape, nchw, |v| v * scale + shift)?,
+    let [_, size @ ..] = shape;
+    let into = |images: &mut Tensor| {
+        let out = images.as_mut_slice::<f32>()?;
+        // SAFETY: as promised by the caller.
+        unsafe {
+            match o.dtype {
+                FEWSTEP_DTYPE_U8 => convert(slice(o.data.cast::<u8>(), count, "data")?, size, nchw, |v| f32::from(v) * scale + shift, out),
+                _ => convert(slice(o.data.cast::<f32>(), count, "data")?, size, nchw, |v| v * scale + shift, out),
+            }
         }
+        Ok(())
     };
+    let mut images = Tensor::zeros(DType::F32, &shape)?;
+    into(&mut images)?;
     // SAFETY: as promised by the caller.
     let labels = unsafe { slice(o.labels, o.label_count, "labels")? };
     if !o.labels.is_null() && o.label_count == 0 {
@@ -224,17 +266,26 @@ unsafe fn from_options(o: &fewstep_dataset_options) -> Result<Dataset> {
 }
 
 fn from_npz(path: &Path, images: &str, labels: Option<&str>, scale: f32, shift: f32) -> Result<Dataset> {
-    check_affine(scale, shift)?;
     let mut file = NpzFile::open(path)?;
-    let array = file.array(images)?;
+    let images = images_from(file.array(images)?, scale, shift)?;
+    let labels = labels.map(|name| labels_from(file.array(name)?)).transpose()?;
+    Dataset::new(images, labels).map_err(|e| e.context(path.display()))
+}
+
+fn from_npy(images: &Path, labels: Option<&Path>, scale: f32, shift: f32) -> Result<Dataset> {
+    let tensor = images_from(open_npy(images)?, scale, shift)?;
+    let labels = labels.map(|path| labels_from(open_npy(path)?)).transpose()?;
+    Dataset::new(tensor, labels).map_err(|e| e.context(images.display()))
+}
+
+fn images_from(array: NpyArray, scale: f32, shift: f32) -> Result<Tensor> {
+    check_affine(scale, shift)?;
     let shape = match *array.shape() {
         [m, h, w] => [m, h, w, 1],
         [m, h, w, c] => [m, h, w, c],
         _ => return Err(array.named(Error::shape(format!("expected [M,H,W] or [M,H,W,C], found {:?}", array.shape())))),
     };
-    let tensor = array.into_f32(&shape, |v| v * scale + shift)?;
-    let labels = labels.map(|name| labels_from(file.array(name)?)).transpose()?;
-    Dataset::new(tensor, labels).map_err(|e| e.context(path.display()))
+    array.into_f32(&shape, |v| v * scale + shift)
 }
 
 /// Labels [M] or, as columns of tables are, [M,1].
@@ -268,7 +319,7 @@ pub unsafe extern "C" fn fewstep_dataset_create(
     ffi_boundary(|| unsafe {
         let runtime = share(runtime)?;
         let options = options::read(options)?;
-        create(out, || Ok(DatasetHandle { _runtime: runtime.clone(), dataset: from_options(&options)? }))
+        create(out, || Ok(DatasetHandle::new(runtime.clone(), from_options(&options)?)))
     })
 }
 
@@ -297,7 +348,29 @@ pub unsafe extern "C" fn fewstep_dataset_open_npz(
         let runtime = share(runtime)?;
         let path = self::path(path, "path")?;
         let (images, labels) = (text(images_name, "images_name")?, optional_text(labels_name, "labels_name")?);
-        create(out, || Ok(DatasetHandle { _runtime: runtime.clone(), dataset: from_npz(path, images, labels, scale, shift)? }))
+        create(out, || Ok(DatasetHandle::new(runtime.clone(), from_npz(path, images, labels, scale, shift)?)))
+    })
+}
+
+/// Reads a dataset from NumPy's `.npy` files (numpy.save): images from one, and labels from another where `labels_path` is not NULL. What they may hold, and
+/// `scale` and `shift`, as fewstep_dataset_open_npz.
+///
+/// Ownership, threads and codes as fewstep_dataset_create; also NOT_FOUND, IO, CORRUPT_FILE, VERSION_MISMATCH (a later npy format) and UNSUPPORTED.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_dataset_open_npy(
+    runtime: *const fewstep_runtime,
+    images_path: *const c_char,
+    labels_path: *const c_char,
+    scale: f32,
+    shift: f32,
+    out: *mut *mut fewstep_dataset,
+) -> fewstep_status {
+    // SAFETY: every pointer is NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let runtime = share(runtime)?;
+        let images = path(images_path, "images_path")?;
+        let labels = if labels_path.is_null() { None } else { Some(path(labels_path, "labels_path")?) };
+        create(out, || Ok(DatasetHandle::new(runtime.clone(), from_npy(images, labels, scale, shift)?)))
     })
 }
 

@@ -49,3 +49,35 @@ fn archives_as_people_have_them() {
     write_npz(&path, &[("x", "<f8", "(1, 1, 1)", 1e300f64.to_le_bytes().to_vec())]);
     assert_eq!(from_npz(&path, "x", None, 1.0, 0.0).map(drop).unwrap_err().status, Status::Numeric);
 }
+
+/// Images in one file, labels in another.
+#[test]
+fn plain_arrays_are_files_too() {
+    let dir = TestDir::new("dataset-npy");
+    let (images, labels) = (dir.join("x.npy"), dir.join("y.npy"));
+    let save = |path: &Path, tensor: Tensor| crate::io::save_npy(path, &tensor).unwrap();
+    save(&images, Tensor::from_slice(&[2, 1, 2], &[0u8, 1, 2, 255]).unwrap());
+    save(&labels, Tensor::from_slice(&[2, 1], &[3i64, 0]).unwrap());
+    let dataset = from_npy(&images, Some(&labels), 0.5, -1.0).unwrap();
+    assert_eq!((dataset.images().shape(), dataset.images().as_slice::<f32>().unwrap()), (&[2, 1, 2, 1][..], &[-1.0, -0.5, 0.0, 126.5][..]));
+    assert_eq!(dataset.labels().unwrap().as_slice::<i32>().unwrap(), [3, 0]);
+    assert!(from_npy(&images, None, 1.0, 0.0).unwrap().labels().is_none());
+
+    let whole = std::fs::read(&images).unwrap();
+    let refused = [
+        (whole[..whole.len() - 1].to_vec(), Status::CorruptFile, "does not fit its 131 bytes"),
+        ([&whole[..], b"more"].concat(), Status::CorruptFile, "does not fit its 136 bytes"),
+        (whole[..20].to_vec(), Status::CorruptFile, "too early"),
+        (vec![], Status::CorruptFile, "too early"),
+        (b"PK\x03\x04 no array".to_vec(), Status::CorruptFile, "magic"),
+    ];
+    for (bytes, status, words) in refused {
+        std::fs::write(&images, bytes).unwrap();
+        let error = from_npy(&images, None, 1.0, 0.0).map(drop).unwrap_err();
+        assert!(error.status == status && error.message.contains(words) && error.message.contains("x.npy"), "{error}");
+    }
+    save(&images, Tensor::from_slice(&[4], &[0u8; 4]).unwrap());
+    assert_eq!(from_npy(&images, None, 1.0, 0.0).map(drop).unwrap_err().status, Status::Shape);
+    assert_eq!(from_npy(&dir.join("absent.npy"), None, 1.0, 0.0).map(drop).unwrap_err().status, Status::NotFound);
+    assert_eq!(from_npy(dir.path(), None, 1.0, 0.0).map(drop).unwrap_err().status, Status::Io);
+}

@@ -37,14 +37,14 @@ pub(super) fn is_file(path: &Path) -> Result<bool> {
 
 /// The bytes of a file.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    read_at_most(path, u64::MAX)
+    read_at_most(path, u64::MAX, |_| String::new())
 }
 
-/// The bytes of a file; one of more than `max` bytes is refused before it is read.
-fn read_at_most(path: &Path, max: u64) -> Result<Vec<u8>> {
+/// The bytes of a file; one of more than `max` bytes is refused before it is read, with a sentence about its length.
+pub fn read_at_most(path: &Path, max: u64, too_long: impl Fn(u64) -> String) -> Result<Vec<u8>> {
     let (file, len) = open(path)?;
     if len > max {
-        return Err(Error::corrupt(format!("{}: {len} bytes; a text of at most {max} is expected here", path.display())));
+        return Err(Error::corrupt(format!("{}: {}", path.display(), too_long(len))));
     }
     let capacity = usize::try_from(len).map_err(|_| Error::out_of_memory(format!("{}: {len} bytes are more than memory can hold", path.display())))?;
     let mut bytes = memory::with_capacity(capacity, "a file").map_err(|e| e.context(path.display()))?;
@@ -55,7 +55,8 @@ fn read_at_most(path: &Path, max: u64) -> Result<Vec<u8>> {
 
 /// The text of a file, which must be UTF-8 and have at most `max` bytes.
 pub fn read_text(path: &Path, max: u64) -> Result<String> {
-    String::from_utf8(read_at_most(path, max)?).map_err(|e| Error::corrupt(format!("{}: not UTF-8 at byte {}", path.display(), e.utf8_error().valid_up_to())))
+    let bytes = read_at_most(path, max, |len| format!("{len} bytes; a text of at most {max} is expected here"))?;
+    String::from_utf8(bytes).map_err(|e| Error::corrupt(format!("{}: not UTF-8 at byte {}", path.display(), e.utf8_error().valid_up_to())))
 }
 
 /// Writes a file through `write`, so that `path` holds the old bytes or all of the new ones, never a part.

@@ -1,4 +1,4 @@
-//! Files: safetensors, diffusers folders and configs, npy/npz arrays and pictures.
+//! Files: safetensors, diffusers folders and configs, npy/npz arrays and pictures, written as PNG, read as PNG and JPEG.
 //!
 //! This room knows tensors, texts and where they lie; what a network's config says is for `nn` to know. Every file is hostile until proven otherwise: sizes are checked arithmetic,
 //! allocations that follow from a file are fallible, and an error names the file, the tensor or key, what was expected and what was found.
@@ -16,8 +16,12 @@ pub(crate) mod json_writer;
 mod layout;
 pub mod model_file;
 pub mod npy;
+pub mod picture;
+pub mod picture_folder;
+mod picture_header;
 mod png;
 pub mod record;
+pub mod resample;
 pub mod safetensors;
 mod scheduler_class;
 pub mod scheduler_config;
@@ -32,6 +36,7 @@ pub use image::{GridRow, ImageShape, save_grid, save_png};
 pub use layout::ModelPaths;
 pub use model_file::save_model_file;
 pub use npy::{NpzFile, save_npy};
+pub use picture::Picture;
 pub use safetensors::TensorFile;
 pub use scheduler_config::SchedulerConfig;
 

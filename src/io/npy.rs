@@ -1,4 +1,4 @@
-//! NumPy arrays: `.npy` files written, `.npz` archives read.
+//! NumPy arrays: `.npy` files written and read, `.npz` archives read.
 //!
 //! The array header is parsed here: the libraries for it allocate whatever a header claims, recurse over nested text and panic on some shapes, which a
 //! file from outside must not be able to cause. Elements are converted on the way, so that an array lies in memory once, in the type it is used in.
@@ -6,9 +6,11 @@
 use crate::error::{Error, Result};
 use crate::io::file;
 use crate::io::zip::{Archive, EntryReader, MAX_NAME, Source};
+use crate::memory;
 use crate::tensor::{DType, Element, Tensor, checked_numel, try_vec};
 use std::borrow::Cow;
-use std::io::Cursor;
+use std::fs::File;
+use std::io::{BufReader, Cursor, Read};
 use std::path::Path;
 
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
@@ -92,8 +94,10 @@ impl<'a> NpzFile<'a> {
         let found = [format!("{name}.npy").as_str(), name].into_iter().find_map(|n| self.archive.find(n.as_bytes()));
         let Some(index) = found else { return Err(self.missing(name)) };
         let context = format!("{}: array \"{name}\"", self.file);
-        match NpyArray::begin(&mut self.archive, index) {
-            Ok((reader, header)) => Ok(NpyArray { reader, header, context }),
+        let size = self.archive.size(index);
+        let begun = self.archive.read(index).and_then(|entry| begin(Bytes::Entry(entry), size));
+        match begun {
+            Ok((bytes, header)) => Ok(NpyArray { bytes, header, context }),
             Err(e) => Err(e.context(context)),
         }
     }
@@ -106,28 +110,62 @@ impl<'a> NpzFile<'a> {
     }
 }
 
+/// Begins to read a `.npy` file: the array's shape and type are known then.
+pub fn open_npy(path: &Path) -> Result<NpyArray<'static, 'static>> {
+    let (handle, size) = file::open(path)?;
+    let context = path.display().to_string();
+    match begin(Bytes::File(BufReader::with_capacity(memory::SMALL, handle)), size) {
+        Ok((bytes, header)) => Ok(NpyArray { bytes, header, context }),
+        Err(e) => Err(e.context(context)),
+    }
+}
+
+/// What an array is read from.
+enum Bytes<'f, 'a> {
+    Entry(EntryReader<'f, Box<dyn Source + 'a>>),
+    File(BufReader<File>),
+}
+
+impl Bytes<'_, '_> {
+    fn read_exact(&mut self, out: &mut [u8]) -> Result<()> {
+        match self {
+            Self::Entry(entry) => entry.read_exact(out),
+            Self::File(file) => file.read_exact(out).map_err(|e| match e.kind() {
+                std::io::ErrorKind::UnexpectedEof => Error::corrupt("the file ends too early"),
+                _ => Error::io(e.to_string()),
+            }),
+        }
+    }
+
+    /// Checks what can only be known at the end.
+    fn finish(self) -> Result<()> {
+        match self {
+            Self::Entry(entry) => entry.finish(),
+            Self::File(_) => Ok(()),
+        }
+    }
+}
+
 /// An array whose header was read and whose elements were not.
 pub struct NpyArray<'f, 'a> {
-    reader: EntryReader<'f, Box<dyn Source + 'a>>,
+    bytes: Bytes<'f, 'a>,
     header: Header,
     context: String,
 }
 
-impl<'f, 'a> NpyArray<'f, 'a> {
-    /// Reads the header and checks that the entry holds what it says, before there is memory for it.
-    fn begin(archive: &'f mut Archive<Box<dyn Source + 'a>>, index: usize) -> Result<(EntryReader<'f, Box<dyn Source + 'a>>, Header)> {
-        let size = archive.size(index);
-        let mut reader = archive.read(index)?;
-        let (text, header_len) = read_header(&mut reader)?;
-        let header = Header::parse(&text)?;
-        let bytes = checked_numel(&header.shape).ok().and_then(|n| n.checked_mul(header.scalar.size()));
-        if bytes.and_then(|b| b.checked_add(header_len)).map(|b| b as u64) != Some(size) {
-            let (shape, scalar) = (&header.shape, header.scalar);
-            return Err(Error::corrupt(format!("shape {shape:?} of {scalar:?} does not fit its {size} bytes")));
-        }
-        Ok((reader, header))
+/// Reads the header and checks that there are as many bytes as it says, before there is memory for them.
+fn begin<'f, 'a>(mut bytes: Bytes<'f, 'a>, size: u64) -> Result<(Bytes<'f, 'a>, Header)> {
+    let (text, header_len) = read_header(&mut bytes)?;
+    let header = Header::parse(&text)?;
+    let needed = checked_numel(&header.shape).ok().and_then(|n| n.checked_mul(header.scalar.size()));
+    if needed.and_then(|b| b.checked_add(header_len)).map(|b| b as u64) != Some(size) {
+        let (shape, scalar) = (&header.shape, header.scalar);
+        return Err(Error::corrupt(format!("shape {shape:?} of {scalar:?} does not fit its {size} bytes")));
     }
+    Ok((bytes, header))
+}
 
+impl NpyArray<'_, '_> {
     /// Dimensions, outermost first.
     pub fn shape(&self) -> &[usize] {
         &self.header.shape
@@ -158,17 +196,12 @@ impl<'f, 'a> NpyArray<'f, 'a> {
 
     /// Reads all elements a piece at a time, so that they never lie in memory in the file's type.
     fn read<T: Element>(self, shape: &[usize], convert: impl Fn(Scalar, &[u8], &mut [T]) -> Result<()>) -> Result<Tensor> {
-        let Self { reader, header, context } = self;
-        read_elements(reader, &header, shape, convert).map_err(|e| e.context(context))
+        let Self { bytes, header, context } = self;
+        read_elements(bytes, &header, shape, convert).map_err(|e| e.context(context))
     }
 }
 
-fn read_elements<T: Element, R: Source>(
-    mut reader: EntryReader<'_, R>,
-    header: &Header,
-    shape: &[usize],
-    convert: impl Fn(Scalar, &[u8], &mut [T]) -> Result<()>,
-) -> Result<Tensor> {
+fn read_elements<T: Element>(mut bytes: Bytes, header: &Header, shape: &[usize], convert: impl Fn(Scalar, &[u8], &mut [T]) -> Result<()>) -> Result<Tensor> {
     let mut tensor = Tensor::zeros(T::DTYPE, shape)?;
     let (scalar, size) = (header.scalar, header.scalar.size());
     let mut raw = try_vec::<u8>(PIECE * size, "npy: a buffer")?;
@@ -178,7 +211,7 @@ fn read_elements<T: Element, R: Source>(
     for start in (0..out.len()).step_by(PIECE) {
         let n = PIECE.min(out.len() - start);
         let (raw, piece) = (&mut raw[..n * size], &mut piece[..n]);
-        reader.read_exact(raw)?;
+        bytes.read_exact(raw)?;
         if header.big_endian {
             raw.chunks_exact_mut(size).for_each(<[u8]>::reverse);
         }
@@ -188,7 +221,7 @@ fn read_elements<T: Element, R: Source>(
             Some(places) => piece.iter().for_each(|v| out[places.next()] = *v),
         }
     }
-    reader.finish()?;
+    bytes.finish()?;
     Ok(tensor)
 }
 
@@ -225,9 +258,9 @@ impl Places {
 }
 
 /// Reads the header's text; also gives how many bytes came before the data.
-fn read_header<R: Source>(reader: &mut EntryReader<'_, R>) -> Result<(String, usize)> {
+fn read_header(bytes: &mut Bytes) -> Result<(String, usize)> {
     let mut start = [0u8; 8];
-    reader.read_exact(&mut start)?;
+    bytes.read_exact(&mut start)?;
     if !start.starts_with(MAGIC) {
         return Err(Error::corrupt("not a NumPy array: wrong magic bytes"));
     }
@@ -237,13 +270,13 @@ fn read_header<R: Source>(reader: &mut EntryReader<'_, R>) -> Result<(String, us
         2 | 3 => 4,
         version => return Err(Error::version(format!("npy format {version}.{}; versions 1 to 3 are known", start[7]))),
     };
-    reader.read_exact(&mut len[..width])?;
+    bytes.read_exact(&mut len[..width])?;
     let len = u32::from_le_bytes(len) as usize;
     if len > MAX_HEADER {
         return Err(Error::corrupt(format!("npy header of {len} bytes, at most {MAX_HEADER} are possible")));
     }
     let mut text = try_vec::<u8>(len, "npy header")?;
-    reader.read_exact(&mut text)?;
+    bytes.read_exact(&mut text)?;
     let text = String::from_utf8(text).map_err(|_| Error::corrupt("npy header is not UTF-8"))?;
     Ok((text, 8 + width + len))
 }

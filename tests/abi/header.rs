@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The header's chapters in their order: a file of src/ffi, and what it is about.
-const CHAPTERS: [(&str, &str); 19] = [
+const CHAPTERS: [(&str, &str); 21] = [
     ("error", "Version, status codes, the last error"),
     ("cancel", "Cancel tokens"),
     ("callback", "Progress"),
@@ -16,6 +16,8 @@ const CHAPTERS: [(&str, &str); 19] = [
     ("conditioning", "Conditions: what a model is given beside images and timesteps"),
     ("model", "Models, and students derived from them"),
     ("dataset", "Datasets"),
+    ("dataset_folder", "Datasets of the pictures in a folder"),
+    ("dataset_fill", "Datasets that the host fills"),
     ("precision", "Precisions"),
     ("evaluator", "Evaluators: one evaluation of a network"),
     ("trajectories", "Trajectories of teachers that are the host's, or not there any more"),
@@ -25,6 +27,8 @@ const CHAPTERS: [(&str, &str); 19] = [
     ("quantize_report", "What each layer's whole numbers cost"),
     ("sampler_options", "Samplers: what a run is made with"),
     ("sampler", "Samplers"),
+    ("quality_report", "Evaluations: what they find"),
+    ("evaluate", "Evaluations: how good images are"),
     ("tools", "Arrays and pictures as files"),
 ];
 

@@ -4,11 +4,15 @@
 mod alone;
 mod bad_input;
 mod bad_training;
+mod datasets;
 mod devices;
+mod evaluate;
 #[path = "../ffi_common/mod.rs"]
 mod ffi_common;
 mod header;
 mod kernel_build;
+#[path = "../common/pictures.rs"]
+mod pictures;
 mod plugin;
 mod quantize;
 mod training;

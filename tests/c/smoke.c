@@ -165,6 +165,72 @@ static void train_without_teacher(const fewstep_runtime *runtime, const fewstep_
     }
 }
 
+static int32_t fill(void *user, const fewstep_fill *batch) {
+    *(uint64_t *)user += batch->count;
+    memset(batch->images, (int)batch->first, batch->images_size);
+    for (uint32_t i = 0; i < batch->count; i++) ((int32_t *)batch->conditions[0])[i] = (int32_t)(batch->first + i) % CLASSES;
+    return batch->first >= 8;
+}
+
+/* Pictures in a folder, arrays in files, and what a callback writes. */
+static void other_data(const fewstep_runtime *runtime, const char *out) {
+    static float pixels[2 * IMAGE];
+    for (int i = 0; i < 2 * IMAGE; i++) pixels[i] = (float)i / (2 * IMAGE);
+    const size_t shape[] = {2, 8, 8};
+    OK(fewstep_save_npy_f32(path(out, "images.npy"), pixels, shape, 3));
+    fewstep_dataset *dataset = NULL;
+    OK(fewstep_dataset_open_npy(runtime, path(out, "images.npy"), NULL, 2, -1, &dataset));
+    OK(fewstep_dataset_destroy(dataset));
+    FAILS(NOT_FOUND, fewstep_dataset_open_npy(runtime, path(out, "nothing.npy"), NULL, 2, -1, &dataset));
+
+    /* The folder has other files too; whether folders lie there is of no interest. */
+    const fewstep_grid_row row = {"", pixels, 2};
+    OK(fewstep_save_image_grid(path(out, "pictures.png"), &row, 1, sizeof row, 1, 8, 8, 1));
+    fewstep_folder_options options;
+    OK(fewstep_folder_options_init(&options, sizeof options));
+    options.folders = FEWSTEP_FOLDERS_IGNORED;
+    options.channels = 1;
+    options.height = options.width = 8;
+    options.mirror = 1;
+    counter files = {0, 1000};
+    OK(fewstep_dataset_open_folder(runtime, out, &options, count, &files, &dataset));
+    fewstep_dataset_info info = {.struct_size = sizeof info};
+    OK(fewstep_dataset_get_info(dataset, &info));
+    if (info.count < 2 || info.skipped == 0 || info.skipped_listed != info.skipped || info.class_names != 0 || files.calls == 0) exit(1);
+    fewstep_skipped skipped = {.struct_size = sizeof skipped};
+    size_t told = 0;
+    for (size_t i = 0; i < info.skipped_listed; i++) {
+        OK(fewstep_dataset_skipped(dataset, i, &skipped));
+        told += strlen(skipped.path) + strlen(skipped.reason);
+    }
+    const char *name = NULL;
+    FAILS(INVALID_ARGUMENT, fewstep_dataset_class_name(dataset, 0, &name));
+    FAILS(INVALID_ARGUMENT, fewstep_dataset_skipped(dataset, info.skipped_listed, &skipped));
+    OK(fewstep_dataset_destroy(dataset));
+    files = (counter){0, 1};
+    FAILS(CANCELLED, fewstep_dataset_open_folder(runtime, out, &options, count, &files, &dataset));
+    options.folders = 0;
+    FAILS(INVALID_ARGUMENT, fewstep_dataset_open_folder(runtime, out, &options, NULL, NULL, &dataset));
+    printf("%zu characters about %u files that were left out\n", told, (unsigned)info.skipped_listed);
+
+    const fewstep_condition labels = {.struct_size = sizeof labels, .kind = FEWSTEP_CONDITIONING_CLASS_LABELS, .classes = CLASSES};
+    fewstep_fill_options filling;
+    OK(fewstep_fill_options_init(&filling, sizeof filling));
+    filling.channels = 1;
+    filling.height = filling.width = 8;
+    filling.count = 7;
+    filling.batch = BATCH;
+    filling.conditions = &labels;
+    filling.condition_count = 1;
+    uint64_t filled = 0;
+    OK(fewstep_dataset_create_filled(runtime, &filling, fill, &filled, &dataset));
+    OK(fewstep_dataset_destroy(dataset));
+    if (filled != 7) exit(1);
+    filling.count = 12;
+    FAILS(CANCELLED, fewstep_dataset_create_filled(runtime, &filling, fill, &filled, &dataset));
+    FAILS(INVALID_ARGUMENT, fewstep_dataset_create_filled(runtime, &filling, NULL, &filled, &dataset));
+}
+
 /* Both kinds of data: cached trajectories and the host's images. Returns the averaged student. */
 static fewstep_model *train(const fewstep_runtime *runtime, const fewstep_model *teacher, const fewstep_model *student, const fewstep_dataset *dataset, const char *out) {
     const fewstep_term terms[] = {
@@ -344,6 +410,43 @@ static void sample(const fewstep_runtime *runtime, const fewstep_model *model, u
     free(again);
 }
 
+/* As few images as an evaluation takes, and a report in a buffer of just its size. */
+static void compare(const fewstep_runtime *runtime, const fewstep_model *teacher, const fewstep_model *student) {
+    enum { COUNT = 6 };
+    fewstep_evaluate_options options;
+    OK(fewstep_evaluate_options_init(&options, sizeof options));
+    options.count = options.batch = COUNT;
+    options.reference_steps = 2;
+    float *images = calloc(COUNT * IMAGE, sizeof *images);
+    if (!images) exit(1);
+    const fewstep_evaluate_set sets[] = {
+        {.name = "student", .model = student},
+        {.name = "grey", .images = images, .image_count = COUNT * IMAGE},
+    };
+    counter all = {0, UINT64_MAX}, one = {0, 1};
+    fewstep_quality_report *report = NULL;
+    FAILS(CANCELLED, fewstep_evaluate(runtime, teacher, &options, sets, 2, sizeof sets[0], count, &one, &report));
+    OK(fewstep_evaluate(runtime, teacher, &options, sets, 2, sizeof sets[0], count, &all, &report));
+    free(images);
+    fewstep_quality_report_info info = {.struct_size = sizeof info};
+    OK(fewstep_quality_report_get_info(report, &info));
+    if (info.rows != 5 || info.against != FEWSTEP_AGAINST_TEACHER) exit(1);
+    fewstep_quality row = {.struct_size = sizeof row};
+    FAILS(INVALID_ARGUMENT, fewstep_quality_report_row(report, info.rows, &row));
+    OK(fewstep_quality_report_row(report, 3, &row));
+    if (row.kind != FEWSTEP_QUALITY_SET || strcmp(row.name, "student") != 0 || row.step_count != 2 || !(row.step_errors[1] > 0)) exit(1);
+    size_t length = 0;
+    OK(fewstep_quality_report_text(report, FEWSTEP_REPORT_TEXT, NULL, 0, &length));
+    char *text = malloc(length + 1);
+    if (!text) exit(1);
+    FAILS(SHAPE, fewstep_quality_report_text(report, FEWSTEP_REPORT_TEXT, text, length, &length));
+    OK(fewstep_quality_report_text(report, FEWSTEP_REPORT_TEXT, text, length + 1, &length));
+    if (strlen(text) != length) exit(1);
+    fputs(text, stdout);
+    free(text);
+    OK(fewstep_quality_report_destroy(report));
+}
+
 /* Models from memory, whole and damaged. */
 static void open_memory(const fewstep_runtime *runtime, const char *out) {
     size_t config_size, weights_size;
@@ -424,6 +527,7 @@ int main(int argc, char **argv) {
 
     fewstep_model *student = derive(runtime, teacher);
     fewstep_dataset *dataset = data(runtime, argv[1]);
+    other_data(runtime, out);
     fewstep_model *trained = train(runtime, teacher, student, dataset, out);
     OK(fewstep_model_save(trained, path(out, "student")));
     fewstep_model *plain = NULL;
@@ -433,6 +537,7 @@ int main(int argc, char **argv) {
     OK(fewstep_model_destroy(plain));
     sample(runtime, teacher, 3, out);
     sample(runtime, trained, 0, out); /* its own grid */
+    compare(runtime, teacher, trained);
     open_memory(runtime, out);
 
     /* Parents first: children keep them alive. */

@@ -10,10 +10,14 @@ use fewstep::ffi::callback::*;
 use fewstep::ffi::cancel::*;
 use fewstep::ffi::conditioning::*;
 use fewstep::ffi::dataset::*;
+use fewstep::ffi::dataset_fill::*;
+use fewstep::ffi::dataset_folder::*;
 use fewstep::ffi::device::*;
+use fewstep::ffi::evaluate::*;
 use fewstep::ffi::evaluator::*;
 use fewstep::ffi::grid::fewstep_step_pair;
 use fewstep::ffi::model::*;
+use fewstep::ffi::quality_report::*;
 use fewstep::ffi::quantize::*;
 use fewstep::ffi::quantize_report::*;
 use fewstep::ffi::runtime::*;
@@ -79,8 +83,19 @@ api! {
     fewstep_dataset_options_init(*mut fewstep_dataset_options, usize) -> i32;
     fewstep_dataset_create(*const fewstep_runtime, *const fewstep_dataset_options, *mut *mut fewstep_dataset) -> i32;
     fewstep_dataset_open_npz(*const fewstep_runtime, *const c_char, *const c_char, *const c_char, f32, f32, *mut *mut fewstep_dataset) -> i32;
+    fewstep_dataset_open_npy(*const fewstep_runtime, *const c_char, *const c_char, f32, f32, *mut *mut fewstep_dataset) -> i32;
     fewstep_dataset_get_info(*const fewstep_dataset, *mut fewstep_dataset_info) -> i32;
     fewstep_dataset_destroy(*mut fewstep_dataset) -> i32;
+    fewstep_folder_options_init(*mut fewstep_folder_options, usize) -> i32;
+    fewstep_dataset_open_folder(
+        *const fewstep_runtime, *const c_char, *const fewstep_folder_options, fewstep_progress_callback, *mut c_void, *mut *mut fewstep_dataset
+    ) -> i32;
+    fewstep_dataset_skipped(*const fewstep_dataset, usize, *mut fewstep_skipped) -> i32;
+    fewstep_dataset_class_name(*const fewstep_dataset, usize, *mut *const c_char) -> i32;
+    fewstep_fill_options_init(*mut fewstep_fill_options, usize) -> i32;
+    fewstep_dataset_create_filled(
+        *const fewstep_runtime, *const fewstep_fill_options, fewstep_fill_callback, *mut c_void, *mut *mut fewstep_dataset
+    ) -> i32;
     fewstep_evaluator_options_init(*mut fewstep_evaluator_options, usize) -> i32;
     fewstep_evaluation_init(*mut fewstep_evaluation, usize) -> i32;
     fewstep_evaluator_create(*const fewstep_runtime, *const fewstep_model, *const fewstep_evaluator_options, *mut *mut fewstep_evaluator) -> i32;
@@ -130,6 +145,15 @@ api! {
         *const fewstep_runtime, *const fewstep_model, *const fewstep_model, *const fewstep_quantize_options, fewstep_progress_callback,
         fewstep_layer_report_callback, *mut c_void
     ) -> i32;
+    fewstep_evaluate_options_init(*mut fewstep_evaluate_options, usize) -> i32;
+    fewstep_evaluate(
+        *const fewstep_runtime, *const fewstep_model, *const fewstep_evaluate_options, *const fewstep_evaluate_set, usize, usize, fewstep_progress_callback,
+        *mut c_void, *mut *mut fewstep_quality_report
+    ) -> i32;
+    fewstep_quality_report_get_info(*const fewstep_quality_report, *mut fewstep_quality_report_info) -> i32;
+    fewstep_quality_report_row(*const fewstep_quality_report, usize, *mut fewstep_quality) -> i32;
+    fewstep_quality_report_text(*const fewstep_quality_report, i32, *mut c_char, usize, *mut usize) -> i32;
+    fewstep_quality_report_destroy(*mut fewstep_quality_report) -> i32;
     fewstep_save_npy_f32(*const c_char, *const f32, *const usize, usize) -> i32;
     fewstep_save_npy_i32(*const c_char, *const i32, *const usize, usize) -> i32;
     fewstep_save_image_grid(*const c_char, *const fewstep_grid_row, usize, usize, u32, u32, u32, u32) -> i32;

@@ -151,6 +151,17 @@ static fewstep_status grid(void) {
     return fewstep_save_image_grid(written("images.png"), &row, 1, sizeof row, 1, 8, 8, 4);
 }
 
+/* The folder where the grid lies, and whatever else. */
+static fewstep_status open_folder(void) {
+    fewstep_folder_options options;
+    fewstep_folder_options_init(&options, sizeof options);
+    options.folders = FEWSTEP_FOLDERS_IGNORED;
+    options.height = options.width = 8;
+    fewstep_dataset *dataset = NULL;
+    fewstep_status status = fewstep_dataset_open_folder(life.runtime, ".", &options, NULL, NULL, &dataset);
+    return status ? status : fewstep_dataset_destroy(dataset);
+}
+
 /* Each call of the program; `alone` is one that promises to need no memory. `again` is how far back a program goes when it fails. */
 static const struct call {
     const char *name;
@@ -185,6 +196,7 @@ static const struct call {
     {"sampler_read, teacher", read_teacher, 1, 0},
     {"save_npy_f32", npy, 0, 0},
     {"save_image_grid", grid, 0, 0},
+    {"dataset_open_folder", open_folder, 0, 0},
 };
 #define CALLS (sizeof calls / sizeof *calls)
 

@@ -249,12 +249,22 @@ typedef struct {
     void (*work)(void);
 } call;
 
+static void open_folder(void) {
+    fewstep_folder_options options;
+    fewstep_dataset *mine;
+    OK(fewstep_folder_options_init(&options, sizeof options));
+    options.folders = FEWSTEP_FOLDERS_IGNORED; /* where grid.png lies, beside models */
+    options.height = options.width = 8;
+    OK(fewstep_dataset_open_folder(runtime, ".", &options, go_on, NULL, &mine));
+    OK(fewstep_dataset_destroy(mine));
+}
+
 #define CALL(name) {#name, name}
 static const call CALLS[] = {
     CALL(create_runtime), CALL(create_workers), CALL(use_token), CALL(open_teacher), CALL(create_model), CALL(derive_student), CALL(save_model),
     CALL(save_model_file), CALL(open_saved), CALL(open_buffer), CALL(open_memory), CALL(open_nothing), CALL(open_deep_json), CALL(open_npz), CALL(create_dataset),
     CALL(create_trainer), CALL(prepare), CALL(train_one_step), CALL(train), CALL(evaluate), CALL(save_trainer), CALL(resume), CALL(snapshot),
-    CALL(create_sampler), CALL(begin), CALL(step), CALL(run), CALL(read_images), CALL(sample_dpm), CALL(save_npy), CALL(save_image_grid),
+    CALL(create_sampler), CALL(begin), CALL(step), CALL(run), CALL(read_images), CALL(sample_dpm), CALL(save_npy), CALL(save_image_grid), CALL(open_folder),
     CALL(destroy_all),
 };
 

@@ -43,6 +43,7 @@ pub mod ffi {
         fn derive_student(runtime: &Runtime, teacher: &Model) -> Result<UniquePtr<Model>>;
         fn quantize(runtime: &Runtime, student: &Model) -> Result<UniquePtr<Model>>;
         fn quantized_layers(model: &Model) -> u32;
+        fn quality_report(runtime: &Runtime, teacher: &Model, student: &Model, format: i32, throw_at: u64) -> Result<String>;
         fn reported_layers(runtime: &Runtime, student: &Model, quantized: &Model) -> Result<usize>;
         fn save(model: &Model, path: &str) -> Result<()>;
         fn save_file(model: &Model, path: &str) -> Result<()>;
@@ -76,6 +77,11 @@ pub mod ffi {
 
         fn open_npz(runtime: &Runtime, path: &str) -> Result<UniquePtr<Dataset>>;
         fn copy_dataset(runtime: &Runtime, pixels: &[u8]) -> Result<UniquePtr<Dataset>>;
+        fn open_npy(runtime: &Runtime, path: &str) -> Result<UniquePtr<Dataset>>;
+        fn open_folder(runtime: &Runtime, path: &str, throw_at: u64) -> Result<UniquePtr<Dataset>>;
+        fn fill_dataset(runtime: &Runtime, count: usize, throws: bool) -> Result<UniquePtr<Dataset>>;
+        fn class_names(dataset: &Dataset) -> Result<Vec<String>>;
+        fn skipped(dataset: &Dataset) -> Result<Vec<String>>;
         fn images(dataset: &Dataset) -> Result<u64>;
 
         fn data_trainer(runtime: &Runtime, student: &Model, dataset: &Dataset) -> Result<UniquePtr<Trainer>>;

@@ -1,5 +1,7 @@
 #include "fewstep-tests-cpp/src/shim.hpp"
 
+#include <algorithm>
+
 namespace fewstep_tests {
 namespace {
 
@@ -128,6 +130,19 @@ std::size_t reported_layers(const Runtime &runtime, const Model &student, const 
     return all.size();
 }
 
+rust::String quality_report(const Runtime &runtime, const Model &teacher, const Model &student, std::int32_t format, std::uint64_t throw_at) {
+    fewstep_evaluate_options options = fewstep::evaluate_options();
+    options.count = options.batch = 6;
+    options.reference_steps = 2;
+    const std::vector<fewstep_evaluate_set> sets = {{"student", student.handle().get(), nullptr, nullptr, 0, 0, 0}};
+    const auto progress = [&](const fewstep_progress &now) {
+        if (now.done >= throw_at) throw std::runtime_error("enough");
+    };
+    const fewstep::QualityReport report = fewstep::QualityReport::evaluate(runtime, teacher, sets, options, progress);
+    if (report.info().rows != 4 || report.row(3).step_count != 2) throw std::runtime_error("rows");
+    return report.text(format);
+}
+
 std::uint32_t quantized_layers(const Model &model) { return model.info().quantized_layers; }
 
 void save(const Model &model, rust::Str path) { model.save(std::string(path)); }
@@ -248,6 +263,40 @@ std::unique_ptr<Dataset> copy_dataset(const Runtime &runtime, rust::Slice<const 
     options.data = pixels.data();
     options.data_size = pixels.size();
     return on_heap<Dataset>(runtime, options);
+}
+
+std::unique_ptr<Dataset> open_npy(const Runtime &runtime, rust::Str path) { return on_heap<Dataset>(Dataset::open_npy(runtime, std::string(path))); }
+
+std::unique_ptr<Dataset> open_folder(const Runtime &runtime, rust::Str path, std::uint64_t throw_at) {
+    if (throw_at == 0) return on_heap<Dataset>(Dataset::open_folder(runtime, std::string(path)));
+    const auto progress = [=](const fewstep_progress &now) {
+        if (now.done == throw_at) throw GaveUp(now.done);
+    };
+    return on_heap<Dataset>(Dataset::open_folder(runtime, std::string(path), fewstep::folder_options(), progress));
+}
+
+std::unique_ptr<Dataset> fill_dataset(const Runtime &runtime, std::size_t count, bool throws) {
+    fewstep_fill_options options = fewstep::fill_options();
+    options.channels = 1;
+    options.height = 8;
+    options.width = 8;
+    options.count = count;
+    return on_heap<Dataset>(Dataset::filled(runtime, options, [=](const fewstep_fill &batch) {
+        if (throws) throw GaveUp(batch.first);
+        std::fill_n(static_cast<std::uint8_t *>(batch.images), batch.images_size, std::uint8_t{9});
+    }));
+}
+
+rust::Vec<rust::String> class_names(const Dataset &dataset) {
+    rust::Vec<rust::String> out;
+    for (const std::string &name : dataset.class_names()) out.push_back(name);
+    return out;
+}
+
+rust::Vec<rust::String> skipped(const Dataset &dataset) {
+    rust::Vec<rust::String> out;
+    for (const fewstep::Skipped &row : dataset.skipped()) out.push_back(row.path + ": " + row.reason);
+    return out;
 }
 
 std::uint64_t images(const Dataset &dataset) { return dataset.info().count; }

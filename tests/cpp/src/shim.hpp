@@ -56,6 +56,7 @@ std::unique_ptr<Model> create(const Runtime &runtime, rust::Str config);
 std::unique_ptr<Model> derive_student(const Runtime &runtime, const Model &teacher);
 std::unique_ptr<Model> quantize(const Runtime &runtime, const Model &student);
 std::uint32_t quantized_layers(const Model &model);
+rust::String quality_report(const Runtime &runtime, const Model &teacher, const Model &student, std::int32_t format, std::uint64_t throw_at);
 std::size_t reported_layers(const Runtime &runtime, const Model &student, const Model &quantized);
 void save(const Model &model, rust::Str path);
 void save_file(const Model &model, rust::Str path);
@@ -86,6 +87,11 @@ std::unique_ptr<CancelToken> cancel_token();
 
 std::unique_ptr<Dataset> open_npz(const Runtime &runtime, rust::Str path);
 std::unique_ptr<Dataset> copy_dataset(const Runtime &runtime, rust::Slice<const std::uint8_t> pixels);
+std::unique_ptr<Dataset> open_npy(const Runtime &runtime, rust::Str path);
+std::unique_ptr<Dataset> open_folder(const Runtime &runtime, rust::Str path, std::uint64_t throw_at);
+std::unique_ptr<Dataset> fill_dataset(const Runtime &runtime, std::size_t count, bool throws);
+rust::Vec<rust::String> class_names(const Dataset &dataset);
+rust::Vec<rust::String> skipped(const Dataset &dataset);
 std::uint64_t images(const Dataset &dataset);
 
 std::unique_ptr<Trainer> data_trainer(const Runtime &runtime, const Model &student, const Dataset &dataset);

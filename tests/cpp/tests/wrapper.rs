@@ -54,6 +54,11 @@ fn models_open_save_and_derive() {
     // All layers together, and each.
     assert_eq!(reported_layers(&runtime, &student, &whole).expect("a report"), 1 + quantized_layers(&whole) as usize);
     assert_fails(quantize(&runtime, &whole), "INVALID_ARGUMENT", "already");
+    let report = quality_report(&runtime, &teacher, &student, 1, u64::MAX).expect("a report");
+    assert!(report.lines().any(|line| line.starts_with("student ")) && report.lines().any(|line| line.starts_with("null, spread ")), "{report}");
+    assert!(quality_report(&runtime, &teacher, &student, 2, u64::MAX).is_ok_and(|json| json.starts_with('{') && json.ends_with('}')));
+    assert_fails(quality_report(&runtime, &teacher, &student, 9, u64::MAX), "INVALID_ARGUMENT", "format is 9");
+    assert_fails(quality_report(&runtime, &teacher, &student, 1, 1), "exception", "enough");
     let dir = scratch("model");
     let path = dir.to_str().expect("UTF-8");
     save(&student, path).expect("save");
@@ -214,6 +219,32 @@ fn datasets_come_from_files_and_from_memory() {
     assert_eq!(images(&copied).expect("info"), 3);
     assert_fails(copy_dataset(&runtime, &[]), "INVALID_ARGUMENT", "count");
     assert_fails(open_npz(&runtime, "/no/such.npz"), "NOT_FOUND", "/no/such.npz");
+    assert_fails(open_npy(&runtime, "/no/such.npy"), "NOT_FOUND", "/no/such.npy");
+}
+
+#[test]
+fn datasets_come_from_pictures_and_from_callables() {
+    let (runtime, dir) = (runtime(1).expect("runtime"), scratch("pictures"));
+    for (i, class) in ["a", "b"].iter().enumerate() {
+        std::fs::create_dir(dir.join(class)).expect("a folder");
+        // Of 2x2 pixels, no matter which.
+        fewstep::io::save_png(&dir.join(class).join("x.png"), 2, 2, 1, &[i as u8; 4]).expect("a picture");
+    }
+    std::fs::write(dir.join("b/notes"), "none").expect("a file");
+    let path = dir.to_str().expect("UTF-8");
+    let pictures = open_folder(&runtime, path, 0).expect("pictures");
+    assert_eq!(images(&pictures).expect("info"), 2);
+    assert_eq!(class_names(&pictures).expect("names"), ["a", "b"]);
+    let left_out = skipped(&pictures).expect("rows");
+    assert!(left_out.len() == 1 && left_out[0].contains("b/notes: neither a PNG"), "{left_out:?}");
+    assert_fails(open_folder(&runtime, path, 2), "exception", "gave up at 2");
+    assert_fails(open_folder(&runtime, "/no/such", 0), "NOT_FOUND", "/no/such");
+
+    let filled = fill_dataset(&runtime, 70, false).expect("dataset");
+    assert_eq!(images(&filled).expect("info"), 70);
+    assert!(class_names(&filled).expect("names").is_empty() && skipped(&filled).expect("rows").is_empty());
+    assert_fails(fill_dataset(&runtime, 70, true), "exception", "gave up at 0");
+    std::fs::remove_dir_all(dir).expect("a folder");
 }
 
 #[test]
