@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The header's chapters in their order: a file of src/ffi, and what it is about.
-const CHAPTERS: [(&str, &str); 21] = [
+const CHAPTERS: [(&str, &str); 23] = [
     ("error", "Version, status codes, the last error"),
     ("cancel", "Cancel tokens"),
     ("callback", "Progress"),
