@@ -9,7 +9,7 @@ mod digits;
 use fewstep::backend::cpu::CpuBackend;
 use fewstep::cancel::Stop;
 use fewstep::diffusion::{Clip, Table, Weight, trailing_pairs};
-use fewstep::distill::{Dataset, FeatureTerm, LearningRate, NormKind, Objective, Optimizer, Point, Term, Trainer, TrainerOptions, WeightsKind};
+use fewstep::distill::{Dataset, FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Point, Term, Trainer, TrainerOptions, WeightsKind};
 use fewstep::error::{Error, Result};
 use fewstep::nn::conditions::{ConditionKind, Values};
 use fewstep::nn::{Model, StudentInfo};
@@ -68,11 +68,13 @@ fn rows() -> Vec<(&'static str, Make)> {
                 o.optimizer.total_steps *= 2;
             })
         }),
+        ("muon", |study, steps, seed| study.train(steps, seed, &[(Objective::TeacherForced, 1.0)], muon)),
         ("best", |study, steps, seed| {
             study.train(steps, seed, &[(Objective::TeacherForced, 1.0)], |o| {
                 (o.teacher_order, o.substeps) = (3, 20usize.div_ceil(steps));
                 stable(o);
                 fresh(o);
+                muon(o);
             })
         }),
     ]
@@ -81,6 +83,11 @@ fn rows() -> Vec<(&'static str, Make)> {
 /// A learning rate that stays until the last fifth, and an average over more steps.
 fn stable(o: &mut TrainerOptions) {
     (o.optimizer.decay, o.optimizer.ema_decay) = (LearningRate::Stable, 0.998);
+}
+
+/// The matrices inside learn by Muon.
+fn muon(o: &mut TrainerOptions) {
+    o.optimizer.kind = OptimizerKind::Muon;
 }
 
 /// Four times as many noises.

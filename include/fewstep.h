@@ -1610,6 +1610,381 @@ fewstep_status fewstep_dataset_create_filled(const fewstep_runtime *runtime,
 
 
 /* ---------------------------------------------------------------------------
+ * Evaluators: one evaluation of a network
+ * --------------------------------------------------------------------------- */
+
+/**
+ * A planned evaluation of a model's network with its memory. One thread at a time; many evaluators may share one model.
+ */
+typedef struct fewstep_evaluator fewstep_evaluator;
+
+/**
+ * What an evaluation is planned for. Fill it with fewstep_evaluator_options_init, then change fields.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * Images side by side; 1 by default.
+   */
+  uint32_t batch;
+  /**
+   * Height of the images; 0 (the default) for the model's.
+   */
+  uint32_t height;
+  /**
+   * Width of the images; 0 (the default) for the model's.
+   */
+  uint32_t width;
+  /**
+   * FEWSTEP_PRECISION_*: what the network computes in; f32 by default.
+   */
+  int32_t precision;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * Stops fewstep_evaluator_create with CANCELLED; only read during that call. NULL (the default) for none.
+   */
+  const fewstep_cancel_token *cancel;
+} fewstep_evaluator_options;
+
+/**
+ * What one evaluation reads. Fill it with fewstep_evaluation_init, then change fields.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * Noisy images x_t [N,C,H,W].
+   */
+  const float *x_t;
+  /**
+   * Elements of x_t: N*C*H*W.
+   */
+  size_t x_t_count;
+  /**
+   * Timestep of each image; any finite number, but networks are trained on 0 to num_train_timesteps - 1, and one with rounded inputs takes those alone that the
+   * steps of its own grid begin at.
+   */
+  const float *timesteps;
+  /**
+   * Elements of timesteps: N.
+   */
+  size_t timestep_count;
+  /**
+   * Conditionings; all that fewstep_model_condition lists. NULL by default.
+   */
+  const fewstep_conditioning *conditionings;
+  /**
+   * Elements of conditionings.
+   */
+  size_t conditioning_count;
+  /**
+   * Bytes from one conditioning to the next; sizeof(fewstep_conditioning).
+   */
+  size_t conditioning_stride;
+} fewstep_evaluation;
+
+/**
+ * What an evaluator is. Set struct_size before fewstep_evaluator_get_info fills the rest.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * Images side by side (N).
+   */
+  uint32_t batch;
+  /**
+   * Channels of x_t (C).
+   */
+  uint32_t channels;
+  /**
+   * Channels of the output: those of x_t, or twice as many where the network gives a variance behind its prediction.
+   */
+  uint32_t out_channels;
+  /**
+   * Rows of an image (H).
+   */
+  uint32_t height;
+  /**
+   * Columns of an image (W).
+   */
+  uint32_t width;
+  /**
+   * All the memory that the evaluator holds, on the host and on a GPU, beside the model's weights.
+   */
+  uint64_t total_bytes;
+} fewstep_evaluator_info;
+
+/**
+ * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
+ *
+ * Any thread may call. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_evaluator_options_init(fewstep_evaluator_options *options, size_t struct_size);
+
+/**
+ * Writes the defaults to `*evaluation`, whose size the caller gives: sizeof *evaluation.
+ *
+ * Any thread may call. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_evaluation_init(fewstep_evaluation *evaluation, size_t struct_size);
+
+/**
+ * Plans an evaluation of a model's network and takes all of its memory. For whoever has a sampler of their own, or looks at what a network says. `options`
+ * may be NULL for the defaults. The weights are shared.
+ *
+ * The caller owns `*out` and gives it to fewstep_evaluator_destroy; it keeps what it needs of runtime and model alive. Any thread may call.
+ * Returns OK, INVALID_ARGUMENT, SHAPE (a size that the model cannot take), UNSUPPORTED, CANCELLED or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_evaluator_create(const fewstep_runtime *runtime,
+                                        const fewstep_model *model,
+                                        const fewstep_evaluator_options *options,
+                                        fewstep_evaluator **out);
+
+/**
+ * Evaluates the network once: its output as it is, not clipped and not guided, [N,out_channels,H,W], to `out`, which has room for `capacity` elements. What
+ * the output reads as is the model's prediction type. Waits until a GPU is done.
+ *
+ * One thread at a time. Returns OK, INVALID_ARGUMENT (also for labels out of range, or a conditioning that is missing, or that the model does not take),
+ * SHAPE, NUMERIC (a number that is not finite, given or computed), UNSUPPORTED (a timestep off the grid of a model with rounded inputs),
+ * CANCELLED (by the runtime's token), STATE or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_evaluator_run(fewstep_evaluator *evaluator,
+                                     const fewstep_evaluation *evaluation,
+                                     float *out,
+                                     size_t capacity);
+
+/**
+ * Fills `*out`, whose struct_size the caller has set.
+ *
+ * One thread at a time. Returns OK, INVALID_ARGUMENT or STATE.
+ */
+FEWSTEP_API fewstep_status fewstep_evaluator_get_info(fewstep_evaluator *evaluator, fewstep_evaluator_info *out);
+
+/**
+ * Destroys an evaluator. NULL is fine.
+ *
+ * Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE while a call uses the evaluator (nothing happens then).
+ */
+FEWSTEP_API fewstep_status fewstep_evaluator_destroy(fewstep_evaluator *evaluator);
+
+
+/* ---------------------------------------------------------------------------
+ * Trajectories of teachers that are the host's, or not there any more
+ * --------------------------------------------------------------------------- */
+
+/**
+ * A teacher's states at the ends of a student's steps, from many noises. Immutable.
+ */
+typedef struct fewstep_trajectories fewstep_trajectories;
+
+/**
+ * A teacher of the host's: writes its predictions [N,C,H,W] for `at` (x_t, one timestep for all, class labels and other conditionings) to `prediction`, which
+ * has `count` elements. N is at most `batch`, less in the last call. Only valid inside the callback, which runs on the thread that made the call. Return 0 to
+ * go on; anything else ends the call with CANCELLED. A fewstep_evaluator may be run in it. Must return normally (no C++ exception, no longjmp).
+ */
+typedef int32_t (*fewstep_predict_callback)(void *user, const fewstep_evaluation *at, float *prediction, size_t count);
+
+/**
+ * How trajectories of a teacher of the host's are computed. Fill it with fewstep_trajectories_options_init, then change fields.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * FEWSTEP_PREDICTION_*: what the teacher predicts; EPSILON by default.
+   */
+  int32_t prediction;
+  /**
+   * The teacher.
+   */
+  fewstep_predict_callback predict;
+  /**
+   * Handed to predict.
+   */
+  void *user;
+  /**
+   * The student's grid, explicitly. NULL (the default), with steps 0: the grid that the student was derived with.
+   */
+  const fewstep_step_pair *pairs;
+  /**
+   * Elements of pairs, at most 1000.
+   */
+  size_t pair_count;
+  /**
+   * Bytes from one pair to the next; sizeof(fewstep_step_pair).
+   */
+  size_t pair_stride;
+  /**
+   * Sampler steps of the student, evenly spread ("trailing"), instead of pairs; 0 by default.
+   */
+  uint32_t steps;
+  /**
+   * Order of the teacher's solver, as teacher_order of fewstep_trainer_options; 1 by default.
+   */
+  uint32_t teacher_order;
+  /**
+   * Teacher steps inside each step of the student, as substeps of fewstep_trainer_options; 0 by default.
+   */
+  uint32_t substeps;
+  /**
+   * Trajectories; 8192 by default.
+   */
+  uint32_t count;
+  /**
+   * Trajectories that are computed side by side; 128 by default.
+   */
+  uint32_t batch;
+  /**
+   * FEWSTEP_CLIP_NONE (the default), FEWSTEP_CLIP_RANGE or FEWSTEP_CLIP_DYNAMIC: what is done to the image that the teacher predicts in each of its steps.
+   */
+  int32_t clip;
+  /**
+   * Key of noises and labels; 0 by default.
+   */
+  uint64_t seed;
+  /**
+   * Height of the images; 0 (the default) for the student's.
+   */
+  uint32_t height;
+  /**
+   * Width of the images; 0 (the default) for the student's.
+   */
+  uint32_t width;
+  /**
+   * FEWSTEP_CLIP_RANGE: 1 by default.
+   */
+  double clip_range;
+  /**
+   * FEWSTEP_CLIP_DYNAMIC: quantile; 0.995 by default.
+   */
+  double threshold_ratio;
+  /**
+   * FEWSTEP_CLIP_DYNAMIC: upper bound; 1 by default.
+   */
+  double threshold_max;
+} fewstep_trajectories_options;
+
+/**
+ * What trajectories are. Set struct_size before fewstep_trajectories_get_info fills the rest.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * How many there are.
+   */
+  uint32_t count;
+  /**
+   * Steps of the student's grid; each trajectory has one state more.
+   */
+  uint32_t pair_count;
+  /**
+   * Teacher steps inside each of them.
+   */
+  uint32_t substeps;
+  /**
+   * Channels of a state.
+   */
+  uint32_t channels;
+  /**
+   * Rows of a state.
+   */
+  uint32_t height;
+  /**
+   * Columns of a state.
+   */
+  uint32_t width;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * Bytes in memory.
+   */
+  uint64_t bytes;
+} fewstep_trajectories_info;
+
+/**
+ * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
+ *
+ * Any thread may call. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_trajectories_options_init(fewstep_trajectories_options *options, size_t struct_size);
+
+/**
+ * Computes trajectories of a teacher of the host's, any function that predicts what a network would: the library solves the equation, the host predicts. The
+ * teacher has the noise schedule of `student`, and is given what the student takes: class labels are drawn evenly, other conditions from the rows of `dataset`,
+ * which may be NULL without them. `progress` (FEWSTEP_PHASE_PREPARE, in teacher steps of one trajectory) and `cancel` may be NULL.
+ *
+ * The caller owns `*out` and gives it to fewstep_trajectories_destroy. Any thread may call.
+ * Returns OK, INVALID_ARGUMENT, SHAPE, UNSUPPORTED, CANCELLED, NUMERIC (a prediction that is not finite, states out of range) or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_trajectories_create(const fewstep_runtime *runtime,
+                                           const fewstep_model *student,
+                                           const fewstep_dataset *dataset,
+                                           const fewstep_trajectories_options *options,
+                                           fewstep_progress_callback progress,
+                                           void *user,
+                                           const fewstep_cancel_token *cancel,
+                                           fewstep_trajectories **out);
+
+/**
+ * Opens trajectories that fewstep_trajectories_save has written, for a student that takes what they were made with. `path` is UTF-8.
+ *
+ * The caller owns `*out` and gives it to fewstep_trajectories_destroy. Any thread may call.
+ * Returns OK, INVALID_ARGUMENT, NOT_FOUND, IO, CORRUPT_FILE, VERSION_MISMATCH, SHAPE (another student's) or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_trajectories_open(const fewstep_runtime *runtime,
+                                         const fewstep_model *student,
+                                         const char *path,
+                                         fewstep_trajectories **out);
+
+/**
+ * Saves trajectories as one safetensors file, which appears whole or not at all. `path` is UTF-8.
+ *
+ * Any thread may call, also while others use them. Returns OK, INVALID_ARGUMENT, IO, NOT_FOUND (no such folder) or OUT_OF_MEMORY.
+ */
+FEWSTEP_API fewstep_status fewstep_trajectories_save(const fewstep_trajectories *trajectories, const char *path);
+
+/**
+ * Fills `*out`, whose struct_size the caller has set.
+ *
+ * Any thread may call, also while others use the trajectories. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_trajectories_get_info(const fewstep_trajectories *trajectories, fewstep_trajectories_info *out);
+
+/**
+ * Destroys trajectories. NULL is fine. Trainers made from them keep what they need.
+ *
+ * Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE while a call uses them (nothing happens then).
+ */
+FEWSTEP_API fewstep_status fewstep_trajectories_destroy(fewstep_trajectories *trajectories);
+
+
+/* ---------------------------------------------------------------------------
  * Trainers: what training is made with
  * --------------------------------------------------------------------------- */
 
@@ -1998,6 +2373,11 @@ typedef struct {
    * FEWSTEP_OPTIMIZER_MUON: the share of the sum of gradients that stays from step to step, below 1; 0.95 by default.
    */
   double momentum;
+  /**
+   * Trajectories that are there already, in place of a teacher's, which objectives on trajectories need none of then: their grid and number stand for pairs
+   * and cache_size. NULL (the default) for none.
+   */
+  const fewstep_trajectories *trajectories;
 } fewstep_trainer_options;
 
 
@@ -2258,6 +2638,17 @@ fewstep_status fewstep_trainer_losses(fewstep_trainer *trainer,
                                       float *losses,
                                       size_t capacity,
                                       size_t *count);
+
+/**
+ * The teacher's trajectories that the next step draws from, for other trainers and for files: a student trains on them without the teacher. Prepares if that
+ * is still to be done. The trainer shares them.
+ *
+ * The caller owns `*out` and gives it to fewstep_trajectories_destroy. One thread at a time for the trainer.
+ * Returns OK, INVALID_ARGUMENT, CANCELLED (by the runtime's token), NUMERIC, OUT_OF_MEMORY or STATE (no objective is on trajectories).
+ */
+FEWSTEP_API
+fewstep_status fewstep_trainer_trajectories(fewstep_trainer *trainer,
+                                            fewstep_trajectories **out);
 
 /**
  * A new model with the present weights, also in the middle of training; it does not change when training goes on. `weights` is FEWSTEP_WEIGHTS_*.
@@ -3041,182 +3432,6 @@ fewstep_status fewstep_sample(const fewstep_runtime *runtime,
  */
 FEWSTEP_API
 fewstep_status fewstep_sampler_destroy(fewstep_sampler *sampler);
-
-
-/* ---------------------------------------------------------------------------
- * Evaluators: one evaluation of a network
- * --------------------------------------------------------------------------- */
-
-/**
- * A planned evaluation of a model's network with its memory. One thread at a time; many evaluators may share one model.
- */
-typedef struct fewstep_evaluator fewstep_evaluator;
-
-/**
- * What an evaluation is planned for. Fill it with fewstep_evaluator_options_init, then change fields.
- */
-typedef struct {
-  /**
-   * Bytes of this struct.
-   */
-  uint32_t struct_size;
-  /**
-   * Images side by side; 1 by default.
-   */
-  uint32_t batch;
-  /**
-   * Height of the images; 0 (the default) for the model's.
-   */
-  uint32_t height;
-  /**
-   * Width of the images; 0 (the default) for the model's.
-   */
-  uint32_t width;
-  /**
-   * FEWSTEP_PRECISION_*: what the network computes in; f32 by default.
-   */
-  int32_t precision;
-  /**
-   * 0.
-   */
-  uint32_t reserved;
-  /**
-   * Stops fewstep_evaluator_create with CANCELLED; only read during that call. NULL (the default) for none.
-   */
-  const fewstep_cancel_token *cancel;
-} fewstep_evaluator_options;
-
-/**
- * What one evaluation reads. Fill it with fewstep_evaluation_init, then change fields.
- */
-typedef struct {
-  /**
-   * Bytes of this struct.
-   */
-  uint32_t struct_size;
-  /**
-   * 0.
-   */
-  uint32_t reserved;
-  /**
-   * Noisy images x_t [N,C,H,W].
-   */
-  const float *x_t;
-  /**
-   * Elements of x_t: N*C*H*W.
-   */
-  size_t x_t_count;
-  /**
-   * Timestep of each image; any finite number, but networks are trained on 0 to num_train_timesteps - 1, and one with rounded inputs takes those alone that the
-   * steps of its own grid begin at.
-   */
-  const float *timesteps;
-  /**
-   * Elements of timesteps: N.
-   */
-  size_t timestep_count;
-  /**
-   * Conditionings; all that fewstep_model_condition lists. NULL by default.
-   */
-  const fewstep_conditioning *conditionings;
-  /**
-   * Elements of conditionings.
-   */
-  size_t conditioning_count;
-  /**
-   * Bytes from one conditioning to the next; sizeof(fewstep_conditioning).
-   */
-  size_t conditioning_stride;
-} fewstep_evaluation;
-
-/**
- * What an evaluator is. Set struct_size before fewstep_evaluator_get_info fills the rest.
- */
-typedef struct {
-  /**
-   * Bytes of this struct, set by the caller.
-   */
-  uint32_t struct_size;
-  /**
-   * Images side by side (N).
-   */
-  uint32_t batch;
-  /**
-   * Channels of x_t (C).
-   */
-  uint32_t channels;
-  /**
-   * Channels of the output: those of x_t, or twice as many where the network gives a variance behind its prediction.
-   */
-  uint32_t out_channels;
-  /**
-   * Rows of an image (H).
-   */
-  uint32_t height;
-  /**
-   * Columns of an image (W).
-   */
-  uint32_t width;
-  /**
-   * All the memory that the evaluator holds, on the host and on a GPU, beside the model's weights.
-   */
-  uint64_t total_bytes;
-} fewstep_evaluator_info;
-
-/**
- * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
- *
- * Any thread may call. Returns OK or INVALID_ARGUMENT.
- */
-FEWSTEP_API fewstep_status fewstep_evaluator_options_init(fewstep_evaluator_options *options, size_t struct_size);
-
-/**
- * Writes the defaults to `*evaluation`, whose size the caller gives: sizeof *evaluation.
- *
- * Any thread may call. Returns OK or INVALID_ARGUMENT.
- */
-FEWSTEP_API fewstep_status fewstep_evaluation_init(fewstep_evaluation *evaluation, size_t struct_size);
-
-/**
- * Plans an evaluation of a model's network and takes all of its memory. For whoever has a sampler of their own, or looks at what a network says. `options`
- * may be NULL for the defaults. The weights are shared.
- *
- * The caller owns `*out` and gives it to fewstep_evaluator_destroy; it keeps what it needs of runtime and model alive. Any thread may call.
- * Returns OK, INVALID_ARGUMENT, SHAPE (a size that the model cannot take), UNSUPPORTED, CANCELLED or OUT_OF_MEMORY.
- */
-FEWSTEP_API
-fewstep_status fewstep_evaluator_create(const fewstep_runtime *runtime,
-                                        const fewstep_model *model,
-                                        const fewstep_evaluator_options *options,
-                                        fewstep_evaluator **out);
-
-/**
- * Evaluates the network once: its output as it is, not clipped and not guided, [N,out_channels,H,W], to `out`, which has room for `capacity` elements. What
- * the output reads as is the model's prediction type. Waits until a GPU is done.
- *
- * One thread at a time. Returns OK, INVALID_ARGUMENT (also for labels out of range, or a conditioning that is missing, or that the model does not take),
- * SHAPE, NUMERIC (a number that is not finite, given or computed), UNSUPPORTED (a timestep off the grid of a model with rounded inputs),
- * CANCELLED (by the runtime's token), STATE or OUT_OF_MEMORY.
- */
-FEWSTEP_API
-fewstep_status fewstep_evaluator_run(fewstep_evaluator *evaluator,
-                                     const fewstep_evaluation *evaluation,
-                                     float *out,
-                                     size_t capacity);
-
-/**
- * Fills `*out`, whose struct_size the caller has set.
- *
- * One thread at a time. Returns OK, INVALID_ARGUMENT or STATE.
- */
-FEWSTEP_API fewstep_status fewstep_evaluator_get_info(fewstep_evaluator *evaluator, fewstep_evaluator_info *out);
-
-/**
- * Destroys an evaluator. NULL is fine.
- *
- * Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE while a call uses the evaluator (nothing happens then).
- */
-FEWSTEP_API fewstep_status fewstep_evaluator_destroy(fewstep_evaluator *evaluator);
 
 
 /* ---------------------------------------------------------------------------

@@ -189,6 +189,7 @@ inline fewstep_student_options student_options() { return detail::defaults(fewst
 inline fewstep_dataset_options dataset_options() { return detail::defaults(fewstep_dataset_options_init); }
 inline fewstep_folder_options folder_options() { return detail::defaults(fewstep_folder_options_init); }
 inline fewstep_fill_options fill_options() { return detail::defaults(fewstep_fill_options_init); }
+inline fewstep_trajectories_options trajectories_options() { return detail::defaults(fewstep_trajectories_options_init); }
 inline fewstep_trainer_options trainer_options() { return detail::defaults(fewstep_trainer_options_init); }
 inline fewstep_quantize_options quantize_options() { return detail::defaults(fewstep_quantize_options_init); }
 inline fewstep_sampler_options sampler_options() { return detail::defaults(fewstep_sampler_options_init); }
@@ -494,6 +495,67 @@ class Dataset : public detail::Owner<fewstep_dataset> {
     explicit Dataset(std::shared_ptr<fewstep_dataset> handle) noexcept : Owner(std::move(handle)) {}
 };
 
+/** A teacher's states at the ends of a student's steps: of a teacher of the host's, of a trainer, or of a file. Immutable. */
+class Trajectories : public detail::Owner<fewstep_trajectories> {
+  public:
+    /**
+     * Computes those of a teacher that is any callable: it takes a `const fewstep_evaluation &`, where to write its predictions, and how many numbers those are.
+     * What it throws goes on from here. `options.predict` and `options.user` are not read. Throws Error and what `teacher` and `progress` throw.
+     */
+    template <class Teacher, class F = NoProgress>
+    static Trajectories create(const Runtime &runtime, const Model &student, fewstep_trajectories_options options, Teacher &&teacher,
+                               const Dataset *dataset = nullptr, F &&progress = F{}, const CancelToken *cancel = nullptr) {
+        Asked<Teacher> asked{teacher, nullptr};
+        options.predict = &Asked<Teacher>::predict;
+        options.user = static_cast<void *>(&asked);
+        const auto make = [&](auto *at, auto **out) {
+            fewstep_status status = FEWSTEP_STATUS_OK;
+            detail::watched(runtime.handle(), progress, cancel, [&](auto *, auto... watch) {
+                status = fewstep_trajectories_create(at, student.handle().get(), dataset ? dataset->handle().get() : nullptr, &options, watch..., out);
+                return asked.thrown ? FEWSTEP_STATUS_OK : status; // the teacher's exception goes first
+            });
+            if (asked.thrown) std::rethrow_exception(asked.thrown);
+            return status;
+        };
+        return Trajectories(detail::child<fewstep_trajectories>(runtime.handle(), make));
+    }
+
+    /** Opens a file of `save` for a student that takes what they were made with. Throws Error. */
+    static Trajectories open(const Runtime &runtime, const Model &student, const std::string &path) {
+        return Trajectories(detail::child<fewstep_trajectories>(runtime.handle(), [&](auto *at, auto **out) {
+            return fewstep_trajectories_open(at, student.handle().get(), detail::text(path), out);
+        }));
+    }
+
+    /** Saves one file. Throws Error. */
+    void save(const std::string &path) const { check(fewstep_trajectories_save(handle().get(), detail::text(path))); }
+
+    /** What they are. Throws Error. */
+    fewstep_trajectories_info info() const {
+        return detail::filled<fewstep_trajectories_info>([&](auto *out) { return fewstep_trajectories_get_info(handle().get(), out); });
+    }
+
+  private:
+    friend class Trainer;
+    explicit Trajectories(std::shared_ptr<fewstep_trajectories> handle) noexcept : Owner(std::move(handle)) {}
+
+    template <class Teacher>
+    struct Asked {
+        std::remove_reference_t<Teacher> &teacher;
+        std::exception_ptr thrown;
+        static std::int32_t predict(void *user, const fewstep_evaluation *at, float *prediction, std::size_t count) noexcept {
+            auto &asked = *static_cast<Asked *>(user);
+            try {
+                asked.teacher(*at, prediction, count);
+                return 0;
+            } catch (...) {
+                asked.thrown = std::current_exception();
+                return 1;
+            }
+        }
+    };
+};
+
 /**
  * A training run.
  *
@@ -549,6 +611,12 @@ class Trainer : public detail::Owner<fewstep_trainer> {
         std::vector<float> losses(count);
         check(fewstep_trainer_losses(handle().get(), losses.data(), count, &count));
         return losses;
+    }
+
+    /** The teacher's trajectories that the next step draws from. Prepares if that is still to be done. Throws Error. */
+    Trajectories trajectories() {
+        return Trajectories(detail::own<fewstep_trajectories>(
+            runtime_, [&](fewstep_trajectories **out) { return fewstep_trainer_trajectories(handle().get(), out); }));
     }
 
     /** A new model with the present weights, FEWSTEP_WEIGHTS_*. Throws Error. */

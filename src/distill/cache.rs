@@ -7,10 +7,10 @@ use crate::diffusion::{Clip, NoiseSchedule, Prediction, Walk};
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::nn::conditions::Values;
-use crate::nn::{Guidance, Model, Roles};
+use crate::nn::{ConditionKind, Guidance, Model, Roles};
 use crate::random::Purpose;
-use crate::sampling::{RunSpec, SamplingRun, UNROLLED, begin_batch, draw_conditions};
-use crate::tensor::{DType, Tensor};
+use crate::sampling::{Given, Rows, RunSpec, SamplingRun, UNROLLED, begin_batch, draw_conditions};
+use crate::tensor::{DType, Tensor, try_vec};
 use half::f16;
 use std::sync::Arc;
 
@@ -58,10 +58,27 @@ pub struct CacheSpec {
     pub precision: DType,
 }
 
+/// A teacher that is no network of ours.
+pub trait HostTeacher {
+    /// Its predictions [N,H,W,C] at x_t [N,H,W,C] and a timestep, with what each sample is given.
+    fn predict(&mut self, x_t: &[f32], timestep: f64, given: &[Given], prediction: &mut [f32]) -> Result<()>;
+}
+
+/// Such a teacher on its way.
+struct Host<'h> {
+    teacher: Box<dyn HostTeacher + 'h>,
+    /// Of its steps.
+    timesteps: Vec<f64>,
+    /// Of a batch [N,H,W,C].
+    prediction: Vec<f32>,
+}
+
 /// Trajectories under way: the teacher goes through one batch of them after the other, step by step.
-pub struct CacheBuilder {
+pub struct CacheBuilder<'h> {
     spec: CacheSpec,
     run: SamplingRun,
+    /// Who predicts, where the run does not.
+    host: Option<Host<'h>>,
     roles: Roles,
     /// What the teacher's own scheduler does to its data, which tells their range.
     own_clip: Clip,
@@ -79,20 +96,34 @@ struct Work {
     first: usize,
     /// Trajectories of the batch, without those that only fill it up; 0 before it is begun.
     used: usize,
+    /// What the batch is given.
+    given: Vec<(ConditionKind, Rows)>,
     /// Teacher steps that the batch has done.
     done: usize,
     /// How many of its states are stored.
     stored: usize,
 }
 
-impl CacheBuilder {
+impl<'h> CacheBuilder<'h> {
     /// Compiles the teacher's run.
     pub fn new(backend: &dyn Backend, teacher: &Model, spec: CacheSpec, stop: Stop) -> Result<Self> {
         let table = spec.walk.table(&spec.schedule, spec.prediction, &spec.pairs)?;
         let (batch, guidance) = (spec.batch.min(spec.count).max(1), spec.guidance);
         let run = RunSpec { table: &table, batch, size: spec.size, purpose: Purpose::Data, precision: spec.precision, guidance, unrolled: UNROLLED };
         let run = SamplingRun::new_until(backend, teacher, &run, stop)?;
-        Ok(Self { spec, run, roles: teacher.roles()?, own_clip: teacher.scheduler.clip(), work: None })
+        Ok(Self { spec, run, host: None, roles: teacher.roles()?, own_clip: teacher.scheduler.clip(), work: None })
+    }
+
+    /// The same for a teacher of the host's, which takes what a student of these roles takes. No guidance, and in f32.
+    pub fn hosted(backend: &dyn Backend, teacher: Box<dyn HostTeacher + 'h>, roles: Roles, spec: CacheSpec, stop: Stop) -> Result<Self> {
+        let table = spec.walk.table(&spec.schedule, spec.prediction, &spec.pairs)?;
+        let (batch, precision) = (spec.batch.min(spec.count).max(1), DType::F32);
+        let run = RunSpec { table: &table, batch, size: spec.size, purpose: Purpose::Data, precision, guidance: None, unrolled: UNROLLED };
+        let run = SamplingRun::hosted(backend, roles.channels, &run, stop)?;
+        let timesteps = memory::collect(table.steps.iter().map(|step| step.t), "timesteps")?;
+        let prediction = try_vec(run.shape().iter().product(), "predictions")?;
+        let (host, own_clip) = (Some(Host { teacher, timesteps, prediction }), Clip::None);
+        Ok(Self { spec, run, host, roles, own_clip, work: None })
     }
 
     /// Begins trajectories of the noises and labels of a seed; what was under way is forgotten.
@@ -105,7 +136,7 @@ impl CacheBuilder {
         let states = Tensor::zeros(DType::F16, &[rows, spec.size[0], spec.size[1], roles.channels]).map_err(|e| e.context("trajectory cache"))?;
         let conditions = draw_conditions(&roles.conditions, &spec.rows, (count, spec.size), seed, stop)?;
         let range = StateRange::new(&spec.schedule, &spec.pairs, spec.walk.clip, *own_clip)?;
-        *work = Some(Work { seed, states, conditions, range, first: 0, used: 0, done: 0, stored: 0 });
+        *work = Some(Work { seed, states, conditions, range, first: 0, used: 0, given: vec![], done: 0, stored: 0 });
         Ok(())
     }
 
@@ -128,18 +159,22 @@ impl CacheBuilder {
 
     /// The next step of the teacher; true when all trajectories are there. What `stop` has cut goes on with the next call.
     pub fn step(&mut self, stop: Stop) -> Result<bool> {
-        let Self { spec, run, roles, work, .. } = self;
+        let Self { spec, run, host, roles, work, .. } = self;
         let work = work.as_mut().ok_or_else(|| Error::internal("no trajectories were begun"))?;
         if work.first == spec.count {
             return Ok(true);
         }
         if work.used == 0 {
-            work.used = work.begin_batch(run, roles, spec.count)?;
+            (work.used, work.given) = work.begin_batch(run, roles, spec.count)?;
         }
         work.keep(run, spec, stop)?;
         if work.done < run.steps() {
-            // Where nobody can stop it a GPU need not be waited for.
-            if stop.is_never() {
+            if let Some(host) = host {
+                stop.check()?;
+                host.predict(run, work)?;
+            }
+            // Where nobody can stop it a GPU need not be waited for; what follows the host's prediction is soon done.
+            if stop.is_never() || host.is_some() {
                 run.step(None, false)?
             } else {
                 run.advance(stop)?
@@ -175,10 +210,10 @@ impl CacheBuilder {
 
 impl Work {
     /// Begins the batch at `first`; how many of it are wanted.
-    fn begin_batch(&self, run: &mut SamplingRun, roles: &Roles, count: usize) -> Result<usize> {
+    fn begin_batch(&self, run: &mut SamplingRun, roles: &Roles, count: usize) -> Result<(usize, Vec<(ConditionKind, Rows)>)> {
         let given = roles.conditions.iter().zip(&self.conditions).map(|(condition, rows)| Ok((condition.kind, Values::of(rows)?)));
         let given = memory::try_collect(given, "conditions")?;
-        begin_batch(run, self.seed, &given, count, self.first).map(|(used, _)| used)
+        begin_batch(run, self.seed, &given, count, self.first)
     }
 
     /// Stores the states that the batch is at, where they are the end of a step of the student's and not stored yet.
@@ -192,5 +227,20 @@ impl Work {
         self.range.store(self.stored, to, &run.read()?, stop)?;
         self.stored += 1;
         Ok(())
+    }
+}
+
+impl Host<'_> {
+    /// Asks the teacher for its prediction at the present states, and gives it to the run.
+    fn predict(&mut self, run: &mut SamplingRun, work: &Work) -> Result<()> {
+        let (batch, t) = (run.shape()[0], self.timesteps[work.done]);
+        let row = self.prediction.len() / batch;
+        let given = memory::collect(work.given.iter().map(|(kind, rows)| (*kind, rows.first(work.used, batch))), "conditions")?;
+        let prediction = &mut self.prediction[..work.used * row];
+        self.teacher.predict(&run.read()?[..work.used * row], t, &given, prediction)?;
+        if let Some(i) = prediction.iter().position(|v| !v.is_finite()) {
+            return Err(Error::numeric(format!("the teacher's prediction for trajectory {} at timestep {t} is {}", work.first + i / row, prediction[i])));
+        }
+        run.predict(&self.prediction)
     }
 }

@@ -10,7 +10,7 @@ use super::overflow::{StateBounds, largest};
 use super::parameters::{ParameterSet, State};
 use super::record::{
     self, BLOCKS, CACHE_REFRESH, CLIP, DRAWS, FEATURES, GUIDANCE, MOMENTUM, MUON_LEARNING_RATE, OPTIMIZER, PRECISION, QUANTIZATION, SETS, TEACHER_ORDER,
-    TRAJECTORY_PRECISION,
+    TRAJECTORIES, TRAJECTORY_PRECISION,
 };
 use super::trainer::Trainer;
 use crate::error::{Error, Result, Status};
@@ -90,7 +90,7 @@ impl OptionGroup {
             "batch" => OptionGroup::Batch,
             "beta1" | "beta2" | "eps" | MOMENTUM | "weight_decay" | "clip_norm" | "ema_decay" => OptionGroup::Optimizer,
             "terms" | DRAWS | FEATURES | BLOCKS => OptionGroup::Loss,
-            "pairs" | "substeps" | "cache_size" | "size" | CACHE_REFRESH | CLIP | GUIDANCE | TEACHER_ORDER => OptionGroup::Trajectories,
+            "pairs" | "substeps" | "cache_size" | "size" | CACHE_REFRESH | CLIP | GUIDANCE | TEACHER_ORDER | TRAJECTORIES => OptionGroup::Trajectories,
             "seed" => OptionGroup::Seed,
             PRECISION | TRAJECTORY_PRECISION => OptionGroup::Precision,
             _ => return None,
@@ -238,8 +238,10 @@ impl Trainer {
     /// Every option that the continuation depends on, as text.
     pub(super) fn run_record(&self) -> Result<BTreeMap<String, String>> {
         let scheduler = (SCHEDULER.to_string(), self.student.scheduler.to_json()?);
+        let given = self.options.trajectories.as_ref().filter(|_| self.options.needs().cache);
+        let trajectories = given.map(|set| Ok::<_, Error>((TRAJECTORIES.to_string(), set.hash()?))).transpose()?;
         let numbers = self.student.numbers_hash()?.map(|hash| (QUANTIZATION.to_string(), hash));
-        Ok(record::options(&self.options, &self.sets, self.trajectory_clip).into_iter().chain([scheduler]).chain(numbers).collect())
+        Ok(record::options(&self.options, &self.sets, self.trajectory_clip).into_iter().chain([scheduler]).chain(numbers).chain(trajectories).collect())
     }
 }
 

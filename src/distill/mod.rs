@@ -26,6 +26,7 @@ pub mod term;
 pub mod trainer;
 mod training_graph;
 mod trajectories;
+pub mod trajectory_set;
 
 #[cfg(test)]
 mod features_tests;
@@ -39,6 +40,8 @@ mod set_tests;
 mod tests;
 #[cfg(test)]
 mod trajectories_tests;
+#[cfg(test)]
+mod trajectory_set_tests;
 
 pub use cache::TrajectoryCache;
 pub use checkpoint::OptionGroup;
@@ -53,3 +56,4 @@ pub use student::{StudentOptions, derive};
 pub use targets::Target;
 pub use term::{NormKind, Term};
 pub use trainer::{StepReport, Trainer, WeightsKind};
+pub use trajectory_set::TrajectorySet;

@@ -7,10 +7,12 @@ use super::optimizer::Optimizer;
 use super::points::Point;
 use super::targets::Target;
 use super::term::Term;
+use super::trajectory_set::TrajectorySet;
 use crate::diffusion::{Clip, Walk};
 use crate::error::{Error, Result};
 use crate::nn::{Guidance, Model};
 use crate::tensor::DType;
+use std::sync::Arc;
 
 /// Everything that fixes a training run, beside the networks and the data.
 #[derive(Clone, Debug)]
@@ -33,6 +35,8 @@ pub struct TrainerOptions {
     pub cache_size: usize,
     /// Training steps after which all of them are replaced by others, which are computed beside these steps; 0 for never.
     pub cache_refresh: u64,
+    /// Trajectories that somebody else has computed: no teacher is needed for them then. Their grid and number must be those of `pairs` and `cache_size`.
+    pub trajectories: Option<Arc<TrajectorySet>>,
     /// Trajectories that the cache computes side by side.
     pub cache_batch: usize,
     /// How the student learns.
@@ -69,6 +73,7 @@ impl Default for TrainerOptions {
             substeps: 8,
             cache_size: 8192,
             cache_refresh: 0,
+            trajectories: None,
             cache_batch: 128,
             optimizer: Optimizer::default(),
             scale_learning_rate: 0.0,

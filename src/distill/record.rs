@@ -21,6 +21,8 @@ pub(super) const CLIP: &str = "trajectory_clip";
 pub(super) const TEACHER_ORDER: &str = "teacher_order";
 /// Recorded where trajectories are replaced on the way.
 pub(super) const CACHE_REFRESH: &str = "cache_refresh";
+/// Hash of trajectories that somebody else has computed, recorded where there are any.
+pub(super) const TRAJECTORIES: &str = "trajectories";
 /// Recorded where the teacher is guided.
 pub(super) const GUIDANCE: &str = "guidance";
 /// Recorded where terms share a point: they did not share its draws when this was not recorded yet.
@@ -104,7 +106,7 @@ fn optimizer(o: &Optimizer) -> Vec<(&'static str, String)> {
 pub(super) fn default(option: &str) -> Option<&'static str> {
     match option.rsplit_once('.').map_or(option, |(_set, option)| option) {
         PRECISION | TRAJECTORY_PRECISION => Some("F32"),
-        CLIP | GUIDANCE | QUANTIZATION => Some("None"),
+        CLIP | GUIDANCE | QUANTIZATION | TRAJECTORIES => Some("None"),
         DRAWS => Some("by term"),
         TEACHER_ORDER => Some("1"),
         CACHE_REFRESH => Some("0"),

@@ -12,6 +12,7 @@ use super::phase::{Segments, UpdateInputs};
 use super::points::{CACHE, DATASET};
 use super::training_graph::{Results, TrainingGraph};
 use super::trajectories::Trajectories;
+use super::trajectory_set::{TrajectorySet, rows_for};
 use crate::backend::{Backend, Executable, Memory, as_bytes};
 use crate::cancel::{Stop, cancelled};
 use crate::diffusion::{Clip, grid};
@@ -21,8 +22,7 @@ use crate::graph::{Numerics, ValueId};
 use crate::memory;
 use crate::names::Named;
 use crate::nn::conditions::describe;
-use crate::nn::{ConditionKind, Model, Quantization, StudentInfo, scale_after};
-use crate::sampling::check_rows;
+use crate::nn::{Model, Quantization, StudentInfo, scale_after};
 use crate::tensor::{Tensor, try_vec};
 use std::sync::Arc;
 
@@ -105,8 +105,8 @@ impl Trainer {
         let needs = options.needs();
         if let (true, Some(teacher)) = (needs.grid, teacher) {
             grid::check(schedule.len(), &options.pairs)?;
-            if needs.cache {
-                rows = trajectory_rows(teacher, dataset, options.size.map_or_else(|| student.size(), Ok)?)?;
+            if needs.cache && options.trajectories.is_none() {
+                rows = rows_for(&teacher.roles()?.conditions, dataset, options.size.map_or_else(|| student.size(), Ok)?)?;
             }
             trajectory_clip = options.clip_of(Some(teacher));
             trajectory_clip.check().map_err(|e| e.context("the trajectories"))?;
@@ -156,7 +156,7 @@ impl Trainer {
             results,
             found,
             evaluated: false,
-            trajectories: Trajectories::default(),
+            trajectories: Trajectories::given(options.trajectories.as_deref().filter(|_| options.needs().cache)),
             rows: vec![],
             steps_done: 0,
             options,
@@ -457,7 +457,11 @@ impl Trainer {
                 }
             }
         }
-        if self.has_cache() { self.exec.prepare_until(stop) } else { Ok(()) }
+        match (self.options.needs().cache, self.has_cache()) {
+            (false, _) => self.exec.prepare_until(stop),
+            (true, true) => self.bind_cache(stop), // somebody has given trajectories
+            (true, false) => Ok(()),
+        }
     }
 }
 
@@ -471,16 +475,6 @@ fn changed(name: &str, scales: &Tensor, changes: &Tensor) -> Result<Tensor> {
         }
     }
     Ok(learned)
-}
-
-/// What the conditions of a teacher's trajectories are drawn from: nothing for labels alone, else the dataset, whose rows are those of trajectories' images.
-fn trajectory_rows(teacher: &Model, dataset: Option<&Dataset>, size: [usize; 2]) -> Result<Vec<Arc<Tensor>>> {
-    let conditions = teacher.roles()?.conditions;
-    let Some(other) = conditions.iter().find(|c| !matches!(c.kind, ConditionKind::Labels { .. })) else { return Ok(vec![]) };
-    let missing = || Error::invalid(format!("the teacher's trajectories need {}: give a dataset with them", other.kind.name()));
-    let rows = dataset.ok_or_else(missing)?.conditions_of(&conditions)?;
-    check_rows(&conditions, &rows, size)?;
-    Ok(rows)
 }
 
 /// Refuses to evaluate a quantised network where its ranges are not known: off its own grid.
@@ -497,6 +491,33 @@ fn check_grids(student: &Model, teacher: Option<&Model>, options: &TrainerOption
     }
     if options.pairs != *own {
         return Err(Error::unsupported(format!("the student is quantised for its own grid {own:?}, the trainer's pairs are {:?}", options.pairs)));
+    }
+    Ok(())
+}
+
+/// Refuses trajectories that are for another run.
+fn check_trajectories(set: &TrajectorySet, student: &Model, options: &TrainerOptions) -> Result<()> {
+    let roles = student.roles()?;
+    let [h, w] = options.size.map_or_else(|| student.size(), Ok)?;
+    let expected = [h, w, roles.channels];
+    if set.image() != expected {
+        return Err(Error::shape(format!("the trajectories' states are {:?} (H, W, C), the student takes {expected:?}", set.image())));
+    }
+    if set.conditions != roles.conditions {
+        let [found, expected] = [&set.conditions, &roles.conditions].map(|conditions| describe(conditions));
+        return Err(Error::shape(format!("the trajectories have {found}, the student takes {expected}")));
+    }
+    if options.pairs != set.pairs {
+        return Err(Error::invalid(format!("the trajectories are for the grid {:?}, the trainer's pairs are {:?}", set.pairs, options.pairs)));
+    }
+    if options.cache_size != set.cache.count {
+        return Err(Error::invalid(format!("cache_size is {}, the trajectories are {}", options.cache_size, set.cache.count)));
+    }
+    if options.cache_refresh != 0 {
+        return Err(Error::invalid("cache_refresh is not 0, but trajectories are given: only a teacher makes fresh ones"));
+    }
+    if !student.scheduler.noise_schedule()?.agrees_with(&set.scheduler.noise_schedule()?) {
+        return Err(Error::invalid("the trajectories are of another noise schedule than the student's"));
     }
     Ok(())
 }
@@ -518,6 +539,11 @@ fn check_networks(student: &Model, teacher: Option<&Model>, dataset: Option<&Dat
     let needs = options.needs();
     if needs.teacher && teacher.is_none() {
         return Err(Error::invalid("the objectives need a teacher"));
+    }
+    match &options.trajectories {
+        None if needs.cache && teacher.is_none() => return Err(Error::invalid("the objectives need a teacher, or trajectories of one")),
+        Some(set) if needs.cache => check_trajectories(set, student, options)?,
+        _ => {}
     }
     let roles = student.roles()?;
     if needs.dataset {

@@ -3,6 +3,7 @@
 
 use super::cache::{CacheBuilder, CacheSpec, TrajectoryCache};
 use super::trainer::Trainer;
+use super::trajectory_set::TrajectorySet;
 use crate::cancel::Stop;
 use crate::diffusion::Walk;
 use crate::error::{Error, Result, Status};
@@ -14,7 +15,7 @@ use crate::nn::Model;
 pub(super) struct Trajectories {
     current: Option<(u64, TrajectoryCache)>,
     /// Those under way.
-    next: Option<(u64, CacheBuilder)>,
+    next: Option<(u64, CacheBuilder<'static>)>,
 }
 
 /// The key of the noises and labels of trajectories: the run's own for the first ones.
@@ -24,6 +25,11 @@ pub(super) fn seed_of(seed: u64, generation: u64) -> u64 {
 }
 
 impl Trajectories {
+    /// Those that somebody else has computed, if there are any.
+    pub fn given(set: Option<&TrajectorySet>) -> Self {
+        Self { current: set.map(|set| (0, set.cache.clone())), next: None }
+    }
+
     /// Those of a generation, if they are there.
     pub fn of(&self, generation: u64) -> Option<&TrajectoryCache> {
         self.current.as_ref().filter(|(number, _)| *number == generation).map(|(_, cache)| cache)
@@ -44,7 +50,7 @@ impl Trajectories {
         &mut self,
         generation: u64,
         seed: u64,
-        new: impl FnOnce() -> Result<CacheBuilder>,
+        new: impl FnOnce() -> Result<CacheBuilder<'static>>,
         progress: &mut dyn FnMut(usize, usize) -> bool,
         stop: Stop,
     ) -> Result<()> {
@@ -59,7 +65,14 @@ impl Trajectories {
     }
 
     /// Goes on with those of a later generation, until `part` of `whole` is done.
-    pub fn advance(&mut self, generation: u64, seed: u64, [part, whole]: [u64; 2], new: impl FnOnce() -> Result<CacheBuilder>, stop: Stop) -> Result<()> {
+    pub fn advance(
+        &mut self,
+        generation: u64,
+        seed: u64,
+        [part, whole]: [u64; 2],
+        new: impl FnOnce() -> Result<CacheBuilder<'static>>,
+        stop: Stop,
+    ) -> Result<()> {
         let mut builder = self.builder(generation, seed, new, stop)?;
         let wanted = |total: usize| (total as u128 * u128::from(part)).div_ceil(u128::from(whole.max(1))) as usize;
         let mut advanced = Ok(false);
@@ -79,7 +92,7 @@ impl Trajectories {
     }
 
     /// The teacher's run with those of a generation under way.
-    fn builder(&mut self, generation: u64, seed: u64, new: impl FnOnce() -> Result<CacheBuilder>, stop: Stop) -> Result<CacheBuilder> {
+    fn builder(&mut self, generation: u64, seed: u64, new: impl FnOnce() -> Result<CacheBuilder<'static>>, stop: Stop) -> Result<CacheBuilder<'static>> {
         let (known, mut builder) = match self.next.take() {
             Some((number, builder)) => (builder.is_begun() && number == generation, builder),
             None => (false, new()?),
@@ -127,10 +140,20 @@ impl Trainer {
         result
     }
 
+    /// The trajectories that the next step draws from, for other runs and for files.
+    pub fn trajectory_set(&self) -> Result<TrajectorySet> {
+        let (cache, options) = (self.trajectories.of(self.generation()), &self.options);
+        let cache = cache.ok_or_else(|| Error::state("there are no trajectories yet; prepare the trainer first, with an objective on them"))?.clone();
+        let (conditions, pairs) = (self.student.roles()?.conditions, memory::copy(&options.pairs, "step pairs")?);
+        Ok(TrajectorySet { cache, conditions, pairs, substeps: options.substeps, scheduler: self.student.scheduler.clone() })
+    }
+
     /// The teacher, and how it makes trajectories.
     pub(super) fn cache_spec(&self) -> Result<(&Model, CacheSpec)> {
-        let missing = || Error::invalid("no term of the loss is on the teacher's trajectories");
-        let teacher = self.teacher.as_ref().filter(|_| self.options.needs().cache).ok_or_else(missing)?;
+        if !self.options.needs().cache {
+            return Err(Error::invalid("no term of the loss is on the teacher's trajectories"));
+        }
+        let teacher = self.teacher.as_ref().ok_or_else(|| Error::invalid("there is no teacher, only its trajectories"))?;
         let options = &self.options;
         let spec = CacheSpec {
             schedule: self.student.scheduler.noise_schedule()?,
@@ -147,7 +170,7 @@ impl Trainer {
         Ok((teacher, spec))
     }
 
-    pub(super) fn cache_builder(&self, stop: Stop) -> Result<CacheBuilder> {
+    pub(super) fn cache_builder(&self, stop: Stop) -> Result<CacheBuilder<'static>> {
         let (teacher, spec) = self.cache_spec()?;
         CacheBuilder::new(self.backend.as_ref(), teacher, spec, stop)
     }

@@ -140,7 +140,7 @@ impl Training {
             let bytes = self.exec.storage_bytes(&self.set.key(State::Average, &p.name))?;
             let mut tensor = Tensor::zeros(DType::F32, p.initial.shape())?;
             tensor.as_mut_slice::<f32>()?.copy_from_slice(&bytes.of::<f32>()?);
-            Ok(Parameter { name: p.name.clone(), initial: Arc::new(tensor) })
+            Ok(Parameter { initial: Arc::new(tensor), ..p.clone() })
         };
         memory::try_collect(self.set.parameters.iter().map(average), "parameters")
     }

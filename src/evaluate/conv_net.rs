@@ -12,7 +12,7 @@
 
 use crate::backend::{Backend, Executable, as_bytes};
 use crate::cancel::{Stop, cancelled};
-use crate::distill::parameters::Parameter;
+use crate::distill::parameters::{Parameter, Rule};
 use crate::error::Result;
 use crate::graph::ops::UnaryKind;
 use crate::graph::{Graph, Numerics, TensorType, ValueId};
@@ -93,8 +93,8 @@ impl ConvNet {
             fill_normal(seed, Purpose::Evaluation, 0, i as u32, values);
             values.iter_mut().for_each(|v| *v *= deviation);
             let bias = Tensor::zeros(DType::F32, &layer.weight[..1])?;
-            parameters.push(Parameter { name: format!("{}.weight", layer.name), initial: Arc::new(weight) });
-            parameters.push(Parameter { name: format!("{}.bias", layer.name), initial: Arc::new(bias) });
+            parameters.push(Parameter { name: format!("{}.weight", layer.name), initial: Arc::new(weight), rule: Rule::AdamW });
+            parameters.push(Parameter { name: format!("{}.bias", layer.name), initial: Arc::new(bias), rule: Rule::AdamW });
         }
         Ok(parameters)
     }

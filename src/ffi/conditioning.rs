@@ -1,6 +1,6 @@
 //! What a model is given beside images and timesteps: what it takes, as C asks it, and the values, as C gives them.
 
-use super::boundary::{null, product, slice, to_nhwc};
+use super::boundary::{null, product, slice, to_nchw, to_nhwc};
 use super::options::{self, Item, Report, size_field};
 use crate::error::{Error, Result};
 use crate::nn::conditions::Values;
@@ -81,6 +81,31 @@ impl fewstep_condition {
             ConditionKind::Planes { channels } => Self { kind: FEWSTEP_CONDITIONING_PLANES, channels: narrow(channels), ..none },
         }
     }
+}
+
+impl fewstep_conditioning {
+    /// Values as C is shown them, for as long as they live; those of planes in C's order ([`in_planes`]).
+    pub(super) fn of(kind: ConditionKind, values: Values) -> Self {
+        let kind = match kind {
+            ConditionKind::Labels { .. } => FEWSTEP_CONDITIONING_CLASS_LABELS,
+            ConditionKind::Tokens { .. } => FEWSTEP_CONDITIONING_TOKENS,
+            ConditionKind::Vector { .. } => FEWSTEP_CONDITIONING_VECTOR,
+            ConditionKind::Planes { .. } => FEWSTEP_CONDITIONING_PLANES,
+        };
+        let (data, count) = match values {
+            Values::I32(labels) => (labels.as_ptr().cast(), labels.len()),
+            Values::F32(floats) => (floats.as_ptr().cast(), floats.len()),
+        };
+        Self { kind, reserved: 0, data, count }
+    }
+}
+
+/// Planes of images of [H, W] with their channels moved to where C has them; `None` for what is no plane.
+pub(super) fn in_planes(kind: ConditionKind, values: Values, [h, w]: [usize; 2]) -> Result<Option<Vec<f32>>> {
+    let (ConditionKind::Planes { channels }, Values::F32(values)) = (kind, values) else { return Ok(None) };
+    let mut planes = crate::tensor::try_vec(values.len(), "planes")?;
+    to_nchw(values, [h, w, channels], &mut planes);
+    Ok(Some(planes))
 }
 
 /// The kinds that a list of conditions names, of `n` images of [H, W]; their numbers of values are judged too.

@@ -33,3 +33,4 @@ pub mod sampler_options;
 pub mod tools;
 pub mod trainer;
 pub mod trainer_options;
+pub mod trajectories;

@@ -10,6 +10,7 @@ use super::model::{ModelHandle, fewstep_model};
 use super::options::{self, Report, check_report, size_field, write_report};
 use super::runtime::{FEWSTEP_LOG_INFO, FEWSTEP_LOG_WARNING, Runtime, fewstep_runtime};
 use super::trainer_options::{fewstep_trainer_options, translate};
+use super::trajectories::{TrajectoriesHandle, fewstep_trajectories};
 use crate::distill::{OptionGroup, StepReport, Trainer, WeightsKind};
 use crate::error::{Error, Result};
 use std::ffi::{c_char, c_void};
@@ -393,6 +394,23 @@ pub unsafe extern "C" fn fewstep_trainer_losses(trainer: *mut fewstep_trainer, l
         }
         put(count, terms);
         Ok(())
+    })
+}
+
+/// The teacher's trajectories that the next step draws from, for other trainers and for files: a student trains on them without the teacher. Prepares if that
+/// is still to be done. The trainer shares them.
+///
+/// The caller owns `*out` and gives it to fewstep_trajectories_destroy. One thread at a time for the trainer.
+/// Returns OK, INVALID_ARGUMENT, CANCELLED (by the runtime's token), NUMERIC, OUT_OF_MEMORY or STATE (no objective is on trajectories).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fewstep_trainer_trajectories(trainer: *mut fewstep_trainer, out: *mut *mut fewstep_trajectories) -> fewstep_status {
+    // SAFETY: both are NULL or valid by the header's contract.
+    ffi_boundary(|| unsafe {
+        let mut trainer = exclusive(trainer)?;
+        create(out, || {
+            trainer.prepare(&Watch::new(None, std::ptr::null_mut(), std::ptr::null())?)?;
+            Ok(TrajectoriesHandle::new(trainer.runtime.clone(), trainer.trainer.trajectory_set()?))
+        })
     })
 }
 

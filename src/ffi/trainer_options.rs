@@ -5,9 +5,11 @@ use super::cancel::fewstep_cancel_token;
 use super::extent::{check_extent, read_size};
 use super::grid::{fewstep_step_pair, read_grid};
 use super::guidance;
+use super::handle::share;
 use super::options::{self, Item, Options, size_field};
 use super::precision::{FEWSTEP_PRECISION_F32, precision};
 use super::sampler_options::{FEWSTEP_CLIP_DYNAMIC, FEWSTEP_CLIP_NONE, FEWSTEP_CLIP_RANGE};
+use super::trajectories::fewstep_trajectories;
 use crate::diffusion::{Clip, Walk, Weight};
 use crate::distill::{FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Term, TrainerOptions};
 use crate::error::{Error, Result};
@@ -230,6 +232,9 @@ pub struct fewstep_trainer_options {
     pub muon_learning_rate: f64,
     /// FEWSTEP_OPTIMIZER_MUON: the share of the sum of gradients that stays from step to step, below 1; 0.95 by default.
     pub momentum: f64,
+    /// Trajectories that are there already, in place of a teacher's, which objectives on trajectories need none of then: their grid and number stand for pairs
+    /// and cache_size. NULL (the default) for none.
+    pub trajectories: *const fewstep_trajectories,
 }
 
 // SAFETY: repr(C), six 4-byte numbers.
@@ -297,6 +302,7 @@ unsafe impl Options for fewstep_trainer_options {
             reserved3: 0,
             muon_learning_rate: d.optimizer.muon_learning_rate,
             momentum: d.optimizer.momentum,
+            trajectories: std::ptr::null(),
         }
     }
 }
@@ -400,10 +406,20 @@ fn trajectory_clip(o: &fewstep_trainer_options) -> Result<Option<Clip>> {
     Ok(clip)
 }
 
+/// Teacher steps inside each pair, as many as are enough where nobody says.
+pub(super) fn substeps(given: u32, teacher_order: usize, pairs: &[(i64, i64)]) -> Result<usize> {
+    let substeps = if given == 0 { Walk::enough_substeps(teacher_order, pairs) } else { given as usize };
+    let all = pairs.len().saturating_mul(substeps);
+    if all > MAX_TEACHER_STEPS {
+        return Err(Error::invalid(format!("{} steps of {substeps} substeps are {all} teacher steps; at most {MAX_TEACHER_STEPS}", pairs.len())));
+    }
+    Ok(substeps)
+}
+
 /// The Rust options that C's options mean for this student.
 ///
 /// # Safety
-/// The pointers in `o` are NULL or arrays as their counts and strides say.
+/// The pointers in `o` are NULL or arrays as their counts and strides say; trajectories came from this library.
 pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model, teacher: Option<&Model>) -> Result<TrainerOptions> {
     // SAFETY: as promised by the caller.
     let (terms, features, mut pairs) = unsafe {
@@ -415,12 +431,23 @@ pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model, tea
     if let (true, Some(own)) = (pairs.is_empty(), &student.student) {
         pairs.clone_from(&own.pairs);
     }
-    let teacher_order = o.teacher_order as usize;
-    let substeps = if o.substeps == 0 { Walk::enough_substeps(teacher_order, &pairs) } else { o.substeps as usize };
-    let teacher_steps = pairs.len().saturating_mul(substeps);
-    if teacher_steps > MAX_TEACHER_STEPS {
-        return Err(Error::invalid(format!("{} steps of {substeps} substeps are {teacher_steps} teacher steps; at most {MAX_TEACHER_STEPS}", pairs.len())));
+    let trajectories = if o.trajectories.is_null() {
+        None
+    } else {
+        // SAFETY: as promised by the caller.
+        Some(unsafe { share(o.trajectories)? }.set.clone())
+    };
+    if let Some(set) = &trajectories {
+        if pairs.is_empty() {
+            pairs = memory::copy(&set.pairs, "step pairs")?;
+        }
     }
+    let cache_size = trajectories.as_ref().map_or(o.cache_size as usize, |set| set.cache.count);
+    let teacher_order = o.teacher_order as usize;
+    let substeps = match &trajectories {
+        Some(set) if o.substeps == 0 => set.substeps,
+        _ => substeps(o.substeps, teacher_order, &pairs)?,
+    };
     let size = read_size(o.height, o.width)?;
     check_extent(student, o.batch.max(o.cache_batch.min(o.cache_size)) as usize, size.map_or_else(|| student.size(), Ok)?)?;
     Ok(TrainerOptions {
@@ -432,7 +459,8 @@ pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model, tea
         teacher_order,
         substeps,
         cache_refresh: u64::from(o.cache_refresh),
-        cache_size: o.cache_size as usize,
+        cache_size,
+        trajectories,
         cache_batch: o.cache_batch as usize,
         optimizer: optimizer(o)?,
         scale_learning_rate: o.scale_learning_rate,

@@ -160,6 +160,11 @@ impl TensorFile {
         if matches!(self.get(name)?.dtype(), DType::I8 | DType::U8) { self.take(name, expected_shape) } else { self.take_floats(name, expected_shape) }
     }
 
+    /// Moves a tensor out of the file as it is there.
+    pub fn take_stored(&mut self, name: &str) -> Result<Tensor> {
+        self.tensors.remove(name).ok_or_else(|| self.missing(name))
+    }
+
     fn take(&mut self, name: &str, expected_shape: &[usize]) -> Result<Tensor> {
         self.check_shape(name, self.get(name)?, expected_shape)?;
         self.tensors.remove(name).ok_or_else(|| self.missing(name))

@@ -232,8 +232,32 @@ pub(super) struct Program {
     pub inputs: Vec<ValueId>,
     /// In a run that loops: where the step's number goes.
     pub counter: Option<Counter>,
+    /// Where the host writes predictions, if it makes them.
+    pub prediction: Option<ValueId>,
     /// [N,H,W,C].
     pub shape: [usize; 4],
+}
+
+/// Who makes the predictions of a program.
+enum Predicts<'a> {
+    /// A model, given the values of these inputs.
+    Model(Predictor<'a>, &'a [ValueId]),
+    /// The host, which writes them here.
+    Host(ValueId),
+}
+
+impl Predicts<'_> {
+    /// The prediction [N,H,W,C] of what a step does.
+    fn predict(&self, g: &mut Graph, does: Does, batch: usize) -> Result<ValueId> {
+        match self {
+            Predicts::Host(prediction) => Ok(*prediction),
+            Predicts::Model(predictor, inputs) => {
+                let t = does.number(g, "timestep", batch, |s| s.t)?;
+                let x = does.network_input(g)?;
+                predictor.predict(g, x, t, inputs)
+            }
+        }
+    }
 }
 
 impl Program {
@@ -246,23 +270,38 @@ impl Program {
         let input = |c: &Condition| g.input(c.name.clone(), c.kind.ty(spec.batch, spec.size));
         let inputs = memory::try_collect(roles.conditions.iter().map(input), "conditions")?;
         let predictor = Predictor { guidance: spec.guidance, ..Predictor::new(model, "") };
-        let steps = &spec.table.steps;
-        let looped = steps.len() > spec.unrolled;
-        let counter = looped.then(|| Counter::declare(&mut g, spec.batch)).transpose()?;
-        for k in 0..if looped { 1 } else { steps.len() } {
-            stop.check()?;
-            g.begin_segment(step_segment(k));
-            let does = counter.map_or(Does::One(&steps[k]), |c| Does::Any { steps, row: c.row });
-            let t = does.number(&mut g, "timestep", spec.batch, |s| s.t)?;
-            let x = does.network_input(&mut g)?;
-            let out = predictor.predict(&mut g, x, t, &inputs)?;
-            does.update(&mut g, spec.table, out, |g| {
-                let step = counter.map_or_else(|| number(g, k as i64), |c| Ok(c.number))?;
-                noise(g, Purpose::Noise, step, draw)
-            })?;
-        }
-        Ok(Self { graph: g, seed: draw.seed, samples: draw.samples, conditions: roles.conditions, inputs, counter, shape })
+        let counter = steps(&mut g, spec, draw, &Predicts::Model(predictor, &inputs), stop)?;
+        Ok(Self { graph: g, seed: draw.seed, samples: draw.samples, conditions: roles.conditions, inputs, counter, prediction: None, shape })
     }
+
+    /// Of predictions that the host makes from the state: for steps that scale nothing that a network sees.
+    pub fn hosted(channels: usize, spec: &RunSpec, stop: Stop) -> Result<Self> {
+        let shape = [spec.batch, spec.size[0], spec.size[1], channels];
+        let mut g = Graph::new();
+        let RunGraph { draw } = RunGraph::start(&mut g, spec, shape)?;
+        let prediction = g.input("prediction", TensorType::f32(&shape))?;
+        let counter = steps(&mut g, spec, draw, &Predicts::Host(prediction), stop)?;
+        let (conditions, inputs) = (vec![], vec![]);
+        Ok(Self { graph: g, seed: draw.seed, samples: draw.samples, conditions, inputs, counter, prediction: Some(prediction), shape })
+    }
+}
+
+/// Appends the steps, or the one that is gone through as often; its counter then.
+fn steps(g: &mut Graph, spec: &RunSpec, draw: Draw, predicts: &Predicts, stop: Stop) -> Result<Option<Counter>> {
+    let steps = &spec.table.steps;
+    let looped = steps.len() > spec.unrolled;
+    let counter = looped.then(|| Counter::declare(g, spec.batch)).transpose()?;
+    for k in 0..if looped { 1 } else { steps.len() } {
+        stop.check()?;
+        g.begin_segment(step_segment(k));
+        let does = counter.map_or(Does::One(&steps[k]), |c| Does::Any { steps, row: c.row });
+        let out = predicts.predict(g, does, spec.batch)?;
+        does.update(g, spec.table, out, |g| {
+            let step = counter.map_or_else(|| number(g, k as i64), |c| Ok(c.number))?;
+            noise(g, Purpose::Noise, step, draw)
+        })?;
+    }
+    Ok(counter)
 }
 
 /// The part of a run that does not depend on the model; the scheduler tests drive it with a model of their own.

@@ -31,6 +31,8 @@ pub struct SamplingRun {
     ends: Vec<usize>,
     /// In a run that loops: where the step's number goes.
     counter: Option<Counter>,
+    /// Where the host writes predictions, if it makes them.
+    prediction: Option<ValueId>,
     /// What goes there.
     rows: Vec<i32>,
     /// Factor of the unit noise that a run starts from.
@@ -52,14 +54,29 @@ impl SamplingRun {
         }
         spec.guidance.map_or(Ok(()), |guidance| model.check_guidance(&guidance))?;
         model.check_timesteps(&memory::collect(spec.table.steps.iter().map(|step| step.t), "timesteps")?)?;
-        let numerics = Numerics::of(spec.precision)?;
-        let Program { graph, seed, samples, conditions, inputs, counter, shape } = Program::new(model, spec, stop)?;
-        let mut exec = backend.compile_until(&graph, &numerics, stop)?;
-        drop(graph);
-        for (name, tensor) in &model.weights {
-            stop.check()?;
-            exec.bind(name, tensor.clone())?;
+        let bind = |exec: &mut dyn Executable| {
+            model.weights.iter().try_for_each(|(name, tensor)| {
+                stop.check()?;
+                exec.bind(name, tensor.clone())
+            })
+        };
+        Self::of_program(backend, Program::new(model, spec, stop)?, spec, bind, stop)
+    }
+
+    /// A run whose predictions the host makes, each before its step ([`SamplingRun::predict`]): for steps that scale nothing that a network sees.
+    pub fn hosted(backend: &dyn Backend, channels: usize, spec: &RunSpec, stop: Stop) -> Result<Self> {
+        if spec.batch == 0 || spec.table.steps.iter().any(|step| step.input != 1.0) {
+            return Err(Error::internal("a run of the host's predictions needs a batch, and steps that scale nothing"));
         }
+        Self::of_program(backend, Program::hosted(channels, spec, stop)?, spec, |_| Ok(()), stop)
+    }
+
+    /// Compiles a program and binds what it reads.
+    fn of_program(backend: &dyn Backend, program: Program, spec: &RunSpec, bind: impl FnOnce(&mut dyn Executable) -> Result<()>, stop: Stop) -> Result<Self> {
+        let Program { graph, seed, samples, conditions, inputs, counter, prediction, shape } = program;
+        let mut exec = backend.compile_until(&graph, &Numerics::of(spec.precision)?, stop)?;
+        drop(graph);
+        bind(exec.as_mut())?;
         exec.prepare_until(stop)?;
         let steps = spec.table.steps.len();
         let (init, initial) = (exec.plan().segment(INIT)?, spec.table.initial as f32);
@@ -71,7 +88,7 @@ impl SamplingRun {
             }
         };
         let rows = try_vec(spec.batch, "sampler steps")?;
-        Ok(Self { exec, seed, samples, conditions, inputs, shape, init, ends, counter, rows, initial, cursor: None })
+        Ok(Self { exec, seed, samples, conditions, inputs, shape, init, ends, counter, prediction, rows, initial, cursor: None })
     }
 
     /// [N,H,W,C].
@@ -126,6 +143,12 @@ impl SamplingRun {
         }
         self.cursor = Some(if x_t.is_some() { self.init.end } else { self.init.start });
         Ok(())
+    }
+
+    /// Gives a hosted run the prediction [N,H,W,C] of its next step.
+    pub fn predict(&mut self, prediction: &[f32]) -> Result<()> {
+        let input = self.prediction.ok_or_else(|| Error::internal("a run that makes its own predictions"))?;
+        self.exec.write_bytes(input, as_bytes(prediction))
     }
 
     /// Draws the noise if no step has done so yet; the place of the next node.
@@ -261,7 +284,7 @@ pub(super) fn check_given(conditions: &[Condition], given: &[Given], n: usize, s
     Ok(taken)
 }
 
-/// Begins a run of fixed batch with as many of `count` samples as fit, from `first` on, of whose values `given` has all; how many those are, and their values.
+/// Begins a run of fixed batch, of a model or hosted, with as many of `count` samples as fit, from `first` on, of whose values `given` has all; how many those are, and their values.
 pub fn begin_batch(run: &mut SamplingRun, seed: u64, given: &[Given], count: usize, first: usize) -> Result<(usize, Vec<(ConditionKind, Rows)>)> {
     let batch = run.shape()[0];
     let used = batch.min(count.saturating_sub(first));
@@ -270,7 +293,9 @@ pub fn begin_batch(run: &mut SamplingRun, seed: u64, given: &[Given], count: usi
     let samples = memory::try_collect((0..batch).map(index), "samples")?;
     let rows = given.iter().map(|(kind, values)| Ok((*kind, Rows::of(*values, count, first..first + used, batch)?)));
     let rows = memory::try_collect(rows, "conditions")?;
-    run.begin(seed, &samples, &values_of(&rows)?, None)?;
+    // The host is given what a hosted run does not take.
+    let given = if run.prediction.is_some() { vec![] } else { values_of(&rows)? };
+    run.begin(seed, &samples, &given, None)?;
     Ok((used, rows))
 }
 
@@ -315,6 +340,14 @@ impl Rows {
             Values::I32(values) => Self::I32(rows(values, count, range, batch)?),
             Values::F32(values) => Self::F32(rows(values, count, range, batch)?),
         })
+    }
+
+    /// Those of the first of a batch.
+    pub fn first(&self, used: usize, batch: usize) -> Values<'_> {
+        match self {
+            Self::I32(values) => Values::I32(&values[..values.len() / batch * used]),
+            Self::F32(values) => Values::F32(&values[..values.len() / batch * used]),
+        }
     }
 
     fn values(&self) -> Values<'_> {

@@ -77,6 +77,12 @@ fn null_everywhere() {
         fewstep_dataset_class_name(null(), 0, null_mut()) => INVALID;
         fewstep_fill_options_init(null_mut(), 0) => INVALID;
         fewstep_dataset_create_filled(null(), null(), None, null_mut(), null_mut()) => INVALID;
+        fewstep_trajectories_options_init(null_mut(), 0) => INVALID;
+        fewstep_trajectories_create(null(), null(), null(), null(), None, null_mut(), null(), null_mut()) => INVALID;
+        fewstep_trajectories_open(null(), null(), null(), null_mut()) => INVALID;
+        fewstep_trajectories_save(null(), null()) => INVALID;
+        fewstep_trajectories_get_info(null(), null_mut()) => INVALID;
+        fewstep_trajectories_destroy(null_mut()) => 0;
         fewstep_trainer_options_init(null_mut(), 0) => INVALID;
         fewstep_trainer_create(null(), null(), null(), null(), null(), null_mut()) => INVALID;
         fewstep_trainer_prepare(null_mut(), None, null_mut(), null()) => INVALID;
@@ -85,6 +91,7 @@ fn null_everywhere() {
         fewstep_trainer_evaluate(null_mut(), 0, null_mut()) => INVALID;
         fewstep_trainer_target_error(null_mut(), 2, 1, 0, null(), null_mut()) => INVALID;
         fewstep_trainer_losses(null_mut(), null_mut(), 0, null_mut()) => INVALID;
+        fewstep_trainer_trajectories(null_mut(), null_mut()) => INVALID;
         fewstep_trainer_snapshot(null_mut(), 0, null_mut()) => INVALID;
         fewstep_trainer_save(null_mut(), null()) => INVALID;
         fewstep_trainer_resume(null_mut(), null()) => INVALID;

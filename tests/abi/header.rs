@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The header's chapters in their order: a file of src/ffi, and what it is about.
-const CHAPTERS: [(&str, &str); 20] = [
+const CHAPTERS: [(&str, &str); 23] = [
     ("error", "Version, status codes, the last error"),
     ("cancel", "Cancel tokens"),
     ("callback", "Progress"),
@@ -19,13 +19,14 @@ const CHAPTERS: [(&str, &str); 20] = [
     ("dataset_folder", "Datasets of the pictures in a folder"),
     ("dataset_fill", "Datasets that the host fills"),
     ("precision", "Precisions"),
+    ("evaluator", "Evaluators: one evaluation of a network"),
+    ("trajectories", "Trajectories of teachers that are the host's, or not there any more"),
     ("trainer_options", "Trainers: what training is made with"),
     ("trainer", "Trainers"),
     ("quantize", "Quantisation: models in fewer bits"),
     ("quantize_report", "What each layer's whole numbers cost"),
     ("sampler_options", "Samplers: what a run is made with"),
     ("sampler", "Samplers"),
-    ("evaluator", "Evaluators: one evaluation of a network"),
     ("quality_report", "Evaluations: what they find"),
     ("evaluate", "Evaluations: how good images are"),
     ("tools", "Arrays and pictures as files"),

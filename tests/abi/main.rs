@@ -16,3 +16,4 @@ mod pictures;
 mod plugin;
 mod quantize;
 mod training;
+mod trajectories;

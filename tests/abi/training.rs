@@ -430,6 +430,7 @@ fn every_objective_halves_its_held_out_error() {
             ("on_policy", FEWSTEP_OBJECTIVE_ON_POLICY, FEWSTEP_WEIGHT_STATE),
             ("resolve", FEWSTEP_OBJECTIVE_RESOLVE, FEWSTEP_WEIGHT_STATE),
             ("rollout", FEWSTEP_OBJECTIVE_ROLLOUT, FEWSTEP_WEIGHT_STATE),
+            ("progressive", FEWSTEP_OBJECTIVE_PROGRESSIVE, FEWSTEP_WEIGHT_STATE),
         ] {
             let student = student(&api, runtime, teacher);
             let term = term(objective, weight);

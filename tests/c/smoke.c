@@ -125,6 +125,46 @@ static fewstep_dataset *data(const fewstep_runtime *runtime, const char *folder)
     return dataset;
 }
 
+/* A teacher that predicts no noise at all. */
+static int32_t predict_nothing(void *user, const fewstep_evaluation *at, float *prediction, size_t count) {
+    if (at->x_t_count != count || at->conditioning_count != 1 || at->conditionings[0].count != at->timestep_count) exit(1);
+    memset(prediction, 0, count * sizeof *prediction);
+    return ++*(int32_t *)user > 6; /* cancels after six calls */
+}
+
+/* Steps on trajectories of a file, and of a teacher of this program's. */
+static void train_without_teacher(const fewstep_runtime *runtime, const fewstep_model *student, const char *file) {
+    fewstep_term term = {.objective = FEWSTEP_OBJECTIVE_TEACHER_FORCED, .step_weight = FEWSTEP_WEIGHT_STATE, .norm = FEWSTEP_NORM_L2, .weight = 1};
+    fewstep_trainer_options options;
+    OK(fewstep_trainer_options_init(&options, sizeof options));
+    options.terms = &term;
+    options.term_count = 1;
+    options.term_stride = sizeof term;
+    options.batch = 4;
+    int32_t calls = 0;
+    fewstep_trajectories_options own;
+    OK(fewstep_trajectories_options_init(&own, sizeof own));
+    own.predict = predict_nothing;
+    own.user = &calls;
+    own.steps = own.substeps = 2;
+    own.count = 3;
+    fewstep_trajectories *all[2] = {NULL, NULL}, *none = NULL;
+    OK(fewstep_trajectories_open(runtime, student, file, &all[0]));
+    OK(fewstep_trajectories_create(runtime, student, NULL, &own, NULL, NULL, NULL, &all[1]));
+    FAILS(CANCELLED, fewstep_trajectories_create(runtime, student, NULL, &own, NULL, NULL, NULL, &none));
+    for (int i = 0; i < 2; i++) {
+        fewstep_trajectories_info info = {.struct_size = sizeof info};
+        OK(fewstep_trajectories_get_info(all[i], &info));
+        if (info.pair_count != 2 || info.substeps != 2 || info.channels != 1) exit(1);
+        options.trajectories = all[i];
+        fewstep_trainer *trainer = NULL;
+        OK(fewstep_trainer_create(runtime, student, NULL, NULL, &options, &trainer));
+        OK(fewstep_trajectories_destroy(all[i]));
+        OK(fewstep_trainer_step(trainer, NULL));
+        OK(fewstep_trainer_destroy(trainer));
+    }
+}
+
 static int32_t fill(void *user, const fewstep_fill *batch) {
     *(uint64_t *)user += batch->count;
     memset(batch->images, (int)batch->first, batch->images_size);
@@ -261,6 +301,11 @@ static fewstep_model *train(const fewstep_runtime *runtime, const fewstep_model 
     fewstep_model *trained = NULL;
     FAILS(INVALID_ARGUMENT, fewstep_trainer_snapshot(trainer, 99, &trained));
     OK(fewstep_trainer_snapshot(trainer, FEWSTEP_WEIGHTS_EMA, &trained));
+    fewstep_trajectories *trajectories = NULL;
+    OK(fewstep_trainer_trajectories(trainer, &trajectories));
+    OK(fewstep_trajectories_save(trajectories, path(out, "smoke.trajectories")));
+    OK(fewstep_trajectories_destroy(trajectories));
+    train_without_teacher(runtime, student, path(out, "smoke.trajectories"));
     OK(fewstep_trainer_destroy(trainer));
     return trained;
 }

@@ -26,6 +26,7 @@ use fewstep::ffi::sampler_options::*;
 use fewstep::ffi::tools::*;
 use fewstep::ffi::trainer::*;
 use fewstep::ffi::trainer_options::*;
+use fewstep::ffi::trajectories::*;
 use libloading::Library;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::PathBuf;
@@ -95,6 +96,21 @@ api! {
     fewstep_dataset_create_filled(
         *const fewstep_runtime, *const fewstep_fill_options, fewstep_fill_callback, *mut c_void, *mut *mut fewstep_dataset
     ) -> i32;
+    fewstep_evaluator_options_init(*mut fewstep_evaluator_options, usize) -> i32;
+    fewstep_evaluation_init(*mut fewstep_evaluation, usize) -> i32;
+    fewstep_evaluator_create(*const fewstep_runtime, *const fewstep_model, *const fewstep_evaluator_options, *mut *mut fewstep_evaluator) -> i32;
+    fewstep_evaluator_run(*mut fewstep_evaluator, *const fewstep_evaluation, *mut f32, usize) -> i32;
+    fewstep_evaluator_get_info(*mut fewstep_evaluator, *mut fewstep_evaluator_info) -> i32;
+    fewstep_evaluator_destroy(*mut fewstep_evaluator) -> i32;
+    fewstep_trajectories_options_init(*mut fewstep_trajectories_options, usize) -> i32;
+    fewstep_trajectories_create(
+        *const fewstep_runtime, *const fewstep_model, *const fewstep_dataset, *const fewstep_trajectories_options, fewstep_progress_callback, *mut c_void,
+        *const fewstep_cancel_token, *mut *mut fewstep_trajectories
+    ) -> i32;
+    fewstep_trajectories_open(*const fewstep_runtime, *const fewstep_model, *const c_char, *mut *mut fewstep_trajectories) -> i32;
+    fewstep_trajectories_save(*const fewstep_trajectories, *const c_char) -> i32;
+    fewstep_trajectories_get_info(*const fewstep_trajectories, *mut fewstep_trajectories_info) -> i32;
+    fewstep_trajectories_destroy(*mut fewstep_trajectories) -> i32;
     fewstep_trainer_options_init(*mut fewstep_trainer_options, usize) -> i32;
     fewstep_trainer_create(*const fewstep_runtime, *const fewstep_model, *const fewstep_model, *const fewstep_dataset, *const fewstep_trainer_options, *mut *mut fewstep_trainer) -> i32;
     fewstep_trainer_prepare(*mut fewstep_trainer, fewstep_progress_callback, *mut c_void, *const fewstep_cancel_token) -> i32;
@@ -103,6 +119,7 @@ api! {
     fewstep_trainer_evaluate(*mut fewstep_trainer, u64, *mut fewstep_step_report) -> i32;
     fewstep_trainer_target_error(*mut fewstep_trainer, u32, u32, u64, *const fewstep_cancel_token, *mut f64) -> i32;
     fewstep_trainer_losses(*mut fewstep_trainer, *mut f32, usize, *mut usize) -> i32;
+    fewstep_trainer_trajectories(*mut fewstep_trainer, *mut *mut fewstep_trajectories) -> i32;
     fewstep_trainer_snapshot(*mut fewstep_trainer, i32, *mut *mut fewstep_model) -> i32;
     fewstep_trainer_save(*mut fewstep_trainer, *const c_char) -> i32;
     fewstep_trainer_resume(*mut fewstep_trainer, *const c_char) -> i32;
@@ -128,12 +145,6 @@ api! {
         *const fewstep_runtime, *const fewstep_model, *const fewstep_model, *const fewstep_quantize_options, fewstep_progress_callback,
         fewstep_layer_report_callback, *mut c_void
     ) -> i32;
-    fewstep_evaluator_options_init(*mut fewstep_evaluator_options, usize) -> i32;
-    fewstep_evaluation_init(*mut fewstep_evaluation, usize) -> i32;
-    fewstep_evaluator_create(*const fewstep_runtime, *const fewstep_model, *const fewstep_evaluator_options, *mut *mut fewstep_evaluator) -> i32;
-    fewstep_evaluator_run(*mut fewstep_evaluator, *const fewstep_evaluation, *mut f32, usize) -> i32;
-    fewstep_evaluator_get_info(*mut fewstep_evaluator, *mut fewstep_evaluator_info) -> i32;
-    fewstep_evaluator_destroy(*mut fewstep_evaluator) -> i32;
     fewstep_evaluate_options_init(*mut fewstep_evaluate_options, usize) -> i32;
     fewstep_evaluate(
         *const fewstep_runtime, *const fewstep_model, *const fewstep_evaluate_options, *const fewstep_evaluate_set, usize, usize, fewstep_progress_callback,

@@ -12,7 +12,8 @@ use crate::tensor::DType;
 use std::cell::OnceCell;
 
 /// The teacher's next state is known, no data.
-pub const KIND: Kind = Kind { needs: Needs { cache: true, grid: true, teacher: true, dataset: false }, data: false, next: true, on_grid: true, chained: false };
+pub const KIND: Kind =
+    Kind { needs: Needs { cache: true, grid: true, teacher: false, dataset: false }, data: false, next: true, on_grid: true, chained: false };
 
 /// What points on trajectories are made of.
 pub struct TrajectoryBatch {

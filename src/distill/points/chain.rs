@@ -10,7 +10,7 @@ use crate::graph::{Graph, ValueId};
 use crate::memory;
 
 /// The teacher's next state is known at each of them, no data.
-pub const KIND: Kind = Kind { needs: Needs { cache: true, grid: true, teacher: true, dataset: false }, data: false, next: true, on_grid: true, chained: true };
+pub const KIND: Kind = Kind { needs: Needs { cache: true, grid: true, teacher: false, dataset: false }, data: false, next: true, on_grid: true, chained: true };
 
 /// What a run is made of.
 pub struct ChainBatch {

@@ -311,6 +311,24 @@ std::unique_ptr<Trainer> distiller(const Runtime &runtime, const Model &student,
     return on_heap<Trainer>(runtime, student, trainer_options(term), &teacher);
 }
 
+// A trainer on the trajectories of a teacher that predicts one number everywhere, by way of a file; a negative one it refuses.
+std::unique_ptr<Trainer> taught(const Runtime &runtime, const Model &student, float level, rust::Str path) {
+    fewstep_trajectories_options options = fewstep::trajectories_options();
+    options.steps = 2;
+    options.count = 4;
+    const auto teacher = [=](const fewstep_evaluation &at, float *prediction, std::size_t count) {
+        if (level < 0) throw GaveUp(at.timestep_count);
+        for (std::size_t i = 0; i < count; i++) prediction[i] = level;
+    };
+    fewstep::Trajectories::create(runtime, student, options, teacher).save(std::string(path));
+    const fewstep::Trajectories opened = fewstep::Trajectories::open(runtime, student, std::string(path));
+    if (opened.info().count != 4) throw std::runtime_error("not four trajectories");
+    const fewstep_term term = {FEWSTEP_OBJECTIVE_TEACHER_FORCED, FEWSTEP_WEIGHT_STATE, FEWSTEP_NORM_L2, 1, 0, 0};
+    fewstep_trainer_options training = trainer_options(term);
+    training.trajectories = opened.handle().get();
+    return on_heap<Trainer>(runtime, student, training, nullptr);
+}
+
 std::uint64_t prepare(Trainer &trainer) {
     std::uint64_t done = 0;
     trainer.prepare([&](const fewstep_progress &now) { done = now.done; });

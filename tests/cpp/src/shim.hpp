@@ -96,6 +96,7 @@ std::uint64_t images(const Dataset &dataset);
 
 std::unique_ptr<Trainer> data_trainer(const Runtime &runtime, const Model &student, const Dataset &dataset);
 std::unique_ptr<Trainer> distiller(const Runtime &runtime, const Model &student, const Model &teacher);
+std::unique_ptr<Trainer> taught(const Runtime &runtime, const Model &student, float level, rust::Str path);
 std::uint64_t prepare(Trainer &trainer);
 void train(Trainer &trainer, std::uint64_t steps);
 void train_throwing(Trainer &trainer, std::uint64_t steps, std::uint64_t at);

@@ -272,6 +272,12 @@ fn training_steps_stops_and_resumes() {
     assert_eq!(evaluate(trainer.pin_mut(), 3).expect("evaluate").to_bits(), evaluate(resumed.pin_mut(), 3).expect("evaluate").to_bits());
     let found = losses(trainer.pin_mut()).expect("losses");
     assert!(found.len() == 1 && found == losses(resumed.pin_mut()).expect("losses"), "{found:?}");
+    let other = dir.join("trajectories");
+    let other = other.to_str().expect("UTF-8");
+    let mut alone = taught(&runtime, &student, 0.5, other).expect("a teacher of the host's");
+    train(alone.pin_mut(), 2).expect("train without a teacher");
+    let refused = taught(&runtime, &student, -1.0, other).err().map(|e| e.to_string());
+    assert!(refused.as_deref().is_some_and(|e| e.contains("gave up at 4")), "{refused:?}");
     let images = |t: &mut UniquePtr<Trainer>| sample(&runtime, &snapshot(t.pin_mut()).expect("snapshot"), 2, 1, &LABELS).expect("sample");
     assert!(images(&mut trainer) == images(&mut resumed));
     assert!(images(&mut trainer) != sample(&runtime, &student, 2, 1, &LABELS).expect("sample"), "training changed the weights");
