@@ -13,7 +13,7 @@ SMOKE_FLAGS := -std=c11 -g -Wall -Wextra -Wpedantic -Werror -Iinclude tests/c/sm
 SMOKE_LINK := -Ltarget/release -lfewstep -Wl,-rpath,'$$ORIGIN/../release'
 
 .DEFAULT_GOAL := all
-.PHONY: help all lib demo quant-study test fuzz fuzz-planted fuzz-corpus test-cuda gpu-micro gpu-check sanitize-cuda sanitize-cuda-address sanitize-cuda-thread demo-emulated mutations field-cases oom-sweep golden lint check-targets sanitize miri bench bench-peers header cuda-toolkit clean
+.PHONY: help all lib demo quant-study test fuzz fuzz-planted fuzz-corpus test-cuda gpu-micro gpu-check sanitize-cuda sanitize-cuda-address sanitize-cuda-thread demo-emulated mutations field-cases oom-sweep golden lint check-targets sanitize miri bench bench-peers study header cuda-toolkit clean
 
 # What can be made.
 help: ## this list
@@ -166,6 +166,10 @@ miri: ## unsafe code that Miri can run
 # Criterion; prints the table of benches/README.md.
 bench: ## benchmarks
 	$(CARGO) bench
+
+# The table of docs/distillation.md; ROWS names some of its rows, and says steps=, seeds=, samples= and noises= (benches/study.rs).
+study: ## what each objective is worth, students of digits at equal samples (hours)
+	$(CARGO) bench --bench study -- $(ROWS)
 
 # Ratios against PyTorch and OpenVINO in one run; PYTHON needs torch, diffusers and openvino (see benches/peers.py).
 bench-peers: lib ## times beside other libraries
