@@ -70,7 +70,7 @@ fn a_callback_is_as_good_as_the_network() -> Result<()> {
         // A rounding of f32 before one of f16.
         assert!(off <= 2e-3 * size, "order {order}: off by {off} of {size}");
     }
-    let error = hosted(&options(), 2).err().expect("a bad prediction");
+    let error = hosted(&options(), 2).expect_err("a bad prediction");
     assert!(error.status == Status::Numeric && error.message.contains("trajectory 0 at timestep"), "{error}");
     Ok(())
 }
@@ -129,7 +129,7 @@ fn trajectories_that_do_not_fit_are_named() -> Result<()> {
         let mut bad = set.clone();
         change(&mut bad)?;
         bad.save(&path)?;
-        Ok(TrajectorySet::open(&path, &model()?).err().expect("damage"))
+        Ok(TrajectorySet::open(&path, &model()?).expect_err("damage"))
     };
     let infinite = |set: &mut TrajectorySet| {
         let mut states = Tensor::from_slice(set.cache.states.shape(), set.cache.states.as_slice::<f16>()?)?;

@@ -437,10 +437,8 @@ pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model, tea
         // SAFETY: as promised by the caller.
         Some(unsafe { share(o.trajectories)? }.set.clone())
     };
-    if let Some(set) = &trajectories {
-        if pairs.is_empty() {
-            pairs = memory::copy(&set.pairs, "step pairs")?;
-        }
+    if let (true, Some(set)) = (pairs.is_empty(), &trajectories) {
+        pairs = memory::copy(&set.pairs, "step pairs")?;
     }
     let cache_size = trajectories.as_ref().map_or(o.cache_size as usize, |set| set.cache.count);
     let teacher_order = o.teacher_order as usize;
