@@ -82,6 +82,7 @@ inline fewstep_status destroy(fewstep_cancel_token *handle) noexcept { return fe
 inline fewstep_status destroy(fewstep_runtime *handle) noexcept { return fewstep_runtime_destroy(handle); }
 inline fewstep_status destroy(fewstep_model *handle) noexcept { return fewstep_model_destroy(handle); }
 inline fewstep_status destroy(fewstep_dataset *handle) noexcept { return fewstep_dataset_destroy(handle); }
+inline fewstep_status destroy(fewstep_trajectories *handle) noexcept { return fewstep_trajectories_destroy(handle); }
 inline fewstep_status destroy(fewstep_evaluator *handle) noexcept { return fewstep_evaluator_destroy(handle); }
 inline fewstep_status destroy(fewstep_quality_report *handle) noexcept { return fewstep_quality_report_destroy(handle); }
 inline fewstep_status destroy(fewstep_trainer *handle) noexcept { return fewstep_trainer_destroy(handle); }
