@@ -1796,8 +1796,9 @@ typedef struct fewstep_trajectories fewstep_trajectories;
 
 /**
  * A teacher of the host's: writes its predictions [N,C,H,W] for `at` (x_t, one timestep for all, class labels and other conditionings) to `prediction`, which
- * has `count` elements. N is at most `batch`, less in the last call. Only valid inside the callback, which runs on the thread that made the call. Return 0 to
- * go on; anything else ends the call with CANCELLED. A fewstep_evaluator may be run in it. Must return normally (no C++ exception, no longjmp).
+ * has `count` elements, all of which it must write. N is at most `batch`, less in the last call. Only valid inside the callback, which runs on the thread that
+ * made the call. Return 0 to go on; anything else ends the call with CANCELLED. A fewstep_evaluator may be run in it. Must return normally (no C++
+ * exception, no longjmp).
  */
 typedef int32_t (*fewstep_predict_callback)(void *user, const fewstep_evaluation *at, float *prediction, size_t count);
 

@@ -2,7 +2,7 @@
 //!
 //! A decoder of pictures asks for memory whose size a file has chosen, and ends the process where there is none. [`with_room`] asks first for as much as the
 //! decoder can need at once, which may be refused, and holds it untouched, which costs nothing but addresses, while the decoder works. Where the system
-//! refuses a request of this thread meanwhile, the allocator (`memory.rs`) gives the held block back ([`give_up`]) and asks again. Another thread may be
+//! refuses a request of this thread meanwhile, the allocator (`memory.rs`) gives the held block back (`give_up`) and asks again. Another thread may be
 //! quicker and take what was given back; then the reserve is left, as for all that cannot be refused.
 
 use crate::error::{Error, Result};

@@ -31,7 +31,8 @@ impl Walk {
         }
     }
 
-    /// How many steps a teacher takes inside each of these pairs, when nobody says: as many as are [`Walk::ENOUGH`] in all, and no more than any pair holds.
+    /// How many steps a teacher takes inside each of these pairs, when nobody says: as many as cost a student little (`ENOUGH`) in all, and no more than any pair
+    /// holds.
     pub fn enough_substeps(order: usize, pairs: &[(i64, i64)]) -> usize {
         let enough = Self::ENOUGH[order.clamp(1, 3) - 1].div_ceil(pairs.len().max(1));
         let shortest = pairs.iter().map(|(t, next)| t.saturating_sub(*next)).min().and_then(|length| usize::try_from(length).ok());

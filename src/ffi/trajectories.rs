@@ -34,8 +34,9 @@ pub struct fewstep_trajectories {
 }
 
 /// A teacher of the host's: writes its predictions [N,C,H,W] for `at` (x_t, one timestep for all, class labels and other conditionings) to `prediction`, which
-/// has `count` elements. N is at most `batch`, less in the last call. Only valid inside the callback, which runs on the thread that made the call. Return 0 to
-/// go on; anything else ends the call with CANCELLED. A fewstep_evaluator may be run in it. Must return normally (no C++ exception, no longjmp).
+/// has `count` elements, all of which it must write. N is at most `batch`, less in the last call. Only valid inside the callback, which runs on the thread that
+/// made the call. Return 0 to go on; anything else ends the call with CANCELLED. A fewstep_evaluator may be run in it. Must return normally (no C++
+/// exception, no longjmp).
 pub type fewstep_predict_callback = Option<unsafe extern "C" fn(user: *mut c_void, at: *const fewstep_evaluation, prediction: *mut f32, count: usize) -> i32>;
 
 /// How trajectories of a teacher of the host's are computed. Fill it with fewstep_trajectories_options_init, then change fields.
@@ -215,6 +216,7 @@ impl HostTeacher for Callback {
             conditioning_count: conditionings.len(),
             ..fewstep_evaluation::defaults()
         };
+        self.prediction[..x_t.len()].fill(f32::NAN); // what the host forgets is no number
         let (predict, user, to) = (self.predict, self.user, self.prediction.as_mut_ptr());
         // SAFETY: the host promised a function that may be called with its `user`, on this thread; all that it is shown lives until it returns.
         match as_caller(|| unsafe { predict(user, &at, to, x_t.len()) }) {

@@ -33,6 +33,9 @@ unsafe extern "C" fn predict(user: *mut c_void, at: *const fewstep_evaluation, p
         if teacher.calls == teacher.bad + 1 {
             return 7;
         }
+        if teacher.calls == teacher.bad + 2 {
+            return 0; // and has written nothing
+        }
         let status = (teacher.api.fewstep_evaluator_run)(teacher.evaluator, at, prediction, count);
         if teacher.calls == teacher.bad {
             *prediction = f32::INFINITY;
@@ -112,7 +115,7 @@ impl Run {
 #[test]
 fn a_hosts_teacher_and_its_file_train_as_the_model_does() {
     let (run, dir) = (Run::new(), scratch("host-teacher"));
-    let mut teacher = Teacher { api: &run.api, evaluator: run.evaluator(), calls: 0, bad: u32::MAX - 1 };
+    let mut teacher = Teacher { api: &run.api, evaluator: run.evaluator(), calls: 0, bad: u32::MAX - 2 };
     let mut o = run.options();
     o.predict = Some(predict);
     o.user = (&raw mut teacher).cast();
@@ -167,6 +170,7 @@ fn bad_teachers_get_a_sentence() {
     };
     row(NUMERIC, "trajectory 0 at timestep", &|_| {});
     row(CANCELLED, "the teacher's callback, which returned 7", &|_| {});
+    row(NUMERIC, "trajectory 0 at timestep 999 is NaN", &|_| {});
     row(INVALID, "predict is NULL", &|o| o.predict = None);
     row(INVALID, "count is 0", &|o| o.count = 0);
     row(INVALID, "teacher's solver is 0", &|o| o.teacher_order = 0);
@@ -178,7 +182,7 @@ fn bad_teachers_get_a_sentence() {
     row(INVALID, "set both or neither", &|o| o.height = 8);
     // A student of another size does not take them.
     let (mut o, mut out, mut other) = (run.options(), null_mut(), null_mut());
-    (teacher.bad, o.user) = (u32::MAX - 1, user);
+    (teacher.bad, o.user) = (u32::MAX - 2, user);
     o.predict = Some(predict);
     run.api.ok(run.create(&o, &mut out));
     let config = TINY.replace(r#""num_class_embeds":10"#, r#""num_class_embeds":9"#);
