@@ -217,7 +217,7 @@ pub struct fewstep_trainer_options {
     /// Bytes from one feature to the next; sizeof(fewstep_feature).
     pub feature_stride: usize,
     /// Solver of the teacher on its trajectories and where it walks for RESOLVE and PROGRESSIVE: 1 (the default) is DDIM, 2 and 3 are multistep DPM-Solver++,
-    /// which comes closer with as many evaluations (20 steps of order 3 are about 40 of DDIM).
+    /// which comes closer with as many evaluations (20 steps of order 3 about as close as 32 of DDIM).
     pub teacher_order: u32,
     /// Training steps after which all trajectories are replaced by fresh ones, so that a long run does not learn the noises of its cache by heart; 0 (the
     /// default) for never. The next ones are computed beside those steps, a share in each, which takes memory for both and makes every step longer by that
