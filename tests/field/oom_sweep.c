@@ -158,7 +158,8 @@ static fewstep_status open_folder(void) {
     options.folders = FEWSTEP_FOLDERS_IGNORED;
     options.height = options.width = 8;
     fewstep_dataset *dataset = NULL;
-    fewstep_status status = fewstep_dataset_open_folder(life.runtime, ".", &options, NULL, NULL, &dataset);
+    const char *folder = own[0] && !access(written("images.png"), F_OK) ? own : "."; /* whoever wrote the grid */
+    fewstep_status status = fewstep_dataset_open_folder(life.runtime, folder, &options, NULL, NULL, &dataset);
     return status ? status : fewstep_dataset_destroy(dataset);
 }
 
