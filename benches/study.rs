@@ -11,6 +11,7 @@ use fewstep::cancel::Stop;
 use fewstep::diffusion::{Clip, Table, Weight, trailing_pairs};
 use fewstep::distill::{Dataset, FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Point, Term, Trainer, TrainerOptions, WeightsKind};
 use fewstep::error::{Error, Result};
+use fewstep::evaluate::Paired;
 use fewstep::nn::conditions::{ConditionKind, Values};
 use fewstep::nn::{Model, StudentInfo};
 use fewstep::random::Purpose;
@@ -56,7 +57,7 @@ fn rows() -> Vec<(&'static str, Make)> {
         ("rollout", |study, steps, seed| study.train(steps, seed, &[(Objective::Rollout, 1.0)], |_| {})),
         ("resolve", |study, steps, seed| study.train(steps, seed, &[(Objective::Resolve, 1.0)], |o| o.substeps = 4)),
         ("progressive", Study::progressive),
-        ("one_step_teacher", |study, steps, seed| study.train(steps, seed, &[(Objective::TeacherForced, 1.0)], |o| o.substeps = 8usize.div_ceil(steps))),
+        ("coarse_targets", |study, steps, seed| study.train(steps, seed, &[(Objective::TeacherForced, 1.0)], |o| o.substeps = 8usize.div_ceil(steps))),
         ("order_3", |study, steps, seed| {
             study.train(steps, seed, &[(Objective::TeacherForced, 1.0)], |o| (o.teacher_order, o.substeps) = (3, 20usize.div_ceil(steps)))
         }),
@@ -196,16 +197,6 @@ impl Study {
     }
 }
 
-/// RMSE against the reference: of all, of the median image, of the 99th percentile's.
-fn errors(found: &[f32], reference: &[f32]) -> [f64; 3] {
-    let row = found.len() / HELD_OUT;
-    let square = |(a, b): (&[f32], &[f32])| a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / row as f64;
-    let mut each: Vec<f64> = found.chunks(row).zip(reference.chunks(row)).map(square).collect();
-    each.sort_by(f64::total_cmp);
-    let mean = each.iter().sum::<f64>() / each.len() as f64;
-    [mean, each[HELD_OUT / 2], each[HELD_OUT * 99 / 100]].map(f64::sqrt)
-}
-
 fn number<T: std::str::FromStr>(name: &str, text: &str) -> Result<T> {
     text.parse().map_err(|_| Error::invalid(format!("{name}={text}: not a number")))
 }
@@ -239,7 +230,9 @@ fn main() -> Result<()> {
         for &steps in &steps {
             let (mut found, start) = (vec![], Instant::now());
             for seed in 1..=seeds {
-                found.push(errors(&study.ends(&make(&study, steps, seed)?, steps)?, &study.reference));
+                let ends = study.ends(&make(&study, steps, seed)?, steps)?;
+                let Paired { rmse, median, p99, .. } = Paired::of(&ends, &study.reference, ends.len() / HELD_OUT)?;
+                found.push([rmse, median, p99]);
                 eprintln!("{name}, {steps} steps, seed {seed}: {:.4}", found[found.len() - 1][0]);
             }
             let mean = |i: usize| found.iter().map(|f| f[i]).sum::<f64>() / found.len() as f64;

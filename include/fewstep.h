@@ -1996,7 +1996,7 @@ FEWSTEP_API fewstep_status fewstep_trajectories_destroy(fewstep_trajectories *tr
 
 /**
  * Match the teacher's next cached state, from the teacher's own state. Needs a teacher, and a dataset where the teacher takes more than class
- * labels.
+ * labels; or `trajectories`, and neither.
  */
 #define FEWSTEP_OBJECTIVE_TEACHER_FORCED 2
 
@@ -2012,7 +2012,8 @@ FEWSTEP_API fewstep_status fewstep_trajectories_destroy(fewstep_trajectories *tr
 
 /**
  * Match the state where the teacher arrives, in its own steps, from the state that the student reaches by itself: the teacher walks anew in every training
- * step (substeps, at most 64: give a small number, since the default is meant for trajectories that are computed once). Needs what TEACHER_FORCED needs.
+ * step (substeps, at most 64: give a small number, since the default is meant for trajectories that are computed once). Needs a teacher, and what
+ * TEACHER_FORCED needs.
  */
 #define FEWSTEP_OBJECTIVE_RESOLVE 5
 
@@ -2420,8 +2421,8 @@ typedef struct {
 #define FEWSTEP_RESUME_LOSS 8
 
 /**
- * Resume with other teacher trajectories: pairs or steps, teacher_order, substeps, cache_size, cache_refresh, height and width, trajectory_clip and its fields; or another
- * guidance_scale or null_label.
+ * Resume with other teacher trajectories: pairs or steps, teacher_order, substeps, cache_size, cache_refresh, trajectories, height and width, trajectory_clip and
+ * its fields; or another guidance_scale or null_label.
  */
 #define FEWSTEP_RESUME_TRAJECTORIES 16
 

@@ -239,7 +239,7 @@ impl Trainer {
     pub(super) fn run_record(&self) -> Result<BTreeMap<String, String>> {
         let scheduler = (SCHEDULER.to_string(), self.student.scheduler.to_json()?);
         let given = self.options.trajectories.as_ref().filter(|_| self.options.needs().cache);
-        let trajectories = given.map(|set| Ok::<_, Error>((TRAJECTORIES.to_string(), set.hash()?))).transpose()?;
+        let trajectories = given.map(|set| (TRAJECTORIES.to_string(), set.hash().to_owned()));
         let numbers = self.student.numbers_hash()?.map(|hash| (QUANTIZATION.to_string(), hash));
         Ok(record::options(&self.options, &self.sets, self.trajectory_clip).into_iter().chain([scheduler]).chain(numbers).chain(trajectories).collect())
     }

@@ -9,6 +9,7 @@ use crate::diffusion::Walk;
 use crate::error::{Error, Result, Status};
 use crate::memory;
 use crate::nn::Model;
+use std::sync::OnceLock;
 
 /// Trajectories of a training run.
 #[derive(Default)]
@@ -145,7 +146,7 @@ impl Trainer {
         let (cache, options) = (self.trajectories.of(self.generation()), &self.options);
         let cache = cache.ok_or_else(|| Error::state("there are no trajectories yet; prepare the trainer first, with an objective on them"))?.clone();
         let (conditions, pairs) = (self.student.roles()?.conditions, memory::copy(&options.pairs, "step pairs")?);
-        Ok(TrajectorySet { cache, conditions, pairs, substeps: options.substeps, scheduler: self.student.scheduler.clone() })
+        Ok(TrajectorySet { cache, conditions, pairs, substeps: options.substeps, scheduler: self.student.scheduler.clone(), hash: OnceLock::new() })
     }
 
     /// The teacher, and how it makes trajectories.

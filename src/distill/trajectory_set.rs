@@ -4,7 +4,7 @@ use super::cache::{CacheBuilder, CacheSpec, HostTeacher, TrajectoryCache};
 use super::dataset::Dataset;
 use crate::backend::Backend;
 use crate::cancel::Stop;
-use crate::diffusion::{Prediction, Walk, grid};
+use crate::diffusion::grid;
 use crate::error::{Error, Result};
 use crate::io::hashing::Sha256;
 use crate::io::json::{self, MAX_TEXT};
@@ -20,7 +20,7 @@ use half::f16;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Format of the file; raised when an older reader would misread it.
 const VERSION: u32 = 1;
@@ -45,28 +45,12 @@ pub struct TrajectorySet {
     pub substeps: usize,
     /// Whose noise schedule it is.
     pub scheduler: SchedulerConfig,
-}
-
-/// What a teacher of the host's is asked for.
-pub struct HostSpec {
-    /// What its output reads as.
-    pub prediction: Prediction,
-    /// The student's grid.
-    pub pairs: Vec<(i64, i64)>,
-    /// How it goes through each pair.
-    pub walk: Walk,
-    /// Trajectories.
-    pub count: usize,
-    /// [H, W].
-    pub size: [usize; 2],
-    /// Trajectories computed side by side.
-    pub batch: usize,
-    /// Key of noises and labels.
-    pub seed: u64,
+    /// Of everything in the cache, once somebody has asked.
+    pub(super) hash: OnceLock<String>,
 }
 
 /// Rows that the conditions of trajectories are drawn from: none for labels alone, else the dataset's, which are those of images of `size` [H, W].
-pub(super) fn rows_for(conditions: &[Condition], dataset: Option<&Dataset>, size: [usize; 2]) -> Result<Vec<Arc<Tensor>>> {
+pub fn rows_for(conditions: &[Condition], dataset: Option<&Dataset>, size: [usize; 2]) -> Result<Vec<Arc<Tensor>>> {
     let Some(other) = conditions.iter().find(|c| !matches!(c.kind, ConditionKind::Labels { .. })) else { return Ok(vec![]) };
     let missing = || Error::invalid(format!("the teacher's trajectories need {}: give a dataset with them", other.kind.name()));
     let rows = dataset.ok_or_else(missing)?.conditions_of(conditions)?;
@@ -87,30 +71,26 @@ struct Record {
 }
 
 impl TrajectorySet {
-    /// Those of a teacher of the host's, for a student whose schedule it has and which takes the same conditions; `progress(done, total)` returning false
-    /// cancels, and so does `stop`.
+    /// Those of a teacher of the host's, from the noises and labels of a seed, for a student whose schedule it has and which takes the same conditions;
+    /// `progress(done, total)` returning false cancels, and so does `stop`.
     pub fn compute(
         backend: &dyn Backend,
         student: &Model,
         teacher: Box<dyn HostTeacher + '_>,
-        dataset: Option<&Dataset>,
-        spec: HostSpec,
+        (spec, seed): (CacheSpec, u64),
         progress: &mut dyn FnMut(usize, usize) -> bool,
         stop: Stop,
     ) -> Result<Self> {
         let (roles, scheduler) = (student.roles()?, student.scheduler.clone());
         grid::check(scheduler.num_train_timesteps, &spec.pairs)?;
-        let (HostSpec { prediction, pairs, walk, count, size, batch, seed }, schedule) = (spec, scheduler.noise_schedule()?);
-        if count == 0 {
+        if spec.count == 0 {
             return Err(Error::invalid("count is 0; there must be at least one trajectory"));
         }
-        let (kept, conditions) = (memory::copy(&pairs, WHAT)?, memory::collect(roles.conditions.iter().cloned(), WHAT)?);
-        let rows = rows_for(&conditions, dataset, size)?;
-        let spec = CacheSpec { schedule, prediction, pairs, walk, count, size, batch, guidance: None, rows, precision: DType::F32 };
+        let (pairs, conditions) = (memory::copy(&spec.pairs, WHAT)?, memory::collect(roles.conditions.iter().cloned(), WHAT)?);
+        let substeps = spec.walk.substeps;
         let mut builder = CacheBuilder::hosted(backend, teacher, roles, spec, stop)?;
         builder.begin(seed, stop)?;
-        let cache = builder.finish(progress, stop)?;
-        Ok(Self { cache, conditions, pairs: kept, substeps: walk.substeps, scheduler })
+        Ok(Self { cache: builder.finish(progress, stop)?, conditions, pairs, substeps, scheduler, hash: OnceLock::new() })
     }
 
     /// [H, W, C] of a state.
@@ -154,7 +134,7 @@ impl TrajectorySet {
         let conditions = memory::try_collect(keys.iter().map(|key| file.take_stored(key).map(Arc::new)), WHAT)?;
         let count = states.shape().first().map_or(0, |rows| rows / (record.pairs.len() + 1));
         let cache = TrajectoryCache { states, conditions, count, warning: None };
-        let this = Self { cache, conditions: roles.conditions, pairs: record.pairs, substeps: record.substeps, scheduler };
+        let this = Self { cache, conditions: roles.conditions, pairs: record.pairs, substeps: record.substeps, scheduler, hash: OnceLock::new() };
         this.check().map_err(damage)?;
         Ok(this)
     }
@@ -191,11 +171,11 @@ impl TrajectorySet {
     }
 
     /// What tells them from others, for checkpoints.
-    pub fn hash(&self) -> Result<String> {
-        let mut hash = Sha256::default();
-        for tensor in std::iter::once(&self.cache.states).chain(&self.cache.conditions) {
-            hash.update(tensor.bytes());
-        }
-        Ok(hash.digest())
+    pub fn hash(&self) -> &str {
+        self.hash.get_or_init(|| {
+            let mut hash = Sha256::default();
+            std::iter::once(&self.cache.states).chain(&self.cache.conditions).for_each(|tensor| hash.update(tensor.bytes()));
+            hash.digest()
+        })
     }
 }

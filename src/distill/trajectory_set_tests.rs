@@ -1,8 +1,7 @@
 //! Teachers that are not there: a callback of the host's, and trajectories from a file.
 
-use super::cache::HostTeacher;
+use super::cache::{CacheSpec, HostTeacher};
 use super::tests::{bytes_of, model, options, scratch};
-use super::trajectory_set::HostSpec;
 use super::*;
 use crate::backend::cpu::CpuBackend;
 use crate::cancel::Stop;
@@ -44,16 +43,19 @@ impl HostTeacher for Called {
 fn hosted(options: &TrainerOptions, bad: usize) -> Result<TrajectorySet> {
     let (teacher, backend) = (model()?, CpuBackend::new(1)?);
     let evaluator = Evaluator::new_until(&backend, &teacher, 4, [8, 8], DType::F32, Stop::NEVER)?;
-    let spec = HostSpec {
+    let spec = CacheSpec {
+        schedule: teacher.scheduler.noise_schedule()?,
         prediction: teacher.scheduler.prediction(),
         pairs: options.pairs.clone(),
         walk: options.walk(None),
         count: options.cache_size,
         size: [8, 8],
         batch: options.cache_batch,
-        seed: options.seed,
+        guidance: None,
+        rows: vec![],
+        precision: DType::F32,
     };
-    TrajectorySet::compute(&backend, &teacher, Box::new(Called { evaluator, calls: 0, bad }), None, spec, &mut |_, _| true, Stop::NEVER)
+    TrajectorySet::compute(&backend, &teacher, Box::new(Called { evaluator, calls: 0, bad }), (spec, options.seed), &mut |_, _| true, Stop::NEVER)
 }
 
 /// A host that evaluates the very teacher gives its trajectories: for every solver, with clipping, with a batch that is not full, unrolled and looped.

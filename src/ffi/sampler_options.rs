@@ -297,10 +297,13 @@ unsafe fn table(o: &fewstep_sampler_options, model: &Model) -> Result<Table> {
     config.table(&schedule, prediction, o.steps as usize)
 }
 
+/// What FEWSTEP_CLIP_* mean with an options struct's clip_range, threshold_ratio and threshold_max.
+pub(super) fn clips(range: f64, ratio: f64, max: f64) -> [(i32, Clip); 3] {
+    [(FEWSTEP_CLIP_NONE, Clip::None), (FEWSTEP_CLIP_RANGE, Clip::Range(range)), (FEWSTEP_CLIP_DYNAMIC, Clip::Dynamic { ratio, max })]
+}
+
 fn clip(o: &fewstep_sampler_options) -> Result<Clip> {
-    let range = Clip::Range(o.clip_range);
-    let dynamic = Clip::Dynamic { ratio: o.threshold_ratio, max: o.threshold_max };
-    choice(o.clip, "clip", &[(FEWSTEP_CLIP_NONE, Clip::None), (FEWSTEP_CLIP_RANGE, range), (FEWSTEP_CLIP_DYNAMIC, dynamic)])
+    choice(o.clip, "clip", &clips(o.clip_range, o.threshold_ratio, o.threshold_max))
 }
 
 fn spacing(o: &fewstep_sampler_options) -> Result<Spacing> {

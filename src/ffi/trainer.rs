@@ -34,8 +34,8 @@ pub const FEWSTEP_RESUME_OPTIMIZER: u32 = 4;
 /// Resume with other terms or features (what aligns other blocks begins anew; without features they cost no more time); or with the same where they share the
 /// draws of a point, which versions before 0.1.0 had each draw its own.
 pub const FEWSTEP_RESUME_LOSS: u32 = 8;
-/// Resume with other teacher trajectories: pairs or steps, teacher_order, substeps, cache_size, cache_refresh, height and width, trajectory_clip and its fields; or another
-/// guidance_scale or null_label.
+/// Resume with other teacher trajectories: pairs or steps, teacher_order, substeps, cache_size, cache_refresh, trajectories, height and width, trajectory_clip and
+/// its fields; or another guidance_scale or null_label.
 pub const FEWSTEP_RESUME_TRAJECTORIES: u32 = 16;
 /// Resume with another seed.
 pub const FEWSTEP_RESUME_SEED: u32 = 32;

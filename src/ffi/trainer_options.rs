@@ -8,7 +8,7 @@ use super::guidance;
 use super::handle::share;
 use super::options::{self, Item, Options, size_field};
 use super::precision::{FEWSTEP_PRECISION_F32, precision};
-use super::sampler_options::{FEWSTEP_CLIP_DYNAMIC, FEWSTEP_CLIP_NONE, FEWSTEP_CLIP_RANGE};
+use super::sampler_options::clips;
 use super::trajectories::fewstep_trajectories;
 use crate::diffusion::{Clip, Walk, Weight};
 use crate::distill::{FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Term, TrainerOptions};
@@ -20,14 +20,15 @@ use std::ffi::c_char;
 /// Match the teacher's prediction at the same noisy image and timestep. Needs a teacher and a dataset.
 pub const FEWSTEP_OBJECTIVE_OUTPUT: i32 = 1;
 /// Match the teacher's next cached state, from the teacher's own state. Needs a teacher, and a dataset where the teacher takes more than class
-/// labels.
+/// labels; or `trajectories`, and neither.
 pub const FEWSTEP_OBJECTIVE_TEACHER_FORCED: i32 = 2;
 /// Match the teacher's next cached state of the same noise, from the state that the student reaches by itself. Needs what TEACHER_FORCED needs.
 pub const FEWSTEP_OBJECTIVE_ON_POLICY: i32 = 3;
 /// Match the clean image: trains a teacher from data. Needs a dataset.
 pub const FEWSTEP_OBJECTIVE_DENOISE: i32 = 4;
 /// Match the state where the teacher arrives, in its own steps, from the state that the student reaches by itself: the teacher walks anew in every training
-/// step (substeps, at most 64: give a small number, since the default is meant for trajectories that are computed once). Needs what TEACHER_FORCED needs.
+/// step (substeps, at most 64: give a small number, since the default is meant for trajectories that are computed once). Needs a teacher, and what
+/// TEACHER_FORCED needs.
 pub const FEWSTEP_OBJECTIVE_RESOLVE: i32 = 5;
 /// Match all of the teacher's cached states along the student's whole run from their noise, with gradient through the chain of its steps: the mean over the
 /// steps, of which the grid has at most 32. A training step evaluates the student once for each step of its grid, and all but the last once more on the way
@@ -392,12 +393,8 @@ fn optimizer(o: &fewstep_trainer_options) -> Result<Optimizer> {
 
 /// `None` for what the teacher's scheduler says.
 fn trajectory_clip(o: &fewstep_trainer_options) -> Result<Option<Clip>> {
-    let known = [
-        (FEWSTEP_CLIP_FROM_TEACHER, None),
-        (FEWSTEP_CLIP_NONE, Some(Clip::None)),
-        (FEWSTEP_CLIP_RANGE, Some(Clip::Range(o.clip_range))),
-        (FEWSTEP_CLIP_DYNAMIC, Some(Clip::Dynamic { ratio: o.threshold_ratio, max: o.threshold_max })),
-    ];
+    let [none, range, dynamic] = clips(o.clip_range, o.threshold_ratio, o.threshold_max).map(|(kind, clip)| (kind, Some(clip)));
+    let known = [(FEWSTEP_CLIP_FROM_TEACHER, None), none, range, dynamic];
     if o.reserved != 0 {
         return Err(Error::invalid("trainer options: reserved must be 0"));
     }

@@ -13,18 +13,18 @@ use super::handle::{self, Opaque, create, share, share_optional};
 use super::model::{FEWSTEP_PREDICTION_EPSILON, PREDICTIONS, fewstep_model};
 use super::options::{self, Options, Report, check_report, size_field, write_report};
 use super::runtime::{Runtime, fewstep_runtime};
-use super::sampler_options::{FEWSTEP_CLIP_DYNAMIC, FEWSTEP_CLIP_NONE, FEWSTEP_CLIP_RANGE};
-use crate::diffusion::{Clip, Walk};
-use crate::distill::TrajectorySet;
-use crate::distill::cache::HostTeacher;
-use crate::distill::trajectory_set::HostSpec;
+use super::sampler_options::{FEWSTEP_CLIP_NONE, clips};
+use crate::diffusion::Walk;
+use crate::distill::cache::{CacheSpec, HostTeacher};
+use crate::distill::trajectory_set::rows_for;
+use crate::distill::{Dataset, TrajectorySet};
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::nn::Model;
 use crate::nn::conditions::Values;
 use crate::process::fp_environment::as_caller;
 use crate::sampling::Given;
-use crate::tensor::try_vec;
+use crate::tensor::{DType, try_vec};
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
 
@@ -228,18 +228,9 @@ impl HostTeacher for Callback {
     }
 }
 
-/// What the options say that the teacher's data is clipped to.
-fn clip(o: &fewstep_trajectories_options) -> Result<Clip> {
-    let dynamic = Clip::Dynamic { ratio: o.threshold_ratio, max: o.threshold_max };
-    let known = [(FEWSTEP_CLIP_NONE, Clip::None), (FEWSTEP_CLIP_RANGE, Clip::Range(o.clip_range)), (FEWSTEP_CLIP_DYNAMIC, dynamic)];
-    let clip = choice(o.clip, "clip", &known)?;
-    clip.check()?;
-    Ok(clip)
-}
-
 /// # Safety
 /// The pointers in `o` are NULL or arrays as their counts and strides say.
-unsafe fn spec(o: &fewstep_trajectories_options, student: &Model) -> Result<HostSpec> {
+unsafe fn spec(o: &fewstep_trajectories_options, student: &Model, dataset: Option<&Dataset>) -> Result<CacheSpec> {
     // SAFETY: as promised by the caller.
     let mut pairs = unsafe { read_grid(student.scheduler.num_train_timesteps, o.steps, o.pairs, o.pair_count, o.pair_stride)? };
     if let (true, Some(own)) = (pairs.is_empty(), &student.student) {
@@ -249,9 +240,20 @@ unsafe fn spec(o: &fewstep_trajectories_options, student: &Model) -> Result<Host
     let (order, batch) = (o.teacher_order as usize, o.batch.min(o.count).max(1) as usize);
     check_extent(student, batch, size)?;
     let substeps = super::trainer_options::substeps(o.substeps, order, &pairs)?;
-    let walk = Walk { order, substeps, clip: clip(o)? };
-    let prediction = choice(o.prediction, "prediction", &PREDICTIONS)?;
-    Ok(HostSpec { prediction, pairs, walk, count: o.count as usize, size, batch, seed: o.seed })
+    let clip = choice(o.clip, "clip", &clips(o.clip_range, o.threshold_ratio, o.threshold_max))?;
+    clip.check()?;
+    Ok(CacheSpec {
+        schedule: student.scheduler.noise_schedule()?,
+        prediction: choice(o.prediction, "prediction", &PREDICTIONS)?,
+        pairs,
+        walk: Walk { order, substeps, clip },
+        count: o.count as usize,
+        size,
+        batch,
+        guidance: None,
+        rows: rows_for(&student.roles()?.conditions, dataset, size)?,
+        precision: DType::F32,
+    })
 }
 
 /// Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
@@ -284,7 +286,7 @@ pub unsafe extern "C" fn fewstep_trajectories_create(
     ffi_boundary(|| unsafe {
         let (runtime, student, dataset) = (share(runtime)?, share(student).map_err(|e| e.context("student"))?, share_optional(dataset)?);
         let options = options::read(options)?;
-        let spec = spec(&options, &student.model)?;
+        let spec = spec(&options, &student.model, dataset.as_ref().map(|d| &d.dataset))?;
         let [h, w] = spec.size;
         let teacher = Callback::new(options.predict, options.user, [h, w, student.model.roles()?.channels], spec.batch)?;
         let watch = Watch::new(progress, user, cancel)?;
@@ -294,8 +296,8 @@ pub unsafe extern "C" fn fewstep_trajectories_create(
                 answered = watch.report(&fewstep_progress::new(FEWSTEP_PHASE_PREPARE, done as u64, total as u64));
                 answered.is_ok()
             };
-            let dataset = dataset.as_ref().map(|d| &d.dataset);
-            let set = TrajectorySet::compute(runtime.backend.as_ref(), &student.model, Box::new(teacher), dataset, spec, &mut report, watch.stop(&runtime));
+            let spec = (spec, options.seed);
+            let set = TrajectorySet::compute(runtime.backend.as_ref(), &student.model, Box::new(teacher), spec, &mut report, watch.stop(&runtime));
             // The callback's own words say who stopped it.
             answered?;
             Ok(TrajectoriesHandle::new(runtime.clone(), set?))

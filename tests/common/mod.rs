@@ -7,6 +7,7 @@ pub mod cases;
 pub mod conv_cases;
 pub mod grad_cases;
 pub mod models;
+pub mod muon_cases;
 mod op_tests;
 pub mod stored;
 

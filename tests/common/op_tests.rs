@@ -27,7 +27,7 @@ macro_rules! op_tests {
             random => $crate::common::cases::random,
             norms => $crate::common::cases::norms,
             optimizer => $crate::common::cases::optimizer,
-            muon => $crate::common::cases::muon,
+            muon => $crate::common::muon_cases::muon,
             group_norm => $crate::common::cases::group_norm,
             attention => $crate::common::cases::attention,
         }
