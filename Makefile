@@ -13,7 +13,7 @@ SMOKE_FLAGS := -std=c11 -g -Wall -Wextra -Wpedantic -Werror -Iinclude tests/c/sm
 SMOKE_LINK := -Ltarget/release -lfewstep -Wl,-rpath,'$$ORIGIN/../release'
 
 .DEFAULT_GOAL := all
-.PHONY: help all lib demo quant-study test fuzz fuzz-planted fuzz-corpus test-cuda gpu-micro gpu-check sanitize-cuda sanitize-cuda-address sanitize-cuda-thread demo-emulated mutations field-cases oom-sweep golden lint check-targets sanitize miri bench bench-peers study header cuda-toolkit clean
+.PHONY: help all lib demo examples quant-study test fuzz fuzz-planted fuzz-corpus test-cuda gpu-micro gpu-check sanitize-cuda sanitize-cuda-address sanitize-cuda-thread demo-emulated mutations field-cases oom-sweep golden lint check-targets sanitize miri bench bench-peers study header cuda-toolkit clean
 
 # What can be made.
 help: ## this list
@@ -31,6 +31,10 @@ demo: lib ## the main job: distil digits in C, save pictures and a table (a few 
 	@mkdir -p $(DEMO)
 	$(CC) -std=c11 -O2 -Wall -Wextra -Wpedantic -Werror -Iinclude examples-c/distill_digits.c -o $(DEMO)/distill_digits -Ltarget/release -lfewstep -lm -Wl,-rpath,'$$ORIGIN/../release'
 	$(DEMO)/distill_digits examples-c/data $(DEMO)
+
+# The C examples beside the demo, at a small size; one is killed on its way and must end with the same bytes.
+examples: lib ## the C examples that the demo is not, at a small size
+	tests/examples/run target/release target/examples-run
 
 # What fewer bits cost, on digits: docs/quantization_tables.md anew.
 STUDY := target/quant-study
@@ -154,8 +158,10 @@ check-targets: ## compiles for each of TARGETS that is installed
 sanitize: lib ## the C ABI under the C compiler's sanitizers and valgrind
 	@mkdir -p $(SMOKE)
 	$(CC) -fsanitize=address,undefined -fno-sanitize-recover=all $(SMOKE_FLAGS) -o $(SMOKE)/smoke-asan $(SMOKE_LINK)
+	rm -rf $(SMOKE)/run
 	ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 $(SMOKE)/smoke-asan examples-c/data $(SMOKE)
 	$(CC) $(SMOKE_FLAGS) -o $(SMOKE)/smoke $(SMOKE_LINK)
+	rm -rf $(SMOKE)/run
 	valgrind --quiet --error-exitcode=1 --leak-check=full --errors-for-leak-kinds=all $(SMOKE)/smoke examples-c/data $(SMOKE)
 
 # The thread pool, the border to C and what goes over it, under Miri; needs `rustup component add --toolchain nightly miri rust-src`. In a folder of its

@@ -2,8 +2,9 @@
  *
  * usage: distill_digits DATA_DIR OUT_DIR [cuda] [steps=N] [train=N]
  *   DATA_DIR/digits_teacher/   a diffusers folder
+ *   DATA_DIR/digits8.npz       the images that it has learned, to compare with
  *   OUT_DIR/                   samples.png, noise.npy, labels.npy, teacher50.npy, teacher2.npy, student2.npy, student2_f16.npy,
- *                              student2_int8.npy, student/, student_int8.safetensors, report.json
+ *                              student2_int8.npy, student/, student_int8.safetensors, report.json, quality.json
  *
  * Everything that can fail returns a status; CHECK prints the library's sentence and leaves. A real host would go on instead. */
 #include <fewstep.h>
@@ -20,7 +21,8 @@ enum {
     TEACHER_STEPS = 50, /* the reference */
     TRAJECTORY = 16,    /* teacher steps of a trajectory while training */
     CACHE = 12288,      /* teacher trajectories: more noises help more than a larger student */
-    BATCH = 128         /* of the samplers */
+    BATCH = 128,        /* of the samplers */
+    EVALUATED = 256     /* images of a set whose distribution is compared */
 };
 static const uint64_t EVALUATION_SEED = 7; /* key of the held-out noises */
 static unsigned student_steps = 2, train_steps = 4000;
@@ -46,9 +48,12 @@ static int32_t show_progress(void *user, const fewstep_progress *p) {
     int percent = p->total ? (int)(100 * p->done / p->total) : 100;
     if (percent == *last) return 0;
     *last = percent;
-    const char *phase = p->phase == FEWSTEP_PHASE_PREPARE ? "teacher trajectories" : p->phase == FEWSTEP_PHASE_TRAIN ? "training" : "calibration";
+    const char *phase = p->phase == FEWSTEP_PHASE_PREPARE    ? "teacher trajectories"
+                        : p->phase == FEWSTEP_PHASE_TRAIN    ? "training"
+                        : p->phase == FEWSTEP_PHASE_EVALUATE ? "evaluation"
+                                                             : "calibration";
     printf("\r%-20s [%-50.*s] %3d %%", phase, percent / 2, "##################################################", percent);
-    if (p->phase == FEWSTEP_PHASE_TRAIN) printf("  loss %.4f  lr %.1e", (double)p->loss, (double)p->learning_rate);
+    if (p->phase == FEWSTEP_PHASE_TRAIN) printf("  loss %.4f  %.0f images/s  %.0f s left ", (double)p->loss, p->samples_per_second, p->seconds_left);
     if (percent == 100) printf("\n");
     fflush(stdout);
     return 0; /* anything else cancels */
@@ -65,21 +70,27 @@ typedef struct {
     uint64_t parameters, bytes;
 } row;
 
-/* Samples the held-out noises: DDIM, trailing spacing, no clipping, ending at clean data, whatever the model's own scheduler says. */
-static void sample_row(const fewstep_runtime *runtime, row *r, const int32_t *labels, size_t image, float *noise) {
-    fewstep_model_info info = {.struct_size = sizeof info};
-    CHECK(fewstep_model_get_info(r->model, &info));
-    r->parameters = info.parameters;
-    r->bytes = info.weight_bytes;
-
+/* DDIM, trailing spacing, no clipping, ending at clean data, whatever the model's own scheduler says. */
+static fewstep_sampler_options ddim(uint32_t steps) {
     fewstep_sampler_options options;
     CHECK(fewstep_sampler_options_init(&options, sizeof options));
     options.kind = FEWSTEP_SAMPLER_DDIM;
     options.spacing = FEWSTEP_SPACING_TRAILING;
     options.clip = FEWSTEP_CLIP_NONE;
     options.set_alpha_to_one = 1;
-    options.steps = r->steps;
+    options.steps = steps;
     options.batch = BATCH;
+    return options;
+}
+
+/* Samples the held-out noises. */
+static void sample_row(const fewstep_runtime *runtime, row *r, const int32_t *labels, size_t image, float *noise) {
+    fewstep_model_info info = {.struct_size = sizeof info};
+    CHECK(fewstep_model_get_info(r->model, &info));
+    r->parameters = info.parameters;
+    r->bytes = info.weight_bytes;
+
+    const fewstep_sampler_options options = ddim(r->steps);
     fewstep_sampler *sampler;
     CHECK(fewstep_sampler_create(runtime, r->model, &options, &sampler));
     CHECK(fewstep_sampler_noise(sampler, EVALUATION_SEED, 0, HELD_OUT, noise, HELD_OUT * image));
@@ -180,6 +191,49 @@ static fewstep_model *quantize(const fewstep_runtime *runtime, const fewstep_mod
     return opened;
 }
 
+/* What one error does not say: whether the images are varied, and of their class. The images that the teacher has learned are beside them, split in halves: a set
+ * that is as good gets what the row "null" has. */
+static void evaluate(const fewstep_runtime *runtime, const fewstep_model *teacher, const row *rows, uint32_t count, const char *data, const char *file) {
+    fewstep_dataset *digits;
+    CHECK(fewstep_dataset_open_npz(runtime, data, "images", "labels", 0.125f, -1.0f, &digits));
+    fewstep_evaluate_options options;
+    CHECK(fewstep_evaluate_options_init(&options, sizeof options));
+    options.count = options.batch = EVALUATED;
+    options.seed = EVALUATION_SEED;
+    options.dataset = digits;
+    fewstep_evaluate_set sets[8] = {{0}};
+    fewstep_sampler_options samplers[8];
+    for (uint32_t i = 1; i < count; i++) { /* the teacher's 50 steps are in every report */
+        samplers[i - 1] = ddim(rows[i].steps);
+        sets[i - 1] = (fewstep_evaluate_set){.name = rows[i].name, .model = rows[i].model, .sampler = &samplers[i - 1]};
+    }
+    int percent = -1;
+    fewstep_quality_report *report;
+    CHECK(fewstep_evaluate(runtime, teacher, &options, sets, count - 1, sizeof sets[0], show_progress, &percent, &report));
+    for (int32_t format = FEWSTEP_REPORT_TEXT; format <= FEWSTEP_REPORT_JSON; format++) {
+        size_t length;
+        CHECK(fewstep_quality_report_text(report, format, NULL, 0, &length));
+        char *text = malloc(length + 1);
+        if (!text) {
+            fprintf(stderr, "out of memory\n");
+            exit(1);
+        }
+        CHECK(fewstep_quality_report_text(report, format, text, length + 1, &length));
+        if (format == FEWSTEP_REPORT_TEXT) {
+            printf("\n%s", text);
+        } else {
+            FILE *f = fopen(file, "w");
+            if (!f || fprintf(f, "%s\n", text) < 0 || fclose(f) != 0) {
+                perror(file);
+                exit(1);
+            }
+        }
+        free(text);
+    }
+    CHECK(fewstep_quality_report_destroy(report));
+    CHECK(fewstep_dataset_destroy(digits));
+}
+
 /* Peak resident memory of this process in MB, where the system tells. */
 static double peak_memory(void) {
     double kilobytes = 0;
@@ -273,6 +327,9 @@ int main(int argc, char **argv) {
     CHECK(fewstep_save_npy_i32(path(out, "labels.npy"), labels, shape, 1));
     CHECK(fewstep_save_image_grid(path(out, "samples.png"), picture, ROWS, sizeof picture[0], info.in_channels, info.height, info.width, 4));
     write_report(path(out, "report.json"), rows, ROWS, train_seconds);
+    char digits[4096];
+    snprintf(digits, sizeof digits, "%s/digits8.npz", data);
+    evaluate(runtime, teacher, rows, ROWS, digits, path(out, "quality.json"));
     printf("\nstudent error: %.2f of the teacher's own at %u steps; distilled in %.0f s; peak memory %.0f MB\nwrote %s\n", rows[2].rmse / rows[1].rmse, student_steps,
            train_seconds, peak_memory(), path(out, "samples.png"));
 

@@ -367,9 +367,26 @@ typedef struct {
    */
   float learning_rate;
   /**
+   * The recipe's stage, from 1; 0 where there is no recipe.
+   */
+  uint32_t stage;
+  /**
+   * Stages of the recipe; 0 where there is no recipe.
+   */
+  uint32_t stage_count;
+  /**
    * 0.
    */
   uint32_t reserved;
+  /**
+   * FEWSTEP_PHASE_TRAIN: images that are trained on in a second, the mean of the last steps; 0 otherwise.
+   */
+  double samples_per_second;
+  /**
+   * FEWSTEP_PHASE_TRAIN: seconds until the call is done, if it goes on as in the last steps (and images of a recipe's later stages cost as much as those of
+   * this one); below 0 where that is not known.
+   */
+  double seconds_left;
 } fewstep_progress;
 
 /**
@@ -2713,6 +2730,104 @@ FEWSTEP_API fewstep_status fewstep_trainer_get_info(fewstep_trainer *trainer, fe
  */
 FEWSTEP_API
 fewstep_status fewstep_trainer_destroy(fewstep_trainer *trainer);
+
+
+/* ---------------------------------------------------------------------------
+ * Recipes: training in stages that goes by itself
+ * --------------------------------------------------------------------------- */
+
+/**
+ * What a run of a recipe measures, writes and keeps. Fill it with fewstep_recipe_options_init, then change fields.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * Noises that training never sees, on which the student is measured; 256 by default, 0 for none: no errors then, no pictures, and no stage ends early.
+   */
+  uint32_t held_out;
+  /**
+   * The run's folder, which is made where there is none: checkpoints, by which the run goes on after it was cut off, and metrics and pictures (see
+   * fewstep_recipe_run). One run at a time. NULL (the default) for none: nothing is written, and what was done is lost with the call. UTF-8, read during the
+   * call.
+   */
+  const char *folder;
+  /**
+   * Steps from one line of the metrics to the next; 50 by default.
+   */
+  uint64_t log_every;
+  /**
+   * Steps from one measurement on held-out noises to the next; 500 by default. The first is before a stage's first step, the last after its last.
+   */
+  uint64_t evaluate_every;
+  /**
+   * Steps from one checkpoint to the next; 500 by default. 0 for one only where the run is cancelled.
+   */
+  uint64_t save_every;
+  /**
+   * Trajectories that are there already, for all stages on trajectories but those that learn from the stage before; NULL (the default) for none.
+   */
+  const fewstep_trajectories *trajectories;
+} fewstep_recipe_options;
+
+/**
+ * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
+ *
+ * Any thread may call. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_recipe_options_init(fewstep_recipe_options *options, size_t struct_size);
+
+/**
+ * The JSON of a recipe that comes with the library, for a student of `steps` sampler steps: "fast" (minutes on two cores for small images) or "best" (six times
+ * as long). Run it as it is, or change it: every field is there. Writes the text and a NUL to `buffer`, and its length without the NUL to `*length`; with
+ * `buffer` NULL and `capacity` 0 only the length.
+ *
+ * Any thread may call. Returns OK, INVALID_ARGUMENT (no such recipe), SHAPE (capacity is too small) or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_recipe_text(const char *name,
+                                   uint32_t steps,
+                                   char *buffer,
+                                   size_t capacity,
+                                   size_t *length);
+
+/**
+ * Trains a student by a recipe: stages, each of which is what a trainer does, and goes on with the student (the moving average of its weights) that the one
+ * before has made.
+ *
+ * `recipe` is JSON: `{"stages": [...]}`. A stage has the fields of fewstep_trainer_options, with their defaults and with words for constants ("muon", "cosine",
+ * "bf16"), and `name`, `steps` (of training; also total_steps), `grid` (sampler steps of the student, 0 for its own), `teacher` ("given", or "previous" for the
+ * student of the stage before, as progressive distillation has it) and `patience` (held-out errors without a new best after which the stage ends with its best
+ * student; 0 for never). Its `terms` have `objective` ("teacher_forced"), `weight`, `norm`, `huber_delta` and `step_weight`, its `features` `objective`,
+ * `student`, `teacher`, `norm`, `weight` and `decay_steps`. fewstep_recipe_text has whole ones.
+ *
+ * The folder of the options holds, at any time: recipe.json; metrics.jsonl, a line for each log_every steps (loss, each term, gradient norm, learning rate,
+ * samples a second) and for each measurement (`held_out`: RMSE against the teacher's trajectories of noises that training never sees, `training`: of as many
+ * that it does; without trajectories the loss of other draws); the same as TensorBoard event files; progress.svg, their curves; samples-STAGE-STEP.png; and
+ * stage-N.safetensors, the student of each stage that is done. A call with the folder of a run that was cut off, also by a crash of the process or the machine,
+ * goes on from its last checkpoint, to the same bits as a run that never stopped; the models and the data must be the same. After the last stage it returns the
+ * student at once.
+ *
+ * `student` is the first stage's initial student; `teacher` and `dataset` may be NULL where no stage needs them. `progress` and `cancel` may be NULL; it is told
+ * the stage, the pace and the time that is left. After CANCELLED what was done is in the folder.
+ *
+ * The caller owns `*out` and gives it to fewstep_model_destroy. Any thread may call. Returns OK, INVALID_ARGUMENT (a recipe that cannot be meant, or a folder of
+ * another one), SHAPE, UNSUPPORTED, CANCELLED, NUMERIC (training has diverged; the folder keeps what was before), IO, NOT_FOUND, CORRUPT_FILE, VERSION_MISMATCH
+ * or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_recipe_run(const fewstep_runtime *runtime,
+                                  const char *recipe,
+                                  const fewstep_model *student,
+                                  const fewstep_model *teacher,
+                                  const fewstep_dataset *dataset,
+                                  const fewstep_recipe_options *options,
+                                  fewstep_progress_callback progress,
+                                  void *user,
+                                  const fewstep_cancel_token *cancel,
+                                  fewstep_model **out);
 
 
 /* ---------------------------------------------------------------------------

@@ -196,6 +196,7 @@ inline fewstep_quantize_options quantize_options() { return detail::defaults(few
 inline fewstep_sampler_options sampler_options() { return detail::defaults(fewstep_sampler_options_init); }
 inline fewstep_begin_options begin_options() { return detail::defaults(fewstep_begin_options_init); }
 inline fewstep_evaluator_options evaluator_options() { return detail::defaults(fewstep_evaluator_options_init); }
+inline fewstep_recipe_options recipe_options() { return detail::defaults(fewstep_recipe_options_init); }
 inline fewstep_evaluate_options evaluate_options() { return detail::defaults(fewstep_evaluate_options_init); }
 inline fewstep_evaluation evaluation() { return detail::defaults(fewstep_evaluation_init); }
 /**@}*/
@@ -256,6 +257,17 @@ void watched(std::shared_ptr<T> handle, [[maybe_unused]] F &progress, const Canc
         if (relay.thrown) std::rethrow_exception(relay.thrown);
         check(status);
     }
+}
+
+// The text that a function writes to a buffer (NULL for its length alone), its capacity, and where its length goes.
+template <class Write>
+std::string written(Write write) {
+    std::size_t length = 0;
+    check(write(static_cast<char *>(nullptr), std::size_t{0}, &length));
+    std::string text(length + 1, '\0');
+    check(write(text.data(), text.size(), &length));
+    text.resize(length);
+    return text;
 }
 
 } // namespace detail
@@ -399,6 +411,7 @@ class Model : public detail::Owner<fewstep_model> {
 
   private:
     friend class Trainer; // makes models of its weights
+    friend class Recipe;
     explicit Model(std::shared_ptr<fewstep_model> handle) noexcept : Owner(std::move(handle)) {}
 
     template <class Make>
@@ -744,6 +757,31 @@ class Evaluator : public detail::Owner<fewstep_evaluator> {
     }
 };
 
+/** Training in stages that goes by itself: see fewstep_recipe_run. */
+class Recipe {
+  public:
+    /** The JSON of a recipe that comes with the library, "fast" or "best", for a student of so many sampler steps. Throws Error. */
+    static std::string text(const std::string &name, std::uint32_t steps) {
+        return detail::written([&](auto... to) { return fewstep_recipe_text(detail::text(name), steps, to...); });
+    }
+
+    /**
+     * Runs a recipe of JSON, or goes on with it where `options.folder` has a run that was cut off: the student. Progress callables as for Trainer. Throws Error
+     * and what `progress` throws.
+     */
+    template <class F = NoProgress>
+    static Model run(const Runtime &runtime, const std::string &recipe, const Model &student, const Model *teacher, const Dataset *dataset = nullptr,
+                     const fewstep_recipe_options &options = recipe_options(), F &&progress = F{}, const CancelToken *cancel = nullptr) {
+        const auto handle = [](const auto *owner) { return owner ? owner->handle().get() : nullptr; };
+        return Model(detail::child<fewstep_model>(runtime.handle(), [&](auto *at, auto **out) {
+            detail::watched(runtime.handle(), progress, cancel, [&](auto *, auto... watch) {
+                return fewstep_recipe_run(at, detail::text(recipe), student.handle().get(), handle(teacher), handle(dataset), &options, watch..., out);
+            });
+            return FEWSTEP_STATUS_OK; // watched() throws what went wrong
+        }));
+    }
+};
+
 /** What an evaluation of images found. Immutable. */
 class QualityReport : public detail::Owner<fewstep_quality_report> {
   public:
@@ -778,12 +816,7 @@ class QualityReport : public detail::Owner<fewstep_quality_report> {
 
     /** All of it as text, FEWSTEP_REPORT_*. Throws Error. */
     std::string text(std::int32_t format = FEWSTEP_REPORT_TEXT) const {
-        std::size_t length = 0;
-        check(fewstep_quality_report_text(handle().get(), format, nullptr, 0, &length));
-        std::string text(length + 1, '\0');
-        check(fewstep_quality_report_text(handle().get(), format, text.data(), text.size(), &length));
-        text.resize(length);
-        return text;
+        return detail::written([&](auto... to) { return fewstep_quality_report_text(handle().get(), format, to...); });
     }
 
   private:

@@ -19,6 +19,7 @@ pub mod nn;
 mod process;
 pub mod quant;
 pub mod random;
+pub mod recipe;
 pub mod sampling;
 pub mod standby;
 pub mod tensor;

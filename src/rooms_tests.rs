@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// What each room may use, beside what stands on the ground floor.
-const ROOMS: [(&str, &[&str]); 11] = [
+const ROOMS: [(&str, &[&str]); 12] = [
     ("graph", &[]),
     ("backend", &["graph"]),
     ("io", &[]),
@@ -14,7 +14,8 @@ const ROOMS: [(&str, &[&str]); 11] = [
     ("distill", &["graph", "backend", "io", "diffusion", "nn", "sampling"]),
     ("quant", &["graph", "backend", "diffusion", "nn", "sampling"]),
     ("evaluate", &["graph", "backend", "io", "diffusion", "nn", "sampling", "distill"]),
-    ("ffi", &["graph", "backend", "io", "diffusion", "nn", "sampling", "distill", "quant", "evaluate"]),
+    ("recipe", &["graph", "backend", "io", "diffusion", "nn", "sampling", "distill", "evaluate"]),
+    ("ffi", &["graph", "backend", "io", "diffusion", "nn", "sampling", "distill", "quant", "evaluate", "recipe"]),
     ("process", &[]),
 ];
 

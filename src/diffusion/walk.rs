@@ -23,6 +23,9 @@ impl Walk {
     /// 0.014 (DDIM) and 0.022 (3M) from those of 50 and of 40 steps (research/distillation_2026.md, 2.1).
     const ENOUGH: [usize; 3] = [32, 24, 20];
 
+    /// The most teacher steps of one trajectory.
+    const MOST_STEPS: usize = 1000;
+
     /// An error for a solver that there is not.
     pub fn check(&self) -> Result<()> {
         match self.order {
@@ -37,6 +40,16 @@ impl Walk {
         let enough = Self::ENOUGH[order.clamp(1, 3) - 1].div_ceil(pairs.len().max(1));
         let shortest = pairs.iter().map(|(t, next)| t.saturating_sub(*next)).min().and_then(|length| usize::try_from(length).ok());
         enough.min(shortest.unwrap_or(enough)).max(1)
+    }
+
+    /// As many steps inside each of these pairs as are given, or as are enough where 0 are; an error where a trajectory, which is one plan, has too many.
+    pub fn substeps(given: usize, order: usize, pairs: &[(i64, i64)]) -> Result<usize> {
+        let substeps = if given == 0 { Self::enough_substeps(order, pairs) } else { given };
+        let all = pairs.len().saturating_mul(substeps);
+        if all > Self::MOST_STEPS {
+            return Err(Error::invalid(format!("{} steps of {substeps} substeps are {all} teacher steps; at most {}", pairs.len(), Self::MOST_STEPS)));
+        }
+        Ok(substeps)
     }
 
     /// One run through all of `pairs`, each of which begins where the one before ends: a multistep solver remembers what it saw in those before.

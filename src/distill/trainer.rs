@@ -415,7 +415,8 @@ impl Trainer {
         &self.options
     }
 
-    pub(super) fn size(&self) -> Result<[usize; 2]> {
+    /// [H, W] of its images.
+    pub fn size(&self) -> Result<[usize; 2]> {
         self.options.size.map_or_else(|| self.student.size(), Ok)
     }
 

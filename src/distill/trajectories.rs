@@ -25,6 +25,9 @@ pub(super) fn seed_of(seed: u64, generation: u64) -> u64 {
     seed.wrapping_add(generation.wrapping_mul(0x9E37_79B9_7F4A_7C15))
 }
 
+/// The generation of noises that training never sees: no run is so long.
+const HELD_OUT: u64 = u64::MAX;
+
 impl Trajectories {
     /// Those that somebody else has computed, if there are any.
     pub fn given(set: Option<&TrajectorySet>) -> Self {
@@ -34,6 +37,11 @@ impl Trajectories {
     /// Those of a generation, if they are there.
     pub fn of(&self, generation: u64) -> Option<&TrajectoryCache> {
         self.current.as_ref().filter(|(number, _)| *number == generation).map(|(_, cache)| cache)
+    }
+
+    /// Those that are there, whichever.
+    fn present(&self) -> Option<&TrajectoryCache> {
+        self.current.as_ref().map(|(_, cache)| cache)
     }
 
     /// Bytes of all that there is.
@@ -143,8 +151,29 @@ impl Trainer {
 
     /// The trajectories that the next step draws from, for other runs and for files.
     pub fn trajectory_set(&self) -> Result<TrajectorySet> {
-        let (cache, options) = (self.trajectories.of(self.generation()), &self.options);
-        let cache = cache.ok_or_else(|| Error::state("there are no trajectories yet; prepare the trainer first, with an objective on them"))?.clone();
+        let cache = self.trajectories.of(self.generation());
+        self.set_of(cache.ok_or_else(|| Error::state("there are no trajectories yet; prepare the trainer first, with an objective on them"))?.clone())
+    }
+
+    /// The trajectories that the last step drew from, or that the first one will: the next step may draw from others, which are not there yet.
+    pub fn present_trajectories(&self) -> Result<TrajectorySet> {
+        self.set_of(self.trajectories.present().ok_or_else(|| Error::state("there are no trajectories yet; prepare the trainer first"))?.clone())
+    }
+
+    /// Trajectories of `count` noises that no step sees, made as this run makes its own.
+    pub fn held_out_trajectories(&self, count: usize, progress: &mut dyn FnMut(usize, usize) -> bool, stop: Stop) -> Result<TrajectorySet> {
+        let (teacher, spec) = self.cache_spec()?;
+        if count == 0 {
+            return Err(Error::invalid("there must be at least one held-out trajectory"));
+        }
+        let mut builder = CacheBuilder::new(self.backend.as_ref(), teacher, CacheSpec { count, ..spec }, stop)?;
+        builder.begin(seed_of(self.options.seed, HELD_OUT), stop)?;
+        let cache = builder.finish(progress, stop)?;
+        self.set_of(cache)
+    }
+
+    fn set_of(&self, cache: TrajectoryCache) -> Result<TrajectorySet> {
+        let options = &self.options;
         let (conditions, pairs) = (self.student.roles()?.conditions, memory::copy(&options.pairs, "step pairs")?);
         Ok(TrajectorySet { cache, conditions, pairs, substeps: options.substeps, scheduler: self.student.scheduler.clone(), hash: OnceLock::new() })
     }

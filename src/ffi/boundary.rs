@@ -140,6 +140,25 @@ pub(crate) unsafe fn put<T>(out: *mut T, value: T) {
     unsafe { out.write(value) }
 }
 
+/// Writes a text and a NUL to a buffer, and its length without the NUL; the length alone where there is no buffer.
+///
+/// # Safety
+/// `length` passed [`check_out`] and is valid for writing; `buffer` is NULL or valid for writing `capacity` bytes.
+pub(crate) unsafe fn write_text(text: &str, buffer: *mut c_char, capacity: usize, length: *mut usize) -> Result<()> {
+    if !buffer.is_null() || capacity != 0 {
+        if capacity <= text.len() {
+            return Err(Error::shape(format!("the text has {} bytes and a NUL, capacity is {capacity}", text.len())));
+        }
+        // SAFETY: as promised by the caller.
+        let to = unsafe { slice_mut(buffer.cast::<u8>(), text.len() + 1, "buffer")? };
+        to[..text.len()].copy_from_slice(text.as_bytes());
+        to[text.len()] = 0;
+    }
+    // SAFETY: as promised by the caller.
+    unsafe { put(length, text.len()) };
+    Ok(())
+}
+
 /// A 0 or a 1.
 pub(crate) fn flag(value: i32, name: &str) -> Result<bool> {
     match value {

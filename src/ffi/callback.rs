@@ -4,6 +4,7 @@ use super::cancel::{Cancel, fewstep_cancel_token};
 use super::options::size_field;
 use super::runtime::Runtime;
 use crate::cancel::Stop;
+use crate::distill::{Pace, StepReport};
 use crate::error::{Error, Result};
 use crate::process::fp_environment::as_caller;
 use std::ffi::c_void;
@@ -43,8 +44,17 @@ pub struct fewstep_progress {
     pub grad_norm: f32,
     /// FEWSTEP_PHASE_TRAIN: its learning rate; 0 otherwise.
     pub learning_rate: f32,
+    /// The recipe's stage, from 1; 0 where there is no recipe.
+    pub stage: u32,
+    /// Stages of the recipe; 0 where there is no recipe.
+    pub stage_count: u32,
     /// 0.
     pub reserved: u32,
+    /// FEWSTEP_PHASE_TRAIN: images that are trained on in a second, the mean of the last steps; 0 otherwise.
+    pub samples_per_second: f64,
+    /// FEWSTEP_PHASE_TRAIN: seconds until the call is done, if it goes on as in the last steps (and images of a recipe's later stages cost as much as those of
+    /// this one); below 0 where that is not known.
+    pub seconds_left: f64,
 }
 
 /// Called between two steps of a blocking call, on the thread that made the call. Return 0 to go on; anything else cancels: the call returns
@@ -55,7 +65,34 @@ pub type fewstep_progress_callback = Option<unsafe extern "C" fn(user: *mut c_vo
 impl fewstep_progress {
     /// Progress without training numbers.
     pub(crate) fn new(phase: i32, done: u64, total: u64) -> Self {
-        Self { struct_size: size_field::<Self>(), phase, done, total, loss: 0.0, grad_norm: 0.0, learning_rate: 0.0, reserved: 0 }
+        Self {
+            struct_size: size_field::<Self>(),
+            phase,
+            done,
+            total,
+            loss: 0.0,
+            grad_norm: 0.0,
+            learning_rate: 0.0,
+            stage: 0,
+            stage_count: 0,
+            reserved: 0,
+            samples_per_second: 0.0,
+            seconds_left: -1.0,
+        }
+    }
+}
+
+impl fewstep_progress {
+    /// Progress of training: the step just done, how many of how many, the pace of steps of `batch` images, and how many are still to come.
+    pub(crate) fn of_step(report: &StepReport, [done, total]: [u64; 2], pace: &Pace, batch: usize, left: f64) -> Self {
+        Self {
+            loss: report.loss,
+            grad_norm: report.grad_norm,
+            learning_rate: report.learning_rate,
+            samples_per_second: pace.samples_per_second(batch),
+            seconds_left: pace.seconds_left(left).unwrap_or(-1.0),
+            ..Self::new(FEWSTEP_PHASE_TRAIN, done, total)
+        }
     }
 }
 

@@ -27,6 +27,7 @@ pub mod precision;
 pub mod quality_report;
 pub mod quantize;
 pub mod quantize_report;
+pub mod recipe;
 pub mod runtime;
 pub mod sampler;
 pub mod sampler_options;

@@ -1,6 +1,6 @@
 //! What an evaluation found: its rows, and texts of all of them.
 
-use super::boundary::{check_out, choice, ffi_boundary, put, slice_mut};
+use super::boundary::{check_out, choice, ffi_boundary, write_text};
 use super::error::fewstep_status;
 use super::handle::{self, Opaque, share};
 use super::options::{Report as Filled, check_report, size_field, write_report};
@@ -227,16 +227,7 @@ pub unsafe extern "C" fn fewstep_quality_report_text(
         check_out(length, "length")?;
         let is_text = choice(format, "format", &[(FEWSTEP_REPORT_TEXT, true), (FEWSTEP_REPORT_JSON, false)])?;
         let text = if is_text { report.report.text()? } else { report.report.json()? };
-        if !buffer.is_null() || capacity != 0 {
-            if capacity <= text.len() {
-                return Err(Error::shape(format!("the text has {} bytes and a NUL, capacity is {capacity}", text.len())));
-            }
-            let to = slice_mut(buffer.cast::<u8>(), text.len() + 1, "buffer")?;
-            to[..text.len()].copy_from_slice(text.as_bytes());
-            to[text.len()] = 0;
-        }
-        put(length, text.len());
-        Ok(())
+        write_text(&text, buffer, capacity, length)
     })
 }
 

@@ -1,7 +1,7 @@
 //! Trainers: the training step, loops over it, snapshots and checkpoints.
 
 use super::boundary::{check_out, choice, ffi_boundary, path, put, slice_mut};
-use super::callback::{FEWSTEP_PHASE_PREPARE, FEWSTEP_PHASE_TRAIN, Watch, fewstep_progress, fewstep_progress_callback};
+use super::callback::{FEWSTEP_PHASE_PREPARE, Watch, fewstep_progress, fewstep_progress_callback};
 use super::cancel::{Cancel, fewstep_cancel_token};
 use super::dataset::fewstep_dataset;
 use super::error::fewstep_status;
@@ -11,7 +11,7 @@ use super::options::{self, Report, check_report, size_field, write_report};
 use super::runtime::{FEWSTEP_LOG_INFO, FEWSTEP_LOG_WARNING, Runtime, fewstep_runtime};
 use super::trainer_options::{fewstep_trainer_options, translate};
 use super::trajectories::{TrajectoriesHandle, fewstep_trajectories};
-use crate::distill::{OptionGroup, StepReport, Trainer, WeightsKind};
+use crate::distill::{OptionGroup, Pace, StepReport, Trainer, WeightsKind};
 use crate::error::{Error, Result};
 use std::ffi::{c_char, c_void};
 use std::mem::offset_of;
@@ -177,15 +177,12 @@ impl TrainerHandle {
     fn train(&mut self, steps: u64, watch: &Watch) -> Result<()> {
         self.prepare(watch)?;
         let stop = watch.stop(&self.runtime);
+        let (mut pace, batch) = (Pace::default(), self.trainer.options().batch);
+        pace.start();
         for done in 1..=steps {
             let report = self.trainer.step_until(stop)?;
-            let progress = fewstep_progress {
-                loss: report.loss,
-                grad_norm: report.grad_norm,
-                learning_rate: report.learning_rate,
-                ..fewstep_progress::new(FEWSTEP_PHASE_TRAIN, done, steps)
-            };
-            watch.report(&progress)?;
+            pace.step();
+            watch.report(&fewstep_progress::of_step(&report, [done, steps], &pace, batch, (steps - done) as f64))?;
         }
         Ok(())
     }

@@ -76,9 +76,6 @@ pub const FEWSTEP_OPTIMIZER_MUON: i32 = 2;
 /// trajectory_clip: clamp or threshold as the scheduler config of the teacher says, so that it runs as its own sampler runs it.
 pub const FEWSTEP_CLIP_FROM_TEACHER: i32 = 3;
 
-/// The most teacher steps of one trajectory, which is one plan.
-const MAX_TEACHER_STEPS: usize = 1000;
-
 /// One term of a loss, which is the weighted sum of its terms. Set every field; those that a later version adds may be 0.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -403,16 +400,6 @@ fn trajectory_clip(o: &fewstep_trainer_options) -> Result<Option<Clip>> {
     Ok(clip)
 }
 
-/// Teacher steps inside each pair, as many as are enough where nobody says.
-pub(super) fn substeps(given: u32, teacher_order: usize, pairs: &[(i64, i64)]) -> Result<usize> {
-    let substeps = if given == 0 { Walk::enough_substeps(teacher_order, pairs) } else { given as usize };
-    let all = pairs.len().saturating_mul(substeps);
-    if all > MAX_TEACHER_STEPS {
-        return Err(Error::invalid(format!("{} steps of {substeps} substeps are {all} teacher steps; at most {MAX_TEACHER_STEPS}", pairs.len())));
-    }
-    Ok(substeps)
-}
-
 /// The Rust options that C's options mean for this student.
 ///
 /// # Safety
@@ -441,7 +428,7 @@ pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model, tea
     let teacher_order = o.teacher_order as usize;
     let substeps = match &trajectories {
         Some(set) if o.substeps == 0 => set.substeps,
-        _ => substeps(o.substeps, teacher_order, &pairs)?,
+        _ => Walk::substeps(o.substeps as usize, teacher_order, &pairs)?,
     };
     let size = read_size(o.height, o.width)?;
     check_extent(student, o.batch.max(o.cache_batch.min(o.cache_size)) as usize, size.map_or_else(|| student.size(), Ok)?)?;

@@ -239,7 +239,7 @@ unsafe fn spec(o: &fewstep_trajectories_options, student: &Model, dataset: Optio
     let size = read_size(o.height, o.width)?.map_or_else(|| student.size(), Ok)?;
     let (order, batch) = (o.teacher_order as usize, o.batch.min(o.count).max(1) as usize);
     check_extent(student, batch, size)?;
-    let substeps = super::trainer_options::substeps(o.substeps, order, &pairs)?;
+    let substeps = Walk::substeps(o.substeps as usize, order, &pairs)?;
     let clip = choice(o.clip, "clip", &clips(o.clip_range, o.threshold_ratio, o.threshold_max))?;
     clip.check()?;
     Ok(CacheSpec {

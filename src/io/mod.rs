@@ -3,7 +3,9 @@
 //! This room knows tensors, texts and where they lie; what a network's config says is for `nn` to know. Every file is hostile until proven otherwise: sizes are checked arithmetic,
 //! allocations that follow from a file are fallible, and an error names the file, the tensor or key, what was expected and what was found.
 
+pub mod chart;
 pub mod diffusers;
+pub mod events;
 pub mod file;
 mod folder;
 mod font;

@@ -8,7 +8,7 @@ pub mod run;
 pub use conditions::{check_rows, draw_conditions};
 pub use evaluator::Evaluator;
 pub use program::{Does, Kept, RunGraph, RunSpec, UNROLLED};
-pub use run::{Given, Rows, SamplingRun, begin_batch, for_each_batch};
+pub use run::{Given, Rows, SamplingRun, begin_batch, begin_batch_at, for_each_batch};
 
 #[cfg(test)]
 mod tests;

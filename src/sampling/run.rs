@@ -286,6 +286,17 @@ pub(super) fn check_given(conditions: &[Condition], given: &[Given], n: usize, s
 
 /// Begins a run of fixed batch, of a model or hosted, with as many of `count` samples as fit, from `first` on, of whose values `given` has all; how many those are, and their values.
 pub fn begin_batch(run: &mut SamplingRun, seed: u64, given: &[Given], count: usize, first: usize) -> Result<(usize, Vec<(ConditionKind, Rows)>)> {
+    begin_batch_at(run, (seed, None), given, count, first)
+}
+
+/// The same from the noise of a seed, or from given states [N,H,W,C] of the batch.
+pub fn begin_batch_at(
+    run: &mut SamplingRun,
+    (seed, x_t): (u64, Option<&[f32]>),
+    given: &[Given],
+    count: usize,
+    first: usize,
+) -> Result<(usize, Vec<(ConditionKind, Rows)>)> {
     let batch = run.shape()[0];
     let used = batch.min(count.saturating_sub(first));
     let last = (first + used).checked_sub(1).ok_or_else(|| Error::internal("a batch of no samples"))?;
@@ -295,7 +306,7 @@ pub fn begin_batch(run: &mut SamplingRun, seed: u64, given: &[Given], count: usi
     let rows = memory::try_collect(rows, "conditions")?;
     // The host is given what a hosted run does not take.
     let given = if run.prediction.is_some() { vec![] } else { values_of(&rows)? };
-    run.begin(seed, &samples, &given, None)?;
+    run.begin(seed, &samples, &given, x_t)?;
     Ok((used, rows))
 }
 

@@ -98,6 +98,9 @@ fn null_everywhere() {
         fewstep_trainer_resume_with(null_mut(), null(), 0) => INVALID;
         fewstep_trainer_get_info(null_mut(), null_mut()) => INVALID;
         fewstep_trainer_destroy(null_mut()) => 0;
+        fewstep_recipe_options_init(null_mut(), 0) => INVALID;
+        fewstep_recipe_text(null(), 1, null_mut(), 0, null_mut()) => INVALID;
+        fewstep_recipe_run(null(), null(), null(), null(), null(), null(), None, null_mut(), null(), null_mut()) => INVALID;
         fewstep_quantize_options_init(null_mut(), 0) => INVALID;
         fewstep_quantize(null(), null(), null(), None, null_mut(), null_mut()) => INVALID;
         fewstep_quantize_report(null(), null(), null(), null(), None, None, null_mut()) => INVALID;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The header's chapters in their order: a file of src/ffi, and what it is about.
-const CHAPTERS: [(&str, &str); 23] = [
+const CHAPTERS: [(&str, &str); 24] = [
     ("error", "Version, status codes, the last error"),
     ("cancel", "Cancel tokens"),
     ("callback", "Progress"),
@@ -23,6 +23,7 @@ const CHAPTERS: [(&str, &str); 23] = [
     ("trajectories", "Trajectories of teachers that are the host's, or not there any more"),
     ("trainer_options", "Trainers: what training is made with"),
     ("trainer", "Trainers"),
+    ("recipe", "Recipes: training in stages that goes by itself"),
     ("quantize", "Quantisation: models in fewer bits"),
     ("quantize_report", "What each layer's whole numbers cost"),
     ("sampler_options", "Samplers: what a run is made with"),

@@ -410,6 +410,33 @@ static void sample(const fewstep_runtime *runtime, const fewstep_model *model, u
     free(again);
 }
 
+/* A recipe of the library's, cut short, which is cancelled once and goes on. */
+static void by_recipe(const fewstep_runtime *runtime, const fewstep_model *student, const fewstep_model *teacher, const char *out) {
+    size_t length = 0;
+    OK(fewstep_recipe_text("fast", 2, NULL, 0, &length));
+    char *recipe = malloc(length + 1);
+    if (!recipe) exit(1);
+    FAILS(SHAPE, fewstep_recipe_text("fast", 2, recipe, length, &length));
+    OK(fewstep_recipe_text("fast", 2, recipe, length + 1, &length));
+    const char *cut[] = {"\"steps\": 4000", "\"steps\":    4", "\"cache_size\": 12288", "\"cache_size\":     4", "\"batch\": 64", "\"batch\":  2"};
+    for (int i = 0; i < 6; i += 2) {
+        char *at = strstr(recipe, cut[i]);
+        if (!at) exit(1);
+        memcpy(at, cut[i + 1], strlen(cut[i + 1]));
+    }
+    fewstep_recipe_options options;
+    OK(fewstep_recipe_options_init(&options, sizeof options));
+    options.held_out = 2;
+    options.folder = path(out, "run");
+    counter all = {0, UINT64_MAX}, some = {0, 3};
+    fewstep_model *trained = NULL;
+    FAILS(INVALID_ARGUMENT, fewstep_recipe_run(runtime, "{}", student, teacher, NULL, &options, NULL, NULL, NULL, &trained));
+    FAILS(CANCELLED, fewstep_recipe_run(runtime, recipe, student, teacher, NULL, &options, count, &some, NULL, &trained));
+    OK(fewstep_recipe_run(runtime, recipe, student, teacher, NULL, &options, count, &all, NULL, &trained));
+    OK(fewstep_model_destroy(trained));
+    free(recipe);
+}
+
 /* As few images as an evaluation takes, and a report in a buffer of just its size. */
 static void compare(const fewstep_runtime *runtime, const fewstep_model *teacher, const fewstep_model *student) {
     enum { COUNT = 6 };
@@ -538,6 +565,7 @@ int main(int argc, char **argv) {
     sample(runtime, teacher, 3, out);
     sample(runtime, trained, 0, out); /* its own grid */
     compare(runtime, teacher, trained);
+    by_recipe(runtime, student, teacher, out);
     open_memory(runtime, out);
 
     /* Parents first: children keep them alive. */

@@ -20,6 +20,7 @@ use fewstep::ffi::model::*;
 use fewstep::ffi::quality_report::*;
 use fewstep::ffi::quantize::*;
 use fewstep::ffi::quantize_report::*;
+use fewstep::ffi::recipe::*;
 use fewstep::ffi::runtime::*;
 use fewstep::ffi::sampler::*;
 use fewstep::ffi::sampler_options::*;
@@ -137,6 +138,12 @@ api! {
     fewstep_sampler_get_info(*mut fewstep_sampler, *mut fewstep_sampler_info) -> i32;
     fewstep_sample(*const fewstep_runtime, *const fewstep_model, *const fewstep_sampler_options, *const fewstep_begin_options, *mut f32, usize) -> i32;
     fewstep_sampler_destroy(*mut fewstep_sampler) -> i32;
+    fewstep_recipe_options_init(*mut fewstep_recipe_options, usize) -> i32;
+    fewstep_recipe_text(*const c_char, u32, *mut c_char, usize, *mut usize) -> i32;
+    fewstep_recipe_run(
+        *const fewstep_runtime, *const c_char, *const fewstep_model, *const fewstep_model, *const fewstep_dataset, *const fewstep_recipe_options,
+        fewstep_progress_callback, *mut c_void, *const fewstep_cancel_token, *mut *mut fewstep_model
+    ) -> i32;
     fewstep_quantize_options_init(*mut fewstep_quantize_options, usize) -> i32;
     fewstep_quantize(
         *const fewstep_runtime, *const fewstep_model, *const fewstep_quantize_options, fewstep_progress_callback, *mut c_void, *mut *mut fewstep_model

@@ -86,6 +86,7 @@ pub mod ffi {
 
         fn data_trainer(runtime: &Runtime, student: &Model, dataset: &Dataset) -> Result<UniquePtr<Trainer>>;
         fn distiller(runtime: &Runtime, student: &Model, teacher: &Model) -> Result<UniquePtr<Trainer>>;
+        fn by_recipe(runtime: &Runtime, student: &Model, teacher: &Model, folder: &str, stop_at: u64) -> Result<UniquePtr<Model>>;
         fn taught(runtime: &Runtime, student: &Model, level: f32, path: &str) -> Result<UniquePtr<Trainer>>;
         fn prepare(trainer: Pin<&mut Trainer>) -> Result<u64>;
         fn train(trainer: Pin<&mut Trainer>, steps: u64) -> Result<()>;

@@ -108,5 +108,6 @@ void save_training(Trainer &trainer, rust::Str path);
 void resume_training(Trainer &trainer, rust::Str path);
 void resume_training_with(Trainer &trainer, rust::Str path, std::uint32_t changes);
 std::uint64_t training_steps(Trainer &trainer);
+std::unique_ptr<Model> by_recipe(const Runtime &runtime, const Model &student, const Model &teacher, rust::Str folder, std::uint64_t stop_at);
 
 } // namespace fewstep_tests

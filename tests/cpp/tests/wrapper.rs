@@ -278,6 +278,12 @@ fn training_steps_stops_and_resumes() {
     train(alone.pin_mut(), 2).expect("train without a teacher");
     let refused = taught(&runtime, &student, -1.0, other).err().map(|e| e.to_string());
     assert!(refused.as_deref().is_some_and(|e| e.contains("gave up at 4")), "{refused:?}");
+    let run = dir.join("run");
+    let run = run.to_str().expect("UTF-8");
+    let refused = by_recipe(&runtime, &student, &student, run, 2).err().map(|e| e.to_string());
+    assert!(refused.as_deref().is_some_and(|e| e.contains("gave up at 2")), "{refused:?}");
+    let learned = by_recipe(&runtime, &student, &student, run, 0).expect("goes on");
+    assert!(sample(&runtime, &learned, 2, 1, &LABELS).expect("sample") != sample(&runtime, &student, 2, 1, &LABELS).expect("sample"));
     let images = |t: &mut UniquePtr<Trainer>| sample(&runtime, &snapshot(t.pin_mut()).expect("snapshot"), 2, 1, &LABELS).expect("sample");
     assert!(images(&mut trainer) == images(&mut resumed));
     assert!(images(&mut trainer) != sample(&runtime, &student, 2, 1, &LABELS).expect("sample"), "training changed the weights");

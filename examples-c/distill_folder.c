@@ -1,0 +1,220 @@
+/* From a folder of pictures to a few-step student: trains a teacher on them (folders in it are classes), distils it, and shows both.
+ *
+ * usage: distill_folder FOLDER OUT_DIR [size=32] [channels=3] [teacher=STEPS] [student=STEPS] [grid=2] [cache=4096]
+ *   OUT_DIR/teacher/, OUT_DIR/student/   the two runs: metrics.jsonl, TensorBoard event files (tensorboard --logdir OUT_DIR), progress.svg, pictures, checkpoints
+ *   OUT_DIR/student.safetensors, OUT_DIR/samples.png
+ * Interrupted, by Ctrl-C, kill -9 or a power cut, the same command goes on where it was.
+ *
+ * Everything that can fail returns a status; CHECK prints the library's sentence and leaves. A real host would go on instead. */
+#include <fewstep.h>
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum { SHOWN = 12, TEACHER_STEPS = 50, CHANNELS = 4, SIDE = 256 };
+
+static fewstep_cancel_token *interrupted; /* set by Ctrl-C */
+
+#define CHECK(call)                                                                                        \
+    do {                                                                                                   \
+        fewstep_status status_ = (call);                                                                   \
+        if (status_ == FEWSTEP_STATUS_CANCELLED) {                                                         \
+            printf("\nstopped; the same command goes on from here\n");                                    \
+            exit(3);                                                                                       \
+        }                                                                                                  \
+        if (status_ != FEWSTEP_STATUS_OK) {                                                                \
+            fprintf(stderr, "\n%s: %s: %s\n", #call, fewstep_status_name(status_), fewstep_last_error()); \
+            exit(1);                                                                                       \
+        }                                                                                                  \
+    } while (0)
+
+static void stop(int signal) {
+    (void)signal;
+    fewstep_cancel_token_cancel(interrupted); /* may be called in a signal handler */
+}
+
+typedef struct {
+    const char *what;
+    int percent;
+} bar;
+
+static int32_t show_progress(void *user, const fewstep_progress *p) {
+    bar *b = user;
+    const int percent = p->total ? (int)(100 * p->done / p->total) : 100;
+    if (percent == b->percent) return 0;
+    b->percent = percent;
+    printf("\r%-8s %-12s [%-40.*s] %3d %%", b->what, p->phase == FEWSTEP_PHASE_OPEN ? "pictures" : p->phase == FEWSTEP_PHASE_PREPARE ? "trajectories" : "training",
+           percent * 40 / 100, "########################################", percent);
+    if (p->phase == FEWSTEP_PHASE_TRAIN) printf("  loss %.4f  %5.0f images/s  %4.0f s left ", (double)p->loss, p->samples_per_second, p->seconds_left);
+    if (percent == 100) printf("\n");
+    fflush(stdout);
+    return 0;
+}
+
+static const char *path(const char *dir, const char *name) {
+    static char buffer[4096];
+    snprintf(buffer, sizeof buffer, "%s/%s", dir, name);
+    return buffer;
+}
+
+/* The pictures, and what could not be used. */
+static fewstep_dataset *open_pictures(const fewstep_runtime *runtime, const char *folder, unsigned size, unsigned channels, fewstep_dataset_info *info) {
+    fewstep_folder_options options;
+    CHECK(fewstep_folder_options_init(&options, sizeof options));
+    options.channels = channels;
+    options.height = options.width = size;
+    options.cancel = interrupted;
+    bar b = {"data", -1};
+    fewstep_dataset *dataset;
+    CHECK(fewstep_dataset_open_folder(runtime, folder, &options, show_progress, &b, &dataset));
+    info->struct_size = sizeof *info;
+    CHECK(fewstep_dataset_get_info(dataset, info));
+    printf("%llu pictures of %u classes\n", (unsigned long long)info->count, (unsigned)info->classes);
+    for (uint64_t i = 0; i < info->skipped && i < 5; i++) {
+        fewstep_skipped skipped = {.struct_size = sizeof skipped};
+        CHECK(fewstep_dataset_skipped(dataset, i, &skipped));
+        printf("left out: %s: %s\n", skipped.path, skipped.reason);
+    }
+    if (info->skipped > 5) printf("and %llu more\n", (unsigned long long)info->skipped - 5);
+    return dataset;
+}
+
+/* One recipe in its folder, from the start or from where it was. */
+static fewstep_model *run(const fewstep_runtime *runtime, const char *what, const char *folder, const char *recipe, const fewstep_model *initial,
+                          const fewstep_model *teacher, const fewstep_dataset *dataset) {
+    fewstep_recipe_options options;
+    CHECK(fewstep_recipe_options_init(&options, sizeof options));
+    options.folder = folder;
+    options.log_every = 20;
+    options.evaluate_every = options.save_every = 200;
+    bar b = {what, -1};
+    fewstep_model *model;
+    CHECK(fewstep_recipe_run(runtime, recipe, initial, teacher, dataset, &options, show_progress, &b, interrupted, &model));
+    return model;
+}
+
+static fewstep_model *train_teacher(const fewstep_runtime *runtime, const fewstep_dataset *dataset, const fewstep_dataset_info *info, const char *folder, unsigned steps) {
+    char config[1024], classes[64] = "", recipe[512];
+    if (info->classes) snprintf(classes, sizeof classes, ", \"num_class_embeds\": %u", (unsigned)info->classes);
+    snprintf(config, sizeof config,
+             "{\"_class_name\": \"UNet2DModel\", \"sample_size\": %u, \"in_channels\": %u, \"out_channels\": %u, \"layers_per_block\": 2,"
+             " \"block_out_channels\": [32, 64, 64], \"down_block_types\": [\"DownBlock2D\", \"DownBlock2D\", \"AttnDownBlock2D\"],"
+             " \"up_block_types\": [\"AttnUpBlock2D\", \"UpBlock2D\", \"UpBlock2D\"], \"norm_num_groups\": 8, \"attention_head_dim\": 32%s}",
+             (unsigned)info->height, (unsigned)info->channels, (unsigned)info->channels, classes);
+    fewstep_model *initial;
+    CHECK(fewstep_model_create(runtime, config, "{\"_class_name\": \"DDIMScheduler\", \"beta_schedule\": \"squaredcos_cap_v2\", \"clip_sample\": false}", 1, &initial));
+    snprintf(recipe, sizeof recipe,
+             "{\"stages\": [{\"name\": \"teacher\", \"steps\": %u, \"batch\": 32, \"learning_rate\": 1e-3, \"optimizer\": \"muon\", \"ema_decay\": 0.999,"
+             " \"terms\": [{\"objective\": \"denoise\"}]}]}",
+             steps);
+    fewstep_model *teacher = run(runtime, "teacher", folder, recipe, initial, NULL, dataset);
+    CHECK(fewstep_model_destroy(initial));
+    return teacher;
+}
+
+static fewstep_model *train_student(const fewstep_runtime *runtime, const fewstep_model *teacher, const char *folder, unsigned steps, unsigned grid, unsigned cache) {
+    fewstep_student_options smaller;
+    CHECK(fewstep_student_options_init(&smaller, sizeof smaller));
+    smaller.config_patch =
+        "{\"block_out_channels\": [16, 32, 32], \"layers_per_block\": 1, \"down_block_types\": [\"DownBlock2D\", \"DownBlock2D\", \"DownBlock2D\"],"
+        " \"up_block_types\": [\"UpBlock2D\", \"UpBlock2D\", \"UpBlock2D\"], \"add_attention\": false}";
+    smaller.prediction = FEWSTEP_PREDICTION_V;
+    smaller.seed = 1;
+    fewstep_model *initial;
+    CHECK(fewstep_model_derive_student(runtime, teacher, &smaller, &initial));
+    char recipe[512]; /* fewstep_recipe_text("fast", …) has every field */
+    snprintf(recipe, sizeof recipe,
+             "{\"stages\": [{\"name\": \"student\", \"steps\": %u, \"grid\": %u, \"teacher_order\": 3, \"cache_size\": %u, \"optimizer\": \"muon\","
+             " \"learning_rate\": 2e-3, \"trajectory_clip\": \"none\", \"terms\": [{\"objective\": \"teacher_forced\"}]}]}",
+             steps, grid, cache);
+    fewstep_model *student = run(runtime, "student", folder, recipe, initial, teacher, NULL);
+    CHECK(fewstep_model_destroy(initial));
+    return student;
+}
+
+/* Images of the same noises; `steps` 0 for a student's own grid. */
+static void sample(const fewstep_runtime *runtime, const fewstep_model *model, uint32_t steps, uint32_t classes, float *images, size_t count) {
+    fewstep_sampler_options options;
+    CHECK(fewstep_sampler_options_init(&options, sizeof options));
+    options.kind = FEWSTEP_SAMPLER_DDIM;
+    options.spacing = FEWSTEP_SPACING_TRAILING;
+    options.clip = FEWSTEP_CLIP_NONE;
+    options.set_alpha_to_one = 1;
+    options.steps = steps;
+    options.batch = SHOWN;
+    fewstep_sampler *sampler;
+    CHECK(fewstep_sampler_create(runtime, model, &options, &sampler));
+    int32_t labels[SHOWN];
+    for (int i = 0; i < SHOWN; i++) labels[i] = classes ? i % (int32_t)classes : 0;
+    fewstep_conditioning conditioning = {FEWSTEP_CONDITIONING_CLASS_LABELS, 0, labels, SHOWN};
+    fewstep_begin_options begin;
+    CHECK(fewstep_begin_options_init(&begin, sizeof begin));
+    begin.seed = 7;
+    begin.conditionings = &conditioning;
+    begin.conditioning_count = classes != 0;
+    CHECK(fewstep_sampler_begin(sampler, &begin));
+    CHECK(fewstep_sampler_run(sampler, NULL, NULL, NULL));
+    CHECK(fewstep_sampler_read(sampler, images, count));
+    CHECK(fewstep_sampler_destroy(sampler));
+}
+
+int main(int argc, char **argv) {
+    unsigned size = 32, channels = 3, teacher_train = 6000, student_train = 6000, grid = 2, cache = 4096;
+    const struct {
+        const char *form;
+        unsigned *value, most;
+    } known[] = {{"size=%u%c", &size, SIDE},         {"channels=%u%c", &channels, 3}, {"teacher=%u%c", &teacher_train, 10000000}, {"student=%u%c", &student_train, 10000000},
+                 {"grid=%u%c", &grid, 100}, {"cache=%u%c", &cache, 1000000}};
+    int wrong = argc < 3;
+    char rest;
+    for (int i = 3; i < argc; i++) {
+        int found = 0;
+        for (size_t k = 0; k < sizeof known / sizeof known[0]; k++)
+            found |= sscanf(argv[i], known[k].form, known[k].value, &rest) == 1 && *known[k].value >= 1 && *known[k].value <= known[k].most;
+        wrong |= !found;
+    }
+    if (wrong) {
+        fprintf(stderr, "usage: %s FOLDER OUT_DIR [size=32] [channels=3] [teacher=STEPS] [student=STEPS] [grid=2] [cache=4096]\n", argv[0]);
+        return 2;
+    }
+    const char *out = argv[2];
+    if (mkdir(out, 0777) != 0 && errno != EEXIST) {
+        perror(out);
+        return 1;
+    }
+    CHECK(fewstep_cancel_token_create(&interrupted));
+    signal(SIGINT, stop);
+    fewstep_runtime_options runtime_options;
+    CHECK(fewstep_runtime_options_init(&runtime_options, sizeof runtime_options));
+    fewstep_runtime *runtime;
+    CHECK(fewstep_runtime_create(&runtime_options, &runtime));
+
+    fewstep_dataset_info info;
+    fewstep_dataset *dataset = open_pictures(runtime, argv[1], size, channels, &info);
+    fewstep_model *teacher = train_teacher(runtime, dataset, &info, path(out, "teacher"), teacher_train);
+    fewstep_model *student = train_student(runtime, teacher, path(out, "student"), student_train, grid, cache);
+    CHECK(fewstep_model_save_file(student, path(out, "student.safetensors")));
+
+    static float images[3][SHOWN * 3 * SIDE * SIDE];
+    const size_t count = (size_t)SHOWN * info.channels * info.height * info.width;
+    sample(runtime, teacher, TEACHER_STEPS, info.classes, images[0], count);
+    sample(runtime, teacher, grid, info.classes, images[1], count);
+    sample(runtime, student, 0, info.classes, images[2], count);
+    char few[64], own[64];
+    snprintf(few, sizeof few, "teacher, %u steps", grid);
+    snprintf(own, sizeof own, "student, %u steps", grid);
+    const fewstep_grid_row rows[] = {{"teacher, 50 steps", images[0], SHOWN}, {few, images[1], SHOWN}, {own, images[2], SHOWN}};
+    CHECK(fewstep_save_image_grid(path(out, "samples.png"), rows, 3, sizeof rows[0], info.channels, info.height, info.width, 2));
+    printf("wrote %s; tensorboard --logdir %s shows both runs\n", path(out, "samples.png"), out);
+
+    CHECK(fewstep_model_destroy(student));
+    CHECK(fewstep_model_destroy(teacher));
+    CHECK(fewstep_dataset_destroy(dataset));
+    CHECK(fewstep_runtime_destroy(runtime));
+    CHECK(fewstep_cancel_token_destroy(interrupted));
+    return 0;
+}

@@ -1,0 +1,380 @@
+//! What recipes say, in their own words: a list of stages, each of which is what one trainer is made with.
+
+use crate::diffusion::{Clip, Walk, Weight, trailing_pairs};
+use crate::distill::{FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Term, TrainerOptions, TrajectorySet};
+use crate::error::{Error, Result};
+use crate::io::json::{parse_record, shorten};
+use crate::io::json_writer;
+use crate::memory;
+use crate::nn::{Guidance, Model};
+use crate::tensor::DType;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::sync::Arc;
+
+/// The most stages, and the most terms and features of one: more than anybody means.
+const MOST: usize = 64;
+
+/// Stages of training, one after the other: each goes on with the student that the one before it has made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// In their order.
+    pub stages: Vec<Stage>,
+}
+
+/// One stage. What is not said is as a trainer has it by default.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Stage {
+    /// What it is called in logs and pictures.
+    pub name: String,
+    /// Training steps.
+    pub steps: u64,
+    /// Sampler steps of the student, evenly spread; 0 for the grid that the student has.
+    pub grid: u32,
+    /// Whom the student learns from: `given`, or `previous`, the student of the stage before, as progressive distillation does.
+    pub teacher: String,
+    /// The loss.
+    pub terms: Vec<StageTerm>,
+    /// More of it: blocks of both networks.
+    pub features: Vec<StageFeature>,
+    /// Held-out errors without a new best after which the stage ends, with its best student; 0 for never.
+    pub patience: u32,
+    /// Images of a step.
+    pub batch: usize,
+    /// Key of every draw.
+    pub seed: u64,
+    /// `adamw` or `muon`.
+    pub optimizer: String,
+    /// Of what AdamW updates.
+    pub learning_rate: f64,
+    /// Of what Muon updates.
+    pub muon_learning_rate: f64,
+    /// Muon's.
+    pub momentum: f64,
+    /// AdamW's.
+    pub beta1: f64,
+    /// AdamW's.
+    pub beta2: f64,
+    /// AdamW's.
+    pub eps: f64,
+    /// Decoupled.
+    pub weight_decay: f64,
+    /// Largest norm of the gradient; null for any.
+    pub clip_norm: Option<f64>,
+    /// Steps of it.
+    pub warmup_steps: u64,
+    /// `constant`, `cosine` or `stable`.
+    pub decay: String,
+    /// Of the moving average of the weights, which is what a stage makes.
+    pub ema_decay: f64,
+    /// `f32`, `f16` or `bf16`.
+    pub precision: String,
+    /// Solver of the teacher.
+    pub teacher_order: usize,
+    /// Teacher steps inside each step of the student; 0 for enough.
+    pub substeps: usize,
+    /// Trajectories.
+    pub cache_size: usize,
+    /// Trajectories side by side.
+    pub cache_batch: usize,
+    /// Steps after which they are replaced.
+    pub cache_refresh: u64,
+    /// `from_teacher`, `none`, `range` or `dynamic`.
+    pub trajectory_clip: String,
+    /// Of `range`.
+    pub clip_range: f64,
+    /// Of `dynamic`.
+    pub threshold_ratio: f64,
+    /// Of `dynamic`.
+    pub threshold_max: f64,
+    /// Of the teacher; 1 for none.
+    pub guidance_scale: f64,
+    /// The class that the teacher reads as none.
+    pub null_label: i32,
+    /// Of the scales of a quantised student.
+    pub scale_learning_rate: f64,
+}
+
+/// A term of a loss.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageTerm {
+    /// A word of [`OBJECTIVES`].
+    pub objective: String,
+    /// Factor.
+    #[serde(default = "one")]
+    pub weight: f32,
+    /// `l1`, `l2` or `huber`.
+    #[serde(default = "l2")]
+    pub norm: String,
+    /// Of `huber`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub huber_delta: Option<f32>,
+    /// `const`, `snr`, `trunc_snr`, `v` or `state`; by default `state` for the objectives on trajectories and `v` for the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_weight: Option<String>,
+}
+
+/// A term of features.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageFeature {
+    /// Where both networks are evaluated: a word of [`OBJECTIVES`].
+    pub objective: String,
+    /// Path of the student's block.
+    pub student: String,
+    /// Path of the teacher's; the same where it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<String>,
+    /// `l1` or `l2`.
+    #[serde(default = "l2")]
+    pub norm: String,
+    /// Factor.
+    #[serde(default = "one")]
+    pub weight: f32,
+    /// Steps over which the factor falls to 0; 0 for one that stays.
+    #[serde(default)]
+    pub decay_steps: u64,
+}
+
+fn one() -> f32 {
+    1.0
+}
+
+fn l2() -> String {
+    "l2".to_owned()
+}
+
+/// The objectives' words.
+pub const OBJECTIVES: [(&str, Objective); 7] = [
+    ("output", Objective::Output),
+    ("teacher_forced", Objective::TeacherForced),
+    ("on_policy", Objective::OnPolicy),
+    ("denoise", Objective::Denoise),
+    ("resolve", Objective::Resolve),
+    ("progressive", Objective::Progressive),
+    ("rollout", Objective::Rollout),
+];
+const OPTIMIZERS: [(&str, OptimizerKind); 2] = [("adamw", OptimizerKind::AdamW), ("muon", OptimizerKind::Muon)];
+const DECAYS: [(&str, LearningRate); 3] = [("constant", LearningRate::Constant), ("cosine", LearningRate::Cosine), ("stable", LearningRate::Stable)];
+const PRECISIONS: [(&str, DType); 3] = [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::Bf16)];
+/// Whether the teacher is the student of the stage before.
+const TEACHERS: [(&str, bool); 2] = [("given", false), ("previous", true)];
+
+/// What a word of a field stands for.
+fn choice<T: Copy>(field: &str, word: &str, known: &[(&str, T)]) -> Result<T> {
+    known.iter().find(|(name, _)| *name == word).map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
+        Error::invalid(format!("{field} is \"{}\"; it must be {}", shorten(word), names.join(", ")))
+    })
+}
+
+impl Default for Stage {
+    fn default() -> Self {
+        let o = TrainerOptions::default();
+        Self {
+            name: String::new(),
+            steps: 0,
+            grid: 0,
+            teacher: TEACHERS[0].0.to_owned(),
+            terms: vec![],
+            features: vec![],
+            patience: 0,
+            batch: o.batch,
+            seed: o.seed,
+            optimizer: OPTIMIZERS[0].0.to_owned(),
+            learning_rate: o.optimizer.learning_rate,
+            muon_learning_rate: o.optimizer.muon_learning_rate,
+            momentum: o.optimizer.momentum,
+            beta1: o.optimizer.beta1,
+            beta2: o.optimizer.beta2,
+            eps: o.optimizer.eps,
+            weight_decay: o.optimizer.weight_decay,
+            clip_norm: Some(o.optimizer.clip_norm),
+            warmup_steps: o.optimizer.warmup_steps,
+            decay: DECAYS[1].0.to_owned(),
+            ema_decay: o.optimizer.ema_decay,
+            precision: PRECISIONS[0].0.to_owned(),
+            teacher_order: o.teacher_order,
+            substeps: 0,
+            cache_size: o.cache_size,
+            cache_batch: o.cache_batch,
+            cache_refresh: o.cache_refresh,
+            trajectory_clip: "from_teacher".to_owned(),
+            clip_range: 1.0,
+            threshold_ratio: 0.995,
+            threshold_max: 1.0,
+            guidance_scale: 1.0,
+            null_label: -1,
+            scale_learning_rate: o.scale_learning_rate,
+        }
+    }
+}
+
+impl StageTerm {
+    fn term(&self) -> Result<Term> {
+        let objective = choice("objective", &self.objective, &OBJECTIVES)?;
+        let norm = match (self.norm.as_str(), self.huber_delta) {
+            ("huber", Some(delta)) if delta > 0.0 && delta.is_finite() => NormKind::Huber(delta),
+            ("huber", delta) => return Err(Error::invalid(format!("huber_delta is {delta:?}; norm huber needs one above 0"))),
+            (_, Some(_)) => return Err(Error::invalid("huber_delta belongs to norm huber")),
+            (word, None) => choice("norm", word, &[("l1", NormKind::L1), ("l2", NormKind::L2)])?,
+        };
+        let own = if objective.pair().0.kind().on_grid { Weight::State } else { Weight::V };
+        let step_weight = self.step_weight.as_deref().map_or(Ok(own), Weight::from_name)?;
+        let term = Term { weight: self.weight, ..objective.term(step_weight, norm) };
+        term.check()?;
+        Ok(term)
+    }
+}
+
+impl StageFeature {
+    fn term(&self) -> Result<FeatureTerm> {
+        let (point, _) = choice("objective", &self.objective, &OBJECTIVES)?.pair();
+        let norm = choice("norm", &self.norm, &[("l1", NormKind::L1), ("l2", NormKind::L2)])?;
+        let teacher = self.teacher.as_ref().unwrap_or(&self.student).clone();
+        let term = FeatureTerm { point, student: self.student.clone(), teacher, norm, weight: self.weight, decay_steps: self.decay_steps };
+        term.check()?;
+        Ok(term)
+    }
+}
+
+impl Stage {
+    /// Whether its teacher is the student of the stage before.
+    pub fn learns_from_previous(&self) -> Result<bool> {
+        choice("teacher", &self.teacher, &TEACHERS)
+    }
+
+    fn clip(&self) -> Result<Option<Clip>> {
+        let dynamic = Clip::Dynamic { ratio: self.threshold_ratio, max: self.threshold_max };
+        let known = [("from_teacher", None), ("none", Some(Clip::None)), ("range", Some(Clip::Range(self.clip_range))), ("dynamic", Some(dynamic))];
+        let clip = choice("trajectory_clip", &self.trajectory_clip, &known)?;
+        clip.unwrap_or_default().check()?;
+        Ok(clip)
+    }
+
+    fn guidance(&self, teacher: Option<&Model>) -> Result<Option<Guidance>> {
+        if self.guidance_scale == 1.0 {
+            return Ok(None);
+        }
+        let guidance = Guidance { scale: self.guidance_scale, null_label: self.null_label };
+        teacher.ok_or_else(|| Error::invalid("guidance_scale is not 1, but there is no teacher"))?.check_guidance(&guidance)?;
+        Ok(Some(guidance))
+    }
+
+    fn optimizer(&self) -> Result<Optimizer> {
+        Ok(Optimizer {
+            kind: choice("optimizer", &self.optimizer, &OPTIMIZERS)?,
+            learning_rate: self.learning_rate,
+            muon_learning_rate: self.muon_learning_rate,
+            momentum: self.momentum,
+            warmup_steps: self.warmup_steps,
+            total_steps: self.steps,
+            decay: choice("decay", &self.decay, &DECAYS)?,
+            beta1: self.beta1,
+            beta2: self.beta2,
+            eps: self.eps,
+            weight_decay: self.weight_decay,
+            clip_norm: self.clip_norm.unwrap_or(f64::INFINITY),
+            ema_decay: self.ema_decay,
+            ..Optimizer::default()
+        })
+    }
+
+    /// The losses.
+    fn losses(&self) -> Result<(Vec<Term>, Vec<FeatureTerm>)> {
+        let at = |list: &str, i: usize, e: Error| e.context(format!("{list}[{i}]"));
+        let terms = self.terms.iter().enumerate().map(|(i, t)| t.term().map_err(|e| at("terms", i, e)));
+        let features = self.features.iter().enumerate().map(|(i, f)| f.term().map_err(|e| at("features", i, e)));
+        Ok((memory::try_collect(terms, "terms")?, memory::try_collect(features, "features")?))
+    }
+
+    /// What its losses are called in logs: objectives, then the student's blocks; a number is added to those that are there twice.
+    pub fn loss_names(&self) -> Vec<String> {
+        let mut names: Vec<String> = vec![];
+        for name in self.terms.iter().map(|t| &t.objective).chain(self.features.iter().map(|f| &f.student)) {
+            let same = names.iter().filter(|other| other.split('#').next() == Some(name)).count();
+            names.push(if same == 0 { name.clone() } else { format!("{name}#{}", same + 1) });
+        }
+        names
+    }
+
+    /// Everything about it that can be wrong by itself.
+    fn check(&self, first: bool) -> Result<()> {
+        if self.steps == 0 {
+            return Err(Error::invalid("steps is 0; a stage has one or more"));
+        }
+        if self.terms.len() + self.features.len() > MOST {
+            return Err(Error::invalid(format!("{} terms and {} features; at most {MOST} together", self.terms.len(), self.features.len())));
+        }
+        if self.learns_from_previous()? && first {
+            return Err(Error::invalid("teacher is \"previous\", but there is no stage before the first"));
+        }
+        self.losses()?;
+        self.clip()?;
+        choice("precision", &self.precision, &PRECISIONS)?;
+        self.optimizer().map(drop)
+    }
+
+    /// The options of its trainer.
+    pub fn options(&self, student: &Model, teacher: Option<&Model>, trajectories: Option<&Arc<TrajectorySet>>) -> Result<TrainerOptions> {
+        let train = student.scheduler.num_train_timesteps;
+        let own = || student.student.as_ref().map(|own| own.pairs.as_slice()).or(trajectories.map(|set| set.pairs.as_slice())).unwrap_or_default();
+        let pairs = if self.grid == 0 { memory::copy(own(), "step pairs")? } else { trailing_pairs(train, self.grid as usize)? };
+        let (terms, features) = self.losses()?;
+        Ok(TrainerOptions {
+            seed: self.seed,
+            batch: self.batch,
+            terms,
+            features,
+            teacher_order: self.teacher_order,
+            substeps: match trajectories {
+                Some(set) if self.substeps == 0 => set.substeps,
+                _ => Walk::substeps(self.substeps, self.teacher_order, &pairs)?,
+            },
+            pairs,
+            cache_size: trajectories.map_or(self.cache_size, |set| set.cache.count),
+            cache_batch: self.cache_batch,
+            cache_refresh: self.cache_refresh,
+            trajectories: trajectories.cloned(),
+            optimizer: self.optimizer()?,
+            scale_learning_rate: self.scale_learning_rate,
+            precision: choice("precision", &self.precision, &PRECISIONS)?,
+            trajectory_clip: self.clip()?,
+            guidance: self.guidance(teacher)?,
+            ..TrainerOptions::default()
+        })
+    }
+}
+
+impl Recipe {
+    /// From its text.
+    pub fn parse(text: &str) -> Result<Self> {
+        let recipe: Self = parse_record(text, "recipe").map_err(|e| Error::invalid(e.message))?;
+        recipe.check()?;
+        Ok(recipe)
+    }
+
+    /// Everything about it that can be wrong by itself.
+    pub fn check(&self) -> Result<()> {
+        if self.stages.is_empty() || self.stages.len() > MOST {
+            return Err(Error::invalid(format!("a recipe has 1 to {MOST} stages, found {}", self.stages.len())));
+        }
+        let mut stages = self.stages.iter().enumerate();
+        stages.try_for_each(|(i, stage)| stage.check(i == 0).map_err(|e| e.context(format!("stages[{i}]"))))
+    }
+
+    /// Its text, with everything that it leaves to defaults.
+    pub fn text(&self) -> Result<String> {
+        let value = serde_json::to_value(self).map_err(|e| Error::internal(format!("a recipe's text: {e}")))?;
+        let Value::Object(map) = value else { return Err(Error::internal("a recipe is an object")) };
+        json_writer::to_text(&map, &Map::new(), "a recipe")
+    }
+
+    /// Steps of all stages before one.
+    pub fn steps_before(&self, stage: usize) -> u64 {
+        self.stages[..stage].iter().map(|s| s.steps).fold(0, u64::saturating_add)
+    }
+}
