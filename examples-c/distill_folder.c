@@ -84,18 +84,23 @@ static fewstep_dataset *open_pictures(const fewstep_runtime *runtime, const char
 }
 
 /* One recipe in its folder, from the start or from where it was. */
-static fewstep_model *run(const fewstep_runtime *runtime, const char *what, const char *folder, const char *recipe, const fewstep_model *initial,
-                          const fewstep_model *teacher, const fewstep_dataset *dataset) {
+static fewstep_model *run(const fewstep_runtime *runtime, const char *what, const char *folder, const char *recipe, unsigned steps,
+                          const fewstep_model *initial, const fewstep_model *teacher, const fewstep_dataset *dataset) {
     fewstep_recipe_options options;
     CHECK(fewstep_recipe_options_init(&options, sizeof options));
     options.folder = folder;
     options.log_every = 20;
-    options.evaluate_every = options.save_every = 200;
+    options.evaluate_every = options.save_every = steps / 20 + 1; /* twenty pictures on the way */
+    options.held_out = 64;
     bar b = {what, -1};
     fewstep_model *model;
     CHECK(fewstep_recipe_run(runtime, recipe, initial, teacher, dataset, &options, show_progress, &b, interrupted, &model));
     return model;
 }
+
+/* DDPM's noise schedule; what the network predicts is as well known at any timestep. */
+static const char *const SCHEDULER = "{\"_class_name\": \"DDIMScheduler\", \"num_train_timesteps\": 1000, \"beta_schedule\": \"linear\", \"beta_start\": 0.0001,"
+                                     " \"beta_end\": 0.02, \"prediction_type\": \"v_prediction\", \"clip_sample\": false}";
 
 static fewstep_model *train_teacher(const fewstep_runtime *runtime, const fewstep_dataset *dataset, const fewstep_dataset_info *info, const char *folder, unsigned steps) {
     char config[1024], classes[64] = "", recipe[512];
@@ -106,12 +111,12 @@ static fewstep_model *train_teacher(const fewstep_runtime *runtime, const fewste
              " \"up_block_types\": [\"AttnUpBlock2D\", \"UpBlock2D\", \"UpBlock2D\"], \"norm_num_groups\": 8, \"attention_head_dim\": 32%s}",
              (unsigned)info->height, (unsigned)info->channels, (unsigned)info->channels, classes);
     fewstep_model *initial;
-    CHECK(fewstep_model_create(runtime, config, "{\"_class_name\": \"DDIMScheduler\", \"beta_schedule\": \"squaredcos_cap_v2\", \"clip_sample\": false}", 1, &initial));
+    CHECK(fewstep_model_create(runtime, config, SCHEDULER, 1, &initial));
     snprintf(recipe, sizeof recipe,
              "{\"stages\": [{\"name\": \"teacher\", \"steps\": %u, \"batch\": 32, \"learning_rate\": 1e-3, \"optimizer\": \"muon\", \"ema_decay\": 0.999,"
              " \"terms\": [{\"objective\": \"denoise\"}]}]}",
              steps);
-    fewstep_model *teacher = run(runtime, "teacher", folder, recipe, initial, NULL, dataset);
+    fewstep_model *teacher = run(runtime, "teacher", folder, recipe, steps, initial, NULL, dataset);
     CHECK(fewstep_model_destroy(initial));
     return teacher;
 }
@@ -131,7 +136,7 @@ static fewstep_model *train_student(const fewstep_runtime *runtime, const fewste
              "{\"stages\": [{\"name\": \"student\", \"steps\": %u, \"grid\": %u, \"teacher_order\": 3, \"cache_size\": %u, \"optimizer\": \"muon\","
              " \"learning_rate\": 2e-3, \"trajectory_clip\": \"none\", \"terms\": [{\"objective\": \"teacher_forced\"}]}]}",
              steps, grid, cache);
-    fewstep_model *student = run(runtime, "student", folder, recipe, initial, teacher, NULL);
+    fewstep_model *student = run(runtime, "student", folder, recipe, steps, initial, teacher, NULL);
     CHECK(fewstep_model_destroy(initial));
     return student;
 }
@@ -140,12 +145,14 @@ static fewstep_model *train_student(const fewstep_runtime *runtime, const fewste
 static void sample(const fewstep_runtime *runtime, const fewstep_model *model, uint32_t steps, uint32_t classes, float *images, size_t count) {
     fewstep_sampler_options options;
     CHECK(fewstep_sampler_options_init(&options, sizeof options));
-    options.kind = FEWSTEP_SAMPLER_DDIM;
-    options.spacing = FEWSTEP_SPACING_TRAILING;
-    options.clip = FEWSTEP_CLIP_NONE;
-    options.set_alpha_to_one = 1;
-    options.steps = steps;
     options.batch = SHOWN;
+    if (steps) {
+        options.kind = FEWSTEP_SAMPLER_DDIM;
+        options.spacing = FEWSTEP_SPACING_TRAILING;
+        options.clip = FEWSTEP_CLIP_NONE;
+        options.set_alpha_to_one = 1;
+        options.steps = steps;
+    }
     fewstep_sampler *sampler;
     CHECK(fewstep_sampler_create(runtime, model, &options, &sampler));
     int32_t labels[SHOWN];

@@ -1,6 +1,6 @@
 //! What recipes say, in their own words: a list of stages, each of which is what one trainer is made with.
 
-use crate::diffusion::{Clip, Walk, Weight, trailing_pairs};
+use crate::diffusion::{Clip, Prediction, Walk, Weight, trailing_pairs};
 use crate::distill::{FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Term, TrainerOptions, TrajectorySet};
 use crate::error::{Error, Result};
 use crate::io::json::{parse_record, shorten};
@@ -112,7 +112,8 @@ pub struct StageTerm {
     /// Of `huber`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub huber_delta: Option<f32>,
-    /// `const`, `snr`, `trunc_snr`, `v` or `state`; by default `state` for the objectives on trajectories and `v` for the others.
+    /// `const`, `snr`, `trunc_snr`, `v` or `state`. By default `state` for the objectives on trajectories; for the others the error of what the student predicts:
+    /// any other weight makes its loss infinite at one end of the schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step_weight: Option<String>,
 }
@@ -214,7 +215,7 @@ impl Default for Stage {
 }
 
 impl StageTerm {
-    fn term(&self) -> Result<Term> {
+    fn term(&self, prediction: Prediction) -> Result<Term> {
         let objective = choice("objective", &self.objective, &OBJECTIVES)?;
         let norm = match (self.norm.as_str(), self.huber_delta) {
             ("huber", Some(delta)) if delta > 0.0 && delta.is_finite() => NormKind::Huber(delta),
@@ -222,7 +223,12 @@ impl StageTerm {
             (_, Some(_)) => return Err(Error::invalid("huber_delta belongs to norm huber")),
             (word, None) => choice("norm", word, &[("l1", NormKind::L1), ("l2", NormKind::L2)])?,
         };
-        let own = if objective.pair().0.kind().on_grid { Weight::State } else { Weight::V };
+        let own = match prediction {
+            _ if objective.pair().0.kind().on_grid => Weight::State,
+            Prediction::Epsilon => Weight::Snr,
+            Prediction::Sample => Weight::Const,
+            Prediction::VPrediction => Weight::V,
+        };
         let step_weight = self.step_weight.as_deref().map_or(Ok(own), Weight::from_name)?;
         let term = Term { weight: self.weight, ..objective.term(step_weight, norm) };
         term.check()?;
@@ -283,10 +289,10 @@ impl Stage {
         })
     }
 
-    /// The losses.
-    fn losses(&self) -> Result<(Vec<Term>, Vec<FeatureTerm>)> {
+    /// The losses of a student that predicts this.
+    fn losses(&self, prediction: Prediction) -> Result<(Vec<Term>, Vec<FeatureTerm>)> {
         let at = |list: &str, i: usize, e: Error| e.context(format!("{list}[{i}]"));
-        let terms = self.terms.iter().enumerate().map(|(i, t)| t.term().map_err(|e| at("terms", i, e)));
+        let terms = self.terms.iter().enumerate().map(|(i, t)| t.term(prediction).map_err(|e| at("terms", i, e)));
         let features = self.features.iter().enumerate().map(|(i, f)| f.term().map_err(|e| at("features", i, e)));
         Ok((memory::try_collect(terms, "terms")?, memory::try_collect(features, "features")?))
     }
@@ -312,7 +318,7 @@ impl Stage {
         if self.learns_from_previous()? && first {
             return Err(Error::invalid("teacher is \"previous\", but there is no stage before the first"));
         }
-        self.losses()?;
+        self.losses(Prediction::VPrediction)?;
         self.clip()?;
         choice("precision", &self.precision, &PRECISIONS)?;
         self.optimizer().map(drop)
@@ -323,7 +329,7 @@ impl Stage {
         let train = student.scheduler.num_train_timesteps;
         let own = || student.student.as_ref().map(|own| own.pairs.as_slice()).or(trajectories.map(|set| set.pairs.as_slice())).unwrap_or_default();
         let pairs = if self.grid == 0 { memory::copy(own(), "step pairs")? } else { trailing_pairs(train, self.grid as usize)? };
-        let (terms, features) = self.losses()?;
+        let (terms, features) = self.losses(student.scheduler.prediction())?;
         Ok(TrainerOptions {
             seed: self.seed,
             batch: self.batch,
