@@ -1,10 +1,11 @@
 /* Distils a 50-step digits teacher into a student of a sixth of its size that needs two steps, and makes that one in whole numbers of a byte.
  *
- * usage: distill_digits DATA_DIR OUT_DIR [cuda] [steps=N] [train=N]
+ * usage: distill_digits DATA_DIR OUT_DIR [cuda] [steps=N] [train=N] [recipe=NAME] [threads=N]
  *   DATA_DIR/digits_teacher/   a diffusers folder
  *   DATA_DIR/digits8.npz       the images that it has learned, to compare with
  *   OUT_DIR/                   samples.png, noise.npy, labels.npy, teacher50.npy, teacher2.npy, student2.npy, student2_f16.npy,
  *                              student2_int8.npy, student/, student_int8.safetensors, report.json, quality.json
+ *   recipe=best                in place of the trainer below, a recipe of the library's, which goes on where it was in OUT_DIR/run
  *
  * Everything that can fail returns a status; CHECK prints the library's sentence and leaves. A real host would go on instead. */
 #include <fewstep.h>
@@ -25,7 +26,8 @@ enum {
     EVALUATED = 256     /* images of a set whose distribution is compared */
 };
 static const uint64_t EVALUATION_SEED = 7; /* key of the held-out noises */
-static unsigned student_steps = 2, train_steps = 4000;
+static unsigned student_steps = 2, train_steps = 4000, threads = 0;
+static const char *recipe_name = NULL;
 
 #define CHECK(call)                                                                                        \
     do {                                                                                                   \
@@ -125,8 +127,24 @@ static const char *path(const char *dir, const char *name) {
     return buffer;
 }
 
+/* Trains a student by a recipe, but for one word of it: trajectories are those of a teacher that does not clip, as the rows are sampled. */
+static fewstep_model *by_recipe(const fewstep_runtime *runtime, const fewstep_model *teacher, const fewstep_model *student, const char *folder) {
+    static char recipe[16384];
+    size_t length;
+    CHECK(fewstep_recipe_text(recipe_name, student_steps, recipe, sizeof recipe, &length));
+    const char *clips = "\"from_teacher\"", *none = "\"none\"        ";
+    for (char *at = recipe; (at = strstr(at, clips)) != NULL; at += strlen(none)) memcpy(at, none, strlen(none));
+    fewstep_recipe_options options;
+    CHECK(fewstep_recipe_options_init(&options, sizeof options));
+    options.folder = folder;
+    int percent = -1;
+    fewstep_model *trained;
+    CHECK(fewstep_recipe_run(runtime, recipe, student, teacher, NULL, &options, show_progress, &percent, NULL, &trained));
+    return trained;
+}
+
 /* Derives the student, computes the teacher's trajectories, trains, and returns the moving average of the weights. */
-static fewstep_model *distil(const fewstep_runtime *runtime, const fewstep_model *teacher) {
+static fewstep_model *distil(const fewstep_runtime *runtime, const fewstep_model *teacher, const char *out) {
     fewstep_student_options smaller;
     CHECK(fewstep_student_options_init(&smaller, sizeof smaller));
     smaller.config_patch =
@@ -137,6 +155,12 @@ static fewstep_model *distil(const fewstep_runtime *runtime, const fewstep_model
     smaller.seed = 1;
     fewstep_model *student;
     CHECK(fewstep_model_derive_student(runtime, teacher, &smaller, &student));
+    fewstep_model *trained;
+    if (recipe_name) {
+        trained = by_recipe(runtime, teacher, student, path(out, "run"));
+        CHECK(fewstep_model_destroy(student));
+        return trained;
+    }
 
     fewstep_term term = {.objective = FEWSTEP_OBJECTIVE_TEACHER_FORCED, .step_weight = FEWSTEP_WEIGHT_STATE, .norm = FEWSTEP_NORM_L2, .weight = 1};
     fewstep_trainer_options options;
@@ -163,7 +187,6 @@ static fewstep_model *distil(const fewstep_runtime *runtime, const fewstep_model
     fewstep_trainer_info info = {.struct_size = sizeof info};
     CHECK(fewstep_trainer_get_info(trainer, &info));
     printf("training arena %.1f MB (largest live set %.1f MB)\n", (double)info.arena_bytes / 1e6, (double)info.peak_live_bytes / 1e6);
-    fewstep_model *trained;
     CHECK(fewstep_trainer_snapshot(trainer, FEWSTEP_WEIGHTS_EMA, &trained));
     CHECK(fewstep_trainer_destroy(trainer));
     CHECK(fewstep_model_destroy(student));
@@ -269,10 +292,13 @@ int main(int argc, char **argv) {
     char rest;
     for (int i = 3; i < argc; i++) {
         if (!strcmp(argv[i], "cuda")) on_gpu = 1;
-        else if (sscanf(argv[i], "steps=%u%c", &student_steps, &rest) != 1 && sscanf(argv[i], "train=%u%c", &train_steps, &rest) != 1) wrong = 1;
+        else if (!strncmp(argv[i], "recipe=", 7)) recipe_name = argv[i] + 7;
+        else if (sscanf(argv[i], "steps=%u%c", &student_steps, &rest) != 1 && sscanf(argv[i], "train=%u%c", &train_steps, &rest) != 1 &&
+                 sscanf(argv[i], "threads=%u%c", &threads, &rest) != 1)
+            wrong = 1;
     }
     if (wrong || student_steps < 1 || student_steps > TRAJECTORY || train_steps < 1 || train_steps > 1000000) {
-        fprintf(stderr, "usage: %s DATA_DIR OUT_DIR [cuda] [steps=1..%d] [train=N]\n", argv[0], TRAJECTORY);
+        fprintf(stderr, "usage: %s DATA_DIR OUT_DIR [cuda] [steps=1..%d] [train=N] [recipe=fast|best] [threads=N]\n", argv[0], TRAJECTORY);
         return 2;
     }
     const char *data = argv[1], *out = argv[2];
@@ -280,6 +306,7 @@ int main(int argc, char **argv) {
     fewstep_runtime_options runtime_options;
     CHECK(fewstep_runtime_options_init(&runtime_options, sizeof runtime_options));
     if (on_gpu) runtime_options.device = FEWSTEP_DEVICE_CUDA;
+    runtime_options.threads = threads; /* 0: as many as there are processors */
     fewstep_runtime *runtime;
     CHECK(fewstep_runtime_create(&runtime_options, &runtime));
     fewstep_model *teacher;
@@ -290,7 +317,7 @@ int main(int argc, char **argv) {
     printf("teacher: %llu parameters, %ux%u, %u classes\n", (unsigned long long)info.parameters, (unsigned)info.height, (unsigned)info.width, (unsigned)info.classes);
 
     double start = seconds();
-    fewstep_model *student = distil(runtime, teacher);
+    fewstep_model *student = distil(runtime, teacher, out);
     double train_seconds = seconds() - start;
     CHECK(fewstep_model_save(student, path(out, "student")));
     fewstep_model *student_f16 = halve(runtime, student);

@@ -2750,16 +2750,17 @@ typedef struct {
   uint32_t held_out;
   /**
    * The run's folder, which is made where there is none: checkpoints, by which the run goes on after it was cut off, and metrics and pictures (see
-   * fewstep_recipe_run). One run at a time. NULL (the default) for none: nothing is written, and what was done is lost with the call. UTF-8, read during the
-   * call.
+   * fewstep_recipe_run). One run at a time: another one is refused with STATE. NULL (the default) for none: nothing is written, and what was done is lost
+   * with the call. UTF-8, read during the call.
    */
   const char *folder;
   /**
-   * Steps from one line of the metrics to the next; 50 by default.
+   * Steps from one line of the metrics to the next; 50 by default, 0 for lines before measurements and checkpoints only.
    */
   uint64_t log_every;
   /**
-   * Steps from one measurement on held-out noises to the next; 500 by default. The first is before a stage's first step, the last after its last.
+   * Steps from one measurement on held-out noises to the next; 500 by default. The first is before a stage's first step, the last after its last; 0 for
+   * no others.
    */
   uint64_t evaluate_every;
   /**
@@ -2814,8 +2815,8 @@ fewstep_status fewstep_recipe_text(const char *name,
  * the stage, the pace and the time that is left. After CANCELLED what was done is in the folder.
  *
  * The caller owns `*out` and gives it to fewstep_model_destroy. Any thread may call. Returns OK, INVALID_ARGUMENT (a recipe that cannot be meant, or a folder of
- * another one), SHAPE, UNSUPPORTED, CANCELLED, NUMERIC (training has diverged; the folder keeps what was before), IO, NOT_FOUND, CORRUPT_FILE, VERSION_MISMATCH
- * or OUT_OF_MEMORY.
+ * another one), SHAPE, UNSUPPORTED, CANCELLED, NUMERIC (training has diverged; the folder keeps what was before), IO, NOT_FOUND, CORRUPT_FILE, VERSION_MISMATCH,
+ * OUT_OF_MEMORY or STATE (another run is under way in the folder).
  */
 FEWSTEP_API
 fewstep_status fewstep_recipe_run(const fewstep_runtime *runtime,

@@ -19,13 +19,14 @@ mod pictures;
 fn main() {
     let folder = std::env::args().nth(1).expect("the corpus's folder");
     type Inputs = Vec<(&'static str, Vec<u8>)>;
-    let all: [(&str, Inputs); 10] = [
+    let all: [(&str, Inputs); 11] = [
         ("json", texts(&JSON)),
         ("config", configs()),
         ("scheduler", schedulers()),
         ("safetensors", tensor_files()),
         ("model", models()),
         ("student", texts(&[("two", STUDENT), ("one", r#"{"version":1,"pairs":[[999,-1]],"teacher_substeps":1,"later":[{}]}"#)])),
+        ("recipe", recipes()),
         ("checkpoint", checkpoints()),
         ("zip", archives()),
         ("npz", arrays()),
@@ -38,6 +39,16 @@ fn main() {
             std::fs::write(folder.join(name), bytes).expect("a file of the corpus");
         }
     }
+}
+
+fn recipes() -> Vec<(&'static str, Vec<u8>)> {
+    let named = ["fast", "best"].map(|name| (name, fewstep::recipe::Recipe::named(name, 2).and_then(|recipe| recipe.text()).expect("a text").into_bytes()));
+    let stages = texts(&[(
+        "stages",
+        r#"{"stages": [{"steps": 3, "terms": [{"objective": "denoise", "norm": "huber", "huber_delta": 0.5}]}, {"name": "b", "steps": 1, "teacher": "previous",
+"terms": [{"objective": "progressive", "step_weight": "v"}], "features": [{"objective": "output", "student": "mid_block", "norm": "l1"}], "clip_norm": null}]}"#,
+    )]);
+    named.into_iter().chain(stages).collect()
 }
 
 const JSON: [(&str, &str); 5] = [

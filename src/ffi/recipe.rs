@@ -24,12 +24,13 @@ pub struct fewstep_recipe_options {
     /// Noises that training never sees, on which the student is measured; 256 by default, 0 for none: no errors then, no pictures, and no stage ends early.
     pub held_out: u32,
     /// The run's folder, which is made where there is none: checkpoints, by which the run goes on after it was cut off, and metrics and pictures (see
-    /// fewstep_recipe_run). One run at a time. NULL (the default) for none: nothing is written, and what was done is lost with the call. UTF-8, read during the
-    /// call.
+    /// fewstep_recipe_run). One run at a time: another one is refused with STATE. NULL (the default) for none: nothing is written, and what was done is lost
+    /// with the call. UTF-8, read during the call.
     pub folder: *const c_char,
-    /// Steps from one line of the metrics to the next; 50 by default.
+    /// Steps from one line of the metrics to the next; 50 by default, 0 for lines before measurements and checkpoints only.
     pub log_every: u64,
-    /// Steps from one measurement on held-out noises to the next; 500 by default. The first is before a stage's first step, the last after its last.
+    /// Steps from one measurement on held-out noises to the next; 500 by default. The first is before a stage's first step, the last after its last; 0 for
+    /// no others.
     pub evaluate_every: u64,
     /// Steps from one checkpoint to the next; 500 by default. 0 for one only where the run is cancelled.
     pub save_every: u64,
@@ -120,8 +121,8 @@ pub unsafe extern "C" fn fewstep_recipe_text(name: *const c_char, steps: u32, bu
 /// the stage, the pace and the time that is left. After CANCELLED what was done is in the folder.
 ///
 /// The caller owns `*out` and gives it to fewstep_model_destroy. Any thread may call. Returns OK, INVALID_ARGUMENT (a recipe that cannot be meant, or a folder of
-/// another one), SHAPE, UNSUPPORTED, CANCELLED, NUMERIC (training has diverged; the folder keeps what was before), IO, NOT_FOUND, CORRUPT_FILE, VERSION_MISMATCH
-/// or OUT_OF_MEMORY.
+/// another one), SHAPE, UNSUPPORTED, CANCELLED, NUMERIC (training has diverged; the folder keeps what was before), IO, NOT_FOUND, CORRUPT_FILE, VERSION_MISMATCH,
+/// OUT_OF_MEMORY or STATE (another run is under way in the folder).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_recipe_run(
     runtime: *const fewstep_runtime,

@@ -449,7 +449,7 @@ impl FolderLock {
 }
 
 /// Whether an error of locking says that the file system has no locks for folders, and not that this one could not be had or the folder not be opened.
-fn is_without_locks(error: &io::Error) -> bool {
+pub(crate) fn is_without_locks(error: &io::Error) -> bool {
     if cfg!(not(unix)) {
         return true; // folders are not opened there
     }

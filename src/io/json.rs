@@ -43,7 +43,12 @@ pub fn parse(text: &str, file: &str) -> Result<Value> {
 
 /// [`parse`] into a record of known fields.
 pub(crate) fn parse_record<T: DeserializeOwned>(text: &str, file: &str) -> Result<T> {
-    serde_json::from_value(parse(text, file)?).map_err(|e| {
+    record(parse(text, file)?, file)
+}
+
+/// A record of known fields, of what [`parse`] gave.
+pub(crate) fn record<T: DeserializeOwned>(value: Value, file: &str) -> Result<T> {
+    serde_json::from_value(value).map_err(|e| {
         // It names the value, which may be as long as the text.
         let mut shown = Beginning(Vec::with_capacity(4 * SHOWN));
         let _ = write!(shown, "{e}");

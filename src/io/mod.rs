@@ -7,7 +7,7 @@ pub mod chart;
 pub mod diffusers;
 pub mod events;
 pub mod file;
-mod folder;
+pub(crate) mod folder;
 mod font;
 mod foreign;
 pub(crate) mod hashing;

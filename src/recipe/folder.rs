@@ -6,26 +6,40 @@
 use super::stage::Recipe;
 use crate::error::{Error, Result};
 use crate::io::file;
+use crate::io::folder::is_without_locks;
 use crate::io::json::MAX_TEXT;
 use crate::nn::Model;
-use std::fs;
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// The recipe as it was when the run began.
 const RECIPE: &str = "recipe.json";
+/// Locked by the run that is under way.
+const LOCK: &str = "run.lock";
 
 /// The folder of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Folder<'a>(&'a Path);
 
+/// As long as this lives no other run has the folder; a process that ends gives it back, however it ends. Nothing where files cannot be locked.
+pub struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Not left to the closing: a forked child has the file open too.
+        let _ = self.0.unlock();
+    }
+}
+
 impl<'a> Folder<'a> {
-    /// Makes it, or finds it with the same recipe.
-    pub fn open(path: &'a Path, recipe: &Recipe) -> Result<Self> {
+    /// Makes it, or finds it with the same recipe, and locks it.
+    pub fn open(path: &'a Path, recipe: &Recipe) -> Result<(Self, Lock)> {
         match fs::create_dir(path) {
             Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(Error::from_io(path, &e)),
             _ => {}
         }
+        let lock = lock(path)?;
         let (own, text) = (path.join(RECIPE), recipe.text()?);
         if !is_there(&own)? {
             file::write_bytes_atomic(&own, text.as_bytes())?;
@@ -35,7 +49,7 @@ impl<'a> Folder<'a> {
             let shown = path.display();
             return Err(Error::invalid(format!("{shown}: a run of another recipe ({RECIPE} has it); give this one a folder of its own, or remove that one")));
         }
-        Ok(Self(path))
+        Ok((Self(path), lock))
     }
 
     /// A file in it.
@@ -83,6 +97,16 @@ impl<'a> Folder<'a> {
             Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::from_io(path, &e)),
             _ => Ok(()),
         })
+    }
+}
+
+fn lock(folder: &Path) -> Result<Lock> {
+    let path = folder.join(LOCK);
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(|e| Error::from_io(&path, &e))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(Error::state(format!("{}: another run is under way in this folder", folder.display()))),
+        Err(TryLockError::Error(e)) if !is_without_locks(&e) => Err(Error::from_io(&path, &e).context("could not lock")),
+        _ => Ok(Lock(file)),
     }
 }
 

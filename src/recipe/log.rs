@@ -107,7 +107,8 @@ impl<'a> Log<'a> {
         let (kept, text) = if is_there(&path)? { kept(&path, (stage + 1, step))? } else { (vec![], String::new()) };
         file::write_bytes_atomic(&path, text.as_bytes())?;
         let metrics = OpenOptions::new().append(true).open(&path).map_err(|e| Error::from_io(&path, &e))?;
-        let events = EventWriter::create(folder.path(), now(), recipe.steps_before(stage) + step.unwrap_or(0))?;
+        // TensorBoard forgets what other files have from the session's first step on.
+        let events = EventWriter::create(folder.path(), now(), recipe.steps_before(stage).saturating_add(step.unwrap_or(0)).saturating_add(1))?;
         let mut this = Self { folder, recipe, metrics, events, curves: Default::default(), errors: vec![] };
         for line in &kept {
             this.remember(line)?;
@@ -182,13 +183,11 @@ fn kept(path: &std::path::Path, (stage, step): (usize, Option<u64>)) -> Result<(
     let text = file::read_text(path, MOST_BYTES)?;
     let (mut lines, mut end) = (vec![], 0);
     for (i, row) in text.split_inclusive('\n').enumerate() {
-        let last = end + row.len() == text.len();
-        let line = match json::parse_record::<Line>(row, METRICS) {
-            Ok(line) if row.ends_with('\n') => line,
-            _ if last => break,
-            Ok(_) => break,
-            Err(e) => return Err(Error::corrupt(format!("{}: line {}: {}", path.display(), i + 1, e.message))),
-        };
+        let (last, read) = (end + row.len() == text.len(), json::parse_record::<Line>(row, METRICS));
+        if last && (read.is_err() || !row.ends_with('\n')) {
+            break;
+        }
+        let line = read.map_err(|e| Error::corrupt(format!("{}: line {}: {}", path.display(), i + 1, e.message)))?;
         let before = line.stage < stage || (line.stage == stage && step.is_some_and(|step| line.step <= step));
         if !before {
             break;

@@ -81,7 +81,7 @@ pub trait Watch {
 /// Runs a recipe, or goes on with it; the last stage's student. What is done when it is cancelled is kept in the folder.
 pub fn run(recipe: &Recipe, setup: &Setup, watch: &mut dyn Watch, stop: Stop) -> Result<Model> {
     recipe.check()?;
-    let folder = setup.folder.map(|path| Folder::open(path, recipe)).transpose()?;
+    let (folder, _lock) = setup.folder.map(|path| Folder::open(path, recipe)).transpose()?.unzip();
     let mut run = Run { recipe, setup, folder, watch, stop };
     let mut student = setup.student.clone();
     for stage in 0..recipe.stages.len() {
@@ -173,7 +173,9 @@ impl<'a> Run<'a> {
             answered = prepared(done, total);
             answered.is_ok()
         };
-        let made = trainer.prepare(&mut report, stop).and_then(|()| match setup.held_out {
+        // Errors that nobody reads are not measured.
+        let count = if self.folder.is_some() || stage.patience != 0 { setup.held_out } else { 0 };
+        let made = trainer.prepare(&mut report, stop).and_then(|()| match count {
             0 => Ok(None),
             count => HeldOut::new(&trainer, count, &mut report, stop).map(Some),
         });

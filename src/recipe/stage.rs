@@ -2,8 +2,8 @@
 
 use crate::diffusion::{Clip, Prediction, Walk, Weight, trailing_pairs};
 use crate::distill::{FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Term, TrainerOptions, TrajectorySet};
-use crate::error::{Error, Result};
-use crate::io::json::{parse_record, shorten};
+use crate::error::{Error, Result, Status};
+use crate::io::json::{describe, parse, record, shorten};
 use crate::io::json_writer;
 use crate::memory;
 use crate::nn::{Guidance, Model};
@@ -16,8 +16,7 @@ use std::sync::Arc;
 const MOST: usize = 64;
 
 /// Stages of training, one after the other: each goes on with the student that the one before it has made.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Recipe {
     /// In their order.
     pub stages: Vec<Stage>,
@@ -36,8 +35,10 @@ pub struct Stage {
     /// Whom the student learns from: `given`, or `previous`, the student of the stage before, as progressive distillation does.
     pub teacher: String,
     /// The loss.
+    #[serde(skip_deserializing)]
     pub terms: Vec<StageTerm>,
     /// More of it: blocks of both networks.
+    #[serde(skip_deserializing)]
     pub features: Vec<StageFeature>,
     /// Held-out errors without a new best after which the stage ends, with its best student; 0 for never.
     pub patience: u32,
@@ -355,21 +356,55 @@ impl Stage {
     }
 }
 
+fn object(value: Value, at: &str) -> Result<Map<String, Value>> {
+    match value {
+        Value::Object(map) => Ok(map),
+        other => Err(Error::invalid(format!("{at}: expected an object, found {}", describe(&other)))),
+    }
+}
+
+/// A list of a record, which may be absent.
+fn take_list<T>(map: &mut Map<String, Value>, key: &str, at: &str, mut read: impl FnMut(Value, &str) -> Result<T>) -> Result<Vec<T>> {
+    let items = match map.remove(key) {
+        None => return Ok(vec![]),
+        Some(Value::Array(items)) if items.len() <= MOST => items,
+        Some(Value::Array(items)) => return Err(Error::invalid(format!("{at}: {key} has {} items; at most {MOST}", items.len()))),
+        Some(other) => return Err(Error::invalid(format!("{at}: {key}: expected a list, found {}", describe(&other)))),
+    };
+    memory::try_collect(items.into_iter().enumerate().map(|(i, item)| read(item, &format!("{at}: {key}[{i}]"))), "a recipe")
+}
+
 impl Recipe {
     /// From its text.
     pub fn parse(text: &str) -> Result<Self> {
-        let recipe: Self = parse_record(text, "recipe").map_err(|e| Error::invalid(e.message))?;
+        let invalid = |e: Error| if e.status == Status::CorruptFile { Error::invalid(e.message) } else { e };
+        let recipe = Self::read(text).map_err(invalid)?;
         recipe.check()?;
         Ok(recipe)
+    }
+
+    /// Lists are read item by item, each within its limit: a library's own would ask for their memory infallibly.
+    fn read(text: &str) -> Result<Self> {
+        let mut map = object(parse(text, "recipe")?, "recipe")?;
+        let stages = take_list(&mut map, "stages", "recipe", |value, at| {
+            let mut map = object(value, at)?;
+            let terms = take_list(&mut map, "terms", at, |value, at| record(value, at))?;
+            let features = take_list(&mut map, "features", at, |value, at| record(value, at))?;
+            Ok(Stage { terms, features, ..record(Value::Object(map), at)? })
+        })?;
+        match map.keys().next() {
+            Some(key) => Err(Error::invalid(format!("recipe: unknown field \"{}\"; it has stages and nothing else", shorten(key)))),
+            None => Ok(Self { stages }),
+        }
     }
 
     /// Everything about it that can be wrong by itself.
     pub fn check(&self) -> Result<()> {
         if self.stages.is_empty() || self.stages.len() > MOST {
-            return Err(Error::invalid(format!("a recipe has 1 to {MOST} stages, found {}", self.stages.len())));
+            return Err(Error::invalid(format!("recipe: there are {} stages; it has 1 to {MOST}", self.stages.len())));
         }
         let mut stages = self.stages.iter().enumerate();
-        stages.try_for_each(|(i, stage)| stage.check(i == 0).map_err(|e| e.context(format!("stages[{i}]"))))
+        stages.try_for_each(|(i, stage)| stage.check(i == 0).map_err(|e| e.context(format!("recipe: stages[{i}]"))))
     }
 
     /// Its text, with everything that it leaves to defaults.

@@ -98,7 +98,7 @@ fn weights(model: &Model) -> Vec<(String, Vec<u8>)> {
 
 fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    names.retain(|name| !name.starts_with("events.out.tfevents."));
+    names.retain(|name| !name.starts_with("events.out.tfevents.") && name != "run.lock");
     names.sort();
     names
 }
@@ -200,11 +200,11 @@ fn patience_ends_a_stage_with_its_best_student() -> Result<()> {
 fn recipes_say_what_is_wrong_with_them() {
     let stage = |more: &str| format!("{{\"stages\": [{{\"steps\": 1, \"terms\": [{{\"objective\": \"output\"}}]{more}}}]}}");
     let term = |term: &str| format!("{{\"stages\": [{{\"steps\": 1, \"terms\": [{term}]}}]}}");
-    let rows: [(String, &str); 15] = [
+    let rows: [(String, &str); 18] = [
         (String::new(), "byte 0"),
         ("[]".into(), "recipe"),
-        ("{\"stages\": []}".into(), "1 to 64 stages, found 0"),
-        (format!("{{\"stages\": [{}]}}", vec!["{\"steps\": 1}"; 65].join(",")), "found 65"),
+        ("{\"stages\": []}".into(), "0 stages; it has 1 to 64"),
+        (format!("{{\"stages\": [{}]}}", vec!["{\"steps\": 1}"; 65].join(",")), "stages has 65 items; at most 64"),
         ("{\"stages\": [{}]}".into(), "stages[0]: steps is 0"),
         (stage(", \"learning_rat\": 1"), "learning_rat"),
         (stage(", \"optimizer\": \"sgd\""), "optimizer is \"sgd\"; it must be adamw, muon"),
@@ -215,7 +215,10 @@ fn recipes_say_what_is_wrong_with_them() {
         (term("{\"objective\": \"outputs\"}"), "terms[0]: objective is \"outputs\"; it must be output, "),
         (term("{\"objective\": \"output\", \"norm\": \"huber\"}"), "huber_delta"),
         (term("{\"objective\": \"output\", \"step_weight\": \"x\"}"), "weight"),
-        (term("{\"weight\": 1}"), "objective"),
+        (term("{\"weight\": 1}"), "recipe: stages[0]: terms[0]: missing field `objective`"),
+        (term("{\"objective\": \"output\", \"wait\": 1}"), "wait"),
+        ("{\"stages\": 3}".into(), "recipe: stages: expected a list, found 3"),
+        ("{\"stages\": [{\"steps\": 1}], \"stage\": 1}".into(), "unknown field \"stage\""),
     ];
     for (text, words) in rows {
         let error = Recipe::parse(&text).map(drop).unwrap_err();
@@ -228,6 +231,39 @@ fn recipes_say_what_is_wrong_with_them() {
         recipe.check().unwrap();
         assert_eq!(Recipe::parse(&recipe.text().unwrap()).unwrap(), recipe);
     }
+}
+
+/// A watcher that begins a second run in the folder of the one that it watches.
+struct Nested<'a>(&'a Path);
+
+impl Watch for Nested<'_> {
+    fn progress(&mut self, _: &Progress) -> Result<()> {
+        go(RECIPE, Some(self.0), NEVER, killed).map(drop)
+    }
+
+    fn warn(&mut self, _: &str) {}
+}
+
+#[test]
+fn a_folder_has_one_run_at_a_time() -> Result<()> {
+    let dir = TestDir::new("recipe-lock");
+    let folder = dir.join("run");
+    let (student, teacher, data) = (model(1)?, model(2)?, data()?);
+    let setup = Setup {
+        backend: Arc::new(CpuBackend::new(1)?),
+        student: &student,
+        teacher: Some(&teacher),
+        dataset: Some(&data),
+        trajectories: None,
+        folder: Some(&folder),
+        held_out: 2,
+        log_every: 0,
+        evaluate_every: 0,
+        save_every: 0,
+    };
+    let error = run(&Recipe::parse(RECIPE)?, &setup, &mut Nested(&folder), Stop::NEVER).map(drop).unwrap_err();
+    assert!(error.status == Status::State && error.message.contains("another run is under way"), "{error}");
+    go(RECIPE, Some(&folder), NEVER, killed).map(drop)
 }
 
 #[test]
