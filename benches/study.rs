@@ -13,7 +13,7 @@ use fewstep::distill::{Dataset, FeatureTerm, LearningRate, NormKind, Objective, 
 use fewstep::error::{Error, Result};
 use fewstep::evaluate::Paired;
 use fewstep::nn::conditions::{ConditionKind, Values};
-use fewstep::nn::{Model, StudentInfo};
+use fewstep::nn::{Model, PerStep, StudentInfo};
 use fewstep::random::Purpose;
 use fewstep::sampling::{RunSpec, SamplingRun, UNROLLED, for_each_batch};
 use fewstep::tensor::DType;
@@ -56,6 +56,11 @@ fn rows() -> Vec<(&'static str, Make)> {
         ("mixed", |study, steps, seed| study.train(steps, seed, &[(Objective::TeacherForced, 0.5), (Objective::OnPolicy, 0.5)], |_| {})),
         ("rollout", |study, steps, seed| study.train(steps, seed, &[(Objective::Rollout, 1.0)], |_| {})),
         ("resolve", |study, steps, seed| study.train(steps, seed, &[(Objective::Resolve, 1.0)], |o| o.substeps = 4)),
+        ("per_step", |study, steps, seed| {
+            let options = study.options(steps, seed, &[(Objective::TeacherForced, 1.0)])?;
+            let student = digits::student(&study.teacher, seed)?.for_grid(options.pairs.clone(), PerStep::BiasesAndNorms)?;
+            study.run(&student, &study.teacher, options)
+        }),
         ("progressive", Study::progressive),
         ("coarse_targets", |study, steps, seed| study.train(steps, seed, &[(Objective::TeacherForced, 1.0)], |o| o.substeps = 8usize.div_ceil(steps))),
         ("order_3", |study, steps, seed| {

@@ -770,6 +770,16 @@ typedef struct {
 #define FEWSTEP_PREDICTION_V 3
 
 /**
+ * All steps of a student share all parameters.
+ */
+#define FEWSTEP_PER_STEP_NONE 0
+
+/**
+ * Each step of a student's grid has the biases of all layers, and the scales and shifts of all norms, of its own; they begin alike and learn with the rest.
+ */
+#define FEWSTEP_PER_STEP_BIASES_AND_NORMS 1
+
+/**
  * Architecture, weights, and how they are meant to be sampled. Immutable: any number of trainers and samplers may use one model, on many threads.
  */
 typedef struct fewstep_model fewstep_model;
@@ -821,6 +831,16 @@ typedef struct {
    * Stops fewstep_model_derive_student with CANCELLED; only read during that call. NULL (the default) for none.
    */
   const fewstep_cancel_token *cancel;
+  /**
+   * FEWSTEP_PER_STEP_*: what each step of the student's grid, which must be given, has of its own; NONE by default. Such a student has nothing for other
+   * timesteps: it is trained by objectives on its grid's steps (not OUTPUT, not DENOISE) and sampled with FEWSTEP_SAMPLER_FROM_MODEL, in as much time as
+   * any other; it is saved as one file, is no teacher, and is not quantised to whole numbers.
+   */
+  int32_t per_step_weights;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
 } fewstep_student_options;
 
 /**
@@ -888,9 +908,9 @@ typedef struct {
    */
   uint32_t quantized_layers;
   /**
-   * 0.
+   * FEWSTEP_PER_STEP_*: what each step of a few-step student's grid has of its own; NONE for other models.
    */
-  uint32_t reserved;
+  int32_t per_step_weights;
 } fewstep_model_info;
 
 /**
@@ -1000,10 +1020,11 @@ fewstep_status fewstep_model_derive_student(const fewstep_runtime *runtime,
  * most a minute (not on file systems without locks: there a mixture is possible, and refused when it is opened). The old and the new model lie side
  * by side for a moment: the disk needs room for both.
  *
- * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a quantised model, or a grid, that diffusers
- * cannot express: use fewstep_model_save_file; a config of more text than is read), NUMERIC (a weight that is not finite, which could not be opened again;
- * nothing is written), IO, NOT_FOUND, VERSION_MISMATCH (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether the new
- * model is already the one that opens (it could not be put into place whole, and the next save or opening goes on) or the old one still is.
+ * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a quantised model, parameters of
+ * each step, or a grid, that diffusers cannot express: use fewstep_model_save_file; a config of more text than is read), NUMERIC (a weight that is not finite,
+ * which could not be opened again; nothing is written), IO, NOT_FOUND, VERSION_MISMATCH (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the
+ * sentence tells whether the new model is already the one that opens (it could not be put into place whole, and the next save or opening goes on) or the old
+ * one still is.
  */
 FEWSTEP_API
 fewstep_status fewstep_model_save(const fewstep_model *model,

@@ -10,6 +10,7 @@ use super::term::Term;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, ValueId};
 use crate::memory;
+use crate::nn::Step;
 use crate::tensor::{DType, Tensor};
 use std::cell::OnceCell;
 
@@ -46,11 +47,11 @@ impl Evaluations {
         let rows = g.shape(batch.noise)[0];
         let place = g.constant("chain.place", Tensor::zeros(DType::I32, &[rows])?)?;
         let (mut this, mut x) = (Self::default(), batch.noise);
-        for (&(t, next), target) in context.pairs.iter().zip(&batch.targets) {
+        for (k, (&(t, next), target)) in context.pairs.iter().zip(&batch.targets).enumerate() {
             let mark = g.mark();
             let time = g.constant_fill("chain.timestep", &[rows], t as f32)?;
             let (conditions, places) = (memory::copy(&batch.conditions, WHAT)?, memory::copy(&[Place { t, next: Some(next) }], WHAT)?);
-            let at = At { x, t: time, conditions, places, place, data: None, next: Some(*target), teacher: OnceCell::new() };
+            let at = At { x, t: time, conditions, places, place, step: Some(Step::All(k)), data: None, next: Some(*target), teacher: OnceCell::new() };
             let evaluated = Evaluated::new(g, context, at)?;
             // The way back begins with the last step, which is still there, and no step leads on from it.
             if this.steps.len() + 1 < context.pairs.len() {

@@ -12,7 +12,7 @@ use crate::graph::{Graph, ValueId};
 use crate::io::json::shorten;
 use crate::memory;
 use crate::names::Named;
-use crate::nn::{Feature, Predicted};
+use crate::nn::{Feature, Predicted, When};
 use crate::tensor::Tensor;
 
 /// A point at which the student has been evaluated, for all terms there.
@@ -31,7 +31,7 @@ pub struct Evaluated {
 impl Evaluated {
     /// Evaluates the student.
     pub fn new(g: &mut Graph, context: &TermContext, at: At) -> Result<Self> {
-        let Predicted { output: student, features } = context.student.network.predicted(g, at.x, at.t, &at.conditions)?;
+        let Predicted { output: student, features } = context.student.network.predicted(g, at.x, When { t: at.t, step: at.step }, &at.conditions)?;
         Ok(Self { at, student, features, targets: vec![], coefficients: vec![] })
     }
 

@@ -123,7 +123,7 @@ fn a_loss_has_any_number_of_terms() -> Result<()> {
 }
 
 /// A compiled program with those of the model's weights that it has under a prefix.
-fn with_weights(backend: &CpuBackend, g: &Graph, model: &Model, prefix: &str) -> Result<Box<dyn Executable>> {
+pub(super) fn with_weights(backend: &CpuBackend, g: &Graph, model: &Model, prefix: &str) -> Result<Box<dyn Executable>> {
     let mut exec = backend.compile(g)?;
     for (name, tensor) in &model.weights {
         let name = format!("{prefix}{name}");

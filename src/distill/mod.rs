@@ -35,6 +35,8 @@ mod loss_tests;
 #[cfg(test)]
 mod muon_tests;
 #[cfg(test)]
+mod per_step_tests;
+#[cfg(test)]
 mod set_tests;
 #[cfg(test)]
 mod tests;

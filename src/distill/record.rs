@@ -33,6 +33,9 @@ pub(super) const TRAJECTORY_PRECISION: &str = "trajectory_precision";
 /// Hash of the numbers of a student that computes in whole ones, recorded where there are any.
 pub(super) const QUANTIZATION: &str = "quantization";
 
+/// What each step of the student's grid has of its own, recorded where it has anything.
+pub(super) const PER_STEP: &str = "per_step_weights";
+
 /// How blocks are to agree, recorded where any are.
 pub(super) const FEATURES: &str = "features";
 /// Which blocks those are: what learns to align them depends on it.
@@ -107,6 +110,7 @@ pub(super) fn default(option: &str) -> Option<&'static str> {
     match option.rsplit_once('.').map_or(option, |(_set, option)| option) {
         PRECISION | TRAJECTORY_PRECISION => Some("F32"),
         CLIP | GUIDANCE | QUANTIZATION | TRAJECTORIES => Some("None"),
+        PER_STEP => Some("none"),
         DRAWS => Some("by term"),
         TEACHER_ORDER => Some("1"),
         CACHE_REFRESH => Some("0"),

@@ -370,7 +370,8 @@ impl Trainer {
         model.check_finite()?;
         model = model.narrowed()?;
         if !self.options.pairs.is_empty() {
-            model.student = Some(StudentInfo { version: StudentInfo::VERSION, pairs: self.options.pairs.clone(), teacher_substeps: self.options.substeps });
+            let (pairs, teacher_substeps, per_step) = (self.options.pairs.clone(), self.options.substeps, self.student.per_step());
+            model.student = Some(StudentInfo { version: StudentInfo::VERSION, pairs, teacher_substeps, per_step });
         }
         Ok(model)
     }
@@ -477,6 +478,24 @@ fn changed(name: &str, scales: &Tensor, changes: &Tensor) -> Result<Tensor> {
     Ok(learned)
 }
 
+/// Refuses to evaluate a network off the grid whose steps have parameters of their own.
+fn check_own_steps(student: &Model, teacher: Option<&Model>, options: &TrainerOptions) -> Result<()> {
+    if let Some(pairs) = teacher.and_then(Model::own_steps) {
+        return Err(Error::unsupported(format!(
+            "each step of the teacher's grid {pairs:?} has parameters of its own, and a teacher is evaluated off it: train one without per_step_weights"
+        )));
+    }
+    let Some(own) = student.own_steps() else { return Ok(()) };
+    let what = format!("each step of the student's grid {own:?} has parameters of its own");
+    if let Some(point) = options.points().find(|point| !point.kind().on_grid) {
+        return Err(Error::unsupported(format!("a term's point is {}, at any timestep; {what}: use an objective on the grid's steps", point.name())));
+    }
+    if options.pairs != *own {
+        return Err(Error::unsupported(format!("{what}, the trainer's pairs are {:?}: leave pairs and steps out", options.pairs)));
+    }
+    Ok(())
+}
+
 /// Refuses to evaluate a quantised network where its ranges are not known: off its own grid.
 fn check_grids(student: &Model, teacher: Option<&Model>, options: &TrainerOptions) -> Result<()> {
     let ranges = |model: &Model| model.quantization.as_ref().is_some_and(Quantization::has_ranges);
@@ -535,6 +554,7 @@ fn check_networks(student: &Model, teacher: Option<&Model>, dataset: Option<&Dat
             return Err(Error::unsupported(format!("scale_learning_rate is not 0, but scales of groups of weights, as those of '{path}', do not learn")));
         }
     }
+    check_own_steps(student, teacher, options)?;
     check_grids(student, teacher, options)?;
     let needs = options.needs();
     if needs.teacher && teacher.is_none() {

@@ -79,6 +79,15 @@ static fewstep_model *derive(const fewstep_runtime *runtime, const fewstep_model
     if (!patch) exit(1);
     memcpy(patch, text, sizeof text);
     options.config_patch = patch;
+    options.per_step_weights = 7;
+    FAILS(INVALID_ARGUMENT, fewstep_model_derive_student(runtime, teacher, &options, &student));
+    options.per_step_weights = FEWSTEP_PER_STEP_BIASES_AND_NORMS;
+    OK(fewstep_model_derive_student(runtime, teacher, &options, &student));
+    fewstep_model_info info = {.struct_size = sizeof info};
+    OK(fewstep_model_get_info(student, &info));
+    if (info.per_step_weights != FEWSTEP_PER_STEP_BIASES_AND_NORMS) exit(1);
+    OK(fewstep_model_destroy(student));
+    options.per_step_weights = FEWSTEP_PER_STEP_NONE;
     OK(fewstep_model_derive_student(runtime, teacher, &options, &student));
     free(patch);
     fewstep_step_pair pairs[2];
