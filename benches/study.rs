@@ -9,7 +9,9 @@ mod digits;
 use fewstep::backend::cpu::CpuBackend;
 use fewstep::cancel::Stop;
 use fewstep::diffusion::{Clip, Table, Weight, trailing_pairs};
-use fewstep::distill::{Dataset, FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Point, Term, Trainer, TrainerOptions, WeightsKind};
+use fewstep::distill::{
+    Dataset, DistributionTerm, FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Point, Term, Trainer, TrainerOptions, WeightsKind,
+};
 use fewstep::error::{Error, Result};
 use fewstep::evaluate::Paired;
 use fewstep::nn::conditions::{ConditionKind, Values};
@@ -60,6 +62,9 @@ fn rows() -> Vec<(&'static str, Make)> {
             let options = study.options(steps, seed, &[(Objective::TeacherForced, 1.0)])?;
             let student = digits::student(&study.teacher, seed)?.for_grid(options.pairs.clone(), PerStep::BiasesAndNorms)?;
             study.run(&student, &study.teacher, options)
+        }),
+        ("distribution", |study, steps, seed| {
+            study.train(steps, seed, &[(Objective::TeacherForced, 1.0)], |o| o.distribution = Some(DistributionTerm::default()))
         }),
         ("progressive", Study::progressive),
         ("coarse_targets", |study, steps, seed| study.train(steps, seed, &[(Objective::TeacherForced, 1.0)], |o| o.substeps = 8usize.div_ceil(steps))),

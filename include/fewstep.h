@@ -2078,6 +2078,19 @@ FEWSTEP_API fewstep_status fewstep_trajectories_destroy(fewstep_trajectories *tr
 #define FEWSTEP_WEIGHT_STATE 5
 
 /**
+ * Distributions are not compared.
+ */
+#define FEWSTEP_DISTRIBUTION_NONE 0
+
+/**
+ * The images that the student's runs end in are to be spread as the ends of the teacher's trajectories are, in features of fixed networks with random weights
+ * (arXiv 2604.22379): the unbiased squared maximum mean discrepancy (Gretton et al. 2012, equation 4), which may be a little below 0, with the cubic kernel of
+ * arXiv 1801.01401. The gradient flows through all steps of the run, of which the grid has at most 32, as that of ROLLOUT, with which it shares draws and
+ * evaluations. Needs what TEACHER_FORCED needs, a batch of 2 to 4096, and f32. It does not say which noise an image comes from: give it beside an objective.
+ */
+#define FEWSTEP_DISTRIBUTION_RANDOM_NETS 1
+
+/**
  * |d|.
  */
 #define FEWSTEP_NORM_L1 1
@@ -2196,8 +2209,8 @@ typedef struct {
 } fewstep_feature;
 
 /**
- * Everything that fixes a training run, beside the networks and the data. Fill it with fewstep_trainer_options_init, then change fields; terms or
- * features must be given.
+ * Everything that fixes a training run, beside the networks and the data. Fill it with fewstep_trainer_options_init, then change fields; terms, features or
+ * a distribution must be given.
  */
 typedef struct {
   /**
@@ -2401,6 +2414,23 @@ typedef struct {
    * and cache_size. NULL (the default) for none.
    */
   const fewstep_trajectories *trajectories;
+  /**
+   * FEWSTEP_DISTRIBUTION_*: a further term of the loss, behind the features; NONE by default.
+   */
+  int32_t distribution;
+  /**
+   * FEWSTEP_DISTRIBUTION_RANDOM_NETS: networks whose features are compared, 1 to 64; the loss is the mean over them. 4 by default. They are the same in all
+   * runs, and none of those that fewstep_evaluate has.
+   */
+  uint32_t distribution_nets;
+  /**
+   * FEWSTEP_DISTRIBUTION_RANDOM_NETS: factor on this term; 0.1 by default.
+   */
+  float distribution_weight;
+  /**
+   * 0.
+   */
+  uint32_t reserved4;
 } fewstep_trainer_options;
 
 
@@ -2477,7 +2507,7 @@ typedef struct {
    */
   uint32_t struct_size;
   /**
-   * The loss: the weighted sum of the terms and features.
+   * The loss: the weighted sum of the terms, the features and the distribution.
    */
   float loss;
   /**
@@ -2485,8 +2515,8 @@ typedef struct {
    */
   uint64_t step;
   /**
-   * The first four terms, then features, each without its factor, in the order of the options; 0 for those that do not exist. fewstep_trainer_losses has all
-   * of them.
+   * The first four terms, then features, then the distribution, each without its factor, in the order of the options; 0 for those that do not exist.
+   * fewstep_trainer_losses has all of them.
    */
   float terms[4];
   /**
@@ -2650,7 +2680,7 @@ fewstep_status fewstep_trainer_target_error(fewstep_trainer *trainer,
                                             double *out);
 
 /**
- * Each term of the loss, then each feature, without its factor, in the order of the options, as the last step or evaluation found it: also one that was
+ * Each term of the loss, then each feature, then the distribution, without its factor, in the order of the options, as the last step or evaluation found it: also one that was
  * NUMERIC, so that one sees which term was not finite. Writes them to `losses` and their number to `*count`; with `losses` NULL and `capacity` 0 only the
  * number.
  *

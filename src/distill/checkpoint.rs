@@ -9,7 +9,7 @@ use super::loss_scale::LossScale;
 use super::overflow::{StateBounds, largest};
 use super::parameters::{ParameterSet, State};
 use super::record::{
-    self, BLOCKS, CACHE_REFRESH, CLIP, DRAWS, FEATURES, GUIDANCE, MOMENTUM, MUON_LEARNING_RATE, OPTIMIZER, PER_STEP, PRECISION, QUANTIZATION, SETS, TEACHER_ORDER,
+    self, BLOCKS, CACHE_REFRESH, CLIP, DISTRIBUTION, DRAWS, FEATURES, GUIDANCE, MOMENTUM, MUON_LEARNING_RATE, OPTIMIZER, PER_STEP, PRECISION, QUANTIZATION, SETS, TEACHER_ORDER,
     TRAJECTORIES, TRAJECTORY_PRECISION,
 };
 use super::trainer::Trainer;
@@ -90,7 +90,7 @@ impl OptionGroup {
             "learning_rate" | MUON_LEARNING_RATE | "warmup_steps" | "total_steps" | "decay" => OptionGroup::Schedule,
             "batch" => OptionGroup::Batch,
             "beta1" | "beta2" | "eps" | MOMENTUM | "weight_decay" | "clip_norm" | "ema_decay" => OptionGroup::Optimizer,
-            "terms" | DRAWS | FEATURES | BLOCKS => OptionGroup::Loss,
+            "terms" | DRAWS | FEATURES | BLOCKS | DISTRIBUTION => OptionGroup::Loss,
             "pairs" | "substeps" | "cache_size" | "size" | CACHE_REFRESH | CLIP | GUIDANCE | TEACHER_ORDER | TRAJECTORIES => OptionGroup::Trajectories,
             "seed" => OptionGroup::Seed,
             PRECISION | TRAJECTORY_PRECISION => OptionGroup::Precision,

@@ -71,6 +71,13 @@ impl Evaluations {
         }
     }
 
+    /// Where the student's last step lands, and where the teacher's does from the same noise, [B,H,W,C] both.
+    pub(super) fn ends(&self, g: &mut Graph, context: &TermContext) -> Result<[ValueId; 2]> {
+        let (Some(pair), Some(last)) = (context.pairs.last(), self.steps.last()) else { return Err(Error::internal("a run without steps")) };
+        let target = last.at.next.ok_or_else(|| Error::internal("a run without the teacher's"))?;
+        Ok([student_step(g, context, *pair, [last.at.x, last.student])?, target])
+    }
+
     /// Loss [1] of a term, without the term's factor.
     pub fn loss(&mut self, g: &mut Graph, context: &TermContext, term: &Term) -> Result<ValueId> {
         let mut losses = memory::try_collect(self.steps.iter_mut().map(|step| step.loss(g, context, term)), WHAT)?;

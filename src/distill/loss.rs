@@ -17,7 +17,8 @@ use crate::tensor::Tensor;
 
 /// A point at which the student has been evaluated, for all terms there.
 pub struct Evaluated {
-    at: At,
+    /// Where.
+    pub(super) at: At,
     /// The student's output.
     pub student: ValueId,
     /// What its blocks have given.

@@ -1,6 +1,7 @@
 //! Everything that fixes a training run, beside the networks and the data.
 
 use super::context::Needs;
+use super::distribution::DistributionTerm;
 use super::features::FeatureTerm;
 use super::loss_scale::LossScale;
 use super::optimizer::Optimizer;
@@ -25,6 +26,8 @@ pub struct TrainerOptions {
     pub terms: Vec<Term>,
     /// More of it: blocks of both networks that are to agree.
     pub features: Vec<FeatureTerm>,
+    /// More of it: the ends of runs that are to be spread as the teacher's are.
+    pub distribution: Option<DistributionTerm>,
     /// The student's grid; needed by trajectory terms.
     pub pairs: Vec<(i64, i64)>,
     /// Order of the teacher's solver on its trajectories, 1 ..= 3 ([`Walk`]).
@@ -68,6 +71,7 @@ impl Default for TrainerOptions {
             batch: 64,
             terms: vec![],
             features: vec![],
+            distribution: None,
             pairs: vec![],
             teacher_order: 1,
             substeps: 8,
@@ -97,18 +101,19 @@ impl TrainerOptions {
         if !LossScale::new(self.loss_scale).is_possible() {
             return Err(Error::invalid(format!("loss_scale is {}; it must be a power of two, 1 or more", self.loss_scale)));
         }
-        if self.terms.is_empty() && self.features.is_empty() {
+        if self.losses() == 0 {
             return Err(Error::invalid("a loss has one or more terms, found none"));
         }
         self.terms.iter().try_for_each(Term::check)?;
         self.features.iter().try_for_each(FeatureTerm::check)?;
+        self.distribution.iter().try_for_each(|distribution| distribution.check(self.batch, self.precision))?;
         if self.substeps > MOST_SUBSTEPS && self.terms.iter().any(|term| term.target == Target::Resolved) {
             return Err(Error::invalid(format!(
                 "substeps is {}; a term that the teacher walks for in every training step has {MOST_SUBSTEPS} at most",
                 self.substeps
             )));
         }
-        if self.pairs.len() > MOST_CHAINED && self.terms.iter().any(|term| term.point.kind().chained) {
+        if self.pairs.len() > MOST_CHAINED && self.points().any(|point| point.kind().chained) {
             return Err(Error::invalid(format!(
                 "the grid has {} steps; a term that goes through the student's whole run in every training step has {MOST_CHAINED} at most",
                 self.pairs.len()
@@ -148,7 +153,8 @@ impl TrainerOptions {
     /// What the terms cannot be built without.
     pub fn needs(&self) -> Needs {
         let features = self.features.iter().map(FeatureTerm::needs);
-        self.terms.iter().map(Term::needs).chain(features).fold(Needs::default(), Needs::or)
+        let distribution = self.distribution.iter().map(DistributionTerm::needs);
+        self.terms.iter().map(Term::needs).chain(features).chain(distribution).fold(Needs::default(), Needs::or)
     }
 
     /// What is done to the data that this teacher predicts on its trajectories.
@@ -163,12 +169,13 @@ impl TrainerOptions {
 
     /// Losses that are added up.
     pub fn losses(&self) -> usize {
-        self.terms.len() + self.features.len()
+        self.terms.len() + self.features.len() + usize::from(self.distribution.is_some())
     }
 
     /// Where they are evaluated, in order.
     pub(super) fn points(&self) -> impl Iterator<Item = Point> {
-        self.terms.iter().map(|term| term.point).chain(self.features.iter().map(|feature| feature.point))
+        let features = self.features.iter().map(|feature| feature.point);
+        self.terms.iter().map(|term| term.point).chain(features).chain(self.distribution.iter().map(|_| DistributionTerm::POINT))
     }
 
     /// Whether terms share a point, and so its draws and the student's evaluation.

@@ -1,6 +1,7 @@
 //! The words that checkpoints have for a run's options. They are part of the format: a name in the code may change, a word here may not, and what an option
 //! gains later is written only where it is not at its default, so that older checkpoints still open.
 
+use super::distribution::DistributionTerm;
 use super::features::FeatureTerm;
 use super::objective::Objective;
 use super::optimizer::{LearningRate, Optimizer, OptimizerKind};
@@ -41,6 +42,9 @@ pub(super) const FEATURES: &str = "features";
 /// Which blocks those are: what learns to align them depends on it.
 pub(super) const BLOCKS: &str = "feature_blocks";
 
+/// How the ends of runs are to be spread, recorded where they are to be.
+pub(super) const DISTRIBUTION: &str = "distribution";
+
 /// Names of the sets of parameters that learn, recorded where they are not the student's alone.
 pub(super) const SETS: &str = "sets";
 
@@ -67,6 +71,7 @@ pub(super) fn options(o: &TrainerOptions, sets: &[ParameterSet], trajectory_clip
     let later = [
         (FEATURES, list(o.features.iter().map(feature))),
         (BLOCKS, list(o.features.iter().map(|f| format!("{:?} as {:?}", f.student, f.teacher)))),
+        (DISTRIBUTION, distribution(o.distribution)),
         (PRECISION, precision(o.precision).to_string()),
         (CLIP, clip(trajectory_clip)),
         (GUIDANCE, guidance(o.guidance)),
@@ -109,7 +114,7 @@ fn optimizer(o: &Optimizer) -> Vec<(&'static str, String)> {
 pub(super) fn default(option: &str) -> Option<&'static str> {
     match option.rsplit_once('.').map_or(option, |(_set, option)| option) {
         PRECISION | TRAJECTORY_PRECISION => Some("F32"),
-        CLIP | GUIDANCE | QUANTIZATION | TRAJECTORIES => Some("None"),
+        CLIP | GUIDANCE | QUANTIZATION | TRAJECTORIES | DISTRIBUTION => Some("None"),
         PER_STEP => Some("none"),
         DRAWS => Some("by term"),
         TEACHER_ORDER => Some("1"),
@@ -138,6 +143,10 @@ fn feature(f: &FeatureTerm) -> String {
     let (point, norm) = (f.point.name(), norm(f.norm));
     let FeatureTerm { weight, decay_steps, .. } = f;
     format!("Feature {{ point: {point}, norm: {norm}, weight: {weight:?}, decay_steps: {decay_steps} }}")
+}
+
+fn distribution(distribution: Option<DistributionTerm>) -> String {
+    distribution.map_or("None".to_string(), |DistributionTerm { nets, weight }| format!("RandomNets {{ nets: {nets}, weight: {weight:?} }}"))
 }
 
 fn norm(norm: NormKind) -> String {
@@ -218,6 +227,7 @@ mod tests {
                 FeatureTerm { point: Point::Data, student: "mid_block".into(), teacher: "mid_block".into(), norm: NormKind::L2, weight: 0.5, decay_steps: 7 },
                 FeatureTerm { point: Point::Own, student: "a".into(), teacher: "b".into(), norm: NormKind::L1, weight: 1.0, decay_steps: 0 },
             ],
+            distribution: Some(DistributionTerm { nets: 3, weight: 0.5 }),
             size: Some([8, 16]),
             teacher_order: 3,
             cache_refresh: 50,
@@ -243,6 +253,7 @@ mod tests {
             ("size", "Some([8, 16])"),
             ("features", features),
             ("feature_blocks", r#"["mid_block" as "mid_block", "a" as "b"]"#),
+            ("distribution", "RandomNets { nets: 3, weight: 0.5 }"),
             ("precision", "Bf16"),
             ("trajectory_clip", "Dynamic { ratio: 0.995, max: 1.0 }"),
             ("teacher_order", "3"),
@@ -276,7 +287,7 @@ mod tests {
         assert_eq!([of("decay"), of("size")], [Some("Cosine".into()), Some("None".into())]);
         assert_eq!(super::decay(LearningRate::Stable), "Stable");
         assert!(
-            ["precision", "trajectory_clip", "teacher_order", "cache_refresh", "draws", "trajectory_precision", "sets", "features", "feature_blocks"]
+            ["precision", "trajectory_clip", "teacher_order", "cache_refresh", "draws", "trajectory_precision", "sets", "features", "feature_blocks", "distribution"]
                 .iter()
                 .all(|later| of(later).is_none())
         );

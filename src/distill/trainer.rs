@@ -33,7 +33,7 @@ pub struct StepReport {
     pub step: u64,
     /// The weighted sum.
     pub loss: f32,
-    /// The first four terms, then features, each without its factor.
+    /// The first four terms, then features, then the distribution, each without its factor.
     pub terms: [f32; 4],
     /// Global gradient norm of the student before clipping.
     pub grad_norm: f32,
@@ -339,7 +339,7 @@ impl Trainer {
         Ok(report)
     }
 
-    /// Each term, then each feature, without its factor, as the last step or evaluation found it, also where that failed for a number that is not finite;
+    /// Each term, then each feature, then the distribution, without its factor, as the last step or evaluation found it, also where that failed for a number that is not finite;
     /// `None` before.
     pub fn terms(&self) -> Option<&[f32]> {
         self.evaluated.then(|| &self.found[1..=self.options.losses()])
@@ -442,6 +442,12 @@ impl Trainer {
                 if has(self.exec.as_ref(), &name) {
                     self.exec.bind(&name, tensor.clone())?;
                 }
+            }
+        }
+        if let Some(distribution) = &self.options.distribution {
+            let ([h, w], channels) = (self.size()?, self.student.roles()?.channels);
+            for (name, tensor) in distribution.weights([h, w, channels])? {
+                self.exec.bind(&name, tensor)?;
             }
         }
         if let Some(data) = dataset {

@@ -201,7 +201,7 @@ unsafe fn student_options(options: &fewstep_student_options, teacher: &Model) ->
         },
     };
     if options.reserved != 0 {
-        return Err(Error::invalid("reserved must be 0"));
+        return Err(Error::invalid("student options: reserved must be 0"));
     }
     Ok(StudentOptions {
         config_patch,

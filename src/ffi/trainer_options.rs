@@ -11,7 +11,7 @@ use super::precision::{FEWSTEP_PRECISION_F32, precision};
 use super::sampler_options::clips;
 use super::trajectories::fewstep_trajectories;
 use crate::diffusion::{Clip, Walk, Weight};
-use crate::distill::{FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Term, TrainerOptions};
+use crate::distill::{DistributionTerm, FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Term, TrainerOptions};
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::nn::Model;
@@ -49,6 +49,14 @@ pub const FEWSTEP_WEIGHT_TRUNC_SNR: i32 = 3;
 pub const FEWSTEP_WEIGHT_V: i32 = 4;
 /// The error of the state that the step lands on; for the objectives on trajectories: not OUTPUT, not DENOISE.
 pub const FEWSTEP_WEIGHT_STATE: i32 = 5;
+
+/// Distributions are not compared.
+pub const FEWSTEP_DISTRIBUTION_NONE: i32 = 0;
+/// The images that the student's runs end in are to be spread as the ends of the teacher's trajectories are, in features of fixed networks with random weights
+/// (arXiv 2604.22379): the unbiased squared maximum mean discrepancy (Gretton et al. 2012, equation 4), which may be a little below 0, with the cubic kernel of
+/// arXiv 1801.01401. The gradient flows through all steps of the run, of which the grid has at most 32, as that of ROLLOUT, with which it shares draws and
+/// evaluations. Needs what TEACHER_FORCED needs, a batch of 2 to 4096, and f32. It does not say which noise an image comes from: give it beside an objective.
+pub const FEWSTEP_DISTRIBUTION_RANDOM_NETS: i32 = 1;
 
 /// |d|.
 pub const FEWSTEP_NORM_L1: i32 = 1;
@@ -122,8 +130,8 @@ pub struct fewstep_feature {
     pub reserved: u32,
 }
 
-/// Everything that fixes a training run, beside the networks and the data. Fill it with fewstep_trainer_options_init, then change fields; terms or
-/// features must be given.
+/// Everything that fixes a training run, beside the networks and the data. Fill it with fewstep_trainer_options_init, then change fields; terms, features or
+/// a distribution must be given.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct fewstep_trainer_options {
@@ -236,6 +244,15 @@ pub struct fewstep_trainer_options {
     /// Trajectories that are there already, in place of a teacher's, which objectives on trajectories need none of then: their grid and number stand for pairs
     /// and cache_size. NULL (the default) for none.
     pub trajectories: *const fewstep_trajectories,
+    /// FEWSTEP_DISTRIBUTION_*: a further term of the loss, behind the features; NONE by default.
+    pub distribution: i32,
+    /// FEWSTEP_DISTRIBUTION_RANDOM_NETS: networks whose features are compared, 1 to 64; the loss is the mean over them. 4 by default. They are the same in all
+    /// runs, and none of those that fewstep_evaluate has.
+    pub distribution_nets: u32,
+    /// FEWSTEP_DISTRIBUTION_RANDOM_NETS: factor on this term; 0.1 by default.
+    pub distribution_weight: f32,
+    /// 0.
+    pub reserved4: u32,
 }
 
 // SAFETY: repr(C), six 4-byte numbers.
@@ -304,6 +321,10 @@ unsafe impl Options for fewstep_trainer_options {
             muon_learning_rate: d.optimizer.muon_learning_rate,
             momentum: d.optimizer.momentum,
             trajectories: std::ptr::null(),
+            distribution: FEWSTEP_DISTRIBUTION_NONE,
+            distribution_nets: narrow(DistributionTerm::default().nets),
+            distribution_weight: DistributionTerm::default().weight,
+            reserved4: 0,
         }
     }
 }
@@ -403,6 +424,14 @@ fn trajectory_clip(o: &fewstep_trainer_options) -> Result<Option<Clip>> {
     Ok(clip)
 }
 
+fn distribution(o: &fewstep_trainer_options) -> Result<Option<DistributionTerm>> {
+    if o.reserved4 != 0 {
+        return Err(Error::invalid("trainer options: reserved4 must be 0"));
+    }
+    let term = DistributionTerm { nets: o.distribution_nets as usize, weight: o.distribution_weight };
+    choice(o.distribution, "distribution", &[(FEWSTEP_DISTRIBUTION_NONE, None), (FEWSTEP_DISTRIBUTION_RANDOM_NETS, Some(term))])
+}
+
 /// Teacher steps inside each pair, as many as are enough where nobody says.
 pub(super) fn substeps(given: u32, teacher_order: usize, pairs: &[(i64, i64)]) -> Result<usize> {
     let substeps = if given == 0 { Walk::enough_substeps(teacher_order, pairs) } else { given as usize };
@@ -450,6 +479,7 @@ pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model, tea
         batch: o.batch as usize,
         terms: memory::try_collect(terms.iter().enumerate().map(|(i, t)| term(i, t)), "terms")?,
         features,
+        distribution: distribution(o)?,
         pairs,
         teacher_order,
         substeps,
