@@ -66,6 +66,7 @@ fn rows() -> Vec<(&'static str, Make)> {
         ("distribution", |study, steps, seed| {
             study.train(steps, seed, &[(Objective::TeacherForced, 1.0)], |o| o.distribution = Some(DistributionTerm::default()))
         }),
+        ("self_teacher", Study::self_teacher),
         ("progressive", Study::progressive),
         ("coarse_targets", |study, steps, seed| study.train(steps, seed, &[(Objective::TeacherForced, 1.0)], |o| o.substeps = 8usize.div_ceil(steps))),
         ("order_3", |study, steps, seed| {
@@ -189,6 +190,13 @@ impl Study {
         }
         println!();
         Ok(())
+    }
+
+    /// A student whose steps go over those of a grid of eight, learned from the teacher's next state and its own average after it (arXiv 2303.04248).
+    fn self_teacher(&self, steps: usize, seed: u64) -> Result<Model> {
+        let mut options = self.options(8, seed, &[(Objective::SelfTeacher, 1.0)])?;
+        options.self_teacher_steps = steps;
+        self.run(&digits::student(&self.teacher, seed)?, &self.teacher, options)
     }
 
     /// A student of eight steps, and then ones of half as many, each of which learns to take two steps of the one before at once (arXiv 2202.00512). All of them

@@ -2053,6 +2053,14 @@ FEWSTEP_API fewstep_status fewstep_trajectories_destroy(fewstep_trajectories *tr
 #define FEWSTEP_OBJECTIVE_PROGRESSIVE 7
 
 /**
+ * Match the state where the moving average of the student itself lands from the teacher's next cached state, from the teacher's own state: the student learns to
+ * do in one step what the teacher's next step and one of its own older self do in two (TRACT, arXiv 2303.04248). steps or pairs are the teacher's steps then, and
+ * the student takes self_teacher_steps, each of which goes over as many of them; snapshots have that grid. Not beside objectives whose student takes the grid's
+ * steps. Needs what TEACHER_FORCED needs.
+ */
+#define FEWSTEP_OBJECTIVE_SELF_TEACHER 8
+
+/**
  * The error of the clean image itself.
  */
 #define FEWSTEP_WEIGHT_CONST 1
@@ -2428,9 +2436,9 @@ typedef struct {
    */
   float distribution_weight;
   /**
-   * 0.
+   * FEWSTEP_OBJECTIVE_SELF_TEACHER: sampler steps that the student is to take, fewer than the grid has and a divisor of their number; 1 by default.
    */
-  uint32_t reserved4;
+  uint32_t self_teacher_steps;
 } fewstep_trainer_options;
 
 

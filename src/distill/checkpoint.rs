@@ -9,8 +9,8 @@ use super::loss_scale::LossScale;
 use super::overflow::{StateBounds, largest};
 use super::parameters::{ParameterSet, State};
 use super::record::{
-    self, BLOCKS, CACHE_REFRESH, CLIP, DISTRIBUTION, DRAWS, FEATURES, GUIDANCE, MOMENTUM, MUON_LEARNING_RATE, OPTIMIZER, PER_STEP, PRECISION, QUANTIZATION, SETS, TEACHER_ORDER,
-    TRAJECTORIES, TRAJECTORY_PRECISION,
+    self, BLOCKS, CACHE_REFRESH, CLIP, DISTRIBUTION, DRAWS, FEATURES, GUIDANCE, MOMENTUM, MUON_LEARNING_RATE, OPTIMIZER, PER_STEP, PRECISION, QUANTIZATION,
+    SELF_TEACHER_STEPS, SETS, TEACHER_ORDER, TRAJECTORIES, TRAJECTORY_PRECISION,
 };
 use super::trainer::Trainer;
 use crate::error::{Error, Result, Status};
@@ -90,7 +90,7 @@ impl OptionGroup {
             "learning_rate" | MUON_LEARNING_RATE | "warmup_steps" | "total_steps" | "decay" => OptionGroup::Schedule,
             "batch" => OptionGroup::Batch,
             "beta1" | "beta2" | "eps" | MOMENTUM | "weight_decay" | "clip_norm" | "ema_decay" => OptionGroup::Optimizer,
-            "terms" | DRAWS | FEATURES | BLOCKS | DISTRIBUTION => OptionGroup::Loss,
+            "terms" | DRAWS | FEATURES | BLOCKS | DISTRIBUTION | SELF_TEACHER_STEPS => OptionGroup::Loss,
             "pairs" | "substeps" | "cache_size" | "size" | CACHE_REFRESH | CLIP | GUIDANCE | TEACHER_ORDER | TRAJECTORIES => OptionGroup::Trajectories,
             "seed" => OptionGroup::Seed,
             PRECISION | TRAJECTORY_PRECISION => OptionGroup::Precision,
@@ -243,7 +243,13 @@ impl Trainer {
         let trajectories = given.map(|set| (TRAJECTORIES.to_string(), set.hash().to_owned()));
         let per_step = self.student.own_steps().map(|_| (PER_STEP.to_string(), self.student.per_step().name().to_owned()));
         let numbers = self.student.numbers_hash()?.map(|hash| (QUANTIZATION.to_string(), hash));
-        Ok(record::options(&self.options, &self.sets, self.trajectory_clip).into_iter().chain([scheduler]).chain(numbers).chain(per_step).chain(trajectories).collect())
+        Ok(record::options(&self.options, &self.sets, self.trajectory_clip)
+            .into_iter()
+            .chain([scheduler])
+            .chain(numbers)
+            .chain(per_step)
+            .chain(trajectories)
+            .collect())
     }
 }
 

@@ -41,6 +41,8 @@ mod muon_tests;
 #[cfg(test)]
 mod per_step_tests;
 #[cfg(test)]
+mod self_teacher_tests;
+#[cfg(test)]
 mod set_tests;
 #[cfg(test)]
 mod tests;

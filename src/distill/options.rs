@@ -7,10 +7,13 @@ use super::loss_scale::LossScale;
 use super::optimizer::Optimizer;
 use super::points::Point;
 use super::targets::Target;
+use super::targets::self_teacher::joined;
 use super::term::Term;
 use super::trajectory_set::TrajectorySet;
 use crate::diffusion::{Clip, Walk};
 use crate::error::{Error, Result};
+use crate::memory;
+use crate::names::Named;
 use crate::nn::{Guidance, Model};
 use crate::tensor::DType;
 use std::sync::Arc;
@@ -30,6 +33,8 @@ pub struct TrainerOptions {
     pub distribution: Option<DistributionTerm>,
     /// The student's grid; needed by trajectory terms.
     pub pairs: Vec<(i64, i64)>,
+    /// Steps of a student that is its own teacher, each of which is as many pairs of the grid ([`Target::SelfTeacher`]).
+    pub self_teacher_steps: usize,
     /// Order of the teacher's solver on its trajectories, 1 ..= 3 ([`Walk`]).
     pub teacher_order: usize,
     /// Teacher steps inside each pair.
@@ -73,6 +78,7 @@ impl Default for TrainerOptions {
             features: vec![],
             distribution: None,
             pairs: vec![],
+            self_teacher_steps: 1,
             teacher_order: 1,
             substeps: 8,
             cache_size: 8192,
@@ -119,6 +125,7 @@ impl TrainerOptions {
                 self.pairs.len()
             )));
         }
+        self.check_self_teacher()?;
         self.walk(None).check()?;
         self.optimizer.check()?;
         if self.learns_scales() {
@@ -143,6 +150,41 @@ impl TrainerOptions {
             )));
         }
         Ok(())
+    }
+
+    /// Refuses a grid that is not cut into equal steps, and what is at odds with steps over several of its pairs.
+    fn check_self_teacher(&self) -> Result<()> {
+        let (pairs, steps) = (self.pairs.len(), self.self_teacher_steps);
+        if !self.joins_steps() {
+            return if steps == 1 { Ok(()) } else { Err(Error::invalid(format!("self_teacher_steps is {steps}, but no term's target is SelfTeacher"))) };
+        }
+        if steps == 0 || pairs <= steps || !pairs.is_multiple_of(steps) {
+            return Err(Error::invalid(format!(
+                "self_teacher_steps is {steps}, the grid has {pairs} steps; each step of the student is as many of the grid's, two or more: give steps or pairs"
+            )));
+        }
+        let short = self.terms.iter().find(|term| matches!(term.target, Target::NextState | Target::Resolved)).map(|term| term.target.name());
+        let walks = self.points().find(|point| matches!(point, Point::Own | Point::Chain)).map(Point::name);
+        match short.or(walks) {
+            None => Ok(()),
+            Some(other) => Err(Error::invalid(format!(
+                "a SelfTeacher term has the student's steps go over {} of the grid's, {other} over one of them: train with one and then the other",
+                pairs / steps
+            ))),
+        }
+    }
+
+    /// Whether the student's steps are several of the grid's.
+    pub fn joins_steps(&self) -> bool {
+        self.terms.iter().any(|term| term.target == Target::SelfTeacher)
+    }
+
+    /// The grid of the student's own steps, and the teacher's steps in each.
+    pub fn own_grid(&self) -> Result<(Vec<(i64, i64)>, usize)> {
+        if !self.joins_steps() {
+            return Ok((memory::copy(&self.pairs, "step pairs")?, self.substeps));
+        }
+        Ok((joined(&self.pairs, self.self_teacher_steps)?, self.substeps * (self.pairs.len() / self.self_teacher_steps)))
     }
 
     /// Whether the scales of whole numbers learn.

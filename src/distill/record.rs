@@ -20,6 +20,8 @@ pub(super) const CLIP: &str = "trajectory_clip";
 
 /// Recorded where it is not 1: DDIM was the only one before.
 pub(super) const TEACHER_ORDER: &str = "teacher_order";
+/// Recorded where it is not 1.
+pub(super) const SELF_TEACHER_STEPS: &str = "self_teacher_steps";
 /// Recorded where trajectories are replaced on the way.
 pub(super) const CACHE_REFRESH: &str = "cache_refresh";
 /// Hash of trajectories that somebody else has computed, recorded where there are any.
@@ -72,6 +74,7 @@ pub(super) fn options(o: &TrainerOptions, sets: &[ParameterSet], trajectory_clip
         (FEATURES, list(o.features.iter().map(feature))),
         (BLOCKS, list(o.features.iter().map(|f| format!("{:?} as {:?}", f.student, f.teacher)))),
         (DISTRIBUTION, distribution(o.distribution)),
+        (SELF_TEACHER_STEPS, o.self_teacher_steps.to_string()),
         (PRECISION, precision(o.precision).to_string()),
         (CLIP, clip(trajectory_clip)),
         (GUIDANCE, guidance(o.guidance)),
@@ -117,7 +120,7 @@ pub(super) fn default(option: &str) -> Option<&'static str> {
         CLIP | GUIDANCE | QUANTIZATION | TRAJECTORIES | DISTRIBUTION => Some("None"),
         PER_STEP => Some("none"),
         DRAWS => Some("by term"),
-        TEACHER_ORDER => Some("1"),
+        TEACHER_ORDER | SELF_TEACHER_STEPS => Some("1"),
         CACHE_REFRESH => Some("0"),
         SETS => Some(STUDENT),
         OPTIMIZER => Some("AdamW"),
@@ -287,9 +290,20 @@ mod tests {
         assert_eq!([of("decay"), of("size")], [Some("Cosine".into()), Some("None".into())]);
         assert_eq!(super::decay(LearningRate::Stable), "Stable");
         assert!(
-            ["precision", "trajectory_clip", "teacher_order", "cache_refresh", "draws", "trajectory_precision", "sets", "features", "feature_blocks", "distribution"]
-                .iter()
-                .all(|later| of(later).is_none())
+            [
+                "precision",
+                "trajectory_clip",
+                "teacher_order",
+                "cache_refresh",
+                "draws",
+                "trajectory_precision",
+                "sets",
+                "features",
+                "feature_blocks",
+                "distribution"
+            ]
+            .iter()
+            .all(|later| of(later).is_none())
         );
         assert_eq!(of("terms").as_deref(), Some("[Term { objective: Output, weight: 0.5, step_weight: State, norm: L1 }]"));
         assert_eq!(word(&plain, &student(&plain), Clip::Range(1.0), "trajectory_clip").as_deref(), Some("Range(1.0)"));

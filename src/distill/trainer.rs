@@ -370,8 +370,8 @@ impl Trainer {
         model.check_finite()?;
         model = model.narrowed()?;
         if !self.options.pairs.is_empty() {
-            let (pairs, teacher_substeps, per_step) = (self.options.pairs.clone(), self.options.substeps, self.student.per_step());
-            model.student = Some(StudentInfo { version: StudentInfo::VERSION, pairs, teacher_substeps, per_step });
+            let (pairs, teacher_substeps) = self.options.own_grid()?;
+            model.student = Some(StudentInfo { version: StudentInfo::VERSION, pairs, teacher_substeps, per_step: self.student.per_step() });
         }
         Ok(model)
     }
@@ -489,6 +489,12 @@ fn check_own_steps(student: &Model, teacher: Option<&Model>, options: &TrainerOp
     if let Some(pairs) = teacher.and_then(Model::own_steps) {
         return Err(Error::unsupported(format!(
             "each step of the teacher's grid {pairs:?} has parameters of its own, and a teacher is evaluated off it: train one without per_step_weights"
+        )));
+    }
+    if options.joins_steps() && (student.own_steps().is_some() || student.quantization.is_some()) {
+        let way_out = "train a plain student, and quantise it then";
+        return Err(Error::unsupported(format!(
+            "a SelfTeacher term evaluates the student off its own grid, and it is quantised or has parameters of each step: {way_out}"
         )));
     }
     let Some(own) = student.own_steps() else { return Ok(()) };

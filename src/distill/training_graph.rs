@@ -1,6 +1,6 @@
 //! The program of a training step: draws, losses, gradients, clipping, optimizers, moving average.
 
-use super::context::{self, Role, TermContext};
+use super::context::{self, AVERAGE, Role, SelfTeacher, TermContext};
 use super::dataset::Dataset;
 use super::distribution::DistributionTerm;
 use super::draws::{DrawInputs, Draws};
@@ -16,7 +16,7 @@ use crate::diffusion::NoiseSchedule;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorType, ValueId};
 use crate::memory;
-use crate::nn::{self, Model};
+use crate::nn::{self, Model, Predictor};
 use crate::tensor::DType;
 use std::sync::Arc;
 
@@ -64,6 +64,7 @@ impl TrainingGraph {
             schedule,
             pairs: &options.pairs,
             walk: options.walk(teacher),
+            self_teacher: options.joins_steps().then(|| SelfTeacher { network: Predictor::new(student, AVERAGE), steps: options.self_teacher_steps }),
         };
         let sources = Sources { dataset, cache_size: options.cache_size, size: options.size.map_or_else(|| student.size(), Ok)? };
         let mut assembly = Assembly::new(options.precision)?;

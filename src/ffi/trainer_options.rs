@@ -38,6 +38,11 @@ pub const FEWSTEP_OBJECTIVE_ROLLOUT: i32 = 6;
 /// teacher is the student of twice as many steps and substeps is 2; with any teacher it trains on states of data, which the student's own may be mixed with as
 /// another term. Needs a teacher and a dataset, and no trajectories.
 pub const FEWSTEP_OBJECTIVE_PROGRESSIVE: i32 = 7;
+/// Match the state where the moving average of the student itself lands from the teacher's next cached state, from the teacher's own state: the student learns to
+/// do in one step what the teacher's next step and one of its own older self do in two (TRACT, arXiv 2303.04248). steps or pairs are the teacher's steps then, and
+/// the student takes self_teacher_steps, each of which goes over as many of them; snapshots have that grid. Not beside objectives whose student takes the grid's
+/// steps. Needs what TEACHER_FORCED needs.
+pub const FEWSTEP_OBJECTIVE_SELF_TEACHER: i32 = 8;
 
 /// The error of the clean image itself.
 pub const FEWSTEP_WEIGHT_CONST: i32 = 1;
@@ -251,8 +256,8 @@ pub struct fewstep_trainer_options {
     pub distribution_nets: u32,
     /// FEWSTEP_DISTRIBUTION_RANDOM_NETS: factor on this term; 0.1 by default.
     pub distribution_weight: f32,
-    /// 0.
-    pub reserved4: u32,
+    /// FEWSTEP_OBJECTIVE_SELF_TEACHER: sampler steps that the student is to take, fewer than the grid has and a divisor of their number; 1 by default.
+    pub self_teacher_steps: u32,
 }
 
 // SAFETY: repr(C), six 4-byte numbers.
@@ -324,12 +329,12 @@ unsafe impl Options for fewstep_trainer_options {
             distribution: FEWSTEP_DISTRIBUTION_NONE,
             distribution_nets: narrow(DistributionTerm::default().nets),
             distribution_weight: DistributionTerm::default().weight,
-            reserved4: 0,
+            self_teacher_steps: narrow(d.self_teacher_steps),
         }
     }
 }
 
-const OBJECTIVES: [(i32, Objective); 7] = [
+const OBJECTIVES: [(i32, Objective); 8] = [
     (FEWSTEP_OBJECTIVE_OUTPUT, Objective::Output),
     (FEWSTEP_OBJECTIVE_TEACHER_FORCED, Objective::TeacherForced),
     (FEWSTEP_OBJECTIVE_ON_POLICY, Objective::OnPolicy),
@@ -337,6 +342,7 @@ const OBJECTIVES: [(i32, Objective); 7] = [
     (FEWSTEP_OBJECTIVE_RESOLVE, Objective::Resolve),
     (FEWSTEP_OBJECTIVE_ROLLOUT, Objective::Rollout),
     (FEWSTEP_OBJECTIVE_PROGRESSIVE, Objective::Progressive),
+    (FEWSTEP_OBJECTIVE_SELF_TEACHER, Objective::SelfTeacher),
 ];
 
 fn term(i: usize, t: &fewstep_term) -> Result<Term> {
@@ -425,9 +431,6 @@ fn trajectory_clip(o: &fewstep_trainer_options) -> Result<Option<Clip>> {
 }
 
 fn distribution(o: &fewstep_trainer_options) -> Result<Option<DistributionTerm>> {
-    if o.reserved4 != 0 {
-        return Err(Error::invalid("trainer options: reserved4 must be 0"));
-    }
     let term = DistributionTerm { nets: o.distribution_nets as usize, weight: o.distribution_weight };
     choice(o.distribution, "distribution", &[(FEWSTEP_DISTRIBUTION_NONE, None), (FEWSTEP_DISTRIBUTION_RANDOM_NETS, Some(term))])
 }
@@ -481,6 +484,7 @@ pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model, tea
         features,
         distribution: distribution(o)?,
         pairs,
+        self_teacher_steps: o.self_teacher_steps as usize,
         teacher_order,
         substeps,
         cache_refresh: u64::from(o.cache_refresh),
