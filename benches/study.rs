@@ -9,11 +9,13 @@ mod digits;
 use fewstep::backend::cpu::CpuBackend;
 use fewstep::cancel::Stop;
 use fewstep::diffusion::{Clip, Table, Weight, trailing_pairs};
-use fewstep::distill::{Dataset, FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Point, Term, Trainer, TrainerOptions, WeightsKind};
+use fewstep::distill::{
+    Dataset, DistributionTerm, FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Point, Term, Trainer, TrainerOptions, WeightsKind,
+};
 use fewstep::error::{Error, Result};
 use fewstep::evaluate::Paired;
 use fewstep::nn::conditions::{ConditionKind, Values};
-use fewstep::nn::{Model, StudentInfo};
+use fewstep::nn::{Model, PerStep, StudentInfo};
 use fewstep::random::Purpose;
 use fewstep::sampling::{RunSpec, SamplingRun, UNROLLED, for_each_batch};
 use fewstep::tensor::DType;
@@ -56,6 +58,15 @@ fn rows() -> Vec<(&'static str, Make)> {
         ("mixed", |study, steps, seed| study.train(steps, seed, &[(Objective::TeacherForced, 0.5), (Objective::OnPolicy, 0.5)], |_| {})),
         ("rollout", |study, steps, seed| study.train(steps, seed, &[(Objective::Rollout, 1.0)], |_| {})),
         ("resolve", |study, steps, seed| study.train(steps, seed, &[(Objective::Resolve, 1.0)], |o| o.substeps = 4)),
+        ("per_step", |study, steps, seed| {
+            let options = study.options(steps, seed, &[(Objective::TeacherForced, 1.0)])?;
+            let student = digits::student(&study.teacher, seed)?.for_grid(options.pairs.clone(), PerStep::BiasesAndNorms)?;
+            study.run(&student, &study.teacher, options)
+        }),
+        ("distribution", |study, steps, seed| {
+            study.train(steps, seed, &[(Objective::TeacherForced, 1.0)], |o| o.distribution = Some(DistributionTerm::default()))
+        }),
+        ("self_teacher", Study::self_teacher),
         ("progressive", Study::progressive),
         ("coarse_targets", |study, steps, seed| study.train(steps, seed, &[(Objective::TeacherForced, 1.0)], |o| o.substeps = 8usize.div_ceil(steps))),
         ("order_3", |study, steps, seed| {
@@ -179,6 +190,13 @@ impl Study {
         }
         println!();
         Ok(())
+    }
+
+    /// A student whose steps go over those of a grid of eight, learned from the teacher's next state and its own average after it (arXiv 2303.04248).
+    fn self_teacher(&self, steps: usize, seed: u64) -> Result<Model> {
+        let mut options = self.options(8, seed, &[(Objective::SelfTeacher, 1.0)])?;
+        options.self_teacher_steps = steps;
+        self.run(&digits::student(&self.teacher, seed)?, &self.teacher, options)
     }
 
     /// A student of eight steps, and then ones of half as many, each of which learns to take two steps of the one before at once (arXiv 2202.00512). All of them

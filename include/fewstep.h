@@ -787,6 +787,16 @@ typedef struct {
 #define FEWSTEP_PREDICTION_V 3
 
 /**
+ * All steps of a student share all parameters.
+ */
+#define FEWSTEP_PER_STEP_NONE 0
+
+/**
+ * Each step of a student's grid has the biases of all layers, and the scales and shifts of all norms, of its own; they begin alike and learn with the rest.
+ */
+#define FEWSTEP_PER_STEP_BIASES_AND_NORMS 1
+
+/**
  * Architecture, weights, and how they are meant to be sampled. Immutable: any number of trainers and samplers may use one model, on many threads.
  */
 typedef struct fewstep_model fewstep_model;
@@ -838,6 +848,16 @@ typedef struct {
    * Stops fewstep_model_derive_student with CANCELLED; only read during that call. NULL (the default) for none.
    */
   const fewstep_cancel_token *cancel;
+  /**
+   * FEWSTEP_PER_STEP_*: what each step of the student's grid, which must be given, has of its own; NONE by default. Such a student has nothing for other
+   * timesteps: it is trained by objectives on its grid's steps (not OUTPUT, not DENOISE) and sampled with FEWSTEP_SAMPLER_FROM_MODEL, in as much time as
+   * any other; it is saved as one file, is no teacher, and is not quantised to whole numbers.
+   */
+  int32_t per_step_weights;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
 } fewstep_student_options;
 
 /**
@@ -905,9 +925,9 @@ typedef struct {
    */
   uint32_t quantized_layers;
   /**
-   * 0.
+   * FEWSTEP_PER_STEP_*: what each step of a few-step student's grid has of its own; NONE for other models.
    */
-  uint32_t reserved;
+  int32_t per_step_weights;
 } fewstep_model_info;
 
 /**
@@ -1017,10 +1037,11 @@ fewstep_status fewstep_model_derive_student(const fewstep_runtime *runtime,
  * most a minute (not on file systems without locks: there a mixture is possible, and refused when it is opened). The old and the new model lie side
  * by side for a moment: the disk needs room for both.
  *
- * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a quantised model, or a grid, that diffusers
- * cannot express: use fewstep_model_save_file; a config of more text than is read), NUMERIC (a weight that is not finite, which could not be opened again;
- * nothing is written), IO, NOT_FOUND, VERSION_MISMATCH (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether the new
- * model is already the one that opens (it could not be put into place whole, and the next save or opening goes on) or the old one still is.
+ * Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a quantised model, parameters of
+ * each step, or a grid, that diffusers cannot express: use fewstep_model_save_file; a config of more text than is read), NUMERIC (a weight that is not finite,
+ * which could not be opened again; nothing is written), IO, NOT_FOUND, VERSION_MISMATCH (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the
+ * sentence tells whether the new model is already the one that opens (it could not be put into place whole, and the next save or opening goes on) or the old
+ * one still is.
  */
 FEWSTEP_API
 fewstep_status fewstep_model_save(const fewstep_model *model,
@@ -2049,6 +2070,14 @@ FEWSTEP_API fewstep_status fewstep_trajectories_destroy(fewstep_trajectories *tr
 #define FEWSTEP_OBJECTIVE_PROGRESSIVE 7
 
 /**
+ * Match the state where the moving average of the student itself lands from the teacher's next cached state, from the teacher's own state: the student learns to
+ * do in one step what the teacher's next step and one of its own older self do in two (TRACT, arXiv 2303.04248). steps or pairs are the teacher's steps then, and
+ * the student takes self_teacher_steps, each of which goes over as many of them; snapshots have that grid. Not beside objectives whose student takes the grid's
+ * steps. Needs what TEACHER_FORCED needs.
+ */
+#define FEWSTEP_OBJECTIVE_SELF_TEACHER 8
+
+/**
  * The error of the clean image itself.
  */
 #define FEWSTEP_WEIGHT_CONST 1
@@ -2072,6 +2101,19 @@ FEWSTEP_API fewstep_status fewstep_trajectories_destroy(fewstep_trajectories *tr
  * The error of the state that the step lands on; for the objectives on trajectories: not OUTPUT, not DENOISE.
  */
 #define FEWSTEP_WEIGHT_STATE 5
+
+/**
+ * Distributions are not compared.
+ */
+#define FEWSTEP_DISTRIBUTION_NONE 0
+
+/**
+ * The images that the student's runs end in are to be spread as the ends of the teacher's trajectories are, in features of fixed networks with random weights
+ * (arXiv 2604.22379): the unbiased squared maximum mean discrepancy (Gretton et al. 2012, equation 4), which may be a little below 0, with the cubic kernel of
+ * arXiv 1801.01401. The gradient flows through all steps of the run, of which the grid has at most 32, as that of ROLLOUT, with which it shares draws and
+ * evaluations. Needs what TEACHER_FORCED needs, a batch of 2 to 4096, and f32. It does not say which noise an image comes from: give it beside an objective.
+ */
+#define FEWSTEP_DISTRIBUTION_RANDOM_NETS 1
 
 /**
  * |d|.
@@ -2192,8 +2234,8 @@ typedef struct {
 } fewstep_feature;
 
 /**
- * Everything that fixes a training run, beside the networks and the data. Fill it with fewstep_trainer_options_init, then change fields; terms or
- * features must be given.
+ * Everything that fixes a training run, beside the networks and the data. Fill it with fewstep_trainer_options_init, then change fields; terms, features or
+ * a distribution must be given.
  */
 typedef struct {
   /**
@@ -2397,6 +2439,23 @@ typedef struct {
    * and cache_size. NULL (the default) for none.
    */
   const fewstep_trajectories *trajectories;
+  /**
+   * FEWSTEP_DISTRIBUTION_*: a further term of the loss, behind the features; NONE by default.
+   */
+  int32_t distribution;
+  /**
+   * FEWSTEP_DISTRIBUTION_RANDOM_NETS: networks whose features are compared, 1 to 64; the loss is the mean over them. 4 by default. They are the same in all
+   * runs, and none of those that fewstep_evaluate has.
+   */
+  uint32_t distribution_nets;
+  /**
+   * FEWSTEP_DISTRIBUTION_RANDOM_NETS: factor on this term; 0.1 by default.
+   */
+  float distribution_weight;
+  /**
+   * FEWSTEP_OBJECTIVE_SELF_TEACHER: sampler steps that the student is to take, fewer than the grid has and a divisor of their number; 1 by default.
+   */
+  uint32_t self_teacher_steps;
 } fewstep_trainer_options;
 
 
@@ -2473,7 +2532,7 @@ typedef struct {
    */
   uint32_t struct_size;
   /**
-   * The loss: the weighted sum of the terms and features.
+   * The loss: the weighted sum of the terms, the features and the distribution.
    */
   float loss;
   /**
@@ -2481,8 +2540,8 @@ typedef struct {
    */
   uint64_t step;
   /**
-   * The first four terms, then features, each without its factor, in the order of the options; 0 for those that do not exist. fewstep_trainer_losses has all
-   * of them.
+   * The first four terms, then features, then the distribution, each without its factor, in the order of the options; 0 for those that do not exist.
+   * fewstep_trainer_losses has all of them.
    */
   float terms[4];
   /**
@@ -2646,7 +2705,7 @@ fewstep_status fewstep_trainer_target_error(fewstep_trainer *trainer,
                                             double *out);
 
 /**
- * Each term of the loss, then each feature, without its factor, in the order of the options, as the last step or evaluation found it: also one that was
+ * Each term of the loss, then each feature, then the distribution, without its factor, in the order of the options, as the last step or evaluation found it: also one that was
  * NUMERIC, so that one sees which term was not finite. Writes them to `losses` and their number to `*count`; with `losses` NULL and `capacity` 0 only the
  * number.
  *

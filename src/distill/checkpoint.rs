@@ -9,8 +9,8 @@ use super::loss_scale::LossScale;
 use super::overflow::{StateBounds, largest};
 use super::parameters::{ParameterSet, State};
 use super::record::{
-    self, BLOCKS, CACHE_REFRESH, CLIP, DRAWS, FEATURES, GUIDANCE, MOMENTUM, MUON_LEARNING_RATE, OPTIMIZER, PRECISION, QUANTIZATION, SETS, TEACHER_ORDER,
-    TRAJECTORIES, TRAJECTORY_PRECISION,
+    self, BLOCKS, CACHE_REFRESH, CLIP, DISTRIBUTION, DRAWS, FEATURES, GUIDANCE, MOMENTUM, MUON_LEARNING_RATE, OPTIMIZER, PER_STEP, PRECISION, QUANTIZATION,
+    SELF_TEACHER_STEPS, SETS, TEACHER_ORDER, TRAJECTORIES, TRAJECTORY_PRECISION,
 };
 use super::trainer::Trainer;
 use crate::error::{Error, Result, Status};
@@ -20,6 +20,7 @@ use crate::io::json_writer;
 use crate::io::safetensors::{self, TensorFile};
 use crate::io::scheduler_config::SchedulerConfig;
 use crate::memory;
+use crate::names::Named;
 use crate::nn::families;
 use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
@@ -89,7 +90,7 @@ impl OptionGroup {
             "learning_rate" | MUON_LEARNING_RATE | "warmup_steps" | "total_steps" | "decay" => OptionGroup::Schedule,
             "batch" => OptionGroup::Batch,
             "beta1" | "beta2" | "eps" | MOMENTUM | "weight_decay" | "clip_norm" | "ema_decay" => OptionGroup::Optimizer,
-            "terms" | DRAWS | FEATURES | BLOCKS => OptionGroup::Loss,
+            "terms" | DRAWS | FEATURES | BLOCKS | DISTRIBUTION | SELF_TEACHER_STEPS => OptionGroup::Loss,
             "pairs" | "substeps" | "cache_size" | "size" | CACHE_REFRESH | CLIP | GUIDANCE | TEACHER_ORDER | TRAJECTORIES => OptionGroup::Trajectories,
             "seed" => OptionGroup::Seed,
             PRECISION | TRAJECTORY_PRECISION => OptionGroup::Precision,
@@ -184,7 +185,7 @@ impl Trainer {
         }
         let own = self.run_record()?;
         // First which sets there are, and which optimizer: what follows from it has less to say.
-        for key in [SETS, OPTIMIZER].into_iter().chain(own.keys().chain(record.run.keys()).map(String::as_str)) {
+        for key in [SETS, PER_STEP, OPTIMIZER].into_iter().chain(own.keys().chain(record.run.keys()).map(String::as_str)) {
             self.check_option(key, own.get(key), record.run.get(key), changes)?;
         }
         match record.loss_scale {
@@ -240,8 +241,15 @@ impl Trainer {
         let scheduler = (SCHEDULER.to_string(), self.student.scheduler.to_json()?);
         let given = self.options.trajectories.as_ref().filter(|_| self.options.needs().cache);
         let trajectories = given.map(|set| (TRAJECTORIES.to_string(), set.hash().to_owned()));
+        let per_step = self.student.own_steps().map(|_| (PER_STEP.to_string(), self.student.per_step().name().to_owned()));
         let numbers = self.student.numbers_hash()?.map(|hash| (QUANTIZATION.to_string(), hash));
-        Ok(record::options(&self.options, &self.sets, self.trajectory_clip).into_iter().chain([scheduler]).chain(numbers).chain(trajectories).collect())
+        Ok(record::options(&self.options, &self.sets, self.trajectory_clip)
+            .into_iter()
+            .chain([scheduler])
+            .chain(numbers)
+            .chain(per_step)
+            .chain(trajectories)
+            .collect())
     }
 }
 

@@ -9,6 +9,9 @@ pub const STUDENT: &str = "student.";
 /// Prefix of the teacher's parameters in a training graph.
 pub const TEACHER: &str = "teacher.";
 
+/// Prefix of the moving averages of the student's parameters, as its set names them.
+pub const AVERAGE: &str = "ema.";
+
 /// Prefix of the parameters of the set [`SCALES`](super::parameters::SCALES).
 const SCALE_CHANGES: &str = "scales.";
 
@@ -43,6 +46,14 @@ impl<'a> Role<'a> {
     }
 }
 
+/// The moving average of the student as a teacher.
+pub struct SelfTeacher<'a> {
+    /// It, and where its parameters are.
+    pub network: Predictor<'a>,
+    /// Steps that the student is to take: each is as many pairs of the grid as any other.
+    pub steps: usize,
+}
+
 /// The networks and grids that terms are built from.
 pub struct TermContext<'a> {
     /// The network that learns.
@@ -55,12 +66,19 @@ pub struct TermContext<'a> {
     pub pairs: &'a [(i64, i64)],
     /// How the teacher goes through a step of it.
     pub walk: Walk,
+    /// The student's own average, where a term asks for it.
+    pub self_teacher: Option<SelfTeacher<'a>>,
 }
 
 impl<'a> TermContext<'a> {
     /// The frozen network, where a term needs one.
     pub fn teacher(&self) -> Result<Role<'a>> {
         self.teacher.ok_or_else(|| Error::invalid("the objectives need a teacher"))
+    }
+
+    /// The student's own average, where a term asks for it.
+    pub fn self_teacher(&self) -> Result<&SelfTeacher<'a>> {
+        self.self_teacher.as_ref().ok_or_else(|| Error::internal("no average of the student"))
     }
 }
 

@@ -10,6 +10,7 @@ use super::term::Term;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, ValueId};
 use crate::memory;
+use crate::nn::Step;
 use crate::tensor::{DType, Tensor};
 use std::cell::OnceCell;
 
@@ -46,11 +47,11 @@ impl Evaluations {
         let rows = g.shape(batch.noise)[0];
         let place = g.constant("chain.place", Tensor::zeros(DType::I32, &[rows])?)?;
         let (mut this, mut x) = (Self::default(), batch.noise);
-        for (&(t, next), target) in context.pairs.iter().zip(&batch.targets) {
+        for (k, (&(t, next), target)) in context.pairs.iter().zip(&batch.targets).enumerate() {
             let mark = g.mark();
             let time = g.constant_fill("chain.timestep", &[rows], t as f32)?;
             let (conditions, places) = (memory::copy(&batch.conditions, WHAT)?, memory::copy(&[Place { t, next: Some(next) }], WHAT)?);
-            let at = At { x, t: time, conditions, places, place, data: None, next: Some(*target), teacher: OnceCell::new() };
+            let at = At { x, t: time, conditions, places, place, step: Some(Step::All(k)), data: None, next: Some(*target), teacher: OnceCell::new() };
             let evaluated = Evaluated::new(g, context, at)?;
             // The way back begins with the last step, which is still there, and no step leads on from it.
             if this.steps.len() + 1 < context.pairs.len() {
@@ -68,6 +69,13 @@ impl Evaluations {
             [step] => step.features(g, context, paths),
             _ => Err(Error::internal("features along a run")),
         }
+    }
+
+    /// Where the student's last step lands, and where the teacher's does from the same noise, [B,H,W,C] both.
+    pub(super) fn ends(&self, g: &mut Graph, context: &TermContext) -> Result<[ValueId; 2]> {
+        let (Some(pair), Some(last)) = (context.pairs.last(), self.steps.last()) else { return Err(Error::internal("a run without steps")) };
+        let target = last.at.next.ok_or_else(|| Error::internal("a run without the teacher's"))?;
+        Ok([student_step(g, context, *pair, [last.at.x, last.student])?, target])
     }
 
     /// Loss [1] of a term, without the term's factor.

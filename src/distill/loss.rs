@@ -12,12 +12,13 @@ use crate::graph::{Graph, ValueId};
 use crate::io::json::shorten;
 use crate::memory;
 use crate::names::Named;
-use crate::nn::{Feature, Predicted};
+use crate::nn::{Feature, Predicted, When};
 use crate::tensor::Tensor;
 
 /// A point at which the student has been evaluated, for all terms there.
 pub struct Evaluated {
-    at: At,
+    /// Where.
+    pub(super) at: At,
     /// The student's output.
     pub student: ValueId,
     /// What its blocks have given.
@@ -31,7 +32,7 @@ pub struct Evaluated {
 impl Evaluated {
     /// Evaluates the student.
     pub fn new(g: &mut Graph, context: &TermContext, at: At) -> Result<Self> {
-        let Predicted { output: student, features } = context.student.network.predicted(g, at.x, at.t, &at.conditions)?;
+        let Predicted { output: student, features } = context.student.network.predicted(g, at.x, When { t: at.t, step: at.step }, &at.conditions)?;
         Ok(Self { at, student, features, targets: vec![], coefficients: vec![] })
     }
 

@@ -48,7 +48,7 @@ fn assert_close(found: f32, expected: f32, what: &str) {
 #[test]
 fn every_pair_that_fits_trains_and_the_others_are_refused() -> Result<()> {
     assert_eq!(terms().len(), 12);
-    for term in terms() {
+    for term in terms().into_iter().chain([term(Point::Cached, Target::SelfTeacher)]) {
         let mut trainer = trainer(vec![term], 2)?;
         let before = bytes_of(&trainer)?;
         let report = trainer.step().map_err(|e| e.context(format!("{term:?}")))?;
@@ -123,7 +123,7 @@ fn a_loss_has_any_number_of_terms() -> Result<()> {
 }
 
 /// A compiled program with those of the model's weights that it has under a prefix.
-fn with_weights(backend: &CpuBackend, g: &Graph, model: &Model, prefix: &str) -> Result<Box<dyn Executable>> {
+pub(super) fn with_weights(backend: &CpuBackend, g: &Graph, model: &Model, prefix: &str) -> Result<Box<dyn Executable>> {
     let mut exec = backend.compile(g)?;
     for (name, tensor) in &model.weights {
         let name = format!("{prefix}{name}");
@@ -149,6 +149,7 @@ fn own_states_are_those_of_the_students_sampler() -> Result<()> {
             schedule: &schedule,
             pairs: &pairs,
             walk: Walk { order: 1, substeps: 1, clip: Clip::None },
+            self_teacher: None,
         };
         let mut g = Graph::new();
         let image = TensorType::f32(&[n, 8, 8, 1]);
@@ -192,7 +193,8 @@ fn resolved_targets_are_where_the_teachers_sampler_arrives() -> Result<()> {
     {
         let walk = Walk { order, substeps, clip };
         let role = Role { network: Predictor::new(&model, context::TEACHER), prediction };
-        let context = TermContext { student: Role::student(&model, prediction), teacher: Some(role), schedule: &schedule, pairs: &pairs, walk };
+        let context =
+            TermContext { student: Role::student(&model, prediction), teacher: Some(role), schedule: &schedule, pairs: &pairs, walk, self_teacher: None };
         let mut g = Graph::new();
         let image = TensorType::f32(&[3, 8, 8, 1]);
         let (state, target) = (g.input("state", image.clone())?, g.input("target", image)?);

@@ -3,7 +3,9 @@
 pub mod cache;
 pub mod checkpoint;
 pub mod context;
+pub mod conv_net;
 pub mod dataset;
+pub mod distribution;
 mod draws;
 pub mod evaluations;
 pub mod features;
@@ -30,11 +32,17 @@ mod trajectories;
 pub mod trajectory_set;
 
 #[cfg(test)]
+mod distribution_tests;
+#[cfg(test)]
 mod features_tests;
 #[cfg(test)]
 mod loss_tests;
 #[cfg(test)]
 mod muon_tests;
+#[cfg(test)]
+mod per_step_tests;
+#[cfg(test)]
+mod self_teacher_tests;
 #[cfg(test)]
 mod set_tests;
 #[cfg(test)]
@@ -47,6 +55,7 @@ mod trajectory_set_tests;
 pub use cache::TrajectoryCache;
 pub use checkpoint::OptionGroup;
 pub use dataset::Dataset;
+pub use distribution::DistributionTerm;
 pub use features::FeatureTerm;
 pub use objective::Objective;
 pub use optimizer::{LearningRate, Optimizer, OptimizerKind};

@@ -24,11 +24,13 @@ named_enum! {
         Progressive = "Progressive",
         /// The teacher's next cached states along the student's whole run, with gradient through all of its steps.
         Rollout = "Rollout",
+        /// Where the student's own moving average lands from the teacher's next cached state, from the teacher's own state (TRACT).
+        SelfTeacher = "SelfTeacher",
     }
 }
 
 /// What each of them names.
-const PAIRS: [(Objective, Point, Target); 7] = [
+const PAIRS: [(Objective, Point, Target); 8] = [
     (Objective::Output, Point::Data, Target::TeacherOutput),
     (Objective::TeacherForced, Point::Cached, Target::NextState),
     (Objective::OnPolicy, Point::Own, Target::NextState),
@@ -36,6 +38,7 @@ const PAIRS: [(Objective, Point, Target); 7] = [
     (Objective::Resolve, Point::Own, Target::Resolved),
     (Objective::Progressive, Point::Noised, Target::Resolved),
     (Objective::Rollout, Point::Chain, Target::NextState),
+    (Objective::SelfTeacher, Point::Cached, Target::SelfTeacher),
 ];
 
 impl Objective {

@@ -1,15 +1,19 @@
 //! Everything that fixes a training run, beside the networks and the data.
 
 use super::context::Needs;
+use super::distribution::DistributionTerm;
 use super::features::FeatureTerm;
 use super::loss_scale::LossScale;
 use super::optimizer::Optimizer;
 use super::points::Point;
 use super::targets::Target;
+use super::targets::self_teacher::joined;
 use super::term::Term;
 use super::trajectory_set::TrajectorySet;
 use crate::diffusion::{Clip, Walk};
 use crate::error::{Error, Result};
+use crate::memory;
+use crate::names::Named;
 use crate::nn::{Guidance, Model};
 use crate::tensor::DType;
 use std::sync::Arc;
@@ -25,8 +29,12 @@ pub struct TrainerOptions {
     pub terms: Vec<Term>,
     /// More of it: blocks of both networks that are to agree.
     pub features: Vec<FeatureTerm>,
+    /// More of it: the ends of runs that are to be spread as the teacher's are.
+    pub distribution: Option<DistributionTerm>,
     /// The student's grid; needed by trajectory terms.
     pub pairs: Vec<(i64, i64)>,
+    /// Steps of a student that is its own teacher, each of which is as many pairs of the grid ([`Target::SelfTeacher`]).
+    pub self_teacher_steps: usize,
     /// Order of the teacher's solver on its trajectories, 1 ..= 3 ([`Walk`]).
     pub teacher_order: usize,
     /// Teacher steps inside each pair.
@@ -68,7 +76,9 @@ impl Default for TrainerOptions {
             batch: 64,
             terms: vec![],
             features: vec![],
+            distribution: None,
             pairs: vec![],
+            self_teacher_steps: 1,
             teacher_order: 1,
             substeps: 8,
             cache_size: 8192,
@@ -97,23 +107,25 @@ impl TrainerOptions {
         if !LossScale::new(self.loss_scale).is_possible() {
             return Err(Error::invalid(format!("loss_scale is {}; it must be a power of two, 1 or more", self.loss_scale)));
         }
-        if self.terms.is_empty() && self.features.is_empty() {
+        if self.losses() == 0 {
             return Err(Error::invalid("a loss has one or more terms, found none"));
         }
         self.terms.iter().try_for_each(Term::check)?;
         self.features.iter().try_for_each(FeatureTerm::check)?;
+        self.distribution.iter().try_for_each(|distribution| distribution.check(self.batch, self.precision))?;
         if self.substeps > MOST_SUBSTEPS && self.terms.iter().any(|term| term.target == Target::Resolved) {
             return Err(Error::invalid(format!(
                 "substeps is {}; a term that the teacher walks for in every training step has {MOST_SUBSTEPS} at most",
                 self.substeps
             )));
         }
-        if self.pairs.len() > MOST_CHAINED && self.terms.iter().any(|term| term.point.kind().chained) {
+        if self.pairs.len() > MOST_CHAINED && self.points().any(|point| point.kind().chained) {
             return Err(Error::invalid(format!(
                 "the grid has {} steps; a term that goes through the student's whole run in every training step has {MOST_CHAINED} at most",
                 self.pairs.len()
             )));
         }
+        self.check_self_teacher()?;
         self.walk(None).check()?;
         self.optimizer.check()?;
         if self.learns_scales() {
@@ -140,6 +152,41 @@ impl TrainerOptions {
         Ok(())
     }
 
+    /// Refuses a grid that is not cut into equal steps, and what is at odds with steps over several of its pairs.
+    fn check_self_teacher(&self) -> Result<()> {
+        let (pairs, steps) = (self.pairs.len(), self.self_teacher_steps);
+        if !self.joins_steps() {
+            return if steps == 1 { Ok(()) } else { Err(Error::invalid(format!("self_teacher_steps is {steps}, but no term's target is SelfTeacher"))) };
+        }
+        if steps == 0 || pairs <= steps || !pairs.is_multiple_of(steps) {
+            return Err(Error::invalid(format!(
+                "self_teacher_steps is {steps}, the grid has {pairs} steps; each step of the student is as many of the grid's, two or more: give steps or pairs"
+            )));
+        }
+        let short = self.terms.iter().find(|term| matches!(term.target, Target::NextState | Target::Resolved)).map(|term| term.target.name());
+        let walks = self.points().find(|point| matches!(point, Point::Own | Point::Chain)).map(Point::name);
+        match short.or(walks) {
+            None => Ok(()),
+            Some(other) => Err(Error::invalid(format!(
+                "a SelfTeacher term has the student's steps go over {} of the grid's, {other} over one of them: train with one and then the other",
+                pairs / steps
+            ))),
+        }
+    }
+
+    /// Whether the student's steps are several of the grid's.
+    pub fn joins_steps(&self) -> bool {
+        self.terms.iter().any(|term| term.target == Target::SelfTeacher)
+    }
+
+    /// The grid of the student's own steps, and the teacher's steps in each.
+    pub fn own_grid(&self) -> Result<(Vec<(i64, i64)>, usize)> {
+        if !self.joins_steps() {
+            return Ok((memory::copy(&self.pairs, "step pairs")?, self.substeps));
+        }
+        Ok((joined(&self.pairs, self.self_teacher_steps)?, self.substeps * (self.pairs.len() / self.self_teacher_steps)))
+    }
+
     /// Whether the scales of whole numbers learn.
     pub fn learns_scales(&self) -> bool {
         self.scale_learning_rate != 0.0
@@ -148,7 +195,8 @@ impl TrainerOptions {
     /// What the terms cannot be built without.
     pub fn needs(&self) -> Needs {
         let features = self.features.iter().map(FeatureTerm::needs);
-        self.terms.iter().map(Term::needs).chain(features).fold(Needs::default(), Needs::or)
+        let distribution = self.distribution.iter().map(DistributionTerm::needs);
+        self.terms.iter().map(Term::needs).chain(features).chain(distribution).fold(Needs::default(), Needs::or)
     }
 
     /// What is done to the data that this teacher predicts on its trajectories.
@@ -163,12 +211,13 @@ impl TrainerOptions {
 
     /// Losses that are added up.
     pub fn losses(&self) -> usize {
-        self.terms.len() + self.features.len()
+        self.terms.len() + self.features.len() + usize::from(self.distribution.is_some())
     }
 
     /// Where they are evaluated, in order.
     pub(super) fn points(&self) -> impl Iterator<Item = Point> {
-        self.terms.iter().map(|term| term.point).chain(self.features.iter().map(|feature| feature.point))
+        let features = self.features.iter().map(|feature| feature.point);
+        self.terms.iter().map(|term| term.point).chain(features).chain(self.distribution.iter().map(|_| DistributionTerm::POINT))
     }
 
     /// Whether terms share a point, and so its draws and the student's evaluation.

@@ -1,6 +1,7 @@
 //! The words that checkpoints have for a run's options. They are part of the format: a name in the code may change, a word here may not, and what an option
 //! gains later is written only where it is not at its default, so that older checkpoints still open.
 
+use super::distribution::DistributionTerm;
 use super::features::FeatureTerm;
 use super::objective::Objective;
 use super::optimizer::{LearningRate, Optimizer, OptimizerKind};
@@ -19,6 +20,8 @@ pub(super) const CLIP: &str = "trajectory_clip";
 
 /// Recorded where it is not 1: DDIM was the only one before.
 pub(super) const TEACHER_ORDER: &str = "teacher_order";
+/// Recorded where it is not 1.
+pub(super) const SELF_TEACHER_STEPS: &str = "self_teacher_steps";
 /// Recorded where trajectories are replaced on the way.
 pub(super) const CACHE_REFRESH: &str = "cache_refresh";
 /// Hash of trajectories that somebody else has computed, recorded where there are any.
@@ -33,10 +36,16 @@ pub(super) const TRAJECTORY_PRECISION: &str = "trajectory_precision";
 /// Hash of the numbers of a student that computes in whole ones, recorded where there are any.
 pub(super) const QUANTIZATION: &str = "quantization";
 
+/// What each step of the student's grid has of its own, recorded where it has anything.
+pub(super) const PER_STEP: &str = "per_step_weights";
+
 /// How blocks are to agree, recorded where any are.
 pub(super) const FEATURES: &str = "features";
 /// Which blocks those are: what learns to align them depends on it.
 pub(super) const BLOCKS: &str = "feature_blocks";
+
+/// How the ends of runs are to be spread, recorded where they are to be.
+pub(super) const DISTRIBUTION: &str = "distribution";
 
 /// Names of the sets of parameters that learn, recorded where they are not the student's alone.
 pub(super) const SETS: &str = "sets";
@@ -64,6 +73,8 @@ pub(super) fn options(o: &TrainerOptions, sets: &[ParameterSet], trajectory_clip
     let later = [
         (FEATURES, list(o.features.iter().map(feature))),
         (BLOCKS, list(o.features.iter().map(|f| format!("{:?} as {:?}", f.student, f.teacher)))),
+        (DISTRIBUTION, distribution(o.distribution)),
+        (SELF_TEACHER_STEPS, o.self_teacher_steps.to_string()),
         (PRECISION, precision(o.precision).to_string()),
         (CLIP, clip(trajectory_clip)),
         (GUIDANCE, guidance(o.guidance)),
@@ -106,9 +117,10 @@ fn optimizer(o: &Optimizer) -> Vec<(&'static str, String)> {
 pub(super) fn default(option: &str) -> Option<&'static str> {
     match option.rsplit_once('.').map_or(option, |(_set, option)| option) {
         PRECISION | TRAJECTORY_PRECISION => Some("F32"),
-        CLIP | GUIDANCE | QUANTIZATION | TRAJECTORIES => Some("None"),
+        CLIP | GUIDANCE | QUANTIZATION | TRAJECTORIES | DISTRIBUTION => Some("None"),
+        PER_STEP => Some("none"),
         DRAWS => Some("by term"),
-        TEACHER_ORDER => Some("1"),
+        TEACHER_ORDER | SELF_TEACHER_STEPS => Some("1"),
         CACHE_REFRESH => Some("0"),
         SETS => Some(STUDENT),
         OPTIMIZER => Some("AdamW"),
@@ -134,6 +146,10 @@ fn feature(f: &FeatureTerm) -> String {
     let (point, norm) = (f.point.name(), norm(f.norm));
     let FeatureTerm { weight, decay_steps, .. } = f;
     format!("Feature {{ point: {point}, norm: {norm}, weight: {weight:?}, decay_steps: {decay_steps} }}")
+}
+
+fn distribution(distribution: Option<DistributionTerm>) -> String {
+    distribution.map_or("None".to_string(), |DistributionTerm { nets, weight }| format!("RandomNets {{ nets: {nets}, weight: {weight:?} }}"))
 }
 
 fn norm(norm: NormKind) -> String {
@@ -214,6 +230,7 @@ mod tests {
                 FeatureTerm { point: Point::Data, student: "mid_block".into(), teacher: "mid_block".into(), norm: NormKind::L2, weight: 0.5, decay_steps: 7 },
                 FeatureTerm { point: Point::Own, student: "a".into(), teacher: "b".into(), norm: NormKind::L1, weight: 1.0, decay_steps: 0 },
             ],
+            distribution: Some(DistributionTerm { nets: 3, weight: 0.5 }),
             size: Some([8, 16]),
             teacher_order: 3,
             cache_refresh: 50,
@@ -239,6 +256,7 @@ mod tests {
             ("size", "Some([8, 16])"),
             ("features", features),
             ("feature_blocks", r#"["mid_block" as "mid_block", "a" as "b"]"#),
+            ("distribution", "RandomNets { nets: 3, weight: 0.5 }"),
             ("precision", "Bf16"),
             ("trajectory_clip", "Dynamic { ratio: 0.995, max: 1.0 }"),
             ("teacher_order", "3"),
@@ -272,9 +290,20 @@ mod tests {
         assert_eq!([of("decay"), of("size")], [Some("Cosine".into()), Some("None".into())]);
         assert_eq!(super::decay(LearningRate::Stable), "Stable");
         assert!(
-            ["precision", "trajectory_clip", "teacher_order", "cache_refresh", "draws", "trajectory_precision", "sets", "features", "feature_blocks"]
-                .iter()
-                .all(|later| of(later).is_none())
+            [
+                "precision",
+                "trajectory_clip",
+                "teacher_order",
+                "cache_refresh",
+                "draws",
+                "trajectory_precision",
+                "sets",
+                "features",
+                "feature_blocks",
+                "distribution"
+            ]
+            .iter()
+            .all(|later| of(later).is_none())
         );
         assert_eq!(of("terms").as_deref(), Some("[Term { objective: Output, weight: 0.5, step_weight: State, norm: L1 }]"));
         assert_eq!(word(&plain, &student(&plain), Clip::Range(1.0), "trajectory_clip").as_deref(), Some("Range(1.0)"));

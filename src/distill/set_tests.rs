@@ -63,6 +63,7 @@ fn program(how: How, student: &Model, data: &Dataset, options: &TrainerOptions) 
         schedule: &schedule,
         pairs: &[],
         walk: Walk { order: 1, substeps: 1, clip: Clip::None },
+        self_teacher: None,
     };
     let sources = Sources { dataset: Some(data), cache_size: 0, size: [8, 8] };
     let mut assembly = Assembly::new(options.precision)?;
@@ -239,6 +240,7 @@ fn an_unrolled_chain_may_be_computed_again() -> Result<()> {
             schedule: &schedule,
             pairs: &[],
             walk: Walk { order: 1, substeps: 1, clip: Clip::None },
+            self_teacher: None,
         };
         let mut assembly = Assembly::new(options.precision)?;
         assembly.begin(STUDENT)?;

@@ -2,9 +2,9 @@
 
 use crate::cancel::Stop;
 use crate::diffusion::Prediction;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::nn::families::patched;
-use crate::nn::{Model, StudentInfo};
+use crate::nn::{Model, PerStep};
 use serde_json::{Map, Value};
 
 /// How a student differs from its teacher.
@@ -20,16 +20,26 @@ pub struct StudentOptions {
     pub seed: u64,
     /// The sampler's grid; empty for none yet.
     pub pairs: Vec<(i64, i64)>,
+    /// What each step of that grid has of its own.
+    pub per_step: PerStep,
 }
 
 impl Default for StudentOptions {
     fn default() -> Self {
-        Self { config_patch: Map::new(), prediction: Prediction::VPrediction, copy_weights: false, seed: 0, pairs: vec![] }
+        Self { config_patch: Map::new(), prediction: Prediction::VPrediction, copy_weights: false, seed: 0, pairs: vec![], per_step: PerStep::None }
     }
 }
 
 /// An initial student of a teacher; a cancelled error where `stop` is set before it is made.
 pub fn derive(teacher: &Model, options: &StudentOptions, stop: Stop) -> Result<Model> {
+    if options.pairs.is_empty() && !options.per_step.is_none() {
+        return Err(Error::invalid("parameters of each step need a grid: give the student's pairs or steps"));
+    }
+    if options.copy_weights && teacher.own_steps().is_some() {
+        return Err(Error::unsupported(
+            "copy_weights is set, but each step of the teacher's grid has parameters of its own: there are no weights to copy for all steps",
+        ));
+    }
     let network = patched(teacher.network.as_ref(), &options.config_patch)?;
     let scheduler = teacher.scheduler.for_student(options.prediction)?;
     let mut student = Model::create_until(network, scheduler, options.seed, stop)?;
@@ -37,7 +47,7 @@ pub fn derive(teacher: &Model, options: &StudentOptions, stop: Stop) -> Result<M
         copy_weights(&mut student, &teacher.widened(stop)?);
     }
     if !options.pairs.is_empty() {
-        student.student = Some(StudentInfo { version: StudentInfo::VERSION, pairs: options.pairs.clone(), teacher_substeps: 0 });
+        student = student.for_grid(options.pairs.clone(), options.per_step)?;
     }
     Ok(student)
 }

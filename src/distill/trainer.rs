@@ -33,7 +33,7 @@ pub struct StepReport {
     pub step: u64,
     /// The weighted sum.
     pub loss: f32,
-    /// The first four terms, then features, each without its factor.
+    /// The first four terms, then features, then the distribution, each without its factor.
     pub terms: [f32; 4],
     /// Global gradient norm of the student before clipping.
     pub grad_norm: f32,
@@ -339,7 +339,7 @@ impl Trainer {
         Ok(report)
     }
 
-    /// Each term, then each feature, without its factor, as the last step or evaluation found it, also where that failed for a number that is not finite;
+    /// Each term, then each feature, then the distribution, without its factor, as the last step or evaluation found it, also where that failed for a number that is not finite;
     /// `None` before.
     pub fn terms(&self) -> Option<&[f32]> {
         self.evaluated.then(|| &self.found[1..=self.options.losses()])
@@ -370,7 +370,8 @@ impl Trainer {
         model.check_finite()?;
         model = model.narrowed()?;
         if !self.options.pairs.is_empty() {
-            model.student = Some(StudentInfo { version: StudentInfo::VERSION, pairs: self.options.pairs.clone(), teacher_substeps: self.options.substeps });
+            let (pairs, teacher_substeps) = self.options.own_grid()?;
+            model.student = Some(StudentInfo { version: StudentInfo::VERSION, pairs, teacher_substeps, per_step: self.student.per_step() });
         }
         Ok(model)
     }
@@ -444,6 +445,12 @@ impl Trainer {
                 }
             }
         }
+        if let Some(distribution) = &self.options.distribution {
+            let ([h, w], channels) = (self.size()?, self.student.roles()?.channels);
+            for (name, tensor) in distribution.weights([h, w, channels])? {
+                self.exec.bind(&name, tensor)?;
+            }
+        }
         if let Some(data) = dataset {
             if has(self.exec.as_ref(), "dataset.images") {
                 self.exec.bind("dataset.images", data.images().clone())?;
@@ -476,6 +483,30 @@ fn changed(name: &str, scales: &Tensor, changes: &Tensor) -> Result<Tensor> {
         }
     }
     Ok(learned)
+}
+
+/// Refuses to evaluate a network off the grid whose steps have parameters of their own.
+fn check_own_steps(student: &Model, teacher: Option<&Model>, options: &TrainerOptions) -> Result<()> {
+    if let Some(pairs) = teacher.and_then(Model::own_steps) {
+        return Err(Error::unsupported(format!(
+            "each step of the teacher's grid {pairs:?} has parameters of its own, and a teacher is evaluated off it: train one without per_step_weights"
+        )));
+    }
+    if options.joins_steps() && (student.own_steps().is_some() || student.quantization.is_some()) {
+        let way_out = "train a plain student, and quantise it then";
+        return Err(Error::unsupported(format!(
+            "a SelfTeacher term evaluates the student off its own grid, and it is quantised or has parameters of each step: {way_out}"
+        )));
+    }
+    let Some(own) = student.own_steps() else { return Ok(()) };
+    let what = format!("each step of the student's grid {own:?} has parameters of its own");
+    if let Some(point) = options.points().find(|point| !point.kind().on_grid) {
+        return Err(Error::unsupported(format!("a term's point is {}, at any timestep; {what}: use an objective on the grid's steps", point.name())));
+    }
+    if options.pairs != *own {
+        return Err(Error::unsupported(format!("{what}, the trainer's pairs are {:?}: leave pairs and steps out", options.pairs)));
+    }
+    Ok(())
 }
 
 /// Refuses to evaluate a quantised network where its ranges are not known: off its own grid.
@@ -536,6 +567,7 @@ fn check_networks(student: &Model, teacher: Option<&Model>, dataset: Option<&Dat
             return Err(Error::unsupported(format!("scale_learning_rate is not 0, but scales of groups of weights, as those of '{path}', do not learn")));
         }
     }
+    check_own_steps(student, teacher, options)?;
     check_grids(student, teacher, options)?;
     let needs = options.needs();
     if needs.teacher && teacher.is_none() {

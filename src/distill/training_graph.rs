@@ -1,7 +1,8 @@
 //! The program of a training step: draws, losses, gradients, clipping, optimizers, moving average.
 
-use super::context::{self, Role, TermContext};
+use super::context::{self, AVERAGE, Role, SelfTeacher, TermContext};
 use super::dataset::Dataset;
+use super::distribution::DistributionTerm;
 use super::draws::{DrawInputs, Draws};
 use super::evaluations::Evaluations;
 use super::features::FeatureLoss;
@@ -15,7 +16,7 @@ use crate::diffusion::NoiseSchedule;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorType, ValueId};
 use crate::memory;
-use crate::nn::{self, Model};
+use crate::nn::{self, Model, Predictor};
 use crate::tensor::DType;
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ const WHAT: &str = "training graph";
 /// What the host reads: one value, so that a step on a GPU ends with one copy.
 #[derive(Clone, Copy)]
 pub(super) struct Results {
-    /// The loss and its terms, known after the forward passes [1 + terms + features].
+    /// The loss and its terms, known after the forward passes [1 + losses].
     pub losses: ValueId,
     /// The same, the gradient norm of each set, and the losses of the other phases: all of them finite after a good step.
     pub all: ValueId,
@@ -63,6 +64,7 @@ impl TrainingGraph {
             schedule,
             pairs: &options.pairs,
             walk: options.walk(teacher),
+            self_teacher: options.joins_steps().then(|| SelfTeacher { network: Predictor::new(student, AVERAGE), steps: options.self_teacher_steps }),
         };
         let sources = Sources { dataset, cache_size: options.cache_size, size: options.size.map_or_else(|| student.size(), Ok)? };
         let mut assembly = Assembly::new(options.precision)?;
@@ -81,7 +83,7 @@ impl TrainingGraph {
 pub(super) struct Losses {
     /// The weighted sum [1].
     pub total: ValueId,
-    /// The sum, each term, then each feature, without its factor [1 + terms + features].
+    /// The sum, each term, then each feature, then the distribution, without its factor [1 + losses].
     pub all: ValueId,
     /// What is inside the steps of chains, to be computed again in the backward pass.
     pub inside: Vec<ValueId>,
@@ -132,6 +134,13 @@ pub(super) fn append_losses(g: &mut Graph, context: &TermContext, options: &Trai
         sum.add(g, loss, weighted)?;
         factors.push(factor);
         memory::append(&mut alignments, &parameters, WHAT)?;
+    }
+    if let Some(distribution) = &options.distribution {
+        let at = at(g, &mut points, DistributionTerm::POINT)?;
+        let ends = points[at].1.ends(g, context)?;
+        let loss = distribution.loss(g, ends)?;
+        let weighted = g.affine(loss, distribution.weight, 0.0)?;
+        sum.add(g, loss, weighted)?;
     }
     let Sum { total, mut losses } = sum;
     let total = total.ok_or_else(|| Error::internal("a loss without terms"))?;

@@ -12,7 +12,7 @@ use crate::diffusion::Prediction;
 use crate::distill::{StudentOptions, derive};
 use crate::error::{Error, Result};
 use crate::io::{SchedulerConfig, json};
-use crate::nn::{Model, families};
+use crate::nn::{Model, PerStep, families};
 use serde_json::{Map, Value};
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
@@ -26,6 +26,13 @@ pub const FEWSTEP_PREDICTION_V: i32 = 3;
 
 pub(super) const PREDICTIONS: [(i32, Prediction); 3] =
     [(FEWSTEP_PREDICTION_EPSILON, Prediction::Epsilon), (FEWSTEP_PREDICTION_SAMPLE, Prediction::Sample), (FEWSTEP_PREDICTION_V, Prediction::VPrediction)];
+
+/// All steps of a student share all parameters.
+pub const FEWSTEP_PER_STEP_NONE: i32 = 0;
+/// Each step of a student's grid has the biases of all layers, and the scales and shifts of all norms, of its own; they begin alike and learn with the rest.
+pub const FEWSTEP_PER_STEP_BIASES_AND_NORMS: i32 = 1;
+
+const PER_STEP: [(i32, PerStep); 2] = [(FEWSTEP_PER_STEP_NONE, PerStep::None), (FEWSTEP_PER_STEP_BIASES_AND_NORMS, PerStep::BiasesAndNorms)];
 
 /// Architecture, weights, and how they are meant to be sampled. Immutable: any number of trainers and samplers may use one model, on many threads.
 pub struct fewstep_model {
@@ -59,6 +66,12 @@ pub struct fewstep_student_options {
     pub pair_stride: usize,
     /// Stops fewstep_model_derive_student with CANCELLED; only read during that call. NULL (the default) for none.
     pub cancel: *const fewstep_cancel_token,
+    /// FEWSTEP_PER_STEP_*: what each step of the student's grid, which must be given, has of its own; NONE by default. Such a student has nothing for other
+    /// timesteps: it is trained by objectives on its grid's steps (not OUTPUT, not DENOISE) and sampled with FEWSTEP_SAMPLER_FROM_MODEL, in as much time as
+    /// any other; it is saved as one file, is no teacher, and is not quantised to whole numbers.
+    pub per_step_weights: i32,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// What a model is. Set struct_size before fewstep_model_get_info fills the rest.
@@ -95,14 +108,14 @@ pub struct fewstep_model_info {
     pub conditions: u32,
     /// Layers that compute in whole numbers: of a model that fewstep_quantize made, or that was opened from the file of such a one; 0 for other models.
     pub quantized_layers: u32,
-    /// 0.
-    pub reserved: u32,
+    /// FEWSTEP_PER_STEP_*: what each step of a few-step student's grid has of its own; NONE for other models.
+    pub per_step_weights: i32,
 }
 
 // SAFETY: repr(C), the fields leave no gap, numbers and pointers only.
 unsafe impl Options for fewstep_student_options {
     const NAME: &'static str = "student options";
-    const FIRST_SIZE: usize = size_of::<Self>();
+    const FIRST_SIZE: usize = std::mem::offset_of!(Self, per_step_weights);
     fn defaults() -> Self {
         Self {
             struct_size: size_field::<Self>(),
@@ -115,6 +128,8 @@ unsafe impl Options for fewstep_student_options {
             pair_count: 0,
             pair_stride: size_of::<fewstep_step_pair>(),
             cancel: std::ptr::null(),
+            per_step_weights: FEWSTEP_PER_STEP_NONE,
+            reserved: 0,
         }
     }
 }
@@ -169,7 +184,7 @@ impl ModelHandle {
             channels: narrow(roles.as_ref().map_or(0, |r| r.channels)),
             conditions: narrow(roles.as_ref().map_or(0, |r| r.conditions.len())),
             quantized_layers: narrow(model.quantization.as_ref().map_or(0, |q| q.layers.len())),
-            reserved: 0,
+            per_step_weights: PER_STEP.iter().find(|(_, own)| *own == model.per_step()).map_or(FEWSTEP_PER_STEP_NONE, |(number, _)| *number),
         }
     }
 }
@@ -185,11 +200,15 @@ unsafe fn student_options(options: &fewstep_student_options, teacher: &Model) ->
             other => return Err(Error::invalid(format!("config_patch: expected an object, found {}", json::describe(&other)))),
         },
     };
+    if options.reserved != 0 {
+        return Err(Error::invalid("student options: reserved must be 0"));
+    }
     Ok(StudentOptions {
         config_patch,
         prediction: choice(options.prediction, "prediction", &PREDICTIONS)?,
         copy_weights: flag(options.copy_weights, "copy_weights")?,
         seed: options.seed,
+        per_step: choice(options.per_step_weights, "per_step_weights", &PER_STEP)?,
         // SAFETY: as promised by the caller.
         pairs: unsafe { read_grid(teacher.scheduler.num_train_timesteps, options.steps, options.pairs, options.pair_count, options.pair_stride)? },
     })
@@ -360,10 +379,11 @@ pub unsafe extern "C" fn fewstep_model_derive_student(
 /// most a minute (not on file systems without locks: there a mixture is possible, and refused when it is opened). The old and the new model lie side
 /// by side for a moment: the disk needs room for both.
 ///
-/// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a quantised model, or a grid, that diffusers
-/// cannot express: use fewstep_model_save_file; a config of more text than is read), NUMERIC (a weight that is not finite, which could not be opened again;
-/// nothing is written), IO, NOT_FOUND, VERSION_MISMATCH (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the sentence tells whether the new
-/// model is already the one that opens (it could not be put into place whole, and the next save or opening goes on) or the old one still is.
+/// Any thread may call, also while others use the model. Returns OK, INVALID_ARGUMENT, UNSUPPORTED (a quantised model, parameters of
+/// each step, or a grid, that diffusers cannot express: use fewstep_model_save_file; a config of more text than is read), NUMERIC (a weight that is not finite,
+/// which could not be opened again; nothing is written), IO, NOT_FOUND, VERSION_MISMATCH (an unfinished save of a later fewstep) or OUT_OF_MEMORY. After IO the
+/// sentence tells whether the new model is already the one that opens (it could not be put into place whole, and the next save or opening goes on) or the old
+/// one still is.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fewstep_model_save(model: *const fewstep_model, path: *const c_char) -> fewstep_status {
     // SAFETY: both are NULL or valid by the header's contract.

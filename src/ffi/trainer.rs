@@ -61,12 +61,12 @@ pub struct fewstep_trainer {
 pub struct fewstep_step_report {
     /// Bytes of this struct, set by the caller.
     pub struct_size: u32,
-    /// The loss: the weighted sum of the terms and features.
+    /// The loss: the weighted sum of the terms, the features and the distribution.
     pub loss: f32,
     /// Steps done so far, this one included.
     pub step: u64,
-    /// The first four terms, then features, each without its factor, in the order of the options; 0 for those that do not exist. fewstep_trainer_losses has all
-    /// of them.
+    /// The first four terms, then features, then the distribution, each without its factor, in the order of the options; 0 for those that do not exist.
+    /// fewstep_trainer_losses has all of them.
     pub terms: [f32; 4],
     /// Global gradient norm of the student before clipping; 0 from fewstep_trainer_evaluate.
     pub grad_norm: f32,
@@ -370,7 +370,7 @@ pub unsafe extern "C" fn fewstep_trainer_target_error(
     })
 }
 
-/// Each term of the loss, then each feature, without its factor, in the order of the options, as the last step or evaluation found it: also one that was
+/// Each term of the loss, then each feature, then the distribution, without its factor, in the order of the options, as the last step or evaluation found it: also one that was
 /// NUMERIC, so that one sees which term was not finite. Writes them to `losses` and their number to `*count`; with `losses` NULL and `capacity` 0 only the
 /// number.
 ///

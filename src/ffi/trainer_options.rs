@@ -11,7 +11,7 @@ use super::precision::{FEWSTEP_PRECISION_F32, precision};
 use super::sampler_options::clips;
 use super::trajectories::fewstep_trajectories;
 use crate::diffusion::{Clip, Walk, Weight};
-use crate::distill::{FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Term, TrainerOptions};
+use crate::distill::{DistributionTerm, FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Term, TrainerOptions};
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::nn::Model;
@@ -38,6 +38,11 @@ pub const FEWSTEP_OBJECTIVE_ROLLOUT: i32 = 6;
 /// teacher is the student of twice as many steps and substeps is 2; with any teacher it trains on states of data, which the student's own may be mixed with as
 /// another term. Needs a teacher and a dataset, and no trajectories.
 pub const FEWSTEP_OBJECTIVE_PROGRESSIVE: i32 = 7;
+/// Match the state where the moving average of the student itself lands from the teacher's next cached state, from the teacher's own state: the student learns to
+/// do in one step what the teacher's next step and one of its own older self do in two (TRACT, arXiv 2303.04248). steps or pairs are the teacher's steps then, and
+/// the student takes self_teacher_steps, each of which goes over as many of them; snapshots have that grid. Not beside objectives whose student takes the grid's
+/// steps. Needs what TEACHER_FORCED needs.
+pub const FEWSTEP_OBJECTIVE_SELF_TEACHER: i32 = 8;
 
 /// The error of the clean image itself.
 pub const FEWSTEP_WEIGHT_CONST: i32 = 1;
@@ -49,6 +54,14 @@ pub const FEWSTEP_WEIGHT_TRUNC_SNR: i32 = 3;
 pub const FEWSTEP_WEIGHT_V: i32 = 4;
 /// The error of the state that the step lands on; for the objectives on trajectories: not OUTPUT, not DENOISE.
 pub const FEWSTEP_WEIGHT_STATE: i32 = 5;
+
+/// Distributions are not compared.
+pub const FEWSTEP_DISTRIBUTION_NONE: i32 = 0;
+/// The images that the student's runs end in are to be spread as the ends of the teacher's trajectories are, in features of fixed networks with random weights
+/// (arXiv 2604.22379): the unbiased squared maximum mean discrepancy (Gretton et al. 2012, equation 4), which may be a little below 0, with the cubic kernel of
+/// arXiv 1801.01401. The gradient flows through all steps of the run, of which the grid has at most 32, as that of ROLLOUT, with which it shares draws and
+/// evaluations. Needs what TEACHER_FORCED needs, a batch of 2 to 4096, and f32. It does not say which noise an image comes from: give it beside an objective.
+pub const FEWSTEP_DISTRIBUTION_RANDOM_NETS: i32 = 1;
 
 /// |d|.
 pub const FEWSTEP_NORM_L1: i32 = 1;
@@ -119,8 +132,8 @@ pub struct fewstep_feature {
     pub reserved: u32,
 }
 
-/// Everything that fixes a training run, beside the networks and the data. Fill it with fewstep_trainer_options_init, then change fields; terms or
-/// features must be given.
+/// Everything that fixes a training run, beside the networks and the data. Fill it with fewstep_trainer_options_init, then change fields; terms, features or
+/// a distribution must be given.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct fewstep_trainer_options {
@@ -233,6 +246,15 @@ pub struct fewstep_trainer_options {
     /// Trajectories that are there already, in place of a teacher's, which objectives on trajectories need none of then: their grid and number stand for pairs
     /// and cache_size. NULL (the default) for none.
     pub trajectories: *const fewstep_trajectories,
+    /// FEWSTEP_DISTRIBUTION_*: a further term of the loss, behind the features; NONE by default.
+    pub distribution: i32,
+    /// FEWSTEP_DISTRIBUTION_RANDOM_NETS: networks whose features are compared, 1 to 64; the loss is the mean over them. 4 by default. They are the same in all
+    /// runs, and none of those that fewstep_evaluate has.
+    pub distribution_nets: u32,
+    /// FEWSTEP_DISTRIBUTION_RANDOM_NETS: factor on this term; 0.1 by default.
+    pub distribution_weight: f32,
+    /// FEWSTEP_OBJECTIVE_SELF_TEACHER: sampler steps that the student is to take, fewer than the grid has and a divisor of their number; 1 by default.
+    pub self_teacher_steps: u32,
 }
 
 // SAFETY: repr(C), six 4-byte numbers.
@@ -301,11 +323,15 @@ unsafe impl Options for fewstep_trainer_options {
             muon_learning_rate: d.optimizer.muon_learning_rate,
             momentum: d.optimizer.momentum,
             trajectories: std::ptr::null(),
+            distribution: FEWSTEP_DISTRIBUTION_NONE,
+            distribution_nets: narrow(DistributionTerm::default().nets),
+            distribution_weight: DistributionTerm::default().weight,
+            self_teacher_steps: narrow(d.self_teacher_steps),
         }
     }
 }
 
-const OBJECTIVES: [(i32, Objective); 7] = [
+const OBJECTIVES: [(i32, Objective); 8] = [
     (FEWSTEP_OBJECTIVE_OUTPUT, Objective::Output),
     (FEWSTEP_OBJECTIVE_TEACHER_FORCED, Objective::TeacherForced),
     (FEWSTEP_OBJECTIVE_ON_POLICY, Objective::OnPolicy),
@@ -313,6 +339,7 @@ const OBJECTIVES: [(i32, Objective); 7] = [
     (FEWSTEP_OBJECTIVE_RESOLVE, Objective::Resolve),
     (FEWSTEP_OBJECTIVE_ROLLOUT, Objective::Rollout),
     (FEWSTEP_OBJECTIVE_PROGRESSIVE, Objective::Progressive),
+    (FEWSTEP_OBJECTIVE_SELF_TEACHER, Objective::SelfTeacher),
 ];
 
 fn term(i: usize, t: &fewstep_term) -> Result<Term> {
@@ -400,6 +427,11 @@ fn trajectory_clip(o: &fewstep_trainer_options) -> Result<Option<Clip>> {
     Ok(clip)
 }
 
+fn distribution(o: &fewstep_trainer_options) -> Result<Option<DistributionTerm>> {
+    let term = DistributionTerm { nets: o.distribution_nets as usize, weight: o.distribution_weight };
+    choice(o.distribution, "distribution", &[(FEWSTEP_DISTRIBUTION_NONE, None), (FEWSTEP_DISTRIBUTION_RANDOM_NETS, Some(term))])
+}
+
 /// The Rust options that C's options mean for this student.
 ///
 /// # Safety
@@ -437,7 +469,9 @@ pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model, tea
         batch: o.batch as usize,
         terms: memory::try_collect(terms.iter().enumerate().map(|(i, t)| term(i, t)), "terms")?,
         features,
+        distribution: distribution(o)?,
         pairs,
+        self_teacher_steps: o.self_teacher_steps as usize,
         teacher_order,
         substeps,
         cache_refresh: u64::from(o.cache_refresh),

@@ -31,6 +31,8 @@ pub const RECORD: &str = "fewstep.json";
 pub const PARTS: [&str; 5] = [WEIGHTS, CONFIG, SCHEDULER, INDEX, RECORD];
 /// A student's grid, pairs of timesteps (t, t_next).
 pub const PAIRS: &str = "pairs";
+/// What each step of a student's grid has of its own, where it has anything.
+pub const PER_STEP: &str = "per_step_weights";
 /// What a model in whole numbers computes in.
 pub const QUANTIZATION: &str = "quantization";
 const KEY: &str = "parts";

@@ -3,6 +3,7 @@
 use super::conditions::ConditionKind;
 use super::families::{self, NETWORKS, Opened};
 use super::network::Network;
+use super::per_step::PerStep;
 use super::quantization::{Quantization, as_halves, from_numbers, input_scale, weight_scale};
 use super::scope::{Initial, Parameter};
 use crate::cancel::Stop;
@@ -14,6 +15,7 @@ use crate::io::json::{SHOWN_KEYS, describe};
 use crate::io::scheduler_config::{SchedulerClass, SchedulerConfig};
 use crate::io::{TensorFile, model_file, record};
 use crate::memory;
+use crate::names::Named;
 use crate::random::{self, Purpose};
 use crate::tensor::{DType, Tensor};
 use std::collections::BTreeMap;
@@ -29,6 +31,9 @@ pub struct StudentInfo {
     pub pairs: Vec<(i64, i64)>,
     /// Teacher DDIM steps for each pair, which is what the student imitates.
     pub teacher_substeps: usize,
+    /// What each step of the grid has of its own; written where it has anything.
+    #[serde(rename = "per_step_weights", skip_serializing_if = "PerStep::is_none")]
+    pub per_step: PerStep,
 }
 
 impl StudentInfo {
@@ -39,7 +44,12 @@ impl StudentInfo {
         let too_large = |_| Error::corrupt("version or teacher_substeps is too large");
         let version = u32::try_from(number("version")?).map_err(too_large)?;
         let teacher_substeps = usize::try_from(number("teacher_substeps")?).map_err(too_large)?;
-        Ok(Self { version, pairs: record::pairs(value)?, teacher_substeps })
+        let words = || PerStep::NAMES.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" or ");
+        let per_step = match value.get(record::PER_STEP) {
+            None => PerStep::None,
+            Some(word) => word.as_str().and_then(PerStep::from_name).ok_or_else(|| wrong(record::PER_STEP, &words(), word))?,
+        };
+        Ok(Self { version, pairs: record::pairs(value)?, teacher_substeps, per_step })
     }
 
     /// What this library writes, and all that it reads.
@@ -106,6 +116,9 @@ impl Model {
         if let Some((value, name)) = &files.fewstep {
             student = StudentInfo::read(value, name, train)?;
             quantization = read_quantization(value, &parameters, student.as_ref()).map_err(|e| e.context(name))?;
+            if quantization.is_some() && student.as_ref().is_some_and(|student| !student.per_step.is_none()) {
+                return Err(Error::unsupported(format!("{name}: a quantised student has no parameters of each step, but {} says so", record::PER_STEP)));
+            }
         }
         let mut weights = BTreeMap::new();
         let shapes: BTreeMap<&str, &[usize]> = parameters.iter().filter_map(|p| Some((p.layer()?, p.shape.as_slice()))).collect();
@@ -113,7 +126,9 @@ impl Model {
             let count = shapes.get(path.as_str()).and_then(|shape| layer.weights.scales(shape)).unwrap_or(0);
             layer.input.map(|_| (input_scale(path), vec![1])).into_iter().chain([(weight_scale(path), vec![count])])
         });
-        let all = parameters.iter().map(|p| (p.name.clone(), p.shape.clone())).chain(scales);
+        let steps = student.as_ref().map_or(0, |student: &StudentInfo| student.pairs.len());
+        let stored = |p: &Parameter| student.as_ref().map_or_else(|| p.shape.clone(), |student| student.per_step.shape(p, steps));
+        let all = parameters.iter().map(|p| (p.name.clone(), stored(p))).chain(scales);
         for (name, shape) in all {
             memory::check()?;
             let tensor = take_weights(&mut files.tensors, &name, &shape, quantization.as_ref())?;
@@ -206,8 +221,14 @@ impl Model {
         Ok(Some(sha256(&bytes)))
     }
 
-    /// Refuses timesteps that a quantised model was not calibrated on: its ranges are those of its own grid.
+    /// Refuses timesteps that a model has nothing for: ranges of a quantised one, and parameters of each step, are those of its own grid.
     pub fn check_timesteps(&self, timesteps: &[f64]) -> Result<()> {
+        if let Some(pairs) = self.own_steps().filter(|pairs| !pairs.iter().map(|(t, _)| *t as f64).eq(timesteps.iter().copied())) {
+            return Err(Error::unsupported(format!(
+                "each step of the student's grid {pairs:?} has parameters of its own, the sampler's timesteps are {timesteps:?}: sample it with \
+                 FEWSTEP_SAMPLER_FROM_MODEL, or train a student for this grid"
+            )));
+        }
         let Some(quantization) = self.quantization.as_ref().filter(|quantization| quantization.has_ranges()) else { return Ok(()) };
         if quantization.pairs.iter().map(|(t, _)| *t as f64).eq(timesteps.iter().copied()) {
             return Ok(());
@@ -277,6 +298,10 @@ impl Model {
     fn check_expressible(&self) -> Result<()> {
         if self.quantization.is_some() {
             return Err(Error::unsupported("diffusers cannot read a quantised model: save it as one file, with fewstep_model_save_file"));
+        }
+        if self.own_steps().is_some() {
+            let way_out = "save it as one file, with fewstep_model_save_file";
+            return Err(Error::unsupported(format!("diffusers cannot read a student whose steps have parameters of their own: {way_out}")));
         }
         let Some(info) = &self.student else { return Ok(()) };
         let expected = grid::trailing_pairs(self.scheduler.num_train_timesteps, info.pairs.len())?;

@@ -3,6 +3,7 @@
 use super::conditions::{Condition, ConditionKind};
 use super::model::Model;
 use super::network::Inputs;
+use super::per_step::When;
 use super::scope::{Feature, Met, Scope};
 use crate::error::{Error, Result};
 use crate::graph::ops::{Concat, IntAffine, Slice};
@@ -87,50 +88,53 @@ impl<'a> Predictor<'a> {
         Self { model, prefix, guidance: None, scale_changes: None }
     }
 
-    /// The prediction [B,H,W,channels] for x_t [B,H,W,channels] at timesteps t f32 [B]; `conditions` are the model's, in their order.
-    pub fn predict(&self, g: &mut Graph, x_t: ValueId, t: ValueId, conditions: &[ValueId]) -> Result<ValueId> {
-        self.predicted(g, x_t, t, conditions).map(|predicted| predicted.output)
+    /// The prediction [B,H,W,channels] for x_t [B,H,W,channels] at timesteps f32 [B], or those and the steps that they are of; `conditions` are the model's, in their order.
+    pub fn predict(&self, g: &mut Graph, x_t: ValueId, at: impl Into<When>, conditions: &[ValueId]) -> Result<ValueId> {
+        self.predicted(g, x_t, at, conditions).map(|predicted| predicted.output)
     }
 
     /// The same with features.
-    pub fn predicted(&self, g: &mut Graph, x_t: ValueId, t: ValueId, conditions: &[ValueId]) -> Result<Predicted> {
-        let roles = self.model.roles()?;
+    pub fn predicted(&self, g: &mut Graph, x_t: ValueId, at: impl Into<When>, conditions: &[ValueId]) -> Result<Predicted> {
+        let (roles, at) = (self.model.roles()?, at.into());
         if conditions.len() != roles.conditions.len() {
             return Err(Error::internal(format!("{} conditions for a model with {}", conditions.len(), roles.conditions.len())));
         }
-        let Some(guidance) = self.guidance.filter(|guidance| guidance.scale != 1.0) else { return self.evaluate(g, &roles, x_t, t, conditions) };
+        let Some(guidance) = self.guidance.filter(|guidance| guidance.scale != 1.0) else { return self.evaluate(g, &roles, x_t, at, conditions) };
         let without = roles.conditions.iter().zip(conditions).map(|(c, given)| match c.kind {
             // null = label - label + null: a value of every image, whatever their number.
             ConditionKind::Labels { .. } => g.push1(IntAffine { scale: -1, shift: guidance.null_label }.into(), &[*given, *given]),
             _ => Ok(*given),
         });
         let without = memory::try_collect(without, "conditions")?;
-        let none = self.evaluate(g, &roles, x_t, t, &without)?.output;
-        let label = self.evaluate(g, &roles, x_t, t, conditions)?;
+        let none = self.evaluate(g, &roles, x_t, at, &without)?.output;
+        let label = self.evaluate(g, &roles, x_t, at, conditions)?;
         Ok(Predicted { output: g.weighted_sum(&[(1.0 - guidance.scale, none), (guidance.scale, label.output)])?, ..label })
     }
 
     /// The mean of the output.
-    fn evaluate(&self, g: &mut Graph, roles: &Roles, x_t: ValueId, t: ValueId, conditions: &[ValueId]) -> Result<Predicted> {
-        let (out, Met { features, .. }) = self.output_and_met(g, x_t, t, conditions)?;
+    fn evaluate(&self, g: &mut Graph, roles: &Roles, x_t: ValueId, at: When, conditions: &[ValueId]) -> Result<Predicted> {
+        let (out, Met { features, .. }) = self.output_and_met(g, x_t, at, conditions)?;
         let mean = |g: &mut Graph| g.push1(Slice { start: 0, len: roles.channels }.into(), &[out]);
         let output = if g.shape(out).last() == Some(&roles.channels) { out } else { mean(g)? };
         Ok(Predicted { output, features })
     }
 
     /// All that the network gives [B,H,W,out_channels]: a variance too, behind the mean. Not guided.
-    pub fn output(&self, g: &mut Graph, x_t: ValueId, t: ValueId, conditions: &[ValueId]) -> Result<ValueId> {
-        self.output_and_met(g, x_t, t, conditions).map(|(out, _)| out)
+    pub fn output(&self, g: &mut Graph, x_t: ValueId, at: impl Into<When>, conditions: &[ValueId]) -> Result<ValueId> {
+        self.output_and_met(g, x_t, at, conditions).map(|(out, _)| out)
     }
 
     /// The same, and what the network is made of.
-    pub fn output_and_met(&self, g: &mut Graph, x_t: ValueId, t: ValueId, conditions: &[ValueId]) -> Result<(ValueId, Met)> {
+    pub fn output_and_met(&self, g: &mut Graph, x_t: ValueId, at: impl Into<When>, conditions: &[ValueId]) -> Result<(ValueId, Met)> {
+        let When { t, step } = at.into();
         let own = self.model.network.signature().conditions.len();
         let x = match conditions.get(own) {
             None => x_t,
             Some(planes) => g.push1(Concat.into(), &[x_t, *planes])?,
         };
-        let scope = Scope::of(self.prefix, &self.model.weights).quantized(self.model.quantization.as_ref()).with_scale_changes(self.scale_changes);
+        let steps = self.model.steps_read(g, step)?;
+        let scope =
+            Scope::of(self.prefix, &self.model.weights).quantized(self.model.quantization.as_ref()).with_scale_changes(self.scale_changes).of_steps(steps);
         let out = self.model.network.build(g, &scope, &Inputs { x, t, conditions: &conditions[..own] })?;
         Ok((out, scope.into_met()))
     }

@@ -2,7 +2,7 @@
 
 use super::quantization::{Quantization, input_scale, weight_scale};
 use crate::error::{Error, Result};
-use crate::graph::ops::{Codes, FakeQuantize};
+use crate::graph::ops::{Binary, BinaryKind, Codes, FakeQuantize, UnaryKind};
 use crate::graph::{Graph, TensorType, ValueId};
 use crate::memory;
 use crate::tensor::{DType, Tensor};
@@ -52,9 +52,20 @@ pub struct Scope<'a> {
     quantization: Option<&'a Quantization>,
     /// Before the names of what their scales learn.
     scale_changes: Option<&'a str>,
+    /// The steps whose biases and norms are read, where each has its own.
+    steps: Option<OwnSteps>,
     parameters: RefCell<Vec<Parameter>>,
     layers: RefCell<Vec<Layer>>,
     features: RefCell<Vec<Feature>>,
+}
+
+/// The parameters of which step a program reads.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnSteps {
+    /// Steps of the grid.
+    pub count: usize,
+    /// Which of them, i32: [B] for each row, [1] for all of them.
+    pub index: ValueId,
 }
 
 /// A layer with weights, a product of some kind.
@@ -96,6 +107,7 @@ impl<'a> Scope<'a> {
             weights: None,
             quantization: None,
             scale_changes: None,
+            steps: None,
             parameters: RefCell::default(),
             layers: RefCell::default(),
             features: RefCell::default(),
@@ -116,6 +128,11 @@ impl<'a> Scope<'a> {
     /// the same share, whatever their size ([`scale_after`]).
     pub fn with_scale_changes(self, prefix: Option<&'a str>) -> Self {
         Self { scale_changes: prefix, ..self }
+    }
+
+    /// The same with biases and norms of these steps.
+    pub fn of_steps(self, steps: Option<OwnSteps>) -> Self {
+        Self { steps, ..self }
     }
 
     /// Layers and features in the order in which the network has met them.
@@ -166,6 +183,15 @@ impl<'a> Scope<'a> {
         g.cast(value, DType::F32)
     }
 
+    /// A vector [O] of the outputs of a layer: a bias, or what a norm multiplies by or adds.
+    fn vector(&self, g: &mut Graph, path: &str, outputs: usize, initial: Initial) -> Result<Vector> {
+        let Some(OwnSteps { count, index }) = self.steps else { return self.param(g, path, &[outputs], initial).map(Vector::Shared) };
+        let table = self.param(g, path, &[count, outputs], initial)?;
+        let rows = g.gather(table, index)?;
+        // One step for the whole batch: what reads a vector reads it as any other.
+        if g.shape(rows)[0] == 1 { g.reshape(rows, &[outputs]).map(Vector::Shared) } else { Ok(Vector::Rows(rows)) }
+    }
+
     /// A layer that reads x, whose weight has this shape: `product` of x, weight and bias as the layer sees them. Each output has `inputs` inputs.
     fn layer(
         &self,
@@ -173,25 +199,31 @@ impl<'a> Scope<'a> {
         x: ValueId,
         path: &str,
         (weight, inputs): (&[usize], usize),
-        product: impl FnOnce(&mut Graph, [ValueId; 3]) -> Result<ValueId>,
+        product: impl FnOnce(&mut Graph, [ValueId; 2], Option<ValueId>) -> Result<ValueId>,
     ) -> Result<ValueId> {
-        let operands = self.operands(g, x, path, weight, Initial::Uniform(inputs))?;
-        let output = product(g, operands)?;
+        let (operands, bias) = self.operands(g, x, path, weight, Initial::Uniform(inputs))?;
+        let output = match bias {
+            Vector::Shared(bias) => product(g, operands, Some(bias))?,
+            Vector::Rows(rows) => {
+                let output = product(g, operands, None)?;
+                by_rows(g, BinaryKind::Add, output, rows)?
+            }
+        };
         memory::push(&mut self.layers.borrow_mut(), Layer { path: path.to_owned(), input: x, output, products: inputs }, "list of layers")?;
         Ok(output)
     }
 
     /// x, weight and bias as a layer sees them.
-    fn operands(&self, g: &mut Graph, x: ValueId, path: &str, weight: &[usize], initial: Initial) -> Result<[ValueId; 3]> {
+    fn operands(&self, g: &mut Graph, x: ValueId, path: &str, weight: &[usize], initial: Initial) -> Result<([ValueId; 2], Vector)> {
         let name = format!("{path}.weight");
         let whole = self.stored(&name) == DType::I8;
         let w = if whole { self.state(g, &name, weight, initial)? } else { self.param(g, &name, weight, initial)? };
-        let b = self.param(g, &format!("{path}.bias"), &weight[..1], initial)?;
+        let b = self.vector(g, &format!("{path}.bias"), weight[0], initial)?;
         let Some(numbers) = self.quantization.and_then(|q| q.layer(path)) else {
             return if whole {
                 Err(Error::internal(format!("'{name}' is in whole numbers, but the model does not say what they stand for")))
             } else {
-                Ok([x, w, b])
+                Ok(([x, w], b))
             };
         };
         let x = match numbers.input {
@@ -208,7 +240,7 @@ impl<'a> Scope<'a> {
             let w = self.rounded(g, w, (&scales, runs), Some(0), numbers.weights.codes(), Tensor::zeros(DType::I8, &[runs])?)?;
             g.reshape(w, weight)?
         };
-        Ok([x, w, b])
+        Ok(([x, w], b))
     }
 
     /// A value as its numbers stand for it.
@@ -236,22 +268,22 @@ impl<'a> Scope<'a> {
     pub fn conv(&self, g: &mut Graph, x: ValueId, path: &str, out: usize, k: usize, stride: usize, pad: [usize; 4]) -> Result<ValueId> {
         let channels = g.shape(x)[3];
         let weight = [out, channels, k, k];
-        self.layer(g, x, path, (&weight, channels * k * k), |g, [x, w, b]| g.conv2d(x, w, Some(b), stride, pad))
+        self.layer(g, x, path, (&weight, channels * k * k), |g, [x, w], b| g.conv2d(x, w, b, stride, pad))
     }
 
     /// A linear layer over the channels of an image, written as the 1x1 convolution that it is: norms before it can be part of it.
     pub fn pointwise(&self, g: &mut Graph, x: ValueId, path: &str, out: usize) -> Result<ValueId> {
         let channels = g.shape(x)[3];
-        self.layer(g, x, path, (&[out, channels], channels), |g, [x, w, b]| {
+        self.layer(g, x, path, (&[out, channels], channels), |g, [x, w], b| {
             let w = g.reshape(w, &[out, channels, 1, 1])?;
-            g.conv2d(x, w, Some(b), 1, [0; 4])
+            g.conv2d(x, w, b, 1, [0; 4])
         })
     }
 
     /// A linear layer over the last dimension.
     pub fn linear(&self, g: &mut Graph, x: ValueId, path: &str, out: usize) -> Result<ValueId> {
         let channels = *g.shape(x).last().unwrap_or(&0);
-        self.layer(g, x, path, (&[out, channels], channels), |g, [x, w, b]| g.linear(x, w, Some(b)))
+        self.layer(g, x, path, (&[out, channels], channels), |g, [x, w], b| g.linear(x, w, b))
     }
 
     /// Rows of a table [rows, width], by indices i32 [B].
@@ -263,10 +295,39 @@ impl<'a> Scope<'a> {
     /// A group norm over the last dimension, then SiLU where `silu` says so.
     pub fn norm(&self, g: &mut Graph, x: ValueId, path: &str, norm: Norm, silu: bool) -> Result<ValueId> {
         let channels = *g.shape(x).last().unwrap_or(&0);
-        let gamma = self.param(g, &format!("{path}.weight"), &[channels], Initial::Ones)?;
-        let beta = self.param(g, &format!("{path}.bias"), &[channels], Initial::Zeros)?;
-        g.group_norm(x, gamma, beta, norm.groups, norm.eps, silu)
+        let gamma = self.vector(g, &format!("{path}.weight"), channels, Initial::Ones)?;
+        let beta = self.vector(g, &format!("{path}.bias"), channels, Initial::Zeros)?;
+        let (scales, shifts) = match (gamma, beta) {
+            (Vector::Shared(gamma), Vector::Shared(beta)) => return g.group_norm(x, gamma, beta, norm.groups, norm.eps, silu),
+            (Vector::Rows(scales), Vector::Rows(shifts)) => (scales, shifts),
+            _ => return Err(Error::internal("a norm whose steps have half of it")),
+        };
+        let (ones, zeros) = (g.constant_fill("ones", &[channels], 1.0)?, g.constant_fill("zeros", &[channels], 0.0)?);
+        let normed = g.group_norm(x, ones, zeros, norm.groups, norm.eps, false)?;
+        let scaled = by_rows(g, BinaryKind::Mul, normed, scales)?;
+        let shifted = by_rows(g, BinaryKind::Add, scaled, shifts)?;
+        if silu { g.unary(UnaryKind::Silu, shifted) } else { Ok(shifted) }
     }
+}
+
+/// A vector of a layer's outputs.
+#[derive(Clone, Copy)]
+enum Vector {
+    /// [O], for the whole batch.
+    Shared(ValueId),
+    /// [B, O], for each row of it.
+    Rows(ValueId),
+}
+
+/// y [..., O], whose elements lie row after row of a batch of B, with what rows [B, O] say of each.
+fn by_rows(g: &mut Graph, kind: BinaryKind, y: ValueId, rows: ValueId) -> Result<ValueId> {
+    let (shape, &[batch, outputs]) = (g.shape(y).to_vec(), g.shape(rows)) else {
+        return Err(Error::internal(format!("rows of {:?}", g.shape(rows))));
+    };
+    let each = shape.iter().product::<usize>() / (batch * outputs).max(1);
+    let (flat, rows) = (g.reshape(y, &[batch, each, outputs])?, g.reshape(rows, &[batch, 1, outputs])?);
+    let joined = g.push1(Binary { kind }.into(), &[flat, rows])?;
+    g.reshape(joined, &shape)
 }
 
 /// What a scale has become by a change of it ([`Scope::with_scale_changes`]), as a graph computes it.

@@ -38,6 +38,10 @@ pub fn quantize(
         }
         return model.in_halves(dtype, stop);
     }
+    if model.own_steps().is_some() {
+        let way_out = "quantise a student that was derived without per_step_weights, or to f16 or bfloat16";
+        return Err(Error::unsupported(format!("each step of the student's grid has parameters of its own, which no layer in whole numbers has: {way_out}")));
+    }
     let student = match &model.student {
         None if options.mode.rounds_inputs() => {
             return Err(Error::invalid("only a few-step student's inputs are rounded, on its own grid: give fewstep_model_derive_student steps or pairs"));

@@ -15,7 +15,7 @@ use crate::graph::reference::Array;
 use crate::graph::{Graph, Narrowing, Numerics, Op, OpDef, Packed, Target, TensorType, ValueId};
 use crate::io::SchedulerConfig;
 use crate::nn::conditions::Values;
-use crate::nn::{Guidance, InputNumbers, Layer, Model, Predictor, StudentInfo, families};
+use crate::nn::{Guidance, InputNumbers, Layer, Model, PerStep, Predictor, StudentInfo, families};
 use crate::random::Purpose;
 use crate::sampling::{Evaluator, RunSpec, SamplingRun, UNROLLED, draw_conditions};
 use crate::tensor::{DType, Tensor};
@@ -34,7 +34,7 @@ pub(super) fn student() -> Result<Model> {
 fn student_of(config: &str, pairs: &[(i64, i64)]) -> Result<Model> {
     let scheduler = SchedulerConfig::parse(r#"{"_class_name":"DDIMScheduler","prediction_type":"v_prediction"}"#, "s")?;
     let mut model = Model::create(families::parse(config, "config.json")?, scheduler, 1)?;
-    model.student = Some(StudentInfo { version: StudentInfo::VERSION, pairs: pairs.to_vec(), teacher_substeps: 1 });
+    model.student = Some(StudentInfo { version: StudentInfo::VERSION, pairs: pairs.to_vec(), teacher_substeps: 1, per_step: PerStep::None });
     Ok(model)
 }
 

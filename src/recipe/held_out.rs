@@ -34,8 +34,9 @@ pub struct Measured {
     pub states: Vec<f64>,
     /// Error on noises that training sees.
     pub training: Option<f64>,
-    /// Images that the student made.
+    /// Images that the student made, and in how many steps.
     images: Vec<f32>,
+    steps: usize,
 }
 
 /// What a stage's student is measured with.
@@ -63,7 +64,7 @@ impl HeldOut {
                 return Ok(Measured { held_out: end, training: Some(end), ..errors });
             }
             let loss = trainer.evaluate_until(KEY, stop)?.loss;
-            return Ok(Measured { held_out: f64::from(loss), states: vec![], training: None, images: vec![] });
+            return Ok(Measured { held_out: f64::from(loss), states: vec![], training: None, images: vec![], steps: 0 });
         };
         let found = errors(backend, student, set, self.count, stop)?;
         let training = errors(backend, student, &trainer.present_trajectories()?, self.count, stop)?;
@@ -84,7 +85,7 @@ impl HeldOut {
         let (row, shown) = (height * width * channels, SHOWN.min(set.cache.count));
         let last = &set.cache.states.as_slice::<f16>()?[set.pairs.len() * set.cache.count * row..][..shown * row];
         let teacher = memory::collect(last.iter().map(|v| f32::from(*v)), "a picture")?;
-        let student = format!("student, {} step{}", set.pairs.len(), if set.pairs.len() == 1 { "" } else { "s" });
+        let student = format!("student, {} step{}", measured.steps, if measured.steps == 1 { "" } else { "s" });
         Ok(Some(Picture { rows: vec![("teacher".to_owned(), teacher), (student, measured.images)], shape }))
     }
 }
@@ -142,19 +143,22 @@ impl Source<'_> {
     }
 }
 
-/// The errors of a student's states against the first trajectories of a set, from whose noises it starts.
+/// The errors of a student's states against the first trajectories of a set, from whose noises it starts. Its own grid may be coarser than theirs.
 fn errors(backend: &dyn Backend, student: &Model, set: &TrajectorySet, count: usize, stop: Stop) -> Result<Measured> {
     let (all, count) = (set.cache.count, count.min(set.cache.count));
     let [height, width, channels] = set.image();
     let row = height * width * channels;
-    let table = Table::from_pairs(&set.scheduler.noise_schedule()?, student.scheduler.prediction(), &set.pairs, 0.0, Clip::None)?;
+    let pairs = student.student.as_ref().map_or(set.pairs.as_slice(), |own| own.pairs.as_slice());
+    let landing = |(_, next): &(i64, i64)| set.pairs.iter().position(|(_, end)| end == next).map(|k| k + 1);
+    let landings = memory::try_collect(pairs.iter().map(|pair| landing(pair).ok_or_else(|| Error::internal("a grid with other ends"))), "a grid")?;
+    let table = Table::from_pairs(&set.scheduler.noise_schedule()?, student.scheduler.prediction(), pairs, 0.0, Clip::None)?;
     let (batch, size, purpose) = (BATCH.min(count), [height, width], Purpose::Evaluation);
     let spec = RunSpec { table: &table, batch, size, purpose, precision: DType::F32, guidance: None, unrolled: UNROLLED };
     let mut run = SamplingRun::new_until(backend, student, &spec, stop)?;
     let states = set.cache.states.as_slice::<f16>()?;
     let given = set.conditions.iter().zip(&set.cache.conditions).map(|(condition, rows)| Ok((condition.kind, Values::of(rows)?)));
     let given = memory::try_collect(given, "conditions")?;
-    let mut sums = memory::filled(MeanSquare::default(), set.pairs.len(), "errors")?;
+    let mut sums = memory::filled(MeanSquare::default(), pairs.len(), "errors")?;
     let (mut x_t, mut exact, mut images) = (try_vec::<f32>(batch * row, "states")?, try_vec::<f32>(batch * row, "states")?, vec![]);
     let widen = |to: &mut [f32], step: usize, first: usize| {
         let from = &states[(step * all + first) * row..][..to.len()];
@@ -164,10 +168,10 @@ fn errors(backend: &dyn Backend, student: &Model, set: &TrajectorySet, count: us
         let used = batch.min(count - first);
         widen(&mut x_t[..used * row], 0, first);
         begin_batch_at(&mut run, (0, Some(&x_t)), &given, all, first)?;
-        for (step, sum) in sums.iter_mut().enumerate() {
+        for (landing, sum) in landings.iter().zip(&mut sums) {
             run.advance(stop)?;
             let exact = &mut exact[..used * row];
-            widen(exact, step + 1, first);
+            widen(exact, *landing, first);
             sum.add(&run.read()?[..used * row], exact);
         }
         if first == 0 {
@@ -176,5 +180,5 @@ fn errors(backend: &dyn Backend, student: &Model, set: &TrajectorySet, count: us
     }
     let states = memory::collect(sums.into_iter().map(MeanSquare::root), "errors")?;
     let end = states.last().copied().ok_or_else(|| Error::internal("a grid without steps"))?;
-    Ok(Measured { held_out: end, states, training: None, images })
+    Ok(Measured { held_out: end, states, training: None, images, steps: pairs.len() })
 }

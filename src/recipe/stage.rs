@@ -1,6 +1,7 @@
 //! What recipes say, in their own words: a list of stages, each of which is what one trainer is made with.
 
 use crate::diffusion::{Clip, Prediction, Walk, Weight, trailing_pairs};
+use crate::distill::distribution::DistributionTerm;
 use crate::distill::{FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Term, TrainerOptions, TrajectorySet};
 use crate::error::{Error, Result, Status};
 use crate::io::json::{describe, parse, record, shorten};
@@ -40,6 +41,10 @@ pub struct Stage {
     /// More of it: blocks of both networks.
     #[serde(skip_deserializing)]
     pub features: Vec<StageFeature>,
+    /// More of it: the ends of runs as distributions; null for no such term.
+    pub distribution: Option<StageDistribution>,
+    /// Steps that a student takes which is its own teacher (`self_teacher`).
+    pub self_teacher_steps: usize,
     /// Held-out errors without a new best after which the stage ends, with its best student; 0 for never.
     pub patience: u32,
     /// Images of a step.
@@ -141,6 +146,23 @@ pub struct StageFeature {
     pub decay_steps: u64,
 }
 
+/// A term of distributions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StageDistribution {
+    /// Random networks whose features are compared.
+    pub nets: usize,
+    /// Factor.
+    pub weight: f32,
+}
+
+impl Default for StageDistribution {
+    fn default() -> Self {
+        let DistributionTerm { nets, weight } = DistributionTerm::default();
+        Self { nets, weight }
+    }
+}
+
 fn one() -> f32 {
     1.0
 }
@@ -150,7 +172,7 @@ fn l2() -> String {
 }
 
 /// The objectives' words.
-pub const OBJECTIVES: [(&str, Objective); 7] = [
+pub const OBJECTIVES: [(&str, Objective); 8] = [
     ("output", Objective::Output),
     ("teacher_forced", Objective::TeacherForced),
     ("on_policy", Objective::OnPolicy),
@@ -158,6 +180,7 @@ pub const OBJECTIVES: [(&str, Objective); 7] = [
     ("resolve", Objective::Resolve),
     ("progressive", Objective::Progressive),
     ("rollout", Objective::Rollout),
+    ("self_teacher", Objective::SelfTeacher),
 ];
 const OPTIMIZERS: [(&str, OptimizerKind); 2] = [("adamw", OptimizerKind::AdamW), ("muon", OptimizerKind::Muon)];
 const DECAYS: [(&str, LearningRate); 3] = [("constant", LearningRate::Constant), ("cosine", LearningRate::Cosine), ("stable", LearningRate::Stable)];
@@ -183,6 +206,8 @@ impl Default for Stage {
             teacher: TEACHERS[0].0.to_owned(),
             terms: vec![],
             features: vec![],
+            distribution: None,
+            self_teacher_steps: o.self_teacher_steps,
             patience: 0,
             batch: o.batch,
             seed: o.seed,
@@ -301,9 +326,10 @@ impl Stage {
     /// What its losses are called in logs: objectives, then the student's blocks; a number is added to those that are there twice.
     pub fn loss_names(&self) -> Vec<String> {
         let mut names: Vec<String> = vec![];
-        for name in self.terms.iter().map(|t| &t.objective).chain(self.features.iter().map(|f| &f.student)) {
+        let distribution = self.distribution.iter().map(|_| "distribution");
+        for name in self.terms.iter().map(|t| t.objective.as_str()).chain(self.features.iter().map(|f| f.student.as_str())).chain(distribution) {
             let same = names.iter().filter(|other| other.split('#').next() == Some(name)).count();
-            names.push(if same == 0 { name.clone() } else { format!("{name}#{}", same + 1) });
+            names.push(if same == 0 { name.to_owned() } else { format!("{name}#{}", same + 1) });
         }
         names
     }
@@ -336,6 +362,8 @@ impl Stage {
             batch: self.batch,
             terms,
             features,
+            distribution: self.distribution.as_ref().map(|d| DistributionTerm { nets: d.nets, weight: d.weight }),
+            self_teacher_steps: self.self_teacher_steps,
             teacher_order: self.teacher_order,
             substeps: match trajectories {
                 Some(set) if self.substeps == 0 => set.substeps,

@@ -16,12 +16,13 @@ use std::sync::Arc;
 const TINY: &str = r#"{"_class_name":"UNet2DModel","sample_size":8,"in_channels":1,"out_channels":1,"layers_per_block":1,"block_out_channels":[8,8],
 "down_block_types":["DownBlock2D","DownBlock2D"],"up_block_types":["UpBlock2D","UpBlock2D"],"norm_num_groups":4}"#;
 
-/// Three stages: one from data, one on trajectories with a refreshed cache, one that takes two steps of it at once.
+/// Four stages: one from data, one on trajectories with a refreshed cache, one that learns from itself, one that takes two steps of that one at once.
 const RECIPE: &str = r#"{"stages": [
   {"name": "data", "steps": 3, "batch": 2, "terms": [{"objective": "denoise"}]},
   {"name": "states", "steps": 7, "batch": 2, "grid": 2, "terms": [{"objective": "teacher_forced", "weight": 0.5}, {"objective": "on_policy", "norm": "l1"}],
    "features": [{"objective": "teacher_forced", "student": "mid_block", "decay_steps": 4}],
    "optimizer": "muon", "teacher_order": 2, "substeps": 2, "cache_size": 6, "cache_batch": 4, "cache_refresh": 3, "warmup_steps": 2},
+  {"name": "itself", "steps": 3, "batch": 2, "grid": 4, "self_teacher_steps": 2, "substeps": 1, "cache_size": 4, "terms": [{"objective": "self_teacher"}]},
   {"name": "halve", "steps": 4, "batch": 2, "grid": 1, "teacher": "previous", "substeps": 2, "terms": [{"objective": "progressive"}]}
 ]}"#;
 
@@ -145,9 +146,10 @@ fn a_run_leaves_what_people_look_at() -> Result<()> {
     let folder = dir.join("run");
     let (_, seen) = go(RECIPE, Some(&folder), NEVER, killed)?;
     let mut expected = vec!["metrics.jsonl", "progress.svg", "recipe.json"];
-    let pictures = [(1, 0), (1, 3), (2, 0), (2, 3), (2, 6), (2, 7), (3, 0), (3, 3), (3, 4)].map(|(stage, step)| format!("samples-{stage}-{step:07}.png"));
+    let pictures =
+        [(1, 0), (1, 3), (2, 0), (2, 3), (2, 6), (2, 7), (3, 0), (3, 3), (4, 0), (4, 3), (4, 4)].map(|(stage, step)| format!("samples-{stage}-{step:07}.png"));
     expected.extend(pictures.iter().map(String::as_str));
-    expected.extend(["stage-1.safetensors", "stage-2.safetensors", "stage-3.safetensors"]);
+    expected.extend(["stage-1.safetensors", "stage-2.safetensors", "stage-3.safetensors", "stage-4.safetensors"]);
     assert_eq!(names(&folder), expected);
     let lines = lines(&folder);
     let of = |stage: usize, key: &str| lines.iter().filter(|l| l["stage"] == stage && l.get(key).is_some()).collect::<Vec<_>>();
@@ -163,12 +165,14 @@ fn a_run_leaves_what_people_look_at() -> Result<()> {
         assert!(states.len() == 2 && states[1] == line["held_out"].as_f64().unwrap() && states.iter().all(|e| *e > 0.0 && *e < 1e3), "{line}");
         assert!(line["training"].as_f64().unwrap() != states[1], "{line}");
     }
+    // A student of two steps, measured where the trajectories of four steps have its states.
+    assert!(of(3, "held_out").iter().all(|line| line["held_out_states"].as_array().unwrap().len() == 2));
     assert!(of(1, "training").is_empty() && of(1, "held_out")[0].get("held_out_states").is_none());
     let trained: Vec<_> = seen.iter().filter(|p| p.phase == Phase::Train).map(|p| (p.stage, p.done, p.total)).collect();
-    let counted: Vec<_> = [3, 7, 4].iter().enumerate().flat_map(|(stage, n)| (1..=*n).map(move |i| (stage, i, *n))).collect();
+    let counted: Vec<_> = [3, 7, 3, 4].iter().enumerate().flat_map(|(stage, n)| (1..=*n).map(move |i| (stage, i, *n))).collect();
     assert_eq!(trained, counted);
     assert!(seen.iter().filter(|p| p.phase == Phase::Train).all(|p| p.pace.samples_per_second(p.batch) > 0.0));
-    assert_eq!(seen.iter().filter(|p| p.phase == Phase::Train).map(|p| p.steps_left).collect::<Vec<_>>(), (0..14).rev().map(f64::from).collect::<Vec<_>>());
+    assert_eq!(seen.iter().filter(|p| p.phase == Phase::Train).map(|p| p.steps_left).collect::<Vec<_>>(), (0..17).rev().map(f64::from).collect::<Vec<_>>());
     let text = std::fs::read_to_string(folder.join("recipe.json")).unwrap();
     assert_eq!(Recipe::parse(&text)?, Recipe::parse(RECIPE)?);
     // The same folder is no place for another recipe.

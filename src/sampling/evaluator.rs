@@ -6,8 +6,9 @@ use crate::cancel::{Stop, cancelled};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Numerics, TensorType, ValueId};
 use crate::memory;
+use crate::nn::per_step::steps_at;
 use crate::nn::quantization::check_timestep;
-use crate::nn::{Condition, Layer, Model, Predictor};
+use crate::nn::{Condition, Layer, Model, Predictor, Step, When};
 use crate::tensor::DType;
 
 /// A compiled evaluation. One thread at a time.
@@ -22,6 +23,8 @@ pub struct Evaluator {
     out_channels: usize,
     /// Of a quantised model: the timesteps that its ranges are of.
     grid: Option<Vec<(i64, i64)>>,
+    /// Of a student whose steps have parameters of their own: where the images' steps go, i32 [N], and the grid.
+    steps: Option<(ValueId, Vec<(i64, i64)>)>,
 }
 
 impl Evaluator {
@@ -47,7 +50,10 @@ impl Evaluator {
         let t = g.input("timestep", TensorType::f32(&[batch]))?;
         let input = |c: &Condition| g.input(c.name.clone(), c.kind.ty(batch, size));
         let inputs = memory::try_collect(roles.conditions.iter().map(input), "conditions")?;
-        let (out, met) = Predictor::new(model, "").output_and_met(&mut g, x, t, &inputs)?;
+        let own = |pairs: &[(i64, i64)]| Ok((g.input("step", TensorType::new(DType::I32, &[batch]))?, memory::copy(pairs, "pairs")?));
+        let steps = model.own_steps().map(own).transpose()?;
+        let when = When { t, step: steps.as_ref().map(|(step, _)| Step::Rows(*step)) };
+        let (out, met) = Predictor::new(model, "").output_and_met(&mut g, x, when, &inputs)?;
         g.tap(out);
         choose(&mut g, &met.layers)?.into_iter().for_each(|value| g.tap(value));
         let out_channels = g.shape(out)[3];
@@ -63,7 +69,7 @@ impl Evaluator {
             .filter(|quantization| quantization.has_ranges())
             .map(|quantization| memory::copy(&quantization.pairs, "pairs"))
             .transpose()?;
-        Ok(Self { exec, x, t, conditions: roles.conditions, inputs, out, shape, out_channels, grid })
+        Ok(Self { exec, x, t, conditions: roles.conditions, inputs, out, shape, out_channels, grid, steps })
     }
 
     /// What a chosen value was in the last run.
@@ -86,8 +92,8 @@ impl Evaluator {
         self.exec.memory()
     }
 
-    /// The network's output [N,H,W,out_channels] for x_t [N,H,W,C], a timestep of each image, and conditions; a quantised model has one at the timesteps of its
-    /// own grid alone. A cancelled error where `stop` is set before it is done.
+    /// The network's output [N,H,W,out_channels] for x_t [N,H,W,C], a timestep of each image, and conditions; a quantised model, or one whose steps have
+    /// parameters of their own, has one at the timesteps of its own grid alone. A cancelled error where `stop` is set before it is done.
     pub fn run(&mut self, x_t: &[f32], timesteps: &[f32], given: &[Given], stop: Stop) -> Result<HostSlice<'_, f32>> {
         let [n, h, w, _] = self.shape;
         let numel = self.shape.iter().product::<usize>();
@@ -101,6 +107,9 @@ impl Evaluator {
         }
         if let Some(grid) = &self.grid {
             timesteps.iter().try_for_each(|t| check_timestep(grid, f64::from(*t)))?;
+        }
+        if let Some((input, grid)) = &self.steps {
+            self.exec.write_bytes(*input, as_bytes(&steps_at(grid, timesteps)?))?;
         }
         let taken = check_given(&self.conditions, given, n, [h, w])?;
         self.exec.write_bytes(self.x, as_bytes(x_t))?;

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::graph::ops::{Assign, Combine, DynamicThreshold, RandomNormal, UnaryKind};
 use crate::graph::{Graph, TensorType, ValueId};
 use crate::memory;
-use crate::nn::{Condition, Guidance, Model, Predictor};
+use crate::nn::{Condition, Guidance, Model, Predictor, Step as Own, When};
 use crate::random::Purpose;
 use crate::tensor::{DType, Tensor};
 
@@ -247,14 +247,16 @@ enum Predicts<'a> {
 }
 
 impl Predicts<'_> {
-    /// The prediction [N,H,W,C] of what a step does.
-    fn predict(&self, g: &mut Graph, does: Does, batch: usize) -> Result<ValueId> {
+    /// The prediction [N,H,W,C] of what a step does, the `k`th or whichever a program that loops is at.
+    fn predict(&self, g: &mut Graph, does: Does, k: usize, batch: usize) -> Result<ValueId> {
         match self {
             Predicts::Host(prediction) => Ok(*prediction),
             Predicts::Model(predictor, inputs) => {
                 let t = does.number(g, "timestep", batch, |s| s.t)?;
                 let x = does.network_input(g)?;
-                predictor.predict(g, x, t, inputs)
+                // A model whose steps have parameters of their own is sampled on its own grid alone, step by step.
+                let step = if let Does::Any { row, .. } = does { Own::Rows(row) } else { Own::All(k) };
+                predictor.predict(g, x, When { t, step: Some(step) }, inputs)
             }
         }
     }
@@ -295,7 +297,7 @@ fn steps(g: &mut Graph, spec: &RunSpec, draw: Draw, predicts: &Predicts, stop: S
         stop.check()?;
         g.begin_segment(step_segment(k));
         let does = counter.map_or(Does::One(&steps[k]), |c| Does::Any { steps, row: c.row });
-        let out = predicts.predict(g, does, spec.batch)?;
+        let out = predicts.predict(g, does, k, spec.batch)?;
         does.update(g, spec.table, out, |g| {
             let step = counter.map_or_else(|| number(g, k as i64), |c| Ok(c.number))?;
             noise(g, Purpose::Noise, step, draw)

@@ -52,6 +52,14 @@ fn trainer_options() {
     row("reserved", INVALID, "reserved", &|o, _| o.reserved = 1);
     row("optimizer", INVALID, "optimizer is 3", &|o, _| o.optimizer = 3);
     row("reserved3", INVALID, "reserved3", &|o, _| o.reserved3 = 1);
+    row("distribution", INVALID, "distribution is 2", &|o, _| o.distribution = 2);
+    row("nets", INVALID, "distribution_nets is 0", &|o, _| (o.distribution, o.distribution_nets) = (FEWSTEP_DISTRIBUTION_RANDOM_NETS, 0));
+    row("its weight", INVALID, "distribution_weight", &|o, _| (o.distribution, o.distribution_weight) = (FEWSTEP_DISTRIBUTION_RANDOM_NETS, f32::NAN));
+    row("its batch", INVALID, "batch is 1", &|o, _| (o.distribution, o.batch) = (FEWSTEP_DISTRIBUTION_RANDOM_NETS, 1));
+    row("steps of no self-teacher", INVALID, "self_teacher_steps is 2, but no term", &|o, _| o.self_teacher_steps = 2);
+    row("grid of a self-teacher", INVALID, "self_teacher_steps is 2, the grid has 3 steps", &|o, t| {
+        (t.objective, o.steps, o.self_teacher_steps) = (FEWSTEP_OBJECTIVE_SELF_TEACHER, 3, 2);
+    });
     row("rate of Muon", INVALID, "muon_learning_rate is inf", &|o, _| (o.optimizer, o.muon_learning_rate) = (FEWSTEP_OPTIMIZER_MUON, f64::INFINITY));
     row("no rate of Muon", INVALID, "muon_learning_rate is 0", &|o, _| (o.optimizer, o.muon_learning_rate) = (FEWSTEP_OPTIMIZER_MUON, 0.0));
     row("momentum", INVALID, "momentum is 1", &|o, _| (o.optimizer, o.momentum) = (FEWSTEP_OPTIMIZER_MUON, 1.0));

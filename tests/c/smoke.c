@@ -79,6 +79,15 @@ static fewstep_model *derive(const fewstep_runtime *runtime, const fewstep_model
     if (!patch) exit(1);
     memcpy(patch, text, sizeof text);
     options.config_patch = patch;
+    options.per_step_weights = 7;
+    FAILS(INVALID_ARGUMENT, fewstep_model_derive_student(runtime, teacher, &options, &student));
+    options.per_step_weights = FEWSTEP_PER_STEP_BIASES_AND_NORMS;
+    OK(fewstep_model_derive_student(runtime, teacher, &options, &student));
+    fewstep_model_info info = {.struct_size = sizeof info};
+    OK(fewstep_model_get_info(student, &info));
+    if (info.per_step_weights != FEWSTEP_PER_STEP_BIASES_AND_NORMS) exit(1);
+    OK(fewstep_model_destroy(student));
+    options.per_step_weights = FEWSTEP_PER_STEP_NONE;
     OK(fewstep_model_derive_student(runtime, teacher, &options, &student));
     free(patch);
     fewstep_step_pair pairs[2];
@@ -256,6 +265,8 @@ static fewstep_model *train(const fewstep_runtime *runtime, const fewstep_model 
     options.cache_batch = 4;
     options.batch = 4;
     options.total_steps = 8;
+    options.distribution = FEWSTEP_DISTRIBUTION_RANDOM_NETS;
+    options.distribution_nets = 1;
     fewstep_trainer *trainer = NULL;
     FAILS(INVALID_ARGUMENT, fewstep_trainer_create(runtime, student, NULL, dataset, &options, &trainer)); /* these terms need a teacher */
     OK(fewstep_trainer_create(runtime, student, teacher, dataset, &options, &trainer));
@@ -278,11 +289,11 @@ static fewstep_model *train(const fewstep_runtime *runtime, const fewstep_model 
     FAILS(INVALID_ARGUMENT, fewstep_trainer_target_error(trainer, 0, 4, 1, NULL, &target_error));
     OK(fewstep_trainer_target_error(trainer, 10, 4, 1, NULL, &target_error));
     if (!(target_error > 0)) exit(1);
-    float losses[5];
+    float losses[6];
     size_t loss_count = 0;
-    FAILS(SHAPE, fewstep_trainer_losses(trainer, losses, 4, &loss_count));
-    OK(fewstep_trainer_losses(trainer, losses, 5, &loss_count));
-    if (loss_count != 5 || memcmp(losses, report.terms, sizeof report.terms) != 0) exit(1);
+    FAILS(SHAPE, fewstep_trainer_losses(trainer, losses, 5, &loss_count));
+    OK(fewstep_trainer_losses(trainer, losses, 6, &loss_count));
+    if (loss_count != 6 || memcmp(losses, report.terms, sizeof report.terms) != 0) exit(1);
     FAILS(CANCELLED, fewstep_trainer_train(trainer, 5, count, &one, NULL));
     fewstep_trainer_info info = {.struct_size = sizeof info};
     OK(fewstep_trainer_get_info(trainer, &info));

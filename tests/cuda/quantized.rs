@@ -11,7 +11,7 @@ use fewstep::diffusion::Table;
 use fewstep::graph::ops::{FusedConv2d, PackFor};
 use fewstep::graph::{Graph, Numerics, Op, ValueId};
 use fewstep::io::SchedulerConfig;
-use fewstep::nn::{Model, StudentInfo, families};
+use fewstep::nn::{Model, PerStep, StudentInfo, families};
 use fewstep::quant::{Ends, Mode, Options, Policy, quantize};
 use fewstep::random::Purpose;
 use fewstep::sampling::{RunSpec, SamplingRun, UNROLLED};
@@ -104,7 +104,7 @@ fn a_quantised_student_samples_in_whole_numbers() -> Result<()> {
     let (cpu, gpu) = (CpuBackend::new(2)?, gpu());
     let scheduler = SchedulerConfig::parse(r#"{"_class_name":"DDIMScheduler","prediction_type":"v_prediction"}"#, "scheduler")?;
     let mut student = Model::create(families::parse(STUDENT, "config")?, scheduler, 1)?;
-    student.student = Some(StudentInfo { version: StudentInfo::VERSION, pairs: PAIRS.to_vec(), teacher_substeps: 1 });
+    student.student = Some(StudentInfo { version: StudentInfo::VERSION, pairs: PAIRS.to_vec(), teacher_substeps: 1, per_step: PerStep::None });
     let options = Options {
         mode: Mode::W8A8,
         policy: Policy::default(),

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::graph::ops::IntAffine;
 use crate::graph::{Graph, TensorType, ValueId};
 use crate::memory;
+use crate::nn::Step;
 use crate::random::Purpose;
 use crate::tensor::DType;
 use std::cell::OnceCell;
@@ -96,6 +97,6 @@ impl TrajectoryBatch {
         let t = grid_timesteps(g, context, self.pair)?;
         let places = memory::collect(context.pairs.iter().map(|&(t, next)| Place { t, next: Some(next) }), "timesteps")?;
         let conditions = memory::copy(&self.conditions, "conditions")?;
-        Ok(At { x, t, conditions, places, place: self.pair, data: None, next: Some(self.target), teacher: OnceCell::new() })
+        Ok(At { x, t, conditions, places, place: self.pair, step: Some(Step::Rows(self.pair)), data: None, next: Some(self.target), teacher: OnceCell::new() })
     }
 }

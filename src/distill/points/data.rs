@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::graph::ops::{Cast, Combine};
 use crate::graph::{Graph, TensorType, ValueId};
 use crate::memory;
+use crate::nn::Step;
 use crate::random::Purpose;
 use crate::tensor::DType;
 use std::cell::OnceCell;
@@ -62,6 +63,7 @@ impl DataBatch {
         let x = g.push1(Combine { first: 0 }.into(), &[forward, self.data, self.noise])?;
         let t = if on_grid { grid_timesteps(g, context, self.place)? } else { g.push1(Cast { to: DType::F32 }.into(), &[self.place])? };
         let conditions = memory::copy(&self.conditions, "conditions")?;
-        Ok(At { x, t, conditions, places, place: self.place, data: Some(self.data), next: None, teacher: OnceCell::new() })
+        let step = on_grid.then_some(Step::Rows(self.place));
+        Ok(At { x, t, conditions, places, place: self.place, step, data: Some(self.data), next: None, teacher: OnceCell::new() })
     }
 }

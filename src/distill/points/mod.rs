@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::graph::{Graph, ValueId};
 use crate::memory;
 use crate::names::named_enum;
-use crate::nn::{Condition, Predicted};
+use crate::nn::{Condition, Predicted, Step};
 use crate::tensor::Tensor;
 use std::cell::OnceCell;
 
@@ -67,6 +67,8 @@ pub struct At {
     pub places: Vec<Place>,
     /// Which of them each row is at, i32 [B].
     pub place: ValueId,
+    /// Which steps of the student's grid these are; `None` off it.
+    pub step: Option<Step>,
     /// The data that x_t was made of.
     pub data: Option<ValueId>,
     /// The teacher's state at the end of the step.

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::graph::ops::{IntAffine, StopGradient};
 use crate::graph::{Graph, ValueId};
 use crate::memory;
+use crate::nn::{Step, When};
 
 /// As a cached point.
 pub const KIND: Kind = cached::KIND;
@@ -52,9 +53,9 @@ fn own_states(g: &mut Graph, context: &TermContext, batch: &TrajectoryBatch) -> 
     let mut states = memory::with_capacity(context.pairs.len(), "the student's own states")?;
     states.push(g.reshape(x, &flat)?);
     // No step leads on from the start of the last pair.
-    for &(t, next) in context.pairs.split_last().map_or(&[][..], |(_, before)| before) {
+    for (k, &(t, next)) in context.pairs.split_last().map_or(&[][..], |(_, before)| before).iter().enumerate() {
         let time = g.constant_fill("own.timestep", &[shape[0]], t as f32)?;
-        let out = context.student.network.predict(g, x, time, &batch.conditions)?;
+        let out = context.student.network.predict(g, x, When { t: time, step: Some(Step::All(k)) }, &batch.conditions)?;
         x = student_step(g, context, (t, next), [x, out])?;
         states.push(g.reshape(x, &flat)?);
     }

@@ -4,6 +4,7 @@
 pub mod clean;
 pub mod next_state;
 pub mod resolved;
+pub mod self_teacher;
 pub mod teacher_output;
 
 use super::context::{Needs, TermContext};
@@ -24,6 +25,8 @@ named_enum! {
         Resolved = "Resolved",
         /// The data that x_t was made from.
         Clean = "Clean",
+        /// Where the student's own moving average lands from the teacher's next cached state, over the rest of a longer step.
+        SelfTeacher = "SelfTeacher",
     }
 }
 
@@ -32,7 +35,7 @@ impl Target {
     pub fn needs(self) -> Needs {
         match self {
             Target::TeacherOutput | Target::Resolved => Needs { teacher: true, ..Needs::default() },
-            Target::NextState | Target::Clean => Needs::default(),
+            Target::NextState | Target::Clean | Target::SelfTeacher => Needs::default(),
         }
     }
 
@@ -43,6 +46,7 @@ impl Target {
             Target::NextState => point.kind().next,
             Target::Resolved => point.kind().on_grid && !point.kind().chained,
             Target::Clean => point.kind().data,
+            Target::SelfTeacher => point == Point::Cached,
         }
     }
 
@@ -53,6 +57,7 @@ impl Target {
             Target::NextState => next_state::value(at),
             Target::Resolved => resolved::value(g, context, at),
             Target::Clean => clean::value(at),
+            Target::SelfTeacher => self_teacher::value(g, context, at),
         }
     }
 
@@ -63,6 +68,7 @@ impl Target {
             // A state is a state, whoever has walked there.
             Target::NextState | Target::Resolved => next_state::coefficients(context, place, weight),
             Target::Clean => clean::coefficients(context, place, weight),
+            Target::SelfTeacher => self_teacher::coefficients(context, place, weight),
         }
     }
 }

@@ -131,6 +131,7 @@ fn build(g: &mut Graph, case: &Case, batch: &TensorFile, expected: &TensorFile) 
         schedule: &case.schedule,
         pairs: &case.pairs,
         walk: Walk { order: 1, substeps: case.substeps, clip: Clip::None },
+        self_teacher: None,
     };
     // A guided teacher has others.
     let states = text(if case.guidance.is_some() { expected } else { batch }.get("states"))?;
