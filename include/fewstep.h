@@ -770,6 +770,25 @@ typedef struct {
 #define FEWSTEP_PREDICTION_V 3
 
 /**
+ * A student begins at random.
+ */
+#define FEWSTEP_COPY_NOTHING 0
+
+/**
+ * A student begins with the teacher's tensors of the same role and shape. Of a UNet2DModel with fewer blocks the roles are those of BK-SDM: of a down stage
+ * the last blocks are left out, of an up stage those in the middle; with fewer stages the innermost ones.
+ */
+#define FEWSTEP_COPY_SAME_SHAPE 1
+
+/**
+ * The same, and of a tensor with more channels those that matter most. A channel matters as much as the squares of all weights that make it or read it, those
+ * behind a group norm times the norm's scale. It is left out everywhere or nowhere: in convolutions, norms, skip connections and additions alike. Every group
+ * of a norm keeps as many of its own channels as the student's groups have, and attention whole heads where these are as wide as the teacher's. What reads a
+ * timestep's sines and cosines is fitted to the fewer that there are, by least squares over the schedule.
+ */
+#define FEWSTEP_COPY_CHANNELS 2
+
+/**
  * Architecture, weights, and how they are meant to be sampled. Immutable: any number of trainers and samplers may use one model, on many threads.
  */
 typedef struct fewstep_model fewstep_model;
@@ -794,7 +813,7 @@ typedef struct {
    */
   const char *config_patch;
   /**
-   * 1 copies the teacher's weights where a tensor of the same role has the same shape; 0 (the default) starts at random.
+   * FEWSTEP_COPY_*: which of the teacher's weights the student begins with; FEWSTEP_COPY_NOTHING by default. What is not copied begins at random.
    */
   int32_t copy_weights;
   /**

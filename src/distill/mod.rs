@@ -7,6 +7,7 @@ pub mod dataset;
 mod draws;
 pub mod evaluations;
 pub mod features;
+mod importance;
 pub mod loss;
 pub mod loss_scale;
 pub mod objective;
@@ -19,6 +20,7 @@ pub mod picture_dataset;
 pub mod points;
 mod range;
 mod record;
+mod sinusoid;
 pub mod student;
 mod target_error;
 pub mod targets;
@@ -27,6 +29,7 @@ pub mod trainer;
 mod training_graph;
 mod trajectories;
 pub mod trajectory_set;
+mod transfer;
 
 #[cfg(test)]
 mod features_tests;
@@ -36,6 +39,8 @@ mod loss_tests;
 mod muon_tests;
 #[cfg(test)]
 mod set_tests;
+#[cfg(test)]
+mod student_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -52,7 +57,7 @@ pub use optimizer::{LearningRate, Optimizer, OptimizerKind};
 pub use options::TrainerOptions;
 pub use parameters::ParameterSet;
 pub use points::Point;
-pub use student::{StudentOptions, derive};
+pub use student::{Copied, StudentOptions, derive};
 pub use targets::Target;
 pub use term::{NormKind, Term};
 pub use trainer::{StepReport, Trainer, WeightsKind};

@@ -1,6 +1,7 @@
 //! Networks as graph builders. They hold no numbers: parameters are named states of the graph.
 
 mod blocks;
+pub mod channels;
 pub mod conditions;
 pub mod families;
 #[cfg(feature = "mixer")]

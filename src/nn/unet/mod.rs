@@ -65,7 +65,7 @@ impl Network for UNetConfig {
         &["conv_in", "conv_out", "class_embedding.linear_1", "class_embedding.linear_2"]
     }
 
-    fn role(&self, name: &str, teacher: &dyn Network) -> String {
+    fn role(&self, name: &str, teacher: &dyn Network) -> Option<String> {
         student::role(self, name, &teacher.settings())
     }
 
