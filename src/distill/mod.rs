@@ -20,6 +20,7 @@ pub mod picture_dataset;
 pub mod points;
 mod range;
 mod record;
+pub mod search;
 mod sinusoid;
 pub mod student;
 mod target_error;
@@ -37,6 +38,8 @@ mod features_tests;
 mod loss_tests;
 #[cfg(test)]
 mod muon_tests;
+#[cfg(test)]
+mod search_tests;
 #[cfg(test)]
 mod set_tests;
 #[cfg(test)]
@@ -57,6 +60,7 @@ pub use optimizer::{LearningRate, Optimizer, OptimizerKind};
 pub use options::TrainerOptions;
 pub use parameters::ParameterSet;
 pub use points::Point;
+pub use search::{Budget, StudentRow, StudentTable, Timing};
 pub use student::{Copied, StudentOptions, derive};
 pub use targets::Target;
 pub use term::{NormKind, Term};

@@ -30,6 +30,7 @@ pub mod quantize_report;
 pub mod runtime;
 pub mod sampler;
 pub mod sampler_options;
+pub mod student_search;
 pub mod tools;
 pub mod trainer;
 pub mod trainer_options;

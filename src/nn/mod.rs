@@ -3,6 +3,7 @@
 mod blocks;
 pub mod channels;
 pub mod conditions;
+pub mod cost;
 pub mod families;
 #[cfg(feature = "mixer")]
 mod mixer;
@@ -14,6 +15,7 @@ pub mod scope;
 pub mod unet;
 
 pub use conditions::{Condition, ConditionKind};
+pub use cost::Cost;
 pub use model::{Model, StudentInfo, widened};
 pub use network::{Inputs, Network, Signature};
 pub use prediction::{Guidance, Predicted, Predictor, Roles};

@@ -95,6 +95,11 @@ pub trait Network: fmt::Debug + Send + Sync {
         Some(name.to_owned())
     }
 
+    /// The smaller networks that a search of students tries, each as the keys that differ; empty where a family has no such list.
+    fn smaller(&self) -> Vec<Map<String, Value>> {
+        vec![]
+    }
+
     /// Refuses what cannot be trained.
     fn check_trainable(&self) -> Result<()> {
         Ok(())
@@ -154,6 +159,11 @@ pub(super) fn count(parameters: &[Parameter]) -> Result<u64> {
     let count = |p: &Parameter| p.shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64));
     let total = parameters.iter().try_fold(0u64, |sum, p| sum.checked_add(count(p)?)).filter(|n| *n <= MAX_PARAMETERS);
     total.ok_or_else(|| Error::invalid(format!("the model has more than {MAX_PARAMETERS} parameters")))
+}
+
+/// The keys of some settings that differ from others, with their values.
+pub fn patch_between(from: &Map<String, Value>, to: &Map<String, Value>) -> Map<String, Value> {
+    to.iter().filter(|(key, value)| from.get(*key) != Some(value)).map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// The names of a list of choices, as a config.json has them.

@@ -15,5 +15,6 @@ mod kernel_build;
 mod pictures;
 mod plugin;
 mod quantize;
+mod student_search;
 mod training;
 mod trajectories;

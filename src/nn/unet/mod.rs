@@ -2,6 +2,7 @@
 
 mod build;
 mod config;
+mod smaller;
 mod student;
 mod validate;
 
@@ -63,6 +64,10 @@ impl Network for UNetConfig {
 
     fn outer_layers(&self) -> &'static [&'static str] {
         &["conv_in", "conv_out", "class_embedding.linear_1", "class_embedding.linear_2"]
+    }
+
+    fn smaller(&self) -> Vec<Map<String, Value>> {
+        smaller::smaller(self)
     }
 
     fn role(&self, name: &str, teacher: &dyn Network) -> Option<String> {
