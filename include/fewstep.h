@@ -335,6 +335,11 @@ FEWSTEP_API fewstep_status fewstep_cancel_token_destroy(fewstep_cancel_token *to
 #define FEWSTEP_PHASE_OPEN 7
 
 /**
+ * Progress of fewstep_student_search: `done` of `total` models that were measured, the teacher among them. It jumps to the end once there are rows enough.
+ */
+#define FEWSTEP_PHASE_SEARCH 8
+
+/**
  * How far a blocking call is. Only valid inside the callback. Later versions may have more fields: read no more than struct_size bytes.
  */
 typedef struct {
@@ -787,6 +792,25 @@ typedef struct {
 #define FEWSTEP_PREDICTION_V 3
 
 /**
+ * A student begins at random.
+ */
+#define FEWSTEP_COPY_NOTHING 0
+
+/**
+ * A student begins with the teacher's tensors of the same role and shape. Of a UNet2DModel with fewer blocks the roles are those of BK-SDM: of a down stage
+ * the last blocks are left out, of an up stage those in the middle; with fewer stages the innermost ones.
+ */
+#define FEWSTEP_COPY_SAME_SHAPE 1
+
+/**
+ * The same, and of a tensor with more channels those that matter most. A channel matters as much as the squares of all weights that make it or read it, those
+ * behind a group norm times the norm's scale. It is left out everywhere or nowhere: in convolutions, norms, skip connections and additions alike. Every group
+ * of a norm keeps as many of its own channels as the student's groups have, and attention whole heads where these are as wide as the teacher's. What reads a
+ * timestep's sines and cosines is fitted to the fewer that there are, by least squares over the schedule.
+ */
+#define FEWSTEP_COPY_CHANNELS 2
+
+/**
  * All steps of a student share all parameters.
  */
 #define FEWSTEP_PER_STEP_NONE 0
@@ -821,7 +845,7 @@ typedef struct {
    */
   const char *config_patch;
   /**
-   * 1 copies the teacher's weights where a tensor of the same role has the same shape; 0 (the default) starts at random.
+   * FEWSTEP_COPY_*: which of the teacher's weights the student begins with; FEWSTEP_COPY_NOTHING by default. What is not copied begins at random.
    */
   int32_t copy_weights;
   /**
@@ -3956,6 +3980,203 @@ fewstep_status fewstep_evaluate(const fewstep_runtime *runtime,
                                 fewstep_progress_callback progress,
                                 void *user,
                                 fewstep_quality_report **out);
+
+
+/* ---------------------------------------------------------------------------
+ * Students that fit a budget, and what one costs
+ * --------------------------------------------------------------------------- */
+
+/**
+ * What students are searched for, and how models are timed. Fill it with fewstep_student_search_options_init, then change fields.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * The most students of the table: measuring ends once so many fit; 16 by default, 0 for no bound.
+   */
+  uint32_t rows;
+  /**
+   * The most parameters; 0 (the default) for no bound.
+   */
+  uint64_t max_parameters;
+  /**
+   * The most floating-point operations of an evaluation of one image; 0 (the default) for no bound.
+   */
+  uint64_t max_flops;
+  /**
+   * The most milliseconds for a sample, as measured by this call; 0 (the default) for no bound.
+   */
+  double max_ms;
+  /**
+   * Images that are evaluated at once; 1 by default.
+   */
+  uint32_t batch;
+  /**
+   * Height of the images; 0 (the default) for the teacher's.
+   */
+  uint32_t height;
+  /**
+   * Width of the images; 0 (the default) for the teacher's.
+   */
+  uint32_t width;
+  /**
+   * Evaluations that a student needs for a sample, 1 to 1000; 1 by default, so that `ms` is of one evaluation.
+   */
+  uint32_t steps;
+  /**
+   * Evaluations that the teacher needs for a sample, 1 to 1000; 1 by default, so that `speedup` is of one evaluation.
+   */
+  uint32_t teacher_steps;
+  /**
+   * Evaluations that a model is timed by, after one that is not counted; their median is. 1 to 1000, 5 by default.
+   */
+  uint32_t repeats;
+  /**
+   * FEWSTEP_PRECISION_*: what models compute in; f32 by default.
+   */
+  int32_t precision;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * Stops the call with CANCELLED; only read during it. NULL (the default) for none.
+   */
+  const fewstep_cancel_token *cancel;
+} fewstep_student_search_options;
+
+/**
+ * What a model costs. Set struct_size before a function fills the rest.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * JSON on one line, the keys of config.json that differ from the teacher's, as fewstep_student_options takes them; "{}" for the teacher. Valid until the
+   * table is destroyed. NULL from fewstep_student_measure.
+   */
+  const char *config_patch;
+  /**
+   * Number of parameters.
+   */
+  uint64_t parameters;
+  /**
+   * Floating-point operations of an evaluation of one image: products and sums of convolutions, linear layers and attention. Norms and activations are left
+   * out, as is usual.
+   */
+  uint64_t flops;
+  /**
+   * Bytes of the weights in memory; of students in the table four for each parameter.
+   */
+  uint64_t weight_bytes;
+  /**
+   * Milliseconds for a sample: of an evaluation of a batch, for each of its images, times its steps; images are copied to the device and back.
+   */
+  double ms;
+  /**
+   * The teacher's milliseconds for a sample, divided by these.
+   */
+  double speedup;
+} fewstep_student_cost;
+
+/**
+ * Students that fit a budget. Immutable.
+ */
+typedef struct fewstep_student_table fewstep_student_table;
+
+/**
+ * What a table is of. Set struct_size before fewstep_student_table_get_info fills the rest.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct, set by the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * Rows: the teacher, and the students that fit.
+   */
+  uint32_t rows;
+  /**
+   * Smaller networks that there are, those of the teacher's operations or fewer.
+   */
+  uint32_t candidates;
+  /**
+   * Those of them that were measured.
+   */
+  uint32_t measured;
+} fewstep_student_table_info;
+
+/**
+ * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
+ *
+ * Any thread may call. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_student_search_options_init(fewstep_student_search_options *options, size_t struct_size);
+
+/**
+ * Searches the teacher's smaller relatives for those that fit a budget. Of a UNet2DModel these are all combinations of: up to two stages fewer, 3/4, 1/2 or
+ * 1/4 of the channels, half as many residual blocks or one, attention at the lowest resolution alone or none, no mid block, half the time embedding. Those
+ * with too many parameters or operations are left out first; the others are measured on the runtime's device, from the one of the most operations down, until
+ * `rows` of them fit. The table has the teacher first, then the students in that order: how much they compute is the only thing that is known of how good they
+ * can become. Train the first few for a short while and compare (fewstep_evaluate) before one is trained for long. Nothing else should compute meanwhile.
+ * `options` may be NULL for the defaults. `progress` may be NULL and reports FEWSTEP_PHASE_SEARCH.
+ *
+ * The caller owns `*out` and gives it to fewstep_student_table_destroy; it keeps the runtime alive. A table may have no student. Any thread may call. Returns
+ * OK, INVALID_ARGUMENT, SHAPE, CANCELLED, UNSUPPORTED (also for a teacher of another class) or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_student_search(const fewstep_runtime *runtime,
+                                      const fewstep_model *teacher,
+                                      const fewstep_student_search_options *options,
+                                      fewstep_progress_callback progress,
+                                      void *user,
+                                      fewstep_student_table **out);
+
+/**
+ * Measures what one student costs beside its teacher, on the runtime's device: fills `*out`, whose struct_size the caller has set. Of `options` rows and the
+ * bounds are not read; NULL for the defaults. The student may be any model that takes images of the same size.
+ *
+ * Any thread may call. Returns OK, INVALID_ARGUMENT, SHAPE, CANCELLED, UNSUPPORTED or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_student_measure(const fewstep_runtime *runtime,
+                                       const fewstep_model *teacher,
+                                       const fewstep_model *student,
+                                       const fewstep_student_search_options *options,
+                                       fewstep_student_cost *out);
+
+/**
+ * Fills `*out`, whose struct_size the caller has set.
+ *
+ * Any thread may call, also while others use the table. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_student_table_get_info(const fewstep_student_table *table, fewstep_student_table_info *out);
+
+/**
+ * Fills `*out`, whose struct_size the caller has set, with row `index`: 0 is the teacher, the others are the students, those of the most operations first.
+ *
+ * Any thread may call, also while others use the table. Returns OK or INVALID_ARGUMENT (also for an index that is no row's).
+ */
+FEWSTEP_API
+fewstep_status fewstep_student_table_row(const fewstep_student_table *table,
+                                         size_t index,
+                                         fewstep_student_cost *out);
+
+/**
+ * Destroys a table. NULL is fine. The patches that fewstep_student_table_row gave must not be read any more.
+ *
+ * Any thread may call, once. Returns OK, INVALID_ARGUMENT, or STATE while a call uses the table (nothing happens then).
+ */
+FEWSTEP_API fewstep_status fewstep_student_table_destroy(fewstep_student_table *table);
 
 
 /* ---------------------------------------------------------------------------

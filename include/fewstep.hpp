@@ -85,6 +85,7 @@ inline fewstep_status destroy(fewstep_dataset *handle) noexcept { return fewstep
 inline fewstep_status destroy(fewstep_trajectories *handle) noexcept { return fewstep_trajectories_destroy(handle); }
 inline fewstep_status destroy(fewstep_evaluator *handle) noexcept { return fewstep_evaluator_destroy(handle); }
 inline fewstep_status destroy(fewstep_quality_report *handle) noexcept { return fewstep_quality_report_destroy(handle); }
+inline fewstep_status destroy(fewstep_student_table *handle) noexcept { return fewstep_student_table_destroy(handle); }
 inline fewstep_status destroy(fewstep_trainer *handle) noexcept { return fewstep_trainer_destroy(handle); }
 inline fewstep_status destroy(fewstep_sampler *handle) noexcept { return fewstep_sampler_destroy(handle); }
 
@@ -198,6 +199,7 @@ inline fewstep_begin_options begin_options() { return detail::defaults(fewstep_b
 inline fewstep_evaluator_options evaluator_options() { return detail::defaults(fewstep_evaluator_options_init); }
 inline fewstep_recipe_options recipe_options() { return detail::defaults(fewstep_recipe_options_init); }
 inline fewstep_evaluate_options evaluate_options() { return detail::defaults(fewstep_evaluate_options_init); }
+inline fewstep_student_search_options student_search_options() { return detail::defaults(fewstep_student_search_options_init); }
 inline fewstep_evaluation evaluation() { return detail::defaults(fewstep_evaluation_init); }
 /**@}*/
 
@@ -780,6 +782,46 @@ class Recipe {
             return FEWSTEP_STATUS_OK; // watched() throws what went wrong
         }));
     }
+};
+
+/** Students that fit a budget. Immutable. */
+class StudentTable : public detail::Owner<fewstep_student_table> {
+  public:
+    /** Searches the teacher's smaller relatives. Progress callables as for Trainer. Throws Error and what `progress` throws. */
+    template <class F = NoProgress>
+    static StudentTable search(const Runtime &runtime, const Model &teacher, const fewstep_student_search_options &options = student_search_options(),
+                               F &&progress = F{}) {
+        detail::Relay<F> relay{progress, nullptr};
+        try {
+            return StudentTable(detail::child<fewstep_student_table>(runtime.handle(), [&](auto *at, auto **out) {
+                return fewstep_student_search(at, teacher.handle().get(), &options, &relay.report, &relay, out);
+            }));
+        } catch (const Error &) {
+            if (relay.thrown) std::rethrow_exception(relay.thrown);
+            throw;
+        }
+    }
+
+    /** Measures what one student costs beside its teacher. Throws Error. */
+    static fewstep_student_cost measure(const Runtime &runtime, const Model &teacher, const Model &student,
+                                        const fewstep_student_search_options &options = student_search_options()) {
+        return detail::filled<fewstep_student_cost>([&](auto *out) {
+            return fewstep_student_measure(runtime.handle().get(), teacher.handle().get(), student.handle().get(), &options, out);
+        });
+    }
+
+    /** What the table is of. Throws Error. */
+    fewstep_student_table_info info() const {
+        return detail::filled<fewstep_student_table_info>([&](auto *out) { return fewstep_student_table_get_info(handle().get(), out); });
+    }
+
+    /** A row: 0 is the teacher, the others are the students. Its patch is the table's. Throws Error. */
+    fewstep_student_cost row(std::size_t index) const {
+        return detail::filled<fewstep_student_cost>([&](auto *out) { return fewstep_student_table_row(handle().get(), index, out); });
+    }
+
+  private:
+    explicit StudentTable(std::shared_ptr<fewstep_student_table> handle) noexcept : Owner(std::move(handle)) {}
 };
 
 /** What an evaluation of images found. Immutable. */

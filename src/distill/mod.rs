@@ -9,6 +9,7 @@ pub mod distribution;
 mod draws;
 pub mod evaluations;
 pub mod features;
+mod importance;
 pub mod loss;
 pub mod loss_scale;
 pub mod objective;
@@ -22,6 +23,8 @@ pub mod picture_dataset;
 pub mod points;
 mod range;
 mod record;
+pub mod search;
+mod sinusoid;
 pub mod student;
 mod target_error;
 pub mod targets;
@@ -30,6 +33,7 @@ pub mod trainer;
 mod training_graph;
 mod trajectories;
 pub mod trajectory_set;
+mod transfer;
 
 #[cfg(test)]
 mod distribution_tests;
@@ -42,9 +46,13 @@ mod muon_tests;
 #[cfg(test)]
 mod per_step_tests;
 #[cfg(test)]
+mod search_tests;
+#[cfg(test)]
 mod self_teacher_tests;
 #[cfg(test)]
 mod set_tests;
+#[cfg(test)]
+mod student_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -63,7 +71,8 @@ pub use options::TrainerOptions;
 pub use pace::Pace;
 pub use parameters::ParameterSet;
 pub use points::Point;
-pub use student::{StudentOptions, derive};
+pub use search::{Budget, StudentRow, StudentTable, Timing};
+pub use student::{Copied, StudentOptions, derive};
 pub use targets::Target;
 pub use term::{NormKind, Term};
 pub use trainer::{StepReport, Trainer, WeightsKind};

@@ -214,7 +214,7 @@ fn what_has_no_meaning_with_own_parameters_is_named() -> Result<()> {
         (made(&plain, &own, o.clone()), "train one without per_step_weights"),
         (quantised(), "without per_step_weights"),
         (derived(&plain, StudentOptions::default()), "give the student's pairs or steps"),
-        (derived(&own, StudentOptions { copy_weights: true, ..on_grid() }), "copy_weights is set"),
+        (derived(&own, StudentOptions { weights: Copied::SameShape, ..on_grid() }), "copy_weights is set"),
     ] {
         let error = found.expect_err(needle);
         assert!(error.message.contains(needle), "{error}");

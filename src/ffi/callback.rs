@@ -26,6 +26,9 @@ pub const FEWSTEP_PHASE_EVALUATE: i32 = 6;
 /// Progress of fewstep_dataset_open_folder: `done` of `total` files.
 pub const FEWSTEP_PHASE_OPEN: i32 = 7;
 
+/// Progress of fewstep_student_search: `done` of `total` models that were measured, the teacher among them. It jumps to the end once there are rows enough.
+pub const FEWSTEP_PHASE_SEARCH: i32 = 8;
+
 /// How far a blocking call is. Only valid inside the callback. Later versions may have more fields: read no more than struct_size bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]

@@ -31,6 +31,7 @@ pub mod recipe;
 pub mod runtime;
 pub mod sampler;
 pub mod sampler_options;
+pub mod student_search;
 pub mod tools;
 pub mod trainer;
 pub mod trainer_options;

@@ -1,6 +1,6 @@
 //! Models: opened, created, derived, saved and asked.
 
-use super::boundary::{check_out, choice, ffi_boundary, flag, optional_text, path, put, slice, slice_mut, text};
+use super::boundary::{check_out, choice, ffi_boundary, optional_text, path, put, slice, slice_mut, text};
 use super::cancel::{Cancel, fewstep_cancel_token};
 use super::conditioning::fewstep_condition;
 use super::error::fewstep_status;
@@ -9,7 +9,7 @@ use super::handle::{self, Opaque, create, share};
 use super::options::{self, Options, Report, check_report, size_field, write_report};
 use super::runtime::{FEWSTEP_LOG_WARNING, Runtime, fewstep_runtime};
 use crate::diffusion::Prediction;
-use crate::distill::{StudentOptions, derive};
+use crate::distill::{Copied, StudentOptions, derive};
 use crate::error::{Error, Result};
 use crate::io::{SchedulerConfig, json};
 use crate::nn::{Model, PerStep, families};
@@ -23,6 +23,20 @@ pub const FEWSTEP_PREDICTION_EPSILON: i32 = 1;
 pub const FEWSTEP_PREDICTION_SAMPLE: i32 = 2;
 /// The network predicts the velocity v; what a few-step student should predict.
 pub const FEWSTEP_PREDICTION_V: i32 = 3;
+
+/// A student begins at random.
+pub const FEWSTEP_COPY_NOTHING: i32 = 0;
+/// A student begins with the teacher's tensors of the same role and shape. Of a UNet2DModel with fewer blocks the roles are those of BK-SDM: of a down stage
+/// the last blocks are left out, of an up stage those in the middle; with fewer stages the innermost ones.
+pub const FEWSTEP_COPY_SAME_SHAPE: i32 = 1;
+/// The same, and of a tensor with more channels those that matter most. A channel matters as much as the squares of all weights that make it or read it, those
+/// behind a group norm times the norm's scale. It is left out everywhere or nowhere: in convolutions, norms, skip connections and additions alike. Every group
+/// of a norm keeps as many of its own channels as the student's groups have, and attention whole heads where these are as wide as the teacher's. What reads a
+/// timestep's sines and cosines is fitted to the fewer that there are, by least squares over the schedule.
+pub const FEWSTEP_COPY_CHANNELS: i32 = 2;
+
+const COPIES: [(i32, Copied); 3] =
+    [(FEWSTEP_COPY_NOTHING, Copied::Nothing), (FEWSTEP_COPY_SAME_SHAPE, Copied::SameShape), (FEWSTEP_COPY_CHANNELS, Copied::Channels)];
 
 pub(super) const PREDICTIONS: [(i32, Prediction); 3] =
     [(FEWSTEP_PREDICTION_EPSILON, Prediction::Epsilon), (FEWSTEP_PREDICTION_SAMPLE, Prediction::Sample), (FEWSTEP_PREDICTION_V, Prediction::VPrediction)];
@@ -52,7 +66,7 @@ pub struct fewstep_student_options {
     /// that the types of the others stay; to drop attention, give down_block_types, up_block_types and add_attention. NULL (the default) for the teacher's
     /// architecture. Copied.
     pub config_patch: *const c_char,
-    /// 1 copies the teacher's weights where a tensor of the same role has the same shape; 0 (the default) starts at random.
+    /// FEWSTEP_COPY_*: which of the teacher's weights the student begins with; FEWSTEP_COPY_NOTHING by default. What is not copied begins at random.
     pub copy_weights: i32,
     /// The student's sampler steps, evenly spread from the noisiest timestep ("trailing"); 0 (the default) for none yet, or when `pairs` is given.
     pub steps: u32,
@@ -121,7 +135,7 @@ unsafe impl Options for fewstep_student_options {
             struct_size: size_field::<Self>(),
             prediction: FEWSTEP_PREDICTION_V,
             config_patch: std::ptr::null(),
-            copy_weights: 0,
+            copy_weights: FEWSTEP_COPY_NOTHING,
             steps: 0,
             seed: 0,
             pairs: std::ptr::null(),
@@ -206,7 +220,7 @@ unsafe fn student_options(options: &fewstep_student_options, teacher: &Model) ->
     Ok(StudentOptions {
         config_patch,
         prediction: choice(options.prediction, "prediction", &PREDICTIONS)?,
-        copy_weights: flag(options.copy_weights, "copy_weights")?,
+        weights: choice(options.copy_weights, "copy_weights", &COPIES)?,
         seed: options.seed,
         per_step: choice(options.per_step_weights, "per_step_weights", &PER_STEP)?,
         // SAFETY: as promised by the caller.

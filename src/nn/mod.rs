@@ -1,7 +1,9 @@
 //! Networks as graph builders. They hold no numbers: parameters are named states of the graph.
 
 mod blocks;
+pub mod channels;
 pub mod conditions;
+pub mod cost;
 pub mod families;
 #[cfg(feature = "mixer")]
 mod mixer;
@@ -15,6 +17,7 @@ pub mod scope;
 pub mod unet;
 
 pub use conditions::{Condition, ConditionKind};
+pub use cost::Cost;
 pub use model::{Model, StudentInfo, widened};
 pub use network::{Inputs, Network, Signature};
 pub use per_step::{PerStep, Step, When};

@@ -90,9 +90,14 @@ pub trait Network: fmt::Debug + Send + Sync {
         Ok(())
     }
 
-    /// The name of the teacher's parameter that has the role of this network's `name`.
-    fn role(&self, name: &str, _teacher: &dyn Network) -> String {
-        name.to_owned()
+    /// The name of the teacher's parameter that has the role of this network's `name`; `None` where none has.
+    fn role(&self, name: &str, _teacher: &dyn Network) -> Option<String> {
+        Some(name.to_owned())
+    }
+
+    /// The smaller networks that a search of students tries, each as the keys that differ; empty where a family has no such list.
+    fn smaller(&self) -> Vec<Map<String, Value>> {
+        vec![]
     }
 
     /// Refuses what cannot be trained.
@@ -101,7 +106,7 @@ pub trait Network: fmt::Debug + Send + Sync {
     }
 }
 
-impl dyn Network {
+impl dyn Network + '_ {
     /// The text of a config.json that opens as this network.
     pub fn to_json(&self) -> Result<String> {
         to_text(&self.settings(), &self.unknown().other, "config.json")
@@ -109,13 +114,9 @@ impl dyn Network {
 
     /// Every parameter, in the order in which the forward pass meets them; an error where they are more than there can be.
     pub fn parameters(&self) -> Result<Vec<Parameter>> {
-        let parameters = self.small(|scope| scope.into_parameters())?;
-        let count = |p: &Parameter| p.shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64));
-        let total = parameters.iter().try_fold(0u64, |sum, p| sum.checked_add(count(p)?));
-        match total.filter(|n| *n <= MAX_PARAMETERS) {
-            Some(_) => Ok(parameters),
-            None => Err(Error::invalid(format!("the model has more than {MAX_PARAMETERS} parameters"))),
-        }
+        let parameters = self.small(|_, scope, _| scope.into_parameters())?;
+        count(&parameters)?;
+        Ok(parameters)
     }
 
     /// Names of the weights of its inner layers, each a matrix [O, ...]: no tables, no norms and none of [`Network::outer_layers`].
@@ -126,22 +127,43 @@ impl dyn Network {
 
     /// Its layers, in the order in which the forward pass meets them. The values that they read are of no graph that is left.
     pub fn layers(&self) -> Result<Vec<Layer>> {
-        self.small(|scope| scope.into_met().layers)
+        self.small(|_, scope, _| scope.into_met().layers)
     }
 
-    /// What a program of the smallest image has met.
-    fn small<T>(&self, met: impl FnOnce(Scope) -> T) -> Result<T> {
+    /// Its program for the smallest image, and the output.
+    pub fn smallest(&self) -> Result<(Graph, ValueId)> {
+        self.small(|graph, _, output| (graph, output))
+    }
+
+    /// Its program for one image of `size` [H, W], what that has met, and the output.
+    pub(crate) fn program<T>(&self, size: [usize; 2], met: impl FnOnce(Graph, Scope, ValueId) -> T) -> Result<T> {
         let signature = self.signature();
-        let side = signature.size_multiple;
         let mut g = Graph::new();
-        let x = g.input("x", TensorType::f32(&[1, side, side, signature.in_channels]))?;
+        let x = g.input("x", TensorType::f32(&[1, size[0], size[1], signature.in_channels]))?;
         let t = g.input("t", TensorType::f32(&[1]))?;
-        let condition = |c: &Condition| g.input(c.name.clone(), c.kind.ty(1, [side; 2]));
+        let condition = |c: &Condition| g.input(c.name.clone(), c.kind.ty(1, size));
         let conditions = memory::try_collect(signature.conditions.iter().map(condition), "conditions")?;
         let scope = Scope::new("");
-        self.build(&mut g, &scope, &Inputs { x, t, conditions: &conditions })?;
-        Ok(met(scope))
+        let output = self.build(&mut g, &scope, &Inputs { x, t, conditions: &conditions })?;
+        Ok(met(g, scope, output))
     }
+
+    /// The same for the smallest image.
+    fn small<T>(&self, met: impl FnOnce(Graph, Scope, ValueId) -> T) -> Result<T> {
+        self.program([self.signature().size_multiple; 2], met)
+    }
+}
+
+/// How many numbers parameters have; an error where they are more than there can be.
+pub(super) fn count(parameters: &[Parameter]) -> Result<u64> {
+    let count = |p: &Parameter| p.shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64));
+    let total = parameters.iter().try_fold(0u64, |sum, p| sum.checked_add(count(p)?)).filter(|n| *n <= MAX_PARAMETERS);
+    total.ok_or_else(|| Error::invalid(format!("the model has more than {MAX_PARAMETERS} parameters")))
+}
+
+/// The keys of some settings that differ from others, with their values.
+pub fn patch_between(from: &Map<String, Value>, to: &Map<String, Value>) -> Map<String, Value> {
+    to.iter().filter(|(key, value)| from.get(*key) != Some(value)).map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// The names of a list of choices, as a config.json has them.

@@ -6,7 +6,7 @@ use crate::backend::cpu::CpuBackend;
 use crate::backend::{Backend, as_bytes};
 use crate::cancel::Stop;
 use crate::diffusion::Weight;
-use crate::distill::{Dataset, FeatureTerm, NormKind, Objective, Optimizer, Point, StudentOptions, Trainer, TrainerOptions, WeightsKind, derive};
+use crate::distill::{Copied, Dataset, FeatureTerm, NormKind, Objective, Optimizer, Point, StudentOptions, Trainer, TrainerOptions, WeightsKind, derive};
 use crate::error::{Result, Status};
 use crate::graph::{Graph, TensorType};
 use crate::nn::{Model, Scope, scale_after};
@@ -171,7 +171,7 @@ fn what_leaves_the_grid_is_refused() -> Result<()> {
 #[test]
 fn a_student_of_it_begins_with_its_floats() -> Result<()> {
     let whole = quantized(&student()?, &options(129))?;
-    let derived = derive(&whole, &StudentOptions { copy_weights: true, ..StudentOptions::default() }, Stop::NEVER)?;
+    let derived = derive(&whole, &StudentOptions { weights: Copied::SameShape, ..StudentOptions::default() }, Stop::NEVER)?;
     assert_eq!((derived.quantization.is_none(), derived.weights.keys().eq(student()?.weights.keys())), (true, true));
     let wide = whole.widened(Stop::NEVER)?;
     for (name, tensor) in &derived.weights {

@@ -416,8 +416,8 @@ impl Recipe {
         let mut map = object(parse(text, "recipe")?, "recipe")?;
         let stages = take_list(&mut map, "stages", "recipe", |value, at| {
             let mut map = object(value, at)?;
-            let terms = take_list(&mut map, "terms", at, |value, at| record(value, at))?;
-            let features = take_list(&mut map, "features", at, |value, at| record(value, at))?;
+            let terms = take_list(&mut map, "terms", at, record)?;
+            let features = take_list(&mut map, "features", at, record)?;
             Ok(Stage { terms, features, ..record(Value::Object(map), at)? })
         })?;
         match map.keys().next() {

@@ -121,6 +121,12 @@ fn null_everywhere() {
         fewstep_evaluator_run(null_mut(), null(), null_mut(), 0) => INVALID;
         fewstep_evaluator_get_info(null_mut(), null_mut()) => INVALID;
         fewstep_evaluator_destroy(null_mut()) => 0;
+        fewstep_student_search_options_init(null_mut(), 0) => INVALID;
+        fewstep_student_search(null(), null(), null(), None, null_mut(), null_mut()) => INVALID;
+        fewstep_student_measure(null(), null(), null(), null(), null_mut()) => INVALID;
+        fewstep_student_table_get_info(null(), null_mut()) => INVALID;
+        fewstep_student_table_row(null(), 0, null_mut()) => INVALID;
+        fewstep_student_table_destroy(null_mut()) => 0;
         fewstep_evaluate_options_init(null_mut(), 0) => INVALID;
         fewstep_evaluate(null(), null(), null(), null(), 0, 0, None, null_mut(), null_mut()) => INVALID;
         fewstep_quality_report_get_info(null(), null_mut()) => INVALID;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The header's chapters in their order: a file of src/ffi, and what it is about.
-const CHAPTERS: [(&str, &str); 24] = [
+const CHAPTERS: [(&str, &str); 25] = [
     ("error", "Version, status codes, the last error"),
     ("cancel", "Cancel tokens"),
     ("callback", "Progress"),
@@ -30,6 +30,7 @@ const CHAPTERS: [(&str, &str); 24] = [
     ("sampler", "Samplers"),
     ("quality_report", "Evaluations: what they find"),
     ("evaluate", "Evaluations: how good images are"),
+    ("student_search", "Students that fit a budget, and what one costs"),
     ("tools", "Arrays and pictures as files"),
 ];
 

@@ -16,5 +16,6 @@ mod pictures;
 mod plugin;
 mod quantize;
 mod recipe;
+mod student_search;
 mod training;
 mod trajectories;

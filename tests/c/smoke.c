@@ -485,6 +485,36 @@ static void compare(const fewstep_runtime *runtime, const fewstep_model *teacher
     OK(fewstep_quality_report_destroy(report));
 }
 
+/* The first student that fits, made as its row says; and one that was trained. */
+static void search(const fewstep_runtime *runtime, const fewstep_model *teacher, const fewstep_model *trained) {
+    fewstep_student_search_options options;
+    OK(fewstep_student_search_options_init(&options, sizeof options));
+    options.rows = options.repeats = 1;
+    options.max_parameters = 100000;
+    counter all = {0, UINT64_MAX}, one = {0, 1};
+    fewstep_student_table *table = NULL;
+    FAILS(CANCELLED, fewstep_student_search(runtime, teacher, &options, count, &one, &table));
+    OK(fewstep_student_search(runtime, teacher, &options, count, &all, &table));
+    fewstep_student_table_info info = {.struct_size = sizeof info};
+    OK(fewstep_student_table_get_info(table, &info));
+    if (info.rows != 2 || info.measured != 1) exit(1);
+    fewstep_student_cost row = {.struct_size = sizeof row}, own = {.struct_size = sizeof own};
+    FAILS(INVALID_ARGUMENT, fewstep_student_table_row(table, info.rows, &row));
+    OK(fewstep_student_table_row(table, 1, &row));
+    if (row.parameters > options.max_parameters || row.weight_bytes != 4 * row.parameters || !(row.ms > 0)) exit(1);
+    fewstep_student_options derived;
+    OK(fewstep_student_options_init(&derived, sizeof derived));
+    derived.config_patch = row.config_patch;
+    derived.copy_weights = FEWSTEP_COPY_CHANNELS;
+    fewstep_model *student = NULL;
+    OK(fewstep_model_derive_student(runtime, teacher, &derived, &student));
+    OK(fewstep_student_table_destroy(table));
+    OK(fewstep_student_measure(runtime, teacher, student, &options, &own));
+    if (own.parameters != row.parameters || own.flops != row.flops || own.config_patch) exit(1);
+    OK(fewstep_model_destroy(student));
+    OK(fewstep_student_measure(runtime, teacher, trained, NULL, &own));
+}
+
 /* Models from memory, whole and damaged. */
 static void open_memory(const fewstep_runtime *runtime, const char *out) {
     size_t config_size, weights_size;
@@ -577,6 +607,7 @@ int main(int argc, char **argv) {
     sample(runtime, trained, 0, out); /* its own grid */
     compare(runtime, teacher, trained);
     by_recipe(runtime, student, teacher, out);
+    search(runtime, teacher, trained);
     open_memory(runtime, out);
 
     /* Parents first: children keep them alive. */

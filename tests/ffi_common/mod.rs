@@ -24,6 +24,7 @@ use fewstep::ffi::recipe::*;
 use fewstep::ffi::runtime::*;
 use fewstep::ffi::sampler::*;
 use fewstep::ffi::sampler_options::*;
+use fewstep::ffi::student_search::*;
 use fewstep::ffi::tools::*;
 use fewstep::ffi::trainer::*;
 use fewstep::ffi::trainer_options::*;
@@ -161,6 +162,17 @@ api! {
     fewstep_quality_report_row(*const fewstep_quality_report, usize, *mut fewstep_quality) -> i32;
     fewstep_quality_report_text(*const fewstep_quality_report, i32, *mut c_char, usize, *mut usize) -> i32;
     fewstep_quality_report_destroy(*mut fewstep_quality_report) -> i32;
+    fewstep_student_search_options_init(*mut fewstep_student_search_options, usize) -> i32;
+    fewstep_student_search(
+        *const fewstep_runtime, *const fewstep_model, *const fewstep_student_search_options, fewstep_progress_callback, *mut c_void,
+        *mut *mut fewstep_student_table
+    ) -> i32;
+    fewstep_student_measure(
+        *const fewstep_runtime, *const fewstep_model, *const fewstep_model, *const fewstep_student_search_options, *mut fewstep_student_cost
+    ) -> i32;
+    fewstep_student_table_get_info(*const fewstep_student_table, *mut fewstep_student_table_info) -> i32;
+    fewstep_student_table_row(*const fewstep_student_table, usize, *mut fewstep_student_cost) -> i32;
+    fewstep_student_table_destroy(*mut fewstep_student_table) -> i32;
     fewstep_save_npy_f32(*const c_char, *const f32, *const usize, usize) -> i32;
     fewstep_save_npy_i32(*const c_char, *const i32, *const usize, usize) -> i32;
     fewstep_save_image_grid(*const c_char, *const fewstep_grid_row, usize, usize, u32, u32, u32, u32) -> i32;

@@ -2,6 +2,7 @@
 
 mod build;
 mod config;
+mod smaller;
 mod student;
 mod validate;
 
@@ -65,7 +66,11 @@ impl Network for UNetConfig {
         &["conv_in", "conv_out", "class_embedding.linear_1", "class_embedding.linear_2"]
     }
 
-    fn role(&self, name: &str, teacher: &dyn Network) -> String {
+    fn smaller(&self) -> Vec<Map<String, Value>> {
+        smaller::smaller(self)
+    }
+
+    fn role(&self, name: &str, teacher: &dyn Network) -> Option<String> {
         student::role(self, name, &teacher.settings())
     }
 

@@ -11,9 +11,10 @@ pub(super) fn adapt(teacher: &UNetConfig, settings: &mut Map<String, Value>, pat
         if own == 0 || own > stages {
             return Err(Error::invalid(format!("config_patch: block_out_channels has {own} stages; a student has 1 to {stages} (the teacher's)")));
         }
-        for (key, kept) in [("down_block_types", 0..own), ("up_block_types", stages - own..stages)] {
-            if let (None, Some(types)) = (patch.get(key), settings.get_mut(key).and_then(Value::as_array_mut)) {
-                *types = types[kept].to_vec();
+        let types = outermost(teacher, own).to_settings();
+        for key in ["down_block_types", "up_block_types"] {
+            if !patch.contains_key(key) {
+                settings.insert(key.to_owned(), types[key].clone());
             }
         }
     }
@@ -23,19 +24,36 @@ pub(super) fn adapt(teacher: &UNetConfig, settings: &mut Map<String, Value>, pat
     Ok(())
 }
 
-/// The last residual block of an up stage has the teacher's last one as its role, since both read the narrower skip connection; stages are matched from the
-/// outside.
-pub(super) fn role(student: &UNetConfig, name: &str, teacher: &Map<String, Value>) -> String {
-    let stages = teacher["block_out_channels"].as_array().map_or(0, Vec::len);
-    let layers = &teacher["layers_per_block"];
-    let mut parts: Vec<String> = name.split('.').map(str::to_owned).collect();
-    if parts.len() > 4 && parts[0] == "up_blocks" {
-        if let Ok(stage) = parts[1].parse::<usize>() {
-            parts[1] = (stage + stages).saturating_sub(student.block_out_channels.len()).to_string();
-        }
-        if (parts[2] == "resnets" || parts[2] == "attentions") && parts[3] == student.layers_per_block.to_string() {
-            parts[3] = layers.to_string();
-        }
+/// The same with its `kept` outermost stages.
+pub(super) fn outermost(c: &UNetConfig, kept: usize) -> UNetConfig {
+    let dropped = c.block_out_channels.len() - kept;
+    UNetConfig {
+        block_out_channels: c.block_out_channels[..kept].to_vec(),
+        down_block_types: c.down_block_types[..kept].to_vec(),
+        up_block_types: c.up_block_types[dropped..].to_vec(),
+        ..c.clone()
     }
-    parts.join(".")
+}
+
+/// Which block a student's block takes its weights from, as BK-SDM removes blocks (Kim et al. 2023, section 3.2): of a down stage the last ones are left out,
+/// of an up stage those in the middle, since its first block reads the stage before and its last the narrower skip connection. Fewer stages are matched from
+/// the outside: the innermost ones are left out. Attention goes with its residual block. More blocks than the teacher has are of no role.
+pub(super) fn role(student: &UNetConfig, name: &str, teacher: &Map<String, Value>) -> Option<String> {
+    let stages = teacher["block_out_channels"].as_array().map_or(0, Vec::len);
+    let last = teacher["layers_per_block"].as_u64().and_then(|layers| usize::try_from(layers).ok())?;
+    let mut parts: Vec<String> = name.split('.').map(str::to_owned).collect();
+    if parts.len() < 5 || parts[0] != "up_blocks" {
+        return Some(name.to_owned());
+    }
+    let [stage, layer] = [1, 3].map(|at| parts[at].parse::<usize>().ok());
+    parts[1] = (stage? + stages).checked_sub(student.block_out_channels.len())?.to_string();
+    if parts[2] == "resnets" || parts[2] == "attentions" {
+        let layer = layer?;
+        let is_last = layer == student.layers_per_block;
+        if !is_last && layer >= last {
+            return None;
+        }
+        parts[3] = if is_last { last } else { layer }.to_string();
+    }
+    Some(parts.join("."))
 }

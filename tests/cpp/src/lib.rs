@@ -44,6 +44,7 @@ pub mod ffi {
         fn quantize(runtime: &Runtime, student: &Model) -> Result<UniquePtr<Model>>;
         fn quantized_layers(model: &Model) -> u32;
         fn quality_report(runtime: &Runtime, teacher: &Model, student: &Model, format: i32, throw_at: u64) -> Result<String>;
+        fn first_student(runtime: &Runtime, teacher: &Model, most: u64, throw_at: u64) -> Result<String>;
         fn reported_layers(runtime: &Runtime, student: &Model, quantized: &Model) -> Result<usize>;
         fn save(model: &Model, path: &str) -> Result<()>;
         fn save_file(model: &Model, path: &str) -> Result<()>;

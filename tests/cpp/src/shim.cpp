@@ -143,6 +143,22 @@ rust::String quality_report(const Runtime &runtime, const Model &teacher, const 
     return report.text(format);
 }
 
+rust::String first_student(const Runtime &runtime, const Model &teacher, std::uint64_t most, std::uint64_t throw_at) {
+    fewstep_student_search_options options = fewstep::student_search_options();
+    options.rows = options.repeats = 1;
+    options.max_parameters = most;
+    const auto progress = [&](const fewstep_progress &now) {
+        if (now.done >= throw_at) throw std::runtime_error("enough");
+    };
+    const fewstep::StudentTable table = fewstep::StudentTable::search(runtime, teacher, options, progress);
+    const fewstep_student_cost row = table.row(table.info().rows - 1);
+    fewstep_student_options derived = fewstep::student_options();
+    derived.config_patch = row.config_patch;
+    const Model student = teacher.derive_student(runtime, derived);
+    if (fewstep::StudentTable::measure(runtime, teacher, student, options).parameters != row.parameters) throw std::runtime_error("parameters");
+    return row.config_patch;
+}
+
 std::uint32_t quantized_layers(const Model &model) { return model.info().quantized_layers; }
 
 void save(const Model &model, rust::Str path) { model.save(std::string(path)); }

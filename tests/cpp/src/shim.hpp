@@ -57,6 +57,7 @@ std::unique_ptr<Model> derive_student(const Runtime &runtime, const Model &teach
 std::unique_ptr<Model> quantize(const Runtime &runtime, const Model &student);
 std::uint32_t quantized_layers(const Model &model);
 rust::String quality_report(const Runtime &runtime, const Model &teacher, const Model &student, std::int32_t format, std::uint64_t throw_at);
+rust::String first_student(const Runtime &runtime, const Model &teacher, std::uint64_t most, std::uint64_t throw_at);
 std::size_t reported_layers(const Runtime &runtime, const Model &student, const Model &quantized);
 void save(const Model &model, rust::Str path);
 void save_file(const Model &model, rust::Str path);

@@ -59,6 +59,9 @@ fn models_open_save_and_derive() {
     assert!(quality_report(&runtime, &teacher, &student, 2, u64::MAX).is_ok_and(|json| json.starts_with('{') && json.ends_with('}')));
     assert_fails(quality_report(&runtime, &teacher, &student, 9, u64::MAX), "INVALID_ARGUMENT", "format is 9");
     assert_fails(quality_report(&runtime, &teacher, &student, 1, 1), "exception", "enough");
+    assert!(first_student(&runtime, &teacher, 100_000, u64::MAX).is_ok_and(|patch| patch.contains("block_out_channels")));
+    assert_eq!(first_student(&runtime, &teacher, 1, u64::MAX).expect("the teacher alone"), "{}");
+    assert_fails(first_student(&runtime, &teacher, 100_000, 1), "exception", "enough");
     let dir = scratch("model");
     let path = dir.to_str().expect("UTF-8");
     save(&student, path).expect("save");
