@@ -41,6 +41,7 @@ fn report(backend: &CpuBackend) -> Result<()> {
         size: [8, 8],
         seed: 5,
         reference_steps: 50,
+        reference_clip: None,
         precision: DType::F32,
         guidance: None,
         given: vec![],

@@ -3863,7 +3863,7 @@ typedef struct {
    */
   uint32_t width;
   /**
-   * Steps of the teacher's reference: DDIM on the trailing grid with eta 0, clipped as its scheduler says; 50 by default.
+   * Steps of the teacher's reference: DDIM on the trailing grid with eta 0; 50 by default.
    */
   uint32_t reference_steps;
   /**
@@ -3909,9 +3909,10 @@ typedef struct {
    */
   int32_t classifier;
   /**
-   * 0.
+   * What the reference does to the image that it predicts in each step: FEWSTEP_CLIP_FROM_TEACHER (the default), or FEWSTEP_CLIP_NONE. Sets are best compared with
+   * a reference that clips as they do.
    */
-  uint32_t reserved;
+  int32_t reference_clip;
 } fewstep_evaluate_options;
 
 /**

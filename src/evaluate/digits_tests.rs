@@ -8,7 +8,7 @@ use super::report::{Against, COLUMNS, Kind, Report};
 use super::sampled::Sampling;
 use crate::backend::cpu::CpuBackend;
 use crate::cancel::{Stop, cancelled};
-use crate::diffusion::{Table, trailing_pairs};
+use crate::diffusion::{Clip, Table, trailing_pairs};
 use crate::distill::Dataset;
 use crate::error::{Result, Status};
 use crate::graph::reference::{Array, array, evaluate as in_f64, to_array};
@@ -43,7 +43,27 @@ fn in_steps(teacher: &Model, steps: usize) -> Result<Source<'_>> {
 
 fn options(count: usize, reference_steps: usize, dataset: Option<&Dataset>) -> Options<'_> {
     let (batch, size, seed, precision) = (16, [8, 8], 5, DType::F32);
-    Options { count, batch, size, seed, reference_steps, precision, guidance: None, given: vec![], dataset, classifier: true }
+    Options { count, batch, size, seed, reference_steps, reference_clip: None, precision, guidance: None, given: vec![], dataset, classifier: true }
+}
+
+/// A row that samples as the reference does is it, whichever way they clip; one that does not is not.
+#[test]
+fn the_reference_clips_as_it_is_told() -> Result<()> {
+    let teacher = teacher()?;
+    let (schedule, prediction) = (teacher.scheduler.noise_schedule()?, teacher.scheduler.prediction());
+    let clips = [teacher.scheduler.clip(), Clip::None];
+    assert!(clips[0] != clips[1]);
+    let of = |clip| -> Result<Source<'_>> {
+        let table = Table::from_pairs(&schedule, prediction, &trailing_pairs(schedule.len(), 4)?, 0.0, clip)?;
+        Ok(Source::Model(Sampling { model: &teacher, table, precision: DType::F32, guidance: None }))
+    };
+    for (reference_clip, same) in [(None, 0), (Some(Clip::None), 1)] {
+        let options = Options { reference_clip, classifier: false, ..options(6, 4, None) };
+        let report = report(1, &teacher, &options, &[("clipped", of(clips[0])?), ("plain", of(clips[1])?)])?;
+        let errors: Vec<f64> = report.rows[3..].iter().map(|row| row.paired.expect("errors").rmse).collect();
+        assert!(errors[same] == 0.0 && errors[1 - same] > 0.01, "{reference_clip:?}: {errors:?}");
+    }
+    Ok(())
 }
 
 fn report(threads: usize, teacher: &Model, options: &Options, rows: &[(&str, Source)]) -> Result<Report> {

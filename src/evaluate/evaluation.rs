@@ -10,7 +10,7 @@ use super::report::{Against, Kind, Report, Row};
 use super::sampled::{self, Noises, Sampling};
 use crate::backend::Backend;
 use crate::cancel::Stop;
-use crate::diffusion::{Table, trailing_pairs};
+use crate::diffusion::{Clip, Table, trailing_pairs};
 use crate::distill::Dataset;
 use crate::error::{Error, Result};
 use crate::memory;
@@ -36,6 +36,8 @@ pub struct Options<'a> {
     pub seed: u64,
     /// Steps of the teacher's reference, DDIM on a trailing grid.
     pub reference_steps: usize,
+    /// What it does to the data that it predicts; `None`: what the teacher's own scheduler says.
+    pub reference_clip: Option<Clip>,
     /// What the teacher computes in.
     pub precision: DType,
     /// If the teacher's predictions are guided.
@@ -107,7 +109,13 @@ impl<'a> Evaluation<'a, '_> {
 
     fn steps_of_teacher(&self, pairs: &[(i64, i64)]) -> Result<Sampling<'a>> {
         let (teacher, scheduler) = (self.teacher, &self.teacher.scheduler);
-        let table = Table::from_pairs(&scheduler.noise_schedule()?, scheduler.prediction(), pairs, 0.0, scheduler.clip())?;
+        let table = Table::from_pairs(
+            &scheduler.noise_schedule()?,
+            scheduler.prediction(),
+            pairs,
+            0.0,
+            self.options.reference_clip.unwrap_or_else(|| scheduler.clip()),
+        )?;
         Ok(Sampling { model: teacher, table, precision: self.options.precision, guidance: self.options.guidance })
     }
 

@@ -1,6 +1,6 @@
 //! How good images are: several models on the same noises, and the yardsticks beside them.
 
-use super::boundary::{check_out, ffi_boundary, flag, slice, text, to_nhwc};
+use super::boundary::{check_out, choice, ffi_boundary, flag, slice, text, to_nhwc};
 use super::callback::{FEWSTEP_PHASE_EVALUATE, Watch, fewstep_progress, fewstep_progress_callback};
 use super::cancel::fewstep_cancel_token;
 use super::conditioning::{self, Held, fewstep_conditioning};
@@ -14,7 +14,9 @@ use super::options::{self, Item, Options, size_field};
 use super::precision::{FEWSTEP_PRECISION_F32, precision};
 use super::quality_report::{QualityHandle, fewstep_quality_report};
 use super::runtime::fewstep_runtime;
-use super::sampler_options::{Spec, fewstep_sampler_options};
+use super::sampler_options::{FEWSTEP_CLIP_NONE, Spec, fewstep_sampler_options};
+use super::trainer_options::FEWSTEP_CLIP_FROM_TEACHER;
+use crate::diffusion::Clip;
 use crate::distill::Dataset;
 use crate::error::{Error, Result};
 use crate::evaluate::{self, Sampling, Source};
@@ -42,7 +44,7 @@ pub struct fewstep_evaluate_options {
     pub height: u32,
     /// Width of the images; 0 (the default) for the teacher's.
     pub width: u32,
-    /// Steps of the teacher's reference: DDIM on the trailing grid with eta 0, clipped as its scheduler says; 50 by default.
+    /// Steps of the teacher's reference: DDIM on the trailing grid with eta 0; 50 by default.
     pub reference_steps: u32,
     /// Seed of the noise: image i has the noise of (seed, i), as of a sampler's run that begins with this seed at index 0. 0 by default.
     pub seed: u64,
@@ -66,8 +68,9 @@ pub struct fewstep_evaluate_options {
     /// 1 (the default): where the dataset has labels, a small classifier is trained on two thirds of it (400 steps of 64 images), and says how many images look
     /// like the class that they were asked for.
     pub classifier: i32,
-    /// 0.
-    pub reserved: u32,
+    /// What the reference does to the image that it predicts in each step: FEWSTEP_CLIP_FROM_TEACHER (the default), or FEWSTEP_CLIP_NONE. Sets are best compared with
+    /// a reference that clips as they do.
+    pub reference_clip: i32,
 }
 
 /// A set of images to evaluate: those that a model makes, or the program's. Set every field; those that a later version adds may be 0.
@@ -112,7 +115,7 @@ unsafe impl Options for fewstep_evaluate_options {
             dataset: std::ptr::null(),
             cancel: std::ptr::null(),
             classifier: 1,
-            reserved: 0,
+            reference_clip: FEWSTEP_CLIP_FROM_TEACHER,
         }
     }
 }
@@ -136,8 +139,8 @@ impl Extent {
         if o.count == 0 || o.count > MAX_COUNT {
             return Err(Error::invalid(format!("count is {}; it must be 6 to {MAX_COUNT}", o.count)));
         }
-        if o.batch == 0 || o.reserved != 0 {
-            return Err(Error::invalid(format!("batch is {} and reserved {}; they must be at least 1 and 0", o.batch, o.reserved)));
+        if o.batch == 0 {
+            return Err(Error::invalid("batch is 0; it must be at least 1"));
         }
         let size = read_size(o.height, o.width)?.map_or_else(|| teacher.size(), Ok)?;
         let batch = o.batch.min(o.count) as usize;
@@ -214,6 +217,7 @@ fn read<'a>(
         size: extent.size,
         seed: o.seed,
         reference_steps: o.reference_steps as usize,
+        reference_clip: choice(o.reference_clip, "reference_clip", &[(FEWSTEP_CLIP_FROM_TEACHER, None), (FEWSTEP_CLIP_NONE, Some(Clip::None))])?,
         precision: precision(o.precision)?,
         guidance: guidance::read(o.guidance_scale, o.null_label, 0, Some(teacher))?,
         given: memory::collect(given.iter().map(|(kind, held)| (*kind, held.values())), "conditionings")?,

@@ -207,7 +207,7 @@ fn what_cannot_be_evaluated_is_refused_by_name() {
     let o = f.options();
     let many = vec![set; 257];
     let two_without_a_grid = fewstep_evaluate_set { model: f.teacher, ..set };
-    let rows: [(fewstep_evaluate_options, &[fewstep_evaluate_set], i32, &str); 17] = [
+    let rows: [(fewstep_evaluate_options, &[fewstep_evaluate_set], i32, &str); 18] = [
         (o, &[fewstep_evaluate_set { name: null(), ..set }], INVALID, "sets[0].name is NULL"),
         (o, &[set, fewstep_evaluate_set { name: empty.as_ptr(), ..set }], INVALID, "sets[1].name"),
         (o, &[fewstep_evaluate_set { name: lines.as_ptr(), ..set }], INVALID, "on one line"),
@@ -224,6 +224,7 @@ fn what_cannot_be_evaluated_is_refused_by_name() {
         (fewstep_evaluate_options { count: 5, ..o }, &[], INVALID, "6 images"),
         (fewstep_evaluate_options { batch: 0, ..o }, &[], INVALID, "batch is 0"),
         (fewstep_evaluate_options { classifier: 3, ..o }, &[], INVALID, "classifier is 3"),
+        (fewstep_evaluate_options { reference_clip: 1, ..o }, &[], INVALID, "reference_clip is 1"),
         (fewstep_evaluate_options { reference_steps: 1001, ..o }, &[], INVALID, "steps is 1001"),
     ];
     for (options, sets, status, needle) in rows {
