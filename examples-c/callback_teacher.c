@@ -1,5 +1,5 @@
-/* A teacher that is no network of the library's: any function that predicts the noise in an image. Here it is the exact one of a world of 192 pictures, circles,
- * squares and crosses; in a host it may be a remote service, another library, a simulation. A student of two steps learns it from its trajectories.
+/* A teacher that is no network of the library's: any function that predicts the noise in an image. Here it is the exact one of a world of 192 pictures,
+ * circles, squares and crosses; in a host it may be a remote service, another library, a simulation. A student of two steps learns it from its trajectories.
  *
  * usage: callback_teacher OUT_DIR [train=N]
  *   OUT_DIR/   shapes.png: the teacher in 50 steps and the student in 2, from the same noises; student/
@@ -48,7 +48,8 @@ static void draw(world *w) {
             for (int pixel = 0; pixel < IMAGE; pixel++) {
                 const double dx = fabs(pixel % SIDE - x), dy = fabs(pixel / SIDE - y);
                 /* How far inside the shape the pixel is: its edges are one pixel wide. */
-                const double inside = shape == 0 ? radius - hypot(dx, dy) : shape == 1 ? radius - fmax(dx, dy) : fmin(radius - fmax(dx, dy), 1.5 - fmin(dx, dy));
+                const double square = radius - fmax(dx, dy);
+                const double inside = shape == 0 ? radius - hypot(dx, dy) : shape == 1 ? square : fmin(square, 1.5 - fmin(dx, dy));
                 w->pictures[shape][i][pixel] = (float)(2 * fmin(fmax(inside + 0.5, 0), 1) - 1);
             }
         }

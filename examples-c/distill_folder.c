@@ -15,9 +15,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { SHOWN = 12, TEACHER_STEPS = 50, CHANNELS = 4, SIDE = 256 };
+enum { SHOWN = 12, TEACHER_STEPS = 50, SIDE = 256 };
 
-static fewstep_cancel_token *interrupted; /* set by Ctrl-C */
+static volatile sig_atomic_t interrupted; /* by Ctrl-C */
 
 #define CHECK(call)                                                                                        \
     do {                                                                                                   \
@@ -34,7 +34,7 @@ static fewstep_cancel_token *interrupted; /* set by Ctrl-C */
 
 static void stop(int signal) {
     (void)signal;
-    fewstep_cancel_token_cancel(interrupted); /* may be called in a signal handler */
+    interrupted = 1;
 }
 
 typedef struct {
@@ -45,10 +45,10 @@ typedef struct {
 static int32_t show_progress(void *user, const fewstep_progress *p) {
     bar *b = user;
     const int percent = p->total ? (int)(100 * p->done / p->total) : 100;
-    if (percent == b->percent) return 0;
+    if (percent == b->percent || interrupted) return interrupted; /* anything but 0 cancels */
     b->percent = percent;
-    printf("\r%-8s %-12s [%-40.*s] %3d %%", b->what, p->phase == FEWSTEP_PHASE_OPEN ? "pictures" : p->phase == FEWSTEP_PHASE_PREPARE ? "trajectories" : "training",
-           percent * 40 / 100, "########################################", percent);
+    const char *phase = p->phase == FEWSTEP_PHASE_OPEN ? "pictures" : p->phase == FEWSTEP_PHASE_PREPARE ? "trajectories" : "training";
+    printf("\r%-8s %-12s [%-40.*s] %3d %%", b->what, phase, percent * 40 / 100, "########################################", percent);
     if (p->phase == FEWSTEP_PHASE_TRAIN) printf("  loss %.4f  %5.0f images/s  %4.0f s left ", (double)p->loss, p->samples_per_second, p->seconds_left);
     if (percent == 100) printf("\n");
     fflush(stdout);
@@ -67,7 +67,6 @@ static fewstep_dataset *open_pictures(const fewstep_runtime *runtime, const char
     CHECK(fewstep_folder_options_init(&options, sizeof options));
     options.channels = channels;
     options.height = options.width = size;
-    options.cancel = interrupted;
     bar b = {"data", -1};
     fewstep_dataset *dataset;
     CHECK(fewstep_dataset_open_folder(runtime, folder, &options, show_progress, &b, &dataset));
@@ -94,15 +93,17 @@ static fewstep_model *run(const fewstep_runtime *runtime, const char *what, cons
     options.held_out = 64;
     bar b = {what, -1};
     fewstep_model *model;
-    CHECK(fewstep_recipe_run(runtime, recipe, initial, teacher, dataset, &options, show_progress, &b, interrupted, &model));
+    CHECK(fewstep_recipe_run(runtime, recipe, initial, teacher, dataset, &options, show_progress, &b, NULL, &model));
     return model;
 }
 
 /* DDPM's noise schedule; what the network predicts is as well known at any timestep. */
-static const char *const SCHEDULER = "{\"_class_name\": \"DDIMScheduler\", \"num_train_timesteps\": 1000, \"beta_schedule\": \"linear\", \"beta_start\": 0.0001,"
-                                     " \"beta_end\": 0.02, \"prediction_type\": \"v_prediction\", \"clip_sample\": false}";
+static const char *const SCHEDULER =
+    "{\"_class_name\": \"DDIMScheduler\", \"num_train_timesteps\": 1000, \"beta_schedule\": \"linear\", \"beta_start\": 0.0001, \"beta_end\": 0.02,"
+    " \"prediction_type\": \"v_prediction\", \"clip_sample\": false}";
 
-static fewstep_model *train_teacher(const fewstep_runtime *runtime, const fewstep_dataset *dataset, const fewstep_dataset_info *info, const char *folder, unsigned steps) {
+static fewstep_model *train_teacher(const fewstep_runtime *runtime, const fewstep_dataset *dataset, const fewstep_dataset_info *info, const char *folder,
+                                    unsigned steps) {
     char config[1024], classes[64] = "", recipe[512];
     if (info->classes) snprintf(classes, sizeof classes, ", \"num_class_embeds\": %u", (unsigned)info->classes);
     snprintf(config, sizeof config,
@@ -121,7 +122,8 @@ static fewstep_model *train_teacher(const fewstep_runtime *runtime, const fewste
     return teacher;
 }
 
-static fewstep_model *train_student(const fewstep_runtime *runtime, const fewstep_model *teacher, const char *folder, unsigned steps, unsigned grid, unsigned cache) {
+static fewstep_model *train_student(const fewstep_runtime *runtime, const fewstep_model *teacher, const char *folder, unsigned steps, unsigned grid,
+                                    unsigned cache) {
     fewstep_student_options smaller;
     CHECK(fewstep_student_options_init(&smaller, sizeof smaller));
     smaller.config_patch =
@@ -174,8 +176,12 @@ int main(int argc, char **argv) {
     const struct {
         const char *form;
         unsigned *value, most;
-    } known[] = {{"size=%u%c", &size, SIDE},         {"channels=%u%c", &channels, 3}, {"teacher=%u%c", &teacher_train, 10000000}, {"student=%u%c", &student_train, 10000000},
-                 {"grid=%u%c", &grid, 100}, {"cache=%u%c", &cache, 1000000}};
+    } known[] = {{"size=%u%c", &size, SIDE},
+                 {"channels=%u%c", &channels, 3},
+                 {"teacher=%u%c", &teacher_train, 10000000},
+                 {"student=%u%c", &student_train, 10000000},
+                 {"grid=%u%c", &grid, 100},
+                 {"cache=%u%c", &cache, 1000000}};
     int wrong = argc < 3;
     char rest;
     for (int i = 3; i < argc; i++) {
@@ -193,7 +199,6 @@ int main(int argc, char **argv) {
         perror(out);
         return 1;
     }
-    CHECK(fewstep_cancel_token_create(&interrupted));
     signal(SIGINT, stop);
     fewstep_runtime_options runtime_options;
     CHECK(fewstep_runtime_options_init(&runtime_options, sizeof runtime_options));
@@ -222,6 +227,5 @@ int main(int argc, char **argv) {
     CHECK(fewstep_model_destroy(teacher));
     CHECK(fewstep_dataset_destroy(dataset));
     CHECK(fewstep_runtime_destroy(runtime));
-    CHECK(fewstep_cancel_token_destroy(interrupted));
     return 0;
 }

@@ -339,8 +339,8 @@ impl Trainer {
         Ok(report)
     }
 
-    /// Each term, then each feature, then the distribution, without its factor, as the last step or evaluation found it, also where that failed for a number that is not finite;
-    /// `None` before.
+    /// Each term, then each feature, then the distribution, without its factor, as the last step or evaluation found it, also where that failed for a number
+    /// that is not finite; `None` before.
     pub fn terms(&self) -> Option<&[f32]> {
         self.evaluated.then(|| &self.found[1..=self.options.losses()])
     }

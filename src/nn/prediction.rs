@@ -88,7 +88,8 @@ impl<'a> Predictor<'a> {
         Self { model, prefix, guidance: None, scale_changes: None }
     }
 
-    /// The prediction [B,H,W,channels] for x_t [B,H,W,channels] at timesteps f32 [B], or those and the steps that they are of; `conditions` are the model's, in their order.
+    /// The prediction [B,H,W,channels] for x_t [B,H,W,channels] at timesteps f32 [B], or those and the steps that they are of; `conditions` are the model's, in
+    /// their order.
     pub fn predict(&self, g: &mut Graph, x_t: ValueId, at: impl Into<When>, conditions: &[ValueId]) -> Result<ValueId> {
         self.predicted(g, x_t, at, conditions).map(|predicted| predicted.output)
     }
