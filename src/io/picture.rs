@@ -147,16 +147,23 @@ fn decode(file: &[u8], header: Header) -> Result<Raw> {
     let mut limits = image::Limits::no_limits();
     (limits.max_image_width, limits.max_image_height) = (Some(header.width), Some(header.height));
     match header.format {
-        Format::Png => {
-            limits.max_alloc = Some(header.metadata + 16 * u64::from(header.width));
-            read(PngDecoder::with_limits(Cursor::new(file), limits).map_err(failed)?, header)
-        }
-        Format::Jpeg => {
-            let mut decoder = JpegDecoder::new(Cursor::new(file)).map_err(failed)?;
-            decoder.set_limits(limits).map_err(failed)?;
-            read(decoder, header)
-        }
+        Format::Png => decode_png(file, header, limits),
+        Format::Jpeg => decode_jpeg(file, header, limits),
     }
+}
+
+// Not inlined, neither this nor the other: in one frame the caller's stack would have the JPEG decoder's tables for a PNG file too.
+#[inline(never)]
+fn decode_png(file: &[u8], header: Header, mut limits: image::Limits) -> Result<Raw> {
+    limits.max_alloc = Some(header.metadata + 16 * u64::from(header.width));
+    read(PngDecoder::with_limits(Cursor::new(file), limits).map_err(failed)?, header)
+}
+
+#[inline(never)]
+fn decode_jpeg(file: &[u8], header: Header, limits: image::Limits) -> Result<Raw> {
+    let mut decoder = JpegDecoder::new(Cursor::new(file)).map_err(failed)?;
+    decoder.set_limits(limits).map_err(failed)?;
+    read(decoder, header)
 }
 
 fn read(mut decoder: impl ImageDecoder, header: Header) -> Result<Raw> {

@@ -177,7 +177,7 @@ mod system {
 
 /// What glibc takes off a thread's stack for the thread-local variables of the host and of all its libraries.
 #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
-pub(crate) fn taken() -> usize {
+fn taken() -> usize {
     // SAFETY: the name is NUL-terminated.
     let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__pthread_get_minstack".as_ptr()) };
     if found.is_null() {
@@ -198,6 +198,6 @@ pub(crate) fn taken() -> usize {
 }
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu", not(miri))))]
-pub(crate) fn taken() -> usize {
+fn taken() -> usize {
     0
 }
