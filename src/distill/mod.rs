@@ -9,6 +9,7 @@ pub mod distribution;
 mod draws;
 pub mod evaluations;
 pub mod features;
+mod fit;
 mod importance;
 pub mod loss;
 pub mod loss_scale;

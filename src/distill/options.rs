@@ -187,6 +187,22 @@ impl TrainerOptions {
         Ok((joined(&self.pairs, self.self_teacher_steps)?, self.substeps * (self.pairs.len() / self.self_teacher_steps)))
     }
 
+    /// With what follows where they leave it open: no pairs are the student's own, else those of given trajectories; these tell their number, and their sub-steps
+    /// where there are 0; without them 0 are as many as are enough.
+    pub fn completed(mut self, student: &Model) -> Result<Self> {
+        let own = student.student.as_ref().map(|own| own.pairs.as_slice());
+        let given = self.trajectories.as_ref().map(|set| set.pairs.as_slice());
+        if let (true, Some(pairs)) = (self.pairs.is_empty(), own.or(given)) {
+            self.pairs = memory::copy(pairs, "step pairs")?;
+        }
+        match &self.trajectories {
+            Some(set) if self.substeps == 0 => self.substeps = set.substeps,
+            _ => self.substeps = Walk::substeps(self.substeps, self.teacher_order, &self.pairs)?,
+        }
+        self.cache_size = self.trajectories.as_ref().map_or(self.cache_size, |set| set.cache.count);
+        Ok(self)
+    }
+
     /// Whether the scales of whole numbers learn.
     pub fn learns_scales(&self) -> bool {
         self.scale_learning_rate != 0.0

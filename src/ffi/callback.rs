@@ -124,6 +124,17 @@ impl Watch<'_> {
         runtime.stop_or(&self.token)
     }
 
+    /// Does work that counts its pieces, with a report of the phase after each. Where the callback stops it, the callback's own words are the error.
+    pub(crate) fn counting<R>(&self, phase: i32, work: impl FnOnce(&mut dyn FnMut(usize, usize) -> bool) -> Result<R>) -> Result<R> {
+        let mut answered = Ok(());
+        let mut report = |done: usize, total: usize| {
+            answered = self.report(&fewstep_progress::new(phase, done as u64, total as u64));
+            answered.is_ok()
+        };
+        let done = work(&mut report);
+        answered.and(done)
+    }
+
     /// Reports, and a cancelled error when the callback says so.
     pub(crate) fn report(&self, progress: &fewstep_progress) -> Result<()> {
         let Some(callback) = self.callback else { return Ok(()) };

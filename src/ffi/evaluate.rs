@@ -1,7 +1,7 @@
 //! How good images are: several models on the same noises, and the yardsticks beside them.
 
 use super::boundary::{check_out, choice, ffi_boundary, flag, slice, text, to_nhwc};
-use super::callback::{FEWSTEP_PHASE_EVALUATE, Watch, fewstep_progress, fewstep_progress_callback};
+use super::callback::{FEWSTEP_PHASE_EVALUATE, Watch, fewstep_progress_callback};
 use super::cancel::fewstep_cancel_token;
 use super::conditioning::{self, Held, fewstep_conditioning};
 use super::dataset::fewstep_dataset;
@@ -274,14 +274,9 @@ pub unsafe extern "C" fn fewstep_evaluate(
         let sets = memory::try_collect(items.iter().enumerate().map(|(i, set)| ReadSet::new(set, i, &extent)), "sets")?;
         let rows = memory::try_collect(sets.iter().map(|set| Ok((set.name, set.source()?))), "sets")?;
         create(out, || {
-            let mut answered = Ok(());
-            let mut report = |done: usize, total: usize| {
-                answered = watch.report(&fewstep_progress::new(FEWSTEP_PHASE_EVALUATE, done as u64, total as u64));
-                answered.is_ok()
-            };
-            let found = evaluate::evaluate(runtime.backend.as_ref(), &teacher.model, &options, &rows, &mut report, watch.stop(&runtime));
-            // The callback's own words say who stopped it.
-            answered?;
+            let found = watch.counting(FEWSTEP_PHASE_EVALUATE, |report| {
+                evaluate::evaluate(runtime.backend.as_ref(), &teacher.model, &options, &rows, report, watch.stop(&runtime))
+            });
             QualityHandle::new(runtime.clone(), found?)
         })
     })

@@ -8,10 +8,9 @@ pub(super) fn read(scale: f64, null_label: i32, reserved: u32, model: Option<&Mo
     if reserved != 0 {
         return Err(Error::invalid("the field reserved beside null_label must be 0"));
     }
-    if scale == 1.0 {
-        return Ok(None);
+    let guidance = Guidance::of(scale, null_label);
+    if let Some(guidance) = &guidance {
+        model.ok_or_else(|| Error::invalid("guidance_scale is not 1, but there is no teacher"))?.check_guidance(guidance)?;
     }
-    let guidance = Guidance { scale, null_label };
-    model.ok_or_else(|| Error::invalid("guidance_scale is not 1, but there is no teacher"))?.check_guidance(&guidance)?;
-    Ok(Some(guidance))
+    Ok(guidance)
 }

@@ -1,7 +1,7 @@
 //! Quantisation: models in fewer bits.
 
 use super::boundary::{choice, ffi_boundary, flag, slice, text};
-use super::callback::{FEWSTEP_PHASE_QUANTIZE, Watch, fewstep_progress, fewstep_progress_callback};
+use super::callback::{FEWSTEP_PHASE_QUANTIZE, Watch, fewstep_progress_callback};
 use super::cancel::fewstep_cancel_token;
 use super::dataset::fewstep_dataset;
 use super::error::fewstep_status;
@@ -210,14 +210,8 @@ pub unsafe extern "C" fn fewstep_quantize(
         let read = read(&options, model, false)?;
         create(out, || {
             let rows = dataset.as_ref().map_or(Ok(vec![]), |d| d.dataset.conditions_of(&model.roles()?.conditions))?;
-            let mut answered = Ok(());
-            let mut report = |done: usize, total: usize| {
-                answered = watch.report(&fewstep_progress::new(FEWSTEP_PHASE_QUANTIZE, done as u64, total as u64));
-                answered.is_ok()
-            };
-            let made = quant::quantize(runtime.backend.as_ref(), model, &read, &rows, &mut report, watch.stop(&runtime));
-            // The callback's own words say who stopped it.
-            answered?;
+            let stop = watch.stop(&runtime);
+            let made = watch.counting(FEWSTEP_PHASE_QUANTIZE, |report| quant::quantize(runtime.backend.as_ref(), model, &read, &rows, report, stop));
             Ok(ModelHandle::new(runtime.clone(), made?))
         })
     })

@@ -1,7 +1,7 @@
 //! What each layer's whole numbers cost.
 
 use super::boundary::ffi_boundary;
-use super::callback::{FEWSTEP_PHASE_REPORT, Watch, fewstep_progress, fewstep_progress_callback};
+use super::callback::{FEWSTEP_PHASE_REPORT, Watch, fewstep_progress_callback};
 use super::error::fewstep_status;
 use super::handle::{share, share_optional};
 use super::model::fewstep_model;
@@ -88,15 +88,8 @@ pub unsafe extern "C" fn fewstep_quantize_report(
         let read = quantize::read(&options, model, true)?;
         let samples = quant::Samples { count: read.samples, batch: read.batch, size: read.size, seed: read.seed };
         let rows = dataset.as_ref().map_or(Ok(vec![]), |d| d.dataset.conditions_of(&model.roles()?.conditions))?;
-        let mut answered = Ok(());
-        let mut progress = |done: usize, total: usize| {
-            answered = watch.report(&fewstep_progress::new(FEWSTEP_PHASE_REPORT, done as u64, total as u64));
-            answered.is_ok()
-        };
-        let models = [model.as_ref(), quantized.model.as_ref()];
-        let report = quant::report(runtime.backend.as_ref(), models, samples, &rows, &mut progress, watch.stop(&runtime));
-        // The callback's own words say who stopped it.
-        answered?;
+        let (models, stop) = ([model.as_ref(), quantized.model.as_ref()], watch.stop(&runtime));
+        let report = watch.counting(FEWSTEP_PHASE_REPORT, |progress| quant::report(runtime.backend.as_ref(), models, samples, &rows, progress, stop));
         tell(&report?, visit, user)
     })
 }

@@ -1,6 +1,6 @@
 //! Recipes: training in stages that goes by itself.
 
-use super::boundary::{check_out, ffi_boundary, optional_text, path, text, write_text};
+use super::boundary::{check_out, ffi_boundary, path, text, write_text};
 use super::callback::{FEWSTEP_PHASE_PREPARE, Watch, fewstep_progress, fewstep_progress_callback};
 use super::cancel::fewstep_cancel_token;
 use super::dataset::fewstep_dataset;
@@ -156,7 +156,7 @@ pub unsafe extern "C" fn fewstep_recipe_run(
             teacher: teacher.as_ref().map(|t| t.model.as_ref()),
             dataset: dataset.as_ref().map(|d| &d.dataset),
             trajectories,
-            folder: optional_text(o.folder, "folder")?.map(|_| path(o.folder, "folder")).transpose()?,
+            folder: if o.folder.is_null() { None } else { Some(path(o.folder, "folder")?) },
             held_out: o.held_out as usize,
             log_every: o.log_every,
             evaluate_every: o.evaluate_every,

@@ -1,7 +1,7 @@
 //! Which students fit a budget, and what one costs.
 
 use super::boundary::{check_out, ffi_boundary};
-use super::callback::{FEWSTEP_PHASE_SEARCH, Watch, fewstep_progress, fewstep_progress_callback};
+use super::callback::{FEWSTEP_PHASE_SEARCH, Watch, fewstep_progress_callback};
 use super::cancel::{Cancel, fewstep_cancel_token};
 use super::error::fewstep_status;
 use super::extent::{check_extent, read_size};
@@ -253,14 +253,8 @@ pub unsafe extern "C" fn fewstep_student_search(
         let most = if o.rows == 0 { usize::MAX } else { o.rows as usize };
         let wanted = (o.budget()?, o.timing(&teacher.model)?, most);
         create(out, || {
-            let mut answered = Ok(());
-            let mut report = |done: usize, total: usize| {
-                answered = watch.report(&fewstep_progress::new(FEWSTEP_PHASE_SEARCH, done as u64, total as u64));
-                answered.is_ok()
-            };
-            let found = search::search(runtime.backend.as_ref(), &teacher.model, wanted, &mut report, watch.stop(&runtime));
-            // The callback's own words say who stopped it.
-            answered?;
+            let stop = watch.stop(&runtime);
+            let found = watch.counting(FEWSTEP_PHASE_SEARCH, |report| search::search(runtime.backend.as_ref(), &teacher.model, wanted, report, stop));
             TableHandle::new(runtime.clone(), found?)
         })
     })

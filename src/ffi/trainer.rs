@@ -139,15 +139,7 @@ impl TrainerHandle {
         }
         let stop = watch.stop(&self.runtime);
         stop.check()?;
-        let mut answered = Ok(());
-        let mut report = |done: usize, total: usize| {
-            answered = watch.report(&fewstep_progress::new(FEWSTEP_PHASE_PREPARE, done as u64, total as u64));
-            answered.is_ok()
-        };
-        let result = self.trainer.prepare(&mut report, stop);
-        // The callback's own words say who stopped it.
-        answered?;
-        result?;
+        watch.counting(FEWSTEP_PHASE_PREPARE, |report| self.trainer.prepare(report, stop))?;
         self.runtime.log(FEWSTEP_LOG_INFO, "the trajectory cache is complete");
         self.warn();
         Ok(())

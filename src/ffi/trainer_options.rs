@@ -5,12 +5,12 @@ use super::cancel::fewstep_cancel_token;
 use super::extent::{check_extent, read_size};
 use super::grid::{fewstep_step_pair, read_grid};
 use super::guidance;
-use super::handle::share;
+use super::handle::share_optional;
 use super::options::{self, Item, Options, size_field};
 use super::precision::{FEWSTEP_PRECISION_F32, precision};
 use super::sampler_options::clips;
 use super::trajectories::fewstep_trajectories;
-use crate::diffusion::{Clip, Walk, Weight};
+use crate::diffusion::{Clip, Weight};
 use crate::distill::{DistributionTerm, FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Term, TrainerOptions};
 use crate::error::{Error, Result};
 use crate::memory;
@@ -438,33 +438,16 @@ fn distribution(o: &fewstep_trainer_options) -> Result<Option<DistributionTerm>>
 /// The pointers in `o` are NULL or arrays as their counts and strides say; trajectories came from this library.
 pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model, teacher: Option<&Model>) -> Result<TrainerOptions> {
     // SAFETY: as promised by the caller.
-    let (terms, features, mut pairs) = unsafe {
+    let (terms, features, pairs, trajectories) = unsafe {
         let terms = options::array(o.terms, o.term_count, o.term_stride, options::MOST)?;
         let features = options::array(o.features, o.feature_count, o.feature_stride, options::MOST)?;
         let features = memory::try_collect(features.iter().enumerate().map(|(i, f)| feature(i, f)), "features")?;
-        (terms, features, read_grid(student.scheduler.num_train_timesteps, o.steps, o.pairs, o.pair_count, o.pair_stride)?)
-    };
-    if let (true, Some(own)) = (pairs.is_empty(), &student.student) {
-        pairs.clone_from(&own.pairs);
-    }
-    let trajectories = if o.trajectories.is_null() {
-        None
-    } else {
-        // SAFETY: as promised by the caller.
-        Some(unsafe { share(o.trajectories)? }.set.clone())
-    };
-    if let (true, Some(set)) = (pairs.is_empty(), &trajectories) {
-        pairs = memory::copy(&set.pairs, "step pairs")?;
-    }
-    let cache_size = trajectories.as_ref().map_or(o.cache_size as usize, |set| set.cache.count);
-    let teacher_order = o.teacher_order as usize;
-    let substeps = match &trajectories {
-        Some(set) if o.substeps == 0 => set.substeps,
-        _ => Walk::substeps(o.substeps as usize, teacher_order, &pairs)?,
+        let pairs = read_grid(student.scheduler.num_train_timesteps, o.steps, o.pairs, o.pair_count, o.pair_stride)?;
+        (terms, features, pairs, share_optional(o.trajectories)?.map(|given| given.set.clone()))
     };
     let size = read_size(o.height, o.width)?;
     check_extent(student, o.batch.max(o.cache_batch.min(o.cache_size)) as usize, size.map_or_else(|| student.size(), Ok)?)?;
-    Ok(TrainerOptions {
+    TrainerOptions {
         seed: o.seed,
         batch: o.batch as usize,
         terms: memory::try_collect(terms.iter().enumerate().map(|(i, t)| term(i, t)), "terms")?,
@@ -472,10 +455,10 @@ pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model, tea
         distribution: distribution(o)?,
         pairs,
         self_teacher_steps: o.self_teacher_steps as usize,
-        teacher_order,
-        substeps,
+        teacher_order: o.teacher_order as usize,
+        substeps: o.substeps as usize,
         cache_refresh: u64::from(o.cache_refresh),
-        cache_size,
+        cache_size: o.cache_size as usize,
         trajectories,
         cache_batch: o.cache_batch as usize,
         optimizer: optimizer(o)?,
@@ -485,5 +468,6 @@ pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model, tea
         trajectory_clip: trajectory_clip(o)?,
         guidance: guidance::read(o.guidance_scale, o.null_label, o.reserved2, teacher)?,
         ..TrainerOptions::default()
-    })
+    }
+    .completed(student)
 }

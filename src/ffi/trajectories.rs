@@ -1,7 +1,7 @@
 //! Trajectories of teachers that are no models of the library's, or not there any more.
 
 use super::boundary::{choice, ffi_boundary, path, to_nchw, to_nhwc};
-use super::callback::{FEWSTEP_PHASE_PREPARE, Watch, fewstep_progress, fewstep_progress_callback};
+use super::callback::{FEWSTEP_PHASE_PREPARE, Watch, fewstep_progress_callback};
 use super::cancel::fewstep_cancel_token;
 use super::conditioning::{fewstep_conditioning, in_planes};
 use super::dataset::fewstep_dataset;
@@ -291,15 +291,10 @@ pub unsafe extern "C" fn fewstep_trajectories_create(
         let teacher = Callback::new(options.predict, options.user, [h, w, student.model.roles()?.channels], spec.batch)?;
         let watch = Watch::new(progress, user, cancel)?;
         create(out, || {
-            let mut answered = Ok(());
-            let mut report = |done: usize, total: usize| {
-                answered = watch.report(&fewstep_progress::new(FEWSTEP_PHASE_PREPARE, done as u64, total as u64));
-                answered.is_ok()
-            };
-            let spec = (spec, options.seed);
-            let set = TrajectorySet::compute(runtime.backend.as_ref(), &student.model, Box::new(teacher), spec, &mut report, watch.stop(&runtime));
-            // The callback's own words say who stopped it.
-            answered?;
+            let set = watch.counting(FEWSTEP_PHASE_PREPARE, |report| {
+                let spec = (spec, options.seed);
+                TrajectorySet::compute(runtime.backend.as_ref(), &student.model, Box::new(teacher), spec, report, watch.stop(&runtime))
+            });
             Ok(TrajectoriesHandle::new(runtime.clone(), set?))
         })
     })

@@ -28,6 +28,13 @@ pub struct Guidance {
     pub null_label: i32,
 }
 
+impl Guidance {
+    /// That of a scale; `None` for 1, which is none.
+    pub fn of(scale: f64, null_label: i32) -> Option<Self> {
+        (scale != 1.0).then_some(Self { scale, null_label })
+    }
+}
+
 impl Model {
     /// What the network's channels are: one that gives twice the channels that it reads predicts a variance behind the mean; channels that it reads beyond
     /// those of the prediction are planes beside x_t.

@@ -72,7 +72,7 @@ impl HeldOut {
     }
 
     /// A picture of what the student makes, beside the teacher where it has some: labels and images [M,H,W,C]. `None` of images that no picture shows.
-    pub fn picture(&self, backend: &dyn Backend, measured: Measured, of: &Source, stop: Stop) -> Result<Option<Picture>> {
+    pub fn picture(&self, backend: &dyn Backend, measured: Measured, of: &Subject, stop: Stop) -> Result<Option<Picture>> {
         let [height, width, channels] = of.image()?;
         if ![1, 3, 4].contains(&channels) {
             return Ok(None);
@@ -110,7 +110,7 @@ impl Picture {
 }
 
 /// A student that is shown without a teacher's trajectories.
-pub struct Source<'a> {
+pub struct Subject<'a> {
     /// It.
     pub student: &'a Model,
     /// Where its conditions come from, if they are no labels.
@@ -119,7 +119,7 @@ pub struct Source<'a> {
     pub size: [usize; 2],
 }
 
-impl Source<'_> {
+impl Subject<'_> {
     fn image(&self) -> Result<[usize; 3]> {
         Ok([self.size[0], self.size[1], self.student.roles()?.channels])
     }

@@ -1,7 +1,7 @@
 //! A recipe's run: stage after stage, with what it measures, writes and says on the way.
 
 use super::folder::{Folder, is_there};
-use super::held_out::{HeldOut, Measured, Source};
+use super::held_out::{HeldOut, Measured, Subject};
 use super::log::{Line, Log, now};
 use super::stage::{Recipe, Stage};
 use crate::backend::Backend;
@@ -147,44 +147,12 @@ impl<'a> Run<'a> {
         Ok(made)
     }
 
-    /// The stage's trainer, where it was, and all that goes with it.
+    /// The stage where it was, and all that goes with it.
     fn begin(&mut self, number: usize, student: &Model) -> Result<Work<'a>> {
-        let (recipe, setup, stop) = (self.recipe, self.setup, self.stop);
-        let stage = &recipe.stages[number];
-        let progressive = stage.learns_from_previous()?;
-        // As a teacher it is a network like any other, whatever grid it was made for.
-        let previous = progressive.then(|| Model { student: None, ..student.clone() });
-        let teacher = previous.as_ref().or(setup.teacher);
-        let given = setup.trajectories.as_ref().filter(|_| !progressive);
-        let options = stage.options(student, teacher, given)?;
-        let mut trainer = Trainer::new_until(setup.backend.clone(), student, teacher, setup.dataset, options, stop)?;
-        let mut resumed = None;
-        if let Some(folder) = self.folder {
-            let checkpoint = folder.checkpoint(number);
-            if is_there(&checkpoint)? {
-                trainer.resume(&checkpoint, 0)?;
-                resumed = Some(trainer.steps_done());
-            }
-        }
+        let (recipe, stage) = (self.recipe, &self.recipe.stages[number]);
+        let (mut trainer, resumed) = self.trainer(number, student)?;
         let mut log = self.folder.map(|folder| Log::open(folder, recipe, number, resumed)).transpose()?;
-        let mut prepared = |done: usize, total: usize| self.watch.progress(&self.recipe.preparing(number, done, total));
-        let mut answered = Ok(());
-        let mut report = |done: usize, total: usize| {
-            answered = prepared(done, total);
-            answered.is_ok()
-        };
-        // Errors that nobody reads are not measured.
-        let count = if self.folder.is_some() || stage.patience != 0 { setup.held_out } else { 0 };
-        let made = trainer.prepare(&mut report, stop).and_then(|()| match count {
-            0 => Ok(None),
-            count => HeldOut::new(&trainer, count, &mut report, stop).map(Some),
-        });
-        // The watcher's own words say who stopped it.
-        answered?;
-        let held_out = made?;
-        if let Some(warning) = trainer.take_warning() {
-            self.watch.warn(&warning);
-        }
+        let held_out = self.prepare(number, &mut trainer)?;
         let errors = log.as_mut().map(Log::take_errors).unwrap_or_default();
         let best = match self.folder {
             Some(folder) if stage.patience != 0 && resumed.is_some() => folder.best(number)?,
@@ -192,6 +160,47 @@ impl<'a> Run<'a> {
         };
         let sums = memory::filled(0.0, 1 + trainer.options().losses(), "losses")?;
         Ok(Work { number, stage, trainer, names: stage.loss_names(), held_out, log, errors, best, pace: Pace::default(), sums, summed: 0 })
+    }
+
+    /// The stage's trainer, and after how many steps it goes on, if it does.
+    fn trainer(&self, number: usize, student: &Model) -> Result<(Trainer, Option<u64>)> {
+        let (setup, stage) = (self.setup, &self.recipe.stages[number]);
+        let progressive = stage.learns_from_previous()?;
+        // As a teacher it is a network like any other, whatever grid it was made for.
+        let previous = progressive.then(|| Model { student: None, ..student.clone() });
+        let teacher = previous.as_ref().or(setup.teacher);
+        let given = setup.trajectories.as_ref().filter(|_| !progressive);
+        let mut trainer = Trainer::new_until(setup.backend.clone(), student, teacher, setup.dataset, stage.options(student, given)?, self.stop)?;
+        if let Some(folder) = self.folder {
+            let checkpoint = folder.checkpoint(number);
+            if is_there(&checkpoint)? {
+                trainer.resume(&checkpoint, 0)?;
+                let done = trainer.steps_done();
+                return Ok((trainer, Some(done)));
+            }
+        }
+        Ok((trainer, None))
+    }
+
+    /// Computes what the stage's steps read, and what its student is measured with: nothing where nobody reads the errors.
+    fn prepare(&mut self, number: usize, trainer: &mut Trainer) -> Result<Option<HeldOut>> {
+        let wanted = self.folder.is_some() || self.recipe.stages[number].patience != 0;
+        let count = if wanted { self.setup.held_out } else { 0 };
+        let mut answered = Ok(());
+        let mut report = |done: usize, total: usize| {
+            answered = self.watch.progress(&self.recipe.preparing(number, done, total));
+            answered.is_ok()
+        };
+        let made = trainer.prepare(&mut report, self.stop).and_then(|()| match count {
+            0 => Ok(None),
+            count => HeldOut::new(trainer, count, &mut report, self.stop).map(Some),
+        });
+        // The watcher's own words say who stopped it.
+        answered?;
+        if let Some(warning) = trainer.take_warning() {
+            self.watch.warn(&warning);
+        }
+        made
     }
 
     /// One step, and what is due after it.
@@ -249,8 +258,8 @@ impl<'a> Run<'a> {
         if let (Some(log), Some(folder)) = (&mut work.log, self.folder) {
             log.write(&line)?;
             log.draw()?;
-            let source = Source { student: &student, dataset: self.setup.dataset, size: work.trainer.size()? };
-            if let Some(picture) = held_out.picture(backend, measured, &source, stop)? {
+            let subject = Subject { student: &student, dataset: self.setup.dataset, size: work.trainer.size()? };
+            if let Some(picture) = held_out.picture(backend, measured, &subject, stop)? {
                 let path = folder.file(&format!("samples-{}-{:07}.png", line.stage, line.step));
                 save_grid(&path, &picture.rows(), picture.shape, picture.scale())?;
                 let png = file::read(&path)?;

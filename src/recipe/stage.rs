@@ -1,6 +1,6 @@
 //! What recipes say, in their own words: a list of stages, each of which is what one trainer is made with.
 
-use crate::diffusion::{Clip, Prediction, Walk, Weight, trailing_pairs};
+use crate::diffusion::{Clip, Prediction, Weight, trailing_pairs};
 use crate::distill::distribution::DistributionTerm;
 use crate::distill::{FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Term, TrainerOptions, TrajectorySet};
 use crate::error::{Error, Result, Status};
@@ -287,15 +287,6 @@ impl Stage {
         Ok(clip)
     }
 
-    fn guidance(&self, teacher: Option<&Model>) -> Result<Option<Guidance>> {
-        if self.guidance_scale == 1.0 {
-            return Ok(None);
-        }
-        let guidance = Guidance { scale: self.guidance_scale, null_label: self.null_label };
-        teacher.ok_or_else(|| Error::invalid("guidance_scale is not 1, but there is no teacher"))?.check_guidance(&guidance)?;
-        Ok(Some(guidance))
-    }
-
     fn optimizer(&self) -> Result<Optimizer> {
         Ok(Optimizer {
             kind: choice("optimizer", &self.optimizer, &OPTIMIZERS)?,
@@ -352,25 +343,19 @@ impl Stage {
     }
 
     /// The options of its trainer.
-    pub fn options(&self, student: &Model, teacher: Option<&Model>, trajectories: Option<&Arc<TrajectorySet>>) -> Result<TrainerOptions> {
-        let train = student.scheduler.num_train_timesteps;
-        let own = || student.student.as_ref().map(|own| own.pairs.as_slice()).or(trajectories.map(|set| set.pairs.as_slice())).unwrap_or_default();
-        let pairs = if self.grid == 0 { memory::copy(own(), "step pairs")? } else { trailing_pairs(train, self.grid as usize)? };
+    pub fn options(&self, student: &Model, trajectories: Option<&Arc<TrajectorySet>>) -> Result<TrainerOptions> {
         let (terms, features) = self.losses(student.scheduler.prediction())?;
-        Ok(TrainerOptions {
+        TrainerOptions {
             seed: self.seed,
             batch: self.batch,
             terms,
             features,
             distribution: self.distribution.as_ref().map(|d| DistributionTerm { nets: d.nets, weight: d.weight }),
             self_teacher_steps: self.self_teacher_steps,
+            pairs: if self.grid == 0 { vec![] } else { trailing_pairs(student.scheduler.num_train_timesteps, self.grid as usize)? },
             teacher_order: self.teacher_order,
-            substeps: match trajectories {
-                Some(set) if self.substeps == 0 => set.substeps,
-                _ => Walk::substeps(self.substeps, self.teacher_order, &pairs)?,
-            },
-            pairs,
-            cache_size: trajectories.map_or(self.cache_size, |set| set.cache.count),
+            substeps: self.substeps,
+            cache_size: self.cache_size,
             cache_batch: self.cache_batch,
             cache_refresh: self.cache_refresh,
             trajectories: trajectories.cloned(),
@@ -378,9 +363,10 @@ impl Stage {
             scale_learning_rate: self.scale_learning_rate,
             precision: choice("precision", &self.precision, &PRECISIONS)?,
             trajectory_clip: self.clip()?,
-            guidance: self.guidance(teacher)?,
+            guidance: Guidance::of(self.guidance_scale, self.null_label),
             ..TrainerOptions::default()
-        })
+        }
+        .completed(student)
     }
 }
 

@@ -53,6 +53,12 @@ impl Watch for Told {
 }
 
 fn go(recipe: &str, folder: Option<&Path>, left: usize, with: fn() -> Error) -> Result<(Model, Vec<Progress>)> {
+    let mut told = Told { left, with, seen: vec![] };
+    let model = go_watched(recipe, folder, &mut told)?;
+    Ok((model, told.seen))
+}
+
+fn go_watched(recipe: &str, folder: Option<&Path>, watch: &mut dyn Watch) -> Result<Model> {
     let (student, teacher, data) = (model(1)?, model(2)?, data()?);
     let setup = Setup {
         backend: Arc::new(CpuBackend::new(1)?),
@@ -66,9 +72,7 @@ fn go(recipe: &str, folder: Option<&Path>, left: usize, with: fn() -> Error) -> 
         evaluate_every: 3,
         save_every: 2,
     };
-    let mut told = Told { left, with, seen: vec![] };
-    let model = run(&Recipe::parse(recipe)?, &setup, &mut told, Stop::NEVER)?;
-    Ok((model, told.seen))
+    run(&Recipe::parse(recipe)?, &setup, watch, Stop::NEVER)
 }
 
 const NEVER: usize = usize::MAX;
@@ -252,20 +256,7 @@ impl Watch for Nested<'_> {
 fn a_folder_has_one_run_at_a_time() -> Result<()> {
     let dir = TestDir::new("recipe-lock");
     let folder = dir.join("run");
-    let (student, teacher, data) = (model(1)?, model(2)?, data()?);
-    let setup = Setup {
-        backend: Arc::new(CpuBackend::new(1)?),
-        student: &student,
-        teacher: Some(&teacher),
-        dataset: Some(&data),
-        trajectories: None,
-        folder: Some(&folder),
-        held_out: 2,
-        log_every: 0,
-        evaluate_every: 0,
-        save_every: 0,
-    };
-    let error = run(&Recipe::parse(RECIPE)?, &setup, &mut Nested(&folder), Stop::NEVER).map(drop).unwrap_err();
+    let error = go_watched(RECIPE, Some(&folder), &mut Nested(&folder)).map(drop).unwrap_err();
     assert!(error.status == Status::State && error.message.contains("another run is under way"), "{error}");
     go(RECIPE, Some(&folder), NEVER, killed).map(drop)
 }
