@@ -146,7 +146,8 @@ oom-sweep: lib ## single allocations of a whole program fail: how many end it
 golden: ## the reference vectors alone
 	$(CARGO) test --release --test golden
 
-lint: ## formatting, clippy, rustdoc; the fuzz targets too
+lint: ## formatting, clippy, rustdoc; the fuzz targets too; that benches read the header
+	$(PYTHON) benches/header.py
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets --features mixer -- -D warnings
