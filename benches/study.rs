@@ -15,7 +15,7 @@ use fewstep::distill::{
 use fewstep::error::{Error, Result};
 use fewstep::evaluate::Paired;
 use fewstep::nn::conditions::{ConditionKind, Values};
-use fewstep::nn::{Model, PerStep, StudentInfo};
+use fewstep::nn::{Model, PerStep};
 use fewstep::random::Purpose;
 use fewstep::sampling::{RunSpec, SamplingRun, UNROLLED, for_each_batch};
 use fewstep::tensor::DType;
@@ -209,7 +209,7 @@ impl Study {
             options.substeps = if *grid == 8 { 4 } else { 2 };
             options.optimizer.total_steps /= grids.len() as u64;
             student = self.run(&student, &teacher, options)?;
-            teacher = Model { student: None::<StudentInfo>, ..student.clone() };
+            teacher = Model { student: None, ..student.clone() };
         }
         Ok(student)
     }

@@ -370,7 +370,7 @@ impl Trainer {
         model = model.narrowed()?;
         if !self.options.pairs.is_empty() {
             let (pairs, teacher_substeps) = self.options.own_grid()?;
-            model.student = Some(StudentInfo { version: StudentInfo::VERSION, pairs, teacher_substeps, per_step: self.student.per_step() });
+            model.student = Some(Box::new(StudentInfo { version: StudentInfo::VERSION, pairs, teacher_substeps, per_step: self.student.per_step() }));
         }
         Ok(model)
     }

@@ -31,7 +31,7 @@ impl Model {
                 *shared = Arc::new(own);
             }
         }
-        self.student = Some(StudentInfo { version: StudentInfo::VERSION, pairs, teacher_substeps: 0, per_step });
+        self.student = Some(Box::new(StudentInfo { version: StudentInfo::VERSION, pairs, teacher_substeps: 0, per_step }));
         Ok(self)
     }
 

@@ -34,7 +34,7 @@ pub(super) fn student() -> Result<Model> {
 fn student_of(config: &str, pairs: &[(i64, i64)]) -> Result<Model> {
     let scheduler = SchedulerConfig::parse(r#"{"_class_name":"DDIMScheduler","prediction_type":"v_prediction"}"#, "s")?;
     let mut model = Model::create(families::parse(config, "config.json")?, scheduler, 1)?;
-    model.student = Some(StudentInfo { version: StudentInfo::VERSION, pairs: pairs.to_vec(), teacher_substeps: 1, per_step: PerStep::None });
+    model.student = Some(Box::new(StudentInfo { version: StudentInfo::VERSION, pairs: pairs.to_vec(), teacher_substeps: 1, per_step: PerStep::None }));
     Ok(model)
 }
 

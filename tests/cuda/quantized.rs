@@ -104,7 +104,7 @@ fn a_quantised_student_samples_in_whole_numbers() -> Result<()> {
     let (cpu, gpu) = (CpuBackend::new(2)?, gpu());
     let scheduler = SchedulerConfig::parse(r#"{"_class_name":"DDIMScheduler","prediction_type":"v_prediction"}"#, "scheduler")?;
     let mut student = Model::create(families::parse(STUDENT, "config")?, scheduler, 1)?;
-    student.student = Some(StudentInfo { version: StudentInfo::VERSION, pairs: PAIRS.to_vec(), teacher_substeps: 1, per_step: PerStep::None });
+    student.student = Some(Box::new(StudentInfo { version: StudentInfo::VERSION, pairs: PAIRS.to_vec(), teacher_substeps: 1, per_step: PerStep::None }));
     let options = Options {
         mode: Mode::W8A8,
         policy: Policy::default(),
