@@ -2213,9 +2213,11 @@ typedef struct {
    */
   float huber_delta;
   /**
-   * 0.
+   * For FEWSTEP_OBJECTIVE_OUTPUT; 0 for none: steps of a warm-up. In the first of them the student's prediction, over the batch, is compared after the best
+   * common factor, so that a student that is too small for the whole of its teacher's output learns its form first (arXiv 2605.19729); that is granted less
+   * and less, and after them not at all. The loss that a step reports is the one that is left.
    */
-  uint32_t reserved;
+  uint32_t linear_fit_steps;
 } fewstep_term;
 
 /**
@@ -2884,9 +2886,9 @@ fewstep_status fewstep_recipe_text(const char *name,
  * `recipe` is JSON: `{"stages": [...]}`. A stage has the fields of fewstep_trainer_options, with their defaults and with words for constants ("muon",
  * "cosine", "bf16"), and `name`, `steps` (of training; also total_steps), `grid` (sampler steps of the student, 0 for its own), `teacher` ("given", or
  * "previous" for the student of the stage before, as progressive distillation has it) and `patience` (held-out errors without a new best after which the
- * stage ends with its best student; 0 for never). Its `terms` have `objective` ("teacher_forced"), `weight`, `norm`, `huber_delta` and `step_weight` (by
- * default "state" on trajectories, elsewhere the error of what the student predicts), its `features` `objective`, `student`, `teacher`, `norm`, `weight` and
- * `decay_steps`; `distribution` is null, or has `nets` and `weight`. fewstep_recipe_text has whole ones.
+ * stage ends with its best student; 0 for never). Its `terms` have `objective` ("teacher_forced"), `weight`, `norm`, `huber_delta`, `linear_fit_steps` and
+ * `step_weight` (by default "state" on trajectories, elsewhere the error of what the student predicts), its `features` `objective`, `student`, `teacher`, `norm`,
+ * `weight` and `decay_steps`; `distribution` is null, or has `nets` and `weight`. fewstep_recipe_text has whole ones.
  *
  * The folder of the options holds, at any time: recipe.json; metrics.jsonl, a line for each log_every steps (loss, each term, gradient norm, learning rate,
  * samples a second) and for each measurement (`held_out`: RMSE against the teacher's trajectories of noises that training never sees, `training`: of as many

@@ -78,9 +78,9 @@ impl Evaluations {
         Ok([student_step(g, context, *pair, [last.at.x, last.student])?, target])
     }
 
-    /// Loss [1] of a term, without the term's factor.
-    pub fn loss(&mut self, g: &mut Graph, context: &TermContext, term: &Term) -> Result<ValueId> {
-        let mut losses = memory::try_collect(self.steps.iter_mut().map(|step| step.loss(g, context, term)), WHAT)?;
+    /// Loss [1] of a term, without the term's factor; `fit` as in [`Evaluated::loss`].
+    pub fn loss(&mut self, g: &mut Graph, context: &TermContext, term: &Term, fit: Option<ValueId>) -> Result<ValueId> {
+        let mut losses = memory::try_collect(self.steps.iter_mut().map(|step| step.loss(g, context, term, fit)), WHAT)?;
         if losses.len() == 1 {
             return Ok(losses.remove(0));
         }

@@ -7,7 +7,7 @@ use super::term::{NormKind, Term};
 use crate::diffusion::Weight;
 use crate::diffusion::table::is_coefficient;
 use crate::error::{Error, Result};
-use crate::graph::ops::{Combine, UnaryKind};
+use crate::graph::ops::{Combine, StopGradient, UnaryKind};
 use crate::graph::{Graph, ValueId};
 use crate::io::json::shorten;
 use crate::memory;
@@ -65,14 +65,40 @@ impl Evaluated {
         Ok(value)
     }
 
-    /// Loss [1] of a term of this point, without the term's factor.
-    pub fn loss(&mut self, g: &mut Graph, context: &TermContext, term: &Term) -> Result<ValueId> {
+    /// Loss [1] of a term of this point, without the term's factor. `fit` [1] says how much of the best scale of the student's prediction is granted, if any.
+    pub fn loss(&mut self, g: &mut Graph, context: &TermContext, term: &Term, fit: Option<ValueId>) -> Result<ValueId> {
         let target = self.target(g, context, term.target)?;
         let coefficients = self.coefficients(g, context, (term.target, term.step_weight))?;
-        let d = g.push1(Combine { first: 0 }.into(), &[coefficients, self.at.x, self.student, target])?;
+        let mut d = g.push1(Combine { first: 0 }.into(), &[coefficients, self.at.x, self.student, target])?;
+        if let Some(fit) = fit {
+            let own = g.push1(Combine { first: 1 }.into(), &[coefficients, self.student])?;
+            d = without(g, d, own, fit)?;
+        }
         let normed = g.unary(unary(term.norm), d)?;
         g.mean(normed)
     }
+}
+
+/// d - fit <d, p>/<p, p> p: with p what the student's prediction adds to d, and a fit of 1, the difference that is left when that is multiplied by the factor for
+/// which the squares over the batch are the smallest. The factor is a constant to the gradient, which it would not change: it is at its minimum.
+fn without(g: &mut Graph, d: ValueId, p: ValueId, fit: ValueId) -> Result<ValueId> {
+    /// Beside <p, p>, for a network that predicts zeros as long as it is new.
+    const LEAST: f32 = 1e-12;
+    let one = vec![1; g.shape(d).len()];
+    let mut dot = |a: ValueId| {
+        let product = g.mul(a, p)?;
+        g.reduce_sum(product, &one)
+    };
+    let (shared, own) = (dot(d)?, dot(p)?);
+    let own = g.affine(own, 1.0, LEAST)?;
+    let root = g.unary(UnaryKind::Rsqrt, own)?;
+    let inverse = g.mul(root, root)?;
+    let share = g.mul(shared, inverse)?;
+    let fit = g.reshape(fit, &one)?;
+    let share = g.mul(share, fit)?;
+    let share = g.push1(StopGradient.into(), &[share])?;
+    let explained = g.mul(p, share)?;
+    g.sub(d, explained)
 }
 
 /// What a block gives; an error that names the blocks that there are.

@@ -30,7 +30,7 @@ fn trainer(terms: Vec<Term>, batch: usize) -> Result<Trainer> {
 
 fn term(point: Point, target: Target) -> Term {
     let step_weight = if point == Point::Data { Weight::Snr } else { Weight::State };
-    Term { point, target, norm: NormKind::L2, step_weight, weight: 0.5 }
+    Term { point, target, norm: NormKind::L2, step_weight, weight: 0.5, linear_fit_steps: 0 }
 }
 
 /// Every pair that fits.
@@ -109,6 +109,33 @@ fn rows_are_drawn_by_their_place_in_the_whole_batch() -> Result<()> {
         assert!((halves[0] - halves[1]).abs() > 1e-4 * whole, "{term:?}: {halves:?}");
         assert_close((halves[0] + halves[1]) / 2.0, whole, &format!("{term:?}"));
     }
+    Ok(())
+}
+
+/// Of a student that says half of what its teacher says, the best factor explains all; half of the way through the warm-up, half; after it, nothing. Tolerance:
+/// what is left of a difference of f32.
+#[test]
+fn a_linear_fit_takes_off_what_a_factor_explains() -> Result<()> {
+    let teacher = model()?;
+    let mut student = teacher.clone();
+    for name in ["conv_out.weight", "conv_out.bias"] {
+        let mut halved = teacher.weights[name].to_f32()?;
+        halved.as_mut_slice::<f32>()?.iter_mut().for_each(|w| *w *= 0.5);
+        student.weights.insert(name.into(), Arc::new(halved));
+    }
+    let data = dataset()?;
+    let loss = |linear_fit_steps: u32, steps_done: u64| {
+        let terms = vec![Term { linear_fit_steps, ..term(Point::Data, Target::TeacherOutput) }];
+        let mut trainer = Trainer::new(Arc::new(CpuBackend::new(1)?), &student, Some(&teacher), Some(&data), TrainerOptions { terms, batch: 2, ..options() })?;
+        trainer.steps_done = steps_done;
+        trainer.evaluate(7).map(|report| report.loss)
+    };
+    for (steps_done, left) in [(0, 0.0), (2, 0.25), (4, 1.0), (9, 1.0)] {
+        let (plain, fitted) = (loss(0, steps_done)?, loss(4, steps_done)?);
+        assert!((fitted - left * plain).abs() <= 1e-5 * plain, "after {steps_done}: {fitted} of {plain}");
+    }
+    let error = trainer(vec![Term { linear_fit_steps: 4, ..term(Point::Data, Target::Clean) }], 2).err().expect("refused");
+    assert!(error.status == Status::InvalidArgument && error.message.contains("linear_fit_steps is 4, but its target is Clean"), "{error}");
     Ok(())
 }
 

@@ -55,7 +55,7 @@ impl Objective {
     /// A term of it, with factor 1.
     pub fn term(self, step_weight: Weight, norm: NormKind) -> Term {
         let (point, target) = self.pair();
-        Term { point, target, norm, step_weight, weight: 1.0 }
+        Term { point, target, norm, step_weight, weight: 1.0, linear_fit_steps: 0 }
     }
 }
 

@@ -139,7 +139,8 @@ fn term(t: &Term) -> String {
         None => format!("point: {}, target: {}", t.point.name(), t.target.name()),
     };
     let (weight, step_weight, norm) = (t.weight, step_weight(t.step_weight), norm(t.norm));
-    format!("Term {{ {matched}, weight: {weight:?}, step_weight: {step_weight}, norm: {norm} }}")
+    let fit = if t.linear_fit_steps == 0 { String::new() } else { format!(", linear_fit_steps: {}", t.linear_fit_steps) };
+    format!("Term {{ {matched}, weight: {weight:?}, step_weight: {step_weight}, norm: {norm}{fit} }}")
 }
 
 fn feature(f: &FeatureTerm) -> String {
@@ -219,7 +220,7 @@ mod tests {
                 term(Objective::TeacherForced, Weight::Snr, NormKind::L2),
                 term(Objective::OnPolicy, Weight::TruncSnr, NormKind::Huber(0.1)),
                 Objective::Denoise.term(Weight::V, NormKind::L2),
-                Term { point: Point::Own, target: Target::TeacherOutput, ..term(Objective::OnPolicy, Weight::V, NormKind::L1) },
+                Term { point: Point::Own, target: Target::TeacherOutput, linear_fit_steps: 9, ..term(Objective::OnPolicy, Weight::V, NormKind::L1) },
                 term(Objective::Resolve, Weight::State, NormKind::L2),
                 term(Objective::Rollout, Weight::State, NormKind::L2),
                 Term { point: Point::Cached, target: Target::Resolved, ..term(Objective::Resolve, Weight::V, NormKind::L1) },
@@ -241,7 +242,7 @@ mod tests {
                      Term { objective: TeacherForced, weight: 0.5, step_weight: Snr, norm: L2 }, \
                      Term { objective: OnPolicy, weight: 0.5, step_weight: TruncSnr, norm: Huber(0.1) }, \
                      Term { objective: Denoise, weight: 1.0, step_weight: V, norm: L2 }, \
-                     Term { point: Own, target: TeacherOutput, weight: 0.5, step_weight: V, norm: L1 }, \
+                     Term { point: Own, target: TeacherOutput, weight: 0.5, step_weight: V, norm: L1, linear_fit_steps: 9 }, \
                      Term { objective: Resolve, weight: 0.5, step_weight: State, norm: L2 }, \
                      Term { objective: Rollout, weight: 0.5, step_weight: State, norm: L2 }, \
                      Term { point: Cached, target: Resolved, weight: 0.5, step_weight: V, norm: L1 }]";

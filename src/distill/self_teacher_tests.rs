@@ -61,7 +61,7 @@ fn targets_are_where_the_average_lands_and_losses_what_is_missing() -> Result<()
         let at = TrajectoryBatch { pair, state, target, conditions: vec![] }.cached(&mut g, &context)?;
         let mut evaluated = Evaluated::new(&mut g, &context, at)?;
         let landed = evaluated.target(&mut g, &context, Target::SelfTeacher)?;
-        let loss = evaluated.loss(&mut g, &context, &Objective::SelfTeacher.term(Weight::State, NormKind::L2))?;
+        let loss = evaluated.loss(&mut g, &context, &Objective::SelfTeacher.term(Weight::State, NormKind::L2), None)?;
         g.tap(landed);
         g.tap(loss);
         let mut exec = backend.compile(&g)?;

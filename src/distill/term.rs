@@ -31,6 +31,8 @@ pub struct Term {
     pub step_weight: Weight,
     /// Factor on this term.
     pub weight: f32,
+    /// Steps of a warm-up in which only what no scale of the student's prediction explains counts as a difference ([`loss`](super::loss)); 0 for none.
+    pub linear_fit_steps: u32,
 }
 
 impl Term {
@@ -49,6 +51,16 @@ impl Term {
         if !self.weight.is_finite() {
             return Err(Error::invalid(format!("a term's weight is {}; it must be finite", self.weight)));
         }
+        if self.linear_fit_steps != 0 && self.target != Target::TeacherOutput {
+            let (steps, target) = (self.linear_fit_steps, self.target.name());
+            return Err(Error::invalid(format!("a term's linear_fit_steps is {steps}, but its target is {target}; only a teacher's output is fitted")));
+        }
         Ok(())
+    }
+
+    /// How much of the best scale a step, counted from 0, lets the student have: 1, falling to 0.
+    pub fn linear_fit(&self, step: u64) -> f32 {
+        let steps = u64::from(self.linear_fit_steps);
+        (steps.saturating_sub(step) as f64 / steps.max(1) as f64) as f32
     }
 }

@@ -59,6 +59,7 @@ pub struct Trainer {
     draws: DrawInputs,
     /// Factors of features, f32 [1] each.
     factors: Vec<ValueId>,
+    fits: Vec<Option<ValueId>>,
     /// Row of the whole batch that the first one here is.
     pub(super) first_row: i32,
     /// Where the plan has them.
@@ -128,7 +129,7 @@ impl Trainer {
         trajectory_clip: Clip,
         stop: Stop,
     ) -> Result<Self> {
-        let TrainingGraph { graph, draws, factors, loss_scale, phases, sets, updates, results } = program;
+        let TrainingGraph { graph, draws, factors, fits, loss_scale, phases, sets, updates, results } = program;
         stop.check()?;
         let exec = backend.compile_until(&graph, &Numerics::of(options.precision)?, stop)?;
         let mut most = 0f64;
@@ -147,6 +148,7 @@ impl Trainer {
             exec,
             draws,
             factors,
+            fits,
             first_row: 0,
             sets,
             updates,
@@ -311,6 +313,9 @@ impl Trainer {
         self.exec.write_bytes(self.draws.step, as_bytes(&[self.steps_done as i64]))?;
         for (input, feature) in self.factors.iter().zip(&self.options.features) {
             self.exec.write_bytes(*input, as_bytes(&[feature.factor(self.steps_done)]))?;
+        }
+        for (input, term) in self.fits.iter().zip(&self.options.terms).filter_map(|(input, term)| Some((input.as_ref()?, term))) {
+            self.exec.write_bytes(*input, as_bytes(&[term.linear_fit(self.steps_done)]))?;
         }
         self.exec.write_bytes(self.draws.first_row, as_bytes(&[self.first_row]))
     }

@@ -38,6 +38,8 @@ pub(super) struct TrainingGraph {
     pub draws: DrawInputs,
     /// Factors of features, f32 [1] each.
     pub factors: Vec<ValueId>,
+    /// Of each term, how much of a linear fit it is granted, f32 [1].
+    pub fits: Vec<Option<ValueId>>,
     pub loss_scale: Option<LossScaleInputs>,
     /// Names of the phases, in order.
     pub phases: Vec<String>,
@@ -89,6 +91,8 @@ pub(super) struct Losses {
     pub inside: Vec<ValueId>,
     /// Factors of features, f32 [1] each.
     pub factors: Vec<ValueId>,
+    /// Of each term, how much of a linear fit it is granted, f32 [1].
+    pub fits: Vec<Option<ValueId>>,
     /// What learns with the student to compare features.
     pub alignments: Vec<nn::scope::Parameter>,
 }
@@ -119,9 +123,12 @@ pub(super) fn append_losses(g: &mut Graph, context: &TermContext, options: &Trai
         Ok::<_, Error>(points.len() - 1)
     };
     let mut sum = Sum { total: None, losses: memory::with_capacity(1 + options.losses(), WHAT)? };
-    for term in &options.terms {
+    let mut fits = memory::with_capacity(options.terms.len(), WHAT)?;
+    for (i, term) in options.terms.iter().enumerate() {
         let at = at(g, &mut points, term.point)?;
-        let loss = points[at].1.loss(g, context, term)?;
+        let fit = (term.linear_fit_steps != 0).then(|| g.input(format!("terms.{i}.linear_fit"), TensorType::f32(&[1]))).transpose()?;
+        fits.push(fit);
+        let loss = points[at].1.loss(g, context, term, fit)?;
         let weighted = g.affine(loss, term.weight, 0.0)?;
         sum.add(g, loss, weighted)?;
     }
@@ -148,7 +155,7 @@ pub(super) fn append_losses(g: &mut Graph, context: &TermContext, options: &Trai
     let all = g.concat(&losses)?;
     g.tap(all);
     let inside = memory::collect(points.iter().flat_map(|(_, evaluated)| evaluated.inside.iter().copied()), WHAT)?;
-    Ok(Losses { total, all, inside, factors, alignments })
+    Ok(Losses { total, all, inside, factors, fits, alignments })
 }
 
 /// A sum of losses that is being written.
@@ -214,7 +221,8 @@ impl Assembly {
         self.graph.tap(all);
         let updates = memory::collect(self.updates.iter().map(|update| update.inputs), WHAT)?;
         let results = Results { losses: losses.all, all };
-        let factors = memory::copy(&losses.factors, WHAT)?;
-        Ok(TrainingGraph { graph: self.graph, draws: self.draws, factors, loss_scale: self.loss_scale, phases: self.phases, sets: self.sets, updates, results })
+        let (factors, fits) = (memory::copy(&losses.factors, WHAT)?, memory::copy(&losses.fits, WHAT)?);
+        let Self { graph, draws, loss_scale, phases, sets, .. } = self;
+        Ok(TrainingGraph { graph, draws, factors, fits, loss_scale, phases, sets, updates, results })
     }
 }

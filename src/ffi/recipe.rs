@@ -107,9 +107,9 @@ pub unsafe extern "C" fn fewstep_recipe_text(name: *const c_char, steps: u32, bu
 /// `recipe` is JSON: `{"stages": [...]}`. A stage has the fields of fewstep_trainer_options, with their defaults and with words for constants ("muon",
 /// "cosine", "bf16"), and `name`, `steps` (of training; also total_steps), `grid` (sampler steps of the student, 0 for its own), `teacher` ("given", or
 /// "previous" for the student of the stage before, as progressive distillation has it) and `patience` (held-out errors without a new best after which the
-/// stage ends with its best student; 0 for never). Its `terms` have `objective` ("teacher_forced"), `weight`, `norm`, `huber_delta` and `step_weight` (by
-/// default "state" on trajectories, elsewhere the error of what the student predicts), its `features` `objective`, `student`, `teacher`, `norm`, `weight` and
-/// `decay_steps`; `distribution` is null, or has `nets` and `weight`. fewstep_recipe_text has whole ones.
+/// stage ends with its best student; 0 for never). Its `terms` have `objective` ("teacher_forced"), `weight`, `norm`, `huber_delta`, `linear_fit_steps` and
+/// `step_weight` (by default "state" on trajectories, elsewhere the error of what the student predicts), its `features` `objective`, `student`, `teacher`, `norm`,
+/// `weight` and `decay_steps`; `distribution` is null, or has `nets` and `weight`. fewstep_recipe_text has whole ones.
 ///
 /// The folder of the options holds, at any time: recipe.json; metrics.jsonl, a line for each log_every steps (loss, each term, gradient norm, learning rate,
 /// samples a second) and for each measurement (`held_out`: RMSE against the teacher's trajectories of noises that training never sees, `training`: of as many

@@ -103,8 +103,10 @@ pub struct fewstep_term {
     pub weight: f32,
     /// For FEWSTEP_NORM_HUBER.
     pub huber_delta: f32,
-    /// 0.
-    pub reserved: u32,
+    /// For FEWSTEP_OBJECTIVE_OUTPUT; 0 for none: steps of a warm-up. In the first of them the student's prediction, over the batch, is compared after the best
+    /// common factor, so that a student that is too small for the whole of its teacher's output learns its form first (arXiv 2605.19729); that is granted less
+    /// and less, and after them not at all. The loss that a step reports is the one that is left.
+    pub linear_fit_steps: u32,
 }
 
 /// A further term of the loss: a block of the student is to give what a block of the teacher gives for the same x_t. What the student's gives [N,H,W,C] is
@@ -358,12 +360,11 @@ fn term(i: usize, t: &fewstep_term) -> Result<Term> {
     if !t.weight.is_finite() {
         return Err(Error::invalid(format!("{} is {}; it must be finite", name("weight"), t.weight)));
     }
-    if t.reserved != 0 {
-        return Err(Error::invalid(format!("{} must be 0", name("reserved"))));
-    }
     let objective = choice(t.objective, &name("objective"), &OBJECTIVES)?;
     let (step_weight, norm) = (choice(t.step_weight, &name("step_weight"), &weights)?, choice(t.norm, &name("norm"), &norms)?);
-    Ok(Term { weight: t.weight, ..objective.term(step_weight, norm) })
+    let term = Term { weight: t.weight, linear_fit_steps: t.linear_fit_steps, ..objective.term(step_weight, norm) };
+    term.check().map_err(|e| e.context(format!("terms[{i}]")))?;
+    Ok(term)
 }
 
 /// # Safety

@@ -8,7 +8,14 @@ const NAMES: [&str; 2] = ["fast", "best"];
 
 /// What both have in common: the teacher's own states, from its third-order solver, matched by Muon in batches of 64.
 fn trajectory(grid: u32, steps: u64) -> Stage {
-    let term = |objective: &str| StageTerm { objective: objective.to_owned(), weight: 1.0, norm: "l2".to_owned(), huber_delta: None, step_weight: None };
+    let term = |objective: &str| StageTerm {
+        objective: objective.to_owned(),
+        weight: 1.0,
+        norm: "l2".to_owned(),
+        huber_delta: None,
+        step_weight: None,
+        linear_fit_steps: 0,
+    };
     Stage {
         name: "trajectory".to_owned(),
         steps,

@@ -122,6 +122,9 @@ pub struct StageTerm {
     /// any other weight makes its loss infinite at one end of the schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step_weight: Option<String>,
+    /// Of `output`: steps of a warm-up in which the best scale of its prediction is granted; 0 for none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub linear_fit_steps: u32,
 }
 
 /// A term of features.
@@ -165,6 +168,10 @@ impl Default for StageDistribution {
 
 fn one() -> f32 {
     1.0
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 fn l2() -> String {
@@ -256,7 +263,7 @@ impl StageTerm {
             Prediction::VPrediction => Weight::V,
         };
         let step_weight = self.step_weight.as_deref().map_or(Ok(own), Weight::from_name)?;
-        let term = Term { weight: self.weight, ..objective.term(step_weight, norm) };
+        let term = Term { weight: self.weight, linear_fit_steps: self.linear_fit_steps, ..objective.term(step_weight, norm) };
         term.check()?;
         Ok(term)
     }

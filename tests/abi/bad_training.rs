@@ -34,6 +34,9 @@ fn trainer_options() {
     row("weight", INVALID, "step_weight", &|_, t| t.step_weight = 42);
     row("norm", INVALID, "norm", &|_, t| t.norm = 0);
     row("nan weight", INVALID, "weight", &|_, t| t.weight = f32::NAN);
+    row("linear fit of data", INVALID, "terms[0]: a term's linear_fit_steps is 5", &|_, t| {
+        (t.objective, t.step_weight, t.linear_fit_steps) = (FEWSTEP_OBJECTIVE_DENOISE, FEWSTEP_WEIGHT_SNR, 5);
+    });
     row("no terms", INVALID, "terms", &|o, _| o.term_count = 0);
     row("too many steps", INVALID, "steps is 1001; at most 1000", &|o, _| o.steps = 1001);
     row("too many substeps", INVALID, "1002 teacher steps; at most 1000", &|o, _| o.substeps = 501);

@@ -130,7 +130,7 @@ impl Case {
             norm: FEWSTEP_NORM_L2,
             weight: 1.0,
             huber_delta: 0.0,
-            reserved: 0,
+            linear_fit_steps: 0,
         };
         let options = fewstep_trainer_options { batch: 16, ..api.trainer_options(&term) };
         let (model, mut trainer) = (api.model(self.runtime, 1), null_mut());

@@ -387,5 +387,5 @@ impl Api {
 }
 
 pub fn term(objective: i32, step_weight: i32) -> fewstep_term {
-    fewstep_term { objective, step_weight, norm: FEWSTEP_NORM_L2, weight: 1.0, huber_delta: 0.0, reserved: 0 }
+    fewstep_term { objective, step_weight, norm: FEWSTEP_NORM_L2, weight: 1.0, huber_delta: 0.0, linear_fit_steps: 0 }
 }

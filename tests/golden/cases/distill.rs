@@ -169,7 +169,7 @@ fn build(g: &mut Graph, case: &Case, batch: &TensorFile, expected: &TensorFile) 
         };
         (vec![(state, nhwc(from)?), (target, nhwc(rows(1))?)], text(Evaluations::at(g, &context, at))?)
     };
-    let mut loss = text(evaluations.loss(g, &context, &case.term))?;
+    let mut loss = text(evaluations.loss(g, &context, &case.term, None))?;
     let (mut terms, mut alignments) = (vec![loss], vec![]);
     for (i, feature) in case.features.iter().enumerate() {
         let FeatureLoss { loss: own, parameters } = text(feature.loss(g, &context, &evaluations, i))?;
