@@ -1,26 +1,23 @@
-//! What each objective is worth: students of digits trained from equal numbers of samples, judged by the ends of their runs against the teacher's.
-//!
-//! usage: cargo bench --bench study -- [ROW...] [steps=4,2,1] [seeds=3] [samples=98304] [noises=12288]
-//!   rows are named in `rows`; all of them without names. Prints the table of docs/distillation.md, and to stderr how far it is.
-//!   The row `targets` trains nothing: it prints how far from the reference the states are that students are trained to match.
+//! The students of the study: how each row trains its own, and how they are judged.
 
-mod digits;
-
+use super::digits;
 use fewstep::backend::cpu::CpuBackend;
 use fewstep::cancel::Stop;
 use fewstep::diffusion::{Clip, Table, Weight, trailing_pairs};
 use fewstep::distill::{
-    Dataset, DistributionTerm, FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Point, Term, Trainer, TrainerOptions, WeightsKind,
+    Dataset, DistributionTerm, FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Point, Term, Trainer, TrainerOptions, TrajectorySet,
+    WeightsKind,
 };
-use fewstep::error::{Error, Result};
+use fewstep::error::Result;
 use fewstep::evaluate::Paired;
 use fewstep::nn::conditions::{ConditionKind, Values};
 use fewstep::nn::{Model, PerStep};
 use fewstep::random::Purpose;
 use fewstep::sampling::{RunSpec, SamplingRun, UNROLLED, for_each_batch};
 use fewstep::tensor::DType;
+use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Noises that training never sees, and the key of them.
 const HELD_OUT: usize = 512;
@@ -30,25 +27,41 @@ const REFERENCE: usize = 50;
 const BATCH: usize = 64;
 
 /// What all students have in common.
-struct Study {
+pub struct Study {
     backend: Arc<CpuBackend>,
     teacher: Model,
     data: Dataset,
     labels: Vec<i32>,
     reference: Vec<f32>,
-    samples: usize,
-    noises: usize,
+    numbers: Numbers,
+    /// The trajectories that were computed last, and of which options: rows of the same seed and grid see the same ones.
+    last: RefCell<Option<(TrajectoryKey, Arc<TrajectorySet>)>>,
 }
 
+/// How much a student sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Numbers {
+    /// Samples that it is trained on.
+    pub samples: usize,
+    /// Trajectories that these are of.
+    pub noises: usize,
+}
+
+/// Grid, seed, and the teacher's order and sub-steps.
+type TrajectoryKey = (Vec<(i64, i64)>, u64, usize, usize);
+
 /// A student of a row: how it is made, from how many steps and which seed.
-type Make = fn(&Study, usize, u64) -> Result<Model>;
+pub type Make = fn(&Study, usize, u64) -> Result<Model>;
 
 /// In the order of the table.
-fn rows() -> Vec<(&'static str, Make)> {
+pub fn rows() -> Vec<(&'static str, Make)> {
     vec![
         ("teacher", |study, _, _| Ok(study.teacher.clone())),
         ("scratch", |study, steps, seed| study.train(steps, seed, &[(Objective::Denoise, 1.0)], |_| {})),
         ("output", |study, steps, seed| study.train(steps, seed, &[(Objective::Output, 1.0)], |_| {})),
+        ("output_fitted", |study, steps, seed| {
+            study.train(steps, seed, &[(Objective::Output, 1.0)], |o| o.terms[0].linear_fit_steps = o.optimizer.total_steps as u32 / 4)
+        }),
         ("output+feature", |study, steps, seed| study.train(steps, seed, &[(Objective::Output, 1.0)], |o| o.features = blocks(Point::Data, 0))),
         ("feature+teacher_forced", |study, steps, seed| {
             study.train(steps, seed, &[(Objective::TeacherForced, 1.0)], |o| o.features = blocks(Point::Cached, o.optimizer.total_steps / 2))
@@ -122,12 +135,19 @@ fn term((objective, weight): &(Objective, f32)) -> Term {
 }
 
 impl Study {
-    fn new(samples: usize, noises: usize) -> Result<Self> {
-        let (backend, teacher, data) = (Arc::new(CpuBackend::new(2)?), digits::teacher()?, digits::data()?);
+    /// On one thread: as many students are trained at once as there are cores.
+    pub fn new(numbers: Numbers) -> Result<Self> {
+        let (backend, teacher, data) = (Arc::new(CpuBackend::new(1)?), digits::teacher()?, digits::data()?);
         let labels = (0..HELD_OUT as i32).map(|i| i % 10).collect();
-        let mut this = Self { backend, teacher, data, labels, reference: vec![], samples, noises };
+        let mut this = Self { backend, teacher, data, labels, reference: vec![], numbers, last: RefCell::default() };
         this.reference = this.ends(&this.teacher, REFERENCE)?;
         Ok(this)
+    }
+
+    /// The error of a row's student at the ends of its runs.
+    pub fn measure(&self, make: Make, steps: usize, seed: u64) -> Result<Paired> {
+        let ends = self.ends(&make(self, steps, seed)?, steps)?;
+        Paired::of(&ends, &self.reference, ends.len() / HELD_OUT)
     }
 
     /// Where a model arrives from the held-out noises in so many steps of DDIM.
@@ -149,14 +169,14 @@ impl Study {
 
     /// The options of a student that is trained from all samples.
     fn options(&self, steps: usize, seed: u64, terms: &[(Objective, f32)]) -> Result<TrainerOptions> {
-        let total_steps = (self.samples / BATCH) as u64;
+        let total_steps = (self.numbers.samples / BATCH) as u64;
         Ok(TrainerOptions {
             seed,
             batch: BATCH,
             terms: terms.iter().map(term).collect(),
             pairs: trailing_pairs(self.teacher.scheduler.num_train_timesteps, steps)?,
             substeps: 32usize.div_ceil(steps),
-            cache_size: self.noises,
+            cache_size: self.numbers.noises,
             optimizer: Optimizer { learning_rate: 2e-3, total_steps, ..Optimizer::default() },
             trajectory_clip: Some(Clip::None),
             ..TrainerOptions::default()
@@ -169,9 +189,16 @@ impl Study {
         self.run(&digits::student(&self.teacher, seed)?, &self.teacher, options)
     }
 
-    fn run(&self, student: &Model, teacher: &Model, options: TrainerOptions) -> Result<Model> {
+    fn run(&self, student: &Model, teacher: &Model, mut options: TrainerOptions) -> Result<Model> {
         let steps = options.optimizer.total_steps;
+        let shared = std::ptr::eq(teacher, &self.teacher) && options.cache_refresh == 0;
+        let key = (options.pairs.clone(), options.seed, options.teacher_order, options.substeps);
+        options.trajectories = self.last.borrow().as_ref().filter(|(last, _)| shared && *last == key).map(|(_, set)| set.clone());
         let mut trainer = Trainer::new(self.backend.clone(), student, Some(teacher), Some(&self.data), options)?;
+        trainer.prepare(&mut |_, _| true, Stop::NEVER)?;
+        if shared && trainer.cache_bytes() > 0 {
+            *self.last.borrow_mut() = Some((key, Arc::new(trainer.trajectory_set()?)));
+        }
         for _ in 0..steps {
             trainer.step()?;
         }
@@ -179,7 +206,7 @@ impl Study {
     }
 
     /// The errors of what a student of two steps is trained to match, by solver and steps of the teacher.
-    fn targets(&self) -> Result<()> {
+    pub fn targets(&self) -> Result<()> {
         println!("| order | teacher steps | RMSE against {REFERENCE} steps of DDIM |\n| --- | --- | --- |");
         for (order, all) in [(1, [12usize, 16, 20, 32]), (2, [12, 16, 20, 24]), (3, [12, 16, 20, 24])] {
             for steps in all {
@@ -213,51 +240,4 @@ impl Study {
         }
         Ok(student)
     }
-}
-
-fn number<T: std::str::FromStr>(name: &str, text: &str) -> Result<T> {
-    text.parse().map_err(|_| Error::invalid(format!("{name}={text}: not a number")))
-}
-
-fn main() -> Result<()> {
-    let (mut chosen, mut steps, mut seeds, mut samples, mut noises) = (vec![], vec![4usize, 2, 1], 3u64, 98304usize, 12288usize);
-    for argument in std::env::args().skip(1).filter(|argument| !argument.starts_with("--")) {
-        match argument.split_once('=') {
-            Some(("steps", list)) => steps = list.split(',').map(|n| number("steps", n)).collect::<Result<_>>()?,
-            Some(("seeds", n)) => seeds = number("seeds", n)?,
-            Some(("samples", n)) => samples = number("samples", n)?,
-            Some(("noises", n)) => noises = number("noises", n)?,
-            _ => chosen.push(argument),
-        }
-    }
-    let (rows, all) = (rows(), chosen.is_empty());
-    let targets = chosen.iter().position(|name| name == "targets").map(|at| chosen.remove(at));
-    if let Some(unknown) = chosen.iter().find(|name| rows.iter().all(|(row, _)| row != name)) {
-        let names: Vec<_> = rows.iter().map(|(name, _)| *name).collect();
-        return Err(Error::invalid(format!("no row {unknown}; there are targets, {}", names.join(", "))));
-    }
-    let study = Study::new(samples, noises)?;
-    if all || targets.is_some() {
-        study.targets()?;
-    }
-    if !all && chosen.is_empty() {
-        return Ok(());
-    }
-    println!("| row | steps | RMSE, mean of seeds (each) | median image | p99 image | seconds a student |\n| --- | --- | --- | --- | --- | --- |");
-    for (name, make) in rows.iter().filter(|(name, _)| all || chosen.iter().any(|row| row == name)) {
-        for &steps in &steps {
-            let (mut found, start) = (vec![], Instant::now());
-            for seed in 1..=seeds {
-                let ends = study.ends(&make(&study, steps, seed)?, steps)?;
-                let Paired { rmse, median, p99, .. } = Paired::of(&ends, &study.reference, ends.len() / HELD_OUT)?;
-                found.push([rmse, median, p99]);
-                eprintln!("{name}, {steps} steps, seed {seed}: {:.4}", found[found.len() - 1][0]);
-            }
-            let mean = |i: usize| found.iter().map(|f| f[i]).sum::<f64>() / found.len() as f64;
-            let each: Vec<_> = found.iter().map(|f| format!("{:.4}", f[0])).collect();
-            let seconds = start.elapsed().as_secs_f64() / found.len() as f64;
-            println!("| {name} | {steps} | {:.4} ({}) | {:.4} | {:.4} | {seconds:.0} |", mean(0), each.join(" "), mean(1), mean(2));
-        }
-    }
-    Ok(())
 }
