@@ -22,7 +22,7 @@ try:
     import openvino
     import torch
     import torch.nn.functional as F
-    from diffusers import UNet2DModel
+    from diffusers import DDIMScheduler, UNet2DModel
 except ImportError as e:
     sys.exit(f"bench-peers needs torch, diffusers, openvino, nncf, onnx and onnxscript: {e}")
 
@@ -272,6 +272,42 @@ def training(what, folder, patch, batch, rounds, burst):
     check(lib.fewstep_trainer_destroy(trainer))
 
 
+def trajectories(folder, count, steps, batch):
+    """A trainer's cache from nothing, the trainer's creation in it: DDIM by the teacher, from `count` noises, `batch` at once."""
+    teacher = C.c_void_p()
+    check(lib.fewstep_model_open(runtime, folder.encode(), C.byref(teacher)))
+    term = STRUCTS["fewstep_term"](objective=2, step_weight=5, norm=2, weight=1.0)
+    to = options("fewstep_trainer_options")
+    to.terms, to.term_count, to.term_stride, to.steps, to.substeps = C.addressof(term), 1, C.sizeof(term), 2, steps // 2
+    to.cache_size, to.cache_batch, to.trajectory_clip = count, batch, 0
+
+    def ours(precision=F32):
+        trainer, to.precision = C.c_void_p(), precision
+        check(lib.fewstep_trainer_create(runtime, teacher, teacher, None, C.byref(to), C.byref(trainer)))
+        check(lib.fewstep_trainer_prepare(trainer, None, None, None))
+        check(lib.fewstep_trainer_destroy(trainer))
+
+    net = UNet2DModel.from_pretrained(folder, subfolder="unet", low_cpu_mem_usage=False).eval()
+    scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler", timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True)
+    scheduler.set_timesteps(steps)
+
+    @torch.inference_mode()
+    def theirs():
+        for _ in range(0, count, batch):
+            x, labels = torch.randn((batch, net.config.in_channels, net.config.sample_size, net.config.sample_size)), torch.randint(0, 10, (batch,))
+            for t in scheduler.timesteps:
+                x = scheduler.step(net(x, t, class_labels=labels, return_dict=False)[0], t, x, return_dict=False)[0]
+
+    programs = {"fewstep": ours, "diffusers": theirs}
+    if multiplies_bf16():
+        programs["fewstep bf16"] = lambda: ours(BF16)
+    times = Times(programs, 2, 1)
+    times.report(f"{count} trajectories of {steps} DDIM steps by the digits teacher, {batch} at once")
+    over = "; ".join(f"{name} over diffusers {times.ratio(name, 'diffusers')}, {1e3 * count / times.median[name]:.0f} a second" for name in programs if name != "diffusers")
+    print(f"  {over}")
+
+
 student_s = evaluation()
+trajectories("examples-c/data/digits_teacher", 256, 32, 64)
 training("the demo's student", "examples-c/data/digits_teacher", {"block_out_channels": [16, 32], "layers_per_block": 1, **PLAIN}, 64, 8, 4)
 training("student_s", student_s, {}, 16, 4, 2)
