@@ -46,10 +46,11 @@ best: lib ## the best digits student of STEPS sampler steps, up to an hour; targ
 # A second task, from the data alone: a teacher of 32x32 colour icons, and its students. Sized for about 20 minutes on two cores; the teacher has then seen each
 # icon 25 times, far from enough to be good. ICONS="teacher=200000 …" where there is time. Cut off, it goes on.
 ICONS ?= width=16 teacher=1500 student=500 cache=640
-icons: lib ## a teacher of 32x32 colour icons and students of 4, 2 and 1 steps, about 20 minutes; target/icons
-	@mkdir -p target/icons
+ICONS_OUT = target/icons/$(subst =,-,$(subst $() $(),_,$(strip $(ICONS))))
+icons: lib ## a teacher of 32x32 colour icons and students of 4, 2 and 1 steps, about 20 minutes; a folder in target/icons
+	@mkdir -p $(ICONS_OUT)
 	$(CC) -std=c11 -D_POSIX_C_SOURCE=200809L -O2 -Wall -Wextra -Wpedantic -Werror -Iinclude examples-c/distill_pictures.c -o target/icons/distill_pictures -Ltarget/release -lfewstep -lm -Wl,-rpath,'$$ORIGIN/../release'
-	target/icons/distill_pictures examples-c/data/emoji32.npz target/icons $(ICONS)
+	target/icons/distill_pictures examples-c/data/emoji32.npz $(ICONS_OUT) $(ICONS)
 
 # What fewer bits cost, on digits: docs/quantization_tables.md anew.
 STUDY := target/quant-study

@@ -1,4 +1,4 @@
-"""fewstep beside OpenVINO and PyTorch on this machine's CPU, in one run: ratios to quote.
+"""fewstep beside OpenVINO, PyTorch and diffusers on this machine's CPU, in one run: ratios to quote.
 
 usage: make bench-peers PYTHON=venv/bin/python      (pip: torch diffusers safetensors openvino nncf onnx onnxscript)
 The programs take turns, each for a short burst, as a sampler evaluates a network over and over; a burst's first run, whose caches are cold and beside which the

@@ -2,6 +2,7 @@
  *
  * usage: distill_pictures PICTURES OUT_DIR [size=32] [channels=3] [width=32] [teacher=STEPS] [student=STEPS] [grids=4,2,1] [cache=4096] [evaluated=64]
  *   PICTURES           a folder (folders in it are classes), or an .npz with `images`, bytes [M,H,W,C], and `labels`, which say size and channels themselves
+ *   grids              numbers of steps, at most four
  *   width              channels of the teacher's first stage; the others have two and four times as many
  *   OUT_DIR/teacher/, OUT_DIR/student-2/ …   a run each: metrics.jsonl, TensorBoard files (tensorboard --logdir OUT_DIR), progress.svg, pictures, checkpoints
  *   OUT_DIR/student-2.safetensors …, OUT_DIR/samples.png, OUT_DIR/quality.txt
@@ -17,7 +18,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { SHOWN = 12, TEACHER_STEPS = 50, SIDE = 256, GRIDS = 4 };
+enum { SHOWN = 12, TEACHER_STEPS = 50, SIDE = 256, GRIDS = 4, FEWEST = 12 };
 
 static volatile sig_atomic_t interrupted; /* by Ctrl-C */
 
@@ -105,6 +106,10 @@ static fewstep_dataset *open_pictures(const fewstep_runtime *runtime, const char
         printf("left out: %s: %s\n", skipped.path, skipped.reason);
     }
     if (info->skipped > 5) printf("and %llu more\n", (unsigned long long)info->skipped - 5);
+    if (info->count < FEWEST || info->channels == 2) { /* before hours of training: what is measured and drawn at the end */
+        fprintf(stderr, "at least %d pictures are needed, of 1, 3 or 4 channels; these have %u\n", FEWEST, (unsigned)info->channels);
+        exit(1);
+    }
     return dataset;
 }
 

@@ -16,7 +16,6 @@ use results::{Record, Results};
 use rows::{Make, Numbers, Study};
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::time::Instant;
 
 /// What the command line says.
 struct Arguments {
@@ -84,14 +83,23 @@ fn jobs(a: &Arguments, rows: &[(&'static str, Make)], results: &Results) -> Vec<
     all.filter(|job| !results.has(job.row, job.steps, job.seed, a.numbers)).collect()
 }
 
-/// Trains jobs until there is none.
-fn work(numbers: Numbers, commit: &str, jobs: &Mutex<std::vec::IntoIter<Job>>, results: &Mutex<Results>) -> Result<()> {
+type Queue = Mutex<std::vec::IntoIter<Job>>;
+
+/// Trains jobs until there is none; after an error nobody begins another.
+fn work(numbers: Numbers, commit: &str, jobs: &Queue, results: &Mutex<Results>) -> Result<()> {
+    let done = train_all(numbers, commit, jobs, results);
+    if let (Err(error), Ok(mut jobs)) = (&done, jobs.lock()) {
+        eprintln!("{error}");
+        jobs.by_ref().for_each(drop);
+    }
+    done
+}
+
+fn train_all(numbers: Numbers, commit: &str, jobs: &Queue, results: &Mutex<Results>) -> Result<()> {
     let study = Study::new(numbers)?;
     let next = || jobs.lock().ok()?.next();
     while let Some(Job { row, make, steps, seed }) = next() {
-        let start = Instant::now();
-        let found = study.measure(make, steps, seed)?;
-        let seconds = start.elapsed().as_secs_f64();
+        let (found, seconds) = study.measure(make, steps, seed)?;
         eprintln!("{row}, {steps} steps, seed {seed}: {:.4} ({seconds:.0} s)", found.rmse);
         let record = Record { row: row.into(), steps, seed, numbers, rmse: found.rmse, median: found.median, p99: found.p99, seconds, commit: commit.into() };
         results.lock().map_err(|_| Error::internal("another worker panicked"))?.add(record)?;

@@ -20,7 +20,7 @@ pub struct Record {
     /// Of the RMSE of each image.
     pub median: f64,
     pub p99: f64,
-    /// Of one thread, beside as many others as there are cores.
+    /// Of training on one thread beside the other workers, trajectories apart.
     pub seconds: f64,
     /// Of the tree that trained it.
     pub commit: String,
@@ -33,13 +33,18 @@ pub struct Results {
 }
 
 impl Results {
-    /// What a file holds; nothing where there is none yet.
+    /// What a file holds; nothing where there is none yet. A last line that a power cut has left without its end is taken off.
     pub fn open(path: &Path) -> Result<Self> {
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
+        let failed = |e: std::io::Error| Error::invalid(format!("{}: {e}", path.display()));
+        let mut text = match std::fs::read_to_string(path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(e) => return Err(Error::invalid(format!("{}: {e}", path.display()))),
+            read => read.map_err(failed)?,
         };
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        if whole < text.len() {
+            text.truncate(whole);
+            std::fs::write(path, &text).map_err(failed)?;
+        }
         let line = |(i, line): (usize, &str)| serde_json::from_str(line).map_err(|e| Error::invalid(format!("{}: line {}: {e}", path.display(), i + 1)));
         Ok(Self { path: path.to_owned(), records: text.lines().enumerate().map(line).collect::<Result<_>>()? })
     }

@@ -16,8 +16,9 @@ use fewstep::random::Purpose;
 use fewstep::sampling::{RunSpec, SamplingRun, UNROLLED, for_each_batch};
 use fewstep::tensor::DType;
 use serde::{Deserialize, Serialize};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Noises that training never sees, and the key of them.
 const HELD_OUT: usize = 512;
@@ -36,6 +37,8 @@ pub struct Study {
     numbers: Numbers,
     /// The trajectories that were computed last, and of which options: rows of the same seed and grid see the same ones.
     last: RefCell<Option<(TrajectoryKey, Arc<TrajectorySet>)>>,
+    /// What went into trajectories since it was asked for.
+    preparing: Cell<Duration>,
 }
 
 /// How much a student sees.
@@ -139,15 +142,18 @@ impl Study {
     pub fn new(numbers: Numbers) -> Result<Self> {
         let (backend, teacher, data) = (Arc::new(CpuBackend::new(1)?), digits::teacher()?, digits::data()?);
         let labels = (0..HELD_OUT as i32).map(|i| i % 10).collect();
-        let mut this = Self { backend, teacher, data, labels, reference: vec![], numbers, last: RefCell::default() };
+        let mut this = Self { backend, teacher, data, labels, reference: vec![], numbers, last: RefCell::default(), preparing: Cell::default() };
         this.reference = this.ends(&this.teacher, REFERENCE)?;
         Ok(this)
     }
 
-    /// The error of a row's student at the ends of its runs.
-    pub fn measure(&self, make: Make, steps: usize, seed: u64) -> Result<Paired> {
-        let ends = self.ends(&make(self, steps, seed)?, steps)?;
-        Paired::of(&ends, &self.reference, ends.len() / HELD_OUT)
+    /// The error of a row's student at the ends of its runs, and the seconds of its training, trajectories apart.
+    pub fn measure(&self, make: Make, steps: usize, seed: u64) -> Result<(Paired, f64)> {
+        let start = Instant::now();
+        let student = make(self, steps, seed)?;
+        let seconds = start.elapsed().saturating_sub(self.preparing.take()).as_secs_f64();
+        let ends = self.ends(&student, steps)?;
+        Ok((Paired::of(&ends, &self.reference, ends.len() / HELD_OUT)?, seconds))
     }
 
     /// Where a model arrives from the held-out noises in so many steps of DDIM.
@@ -195,7 +201,9 @@ impl Study {
         let key = (options.pairs.clone(), options.seed, options.teacher_order, options.substeps);
         options.trajectories = self.last.borrow().as_ref().filter(|(last, _)| shared && *last == key).map(|(_, set)| set.clone());
         let mut trainer = Trainer::new(self.backend.clone(), student, Some(teacher), Some(&self.data), options)?;
+        let start = Instant::now();
         trainer.prepare(&mut |_, _| true, Stop::NEVER)?;
+        self.preparing.set(self.preparing.get() + start.elapsed());
         if shared && trainer.cache_bytes() > 0 {
             *self.last.borrow_mut() = Some((key, Arc::new(trainer.trajectory_set()?)));
         }

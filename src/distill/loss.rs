@@ -79,9 +79,12 @@ impl Evaluated {
     }
 }
 
-/// d - fit <d, p>/<p, p> p: with p what the student's prediction adds to d, and a fit of 1, the difference that is left when that is multiplied by the factor for
-/// which the squares over the batch are the smallest. The factor is a constant to the gradient, which it would not change: it is at its minimum.
+/// d - fit share p, with p what the student's prediction adds to d, and 1 - share the factor of p for which the squares over the batch are the smallest: what is
+/// left of the difference when that factor is granted. It is a constant to the gradient, which for squares at a fit of 1 is as it would be with it: at its minimum
+/// a factor changes nothing. Inside of limits, since below 0 a student would learn the opposite, and at 0 nothing.
 fn without(g: &mut Graph, d: ValueId, p: ValueId, fit: ValueId) -> Result<ValueId> {
+    /// The smallest and the largest factor.
+    const FACTORS: [f32; 2] = [0.1, 10.0];
     /// Beside <p, p>, for a network that predicts zeros as long as it is new.
     const LEAST: f32 = 1e-12;
     let one = vec![1; g.shape(d).len()];
@@ -94,6 +97,7 @@ fn without(g: &mut Graph, d: ValueId, p: ValueId, fit: ValueId) -> Result<ValueI
     let root = g.unary(UnaryKind::Rsqrt, own)?;
     let inverse = g.mul(root, root)?;
     let share = g.mul(shared, inverse)?;
+    let share = g.unary(UnaryKind::Clamp(1.0 - FACTORS[1], 1.0 - FACTORS[0]), share)?;
     let fit = g.reshape(fit, &one)?;
     let share = g.mul(share, fit)?;
     let share = g.push1(StopGradient.into(), &[share])?;

@@ -9,7 +9,7 @@ use super::*;
 use crate::backend::cpu::CpuBackend;
 use crate::backend::{Backend, Executable, as_bytes};
 use crate::diffusion::{Clip, Table, Walk, Weight, trailing_pairs};
-use crate::error::{Result, Status};
+use crate::error::{Error, Result, Status};
 use crate::graph::{Graph, TensorType};
 use crate::io::safetensors::{self, TensorFile};
 use crate::nn::{Model, Predictor};
@@ -112,27 +112,32 @@ fn rows_are_drawn_by_their_place_in_the_whole_batch() -> Result<()> {
     Ok(())
 }
 
-/// Of a student that says half of what its teacher says, the best factor explains all; half of the way through the warm-up, half; after it, nothing. Tolerance:
-/// what is left of a difference of f32.
+/// Of a student that says half of what its teacher says, the best factor explains all; half of the way through the warm-up, half; after it, nothing. One that
+/// says the opposite is granted no more than a tenth of what it says. An evaluation grants nothing. Tolerance: what is left of a difference of f32.
 #[test]
 fn a_linear_fit_takes_off_what_a_factor_explains() -> Result<()> {
-    let teacher = model()?;
-    let mut student = teacher.clone();
-    for name in ["conv_out.weight", "conv_out.bias"] {
-        let mut halved = teacher.weights[name].to_f32()?;
-        halved.as_mut_slice::<f32>()?.iter_mut().for_each(|w| *w *= 0.5);
-        student.weights.insert(name.into(), Arc::new(halved));
-    }
-    let data = dataset()?;
-    let loss = |linear_fit_steps: u32, steps_done: u64| {
+    let (teacher, data) = (model()?, dataset()?);
+    let trainer_of = |factor: f32, linear_fit_steps: u32, steps_done: u64| {
+        let mut student = teacher.clone();
+        for name in ["conv_out.weight", "conv_out.bias"] {
+            let mut scaled = teacher.weights[name].to_f32()?;
+            scaled.as_mut_slice::<f32>()?.iter_mut().for_each(|w| *w *= factor);
+            student.weights.insert(name.into(), Arc::new(scaled));
+        }
         let terms = vec![Term { linear_fit_steps, ..term(Point::Data, Target::TeacherOutput) }];
         let mut trainer = Trainer::new(Arc::new(CpuBackend::new(1)?), &student, Some(&teacher), Some(&data), TrainerOptions { terms, batch: 2, ..options() })?;
         trainer.steps_done = steps_done;
-        trainer.evaluate(7).map(|report| report.loss)
+        Ok::<_, Error>(trainer)
     };
-    for (steps_done, left) in [(0, 0.0), (2, 0.25), (4, 1.0), (9, 1.0)] {
-        let (plain, fitted) = (loss(0, steps_done)?, loss(4, steps_done)?);
-        assert!((fitted - left * plain).abs() <= 1e-5 * plain, "after {steps_done}: {fitted} of {plain}");
+    // What is left of (1 - factor)^2 is (1 - granted)^2.
+    for (factor, steps_done, granted) in [(0.5, 0, 1.0f32), (0.5, 2, 0.75), (0.5, 4, 0.5), (0.5, 9, 0.5), (-1.0, 0, -0.1), (-1.0, 4, -1.0)] {
+        let (mut plain, mut fitted) = (trainer_of(factor, 0, steps_done)?, trainer_of(factor, 4, steps_done)?);
+        let (of_plain, of_fitted) = (plain.step()?.loss, fitted.step()?.loss);
+        let left = ((1.0 - granted) / (1.0 - factor)).powi(2);
+        assert!((of_fitted - left * of_plain).abs() <= 1e-5 * of_plain, "{factor} after {steps_done}: {of_fitted} of {of_plain}");
+        let evaluated = [trainer_of(factor, 0, steps_done)?, trainer_of(factor, 4, steps_done)?].map(|mut trainer| trainer.evaluate(7).map(|r| r.loss));
+        let [a, b] = evaluated;
+        assert_eq!(a?, b?, "{factor} after {steps_done}");
     }
     let error = trainer(vec![Term { linear_fit_steps: 4, ..term(Point::Data, Target::Clean) }], 2).err().expect("refused");
     assert!(error.status == Status::InvalidArgument && error.message.contains("linear_fit_steps is 4, but its target is Clean"), "{error}");

@@ -31,7 +31,7 @@ pub struct Term {
     pub step_weight: Weight,
     /// Factor on this term.
     pub weight: f32,
-    /// Steps of a warm-up in which only what no scale of the student's prediction explains counts as a difference ([`loss`](super::loss)); 0 for none.
+    /// Steps of a warm-up that begins with the best factor on the student's prediction granted, and ends with none ([`loss`](super::loss)); 0 for no warm-up.
     pub linear_fit_steps: u32,
 }
 

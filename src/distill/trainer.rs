@@ -11,6 +11,7 @@ use super::overflow::{StateBounds, Watch, largest};
 use super::parameters::{Parameter, ParameterSet, SCALES, STUDENT, State};
 use super::phase::{Segments, UpdateInputs};
 use super::points::{CACHE, DATASET};
+use super::term::Term;
 use super::training_graph::{Results, TrainingGraph};
 use super::trajectories::Trajectories;
 use super::trajectory_set::rows_for;
@@ -59,6 +60,7 @@ pub struct Trainer {
     draws: DrawInputs,
     /// Factors of features, f32 [1] each.
     factors: Vec<ValueId>,
+    /// How much of a linear fit each term grants.
     fits: Vec<Option<ValueId>>,
     /// Row of the whole batch that the first one here is.
     pub(super) first_row: i32,
@@ -216,6 +218,7 @@ impl Trainer {
         self.advance_trajectories(stop)?;
         let n = self.steps_done;
         self.write_draws(self.options.seed)?;
+        self.write_fits(|term| term.linear_fit(n))?;
         self.write_updates()?;
         let watch = self.watch()?;
         match self.try_step(&watch, stop) {
@@ -294,6 +297,7 @@ impl Trainer {
             self.prepare(&mut |_, _| true, stop)?;
         }
         self.write_draws(seed)?;
+        self.write_fits(|_| 0.0)?;
         for Segments { forward, .. } in &self.phases {
             if self.exec.run_until(forward.clone(), stop)? < forward.end {
                 return Err(cancelled());
@@ -314,10 +318,15 @@ impl Trainer {
         for (input, feature) in self.factors.iter().zip(&self.options.features) {
             self.exec.write_bytes(*input, as_bytes(&[feature.factor(self.steps_done)]))?;
         }
-        for (input, term) in self.fits.iter().zip(&self.options.terms).filter_map(|(input, term)| Some((input.as_ref()?, term))) {
-            self.exec.write_bytes(*input, as_bytes(&[term.linear_fit(self.steps_done)]))?;
-        }
         self.exec.write_bytes(self.draws.first_row, as_bytes(&[self.first_row]))
+    }
+
+    /// How much of a linear fit each term grants: a step what its warm-up says, an evaluation nothing, so that errors on the way are comparable.
+    fn write_fits(&mut self, of: impl Fn(&Term) -> f32) -> Result<()> {
+        for (input, term) in self.fits.iter().zip(&self.options.terms).filter_map(|(input, term)| Some((input.as_ref()?, term))) {
+            self.exec.write_bytes(*input, as_bytes(&[of(term)]))?;
+        }
+        Ok(())
     }
 
     fn write_updates(&mut self) -> Result<()> {
