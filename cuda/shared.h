@@ -4,6 +4,11 @@
 
 namespace shared {
 
+namespace head_product {
+constexpr int kThreads = 256;  // a block, an element of its tile each
+constexpr int kTile = 16;  // rows and columns of a tile, and the depth that is taken at a time
+}  // namespace head_product
+
 namespace run {
 constexpr int kBytes = 16;  // what a thread moves at once where addresses and counts allow
 }  // namespace run

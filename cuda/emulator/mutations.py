@@ -56,6 +56,7 @@ BUGS = [
     ("a part's columns counted from the wrong part", "shape.cu", "column -= parts.width[i];", "column -= parts.width[0];", "suite", "conformance::shapes"),
     ("rows of a doubled image overlap", "resample.cu", "int64_t(p.row) * 2 * width + p.column) * 2 * channels + p.channel);\n  T* bottom", "int64_t(p.row) * width + p.column) * 2 * channels + p.channel);\n  T* bottom", "suite", "conformance::resample"),
     ("edges of a ragged tile exchanged", "transpose.cu", "if (to < columns && row + lane < rows)", "if (to < rows && row + lane < columns)", "suite", "conformance::transpose"),
+    ("rows past a head's last are stored", "head_product.cu", "if (row + r < p.rows && column + c < p.columns) y", "if (column + c < p.columns) y", "suite", "conformance::head_product"),
     ("softmax sum not brought to the new maximum", "attention.cu", "    rows.sum[i] *= factor[i];\n", "", "attention", "f32"),
     ("keys overwritten while they are read", "attention.cu", "      if (c * W >= h.width) break;\n      fs::sync_threads();\n", "      if (c * W >= h.width) break;\n", "attention", "f32"),
     ("keys past the last token have weight", "attention.cu", "scores[i][j] = there ? scores[i][j] * h.scale : minus_infinity();", "scores[i][j] = there ? scores[i][j] * h.scale : 0.0f;", "attention", "f32"),

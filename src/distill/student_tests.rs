@@ -223,3 +223,26 @@ fn blocks_take_the_weights_of_their_role() -> Result<()> {
     }
     Ok(())
 }
+
+/// Attention that is linear takes the weights of attention that is not; it is trained, saved and opened as any other. Diffusers' config has no word for it.
+#[test]
+fn attention_becomes_linear() -> Result<()> {
+    let teacher = digits()?;
+    let config = teacher.network.settings();
+    let linear = |key: &str| config[key].as_array().into_iter().flatten().map(|v| v.as_str().unwrap_or("").replace("Attn", "LinearAttn")).collect::<Vec<_>>();
+    let patch = json!({
+        "down_block_types": linear("down_block_types"), "up_block_types": linear("up_block_types"), "mid_block_type": "UNetMidBlock2DLinearAttn"
+    });
+    assert!(patch.to_string().contains("LinearAttnDownBlock2D"), "{patch}");
+    let student = student(&teacher, &patch, Copied::SameShape)?;
+    assert!(teacher.weights.iter().all(|(name, tensor)| student.weights[name].bytes() == tensor.bytes()), "every weight is the teacher's");
+    let (own, theirs, none) = (outputs(&student)?, outputs(&teacher)?, rmse(&outputs(&teacher)?, &vec![0.0; 40 * 64]));
+    let away = rmse(&own, &theirs);
+    assert!(away > 0.01 * none && away < none, "another function, and not far: {away} of {none}");
+    let file = std::env::temp_dir().join(format!("fewstep-linear-{}.safetensors", std::process::id()));
+    student.save_file(&file)?;
+    let opened = Model::from_bytes(&std::fs::read(&file).expect("the file"))?;
+    std::fs::remove_file(&file).expect("clean up");
+    assert_eq!(outputs(&opened)?, own);
+    Ok(())
+}

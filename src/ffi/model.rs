@@ -63,8 +63,9 @@ pub struct fewstep_student_options {
     pub prediction: i32,
     /// JSON, the keys of config.json that differ from the teacher's, with their values: {"block_out_channels": [32, 64], "layers_per_block": 1}. A key that the
     /// network does not have is refused; null is the value null. Of a UNet2DModel fewer block_out_channels than the teacher's drop the innermost stages, so
-    /// that the types of the others stay; to drop attention, give down_block_types, up_block_types and add_attention. NULL (the default) for the teacher's
-    /// architecture. Copied.
+    /// that the types of the others stay; to drop attention, give down_block_types, up_block_types and add_attention; for linear attention, whose time grows with
+    /// the pixels instead of their square, the types "LinearAttnDownBlock2D", "LinearAttnUpBlock2D" and mid_block_type "UNetMidBlock2DLinearAttn", which
+    /// diffusers does not have. NULL (the default) for the teacher's architecture. Copied.
     pub config_patch: *const c_char,
     /// FEWSTEP_COPY_*: which of the teacher's weights the student begins with; FEWSTEP_COPY_NOTHING by default. What is not copied begins at random.
     pub copy_weights: i32,

@@ -96,7 +96,7 @@ macro_rules! op_table {
 op_table! {
     Conv2d, FusedConv2d, Conv2dInputGrad, Conv2dWeightGrad, PackConv,
     GroupNorm, FusedGroupNorm, GroupNormGrad,
-    Attention, AttentionGrad,
+    Attention, AttentionGrad, HeadProduct,
     Unary, UnaryGrad, Affine, Binary, Cast, Combine, DynamicThreshold,
     Upsample2x, AvgPool2x,
     Concat, Slice, Pad, Transpose, Reshape, StopGradient,

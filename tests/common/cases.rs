@@ -562,3 +562,22 @@ pub fn attention() -> Vec<Case> {
     }
     cases
 }
+
+/// Samples, tokens, heads, and the rows and columns of a head's matrix: whole and ragged tiles, more rows than a chunk has.
+const HEAD_PRODUCTS: &[[usize; 5]] = &[[1, 1, 1, 1, 1], [2, 5, 3, 4, 7], [1, 64, 2, 16, 16], [3, 33, 1, 17, 1], [1, 130, 2, 40, 24], [2, 16, 1, 100, 33]];
+
+/// Sums of as many products of numbers below 1 as the longest side has: each rounding is 2^-24 of what has been summed.
+pub fn head_product() -> Vec<Case> {
+    let mut cases = vec![];
+    for &[n, t, heads, rows, columns] in HEAD_PRODUCTS {
+        let mut case = Case::new(format!("head products of {n} x {t} tokens, {heads} heads of {rows} x {columns}"));
+        let [a, b] = [heads * rows, heads * columns].map(|width| case.input(&[n, t, width]));
+        let m = case.input(&[n, heads * rows, columns]);
+        for (over, operands) in [(Over::Tokens, [a, b]), (Over::Rows, [a, m]), (Over::Columns, [b, m])] {
+            let y = case.op(HeadProduct { heads, over }, &operands);
+            case.expect(y, 2e-5);
+        }
+        cases.push(case);
+    }
+    cases
+}

@@ -134,6 +134,17 @@ pub fn attentions() -> Vec<GradCase> {
         let scale = (d as f64).powf(-0.5);
         cases.push(case(format!("attention {n} {t} {heads} {d}"), &[&s, &s, &s], move |g, v| g.push1(Attention { heads, scale }.into(), v)));
     }
+    for over in [Over::Tokens, Over::Rows, Over::Columns] {
+        let (tokens, heads, rows, columns) = (3, 2, 4, 5);
+        let [a, b] = [heads * rows, heads * columns].map(|width| [2, tokens, width]);
+        let m = [2, heads * rows, columns];
+        let shapes: [&[usize]; 2] = match over {
+            Over::Tokens => [&a, &b],
+            Over::Rows => [&a, &m],
+            Over::Columns => [&b, &m],
+        };
+        cases.push(case(format!("head product over {over:?}"), &shapes, move |g, v| g.push1(HeadProduct { heads, over }.into(), v)));
+    }
     cases.push(case("self attention of one value", &[&[1, 4, 6]], |g, v| g.push1(Attention { heads: 2, scale: 0.7 }.into(), &[v[0]; 3])));
     cases
 }

@@ -30,6 +30,7 @@ macro_rules! op_tests {
             muon => $crate::common::muon_cases::muon,
             group_norm => $crate::common::cases::group_norm,
             attention => $crate::common::cases::attention,
+            head_product => $crate::common::cases::head_product,
         }
     };
     ($run:path; $($name:ident => $table:path,)*) => {

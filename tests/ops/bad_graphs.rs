@@ -91,6 +91,21 @@ fn norms_and_attention() {
 }
 
 #[test]
+fn head_products() {
+    for (over, operands, complaint) in [
+        (Over::Tokens, ["1,4,6", "1,5,8"], "[1, 4, 6] and [1, 5, 8]"),
+        (Over::Tokens, ["1,4,6", "2,4,8"], "[1, 4, 6] and [2, 4, 8]"),
+        (Over::Tokens, ["1,4,5", "1,4,8"], "over Tokens of 2 heads"),
+        (Over::Rows, ["1,4,6", "1,8,5"], "[1, 4, 6] and [1, 8, 5]"),
+        (Over::Columns, ["1,4,6", "1,8,5"], "[1, 4, 6] and [1, 8, 5]"),
+        (Over::Columns, ["4,6", "1,8,3"], "[4, 6]"),
+    ] {
+        refused(HeadProduct { heads: 2, over }, &operands, &[complaint]);
+    }
+    refused(HeadProduct { heads: 0, over: Over::Rows }, &["1,4,6", "1,6,5"], &["0 heads"]);
+}
+
+#[test]
 fn elementwise() {
     let add = Binary { kind: BinaryKind::Add };
     refused(add.clone(), &["2,3", "2,4"], &["[2, 3]", "[2, 4]"]);
@@ -191,6 +206,7 @@ fn wrong_types_are_refused() {
         (GroupNormGrad { groups: 1, silu: false }.into(), &["1,2,2,3", "3", "3", "1,1", "f16:1,1", "1,2,2,3"]),
         (Attention { heads: 1, scale: 1.0 }.into(), &["1,2,3", "i8:1,2,3", "1,2,3"]),
         (AttentionGrad { heads: 1, scale: 1.0 }.into(), &["1,2,3", "1,2,3", "1,2,3", "1,2,3", "1,1,2", "i8:1,2,3"]),
+        (HeadProduct { heads: 1, over: Over::Rows }.into(), &["1,2,3", "i8:1,3,4"]),
         (Unary { kind: UnaryKind::Silu }.into(), &["i8:3"]),
         (UnaryGrad { kind: UnaryKind::Silu }.into(), &["3", "i8:3"]),
         (Affine { scale: 1.0, shift: 1.0 }.into(), &["i8:3"]),

@@ -15,13 +15,13 @@ use crate::graph::ops::{Attention, AttentionGrad};
 /// Query rows of a chunk: enough to pay for the transposed keys.
 const QUERIES: usize = 64;
 /// Query rows that are computed at once.
-const ROWS: usize = 4;
+pub(super) const ROWS: usize = 4;
 /// Scores that are summed at once, in four vectors of AVX2.
 const PIECE: usize = 32;
 /// Channels that are summed at once, for each of the rows.
-const WIDE: usize = 16;
+pub(super) const WIDE: usize = 16;
 /// Of either where fewer are left.
-const EIGHT: usize = 8;
+pub(super) const EIGHT: usize = 8;
 
 /// [N,T,heads*D].
 #[derive(Clone, Copy)]
@@ -105,7 +105,7 @@ fn piece_times<const P: usize>(row: &[f32], table: &[f32], t: usize) -> [f32; P]
 
 /// sum_b scores[r][b] * v[b][c] for `R` rows of as many scores each and `P` neighbouring c, added in the order of b; rows of v are `stride` apart.
 #[inline(always)]
-fn weighted<const R: usize, const P: usize>(scores: &[f32], v: &[f32], stride: usize) -> [[f32; P]; R] {
+pub(super) fn weighted<const R: usize, const P: usize>(scores: &[f32], v: &[f32], stride: usize) -> [[f32; P]; R] {
     let (mut sums, t) = ([[0.0; P]; R], scores.len() / R);
     for b in 0..t {
         let v = v[b * stride..].first_chunk::<P>().unwrap_or(&[0.0; P]); // always there

@@ -3,8 +3,8 @@
 use super::kernel::CpuKernel;
 use super::target::Target;
 use super::{
-    attention, bf16_conv2d, combine, conv2d, elementwise, gather, group_norm, muon, optimizer, quantize, quantized_conv2d, random, reduce, resample, shape,
-    timestep_embedding, transpose,
+    attention, bf16_conv2d, combine, conv2d, elementwise, gather, group_norm, head_product, muon, optimizer, quantize, quantized_conv2d, random, reduce,
+    resample, shape, timestep_embedding, transpose,
 };
 use crate::error::{Error, Result};
 use crate::graph::ops::PackFor;
@@ -47,6 +47,7 @@ pub(super) fn lower(graph: &Graph, node: &Node, target: Target) -> Result<Box<dy
         Op::GroupNormGrad(op) => group_norm::grad(op, ty(0)),
         Op::Attention(op) => attention::forward(op, ty(0), target),
         Op::AttentionGrad(op) => attention::grad(op, ty(0), target),
+        Op::HeadProduct(op) => head_product::head_product(op, ty(0), ty(1), target)?,
         Op::Unary(op) => elementwise::unary(op.kind),
         Op::UnaryGrad(op) => elementwise::unary_grad(op.kind),
         Op::Affine(op) => elementwise::affine(op),

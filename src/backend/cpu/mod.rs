@@ -10,6 +10,7 @@ mod elementwise;
 pub mod exec;
 mod gather;
 mod group_norm;
+mod head_product;
 mod kernel;
 pub mod kernels;
 mod lower;

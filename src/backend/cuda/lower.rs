@@ -4,7 +4,7 @@ use super::launch::Lowered;
 use super::site::Site;
 use super::target::{BF16_CAPABILITY, Target};
 use super::{
-    attention, combine, conv2d, elementwise, gather, group_norm, muon, optimizer, quantize, quantized_conv2d, random, reduce, resample, shape,
+    attention, combine, conv2d, elementwise, gather, group_norm, head_product, muon, optimizer, quantize, quantized_conv2d, random, reduce, resample, shape,
     timestep_embedding, transpose,
 };
 use crate::error::{Error, Result};
@@ -83,6 +83,7 @@ fn lower_op(op: &Op, site: &Site) -> Result<Lowered> {
         Op::GroupNormGrad(op) => group_norm::grad(op, site),
         Op::Attention(op) => attention::forward(op, site),
         Op::AttentionGrad(op) => attention::grad(op, site),
+        Op::HeadProduct(op) => head_product::head_product(op, site),
         Op::Reshape(_) | Op::StopGradient(_) => Err(Error::internal(format!("{} is a view and has no kernel", op.name()))),
     }
 }

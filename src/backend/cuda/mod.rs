@@ -12,6 +12,7 @@ mod elementwise;
 pub mod exec;
 mod gather;
 mod group_norm;
+mod head_product;
 mod launch;
 mod lower;
 pub(crate) mod manifest;

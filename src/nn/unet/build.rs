@@ -5,7 +5,7 @@ use super::config::{Activation, ClassEmbedding, Resampling, TimeScaleShift, UNet
 use crate::error::{Error, Result};
 use crate::graph::ops::{Cast, Concat, TimestepEmbedding, UnaryKind};
 use crate::graph::{Graph, ValueId};
-use crate::nn::blocks::attention::SelfAttention;
+use crate::nn::blocks::attention::{Mixing, SelfAttention};
 use crate::nn::blocks::resample::{downsample, upsample};
 use crate::nn::blocks::resnet::{Block, Resample, Style};
 use crate::nn::blocks::time::embedding;
@@ -85,19 +85,19 @@ impl UNet<'_> {
 
     fn down_block(&self, g: &mut Graph, mut h: ValueId, time: ValueId, i: usize, skips: &mut Vec<ValueId>) -> Result<ValueId> {
         let c = self.config;
-        let attends = c.down_block_types[i].has_attention();
+        let attention = c.down_block_types[i].attention();
         let path = format!("down_blocks.{i}");
         for j in 0..c.layers_per_block {
             h = self.resnet(g, h, time, &self.plain(&format!("{path}.resnets.{j}"), c.block_out_channels[i]))?;
-            if attends {
-                h = self.attention(g, h, &format!("{path}.attentions.{j}"), Some(c.norm_num_groups), 1.0)?;
+            if let Some(mixing) = attention {
+                h = self.attention(g, h, &format!("{path}.attentions.{j}"), (Some(c.norm_num_groups), mixing), 1.0)?;
             }
             skips.push(h);
         }
         if i + 1 < c.block_out_channels.len() {
             let path = format!("{path}.downsamplers.0");
             // Blocks without attention ignore downsample_type and always use the convolution.
-            h = if attends && c.downsample_type == Resampling::Resnet {
+            h = if attention.is_some() && c.downsample_type == Resampling::Resnet {
                 self.resnet(g, h, time, &Block { resample: Resample::Down, ..self.plain(&path, c.block_out_channels[i]) })?
             } else {
                 downsample(g, self.scope, h, &path, c.downsample_padding)?
@@ -110,9 +110,7 @@ impl UNet<'_> {
 
     fn mid_block(&self, g: &mut Graph, h: ValueId, time: ValueId) -> Result<ValueId> {
         let c = self.config;
-        if c.mid_block_type.is_none() {
-            return Ok(h);
-        }
+        let Some(block) = c.mid_block_type else { return Ok(h) };
         let channels = g.shape(h)[3];
         let output_scale = c.mid_block_scale_factor;
         let resnet = |g: &mut Graph, h, j: usize| {
@@ -121,7 +119,7 @@ impl UNet<'_> {
         };
         let mut h = resnet(g, h, 0)?;
         if c.add_attention {
-            h = self.attention(g, h, "mid_block.attentions.0", c.mid_attention_groups(), output_scale)?;
+            h = self.attention(g, h, "mid_block.attentions.0", (c.mid_attention_groups(), block.mixing()), output_scale)?;
         }
         let h = resnet(g, h, 1)?;
         self.scope.feature_of_all("mid_block", h)?;
@@ -130,7 +128,7 @@ impl UNet<'_> {
 
     fn up_block(&self, g: &mut Graph, mut h: ValueId, time: ValueId, i: usize, skips: &mut Vec<ValueId>) -> Result<ValueId> {
         let c = self.config;
-        let attends = c.up_block_types[i].has_attention();
+        let attention = c.up_block_types[i].attention();
         let stages = c.block_out_channels.len();
         let channels = c.block_out_channels[stages - 1 - i];
         let path = format!("up_blocks.{i}");
@@ -138,13 +136,13 @@ impl UNet<'_> {
             let skip = skips.pop().ok_or_else(|| Error::internal("skip connections ran out"))?;
             let joined = g.push1(Concat.into(), &[h, skip])?;
             h = self.resnet(g, joined, time, &self.plain(&format!("{path}.resnets.{j}"), channels))?;
-            if attends {
-                h = self.attention(g, h, &format!("{path}.attentions.{j}"), Some(c.norm_num_groups), 1.0)?;
+            if let Some(mixing) = attention {
+                h = self.attention(g, h, &format!("{path}.attentions.{j}"), (Some(c.norm_num_groups), mixing), 1.0)?;
             }
         }
         if i + 1 < stages {
             let path = format!("{path}.upsamplers.0");
-            h = if attends && c.upsample_type == Resampling::Resnet {
+            h = if attention.is_some() && c.upsample_type == Resampling::Resnet {
                 self.resnet(g, h, time, &Block { resample: Resample::Up, ..self.plain(&path, channels) })?
             } else {
                 upsample(g, self.scope, h, &path)?
@@ -177,8 +175,8 @@ impl UNet<'_> {
     }
 
     /// `groups` of the norm before it; `None` leaves the norm out.
-    fn attention(&self, g: &mut Graph, x: ValueId, path: &str, groups: Option<usize>, rescale: f64) -> Result<ValueId> {
+    fn attention(&self, g: &mut Graph, x: ValueId, path: &str, (groups, mixing): (Option<usize>, Mixing), rescale: f64) -> Result<ValueId> {
         let norm = groups.map(|groups| Norm { groups, ..self.norm() });
-        SelfAttention { norm, heads: self.config.attention_heads(g.shape(x)[3]), rescale }.build(g, self.scope, x, path)
+        SelfAttention { norm, heads: self.config.attention_heads(g.shape(x)[3]), rescale, mixing }.build(g, self.scope, x, path)
     }
 }

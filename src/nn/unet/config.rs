@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::io::DIFFUSERS_VERSION;
 use crate::io::json::{Fields, MAX_LIST, float, number};
 use crate::names::{Named, named_enum};
+use crate::nn::blocks::attention::Mixing;
 use crate::nn::network::{Unknown, names};
 use serde_json::{Map, Value, json};
 
@@ -14,6 +15,8 @@ named_enum! {
         Plain = "DownBlock2D",
         /// An attention layer after every resnet.
         Attention = "AttnDownBlock2D",
+        /// A layer of linear attention after every resnet; not of diffusers, which refuses the name.
+        Linear = "LinearAttnDownBlock2D",
     }
 }
 
@@ -24,20 +27,40 @@ named_enum! {
         Plain = "UpBlock2D",
         /// An attention layer after every resnet.
         Attention = "AttnUpBlock2D",
+        /// A layer of linear attention after every resnet; not of diffusers, which refuses the name.
+        Linear = "LinearAttnUpBlock2D",
     }
 }
 
 impl DownBlock {
-    /// Whether every resnet is followed by attention.
-    pub fn has_attention(self) -> bool {
-        self == Self::Attention
+    /// The attention that follows every resnet.
+    pub fn attention(self) -> Option<Mixing> {
+        match self {
+            Self::Plain => None,
+            Self::Attention => Some(Mixing::Softmax),
+            Self::Linear => Some(Mixing::Linear),
+        }
+    }
+
+    /// The same with linear attention where it has any.
+    pub fn linear(self) -> Self {
+        self.attention().map_or(self, |_| Self::Linear)
     }
 }
 
 impl UpBlock {
-    /// Whether every resnet is followed by attention.
-    pub fn has_attention(self) -> bool {
-        self == Self::Attention
+    /// The attention that follows every resnet.
+    pub fn attention(self) -> Option<Mixing> {
+        match self {
+            Self::Plain => None,
+            Self::Attention => Some(Mixing::Softmax),
+            Self::Linear => Some(Mixing::Linear),
+        }
+    }
+
+    /// The same with linear attention where it has any.
+    pub fn linear(self) -> Self {
+        self.attention().map_or(self, |_| Self::Linear)
     }
 }
 
@@ -46,6 +69,18 @@ named_enum! {
     MidBlock {
         /// Resnet, attention (unless `add_attention` is false), resnet.
         UNetMid = "UNetMidBlock2D",
+        /// The same with linear attention; not of diffusers, which refuses the name.
+        Linear = "UNetMidBlock2DLinearAttn",
+    }
+}
+
+impl MidBlock {
+    /// How its attention mixes tokens.
+    pub fn mixing(self) -> Mixing {
+        match self {
+            Self::UNetMid => Mixing::Softmax,
+            Self::Linear => Mixing::Linear,
+        }
     }
 }
 
@@ -293,6 +328,16 @@ impl UNetConfig {
     /// Whether the mid block has attention.
     pub fn mid_attention(&self) -> bool {
         self.mid_block_type.is_some() && self.add_attention
+    }
+
+    /// The same with linear attention wherever there is attention.
+    pub fn with_linear_attention(&self) -> Self {
+        Self {
+            down_block_types: self.down_block_types.iter().map(|block| block.linear()).collect(),
+            mid_block_type: self.mid_block_type.map(|block| if self.add_attention { MidBlock::Linear } else { block }),
+            up_block_types: self.up_block_types.iter().map(|block| block.linear()).collect(),
+            ..self.clone()
+        }
     }
 
     /// Groups of the mid attention's norm; `None` when it has no norm, which is so with scale_shift and no number given.

@@ -1,6 +1,7 @@
 use super::*;
 use crate::Status;
 use crate::error::Result;
+use crate::nn::blocks::attention::Mixing;
 use crate::nn::{Network, families};
 
 /// A small valid model; the cases below change one key of it.
@@ -35,8 +36,8 @@ fn reads_every_key() {
     let c = UNetConfig::parse(BASIC, "config.json").unwrap();
     assert_eq!((c.sample_size, c.in_channels, c.layers_per_block), (Some((16, 24)), 3, 1));
     assert_eq!(c.block_out_channels, [16, 32]);
-    assert!(!c.down_block_types[0].has_attention() && c.down_block_types[1].has_attention());
-    assert!(c.up_block_types[0].has_attention() && !c.up_block_types[1].has_attention());
+    assert!(c.down_block_types[0].attention().is_none() && c.down_block_types[1].attention() == Some(Mixing::Softmax));
+    assert!(c.up_block_types[0].attention() == Some(Mixing::Softmax) && c.up_block_types[1].attention().is_none());
     assert_eq!((c.class_embedding(), c.time_embed_dim(), c.size_multiple()), (ClassEmbedding::Table(10), 64, 2));
     assert_eq!((c.mid_block_scale_factor, c.norm_eps, c.attention_heads(32)), (1.25, 1e-5, (4, 8)));
     assert!(c.unknown.warnings.is_empty());

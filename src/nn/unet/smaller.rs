@@ -13,7 +13,7 @@ const WHOLE: usize = 4;
 const FEWER_STAGES: usize = 2;
 
 /// Patches of every combination of: fewer stages, fewer channels (3/4, 1/2 and 1/4), half as many residual blocks or one, attention at the lowest resolution
-/// alone or none, no mid block, half the time embedding. The first is the teacher itself, an empty patch.
+/// alone or none, linear attention, no mid block, half the time embedding. The first is the teacher itself, an empty patch.
 pub(super) fn smaller(teacher: &UNetConfig) -> Vec<Map<String, Value>> {
     let axes: [fn(&UNetConfig) -> Vec<UNetConfig>; 6] = [fewer_stages, narrower, fewer_blocks, less_attention, without_mid, smaller_time];
     let all = axes.iter().fold(vec![teacher.clone()], |configs, axis| configs.iter().flat_map(axis).collect());
@@ -65,7 +65,7 @@ fn less_attention(c: &UNetConfig) -> Vec<UNetConfig> {
         up_block_types: c.up_block_types.iter().enumerate().map(|(i, block)| if kept(i, 0) { *block } else { UpBlock::Plain }).collect(),
         ..c.clone()
     };
-    vec![c.clone(), lowest, none]
+    [c, &lowest, &none].into_iter().flat_map(|config| [config.clone(), config.with_linear_attention()]).collect()
 }
 
 fn without_mid(c: &UNetConfig) -> Vec<UNetConfig> {

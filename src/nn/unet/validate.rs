@@ -85,8 +85,8 @@ impl UNetConfig {
     /// An attention layer needs at least one head; channels left over after whole heads are allowed.
     fn check_heads(&self) -> Result<()> {
         let Some(dim) = self.attention_head_dim else { return Ok(()) };
-        let down = self.down_block_types.iter().map(|b| b.has_attention()).zip(self.block_out_channels.iter());
-        let up = self.up_block_types.iter().map(|b| b.has_attention()).zip(self.block_out_channels.iter().rev());
+        let down = self.down_block_types.iter().map(|b| b.attention().is_some()).zip(self.block_out_channels.iter());
+        let up = self.up_block_types.iter().map(|b| b.attention().is_some()).zip(self.block_out_channels.iter().rev());
         let mid = [(self.mid_attention(), &self.block_out_channels[self.block_out_channels.len() - 1])];
         match down.chain(up).chain(mid).find(|(attention, channels)| *attention && dim > **channels) {
             Some((_, channels)) => Err(Error::invalid(format!("attention_head_dim {dim} is larger than the {channels} channels of a block with attention"))),
