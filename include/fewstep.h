@@ -840,8 +840,9 @@ typedef struct {
   /**
    * JSON, the keys of config.json that differ from the teacher's, with their values: {"block_out_channels": [32, 64], "layers_per_block": 1}. A key that the
    * network does not have is refused; null is the value null. Of a UNet2DModel fewer block_out_channels than the teacher's drop the innermost stages, so
-   * that the types of the others stay; to drop attention, give down_block_types, up_block_types and add_attention. NULL (the default) for the teacher's
-   * architecture. Copied.
+   * that the types of the others stay; to drop attention, give down_block_types, up_block_types and add_attention; for linear attention, whose time grows with
+   * the pixels instead of their square, the types "LinearAttnDownBlock2D", "LinearAttnUpBlock2D" and mid_block_type "UNetMidBlock2DLinearAttn", which
+   * diffusers does not have. NULL (the default) for the teacher's architecture. Copied.
    */
   const char *config_patch;
   /**
@@ -4128,8 +4129,8 @@ FEWSTEP_API fewstep_status fewstep_student_search_options_init(fewstep_student_s
 
 /**
  * Searches the teacher's smaller relatives for those that fit a budget. Of a UNet2DModel these are all combinations of: up to two stages fewer, 3/4, 1/2 or
- * 1/4 of the channels, half as many residual blocks or one, attention at the lowest resolution alone or none, no mid block, half the time embedding. Those
- * with too many parameters or operations are left out first; the others are measured on the runtime's device, from the one of the most operations down, until
+ * 1/4 of the channels, half as many residual blocks or one, attention at the lowest resolution alone, linear, or none, no mid block, half the time
+ * embedding. Those with too many parameters or operations are left out first; the others are measured on the runtime's device, from the one of the most operations down, until
  * `rows` of them fit. The table has the teacher first, then the students in that order: how much they compute is the only thing that is known of how good they
  * can become. Train the first few for a short while and compare (fewstep_evaluate) before one is trained for long. Nothing else should compute meanwhile.
  * `options` may be NULL for the defaults. `progress` may be NULL and reports FEWSTEP_PHASE_SEARCH.
