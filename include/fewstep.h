@@ -4130,10 +4130,10 @@ FEWSTEP_API fewstep_status fewstep_student_search_options_init(fewstep_student_s
 /**
  * Searches the teacher's smaller relatives for those that fit a budget. Of a UNet2DModel these are all combinations of: up to two stages fewer, 3/4, 1/2 or
  * 1/4 of the channels, half as many residual blocks or one, attention at the lowest resolution alone, linear, or none, no mid block, half the time
- * embedding. Those with too many parameters or operations are left out first; the others are measured on the runtime's device, from the one of the most operations down, until
- * `rows` of them fit. The table has the teacher first, then the students in that order: how much they compute is the only thing that is known of how good they
- * can become. Train the first few for a short while and compare (fewstep_evaluate) before one is trained for long. Nothing else should compute meanwhile.
- * `options` may be NULL for the defaults. `progress` may be NULL and reports FEWSTEP_PHASE_SEARCH.
+ * embedding. Those with too many parameters or operations are left out first; the others are measured on the runtime's device, from the one of the most
+ * operations down, until `rows` of them fit. The table has the teacher first, then the students in that order: how much they compute is the only thing that is
+ * known of how good they can become. Train the first few for a short while and compare (fewstep_evaluate) before one is trained for long. Nothing else should
+ * compute meanwhile. `options` may be NULL for the defaults. `progress` may be NULL and reports FEWSTEP_PHASE_SEARCH.
  *
  * The caller owns `*out` and gives it to fewstep_student_table_destroy; it keeps the runtime alive. A table may have no student. Any thread may call. Returns
  * OK, INVALID_ARGUMENT, SHAPE, CANCELLED, UNSUPPORTED (also for a teacher of another class) or OUT_OF_MEMORY.
