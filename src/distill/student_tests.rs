@@ -2,9 +2,10 @@
 
 use super::importance::{Groups, choose, choose_whole};
 use super::student::{Copied, StudentOptions, derive};
+use super::{NormKind, Objective, Trainer, TrainerOptions, WeightsKind};
 use crate::backend::cpu::CpuBackend;
 use crate::cancel::Stop;
-use crate::diffusion::trailing_pairs;
+use crate::diffusion::{Weight, trailing_pairs};
 use crate::error::Result;
 use crate::io::SchedulerConfig;
 use crate::nn::conditions::Values;
@@ -244,5 +245,12 @@ fn attention_becomes_linear() -> Result<()> {
     let opened = Model::from_bytes(&std::fs::read(&file).expect("the file"))?;
     std::fs::remove_file(&file).expect("clean up");
     assert_eq!(outputs(&opened)?, own);
+    let (pairs, terms) = (trailing_pairs(student.scheduler.num_train_timesteps, 2)?, vec![Objective::TeacherForced.term(Weight::State, NormKind::L2)]);
+    let options = TrainerOptions { terms, pairs, batch: 4, substeps: 1, cache_size: 8, cache_batch: 8, ..TrainerOptions::default() };
+    let mut trainer = Trainer::new(Arc::new(CpuBackend::new(1)?), &student, Some(&teacher), None, options)?;
+    trainer.step()?;
+    let learned = trainer.snapshot(WeightsKind::Raw)?;
+    let attention = student.weights.keys().filter(|name| name.contains("attentions") && name.ends_with("weight"));
+    attention.for_each(|name| assert!(learned.weights[name].bytes() != student.weights[name].bytes(), "{name} has not moved"));
     Ok(())
 }

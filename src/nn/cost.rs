@@ -34,7 +34,7 @@ fn products(graph: &Graph, node: &Node) -> u64 {
         Op::Conv2d(_) => graph.shape(node.inputs[1])[1..].iter().product::<usize>(),
         // Each number of a token meets every token twice: in its scores and in its mixture.
         Op::Attention(_) => 2 * graph.shape(node.inputs[1])[1],
-        Op::HeadProduct(op) => op.sizes(graph.shape(node.inputs[0]), graph.shape(node.inputs[1])).map_or(0, |sizes| op.depth(sizes)),
+        Op::HeadProduct(op) => op.sizes(graph.shape(node.inputs[0]), graph.shape(node.inputs[1])).map_or(0, |sizes| op.matrices(sizes).depth),
         _ => 0,
     };
     results.saturating_mul(each as u64)

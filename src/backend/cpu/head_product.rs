@@ -7,92 +7,59 @@ use super::kernels::pool::{Shared, split};
 use super::target::Target;
 use crate::error::Result;
 use crate::graph::TensorType;
-use crate::graph::ops::{HeadProduct, HeadSizes, Over};
+use crate::graph::ops::{HeadMatrices, HeadProduct, Strided};
 
-/// Rows of the result that a chunk has: enough to pay for the table that is turned for them.
+/// Rows of the result that a chunk has: enough to pay for a table that is turned for them,
 const CHUNK: usize = 64;
+/// and few enough for so many floats of them to stay near.
+const ROOM: usize = 1 << 16;
 
 struct Product {
-    over: Over,
+    samples: usize,
     heads: usize,
-    sizes: HeadSizes,
+    matrices: HeadMatrices,
     threads: usize,
 }
 
 pub(super) fn head_product(op: &HeadProduct, a: &TensorType, b: &TensorType, target: Target) -> Result<Box<dyn CpuKernel>> {
     let sizes = op.sizes(&a.shape, &b.shape)?;
-    Ok(Box::new(Product { over: op.over, heads: op.heads, sizes, threads: target.threads }))
-}
-
-/// A matrix of one head: element [r, c] is at first + r * row + c * column.
-#[derive(Clone, Copy)]
-struct View {
-    first: usize,
-    row: usize,
-    column: usize,
-}
-
-/// What a chunk multiplies: its rows of the result, `depth` products a number, and so many columns.
-#[derive(Clone, Copy)]
-struct Extent {
-    rows: usize,
-    depth: usize,
-    columns: usize,
+    Ok(Box::new(Product { samples: sizes.n, heads: op.heads, matrices: op.matrices(sizes), threads: target.threads }))
 }
 
 impl Product {
-    fn extent(&self) -> Extent {
-        let HeadSizes { tokens, rows, columns, .. } = self.sizes;
-        match self.over {
-            Over::Tokens => Extent { rows, depth: tokens, columns },
-            Over::Rows => Extent { rows: tokens, depth: rows, columns },
-            Over::Columns => Extent { rows: tokens, depth: columns, columns: rows },
-        }
-    }
-
-    /// Left factor, right factor and result of a head.
-    fn views(&self, n: usize, head: usize) -> [View; 3] {
-        let HeadSizes { tokens, rows, columns, .. } = self.sizes;
-        let token_major = |width: usize| View { first: (n * tokens * self.heads + head) * width, row: self.heads * width, column: 1 };
-        let matrix = View { first: (n * self.heads + head) * rows * columns, row: columns, column: 1 };
-        let turned = |view: View| View { row: view.column, column: view.row, ..view };
-        match self.over {
-            Over::Tokens => [turned(token_major(rows)), token_major(columns), matrix],
-            Over::Rows => [token_major(rows), matrix, token_major(columns)],
-            Over::Columns => [token_major(columns), turned(matrix), token_major(rows)],
-        }
+    /// The most rows of a chunk.
+    fn rows(&self) -> usize {
+        (ROOM / self.matrices.depth.max(1)).clamp(ROWS, CHUNK).min(self.matrices.rows)
     }
 
     /// Floats of a thread's scratch: a chunk's rows, and the table where it is turned.
     fn room(&self) -> [usize; 2] {
-        let e = self.extent();
-        [CHUNK.min(e.rows) * e.depth, if self.over == Over::Columns { e.depth * e.columns } else { 0 }]
+        let HeadMatrices { depth, columns, factors, .. } = self.matrices;
+        [self.rows() * depth, if factors[1].column == 1 { 0 } else { depth * columns }]
     }
 
-    /// Rows from `first` on, of as many as `left` has; what is turned has been copied side by side.
+    /// The result's rows from `y` at `at` on: those of `left`, side by side, times a table whose rows are `stride` apart.
     #[inline(always)]
-    fn multiply(&self, left: &[f32], (table, stride): (&[f32], usize), to: View, first: usize, y: Shared) {
-        let depth = self.extent().depth;
-        let count = left.len() / depth.max(1);
-        let mut r = 0;
-        while r + ROWS <= count {
-            self.columns::<ROWS>(&left[r * depth..(r + ROWS) * depth], (table, stride), to, first + r, y);
-            r += ROWS;
+    fn multiply(&self, left: &[f32], (table, stride): (&[f32], usize), at: usize, y: Shared) {
+        let (depth, row) = (self.matrices.depth, self.matrices.result.row);
+        let (fours, rest) = left.split_at(left.len() / (ROWS * depth) * ROWS * depth);
+        for (i, four) in fours.chunks_exact(ROWS * depth).enumerate() {
+            self.columns::<ROWS>(four, (table, stride), at + i * ROWS * row, y);
         }
-        for r in r..count {
-            self.columns::<1>(&left[r * depth..(r + 1) * depth], (table, stride), to, first + r, y);
+        for (i, one) in rest.chunks_exact(depth).enumerate() {
+            self.columns::<1>(one, (table, stride), at + (fours.len() / depth + i) * row, y);
         }
     }
 
     #[inline(always)]
-    fn columns<const R: usize>(&self, left: &[f32], (table, stride): (&[f32], usize), to: View, row: usize, y: Shared) {
-        let (columns, mut c) = (self.extent().columns, 0);
+    fn columns<const R: usize>(&self, left: &[f32], (table, stride): (&[f32], usize), at: usize, y: Shared) {
+        let (columns, row, mut c) = (self.matrices.columns, self.matrices.result.row, 0);
         while c < columns {
-            let (at, table) = (to.first + row * to.row + c, &table[c..]);
+            let table = &table[c..];
             c += match columns - c {
-                WIDE.. => write::<R, WIDE>(weighted(left, table, stride), at, to.row, y),
-                EIGHT.. => write::<R, EIGHT>(weighted(left, table, stride), at, to.row, y),
-                _ => write::<R, 1>(weighted(left, table, stride), at, to.row, y),
+                WIDE.. => write::<R, WIDE>(weighted(left, table, stride), at + c, row, y),
+                EIGHT.. => write::<R, EIGHT>(weighted(left, table, stride), at + c, row, y),
+                _ => write::<R, 1>(weighted(left, table, stride), at + c, row, y),
             };
         }
     }
@@ -108,19 +75,19 @@ fn write<const R: usize, const P: usize>(sums: [[f32; P]; R], at: usize, pitch: 
     P
 }
 
-/// Rows of a matrix, side by side.
+/// Rows of a matrix that begins at `from`, side by side.
 #[inline(always)]
-fn gather(from: &[f32], view: View, rows: std::ops::Range<usize>, columns: usize, to: &mut [f32]) {
+fn gather(from: &[f32], view: Strided, rows: std::ops::Range<usize>, columns: usize, to: &mut [f32]) {
     if view.column == 1 {
-        for (r, to) in rows.zip(to.chunks_exact_mut(columns.max(1))) {
-            to.copy_from_slice(&from[view.first + r * view.row..][..columns]);
+        for (r, to) in rows.zip(to.chunks_exact_mut(columns)) {
+            to.copy_from_slice(&from[r * view.row..][..columns]);
         }
         return;
     }
     // Neighbours in memory are of one column.
     for c in 0..columns {
         for (i, r) in rows.clone().enumerate() {
-            to[i * columns + c] = from[view.first + r * view.row + c * view.column];
+            to[i * columns + c] = from[r * view.row + c * view.column];
         }
     }
 }
@@ -132,11 +99,12 @@ impl CpuKernel for Product {
 
     fn run(&self, io: &Io) -> Result<()> {
         let (a, b, y) = (io.input::<f32>(0), io.input::<f32>(1), io.shared_output::<f32>(0));
-        let (e, [left, table]) = (self.extent(), self.room());
-        let (parts, scratch) = (e.rows.div_ceil(CHUNK), Shared::new(io.scratch::<f32>()));
-        io.pool.run_slots(self.sizes.n * self.heads * parts, &|slot, chunk| {
+        let HeadMatrices { rows, depth, columns, factors, result } = self.matrices;
+        let (parts, [left, table], scratch) = (rows.div_ceil(self.rows()), self.room(), Shared::new(io.scratch::<f32>()));
+        io.pool.run_slots(self.samples * self.heads * parts, &|slot, chunk| {
             let (n, head, part) = (chunk / parts / self.heads, chunk / parts % self.heads, chunk % parts);
-            let [from, with, to] = self.views(n, head);
+            let first = |of: Strided| n * of.sample + head * of.head;
+            let (a, b) = (&a[first(factors[0])..], &b[first(factors[1])..]);
             // SAFETY: no two running chunks share a slot.
             let own = unsafe { scratch.part(slot * (left + table), left + table) };
             let (own, turned) = own.split_at_mut(left);
@@ -144,14 +112,14 @@ impl CpuKernel for Product {
                 io.isa,
                 #[inline(always)]
                 || {
-                    let rows = split(e.rows, parts, part);
-                    let own = &mut own[..rows.len() * e.depth];
-                    gather(a, from, rows.clone(), e.depth, own);
-                    if with.column == 1 {
-                        self.multiply(own, (&b[with.first..], with.row), to, rows.start, y);
+                    let rows = split(rows, parts, part);
+                    let (own, at) = (&mut own[..rows.len() * depth], first(result) + rows.start * result.row);
+                    gather(a, factors[0], rows, depth, own);
+                    if factors[1].column == 1 {
+                        self.multiply(own, (b, factors[1].row), at, y);
                     } else {
-                        gather(b, with, 0..e.depth, e.columns, turned);
-                        self.multiply(own, (turned, e.columns), to, rows.start, y);
+                        gather(b, factors[1], 0..depth, columns, turned);
+                        self.multiply(own, (turned, columns), at, y);
                     }
                 },
             );

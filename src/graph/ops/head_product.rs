@@ -62,14 +62,47 @@ impl HeadProduct {
         }
     }
 
-    /// Products that are summed for a number of the result.
-    pub fn depth(&self, sizes: HeadSizes) -> usize {
-        match self.over {
-            Over::Tokens => sizes.tokens,
-            Over::Rows => sizes.rows,
-            Over::Columns => sizes.columns,
-        }
+    /// The product of a head as one of matrices, which is all that a kernel needs to know.
+    pub fn matrices(&self, sizes: HeadSizes) -> HeadMatrices {
+        let HeadSizes { tokens, rows, columns, .. } = sizes;
+        let of_tokens = |width: usize| Strided { sample: tokens * self.heads * width, head: width, row: self.heads * width, column: 1 };
+        let matrix = Strided { sample: self.heads * rows * columns, head: rows * columns, row: columns, column: 1 };
+        let turned = |of: Strided| Strided { row: of.column, column: of.row, ..of };
+        let (extent, factors, result) = match self.over {
+            Over::Tokens => ([rows, tokens, columns], [turned(of_tokens(rows)), of_tokens(columns)], matrix),
+            Over::Rows => ([tokens, rows, columns], [of_tokens(rows), matrix], of_tokens(columns)),
+            Over::Columns => ([tokens, columns, rows], [of_tokens(columns), turned(matrix)], of_tokens(rows)),
+        };
+        HeadMatrices { rows: extent[0], depth: extent[1], columns: extent[2], factors, result }
     }
+}
+
+/// Where the matrices of an operand are: element [r, c] of a sample's head is at sample * .. + head * .. + r * row + c * column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Strided {
+    /// From sample to sample.
+    pub sample: usize,
+    /// From head to head.
+    pub head: usize,
+    /// From row to row.
+    pub row: usize,
+    /// From column to column.
+    pub column: usize,
+}
+
+/// A product of matrices: [rows, depth] by [depth, columns].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadMatrices {
+    /// Rows of the left factor and of the result.
+    pub rows: usize,
+    /// Products that are summed for a number of the result.
+    pub depth: usize,
+    /// Columns of the right factor and of the result.
+    pub columns: usize,
+    /// The two operands.
+    pub factors: [Strided; 2],
+    /// The result, whose columns are neighbours.
+    pub result: Strided,
 }
 
 impl OpDef for HeadProduct {

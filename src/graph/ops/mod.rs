@@ -29,7 +29,7 @@ pub use fused_conv2d::{ConvOperands, FusedConv2d, MOST_PRODUCTS, NormByMoments, 
 pub use fused_group_norm::FusedGroupNorm;
 pub use gather::{Gather, GatherGrad, IntAffine};
 pub use group_norm::{GroupNorm, GroupNormGrad};
-pub use head_product::{HeadProduct, HeadSizes, Over};
+pub use head_product::{HeadMatrices, HeadProduct, HeadSizes, Over, Strided};
 pub use muon::{Descend, Momentum, Orthogonalize, matrix};
 pub use optimizer::{AdamW, Assign, ClipScale, Ema, GlobalNorm};
 pub use quantize::{Codes, Dequantize, FakeQuantize, FakeQuantizeGrad, Quantize};

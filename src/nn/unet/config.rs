@@ -32,37 +32,28 @@ named_enum! {
     }
 }
 
-impl DownBlock {
-    /// The attention that follows every resnet.
-    pub fn attention(self) -> Option<Mixing> {
-        match self {
-            Self::Plain => None,
-            Self::Attention => Some(Mixing::Softmax),
-            Self::Linear => Some(Mixing::Linear),
-        }
-    }
+/// What the kinds of blocks on both ways have in common.
+macro_rules! attending {
+    ($($block:ident),*) => {
+        $(impl $block {
+            /// The attention that follows every resnet.
+            pub fn attention(self) -> Option<Mixing> {
+                match self {
+                    Self::Plain => None,
+                    Self::Attention => Some(Mixing::Softmax),
+                    Self::Linear => Some(Mixing::Linear),
+                }
+            }
 
-    /// The same with linear attention where it has any.
-    pub fn linear(self) -> Self {
-        self.attention().map_or(self, |_| Self::Linear)
-    }
+            /// The same with linear attention where it has any.
+            pub fn linear(self) -> Self {
+                self.attention().map_or(self, |_| Self::Linear)
+            }
+        })*
+    };
 }
 
-impl UpBlock {
-    /// The attention that follows every resnet.
-    pub fn attention(self) -> Option<Mixing> {
-        match self {
-            Self::Plain => None,
-            Self::Attention => Some(Mixing::Softmax),
-            Self::Linear => Some(Mixing::Linear),
-        }
-    }
-
-    /// The same with linear attention where it has any.
-    pub fn linear(self) -> Self {
-        self.attention().map_or(self, |_| Self::Linear)
-    }
-}
+attending!(DownBlock, UpBlock);
 
 named_enum! {
     /// The block at the lowest resolution.
