@@ -98,8 +98,8 @@ FEWSTEP_KERNEL(kThreads, fewstep_adamw_f32, const float* lr, const int64_t* step
   }
 }
 
-// average = decay average + (1 - decay) p. tensors[2 i] is the average (updated in place), tensors[2 i + 1] is p; decay, scale [1]. A scale that is NaN
-// changes nothing.
+// average = decay average + (1 - decay) p; at decay 0 it is p, whatever it was. tensors[2 i] is the average (updated in place), tensors[2 i + 1] is p; decay,
+// scale [1]. A scale that is NaN changes nothing.
 FEWSTEP_KERNEL(kThreads, fewstep_ema_f32, const float* decay, const float* scale, float* const* tensors, const Piece* pieces) {
   const uint32_t number = fs::begin().index.x;
   if (scale[0] != scale[0]) return;
@@ -107,5 +107,5 @@ FEWSTEP_KERNEL(kThreads, fewstep_ema_f32, const float* decay, const float* scale
   float* average = tensors[2 * piece.tensor] + piece.start;
   const float* p = tensors[2 * piece.tensor + 1] + piece.start;
   const float rest = 1.0f - decay[0];
-  for (int i = int(fs::thread_index().x); i < piece.length; i += kThreads) average[i] += rest * (p[i] - average[i]);
+  for (int i = int(fs::thread_index().x); i < piece.length; i += kThreads) average[i] = rest == 1.0f ? p[i] : average[i] + rest * (p[i] - average[i]);
 }

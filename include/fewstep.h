@@ -2270,7 +2270,7 @@ typedef struct {
    */
   uint32_t struct_size;
   /**
-   * Images of a step; 64 by default.
+   * Images of a step, or of each of its parts (gradient_accumulation_steps); 64 by default.
    */
   uint32_t batch;
   /**
@@ -2449,9 +2449,10 @@ typedef struct {
    */
   int32_t optimizer;
   /**
-   * 0.
+   * Parts of a step, one after the other, whose gradients are averaged before the update: a step of so many times batch images, in the memory of batch; 1 by
+   * default, and 0 says the same. The rows are those that one part of that size draws. Features and distributions are compared within each part.
    */
-  uint32_t reserved3;
+  uint32_t gradient_accumulation_steps;
   /**
    * FEWSTEP_OPTIMIZER_MUON: peak learning rate of what Muon updates, with the warm-up and the decay of learning_rate; 0.02 by default. A step changes the
    * singular values of a matrix by about as much, whatever the gradients.
@@ -2610,7 +2611,7 @@ typedef struct {
    */
   uint64_t prepared_bytes;
   /**
-   * Images of a step.
+   * Images of a step, all of its parts together.
    */
   uint32_t batch;
   /**

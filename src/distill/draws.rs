@@ -33,6 +33,8 @@ pub(super) struct Draws {
     pub inputs: DrawInputs,
     /// B.
     pub batch: usize,
+    /// Rows of a step, of which the program may have a part: B or a multiple of it.
+    pub whole: usize,
     /// Which point of the loss it is: others draw other numbers.
     pub stream: usize,
 }
@@ -45,12 +47,11 @@ impl Draws {
         g.push1(op.into(), &[self.inputs.seed, self.inputs.step, self.inputs.first_row])
     }
 
-    /// Unit normals [B,H,W,C]. Of several points that draw noise these are a whole batch's only where `first_row` is 0: the second one's rows follow those of this
-    /// program.
+    /// Unit normals [B,H,W,C]. Of several points that draw noise, the second one's rows follow all of the step's rows of the first.
     pub fn noise(&self, g: &mut Graph, image: [usize; 3]) -> Result<ValueId> {
         let rows = rows(g, self.batch)?;
-        let first = self.stream.checked_mul(self.batch).and_then(|first| i32::try_from(first).ok());
-        let shift = first.ok_or_else(|| Error::invalid(format!("noise for {} points of {} rows is too much", self.stream + 1, self.batch)))?;
+        let first = self.stream.checked_mul(self.whole).and_then(|first| i32::try_from(first).ok());
+        let shift = first.ok_or_else(|| Error::invalid(format!("noise for {} points of {} rows is too much", self.stream + 1, self.whole)))?;
         let rows = g.push1(IntAffine { scale: 1, shift }.into(), &[self.inputs.first_row, rows])?;
         g.push1(RandomNormal { purpose: Purpose::Noise, image }.into(), &[self.inputs.seed, self.inputs.step, rows])
     }

@@ -23,8 +23,11 @@ use std::sync::Arc;
 pub struct TrainerOptions {
     /// Key of every draw.
     pub seed: u64,
-    /// Rows of a step.
+    /// Rows of a step, or of each of its parts where gradients are accumulated.
     pub batch: usize,
+    /// Parts of a step, whose gradients are averaged before the update: it is one of so many times `batch` rows in the memory of `batch`. Features and distributions
+    /// are compared within each part.
+    pub gradient_accumulation_steps: usize,
     /// The loss: a weighted sum.
     pub terms: Vec<Term>,
     /// More of it: blocks of both networks that are to agree.
@@ -64,6 +67,8 @@ pub struct TrainerOptions {
     pub guidance: Option<Guidance>,
 }
 
+/// The most rows of a step.
+const MOST_ROWS: usize = 1 << 20;
 /// The most teacher steps inside a step of the student that are part of a training step: each is an evaluation in its program.
 const MOST_SUBSTEPS: usize = 64;
 /// The most steps of a run that is part of a training step: each is an evaluation, another one on the way back, and a gradient.
@@ -74,6 +79,7 @@ impl Default for TrainerOptions {
         Self {
             seed: 0,
             batch: 64,
+            gradient_accumulation_steps: 1,
             terms: vec![],
             features: vec![],
             distribution: None,
@@ -98,8 +104,13 @@ impl Default for TrainerOptions {
 
 impl TrainerOptions {
     pub(super) fn check(&self) -> Result<()> {
-        if self.batch == 0 || self.batch > 1 << 20 {
-            return Err(Error::invalid(format!("batch is {}; it must be in 1..=1048576", self.batch)));
+        if self.batch == 0 || self.batch > MOST_ROWS {
+            return Err(Error::invalid(format!("batch is {}; it must be in 1..={MOST_ROWS}", self.batch)));
+        }
+        if self.gradient_accumulation_steps == 0 || self.gradient_accumulation_steps > MOST_ROWS / self.batch {
+            let most = MOST_ROWS / self.batch;
+            let found = self.gradient_accumulation_steps;
+            return Err(Error::invalid(format!("gradient_accumulation_steps is {found}; with a batch of {} it must be in 1..={most}", self.batch)));
         }
         if !matches!(self.precision, DType::F32 | DType::F16 | DType::Bf16) {
             return Err(Error::invalid(format!("precision is {:?}; it must be F32, F16 or Bf16", self.precision)));
@@ -201,6 +212,11 @@ impl TrainerOptions {
         }
         self.cache_size = self.trajectories.as_ref().map_or(self.cache_size, |set| set.cache.count);
         Ok(self)
+    }
+
+    /// Rows of a step, all of its parts together.
+    pub fn rows(&self) -> usize {
+        self.batch.saturating_mul(self.gradient_accumulation_steps)
     }
 
     /// Whether the scales of whole numbers learn.

@@ -4,7 +4,7 @@ use super::loss_scale::LossScaleInputs;
 use super::optimizer::Optimizer;
 use super::parameters::{Parameter, ParameterSet, Rule, STUDENT, State};
 use crate::error::{Error, Result};
-use crate::graph::ops::{AdamW, ClipScale, Descend, Ema, GlobalNorm, Momentum, Orthogonalize};
+use crate::graph::ops::{AdamW, ClipScale, Descend, Ema, GlobalNorm, Momentum, Orthogonalize, Slice};
 use crate::graph::{Graph, Plan, TensorType, ValueId, gradients};
 use crate::memory;
 use crate::tensor::DType;
@@ -18,7 +18,7 @@ const WHAT: &str = "training graph";
 pub enum Part {
     /// The loss.
     Forward,
-    /// Its gradients.
+    /// Its gradients; where they are accumulated, their means over the parts of the step so far.
     Backward,
     /// Norms, clipping, the optimizers and the moving average.
     Update,
@@ -75,18 +75,59 @@ impl UpdateInputs {
     }
 }
 
+/// Runtime input of a step whose gradients are accumulated: before part i of it, from 0, i / (i + 1), so that the moving averages of losses and gradients are
+/// their means over the parts; f32 [1].
+#[derive(Clone, Copy)]
+pub struct AccumulationInput(pub ValueId);
+
+impl AccumulationInput {
+    /// Declares it.
+    pub fn declare(g: &mut Graph) -> Result<Self> {
+        Ok(Self(g.input("gradient_accumulation.decay", TensorType::f32(&[1]))?))
+    }
+
+    /// What it is before this part.
+    pub fn decay(part: usize) -> f32 {
+        part as f32 / (part + 1) as f32
+    }
+
+    /// The means of these values over the parts so far, in states of the program that no checkpoint has: each step begins with new ones.
+    fn means(self, g: &mut Graph, phase: &str, values: &[ValueId]) -> Result<Vec<ValueId>> {
+        let always = g.constant_fill("always", &[1], 1.0)?;
+        let mut operands = memory::with_capacity(Ema::HEAD + 2 * values.len(), WHAT)?;
+        operands.extend([self.0, always]);
+        for (i, value) in values.iter().enumerate() {
+            let ty = TensorType::f32(g.shape(*value));
+            operands.extend([g.state(format!("accumulated.{phase}.{i}"), ty)?, *value]);
+        }
+        g.push(Ema { parameters: values.len() }.into(), &operands)
+    }
+}
+
 /// A loss and what follows its gradient. The nodes of the loss are those of the segment that [`Phase::begin`] has begun.
 pub struct Phase<'a> {
     /// Its name, which its segments begin with.
     pub name: &'a str,
     /// What falls [1].
     pub loss: ValueId,
+    /// What is reported of it: itself, and what it is the sum of [1 + losses].
+    pub losses: ValueId,
     /// What learns.
     pub sets: &'a [ParameterSet],
     /// Values that are computed again in the backward pass instead of being kept: those inside the steps of an unrolled chain ([`Graph::values_since`]).
     pub recompute: &'a [ValueId],
     /// Inputs that scale the loss; f16 only.
     pub loss_scale: Option<LossScaleInputs>,
+    /// Where a step has several parts.
+    pub accumulation: Option<AccumulationInput>,
+}
+
+/// What a phase has added.
+pub struct Appended {
+    /// For each of its sets.
+    pub updates: Vec<Update>,
+    /// What is reported of the loss, over all parts of the step [1 + losses].
+    pub losses: ValueId,
 }
 
 /// What a phase has added for one of its sets.
@@ -106,12 +147,13 @@ impl Phase<'_> {
     }
 
     /// Appends backward pass, clipping, the optimizers and the moving average. Where the gradient of one set is of no use, no set changes.
-    pub fn append(&self, g: &mut Graph) -> Result<Vec<Update>> {
+    pub fn append(&self, g: &mut Graph) -> Result<Appended> {
         g.begin_segment(segment(self.name, Part::Backward));
         let states = self.sets.iter().flat_map(|set| set.parameters.iter().map(move |p| (set.key(State::Weight, &p.name), p.initial.shape())));
         let values = memory::try_collect(states.map(|(key, shape)| g.state(key, TensorType::f32(shape))), WHAT)?;
         let scaled = self.loss_scale.map_or(Ok(self.loss), |s| g.mul(self.loss, s.factor))?;
-        let grads = gradients(g, scaled, &values, self.recompute)?;
+        let mut grads = gradients(g, scaled, &values, self.recompute)?;
+        let losses = self.over_all_parts(g, &mut grads)?;
         g.begin_segment(segment(self.name, Part::Update));
         let (mut updates, mut left) = (memory::with_capacity(self.sets.len(), WHAT)?, &*grads);
         for set in self.sets {
@@ -121,13 +163,21 @@ impl Phase<'_> {
             let norm = self.unscaled(g, norm)?;
             updates.push(Update { inputs: UpdateInputs::declare(g, set)?, norm, grads: memory::copy(own, WHAT)? });
         }
-        let good = self.good(g, &updates)?;
+        let good = self.good(g, losses, &updates)?;
         for (set, update) in self.sets.iter().zip(&updates) {
             let scale = g.push1(ClipScale::new(set.optimizer.clip_norm).into(), &[update.norm, good])?;
             let scale = self.unscaled(g, scale)?;
             append_update(g, set, update, scale)?;
         }
-        Ok(updates)
+        Ok(Appended { updates, losses })
+    }
+
+    /// Where gradients are accumulated, they become their means. What is reported of the loss.
+    fn over_all_parts(&self, g: &mut Graph, grads: &mut Vec<ValueId>) -> Result<ValueId> {
+        let Some(accumulation) = self.accumulation else { return Ok(self.losses) };
+        memory::push(grads, self.losses, WHAT)?;
+        *grads = accumulation.means(g, self.name, grads)?;
+        grads.pop().ok_or_else(|| Error::internal("a loss without a mean"))
     }
 
     fn unscaled(&self, g: &mut Graph, value: ValueId) -> Result<ValueId> {
@@ -135,11 +185,12 @@ impl Phase<'_> {
     }
 
     /// A number [1] that is finite where the loss is, and every set's gradient is of use.
-    fn good(&self, g: &mut Graph, updates: &[Update]) -> Result<ValueId> {
-        let mut good = self.loss;
+    fn good(&self, g: &mut Graph, losses: ValueId, updates: &[Update]) -> Result<ValueId> {
+        let loss = if self.accumulation.is_some() { g.push1(Slice { start: 0, len: 1 }.into(), &[losses])? } else { self.loss };
+        let mut good = loss;
         if updates.len() > 1 {
             for (set, update) in self.sets.iter().zip(updates) {
-                let scale = g.push1(ClipScale::new(set.optimizer.clip_norm).into(), &[update.norm, self.loss])?;
+                let scale = g.push1(ClipScale::new(set.optimizer.clip_norm).into(), &[update.norm, loss])?;
                 good = g.add(good, scale)?;
             }
         }

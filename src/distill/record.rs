@@ -28,6 +28,8 @@ pub(super) const CACHE_REFRESH: &str = "cache_refresh";
 pub(super) const TRAJECTORIES: &str = "trajectories";
 /// Recorded where the teacher is guided.
 pub(super) const GUIDANCE: &str = "guidance";
+/// Parts of a step, recorded where it is not 1.
+pub(super) const ACCUMULATION: &str = "gradient_accumulation_steps";
 /// Recorded where terms share a point: they did not share its draws when this was not recorded yet.
 pub(super) const DRAWS: &str = "draws";
 /// Recorded where it is not f32, in which all trajectories were computed when this was not recorded yet.
@@ -75,6 +77,7 @@ pub(super) fn options(o: &TrainerOptions, sets: &[ParameterSet], trajectory_clip
         (BLOCKS, list(o.features.iter().map(|f| format!("{:?} as {:?}", f.student, f.teacher)))),
         (DISTRIBUTION, distribution(o.distribution)),
         (SELF_TEACHER_STEPS, o.self_teacher_steps.to_string()),
+        (ACCUMULATION, o.gradient_accumulation_steps.to_string()),
         (PRECISION, precision(o.precision).to_string()),
         (CLIP, clip(trajectory_clip)),
         (GUIDANCE, guidance(o.guidance)),
@@ -120,7 +123,7 @@ pub(super) fn default(option: &str) -> Option<&'static str> {
         CLIP | GUIDANCE | QUANTIZATION | TRAJECTORIES | DISTRIBUTION => Some("None"),
         PER_STEP => Some("none"),
         DRAWS => Some("by term"),
-        TEACHER_ORDER | SELF_TEACHER_STEPS => Some("1"),
+        TEACHER_ORDER | SELF_TEACHER_STEPS | ACCUMULATION => Some("1"),
         CACHE_REFRESH => Some("0"),
         SETS => Some(STUDENT),
         OPTIMIZER => Some("AdamW"),

@@ -66,9 +66,9 @@ fn program(how: How, student: &Model, data: &Dataset, options: &TrainerOptions) 
         self_teacher: None,
     };
     let sources = Sources { dataset: Some(data), cache_size: 0, size: [8, 8] };
-    let mut assembly = Assembly::new(options.precision)?;
+    let mut assembly = Assembly::new(options)?;
     assembly.begin(if how.phases { ALIGN } else { STUDENT })?;
-    let draws = Draws { inputs: assembly.draws, batch: options.batch, stream: 0 };
+    let draws = Draws { inputs: assembly.draws, batch: options.batch, whole: options.batch, stream: 0 };
     let Drawn::At(at) = Point::Data.draw(&mut assembly.graph, &context, &draws, &sources)? else { unreachable!("data") };
     let mut evaluated = Evaluated::new(&mut assembly.graph, &context, at)?;
     let target = evaluated.target(&mut assembly.graph, &context, Target::Clean)?;
@@ -76,7 +76,7 @@ fn program(how: How, student: &Model, data: &Dataset, options: &TrainerOptions) 
     if how.phases {
         let detached = assembly.graph.push1(StopGradient.into(), &[evaluated.student])?;
         let loss = error(&mut assembly.graph, detached, target)?;
-        assembly.end(loss, vec![align(how)?], &[])?;
+        assembly.end(loss, loss, vec![align(how)?], &[])?;
         assembly.begin(STUDENT)?;
     }
     let g = &mut assembly.graph;
@@ -87,7 +87,7 @@ fn program(how: How, student: &Model, data: &Dataset, options: &TrainerOptions) 
     let all = g.concat(&[total, loss])?;
     g.tap(all);
     let sets = if how.phases { vec![sets] } else { vec![align(how)?, sets] };
-    assembly.end(total, sets, &[])?;
+    assembly.end(total, all, sets, &[])?;
     assembly.finish(&Losses { total, all, inside: vec![], factors: vec![], fits: vec![], alignments: vec![] })
 }
 
@@ -242,9 +242,9 @@ fn an_unrolled_chain_may_be_computed_again() -> Result<()> {
             walk: Walk { order: 1, substeps: 1, clip: Clip::None },
             self_teacher: None,
         };
-        let mut assembly = Assembly::new(options.precision)?;
+        let mut assembly = Assembly::new(&options)?;
         assembly.begin(STUDENT)?;
-        let draws = Draws { inputs: assembly.draws, batch: options.batch, stream: 0 };
+        let draws = Draws { inputs: assembly.draws, batch: options.batch, whole: options.batch, stream: 0 };
         let g = &mut assembly.graph;
         let sources = Sources { dataset: Some(&data), cache_size: 0, size: [8, 8] };
         let Drawn::At(at) = Point::Data.draw(g, &context, &draws, &sources)? else { unreachable!("data") };
@@ -260,7 +260,7 @@ fn an_unrolled_chain_may_be_computed_again() -> Result<()> {
         let all = g.concat(&[loss, loss])?;
         g.tap(all);
         let set = ParameterSet::student(&model, options.optimizer.clone())?;
-        assembly.end(loss, vec![set], if again { &inside } else { &[] })?;
+        assembly.end(loss, all, vec![set], if again { &inside } else { &[] })?;
         let program = assembly.finish(&Losses { total: loss, all, inside: vec![], factors: vec![], fits: vec![], alignments: vec![] })?;
         let mut trainer = Trainer::of_program(Arc::new(CpuBackend::new(1)?), program, &model, None, options, Clip::None, Stop::NEVER)?;
         trainer.load_initial_state(Stop::NEVER)?;

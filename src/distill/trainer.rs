@@ -9,7 +9,7 @@ use super::loss_scale::{LossScale, LossScaleInputs};
 use super::options::TrainerOptions;
 use super::overflow::{StateBounds, Watch, largest};
 use super::parameters::{Parameter, ParameterSet, SCALES, STUDENT, State};
-use super::phase::{Segments, UpdateInputs};
+use super::phase::{AccumulationInput, Segments, UpdateInputs};
 use super::points::{CACHE, DATASET};
 use super::term::Term;
 use super::training_graph::{Results, TrainingGraph};
@@ -64,6 +64,7 @@ pub struct Trainer {
     fits: Vec<Option<ValueId>>,
     /// Row of the whole batch that the first one here is.
     pub(super) first_row: i32,
+    accumulation: Option<AccumulationInput>,
     /// Where the plan has them.
     pub(super) phases: Vec<Segments>,
     /// What learns, the student first.
@@ -131,7 +132,7 @@ impl Trainer {
         trajectory_clip: Clip,
         stop: Stop,
     ) -> Result<Self> {
-        let TrainingGraph { graph, draws, factors, fits, loss_scale, phases, sets, updates, results } = program;
+        let TrainingGraph { graph, draws, factors, fits, loss_scale, accumulation, phases, sets, updates, results } = program;
         stop.check()?;
         let exec = backend.compile_until(&graph, &Numerics::of(options.precision)?, stop)?;
         let mut most = 0f64;
@@ -152,6 +153,7 @@ impl Trainer {
             factors,
             fits,
             first_row: 0,
+            accumulation,
             sets,
             updates,
             loss_scale_inputs: loss_scale,
@@ -280,6 +282,9 @@ impl Trainer {
     /// Runs the whole plan, its phases in order. Where it can be stopped, that is before the first update: a step that is done by half would be none.
     fn run_step(&mut self, stop: Stop) -> Result<()> {
         stop.check()?;
+        if let Some(input) = self.accumulation {
+            return self.run_by_parts(input.0, stop);
+        }
         if stop.is_never() || self.exec.is_asynchronous() {
             return self.exec.run_all(); // a GPU gets it as one graph
         }
@@ -289,6 +294,30 @@ impl Trainer {
             return Err(cancelled());
         }
         self.exec.run(update..end)
+    }
+
+    /// Runs each phase: loss and gradients of one part of the batch after the other, then its update.
+    fn run_by_parts(&mut self, decay: ValueId, stop: Stop) -> Result<()> {
+        for phase in 0..self.phases.len() {
+            let Segments { forward, update } = self.phases[phase].clone();
+            let stop = if phase == 0 { stop } else { Stop::NEVER };
+            for part in 0..self.options.gradient_accumulation_steps {
+                self.write_first_row(part)?;
+                self.exec.write_bytes(decay, as_bytes(&[AccumulationInput::decay(part)]))?;
+                if self.exec.run_until(forward.start..update.start, stop)? < update.start {
+                    return Err(cancelled());
+                }
+            }
+            self.exec.run(update)?;
+        }
+        Ok(())
+    }
+
+    /// Which rows of the whole batch the next ones are: of this part of it.
+    fn write_first_row(&mut self, part: usize) -> Result<()> {
+        // No step has more than 2^20 rows.
+        let row = self.first_row + (part * self.options.batch) as i32;
+        self.exec.write_bytes(self.draws.first_row, as_bytes(&[row]))
     }
 
     /// The loss of the present weights on a batch of other draws; changes nothing. A cancelled error where `stop` is set before it is known.
@@ -318,7 +347,7 @@ impl Trainer {
         for (input, feature) in self.factors.iter().zip(&self.options.features) {
             self.exec.write_bytes(*input, as_bytes(&[feature.factor(self.steps_done)]))?;
         }
-        self.exec.write_bytes(self.draws.first_row, as_bytes(&[self.first_row]))
+        self.write_first_row(0)
     }
 
     /// How much of a linear fit each term grants: a step what its warm-up says, an evaluation nothing, so that errors on the way are comparable.

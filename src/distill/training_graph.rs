@@ -9,7 +9,7 @@ use super::features::FeatureLoss;
 use super::loss_scale::LossScaleInputs;
 use super::options::TrainerOptions;
 use super::parameters::{Parameter, ParameterSet, Rule, STUDENT};
-use super::phase::{Phase, Update, UpdateInputs};
+use super::phase::{AccumulationInput, Appended, Phase, Update, UpdateInputs};
 use super::points::{Point, Sources};
 use crate::cancel::Stop;
 use crate::diffusion::NoiseSchedule;
@@ -41,6 +41,7 @@ pub(super) struct TrainingGraph {
     /// Of each term, how much of a linear fit it is granted, f32 [1].
     pub fits: Vec<Option<ValueId>>,
     pub loss_scale: Option<LossScaleInputs>,
+    pub accumulation: Option<AccumulationInput>,
     /// Names of the phases, in order.
     pub phases: Vec<String>,
     /// What learns, the student first.
@@ -69,14 +70,14 @@ impl TrainingGraph {
             self_teacher: options.joins_steps().then(|| SelfTeacher { network: Predictor::new(student, AVERAGE), steps: options.self_teacher_steps }),
         };
         let sources = Sources { dataset, cache_size: options.cache_size, size: options.size.map_or_else(|| student.size(), Ok)? };
-        let mut assembly = Assembly::new(options.precision)?;
+        let mut assembly = Assembly::new(options)?;
         assembly.begin(STUDENT)?;
         let losses = append_losses(&mut assembly.graph, &context, options, assembly.draws, &sources)?;
         let mut sets = vec![ParameterSet::student(student, options.optimizer.clone())?.with(losses.beginning(options.seed, stop)?)?];
         if options.learns_scales() {
             sets.push(ParameterSet::scales(student, options.optimizer.of_scales(options.scale_learning_rate))?);
         }
-        assembly.end(losses.total, sets, &losses.inside)?;
+        assembly.end(losses.total, losses.all, sets, &losses.inside)?;
         assembly.finish(&losses)
     }
 }
@@ -118,7 +119,7 @@ pub(super) fn append_losses(g: &mut Graph, context: &TermContext, options: &Trai
         if let Some(known) = points.iter().position(|(point, _)| *point == wanted) {
             return Ok(known);
         }
-        let draws = Draws { inputs, batch: options.batch, stream: points.len() };
+        let draws = Draws { inputs, batch: options.batch, whole: options.rows(), stream: points.len() };
         points.push((wanted, Evaluations::of(g, context, wanted, &draws, sources)?));
         Ok::<_, Error>(points.len() - 1)
     };
@@ -178,19 +179,22 @@ pub(super) struct Assembly {
     pub graph: Graph,
     pub draws: DrawInputs,
     loss_scale: Option<LossScaleInputs>,
+    accumulation: Option<AccumulationInput>,
     phases: Vec<String>,
-    losses: Vec<ValueId>,
+    /// What each phase reports, of one part of a step and of all of them.
+    losses: Vec<[ValueId; 2]>,
     sets: Vec<ParameterSet>,
     updates: Vec<Update>,
 }
 
 impl Assembly {
     /// The inputs of a step; the loss is scaled where networks compute in f16.
-    pub fn new(precision: DType) -> Result<Self> {
+    pub fn new(options: &TrainerOptions) -> Result<Self> {
         let mut graph = Graph::new();
         let draws = DrawInputs::declare(&mut graph)?;
-        let loss_scale = (precision == DType::F16).then(|| LossScaleInputs::declare(&mut graph)).transpose()?;
-        Ok(Self { graph, draws, loss_scale, phases: vec![], losses: vec![], sets: vec![], updates: vec![] })
+        let loss_scale = (options.precision == DType::F16).then(|| LossScaleInputs::declare(&mut graph)).transpose()?;
+        let accumulation = (options.gradient_accumulation_steps > 1).then(|| AccumulationInput::declare(&mut graph)).transpose()?;
+        Ok(Self { graph, draws, loss_scale, accumulation, phases: vec![], losses: vec![], sets: vec![], updates: vec![] })
     }
 
     /// Begins a phase: what is appended now is its loss.
@@ -199,13 +203,14 @@ impl Assembly {
         memory::push(&mut self.phases, phase.to_string(), WHAT)
     }
 
-    /// Ends the phase: these sets follow the gradient of this loss.
-    pub fn end(&mut self, loss: ValueId, sets: Vec<ParameterSet>, recompute: &[ValueId]) -> Result<()> {
+    /// Ends the phase: these sets follow the gradient of this loss, the first of what is reported.
+    pub fn end(&mut self, loss: ValueId, losses: ValueId, sets: Vec<ParameterSet>, recompute: &[ValueId]) -> Result<()> {
         let name = self.phases.last().ok_or_else(|| Error::internal("a phase that did not begin"))?;
-        let phase = Phase { name, loss, sets: &sets, recompute, loss_scale: self.loss_scale };
-        self.updates.extend(phase.append(&mut self.graph)?);
+        let phase = Phase { name, loss, losses, sets: &sets, recompute, loss_scale: self.loss_scale, accumulation: self.accumulation };
+        let Appended { updates, losses: over_all_parts } = phase.append(&mut self.graph)?;
+        self.updates.extend(updates);
         self.sets.extend(sets);
-        memory::push(&mut self.losses, loss, WHAT)
+        memory::push(&mut self.losses, [losses, over_all_parts], WHAT)
     }
 
     /// The program, which reports these losses: those of the phase in which the student learns.
@@ -215,14 +220,15 @@ impl Assembly {
         self.sets.swap(0, at);
         self.updates.swap(0, at);
         let norms = self.updates.iter().map(|update| update.norm);
-        let others = self.losses.iter().copied().filter(|loss| *loss != losses.total);
-        let results = memory::collect([losses.all].into_iter().chain(norms).chain(others), WHAT)?;
+        let reported =
+            |of_student: bool| self.losses.iter().filter(move |[of_part, _]| (*of_part == losses.all) == of_student).map(|[_, over_all_parts]| *over_all_parts);
+        let results = memory::collect(reported(true).chain(norms).chain(reported(false)), WHAT)?;
         let all = self.graph.concat(&results)?;
         self.graph.tap(all);
         let updates = memory::collect(self.updates.iter().map(|update| update.inputs), WHAT)?;
         let results = Results { losses: losses.all, all };
         let (factors, fits) = (memory::copy(&losses.factors, WHAT)?, memory::copy(&losses.fits, WHAT)?);
-        let Self { graph, draws, loss_scale, phases, sets, .. } = self;
-        Ok(TrainingGraph { graph, draws, factors, fits, loss_scale, phases, sets, updates, results })
+        let Self { graph, draws, loss_scale, accumulation, phases, sets, .. } = self;
+        Ok(TrainingGraph { graph, draws, factors, fits, loss_scale, accumulation, phases, sets, updates, results })
     }
 }

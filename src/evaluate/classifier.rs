@@ -112,8 +112,9 @@ impl Training {
         let error = g.sub(found, scores)?;
         let square = g.unary(UnaryKind::Square, error)?;
         let loss = g.mean(square)?;
-        let phase = Phase { name: SET, loss, sets: std::slice::from_ref(&set), recompute: &[], loss_scale: None };
-        let update = phase.append(&mut g)?.pop().ok_or_else(|| Error::internal("a phase without sets"))?;
+        let sets = std::slice::from_ref(&set);
+        let phase = Phase { name: SET, loss, losses: loss, sets, recompute: &[], loss_scale: None, accumulation: None };
+        let update = phase.append(&mut g)?.updates.pop().ok_or_else(|| Error::internal("a phase without sets"))?;
         let mut exec = backend.compile_until(&g, &Numerics::F32, stop)?;
         exec.prepare_until(stop)?;
         for (state, parameter, key) in set.states() {

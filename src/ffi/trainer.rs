@@ -90,7 +90,7 @@ pub struct fewstep_trainer_info {
     pub peak_live_bytes: u64,
     /// Bytes of inputs and of values computed once, without weights packed for the device, as in fewstep_sampler_info.
     pub prepared_bytes: u64,
-    /// Images of a step.
+    /// Images of a step, all of its parts together.
     pub batch: u32,
     /// Steps of the student's grid; 0 without one.
     pub pair_count: u32,
@@ -169,7 +169,7 @@ impl TrainerHandle {
     fn train(&mut self, steps: u64, watch: &Watch) -> Result<()> {
         self.prepare(watch)?;
         let stop = watch.stop(&self.runtime);
-        let (mut pace, batch) = (Pace::default(), self.trainer.options().batch);
+        let (mut pace, batch) = (Pace::default(), self.trainer.options().rows());
         pace.start();
         for done in 1..=steps {
             let report = self.trainer.step_until(stop)?;
@@ -188,7 +188,7 @@ impl TrainerHandle {
             arena_bytes: memory.arena as u64,
             peak_live_bytes: plan.peak_live_bytes() as u64,
             prepared_bytes: memory.persistent as u64,
-            batch: u32::try_from(options.batch).unwrap_or(u32::MAX),
+            batch: u32::try_from(options.rows()).unwrap_or(u32::MAX),
             pair_count: u32::try_from(options.pairs.len()).unwrap_or(u32::MAX),
             state_bytes: memory.states as u64,
             constant_bytes: memory.constants as u64,

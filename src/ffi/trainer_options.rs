@@ -141,7 +141,7 @@ pub struct fewstep_feature {
 pub struct fewstep_trainer_options {
     /// Bytes of this struct.
     pub struct_size: u32,
-    /// Images of a step; 64 by default.
+    /// Images of a step, or of each of its parts (gradient_accumulation_steps); 64 by default.
     pub batch: u32,
     /// Key of every random draw; 0 by default.
     pub seed: u64,
@@ -238,8 +238,9 @@ pub struct fewstep_trainer_options {
     pub cache_refresh: u32,
     /// FEWSTEP_OPTIMIZER_*; AdamW by default.
     pub optimizer: i32,
-    /// 0.
-    pub reserved3: u32,
+    /// Parts of a step, one after the other, whose gradients are averaged before the update: a step of so many times batch images, in the memory of batch; 1 by
+    /// default, and 0 says the same. The rows are those that one part of that size draws. Features and distributions are compared within each part.
+    pub gradient_accumulation_steps: u32,
     /// FEWSTEP_OPTIMIZER_MUON: peak learning rate of what Muon updates, with the warm-up and the decay of learning_rate; 0.02 by default. A step changes the
     /// singular values of a matrix by about as much, whatever the gradients.
     pub muon_learning_rate: f64,
@@ -321,7 +322,7 @@ unsafe impl Options for fewstep_trainer_options {
             teacher_order: narrow(d.teacher_order),
             cache_refresh: 0,
             optimizer: FEWSTEP_OPTIMIZER_ADAMW,
-            reserved3: 0,
+            gradient_accumulation_steps: narrow(d.gradient_accumulation_steps),
             muon_learning_rate: d.optimizer.muon_learning_rate,
             momentum: d.optimizer.momentum,
             trajectories: std::ptr::null(),
@@ -395,9 +396,6 @@ fn optimizer(o: &fewstep_trainer_options) -> Result<Optimizer> {
     }
     let decays = [(FEWSTEP_DECAY_CONSTANT, LearningRate::Constant), (FEWSTEP_DECAY_COSINE, LearningRate::Cosine), (FEWSTEP_DECAY_STABLE, LearningRate::Stable)];
     let kinds = [(FEWSTEP_OPTIMIZER_ADAMW, OptimizerKind::AdamW), (FEWSTEP_OPTIMIZER_MUON, OptimizerKind::Muon)];
-    if o.reserved3 != 0 {
-        return Err(Error::invalid("trainer options: reserved3 must be 0"));
-    }
     Ok(Optimizer {
         kind: choice(o.optimizer, "optimizer", &kinds)?,
         muon_learning_rate: o.muon_learning_rate,
@@ -451,6 +449,7 @@ pub(super) unsafe fn translate(o: &fewstep_trainer_options, student: &Model, tea
     TrainerOptions {
         seed: o.seed,
         batch: o.batch as usize,
+        gradient_accumulation_steps: o.gradient_accumulation_steps.max(1) as usize,
         terms: memory::try_collect(terms.iter().enumerate().map(|(i, t)| term(i, t)), "terms")?,
         features,
         distribution: distribution(o)?,

@@ -226,7 +226,7 @@ impl<'a> Run<'a> {
     fn training(&self, work: &Work, report: &StepReport) -> Progress {
         let (stage, number) = (work.stage, work.number);
         let later = self.recipe.stages[number + 1..].iter();
-        let later: f64 = later.map(|s| s.steps as f64 * s.batch as f64 / stage.batch as f64).sum();
+        let later: f64 = later.map(|s| s.steps as f64 * s.rows() as f64 / stage.rows() as f64).sum();
         Progress {
             phase: Phase::Train,
             stage: number,
@@ -235,7 +235,7 @@ impl<'a> Run<'a> {
             total: stage.steps,
             report: report.clone(),
             pace: work.pace,
-            batch: stage.batch,
+            batch: stage.rows(),
             steps_left: (stage.steps - report.step) as f64 + later,
         }
     }
@@ -282,7 +282,7 @@ impl Recipe {
             total: total as u64,
             report: StepReport::default(),
             pace: Pace::default(),
-            batch: self.stages[stage].batch,
+            batch: self.stages[stage].rows(),
             steps_left: 0.0,
         }
     }
@@ -314,7 +314,7 @@ impl Work<'_> {
             losses: self.names.iter().cloned().zip(self.sums[1..].iter().map(|sum| mean(*sum))).collect(),
             grad_norm: Some(f64::from(report.grad_norm)),
             learning_rate: Some(f64::from(report.learning_rate)),
-            samples_per_second: Some(self.pace.samples_per_second(self.stage.batch)),
+            samples_per_second: Some(self.pace.samples_per_second(self.stage.rows())),
             ..self.line()
         };
         self.sums.fill(0.0);

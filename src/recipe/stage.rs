@@ -47,8 +47,10 @@ pub struct Stage {
     pub self_teacher_steps: usize,
     /// Held-out errors without a new best after which the stage ends, with its best student; 0 for never.
     pub patience: u32,
-    /// Images of a step.
+    /// Images of a step, or of each of its parts.
     pub batch: usize,
+    /// Parts of a step.
+    pub gradient_accumulation_steps: usize,
     /// Key of every draw.
     pub seed: u64,
     /// `adamw` or `muon`.
@@ -217,6 +219,7 @@ impl Default for Stage {
             self_teacher_steps: o.self_teacher_steps,
             patience: 0,
             batch: o.batch,
+            gradient_accumulation_steps: o.gradient_accumulation_steps,
             seed: o.seed,
             optimizer: OPTIMIZERS[0].0.to_owned(),
             learning_rate: o.optimizer.learning_rate,
@@ -294,6 +297,11 @@ impl Stage {
         Ok(clip)
     }
 
+    /// Images of a step, all of its parts together.
+    pub fn rows(&self) -> usize {
+        self.batch.saturating_mul(self.gradient_accumulation_steps)
+    }
+
     fn optimizer(&self) -> Result<Optimizer> {
         Ok(Optimizer {
             kind: choice("optimizer", &self.optimizer, &OPTIMIZERS)?,
@@ -355,6 +363,7 @@ impl Stage {
         TrainerOptions {
             seed: self.seed,
             batch: self.batch,
+            gradient_accumulation_steps: self.gradient_accumulation_steps,
             terms,
             features,
             distribution: self.distribution.as_ref().map(|d| DistributionTerm { nets: d.nets, weight: d.weight }),

@@ -54,7 +54,7 @@ fn trainer_options() {
     row("threshold", INVALID, "threshold_ratio", &|o, _| (o.trajectory_clip, o.threshold_ratio) = (FEWSTEP_CLIP_DYNAMIC, 2.0));
     row("reserved", INVALID, "reserved", &|o, _| o.reserved = 1);
     row("optimizer", INVALID, "optimizer is 3", &|o, _| o.optimizer = 3);
-    row("reserved3", INVALID, "reserved3", &|o, _| o.reserved3 = 1);
+    row("parts", INVALID, "gradient_accumulation_steps is 1048577; with a batch of 1", &|o, _| (o.batch, o.gradient_accumulation_steps) = (1, 1 << 20 | 1));
     row("distribution", INVALID, "distribution is 2", &|o, _| o.distribution = 2);
     row("nets", INVALID, "distribution_nets is 0", &|o, _| (o.distribution, o.distribution_nets) = (FEWSTEP_DISTRIBUTION_RANDOM_NETS, 0));
     row("its weight", INVALID, "distribution_weight", &|o, _| (o.distribution, o.distribution_weight) = (FEWSTEP_DISTRIBUTION_RANDOM_NETS, f32::NAN));

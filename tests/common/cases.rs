@@ -434,7 +434,12 @@ pub fn optimizer() -> Vec<Case> {
             pairs.extend([case.state(&format!("ema{i}"), shape), new[3 * i]]);
         }
         let averages = case.ops(Ema { parameters: shapes.len() }, &pairs);
-        for v in new.iter().chain(&averages) {
+        // At decay 0 nothing is left of what the average was, be it no number.
+        let begun = case.state("begun", &[3, 5]);
+        case.given.insert(begun, std::sync::Arc::new(fewstep::tensor::Tensor::from_slice(&[3, 5], &[f32::NAN; 15]).expect("tensor")));
+        let (never, always) = (case.data(&[1], &[0.0f32]), case.data(&[1], &[1.0f32]));
+        let anew = case.op(Ema { parameters: 1 }, &[never, always, begun, new[3]]);
+        for v in new.iter().chain(&averages).chain([&anew]) {
             case.expect(*v, 2e-6);
         }
         let slot = case.state("slot", &[3, 5]);

@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // every test binary uses its own part
 
+pub mod accumulation;
 pub mod alone;
 pub mod cases;
 pub mod conv_cases;

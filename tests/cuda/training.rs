@@ -1,7 +1,9 @@
 //! Training in half precision where its range does not suffice.
 
+use crate::common::accumulation::parts_are_one_batch;
 use crate::ffi_common::{TINY, scratch};
 use crate::gpu;
+use fewstep::backend::Backend;
 use fewstep::cancel::Stop;
 use fewstep::diffusion::{Clip, Walk, Weight};
 use fewstep::distill::cache::{CacheBuilder, CacheSpec};
@@ -53,6 +55,13 @@ fn an_overflow_halves_the_loss_scale_and_loses_no_step() {
     assert_eq!(expected.loss_scale(), Some(1024.0));
     let weights = found.snapshot(WeightsKind::Raw).expect("weights").weights;
     assert!(weights.values().all(|w| w.as_slice::<f32>().expect("floats").iter().all(|v| v.is_finite())));
+}
+
+#[test]
+fn accumulated_gradients() {
+    let backend: Arc<dyn Backend> = Arc::new(gpu());
+    parts_are_one_batch(&backend, DType::F32, 1.0, 2e-5).expect("steps");
+    parts_are_one_batch(&backend, DType::F16, TOO_LARGE, 2e-2).expect("steps");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Weights that are stored in f16 or bf16 stay so; what is computed is what the same numbers in f32 give.
 
+use crate::common::accumulation::{a_run_goes_on_in_parts, parts_are_one_batch};
 use crate::common::stored::{FILES, model, pair, run, samples_are_those_of_f32, training_is_that_of_f32};
 use crate::common::{Answers, TAKES_ALL};
 use fewstep::Result;
@@ -21,6 +22,16 @@ fn samples() -> Result<()> {
 fn training() -> Result<()> {
     let backend: Arc<dyn Backend> = Arc::new(CpuBackend::new(2)?);
     training_is_that_of_f32(&backend, &FILES)
+}
+
+#[test]
+fn accumulated_gradients() -> Result<()> {
+    let backend: Arc<dyn Backend> = Arc::new(CpuBackend::new(2)?);
+    parts_are_one_batch(&backend, DType::F32, 1.0, 2e-5)?;
+    let path = std::env::temp_dir().join(format!("fewstep-parts-{}.safetensors", std::process::id()));
+    let done = a_run_goes_on_in_parts(&backend, &path);
+    let _ = std::fs::remove_file(&path);
+    done
 }
 
 #[test]

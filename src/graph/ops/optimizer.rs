@@ -155,7 +155,8 @@ impl OpDef for AdamW {
     }
 }
 
-/// average = decay average + (1 - decay) p over P parameters. Operands: decay [1], grad scale [1] (NaN changes nothing), then average, p of each.
+/// average = decay average + (1 - decay) p over P parameters; at decay 0 it is p, whatever it was. Operands: decay [1], grad scale [1] (NaN changes nothing), then
+/// average, p of each.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ema {
     /// P.
@@ -190,7 +191,11 @@ impl OpDef for Ema {
 
     fn reference(&self, inputs: &[&Array]) -> Result<Vec<Array>> {
         let (decay, scale) = (inputs[0].sum(), inputs[1].sum());
-        let step = |p: &[&Array]| if scale.is_nan() { p[0].clone() } else { p[0] * decay + p[1] * (1.0 - decay) };
+        let step = |p: &[&Array]| match scale.is_nan() {
+            true => p[0].clone(),
+            false if decay == 0.0 => p[1].clone(),
+            false => p[0] * decay + p[1] * (1.0 - decay),
+        };
         Ok(inputs[Self::HEAD..].chunks_exact(2).map(step).collect())
     }
 

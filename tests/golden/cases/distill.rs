@@ -183,8 +183,16 @@ fn build(g: &mut Graph, case: &Case, batch: &TensorFile, expected: &TensorFile) 
         }
     }
     let student = text(text(ParameterSet::student(&case.student, OPTIMIZER()))?.with(alignments))?;
-    let phase = Phase { name: "student", loss, sets: std::slice::from_ref(&student), recompute: &evaluations.inside, loss_scale: None };
-    let update = text(phase.append(g))?.remove(0);
+    let phase = Phase {
+        name: "student",
+        loss,
+        losses: loss,
+        sets: std::slice::from_ref(&student),
+        recompute: &evaluations.inside,
+        loss_scale: None,
+        accumulation: None,
+    };
+    let update = text(phase.append(g))?.updates.remove(0);
     [loss, update.norm].iter().chain(&terms).chain(&update.grads).for_each(|v| g.tap(*v));
     Ok(Program { inputs, indices, loss, terms, student, update })
 }
