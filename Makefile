@@ -13,7 +13,7 @@ SMOKE_FLAGS := -std=c11 -g -Wall -Wextra -Wpedantic -Werror -Iinclude tests/c/sm
 SMOKE_LINK := -Ltarget/release -lfewstep -Wl,-rpath,'$$ORIGIN/../release'
 
 .DEFAULT_GOAL := all
-.PHONY: help all lib demo examples best icons quant-study test fuzz fuzz-planted fuzz-corpus test-cuda gpu-micro gpu-check sanitize-cuda sanitize-cuda-address sanitize-cuda-thread demo-emulated mutations field-cases oom-sweep golden lint check-targets sanitize miri bench bench-peers study header cuda-toolkit clean
+.PHONY: help all lib demo examples best icons quant-study quant-study-best test fuzz fuzz-planted fuzz-corpus test-cuda gpu-micro gpu-check sanitize-cuda sanitize-cuda-address sanitize-cuda-thread demo-emulated mutations field-cases oom-sweep golden lint check-targets sanitize miri bench bench-peers study study-icons header cuda-toolkit clean
 
 # What can be made.
 help: ## this list
@@ -26,10 +26,14 @@ lib: ## the shared library under its SONAME, target/release/libfewstep.so.0
 	$(CARGO) build --release --lib
 	ln -sf libfewstep.so $(SONAME)
 
+# A C example, built into a folder of target and linked with the library beside it.
+EXAMPLE = $(CC) -std=c11 -D_POSIX_C_SOURCE=200809L -O2 -Wall -Wextra -Wpedantic -Werror -Iinclude examples-c/$(1).c -o $(2)/$(1) -Ltarget/release -lfewstep -lm \
+  -Wl,-rpath,'$(CURDIR)/target/release'
+
 # The README's program: C against include/fewstep.h and the .so; no Rust program takes part.
 demo: lib ## the main job: distil digits in C, save pictures and a table (a few minutes)
 	@mkdir -p $(DEMO)
-	$(CC) -std=c11 -O2 -Wall -Wextra -Wpedantic -Werror -Iinclude examples-c/distill_digits.c -o $(DEMO)/distill_digits -Ltarget/release -lfewstep -lm -Wl,-rpath,'$$ORIGIN/../release'
+	$(call EXAMPLE,distill_digits,$(DEMO))
 	$(DEMO)/distill_digits examples-c/data $(DEMO)
 
 # The C examples beside the demo, at a small size; one is killed on its way and must end with the same bytes.
@@ -40,7 +44,7 @@ examples: lib ## the C examples that the demo is not, at a small size
 STEPS ?= 2
 best: lib ## the best digits student of STEPS sampler steps, up to an hour; target/best-STEPS
 	@mkdir -p target/best-$(STEPS)
-	$(CC) -std=c11 -O2 -Wall -Wextra -Wpedantic -Werror -Iinclude examples-c/distill_digits.c -o target/best-$(STEPS)/distill_digits -Ltarget/release -lfewstep -lm -Wl,-rpath,'$$ORIGIN/../release'
+	$(call EXAMPLE,distill_digits,target/best-$(STEPS))
 	target/best-$(STEPS)/distill_digits examples-c/data target/best-$(STEPS) steps=$(STEPS) recipe=best
 
 # A second task, from the data alone: a teacher of 32x32 colour icons, and its students. Sized for about 20 minutes on two cores; the teacher has then seen each
@@ -49,17 +53,25 @@ ICONS ?= width=16 teacher=1500 student=500 cache=640
 ICONS_OUT = target/icons/$(subst =,-,$(subst $() $(),_,$(strip $(ICONS))))
 icons: lib ## a teacher of 32x32 colour icons and students of 4, 2 and 1 steps, about 20 minutes; a folder in target/icons
 	@mkdir -p $(ICONS_OUT)
-	$(CC) -std=c11 -D_POSIX_C_SOURCE=200809L -O2 -Wall -Wextra -Wpedantic -Werror -Iinclude examples-c/distill_pictures.c -o target/icons/distill_pictures -Ltarget/release -lfewstep -lm -Wl,-rpath,'$$ORIGIN/../release'
+	$(call EXAMPLE,distill_pictures,target/icons)
 	target/icons/distill_pictures examples-c/data/emoji32.npz $(ICONS_OUT) $(ICONS)
 
 # What fewer bits cost, on digits: docs/quantization_tables.md anew.
 STUDY := target/quant-study
 quant-study: lib ## quantises students of digits in every way, about 20 minutes; writes docs/quantization_tables.md
 	@mkdir -p $(STUDY)
-	for program in distill_digits quantize_digits; do \
-	  $(CC) -std=c11 -O2 -Wall -Wextra -Wpedantic -Werror -Iinclude examples-c/$$program.c -o $(STUDY)/$$program -Ltarget/release -lfewstep -lm -Wl,-rpath,'$$ORIGIN/../release' || exit 1; \
-	done
+	$(call EXAMPLE,distill_digits,$(STUDY))
+	$(call EXAMPLE,quantize_student,$(STUDY))
 	benches/quant-study $(STUDY)
+
+# The same for the students that `make best` and `make icons` have left: what it is called, its teacher, the student.
+BEST = $(foreach s,$(wildcard target/best-*/student),"Digits in $(patsubst target/best-%/student,%,$(s)), by the recipe best" examples-c/data/digits_teacher $(s))
+BEST += $(foreach s,$(wildcard target/icons/*/student-*.safetensors),"Icons in $(patsubst student-%.safetensors,%,$(notdir $(s)))" $(dir $(s))teacher.safetensors $(s))
+quant-study-best: lib ## quantises what make best and make icons have made; writes docs/quantization_tables_best.md
+	@mkdir -p $(STUDY)
+	$(if $(strip $(BEST)),,$(error there are no students yet: make best, make icons))
+	$(call EXAMPLE,quantize_student,$(STUDY))
+	benches/quant-study $(STUDY) $(BEST)
 
 # The second family of networks in a profile of its own: a library with it must not take the place of the one that is shipped.
 test: ## all tests that need no GPU
@@ -109,7 +121,7 @@ demo-emulated: cuda-toolkit ## trains and samples on the CPU and on CUDA and com
 	FEWSTEP_CUDA=require $(MAKE) lib
 	$(if $(DRIVER),,$(MAKE) -C cuda/emulator libcuda)
 	@mkdir -p $(DEMO)
-	$(CC) -std=c11 -O2 -Wall -Wextra -Wpedantic -Werror -Iinclude examples-c/compare_devices.c -o $(DEMO)/compare_devices -Ltarget/release -lfewstep -lm -Wl,-rpath,'$$ORIGIN/../release'
+	$(call EXAMPLE,compare_devices,$(DEMO))
 	$(EMULATED) $(DEMO)/compare_devices examples-c/data
 
 # Plants bugs in a copy of the kernels; each must be caught by the check that cuda/emulator/MUTATIONS.md then names beside it.
@@ -194,6 +206,12 @@ bench: ## benchmarks
 # trained again.
 study: ## what each objective is worth, students of digits at equal samples (hours)
 	$(CARGO) bench --bench study -- $(or $(ROWS),write=docs/distillation_tables.md)
+
+# The same on icons, by the teacher that `make icons` has trained, one seed; docs/distillation_tables_icons.md. ROWS names other rows or numbers.
+ICON_ROWS := teacher scratch output output+feature feature+teacher_forced teacher_forced on_policy rollout resolve distribution self_teacher progressive best
+study-icons: ## what each objective is worth on icons (hours)
+	@test -f $(ICONS_OUT)/teacher.safetensors || { echo "make icons comes first: it trains the teacher"; exit 1; }
+	$(CARGO) bench --bench study -- teacher=$(ICONS_OUT)/teacher.safetensors $(or $(ROWS),$(ICON_ROWS) seeds=1 write=docs/distillation_tables_icons.md)
 
 # Ratios against PyTorch and OpenVINO in one run; PYTHON needs torch, diffusers and openvino (see benches/peers.py).
 bench-peers: lib ## times beside other libraries

@@ -5,7 +5,7 @@
  *   grids              numbers of steps, at most four
  *   width              channels of the teacher's first stage; the others have two and four times as many
  *   OUT_DIR/teacher/, OUT_DIR/student-2/ …   a run each: metrics.jsonl, TensorBoard files (tensorboard --logdir OUT_DIR), progress.svg, pictures, checkpoints
- *   OUT_DIR/student-2.safetensors …, OUT_DIR/samples.png, OUT_DIR/quality.txt
+ *   OUT_DIR/teacher.safetensors, OUT_DIR/student-2.safetensors …, OUT_DIR/samples.png, OUT_DIR/quality.txt
  * Interrupted, by Ctrl-C, kill -9 or a power cut, the same command goes on where it was.
  *
  * Everything that can fail returns a status; CHECK prints the library's sentence and leaves. A real host would go on instead. */
@@ -309,6 +309,7 @@ int main(int argc, char **argv) {
     fewstep_dataset_info info;
     fewstep_dataset *dataset = open_pictures(runtime, argv[1], size, channels, &info);
     fewstep_model *teacher = train_teacher(runtime, dataset, &info, path(out, "teacher"), width, teacher_train);
+    CHECK(fewstep_model_save_file(teacher, path(out, "teacher.safetensors")));
     fewstep_model *students[GRIDS];
     row rows[2 * GRIDS + 1] = {{.model = teacher, .steps = TEACHER_STEPS}};
     snprintf(rows[0].name, sizeof rows[0].name, "teacher, %d steps", TEACHER_STEPS);

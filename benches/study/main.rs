@@ -1,6 +1,7 @@
-//! What each objective is worth: students of digits trained from equal numbers of samples, judged by the ends of their runs against the teacher's.
+//! What each objective is worth: students trained from equal numbers of samples, judged by the ends of their runs against the teacher's.
 //!
-//! usage: cargo bench --bench study -- [ROW...] [steps=4,2,1] [seeds=3] [samples=98304] [noises=12288] [workers=CORES] [results=FILE] [write=FILE]
+//! usage: cargo bench --bench study -- [ROW...] [teacher=FILE] [steps=4,2,1] [seeds=3] [samples=N] [noises=N] [workers=CORES] [results=FILE] [write=FILE]
+//!   of digits, or, where a teacher is given that `make icons` has trained, of icons
 //!   rows are named in `rows`; all of them without names. As many students are trained at once as there are workers, each on one thread. A student that the
 //!   file of results has is not trained again: delete it after a change. Prints the table of all that it has, and to stderr how far it is; `write` replaces a
 //!   file's text from its first table on. The row `targets` trains nothing: it prints how far from the reference the states are that students are trained to
@@ -10,16 +11,20 @@
 mod digits;
 mod results;
 mod rows;
+mod task;
 
 use fewstep::error::{Error, Result};
 use results::{Record, Results};
 use rows::{Make, Numbers, Study};
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use task::Task;
 
 /// What the command line says.
 struct Arguments {
     chosen: Vec<String>,
+    /// Of icons.
+    teacher: Option<PathBuf>,
     steps: Vec<usize>,
     seeds: u64,
     numbers: Numbers,
@@ -42,18 +47,22 @@ fn number<T: std::str::FromStr>(name: &str, text: &str) -> Result<T> {
 
 impl Arguments {
     fn read() -> Result<Self> {
+        let arguments: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+        let icons = arguments.iter().any(|argument| argument.starts_with("teacher="));
         let target = std::env::current_exe().ok().and_then(|exe| Some(exe.ancestors().nth(3)?.to_owned())).unwrap_or_default();
         let mut this = Self {
             chosen: vec![],
+            teacher: None,
             steps: vec![4, 2, 1],
             seeds: 3,
-            numbers: Numbers { samples: 98304, noises: 12288 },
+            numbers: if icons { Task::ICONS } else { Task::DIGITS },
             workers: std::thread::available_parallelism().map_or(1, usize::from),
-            results: target.join("study.jsonl"),
+            results: target.join(if icons { "study-icons.jsonl" } else { "study.jsonl" }),
             write: None,
         };
-        for argument in std::env::args().skip(1).filter(|argument| !argument.starts_with("--")) {
+        for argument in arguments {
             match argument.split_once('=') {
+                Some(("teacher", path)) => this.teacher = Some(path.into()),
                 Some(("steps", list)) => this.steps = list.split(',').map(|n| number("steps", n)).collect::<Result<_>>()?,
                 Some(("seeds", n)) => this.seeds = number("seeds", n)?,
                 Some(("samples", n)) => this.numbers.samples = number("samples", n)?,
@@ -86,8 +95,8 @@ fn jobs(a: &Arguments, rows: &[(&'static str, Make)], results: &Results) -> Vec<
 type Queue = Mutex<std::vec::IntoIter<Job>>;
 
 /// Trains jobs until there is none; after an error nobody begins another.
-fn work(numbers: Numbers, commit: &str, jobs: &Queue, results: &Mutex<Results>) -> Result<()> {
-    let done = train_all(numbers, commit, jobs, results);
+fn work(task: &Arc<Task>, numbers: Numbers, commit: &str, jobs: &Queue, results: &Mutex<Results>) -> Result<()> {
+    let done = train_all(task, numbers, commit, jobs, results);
     if let (Err(error), Ok(mut jobs)) = (&done, jobs.lock()) {
         eprintln!("{error}");
         jobs.by_ref().for_each(drop);
@@ -95,8 +104,8 @@ fn work(numbers: Numbers, commit: &str, jobs: &Queue, results: &Mutex<Results>) 
     done
 }
 
-fn train_all(numbers: Numbers, commit: &str, jobs: &Queue, results: &Mutex<Results>) -> Result<()> {
-    let study = Study::new(numbers)?;
+fn train_all(task: &Arc<Task>, numbers: Numbers, commit: &str, jobs: &Queue, results: &Mutex<Results>) -> Result<()> {
+    let study = Study::new(task.clone(), numbers)?;
     let next = || jobs.lock().ok()?.next();
     while let Some(Job { row, make, steps, seed }) = next() {
         let (found, seconds) = study.measure(make, steps, seed)?;
@@ -123,8 +132,9 @@ fn main() -> Result<()> {
         let names: Vec<_> = rows.iter().map(|(name, _)| *name).collect();
         return Err(Error::invalid(format!("no row {unknown}; there are targets, {}", names.join(", "))));
     }
+    let task = Arc::new(a.teacher.as_deref().map_or_else(Task::digits, Task::icons)?);
     if all || targets.is_some() {
-        Study::new(a.numbers)?.targets()?;
+        Study::new(task.clone(), a.numbers)?.targets()?;
     }
     if !all && a.chosen.is_empty() {
         return Ok(());
@@ -135,7 +145,7 @@ fn main() -> Result<()> {
     eprintln!("{} students are missing in {}", jobs.len(), a.results.display());
     let (jobs, results) = (Mutex::new(jobs.into_iter()), Mutex::new(results));
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..a.workers.max(1)).map(|_| scope.spawn(|| work(a.numbers, &commit, &jobs, &results))).collect();
+        let workers: Vec<_> = (0..a.workers.max(1)).map(|_| scope.spawn(|| work(&task, a.numbers, &commit, &jobs, &results))).collect();
         workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| Error::internal("a worker panicked"))?)
     })?;
     let results = results.into_inner().map_err(|_| Error::internal("a worker panicked"))?;

@@ -1,11 +1,11 @@
 //! The students of the study: how each row trains its own, and how they are judged.
 
-use super::digits;
+use super::task::Task;
 use fewstep::backend::cpu::CpuBackend;
 use fewstep::cancel::Stop;
 use fewstep::diffusion::{Clip, Table, Weight, trailing_pairs};
 use fewstep::distill::{
-    Dataset, DistributionTerm, FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Point, Term, Trainer, TrainerOptions, TrajectorySet,
+    DistributionTerm, FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Point, Term, Trainer, TrainerOptions, TrajectorySet,
     WeightsKind,
 };
 use fewstep::error::Result;
@@ -20,18 +20,18 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Noises that training never sees, and the key of them.
-const HELD_OUT: usize = 512;
+/// The key of the noises that training never sees.
 const KEY: u64 = 77;
 /// The reference: DDIM of so many steps.
 const REFERENCE: usize = 50;
 const BATCH: usize = 64;
+/// Images that are sampled side by side.
+const SIDE_BY_SIDE: usize = 128;
 
 /// What all students have in common.
 pub struct Study {
     backend: Arc<CpuBackend>,
-    teacher: Model,
-    data: Dataset,
+    task: Arc<Task>,
     labels: Vec<i32>,
     reference: Vec<f32>,
     numbers: Numbers,
@@ -59,7 +59,7 @@ pub type Make = fn(&Study, usize, u64) -> Result<Model>;
 /// In the order of the table.
 pub fn rows() -> Vec<(&'static str, Make)> {
     vec![
-        ("teacher", |study, _, _| Ok(study.teacher.clone())),
+        ("teacher", |study, _, _| Ok(study.task.teacher.clone())),
         ("scratch", |study, steps, seed| study.train(steps, seed, &[(Objective::Denoise, 1.0)], |_| {})),
         ("output", |study, steps, seed| study.train(steps, seed, &[(Objective::Output, 1.0)], |_| {})),
         ("output_fitted", |study, steps, seed| {
@@ -76,8 +76,8 @@ pub fn rows() -> Vec<(&'static str, Make)> {
         ("resolve", |study, steps, seed| study.train(steps, seed, &[(Objective::Resolve, 1.0)], |o| o.substeps = 4)),
         ("per_step", |study, steps, seed| {
             let options = study.options(steps, seed, &[(Objective::TeacherForced, 1.0)])?;
-            let student = digits::student(&study.teacher, seed)?.for_grid(options.pairs.clone(), PerStep::BiasesAndNorms)?;
-            study.run(&student, &study.teacher, options)
+            let student = study.task.student(seed)?.for_grid(options.pairs.clone(), PerStep::BiasesAndNorms)?;
+            study.run(&student, &study.task.teacher, options)
         }),
         ("distribution", |study, steps, seed| {
             study.train(steps, seed, &[(Objective::TeacherForced, 1.0)], |o| o.distribution = Some(DistributionTerm::default()))
@@ -139,11 +139,11 @@ fn term((objective, weight): &(Objective, f32)) -> Term {
 
 impl Study {
     /// On one thread: as many students are trained at once as there are cores.
-    pub fn new(numbers: Numbers) -> Result<Self> {
-        let (backend, teacher, data) = (Arc::new(CpuBackend::new(1)?), digits::teacher()?, digits::data()?);
-        let labels = (0..HELD_OUT as i32).map(|i| i % 10).collect();
-        let mut this = Self { backend, teacher, data, labels, reference: vec![], numbers, last: RefCell::default(), preparing: Cell::default() };
-        this.reference = this.ends(&this.teacher, REFERENCE)?;
+    pub fn new(task: Arc<Task>, numbers: Numbers) -> Result<Self> {
+        let labels = (0..task.held_out).map(|i| (i % task.classes) as i32).collect();
+        let mut this =
+            Self { backend: Arc::new(CpuBackend::new(1)?), task, labels, reference: vec![], numbers, last: RefCell::default(), preparing: Cell::default() };
+        this.reference = this.ends(&this.task.teacher, REFERENCE)?;
         Ok(this)
     }
 
@@ -153,7 +153,7 @@ impl Study {
         let student = make(self, steps, seed)?;
         let seconds = start.elapsed().saturating_sub(self.preparing.take()).as_secs_f64();
         let ends = self.ends(&student, steps)?;
-        Ok((Paired::of(&ends, &self.reference, ends.len() / HELD_OUT)?, seconds))
+        Ok((Paired::of(&ends, &self.reference, ends.len() / self.task.held_out)?, seconds))
     }
 
     /// Where a model arrives from the held-out noises in so many steps of DDIM.
@@ -161,13 +161,14 @@ impl Study {
         let schedule = model.scheduler.noise_schedule()?;
         let table = Table::from_pairs(&schedule, model.scheduler.prediction(), &trailing_pairs(schedule.len(), steps)?, 0.0, Clip::None)?;
         let (size, purpose) = (model.size()?, Purpose::Evaluation);
-        let spec = RunSpec { table: &table, batch: 128, size, purpose, precision: DType::F32, guidance: None, unrolled: UNROLLED };
+        let spec = RunSpec { table: &table, batch: SIDE_BY_SIDE, size, purpose, precision: DType::F32, guidance: None, unrolled: UNROLLED };
         let mut run = SamplingRun::new(self.backend.as_ref(), model, &spec)?;
-        let given = [(ConditionKind::Labels { classes: 10 }, Values::I32(&self.labels))];
+        let given = [(ConditionKind::Labels { classes: self.task.classes }, Values::I32(&self.labels))];
         let mut ends = vec![];
-        for_each_batch(&mut run, KEY, &given, HELD_OUT, |run, _, used, _| {
+        for_each_batch(&mut run, KEY, &given, self.task.held_out, |run, _, used, _| {
             run.step(None, true)?;
-            ends.extend_from_slice(&run.read()?[..used * size[0] * size[1]]);
+            let states = run.read()?;
+            ends.extend_from_slice(&states[..states.len() / SIDE_BY_SIDE * used]);
             Ok(())
         })?;
         Ok(ends)
@@ -180,7 +181,7 @@ impl Study {
             seed,
             batch: BATCH,
             terms: terms.iter().map(term).collect(),
-            pairs: trailing_pairs(self.teacher.scheduler.num_train_timesteps, steps)?,
+            pairs: trailing_pairs(self.task.teacher.scheduler.num_train_timesteps, steps)?,
             substeps: 32usize.div_ceil(steps),
             cache_size: self.numbers.noises,
             optimizer: Optimizer { learning_rate: 2e-3, total_steps, ..Optimizer::default() },
@@ -192,15 +193,15 @@ impl Study {
     fn train(&self, steps: usize, seed: u64, terms: &[(Objective, f32)], change: impl FnOnce(&mut TrainerOptions)) -> Result<Model> {
         let mut options = self.options(steps, seed, terms)?;
         change(&mut options);
-        self.run(&digits::student(&self.teacher, seed)?, &self.teacher, options)
+        self.run(&self.task.student(seed)?, &self.task.teacher, options)
     }
 
     fn run(&self, student: &Model, teacher: &Model, mut options: TrainerOptions) -> Result<Model> {
         let steps = options.optimizer.total_steps;
-        let shared = std::ptr::eq(teacher, &self.teacher) && options.cache_refresh == 0;
+        let shared = std::ptr::eq(teacher, &self.task.teacher) && options.cache_refresh == 0;
         let key = (options.pairs.clone(), options.seed, options.teacher_order, options.substeps);
         options.trajectories = self.last.borrow().as_ref().filter(|(last, _)| shared && *last == key).map(|(_, set)| set.clone());
-        let mut trainer = Trainer::new(self.backend.clone(), student, Some(teacher), Some(&self.data), options)?;
+        let mut trainer = Trainer::new(self.backend.clone(), student, Some(teacher), Some(&self.task.data), options)?;
         let start = Instant::now();
         trainer.prepare(&mut |_, _| true, Stop::NEVER)?;
         self.preparing.set(self.preparing.get() + start.elapsed());
@@ -219,8 +220,8 @@ impl Study {
         for (order, all) in [(1, [12usize, 16, 20, 32]), (2, [12, 16, 20, 24]), (3, [12, 16, 20, 24])] {
             for steps in all {
                 let options = TrainerOptions { teacher_order: order, substeps: steps / 2, ..self.options(2, 1, &[(Objective::TeacherForced, 1.0)])? };
-                let trainer = Trainer::new(self.backend.clone(), &digits::student(&self.teacher, 1)?, Some(&self.teacher), None, options)?;
-                println!("| {order} | {steps} | {:.4} |", trainer.target_error(REFERENCE, HELD_OUT, KEY, Stop::NEVER)?);
+                let trainer = Trainer::new(self.backend.clone(), &self.task.student(1)?, Some(&self.task.teacher), None, options)?;
+                println!("| {order} | {steps} | {:.4} |", trainer.target_error(REFERENCE, self.task.held_out, KEY, Stop::NEVER)?);
             }
         }
         println!();
@@ -231,14 +232,14 @@ impl Study {
     fn self_teacher(&self, steps: usize, seed: u64) -> Result<Model> {
         let mut options = self.options(8, seed, &[(Objective::SelfTeacher, 1.0)])?;
         options.self_teacher_steps = steps;
-        self.run(&digits::student(&self.teacher, seed)?, &self.teacher, options)
+        self.run(&self.task.student(seed)?, &self.task.teacher, options)
     }
 
     /// A student of eight steps, and then ones of half as many, each of which learns to take two steps of the one before at once (arXiv 2202.00512). All of them
     /// together see the samples of any other row.
     fn progressive(&self, steps: usize, seed: u64) -> Result<Model> {
         let grids: Vec<usize> = [8, 4, 2, 1].into_iter().filter(|grid| *grid >= steps).collect();
-        let (mut student, mut teacher) = (digits::student(&self.teacher, seed)?, self.teacher.clone());
+        let (mut student, mut teacher) = (self.task.student(seed)?, self.task.teacher.clone());
         for grid in &grids {
             let mut options = self.options(*grid, seed, &[(Objective::Progressive, 1.0)])?;
             options.substeps = if *grid == 8 { 4 } else { 2 };

@@ -1,9 +1,9 @@
 /* What whole numbers cost a student, and what training with them in place gives back.
  *
- * usage: quantize_digits DATA_DIR STUDENT OUT_DIR
- *   DATA_DIR/digits_teacher/   a diffusers folder
- *   STUDENT                    a few-step student of it, as distill_digits writes: OUT/student
- *   OUT_DIR/                   table.md, layers.md, student_int8.safetensors, student_int8_trained.safetensors
+ * usage: quantize_student TEACHER STUDENT OUT_DIR
+ *   TEACHER    a diffusers folder or a file of the library's, without conditions or with classes
+ *   STUDENT    a few-step student of it, as distill_digits (OUT/student) and distill_pictures (OUT/student-2.safetensors) write
+ *   OUT_DIR/   table.md, layers.md, student_int8.safetensors, student_int8_trained.safetensors
  *
  * Each way of quantising is sampled from the same held-out noises; its error is that of the last state, against the teacher's 50 steps and against the student
  * in f32. Training is compared with a student in f32 that was trained on in the same way: else training alone would look like a gain of quantisation. */
@@ -29,8 +29,9 @@ static const uint64_t EVALUATION_SEED = 7; /* key of the held-out noises */
 typedef struct {
     fewstep_runtime *runtime;
     fewstep_model *teacher, *student;
-    size_t elements; /* of all held-out samples */
-    uint32_t steps;  /* of the student */
+    size_t elements;  /* of all held-out samples */
+    uint32_t steps;   /* of the student */
+    uint32_t classes; /* 0 for none */
     float *exact, *floats, *found;
     FILE *table;
     const char *out;
@@ -51,14 +52,14 @@ static void sample(const study *s, const fewstep_model *model, uint32_t steps, f
     CHECK(fewstep_sampler_create(s->runtime, model, &options, &sampler));
     for (uint32_t first = 0; first < HELD_OUT; first += BATCH) {
         int32_t labels[BATCH];
-        for (int i = 0; i < BATCH; i++) labels[i] = (int32_t)(first + i) % 10;
+        for (int i = 0; i < BATCH; i++) labels[i] = (int32_t)((first + i) % (s->classes ? s->classes : 1));
         fewstep_conditioning classes = {FEWSTEP_CONDITIONING_CLASS_LABELS, 0, labels, BATCH};
         fewstep_begin_options begin;
         CHECK(fewstep_begin_options_init(&begin, sizeof begin));
         begin.seed = EVALUATION_SEED;
         begin.first_index = first;
         begin.conditionings = &classes;
-        begin.conditioning_count = 1;
+        begin.conditioning_count = s->classes != 0;
         begin.conditioning_stride = sizeof classes;
         CHECK(fewstep_sampler_begin(sampler, &begin));
         CHECK(fewstep_sampler_run(sampler, NULL, NULL, NULL));
@@ -187,18 +188,19 @@ static void report_layers(const study *s, const fewstep_model *whole, const char
 
 int main(int argc, char **argv) {
     if (argc != 4) {
-        fprintf(stderr, "usage: %s DATA_DIR STUDENT OUT_DIR\n", argv[0]);
+        fprintf(stderr, "usage: %s TEACHER STUDENT OUT_DIR\n", argv[0]);
         return 2;
     }
     study s = {0};
     fewstep_runtime_options runtime_options;
     CHECK(fewstep_runtime_options_init(&runtime_options, sizeof runtime_options));
     CHECK(fewstep_runtime_create(&runtime_options, &s.runtime));
-    CHECK(fewstep_model_open(s.runtime, path(argv[1], "digits_teacher"), &s.teacher));
+    CHECK(fewstep_model_open(s.runtime, argv[1], &s.teacher));
     CHECK(fewstep_model_open(s.runtime, argv[2], &s.student));
     fewstep_model_info info = {.struct_size = sizeof info};
     CHECK(fewstep_model_get_info(s.student, &info));
     s.steps = info.steps;
+    s.classes = info.classes;
     s.elements = (size_t)HELD_OUT * info.in_channels * info.height * info.width;
     if (s.steps == 0 || s.steps > TEACHER_TRAJECTORY) {
         fprintf(stderr, "%s: expected a student of 1 to %d steps, found %u\n", argv[2], TEACHER_TRAJECTORY, (unsigned)s.steps);
