@@ -2352,7 +2352,7 @@ typedef struct {
    */
   double clip_norm;
   /**
-   * Decay of the weights' moving average; 0.995 by default.
+   * Decay of the weights' moving average if it is exponential, in [0, 1); below 0 (the default) it is over a share of the run, ema_relative_width.
    */
   double ema_decay;
   /**
@@ -2484,6 +2484,11 @@ typedef struct {
    * FEWSTEP_OBJECTIVE_SELF_TEACHER: sampler steps that the student is to take, fewer than the grid has and a divisor of their number; 1 by default.
    */
   uint32_t self_teacher_steps;
+  /**
+   * ema_decay below 0: how much of the run the moving average is over, as the deviation of its profile in lengths of the run so far, 0.001 to 0.288 (all steps
+   * alike); 0.05 by default. The weights of step t count as much as t^gamma (Karras et al. 2024, arXiv 2312.02696, section 3.1).
+   */
+  double ema_relative_width;
 } fewstep_trainer_options;
 
 

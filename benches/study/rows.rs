@@ -108,9 +108,9 @@ pub fn rows() -> Vec<(&'static str, Make)> {
     ]
 }
 
-/// A learning rate that stays until the last fifth, and an average over more steps.
+/// A learning rate that stays until the last fifth.
 fn stable(o: &mut TrainerOptions) {
-    (o.optimizer.decay, o.optimizer.ema_decay) = (LearningRate::Stable, 0.998);
+    o.optimizer.decay = LearningRate::Stable;
 }
 
 /// The matrices inside learn by Muon.

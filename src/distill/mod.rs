@@ -67,7 +67,7 @@ pub use dataset::Dataset;
 pub use distribution::DistributionTerm;
 pub use features::FeatureTerm;
 pub use objective::Objective;
-pub use optimizer::{LearningRate, Optimizer, OptimizerKind};
+pub use optimizer::{Average, LearningRate, Optimizer, OptimizerKind};
 pub use options::TrainerOptions;
 pub use pace::Pace;
 pub use parameters::ParameterSet;

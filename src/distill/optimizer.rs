@@ -28,6 +28,54 @@ pub enum LearningRate {
     Stable,
 }
 
+/// What the moving average of the weights is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Average {
+    /// Of the last 1 / (1 - decay) steps, exponentially; at step n at most n/(n+1) is kept, so that it starts as the plain mean.
+    Exponential(f64),
+    /// Of a share of the run, however long that is: the weights of step t count as much as t^gamma (Karras et al. 2024, "Analyzing and Improving the Training
+    /// Dynamics of Diffusion Models", arXiv 2312.02696, section 3.1), where gamma follows from the deviation of that profile in lengths of the run.
+    Power(f64),
+}
+
+impl Average {
+    /// The widest profile: all steps count alike.
+    pub const WIDEST: f64 = 0.288_675_134_594_812_9; // 1 / sqrt(12)
+
+    /// The exponent of a profile of this width: (gamma + 1) / ((gamma + 2)^2 (gamma + 3)) is the square of it.
+    fn gamma(width: f64) -> f64 {
+        let square = |gamma: f64| (gamma + 1.0) / ((gamma + 2.0).powi(2) * (gamma + 3.0));
+        // It falls, from the widest at 0 to less than width^2 at 1 / width.
+        let (mut least, mut most) = (0.0, 1.0 / width);
+        for _ in 0..128 {
+            let middle = 0.5 * (least + most);
+            *(if square(middle) > width * width { &mut least } else { &mut most }) = middle;
+        }
+        least
+    }
+
+    /// The share that is kept in the step after `done` steps.
+    fn decay(self, done: u64) -> f64 {
+        let before = done as f64 / (done + 1) as f64;
+        match self {
+            Average::Exponential(decay) => decay.min(before),
+            Average::Power(width) => before.powf(Self::gamma(width) + 1.0),
+        }
+    }
+
+    fn check(self) -> Result<()> {
+        match self {
+            Average::Exponential(decay) if !(0.0..1.0).contains(&decay) => {
+                Err(Error::invalid(format!("ema_decay is {decay}; it must be in [0, 1), or below 0 for an average by ema_relative_width")))
+            }
+            Average::Power(width) if !(1e-3..=Self::WIDEST).contains(&width) => {
+                Err(Error::invalid(format!("ema_relative_width is {width}; it must be in 0.001..=0.288, of the run's length")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// How a set of parameters learns.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Optimizer {
@@ -57,8 +105,8 @@ pub struct Optimizer {
     pub clip_norm: f64,
     /// The step from which on nothing moves any more.
     pub frozen_from: u64,
-    /// Decay of the moving average; at step n at most n/(n+1), so that it starts as the plain mean.
-    pub ema_decay: f64,
+    /// The moving average.
+    pub average: Average,
 }
 
 impl Default for Optimizer {
@@ -77,12 +125,15 @@ impl Default for Optimizer {
             weight_decay: 0.0,
             clip_norm: 1.0,
             frozen_from: u64::MAX,
-            ema_decay: 0.995,
+            average: Average::Power(Self::WIDTH),
         }
     }
 }
 
 impl Optimizer {
+    /// How wide the moving average is by default: after a rate that falls to 0 no narrower one is better, and few wider ones where it stays.
+    pub const WIDTH: f64 = 0.05;
+
     pub(super) fn check(&self) -> Result<()> {
         // Optimizers compute in f32: there too a number must be what was meant.
         let positive = |name: &str, v: f64| if v as f32 > 0.0 { Ok(()) } else { Err(Error::invalid(format!("{name} is {v}; it must be above 0 in f32"))) };
@@ -91,12 +142,13 @@ impl Optimizer {
         for (name, v) in [("learning_rate", self.learning_rate), ("eps", self.eps), ("clip_norm", self.clip_norm)] {
             positive(name, v)?;
         }
-        for (name, v) in [("beta1", self.beta1), ("beta2", self.beta2), ("ema_decay", self.ema_decay)] {
+        for (name, v) in [("beta1", self.beta1), ("beta2", self.beta2)] {
             fraction(name, v)?;
         }
         for (name, v) in [("learning_rate", self.learning_rate), ("eps", self.eps), ("weight_decay", self.weight_decay)] {
             finite(name, v)?;
         }
+        self.average.check()?;
         finite("learning_rate times weight_decay", self.learning_rate * self.weight_decay)?;
         if self.weight_decay != 0.0 {
             positive("weight_decay", self.weight_decay)?;
@@ -149,7 +201,7 @@ impl Optimizer {
 
     /// Decay of the moving average in the step after `done` steps.
     pub fn average_decay(&self, done: u64) -> f64 {
-        self.ema_decay.min(done as f64 / (done + 1) as f64)
+        self.average.decay(done)
     }
 }
 
@@ -174,6 +226,31 @@ mod tests {
         for total_steps in 0..6 {
             let short = Optimizer { total_steps, ..with(LearningRate::Stable) };
             assert!((0..8).all(|done| short.rate(done).is_finite() && (done < total_steps || short.rate(done) == 0.0)), "{total_steps}");
+        }
+    }
+
+    /// A profile is what an impulse at each step leaves of itself at the end; its deviation is the width, of however many steps. Tolerance: steps are whole.
+    #[test]
+    fn averages_are_as_wide_as_they_say() {
+        for width in [0.01, 0.05, 0.1, 0.25, Average::WIDEST] {
+            for steps in [1000u64, 20_000] {
+                let (mut left, mut sums) = (1.0, [0.0; 3]);
+                for t in (1..=steps).rev() {
+                    let decay = Average::Power(width).decay(t - 1);
+                    let (share, at) = (left * (1.0 - decay), t as f64 / steps as f64);
+                    sums.iter_mut().zip([1.0, at, at * at]).for_each(|(sum, moment)| *sum += share * moment);
+                    left *= decay;
+                }
+                let [all, mean, square] = sums;
+                assert!((all - 1.0).abs() < 1e-9, "{width}: the weights of all steps add up to {all}");
+                let found = (square - mean * mean).sqrt();
+                assert!((found / width - 1.0).abs() < 0.01, "{width} of {steps} steps: {found}");
+            }
+        }
+        assert_eq!([Average::Exponential(0.9), Average::Power(0.1)].map(|average| average.decay(0)), [0.0; 2]);
+        assert_eq!([1u64, 1000].map(|done| Average::Exponential(0.9).decay(done)), [0.5, 0.9]);
+        for refused in [Average::Exponential(1.0), Average::Exponential(-0.1), Average::Power(0.0), Average::Power(0.3), Average::Power(f64::NAN)] {
+            assert!(refused.check().is_err(), "{refused:?}");
         }
     }
 }

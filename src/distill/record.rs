@@ -4,7 +4,7 @@
 use super::distribution::DistributionTerm;
 use super::features::FeatureTerm;
 use super::objective::Objective;
-use super::optimizer::{LearningRate, Optimizer, OptimizerKind};
+use super::optimizer::{Average, LearningRate, Optimizer, OptimizerKind};
 use super::options::TrainerOptions;
 use super::parameters::{ParameterSet, STUDENT};
 use super::term::{NormKind, Term};
@@ -54,6 +54,8 @@ pub(super) const SETS: &str = "sets";
 
 /// Which optimizer, recorded with what it alone has where it is not AdamW.
 pub(super) const OPTIMIZER: &str = "optimizer";
+/// How wide the moving average is, recorded in place of `ema_decay` where it is so wide.
+pub(super) const EMA_RELATIVE_WIDTH: &str = "ema_relative_width";
 /// Muon's learning rate.
 pub(super) const MUON_LEARNING_RATE: &str = "muon_learning_rate";
 /// Muon's momentum.
@@ -107,7 +109,10 @@ fn optimizer(o: &Optimizer) -> Vec<(&'static str, String)> {
         ("eps", o.eps.to_string()),
         ("weight_decay", o.weight_decay.to_string()),
         ("clip_norm", o.clip_norm.to_string()),
-        ("ema_decay", o.ema_decay.to_string()),
+        match o.average {
+            Average::Exponential(decay) => ("ema_decay", decay.to_string()),
+            Average::Power(width) => (EMA_RELATIVE_WIDTH, width.to_string()),
+        },
     ];
     if o.kind == OptimizerKind::Muon {
         let muon = [(OPTIMIZER, o.kind.name().to_string()), (MUON_LEARNING_RATE, o.muon_learning_rate.to_string()), (MOMENTUM, o.momentum.to_string())];
@@ -229,7 +234,13 @@ mod tests {
                 Term { point: Point::Cached, target: Target::Resolved, ..term(Objective::Resolve, Weight::V, NormKind::L1) },
             ],
             pairs: vec![(999, 499), (499, -1)],
-            optimizer: Optimizer { learning_rate: 1e-3, decay: LearningRate::Constant, clip_norm: f64::INFINITY, ..Optimizer::default() },
+            optimizer: Optimizer {
+                learning_rate: 1e-3,
+                decay: LearningRate::Constant,
+                clip_norm: f64::INFINITY,
+                average: Average::Exponential(0.995),
+                ..Optimizer::default()
+            },
             features: vec![
                 FeatureTerm { point: Point::Data, student: "mid_block".into(), teacher: "mid_block".into(), norm: NormKind::L2, weight: 0.5, decay_steps: 7 },
                 FeatureTerm { point: Point::Own, student: "a".into(), teacher: "b".into(), norm: NormKind::L1, weight: 1.0, decay_steps: 0 },

@@ -103,7 +103,7 @@ fn trainer(change: impl FnOnce(&mut TrainerOptions)) -> Result<Trainer> {
 /// A student of one step comes closer to where its teacher's four steps end, though it has never been shown both ends of a run.
 #[test]
 fn a_student_of_one_step_learns_from_its_average() -> Result<()> {
-    let mut trainer = trainer(|o| (o.optimizer.ema_decay, o.optimizer.learning_rate) = (0.95, 3e-3))?;
+    let mut trainer = trainer(|o| (o.optimizer.average, o.optimizer.learning_rate) = (Average::Exponential(0.95), 3e-3))?;
     let (teacher, noise) = (network(9)?, image(16, 37));
     let ends = sampled(&teacher, &trailing_pairs(1000, 8)?, &noise)?;
     let error = |model: &Model| {

@@ -10,7 +10,7 @@ use crate::backend::{Backend, Executable, as_bytes};
 use crate::cancel::Stop;
 use crate::distill::parameters::{Parameter, State};
 use crate::distill::phase::{Phase, Update};
-use crate::distill::{Dataset, Optimizer, ParameterSet};
+use crate::distill::{Average, Dataset, Optimizer, ParameterSet};
 use crate::error::{Error, Result};
 use crate::graph::ops::UnaryKind;
 use crate::graph::{Graph, Numerics, TensorType, ValueId};
@@ -100,8 +100,14 @@ struct Training {
 
 impl Training {
     fn new(backend: &dyn Backend, net: &ConvNet, classes: usize, stop: Stop) -> Result<Self> {
-        let optimizer =
-            Optimizer { learning_rate: 2e-3, warmup_steps: 1, total_steps: STEPS as u64, weight_decay: 1e-3, ema_decay: 0.98, ..Optimizer::default() };
+        let optimizer = Optimizer {
+            learning_rate: 2e-3,
+            warmup_steps: 1,
+            total_steps: STEPS as u64,
+            weight_decay: 1e-3,
+            average: Average::Exponential(0.98),
+            ..Optimizer::default()
+        };
         let set = ParameterSet::new(SET, net.initial(SEED)?, optimizer)?;
         let [h, w, c] = net.image;
         let mut g = Graph::new();

@@ -41,7 +41,7 @@ impl Recipe {
         }
         let stage = match name {
             "fast" => trajectory(grid, 4000),
-            "best" => Stage { decay: "stable".to_owned(), ema_decay: 0.998, cache_refresh: 4000, ..trajectory(grid, 24000) },
+            "best" => Stage { decay: "stable".to_owned(), cache_refresh: 4000, ..trajectory(grid, 24000) },
             _ => return Err(Error::invalid(format!("there is no recipe \"{}\"; there are {}", crate::io::json::shorten(name), NAMES.join(", ")))),
         };
         Ok(Self { stages: vec![stage] })

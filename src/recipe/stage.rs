@@ -2,7 +2,7 @@
 
 use crate::diffusion::{Clip, Prediction, Weight, trailing_pairs};
 use crate::distill::distribution::DistributionTerm;
-use crate::distill::{FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Term, TrainerOptions, TrajectorySet};
+use crate::distill::{Average, FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Term, TrainerOptions, TrajectorySet};
 use crate::error::{Error, Result, Status};
 use crate::io::json::{describe, parse, record, shorten};
 use crate::io::json_writer;
@@ -75,8 +75,10 @@ pub struct Stage {
     pub warmup_steps: u64,
     /// `constant`, `cosine` or `stable`.
     pub decay: String,
-    /// Of the moving average of the weights, which is what a stage makes.
-    pub ema_decay: f64,
+    /// Of the moving average of the weights, which is what a stage makes, if it is exponential; null for one by `ema_relative_width`.
+    pub ema_decay: Option<f64>,
+    /// Deviation of the moving average's profile, in lengths of the stage.
+    pub ema_relative_width: f64,
     /// `f32`, `f16` or `bf16`.
     pub precision: String,
     /// Solver of the teacher.
@@ -232,7 +234,8 @@ impl Default for Stage {
             clip_norm: Some(o.optimizer.clip_norm),
             warmup_steps: o.optimizer.warmup_steps,
             decay: DECAYS[1].0.to_owned(),
-            ema_decay: o.optimizer.ema_decay,
+            ema_decay: None,
+            ema_relative_width: Optimizer::WIDTH,
             precision: PRECISIONS[0].0.to_owned(),
             teacher_order: o.teacher_order,
             substeps: 0,
@@ -316,7 +319,7 @@ impl Stage {
             eps: self.eps,
             weight_decay: self.weight_decay,
             clip_norm: self.clip_norm.unwrap_or(f64::INFINITY),
-            ema_decay: self.ema_decay,
+            average: self.ema_decay.map_or(Average::Power(self.ema_relative_width), Average::Exponential),
             ..Optimizer::default()
         })
     }
