@@ -19,7 +19,7 @@ mod pictures;
 fn main() {
     let folder = std::env::args().nth(1).expect("the corpus's folder");
     type Inputs = Vec<(&'static str, Vec<u8>)>;
-    let all: [(&str, Inputs); 11] = [
+    let all: [(&str, Inputs); 12] = [
         ("json", texts(&JSON)),
         ("config", configs()),
         ("scheduler", schedulers()),
@@ -28,6 +28,7 @@ fn main() {
         ("student", texts(&[("two", STUDENT), ("one", r#"{"version":1,"pairs":[[999,-1]],"teacher_substeps":1,"later":[{}]}"#)])),
         ("recipe", recipes()),
         ("checkpoint", checkpoints()),
+        ("trajectories", trajectories()),
         ("zip", archives()),
         ("npz", arrays()),
         ("picture", pictures()),
@@ -124,6 +125,11 @@ fn checkpoints() -> Vec<(&'static str, Vec<u8>)> {
     let whole = Fixture::new().save();
     let record = fewstep::io::TensorFile::from_bytes(&whole, "saved").expect("a checkpoint").metadata()["fewstep.training"].clone();
     vec![("whole", whole), ("record", record.into_bytes())]
+}
+
+fn trajectories() -> Vec<(&'static str, Vec<u8>)> {
+    let whole = files::trajectories(files::TRAJECTORIES).expect("a file");
+    vec![("whole", whole), ("record", files::TRAJECTORIES.as_bytes().to_vec())]
 }
 
 fn archive(method: CompressionMethod, large: bool, entries: &[(&str, Vec<u8>)]) -> Vec<u8> {

@@ -50,6 +50,18 @@ pub fn quantized_file(record: &str) -> Option<Vec<u8>> {
     with_metadata(&model.narrowed().ok()?, &texts)
 }
 
+/// What two trajectories of two steps say of themselves.
+pub const TRAJECTORIES: &str = r#"{"version":1,"pairs":[[999,499],[499,-1]],"substeps":2,"conditions":["labels"],
+"scheduler":"{\"_class_name\":\"DDIMScheduler\"}"}"#;
+
+/// A file of them whose record is this text.
+pub fn trajectories(record: &str) -> Option<Vec<u8>> {
+    let states = Tensor::from_slice(&[6, 4, 4, 1], &[half::f16::from_f32(0.5); 96]).ok()?;
+    let labels = Tensor::from_slice(&[2], &[0i32, 2]).ok()?;
+    let metadata = BTreeMap::from([("fewstep.trajectories".to_string(), record.to_string())]);
+    safetensors::serialize(&[("states", &states), ("condition.labels", &labels)], &metadata).ok()
+}
+
 fn with_metadata(model: &Model, texts: &[(&str, &str)]) -> Option<Vec<u8>> {
     let tensors: Vec<(&str, &Tensor)> = model.weights.iter().map(|(name, tensor)| (name.as_str(), tensor.as_ref())).collect();
     let metadata: BTreeMap<String, String> = texts.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();

@@ -19,6 +19,7 @@ use crate::tensor::{DType, Tensor};
 use half::f16;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -113,10 +114,17 @@ impl TrajectorySet {
 
     /// Reads such a file for a student: everything that it does not fit, or that no teacher leaves, is an error.
     pub fn open(path: &Path, student: &Model) -> Result<Self> {
-        let mut file = TensorFile::open(path)?;
-        let shown = path.display();
+        Self::of_file(TensorFile::open(path)?, &path.display(), student)
+    }
+
+    /// The same of the bytes of a file.
+    pub fn from_bytes(bytes: &[u8], student: &Model) -> Result<Self> {
+        Self::of_file(TensorFile::from_bytes(bytes, "buffer")?, &"buffer", student)
+    }
+
+    fn of_file(mut file: TensorFile, shown: &dyn Display, student: &Model) -> Result<Self> {
         let text = file.metadata().get(KEY).ok_or_else(|| Error::corrupt(format!("{shown}: no trajectories (no {KEY} in its metadata)")))?;
-        let record: Record = json::parse_record(text, "damaged record of trajectories").map_err(|e| e.context(&shown))?;
+        let record: Record = json::parse_record(text, "damaged record of trajectories").map_err(|e| e.context(shown))?;
         if record.version != VERSION {
             return Err(Error::version(format!("{shown}: trajectories of version {}, this library reads {VERSION}", record.version)));
         }

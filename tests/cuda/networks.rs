@@ -4,12 +4,15 @@ use crate::common::{models, stored};
 use crate::{gpu, run_table};
 use fewstep::Status;
 use fewstep::backend::Backend;
+use fewstep::backend::cpu::CpuBackend;
 use fewstep::cancel::Stop;
+use fewstep::diffusion::Weight;
+use fewstep::distill::{Dataset, NormKind, Objective, Trainer, TrainerOptions};
 use fewstep::io::SchedulerConfig;
 use fewstep::nn::{Model, families};
 use fewstep::random::Purpose;
 use fewstep::sampling::{RunSpec, SamplingRun};
-use fewstep::tensor::DType;
+use fewstep::tensor::{DType, Tensor};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -83,4 +86,38 @@ fn looped_sampling_run() {
             assert!(*run.read().expect("images") == expected[..], "{how}, {precision:?}");
         }
     }
+}
+
+/// Linear attention in the middle and on both ways: losses, gradients and images are the CPU's. Tolerance: two orders of f32 sums, 64 tokens wide; images are
+/// three evaluations of it.
+#[test]
+fn linear_attention_is_the_cpus() {
+    const CONFIG: &str = r#"{"_class_name":"UNet2DModel","sample_size":8,"in_channels":1,"out_channels":1,"layers_per_block":1,"block_out_channels":[16,16],
+"down_block_types":["LinearAttnDownBlock2D","DownBlock2D"],"up_block_types":["UpBlock2D","LinearAttnUpBlock2D"],"mid_block_type":"UNetMidBlock2DLinearAttn",
+"attention_head_dim":8,"norm_num_groups":4}"#;
+    let model = Model::create(families::parse(CONFIG, "config").expect("a config"), SchedulerConfig::default(), 3).expect("a model");
+    let pixels: Vec<f32> = (0..16 * 64).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
+    let data = Dataset::new(Tensor::from_slice(&[16, 8, 8, 1], &pixels).expect("a tensor"), None).expect("a dataset");
+    let backends: [Arc<dyn Backend>; 2] = [Arc::new(gpu()), Arc::new(CpuBackend::new(1).expect("a CPU"))];
+    let near =
+        |what: &str, found: f32, expected: f32| assert!((found - expected).abs() <= 2e-4 * expected.abs().max(1.0), "{what}: {found}, expected {expected}");
+    let [found, expected] = backends.each_ref().map(|backend| {
+        let options = TrainerOptions { batch: 4, terms: vec![Objective::Denoise.term(Weight::Snr, NormKind::L2)], ..TrainerOptions::default() };
+        let mut trainer = Trainer::new(backend.clone(), &model, None, Some(&data), options).expect("a trainer");
+        [(); 2].map(|()| trainer.step().expect("a step"))
+    });
+    for (found, expected) in found.iter().zip(&expected) {
+        near("loss", found.loss, expected.loss);
+        near("gradient", found.grad_norm, expected.grad_norm);
+    }
+    let table = model.scheduler.sampler().expect("a sampler").table(&model.scheduler.noise_schedule().expect("betas"), model.scheduler.prediction(), 3);
+    let table = table.expect("a table");
+    let [found, expected] = backends.each_ref().map(|backend| {
+        let spec = RunSpec { table: &table, batch: 2, size: [8, 8], purpose: Purpose::Evaluation, precision: DType::F32, guidance: None, unrolled: 100 };
+        let mut run = SamplingRun::new(backend.as_ref(), &model, &spec).expect("a run");
+        run.begin(7, &[0, 5], &[], None).expect("begun");
+        assert!(run.step(None, true).expect("a run"));
+        run.read().expect("images").to_vec()
+    });
+    found.iter().zip(&expected).for_each(|(found, expected)| near("image", *found, *expected));
 }
