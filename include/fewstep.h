@@ -3646,6 +3646,123 @@ fewstep_status fewstep_sampler_destroy(fewstep_sampler *sampler);
 
 
 /* ---------------------------------------------------------------------------
+ * ONNX files for other runtimes
+ * --------------------------------------------------------------------------- */
+
+/**
+ * One evaluation of the network: `x_t` f32 [N,C,H,W], `timestep` f32 [N] and the conditions give `prediction` [N,C,H,W]. Where each step of a student has
+ * parameters of its own, `step` int64 [N] says which.
+ */
+#define FEWSTEP_ONNX_EVALUATION 1
+
+/**
+ * One step of a sampler: `x_t` f32 [N,C,H,W], `step` int64 [1], from 0, and the conditions give `x_next`. A multistep sampler has `kept.0` … as well, zeros
+ * before the first step, and gives `kept_next.0` … for the next one.
+ */
+#define FEWSTEP_ONNX_STEP 2
+
+/**
+ * A whole run: `noise` f32 [N,C,H,W], unit normals, and the conditions give `images`. What depends on timesteps alone is computed when it is written, so that
+ * any runtime needs this file and nothing else.
+ */
+#define FEWSTEP_ONNX_SAMPLER 3
+
+/**
+ * Whole numbers as signed bytes with a zero point of 0, between QuantizeLinear and DequantizeLinear, which compilers make products of whole numbers of:
+ * OpenVINO, TensorRT.
+ */
+#define FEWSTEP_ONNX_SYMMETRIC 1
+
+/**
+ * Whole numbers as unsigned bytes, multiplied by ConvInteger and MatMulInteger, for runtimes that compute what is written: ONNX Runtime.
+ */
+#define FEWSTEP_ONNX_UNSIGNED 2
+
+/**
+ * What an ONNX file is to be. Fill it with fewstep_onnx_options_init, then change fields.
+ */
+typedef struct {
+  /**
+   * Bytes of this struct.
+   */
+  uint32_t struct_size;
+  /**
+   * FEWSTEP_ONNX_EVALUATION, _STEP or _SAMPLER (the default).
+   */
+  int32_t program;
+  /**
+   * Of a model in whole numbers: FEWSTEP_ONNX_SYMMETRIC (the default) or _UNSIGNED.
+   */
+  int32_t profile;
+  /**
+   * Version of ONNX's operators, 21 (the default) to 24.
+   */
+  uint32_t opset;
+  /**
+   * Height of the images; 0 (the default) for the model's.
+   */
+  uint32_t height;
+  /**
+   * Width of the images; 0 (the default) for the model's.
+   */
+  uint32_t width;
+  /**
+   * 1: parameters of f32 are written as f16 where they fit, which runtimes cast when they load the file. 0 (the default): as they are. Those of a model in
+   * fewer bits are written in them in any case.
+   */
+  int32_t half_weights;
+  /**
+   * 1: parameters are written to a file beside it, NAME-HASH.onnx.data, as those of more than 2 GiB are in any case. 0 (the default): into the file.
+   */
+  int32_t external_data;
+  /**
+   * The sampler of the programs STEP and SAMPLER; its batch, height, width and precision do not count. NULL (the default): FEWSTEP_SAMPLER_FROM_MODEL, a
+   * few-step student's own grid.
+   */
+  const fewstep_sampler_options *sampler;
+  /**
+   * Stops the call with CANCELLED; only read during it. NULL (the default) for none.
+   */
+  const fewstep_cancel_token *cancel;
+} fewstep_onnx_options;
+
+/**
+ * Writes the defaults to `*options`, whose size the caller gives: sizeof *options.
+ *
+ * Any thread may call. Returns OK or INVALID_ARGUMENT.
+ */
+FEWSTEP_API fewstep_status fewstep_onnx_options_init(fewstep_onnx_options *options, size_t struct_size);
+
+/**
+ * Writes a model as an ONNX file, for compilers and runtimes of others, as `options` says (NULL for the defaults: the whole run of a few-step student). The
+ * batch N is free, images are [N,C,H,W], conditions have their names (`labels` int64 [N]); docs/compilers.md shows how runtimes are given such files. A model
+ * in whole numbers computes the same ones there, but that what lies beyond a layer's range is not cut off to its end.
+ *
+ * The file appears whole or not at all; what holds for all files that are written, and what IO means, is at the top of this header. Any thread may call, also
+ * while others use the model. Returns OK, INVALID_ARGUMENT (also for an opset out of range, or programs of a sampler without steps), SHAPE (a size that the
+ * model cannot take), UNSUPPORTED (a sampler that draws noise in its steps or thresholds dynamically, an op without a form in ONNX, whole numbers that the
+ * profile does not have; the sentence names it), IO, NOT_FOUND (no such folder), CANCELLED or OUT_OF_MEMORY.
+ */
+FEWSTEP_API
+fewstep_status fewstep_model_export_onnx(const fewstep_model *model,
+                                         const fewstep_onnx_options *options,
+                                         const char *path);
+
+/**
+ * The bytes of such a file: writes them to `buffer`, which has room for `capacity`, and their number to `*length`; with `buffer` NULL and `capacity` 0 only their
+ * number.
+ *
+ * Threads and codes as fewstep_model_export_onnx; SHAPE also where capacity is too small, UNSUPPORTED where parameters have to be in a file beside it.
+ */
+FEWSTEP_API
+fewstep_status fewstep_model_export_onnx_to_buffer(const fewstep_model *model,
+                                                   const fewstep_onnx_options *options,
+                                                   void *buffer,
+                                                   size_t capacity,
+                                                   size_t *length);
+
+
+/* ---------------------------------------------------------------------------
  * Evaluations: what they find
  * --------------------------------------------------------------------------- */
 

@@ -194,6 +194,7 @@ inline fewstep_fill_options fill_options() { return detail::defaults(fewstep_fil
 inline fewstep_trajectories_options trajectories_options() { return detail::defaults(fewstep_trajectories_options_init); }
 inline fewstep_trainer_options trainer_options() { return detail::defaults(fewstep_trainer_options_init); }
 inline fewstep_quantize_options quantize_options() { return detail::defaults(fewstep_quantize_options_init); }
+inline fewstep_onnx_options onnx_options() { return detail::defaults(fewstep_onnx_options_init); }
 inline fewstep_sampler_options sampler_options() { return detail::defaults(fewstep_sampler_options_init); }
 inline fewstep_begin_options begin_options() { return detail::defaults(fewstep_begin_options_init); }
 inline fewstep_evaluator_options evaluator_options() { return detail::defaults(fewstep_evaluator_options_init); }
@@ -387,6 +388,20 @@ class Model : public detail::Owner<fewstep_model> {
 
     /** Saves one file, whatever the grid. Throws Error. */
     void save_file(const std::string &path) const { check(fewstep_model_save_file(handle().get(), detail::text(path))); }
+
+    /** Writes an ONNX file. Throws Error. */
+    void export_onnx(const std::string &path, const fewstep_onnx_options &options = onnx_options()) const {
+        check(fewstep_model_export_onnx(handle().get(), &options, detail::text(path)));
+    }
+
+    /** The bytes of an ONNX file. Throws Error. */
+    std::vector<std::uint8_t> export_onnx(const fewstep_onnx_options &options = onnx_options()) const {
+        std::size_t length = 0;
+        check(fewstep_model_export_onnx_to_buffer(handle().get(), &options, nullptr, 0, &length));
+        std::vector<std::uint8_t> bytes(length);
+        check(fewstep_model_export_onnx_to_buffer(handle().get(), &options, bytes.data(), bytes.size(), &length));
+        return bytes;
+    }
 
     /** What the model is. Throws Error. */
     fewstep_model_info info() const {

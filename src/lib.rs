@@ -16,6 +16,7 @@ pub mod io;
 pub mod memory;
 pub mod names;
 pub mod nn;
+pub mod onnx;
 mod process;
 pub mod quant;
 pub mod random;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// What each room may use, beside what stands on the ground floor.
-const ROOMS: [(&str, &[&str]); 12] = [
+const ROOMS: [(&str, &[&str]); 13] = [
     ("graph", &[]),
     ("backend", &["graph"]),
     ("io", &[]),
@@ -13,9 +13,10 @@ const ROOMS: [(&str, &[&str]); 12] = [
     ("sampling", &["graph", "backend", "diffusion", "nn"]),
     ("distill", &["graph", "backend", "io", "diffusion", "nn", "sampling"]),
     ("quant", &["graph", "backend", "diffusion", "nn", "sampling"]),
+    ("onnx", &["graph", "diffusion", "io", "nn", "sampling"]),
     ("evaluate", &["graph", "backend", "io", "diffusion", "nn", "sampling", "distill"]),
     ("recipe", &["graph", "backend", "io", "diffusion", "nn", "sampling", "distill", "evaluate"]),
-    ("ffi", &["graph", "backend", "io", "diffusion", "nn", "sampling", "distill", "quant", "evaluate", "recipe"]),
+    ("ffi", &["graph", "backend", "io", "diffusion", "nn", "sampling", "distill", "quant", "onnx", "evaluate", "recipe"]),
     ("process", &[]),
 ];
 

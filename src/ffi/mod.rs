@@ -22,6 +22,7 @@ pub mod grid;
 mod guidance;
 pub(crate) mod handle;
 pub mod model;
+pub mod onnx;
 pub(crate) mod options;
 pub mod precision;
 pub mod quality_report;

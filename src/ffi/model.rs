@@ -157,8 +157,8 @@ unsafe impl Report for fewstep_model_info {
 
 /// What a model handle owns.
 pub(crate) struct ModelHandle {
-    /// Keeps the runtime alive.
-    _runtime: Arc<Runtime>,
+    /// Kept alive.
+    pub(crate) runtime: Arc<Runtime>,
     /// The model itself; children share it.
     pub(crate) model: Arc<Model>,
 }
@@ -173,7 +173,7 @@ impl ModelHandle {
     /// Wraps a model and logs what was odd about it.
     pub(crate) fn new(runtime: Arc<Runtime>, model: Model) -> Self {
         model.warnings.iter().for_each(|w| runtime.log(FEWSTEP_LOG_WARNING, w));
-        Self { _runtime: runtime, model: Arc::new(model) }
+        Self { runtime, model: Arc::new(model) }
     }
 
     fn info(&self) -> fewstep_model_info {

@@ -93,9 +93,8 @@ impl<'a> Does<'a> {
         }
     }
 
-    /// The state, or its multiple where the sampler scales what the network sees.
-    fn network_input(&self, g: &mut Graph) -> Result<ValueId> {
-        let x = current(g, X)?;
+    /// The state x, or its multiple where the sampler scales what the network sees.
+    pub fn network_input(&self, g: &mut Graph, x: ValueId) -> Result<ValueId> {
         if self.steps().iter().all(|s| s.input == 1.0) { Ok(x) } else { self.sum(g, &[Some(x)], |s, _| s.input) }
     }
 
@@ -253,7 +252,8 @@ impl Predicts<'_> {
             Predicts::Host(prediction) => Ok(*prediction),
             Predicts::Model(predictor, inputs) => {
                 let t = does.number(g, "timestep", batch, |s| s.t)?;
-                let x = does.network_input(g)?;
+                let x = current(g, X)?;
+                let x = does.network_input(g, x)?;
                 // A model whose steps have parameters of their own is sampled on its own grid alone, step by step.
                 let step = if let Does::Any { row, .. } = does { Own::Rows(row) } else { Own::All(k) };
                 predictor.predict(g, x, When { t, step: Some(step) }, inputs)
@@ -334,7 +334,8 @@ impl RunGraph {
 
     /// What the model sees in step `k`: the state, or its multiple where the sampler scales it.
     pub fn network_input(&self, g: &mut Graph, table: &Table, k: usize) -> Result<ValueId> {
-        Does::One(&table.steps[k]).network_input(g)
+        let x = current(g, X)?;
+        Does::One(&table.steps[k]).network_input(g, x)
     }
 
     /// The update of step `k` from the model's prediction, with `z` [N,H,W,C] for the noise, if the step has any: what a test gives that repeats a recorded run.

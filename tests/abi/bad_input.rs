@@ -104,6 +104,9 @@ fn null_everywhere() {
         fewstep_quantize_options_init(null_mut(), 0) => INVALID;
         fewstep_quantize(null(), null(), null(), None, null_mut(), null_mut()) => INVALID;
         fewstep_quantize_report(null(), null(), null(), null(), None, None, null_mut()) => INVALID;
+        fewstep_onnx_options_init(null_mut(), 0) => INVALID;
+        fewstep_model_export_onnx(null(), null(), null()) => INVALID;
+        fewstep_model_export_onnx_to_buffer(null(), null(), null_mut(), 0, null_mut()) => INVALID;
         fewstep_sampler_options_init(null_mut(), 0) => INVALID;
         fewstep_begin_options_init(null_mut(), 0) => INVALID;
         fewstep_sampler_create(null(), null(), null(), null_mut()) => INVALID;

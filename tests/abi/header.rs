@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The header's chapters in their order: a file of src/ffi, and what it is about.
-const CHAPTERS: [(&str, &str); 25] = [
+const CHAPTERS: [(&str, &str); 26] = [
     ("error", "Version, status codes, the last error"),
     ("cancel", "Cancel tokens"),
     ("callback", "Progress"),
@@ -28,6 +28,7 @@ const CHAPTERS: [(&str, &str); 25] = [
     ("quantize_report", "What each layer's whole numbers cost"),
     ("sampler_options", "Samplers: what a run is made with"),
     ("sampler", "Samplers"),
+    ("onnx", "ONNX files for other runtimes"),
     ("quality_report", "Evaluations: what they find"),
     ("evaluate", "Evaluations: how good images are"),
     ("student_search", "Students that fit a budget, and what one costs"),

@@ -11,6 +11,7 @@ mod evaluate;
 mod ffi_common;
 mod header;
 mod kernel_build;
+mod onnx;
 #[path = "../common/pictures.rs"]
 mod pictures;
 mod plugin;

@@ -416,6 +416,12 @@ static void sample(const fewstep_runtime *runtime, const fewstep_model *model, u
     const fewstep_grid_row row = {"samples", images, BATCH};
     OK(fewstep_save_image_grid(path(out, "samples.png"), &row, 1, sizeof row, 1, 8, 8, 4));
     FAILS(NOT_FOUND, fewstep_save_npy_f32(path(out, "no/such/folder.npy"), images, shape, 4));
+    fewstep_onnx_options onnx;
+    OK(fewstep_onnx_options_init(&onnx, sizeof onnx));
+    OK(fewstep_model_export_onnx(again, &onnx, path(out, "student.onnx")));
+    size_t onnx_bytes = 0;
+    OK(fewstep_model_export_onnx_to_buffer(again, &onnx, NULL, 0, &onnx_bytes));
+    FAILS(SHAPE, fewstep_model_export_onnx_to_buffer(again, &onnx, labels, 1, &onnx_bytes));
     free(labels);
     free(images);
     free(again);

@@ -17,6 +17,7 @@ use fewstep::ffi::evaluate::*;
 use fewstep::ffi::evaluator::*;
 use fewstep::ffi::grid::fewstep_step_pair;
 use fewstep::ffi::model::*;
+use fewstep::ffi::onnx::*;
 use fewstep::ffi::quality_report::*;
 use fewstep::ffi::quantize::*;
 use fewstep::ffi::quantize_report::*;
@@ -128,6 +129,9 @@ api! {
     fewstep_trainer_resume_with(*mut fewstep_trainer, *const c_char, u32) -> i32;
     fewstep_trainer_get_info(*mut fewstep_trainer, *mut fewstep_trainer_info) -> i32;
     fewstep_trainer_destroy(*mut fewstep_trainer) -> i32;
+    fewstep_onnx_options_init(*mut fewstep_onnx_options, usize) -> i32;
+    fewstep_model_export_onnx(*const fewstep_model, *const fewstep_onnx_options, *const c_char) -> i32;
+    fewstep_model_export_onnx_to_buffer(*const fewstep_model, *const fewstep_onnx_options, *mut c_void, usize, *mut usize) -> i32;
     fewstep_sampler_options_init(*mut fewstep_sampler_options, usize) -> i32;
     fewstep_begin_options_init(*mut fewstep_begin_options, usize) -> i32;
     fewstep_sampler_create(*const fewstep_runtime, *const fewstep_model, *const fewstep_sampler_options, *mut *mut fewstep_sampler) -> i32;

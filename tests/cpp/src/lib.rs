@@ -48,6 +48,8 @@ pub mod ffi {
         fn reported_layers(runtime: &Runtime, student: &Model, quantized: &Model) -> Result<usize>;
         fn save(model: &Model, path: &str) -> Result<()>;
         fn save_file(model: &Model, path: &str) -> Result<()>;
+        fn export_onnx(model: &Model, path: &str) -> Result<()>;
+        fn onnx_bytes(model: &Model, opset: u32) -> Result<Vec<u8>>;
         fn parameters(model: &Model) -> Result<u64>;
         fn classes(model: &Model) -> Result<u32>;
         fn pairs(model: &Model) -> Result<Vec<i32>>;

@@ -165,6 +165,16 @@ void save(const Model &model, rust::Str path) { model.save(std::string(path)); }
 
 void save_file(const Model &model, rust::Str path) { model.save_file(std::string(path)); }
 
+void export_onnx(const Model &model, rust::Str path) { model.export_onnx(std::string(path)); }
+
+rust::Vec<std::uint8_t> onnx_bytes(const Model &model, std::uint32_t opset) {
+    fewstep_onnx_options options = fewstep::onnx_options();
+    options.opset = opset;
+    rust::Vec<std::uint8_t> all;
+    for (const std::uint8_t byte : model.export_onnx(options)) all.push_back(byte);
+    return all;
+}
+
 std::uint64_t parameters(const Model &model) { return model.info().parameters; }
 
 std::uint32_t classes(const Model &model) { return model.info().classes; }

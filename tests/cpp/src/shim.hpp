@@ -61,6 +61,8 @@ rust::String first_student(const Runtime &runtime, const Model &teacher, std::ui
 std::size_t reported_layers(const Runtime &runtime, const Model &student, const Model &quantized);
 void save(const Model &model, rust::Str path);
 void save_file(const Model &model, rust::Str path);
+void export_onnx(const Model &model, rust::Str path);
+rust::Vec<std::uint8_t> onnx_bytes(const Model &model, std::uint32_t opset);
 std::uint64_t parameters(const Model &model);
 std::uint32_t classes(const Model &model);
 rust::Vec<std::int32_t> pairs(const Model &model);

@@ -73,6 +73,9 @@ fn models_open_save_and_derive() {
     let images = sample(&runtime, &student, 2, 5, &LABELS).expect("sample");
     let file = dir.join("student.safetensors");
     save_file(&student, file.to_str().expect("UTF-8")).expect("save");
+    export_onnx(&student, dir.join("student.onnx").to_str().expect("UTF-8")).expect("export");
+    assert_eq!(onnx_bytes(&student, 21).expect("export"), read("student.onnx"));
+    assert_fails(onnx_bytes(&student, 5), "INVALID_ARGUMENT", "opset is 5");
     let one_file = open(&runtime, file.to_str().expect("UTF-8")).expect("open");
     let buffer = open_buffer(&runtime, &read("student.safetensors")).expect("open_buffer");
     let plain = open_variant(&runtime, path, "").expect("open_variant");
