@@ -13,7 +13,7 @@ SMOKE_FLAGS := -std=c11 -g -Wall -Wextra -Wpedantic -Werror -Iinclude tests/c/sm
 SMOKE_LINK := -Ltarget/release -lfewstep -Wl,-rpath,'$$ORIGIN/../release'
 
 .DEFAULT_GOAL := all
-.PHONY: help all lib demo examples best icons quant-study quant-study-best test fuzz fuzz-planted fuzz-corpus test-cuda gpu-micro gpu-check sanitize-cuda sanitize-cuda-address sanitize-cuda-thread demo-emulated mutations field-cases oom-sweep golden lint check-targets sanitize miri bench bench-peers study study-icons header cuda-toolkit clean
+.PHONY: help all lib demo examples best icons quant-study quant-study-best test test-interop fuzz fuzz-planted fuzz-corpus test-cuda gpu-micro gpu-check sanitize-cuda sanitize-cuda-address sanitize-cuda-thread demo-emulated mutations field-cases oom-sweep golden lint check-targets sanitize miri bench bench-peers study study-icons header cuda-toolkit clean
 
 # What can be made.
 help: ## this list
@@ -77,6 +77,10 @@ quant-study-best: lib ## quantises what make best and make icons have made; writ
 test: ## all tests that need no GPU
 	$(CARGO) test --release --workspace
 	$(CARGO) test --features mixer --test mixer
+
+# ONNX files in the runtimes that they are for, which it installs from PyPI into target/interop; TABLE=docs/compilers.md writes that table anew.
+test-interop: lib ## ONNX files in OpenVINO, ONNX Runtime and TensorRT-RTX
+	tests/interop/run
 
 # The CUDA suite: on this machine's NVIDIA driver, or, where there is none, on the emulated one, built from the same kernels.
 DRIVER := $(shell ldconfig -p 2>/dev/null | grep -o 'libcuda\.so\.1 .*x86-64' | head -1)
