@@ -1,6 +1,6 @@
 """fewstep beside OpenVINO, PyTorch and diffusers on this machine's CPU, in one run: ratios to quote.
 
-usage: make bench-peers PYTHON=venv/bin/python      (pip: torch diffusers safetensors openvino nncf onnx onnxscript)
+usage: make bench-peers PYTHON=venv/bin/python      (pip: torch diffusers safetensors openvino nncf onnx onnxscript onnxruntime)
 The programs take turns, each for a short burst, as a sampler evaluates a network over and over; a burst's first run, whose caches are cold and beside which the
 threads of the program before may still spin, is not counted. Figures are medians, with the minima behind them. Same weights, two threads each. Whole numbers:
 ours from fewstep_quantize, OpenVINO's from NNCF, on whatever instruction set each finds; FEWSTEP_ISA and ONEDNN_MAX_CPU_ISA lower them (avx2 and AVX2, avx_vnni
@@ -19,12 +19,13 @@ import header
 try:
     import nncf
     import numpy as np
+    import onnxruntime
     import openvino
     import torch
     import torch.nn.functional as F
     from diffusers import DDIMScheduler, UNet2DModel
 except ImportError as e:
-    sys.exit(f"bench-peers needs torch, diffusers, openvino, nncf, onnx and onnxscript: {e}")
+    sys.exit(f"bench-peers needs torch, diffusers, openvino, nncf, onnx, onnxscript and onnxruntime: {e}")
 
 THREADS = 2
 lib = C.CDLL(str(header.LIBRARY))
@@ -133,6 +134,21 @@ def in_bytes(model):
     return whole
 
 
+def exported(model, path, profile=1):
+    """One evaluation as the library's own ONNX file."""
+    o = options("fewstep_onnx_options")
+    o.program, o.profile = 1, profile
+    check(lib.fewstep_model_export_onnx(model, C.byref(o), path.encode()))
+    return path
+
+
+def in_onnxruntime(path):
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = THREADS
+    settings.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+
+
 def evaluation():
     """student_s of the peers' table: 4.44 M parameters, 1.98 GFLOP an evaluation."""
     net = UNet2DModel(sample_size=32, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(64, 128, 128), down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"), attention_head_dim=32, norm_num_groups=32).eval()
@@ -179,8 +195,14 @@ def evaluation():
             with torch.no_grad():
                 net(x, t, return_dict=False)
 
+        given = {"x_t": noise, "timestep": np.full(batch, 999, np.float32)}
+        own = {precision: core.compile_model(exported(kind, f"{folder}/own-{precision}.onnx"), "CPU", settings) for precision, kind in (("f32", model), ("int8", whole))}
+        theirs = {precision: in_onnxruntime(exported(kind, f"{folder}/own-{precision}-u.onnx", 2)) for precision, kind in (("f32", model), ("int8", whole))}
         difference = np.sqrt(np.mean((read_int8() - out) ** 2) / np.mean(out**2))
         programs = {"fewstep": ours, "fewstep int8": ours_int8, "OpenVINO f32": lambda: compiled(feed), "OpenVINO int8": lambda: compiled_int8(feed), "PyTorch eager f32": eager}
+        for precision in ("f32", "int8"):
+            programs[f"our file in OpenVINO, {precision}"] = lambda at=own[precision]: at(given)
+            programs[f"our file in ONNX Runtime, {precision}"] = lambda at=theirs[precision]: at.run(None, given)
         sampler_bf16 = sampler_both = None
         if multiplies_bf16():
             compiled_bf16 = core.compile_model(onnx, "CPU", {**settings, "INFERENCE_PRECISION_HINT": "bf16"})
@@ -196,6 +218,9 @@ def evaluation():
         print(f"  f32: over OpenVINO f32 {times.ratio('fewstep', 'OpenVINO f32')}, over PyTorch {times.ratio('fewstep', 'PyTorch eager f32')}")
         modes = [name for name in programs if name.startswith("OpenVINO")]
         print(f"  int8: over own f32 {times.ratio('fewstep int8', 'fewstep')}, over OpenVINO int8 {times.ratio('fewstep int8', 'OpenVINO int8')}, over OpenVINO's best mode {times.ratio('fewstep int8', *modes)}; its result is {difference:.3f} of f32's away (random weights)")
+        for runtime_name in ("OpenVINO", "ONNX Runtime"):
+            ours_over = {precision: times.ratio(f"fewstep{' int8' * (precision == 'int8')}", f"our file in {runtime_name}, {precision}") for precision in ("f32", "int8")}
+            print(f"  over our own file in {runtime_name}: f32 {ours_over['f32']}, int8 {ours_over['int8']}")
         if sampler_bf16:
             print(f"  bf16: over own f32 {times.ratio('fewstep bf16', 'fewstep')}, over OpenVINO bf16 {times.ratio('fewstep bf16', 'OpenVINO bf16')}; int8 and bf16 together over OpenVINO's best mode {times.ratio('fewstep int8 and bf16', *modes)}, over our int8 {times.ratio('fewstep int8 and bf16', 'fewstep int8')}")
             check(lib.fewstep_sampler_destroy(sampler_bf16))

@@ -13,7 +13,7 @@ const ROOMS: [(&str, &[&str]); 13] = [
     ("sampling", &["graph", "backend", "diffusion", "nn"]),
     ("distill", &["graph", "backend", "io", "diffusion", "nn", "sampling"]),
     ("quant", &["graph", "backend", "diffusion", "nn", "sampling"]),
-    ("onnx", &["graph", "diffusion", "io", "nn", "sampling"]),
+    ("onnx", &["graph", "backend", "diffusion", "io", "nn", "sampling"]),
     ("evaluate", &["graph", "backend", "io", "diffusion", "nn", "sampling", "distill"]),
     ("recipe", &["graph", "backend", "io", "diffusion", "nn", "sampling", "distill", "evaluate"]),
     ("ffi", &["graph", "backend", "io", "diffusion", "nn", "sampling", "distill", "quant", "onnx", "evaluate", "recipe"]),

@@ -1,5 +1,6 @@
 //! A model's program as the messages of a file: its inputs and outputs, and what a host needs to know beside them.
 
+use super::constants::computed;
 use super::form::{Form, batched};
 use super::lower::lower;
 use super::lowering::Lowering;
@@ -24,12 +25,15 @@ pub(super) fn model_of(model: &Model, options: &Options, stop: Stop) -> Result<M
         return Err(Error::invalid(format!("opset is {}; files are written for {first} to {last}", options.opset)));
     }
     let sampled = || options.sampled.as_ref().ok_or_else(|| Error::invalid(format!("the program \"{}\" needs a sampler", options.kind.name())));
-    let program = match options.kind {
-        Kind::Evaluation => Program::evaluation(model, options.size)?,
-        Kind::Step => Program::step(model, options.size, sampled()?)?,
-        Kind::Sampler => Program::sampler(model, options.size, sampled()?)?,
+    let program = || match options.kind {
+        Kind::Evaluation => Program::evaluation(model, options.size),
+        Kind::Step => Program::step(model, options.size, sampled()?),
+        Kind::Sampler => Program::sampler(model, options.size, sampled()?),
     };
-    let mut lowering = Lowering::new(&program.graph, model, options)?;
+    // One to compute constants of, one to write.
+    let computed = computed(program()?.graph, model, stop)?;
+    let program = program()?;
+    let mut lowering = Lowering::new(&program.graph, model, options, computed)?;
     let inputs = memory::try_collect(program.inputs.iter().map(|port| given(&mut lowering, port)), WHAT)?;
     lower(&mut lowering, &memory::collect(program.outputs.iter().map(|port| port.value), WHAT)?, stop)?;
     let outputs = memory::try_collect(program.outputs.iter().map(|port| result(&mut lowering, port)), WHAT)?;

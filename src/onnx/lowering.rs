@@ -4,14 +4,14 @@
 //! shape, and with its channels first. Ops that do not care take the form that there is, so that between convolutions nothing is moved. Parameters and what
 //! follows from them alone are written when they are read, in the form in which they are read; what is computed from them is computed here, once and for all.
 
+use super::constants::{known, producer, root};
 use super::form::{Form, Forms, Numbers, batched, channels_last, channels_second};
 use super::options::Options;
 use super::proto::{AttributeProto, DataType};
 use super::weights::Weights;
 use super::writer::{WHAT, Writer, int, ints};
 use crate::error::{Error, Result};
-use crate::graph::reference::{Array, to_array};
-use crate::graph::{Graph, Node, Op, OpDef, Origin, ValueId};
+use crate::graph::{Graph, Node, Op, Origin, ValueId};
 use crate::memory;
 use crate::nn::Model;
 use crate::nn::quantization::as_halves;
@@ -27,8 +27,8 @@ pub(super) struct Lowering<'a> {
     forms: Vec<Forms>,
     /// Which values follow from parameters and constants alone.
     constant: Vec<bool>,
-    /// Their numbers, where they were computed here.
-    arrays: HashMap<ValueId, Arc<Array>>,
+    /// Their numbers, where they are not written as what they are made of.
+    computed: HashMap<ValueId, Arc<Tensor>>,
     /// Weights in whole numbers, by value and shape.
     whole: HashMap<(ValueId, Vec<i64>), String>,
     /// Constants by value and shape, channels first or not.
@@ -46,19 +46,12 @@ fn fixed(shape: &[usize]) -> Vec<i64> {
 }
 
 impl<'a> Lowering<'a> {
-    /// Of a program whose states are the model's parameters.
-    pub fn new(graph: &'a Graph, model: &'a Model, options: &'a Options<'a>) -> Result<Self> {
-        let count = graph.values().len();
-        let mut forms = memory::with_capacity(count, WHAT)?;
-        forms.resize_with(count, Forms::default);
-        let mut constant = memory::with_capacity(count, WHAT)?;
-        constant.extend(graph.values().iter().map(|v| matches!(v.origin, Origin::State | Origin::Const(_) | Origin::Fill(_))));
-        for node in graph.nodes() {
-            let known = node.inputs.iter().all(|v| constant[v.0 as usize]);
-            node.outputs.iter().for_each(|v| constant[v.0 as usize] = known);
-        }
-        let (arrays, whole, written, writer) = Default::default();
-        Ok(Self { graph, model, options, forms, constant, arrays, whole, written, writer })
+    /// Of a program whose states are the model's parameters; `computed` has what follows from these alone.
+    pub fn new(graph: &'a Graph, model: &'a Model, options: &'a Options<'a>, computed: HashMap<ValueId, Arc<Tensor>>) -> Result<Self> {
+        let mut forms = memory::with_capacity(graph.values().len(), WHAT)?;
+        forms.resize_with(graph.values().len(), Forms::default);
+        let (whole, written, writer) = Default::default();
+        Ok(Self { graph, model, options, forms, constant: known(graph)?, computed, whole, written, writer })
     }
 
     // Values.
@@ -75,18 +68,12 @@ impl<'a> Lowering<'a> {
 
     /// The value whose memory a view is.
     pub fn root(&self, v: ValueId) -> ValueId {
-        match self.producer(v) {
-            Some(node) if node.is_view() => self.root(node.inputs[0]),
-            _ => v,
-        }
+        root(self.graph, v)
     }
 
     /// The node that gives a value.
     pub fn producer(&self, v: ValueId) -> Option<&'a Node> {
-        match self.graph.value(v).origin {
-            Origin::Node { node, .. } => Some(&self.graph.nodes()[node.0 as usize]),
-            _ => None,
-        }
+        producer(self.graph, v)
     }
 
     /// A value in the graph's order and shape.
@@ -264,7 +251,7 @@ impl<'a> Lowering<'a> {
             DType::F32 => self.writer.initializer(&name, DataType::Float, dims, bytes(&tensor)?).map(|()| name),
             DType::I32 => {
                 // Indices and the like are 64 bits wide in the file.
-                let wide: Vec<u8> = tensor.as_slice::<i32>()?.iter().flat_map(|v| i64::from(*v).to_le_bytes()).collect();
+                let wide = memory::collect(tensor.as_slice::<i32>()?.iter().flat_map(|v| i64::from(*v).to_le_bytes()), WHAT)?;
                 self.writer.initializer(&name, DataType::Int64, dims, wide).map(|()| name)
             }
             other => Err(Error::internal(format!("a constant of {other:?}"))),
@@ -338,40 +325,12 @@ impl<'a> Lowering<'a> {
         if let Origin::Const(tensor) = &self.graph.value(root).origin {
             return Ok(tensor.clone());
         }
-        let array = self.array(root)?;
-        let shape = self.shape(root);
-        let tensor = match self.graph.value(root).ty.dtype {
-            DType::F32 => Tensor::from_slice(shape, &memory::collect(array.iter().map(|x| *x as f32), WHAT)?)?,
-            DType::I32 => Tensor::from_slice(shape, &memory::collect(array.iter().map(|x| *x as i32), WHAT)?)?,
-            other => return Err(Error::internal(format!("a constant of {other:?}"))),
-        };
-        Ok(Arc::new(tensor))
-    }
-
-    /// A constant in double precision, computed as the op table defines it.
-    fn array(&mut self, v: ValueId) -> Result<Arc<Array>> {
-        if let Some(known) = self.arrays.get(&v) {
-            return Ok(known.clone());
+        if let Origin::Fill(x) = self.graph.value(root).origin {
+            let shape = self.shape(root);
+            return Ok(Arc::new(Tensor::from_slice(shape, &memory::filled(x, shape.iter().product(), WHAT)?)?));
         }
-        let value = self.graph.value(v);
-        let array = match (&value.origin, self.producer(v)) {
-            (Origin::Const(tensor), _) => to_array(tensor)?,
-            (Origin::Fill(x), _) => Array::from_elem(value.ty.shape.as_slice(), f64::from(*x)),
-            (Origin::State, _) => {
-                let missing = || Error::internal(format!("no parameter '{}'", value.name));
-                to_array(self.model.weights.get(&value.name).ok_or_else(missing)?)?
-            }
-            (_, Some(node)) => {
-                let inputs = memory::try_collect(node.inputs.iter().map(|i| self.array(*i)), WHAT)?;
-                let results = node.op.reference(&inputs.iter().map(Arc::as_ref).collect::<Vec<_>>())?;
-                let at = node.outputs.iter().position(|o| *o == v).unwrap_or(0);
-                results.into_iter().nth(at).ok_or_else(|| Error::internal("an op without its result"))?
-            }
-            (_, None) => return Err(Error::internal("an input is no constant")),
-        };
-        let array = Arc::new(array);
-        memory::insert(&mut self.arrays, v, array.clone(), WHAT)?;
-        Ok(array)
+        let missing = || Error::internal(format!("'{}' was not computed", self.graph.value(root).name));
+        self.computed.get(&root).cloned().ok_or_else(missing)
     }
 }
 

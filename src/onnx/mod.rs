@@ -6,6 +6,7 @@
 
 mod attention;
 mod combine;
+mod constants;
 mod conv2d;
 mod elementwise;
 mod export;

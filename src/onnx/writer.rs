@@ -51,7 +51,7 @@ impl Writer {
 
     /// Numbers under a shape.
     pub fn floats(&mut self, dims: &[i64], values: &[f32]) -> Result<String> {
-        self.table(DataType::Float, dims, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+        self.table(DataType::Float, dims, memory::collect(values.iter().flat_map(|v| v.to_le_bytes()), WHAT)?)
     }
 
     /// A small table; equal ones are one.

@@ -31,7 +31,7 @@ try:
 except ImportError:
     tensorrt = None
 
-BATCH, STEPS = 5, 2
+BATCH, STEPS, HELD_OUT = 5, 2, 256
 lib = C.CDLL(str(header.LIBRARY))
 lib.fewstep_last_error.restype = C.c_char_p
 STRUCTS = header.structs()
@@ -66,9 +66,9 @@ def pointer(array):
 class Labels:
     """The conditions of a call, as C has them: labels or nothing."""
 
-    def __init__(self, classes):
-        self.labels = np.arange(BATCH, dtype=np.int32) % max(classes, 1)
-        self.array = STRUCTS["fewstep_conditioning"](kind=1, data=pointer(self.labels), count=BATCH)
+    def __init__(self, classes, count=BATCH):
+        self.labels = np.arange(count, dtype=np.int32) % max(classes, 1)
+        self.array = STRUCTS["fewstep_conditioning"](kind=1, data=pointer(self.labels), count=count)
         self.fields = dict(conditionings=self.array, conditioning_count=1, conditioning_stride=C.sizeof(self.array)) if classes else {}
 
 
@@ -99,9 +99,9 @@ class Model:
         made = options("fewstep_onnx_options", **fields)
         check(lib.fewstep_model_export_onnx(self.handle, C.byref(made), str(path).encode()))
 
-    def sampler_options(self):
+    def sampler_options(self, batch=BATCH, steps=STEPS):
         """A student's own grid; DDIM in a few steps for others."""
-        return options("fewstep_sampler_options", kind=0 if self.info.steps else 1, steps=0 if self.info.steps else STEPS, spacing=2, batch=BATCH, height=self.image[2], width=self.image[3], set_alpha_to_one=1, clip=0)
+        return options("fewstep_sampler_options", kind=0 if self.info.steps else 1, steps=0 if self.info.steps else steps, spacing=2, batch=batch, height=self.image[2], width=self.image[3], set_alpha_to_one=1, clip=0)
 
     def evaluate(self, x, t):
         made = options("fewstep_evaluator_options", batch=BATCH, height=self.image[2], width=self.image[3])
@@ -113,19 +113,20 @@ class Model:
         check(lib.fewstep_evaluator_destroy(evaluator))
         return out[:, : self.image[1]]
 
-    def sample(self, noise):
-        made, sampler, labels = self.sampler_options(), C.c_void_p(), Labels(self.info.classes)
+    def sample(self, noise, steps=STEPS, runs=6):
+        """The images of these noises, and the ms that they take."""
+        made, sampler, labels = self.sampler_options(len(noise), steps), C.c_void_p(), Labels(self.info.classes, len(noise))
         check(lib.fewstep_sampler_create(runtime, self.handle, C.byref(made), C.byref(sampler)))
         begin = options("fewstep_begin_options", noise=pointer(noise), noise_count=noise.size, **labels.fields)
         out, times = np.empty_like(noise), []
-        for _ in range(6):
+        for _ in range(runs):
             start = time.perf_counter()
             check(lib.fewstep_sampler_begin(sampler, C.byref(begin)))
             check(lib.fewstep_sampler_run(sampler, None, None, None))
             check(lib.fewstep_sampler_read(sampler, pointer(out), C.c_size_t(out.size)))
             times.append(1e3 * (time.perf_counter() - start))
         check(lib.fewstep_sampler_destroy(sampler))
-        return out, statistics.median(times[1:])
+        return out, statistics.median(times[1:] or times)
 
 
 class OnnxRuntime:
@@ -201,6 +202,10 @@ def run_program(runtime_of, program, x, t, labels, steps):
     return given["x_t"]
 
 
+def rmse(found, expected):
+    return float(np.sqrt(((found - expected) ** 2).mean()))
+
+
 # What models and precisions may be away from the library's own numbers, over their size: sums in another order (an untrained network's step from pure noise divides
 # by 0.005), f16 parameters, whole numbers of which one in thousands is another because of such sums.
 BOUNDS = {"f32": 1e-4, "f16 weights": 1e-2, "int8": 3.2e-2, "int4 weights": 1e-4}
@@ -215,7 +220,8 @@ def main():
     models = [(f"U-Net {path.name}", Model.open(path), "f32", {}) for path in sorted(golden.iterdir())]
     models += [("digits teacher", teacher, "f32", {}), ("digits student", student, "f32", {}), ("digits student", student, "f16 weights", {"half_weights": 1})]
     models += [("digits student", int8, "int8", {"profile": SYMMETRIC}), ("digits student", int8, "int8", {"profile": UNSIGNED}), ("digits student", int4, "int4 weights", {})]
-    noise = rng.standard_normal([512, 1, 8, 8], dtype=np.float32)
+    noise = rng.standard_normal([HELD_OUT, 1, 8, 8], dtype=np.float32)
+    ends = teacher.sample(noise, 50, 1)[0]
     rows, failed = [], []
     for name, model, precision, fields in models:
         x = np.ascontiguousarray(rng.standard_normal(model.image, dtype=np.float32))
@@ -247,6 +253,12 @@ def main():
                     failed.append(f"{name}, {program_name}, {what}, {kind.name}: {error:.2e} away, {BOUNDS[precision]:.1e} at most")
                 if meant is kind and at.whole < layers:
                     failed.append(f"{name}, {program_name}, {what}, {kind.name}: {at.whole} products of bytes, {layers} layers")
+                if precision == "int8" and program == SAMPLER and meant is kind:
+                    images = run_program(at, program, noise, t, Labels(model.info.classes, HELD_OUT).labels, 0)
+                    theirs, ours = rmse(images, ends), rmse(model.sample(noise, runs=1)[0], ends)
+                    print(f"{what}: {theirs:.4f} from the teacher's ends in {kind.name}, {ours:.4f} in fewstep, of {HELD_OUT} noises", flush=True)
+                    if abs(theirs / ours - 1) > 0.02:
+                        failed.append(f"{what}, {kind.name}: {theirs:.4f} from the teacher's ends, {ours:.4f} in fewstep")
                 ms = f"{statistics.median(times[1:]):.2f} ({own:.2f})" if times else ""
                 rows.append(f"| {name} | {program_name} | {what} | {kind.name} | {error:.1e} | {ms} | {path.stat().st_size} | {f'{at.whole}/{layers}' if precision == 'int8' else ''} | {built or ''} |")
                 print(rows[-1], flush=True)
