@@ -2,6 +2,7 @@
 
 use super::context::Needs;
 use super::distribution::DistributionTerm;
+use super::dmd::DmdTerm;
 use super::features::FeatureTerm;
 use super::loss_scale::LossScale;
 use super::optimizer::Optimizer;
@@ -31,6 +32,8 @@ pub struct TrainerOptions {
     pub features: Vec<FeatureTerm>,
     /// More of it: the ends of runs that are to be spread as the teacher's are.
     pub distribution: Option<DistributionTerm>,
+    /// More of it: the ends of runs that are to be likely to the teacher. An experiment: no checkpoint has it.
+    pub dmd: Option<DmdTerm>,
     /// The student's grid; needed by trajectory terms.
     pub pairs: Vec<(i64, i64)>,
     /// Steps of a student that is its own teacher, each of which is as many pairs of the grid ([`Target::SelfTeacher`]).
@@ -77,6 +80,7 @@ impl Default for TrainerOptions {
             terms: vec![],
             features: vec![],
             distribution: None,
+            dmd: None,
             pairs: vec![],
             self_teacher_steps: 1,
             teacher_order: 1,
@@ -113,6 +117,7 @@ impl TrainerOptions {
         self.terms.iter().try_for_each(Term::check)?;
         self.features.iter().try_for_each(FeatureTerm::check)?;
         self.distribution.iter().try_for_each(|distribution| distribution.check(self.batch, self.precision))?;
+        self.dmd.iter().try_for_each(DmdTerm::check)?;
         if self.substeps > MOST_SUBSTEPS && self.terms.iter().any(|term| term.target == Target::Resolved) {
             return Err(Error::invalid(format!(
                 "substeps is {}; a term that the teacher walks for in every training step has {MOST_SUBSTEPS} at most",
@@ -212,7 +217,8 @@ impl TrainerOptions {
     pub fn needs(&self) -> Needs {
         let features = self.features.iter().map(FeatureTerm::needs);
         let distribution = self.distribution.iter().map(DistributionTerm::needs);
-        self.terms.iter().map(Term::needs).chain(features).chain(distribution).fold(Needs::default(), Needs::or)
+        let dmd = self.dmd.iter().map(DmdTerm::needs);
+        self.terms.iter().map(Term::needs).chain(features).chain(distribution).chain(dmd).fold(Needs::default(), Needs::or)
     }
 
     /// What is done to the data that this teacher predicts on its trajectories.
@@ -227,13 +233,14 @@ impl TrainerOptions {
 
     /// Losses that are added up.
     pub fn losses(&self) -> usize {
-        self.terms.len() + self.features.len() + usize::from(self.distribution.is_some())
+        self.terms.len() + self.features.len() + usize::from(self.distribution.is_some()) + usize::from(self.dmd.is_some())
     }
 
     /// Where they are evaluated, in order.
     pub(super) fn points(&self) -> impl Iterator<Item = Point> {
         let features = self.features.iter().map(|feature| feature.point);
-        self.terms.iter().map(|term| term.point).chain(features).chain(self.distribution.iter().map(|_| DistributionTerm::POINT))
+        let ends = self.distribution.iter().map(|_| DistributionTerm::POINT).chain(self.dmd.iter().map(|_| DmdTerm::POINT));
+        self.terms.iter().map(|term| term.point).chain(features).chain(ends)
     }
 
     /// Whether terms share a point, and so its draws and the student's evaluation.
