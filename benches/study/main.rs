@@ -1,11 +1,10 @@
 //! What each objective is worth: students of digits trained from equal numbers of samples, judged by the ends of their runs against the teacher's.
 //!
 //! usage: cargo bench --bench study -- [ROW...] [steps=4,2,1] [seeds=3] [samples=98304] [noises=12288] [workers=CORES] [results=FILE] [write=FILE]
-//!   [students=FOLDER]
 //!   rows are named in `rows`; all of them without names. As many students are trained at once as there are workers, each on one thread. A student that the
 //!   file of results has is not trained again: delete it after a change. Prints the table of all that it has, and to stderr how far it is; `write` replaces a
 //!   file's text from its first table on. The row `targets` trains nothing: it prints how far from the reference the states are that students are trained to
-//!   match. `students` keeps the students in a folder, and prints a report of the distributions of all that are there.
+//!   match.
 
 #[path = "../digits/mod.rs"]
 mod digits;
@@ -13,7 +12,6 @@ mod results;
 mod rows;
 
 use fewstep::error::{Error, Result};
-use fewstep::nn::Model;
 use results::{Record, Results};
 use rows::{Make, Numbers, Study};
 use std::path::PathBuf;
@@ -28,7 +26,6 @@ struct Arguments {
     workers: usize,
     results: PathBuf,
     write: Option<PathBuf>,
-    students: Option<PathBuf>,
 }
 
 /// A student that is to be trained.
@@ -54,7 +51,6 @@ impl Arguments {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             results: target.join("study.jsonl"),
             write: None,
-            students: None,
         };
         for argument in std::env::args().skip(1).filter(|argument| !argument.starts_with("--")) {
             match argument.split_once('=') {
@@ -65,7 +61,6 @@ impl Arguments {
                 Some(("workers", n)) => this.workers = number("workers", n)?,
                 Some(("results", path)) => this.results = path.into(),
                 Some(("write", path)) => this.write = Some(path.into()),
-                Some(("students", path)) => this.students = Some(path.into()),
                 _ => this.chosen.push(argument),
             }
         }
@@ -91,8 +86,8 @@ fn jobs(a: &Arguments, rows: &[(&'static str, Make)], results: &Results) -> Vec<
 type Queue = Mutex<std::vec::IntoIter<Job>>;
 
 /// Trains jobs until there is none; after an error nobody begins another.
-fn work(a: &Arguments, commit: &str, jobs: &Queue, results: &Mutex<Results>) -> Result<()> {
-    let done = train_all(a, commit, jobs, results);
+fn work(numbers: Numbers, commit: &str, jobs: &Queue, results: &Mutex<Results>) -> Result<()> {
+    let done = train_all(numbers, commit, jobs, results);
     if let (Err(error), Ok(mut jobs)) = (&done, jobs.lock()) {
         eprintln!("{error}");
         jobs.by_ref().for_each(drop);
@@ -100,18 +95,11 @@ fn work(a: &Arguments, commit: &str, jobs: &Queue, results: &Mutex<Results>) -> 
     done
 }
 
-/// Where a student is kept.
-fn kept(folder: &std::path::Path, row: &str, steps: usize, seed: u64) -> PathBuf {
-    folder.join(format!("{row}-{steps}-{seed}.safetensors"))
-}
-
-fn train_all(a: &Arguments, commit: &str, jobs: &Queue, results: &Mutex<Results>) -> Result<()> {
-    let numbers = a.numbers;
+fn train_all(numbers: Numbers, commit: &str, jobs: &Queue, results: &Mutex<Results>) -> Result<()> {
     let study = Study::new(numbers)?;
     let next = || jobs.lock().ok()?.next();
     while let Some(Job { row, make, steps, seed }) = next() {
-        let (student, found, seconds) = study.measure(make, steps, seed)?;
-        a.students.iter().try_for_each(|folder| student.save_file(&kept(folder, row, steps, seed)))?;
+        let (found, seconds) = study.measure(make, steps, seed)?;
         eprintln!("{row}, {steps} steps, seed {seed}: {:.4} ({seconds:.0} s)", found.rmse);
         let record = Record { row: row.into(), steps, seed, numbers, rmse: found.rmse, median: found.median, p99: found.p99, seconds, commit: commit.into() };
         results.lock().map_err(|_| Error::internal("another worker panicked"))?.add(record)?;
@@ -147,24 +135,11 @@ fn main() -> Result<()> {
     eprintln!("{} students are missing in {}", jobs.len(), a.results.display());
     let (jobs, results) = (Mutex::new(jobs.into_iter()), Mutex::new(results));
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..a.workers.max(1)).map(|_| scope.spawn(|| work(&a, &commit, &jobs, &results))).collect();
+        let workers: Vec<_> = (0..a.workers.max(1)).map(|_| scope.spawn(|| work(a.numbers, &commit, &jobs, &results))).collect();
         workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| Error::internal("a worker panicked"))?)
     })?;
     let results = results.into_inner().map_err(|_| Error::internal("a worker panicked"))?;
     let table = results.table(&rows, &a.steps, a.numbers);
     print!("{table}");
-    a.write.iter().try_for_each(|path| write(path, &table))?;
-    a.students.iter().try_for_each(|folder| report(&a, folder, &rows))
-}
-
-/// A report of the students that a folder has.
-fn report(a: &Arguments, folder: &std::path::Path, rows: &[(&str, Make)]) -> Result<()> {
-    let mut students = vec![];
-    for (steps, (row, _)) in a.steps.iter().flat_map(|steps| rows.iter().map(move |row| (*steps, row))) {
-        for (seed, path) in (1..=a.seeds).map(|seed| (seed, kept(folder, row, steps, seed))).filter(|(_, path)| path.exists()) {
-            students.push((format!("{row}, {steps} steps, seed {seed}"), Model::open(&path)?));
-        }
-    }
-    println!("\n{}", rows::report(&students)?);
-    Ok(())
+    a.write.iter().try_for_each(|path| write(path, &table))
 }

@@ -5,11 +5,11 @@ use fewstep::backend::cpu::CpuBackend;
 use fewstep::cancel::Stop;
 use fewstep::diffusion::{Clip, Table, Weight, trailing_pairs};
 use fewstep::distill::{
-    Dataset, DistributionTerm, DmdTerm, FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Point, Term, Trainer, TrainerOptions,
-    TrajectorySet, WeightsKind,
+    Dataset, DistributionTerm, FeatureTerm, LearningRate, NormKind, Objective, Optimizer, OptimizerKind, Point, Term, Trainer, TrainerOptions, TrajectorySet,
+    WeightsKind,
 };
 use fewstep::error::Result;
-use fewstep::evaluate::{Options, Paired, Sampling, Source, evaluate};
+use fewstep::evaluate::Paired;
 use fewstep::nn::conditions::{ConditionKind, Values};
 use fewstep::nn::{Model, PerStep};
 use fewstep::random::Purpose;
@@ -26,8 +26,6 @@ const KEY: u64 = 77;
 /// The reference: DDIM of so many steps.
 const REFERENCE: usize = 50;
 const BATCH: usize = 64;
-/// Images of each set in a report; distributions are compared by half of the digits, 898.
-const REPORTED: usize = 1024;
 
 /// What all students have in common.
 pub struct Study {
@@ -84,12 +82,6 @@ pub fn rows() -> Vec<(&'static str, Make)> {
         ("distribution", |study, steps, seed| {
             study.train(steps, seed, &[(Objective::TeacherForced, 1.0)], |o| o.distribution = Some(DistributionTerm::default()))
         }),
-        ("distribution_0.01", |study, steps, seed| study.distribution(steps, seed, 0.01)),
-        ("distribution_0.03", |study, steps, seed| study.distribution(steps, seed, 0.03)),
-        ("distribution_0.3", |study, steps, seed| study.distribution(steps, seed, 0.3)),
-        ("dmd", |study, steps, seed| study.dmd(steps, seed, 0.1)),
-        ("dmd_0.02", |study, steps, seed| study.dmd(steps, seed, 0.02)),
-        ("dmd_0.5", |study, steps, seed| study.dmd(steps, seed, 0.5)),
         ("self_teacher", Study::self_teacher),
         ("progressive", Study::progressive),
         ("coarse_targets", |study, steps, seed| study.train(steps, seed, &[(Objective::TeacherForced, 1.0)], |o| o.substeps = 8usize.div_ceil(steps))),
@@ -156,13 +148,12 @@ impl Study {
     }
 
     /// The error of a row's student at the ends of its runs, and the seconds of its training, trajectories apart.
-    pub fn measure(&self, make: Make, steps: usize, seed: u64) -> Result<(Model, Paired, f64)> {
+    pub fn measure(&self, make: Make, steps: usize, seed: u64) -> Result<(Paired, f64)> {
         let start = Instant::now();
         let student = make(self, steps, seed)?;
         let seconds = start.elapsed().saturating_sub(self.preparing.take()).as_secs_f64();
         let ends = self.ends(&student, steps)?;
-        let paired = Paired::of(&ends, &self.reference, ends.len() / HELD_OUT)?;
-        Ok((student, paired, seconds))
+        Ok((Paired::of(&ends, &self.reference, ends.len() / HELD_OUT)?, seconds))
     }
 
     /// Where a model arrives from the held-out noises in so many steps of DDIM.
@@ -222,18 +213,6 @@ impl Study {
         trainer.snapshot(WeightsKind::Ema)
     }
 
-    /// Beside teacher forcing, the ends of runs that are to be spread as the teacher's.
-    fn distribution(&self, steps: usize, seed: u64, weight: f32) -> Result<Model> {
-        let change = |o: &mut TrainerOptions| o.distribution = Some(DistributionTerm { weight, ..DistributionTerm::default() });
-        self.train(steps, seed, &[(Objective::TeacherForced, 1.0)], change)
-    }
-
-    /// Beside teacher forcing, in the second half, the ends of runs that are to be as likely to the teacher as to a critic of its shape.
-    fn dmd(&self, steps: usize, seed: u64, weight: f32) -> Result<Model> {
-        let change = |o: &mut TrainerOptions| o.dmd = Some(DmdTerm { weight, begin: o.optimizer.total_steps / 2, learning_rate: 1e-3 });
-        self.train(steps, seed, &[(Objective::TeacherForced, 1.0)], change)
-    }
-
     /// The errors of what a student of two steps is trained to match, by solver and steps of the teacher.
     pub fn targets(&self) -> Result<()> {
         println!("| order | teacher steps | RMSE against {REFERENCE} steps of DDIM |\n| --- | --- | --- |");
@@ -269,29 +248,4 @@ impl Study {
         }
         Ok(student)
     }
-}
-
-/// What an evaluation says of students, by the ends of runs of their own steps against the digits.
-pub fn report(students: &[(String, Model)]) -> Result<String> {
-    let (backend, teacher, data) = (CpuBackend::new(1)?, digits::teacher()?, digits::data()?);
-    let rows = students.iter().map(|(name, model)| {
-        let (schedule, pairs) = (model.scheduler.noise_schedule()?, model.student.as_ref().map(|own| own.pairs.clone()).unwrap_or_default());
-        let table = Table::from_pairs(&schedule, model.scheduler.prediction(), &pairs, 0.0, Clip::None)?;
-        Ok((name.as_str(), Source::Model(Sampling { model, table, precision: DType::F32, guidance: None })))
-    });
-    let rows = rows.collect::<Result<Vec<_>>>()?;
-    let options = Options {
-        count: REPORTED,
-        batch: 128,
-        size: [8, 8],
-        seed: 5,
-        reference_steps: REFERENCE,
-        reference_clip: Some(Clip::None),
-        precision: DType::F32,
-        guidance: None,
-        given: vec![],
-        dataset: Some(&data),
-        classifier: true,
-    };
-    evaluate(&backend, &teacher, &options, &rows, &mut |_, _| true, Stop::NEVER)?.text()
 }

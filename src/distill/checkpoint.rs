@@ -105,7 +105,6 @@ const SCHEDULER: &str = "scheduler";
 impl Trainer {
     /// Writes the whole state of training. The file appears whole or not at all; a failure leaves an older one as it was.
     pub fn save(&self, path: &Path) -> Result<()> {
-        self.check_recorded()?;
         let states = self.states()?;
         for ((state, ..), (key, tensor)) in self.sets.iter().flat_map(ParameterSet::states).zip(&states) {
             check_state(state, key, tensor).map_err(|e| Error::numeric(format!("{}: not written: {}", path.display(), e.message)))?;
@@ -126,7 +125,6 @@ impl Trainer {
     /// architecture and numbers, noise schedule and prediction type, and with the same options but for those of `changes`, a mask of [`OptionGroup`]. Nothing
     /// changes on an error.
     pub fn resume(&mut self, path: &Path, changes: u32) -> Result<()> {
-        self.check_recorded()?;
         let mut file = TensorFile::open(path)?;
         let shown = path.display();
         let text = file.metadata().get(KEY).ok_or_else(|| Error::corrupt(format!("{shown}: not a training checkpoint (no {KEY} in its metadata)")))?;
@@ -138,14 +136,6 @@ impl Trainer {
         self.write_states(&states)?;
         (self.steps_done, self.loss_scale, self.bounds) = (record.steps_done, loss_scale, bounds);
         Ok(())
-    }
-
-    /// Refuses runs whose options no record has words for.
-    fn check_recorded(&self) -> Result<()> {
-        match self.options.dmd {
-            None => Ok(()),
-            Some(_) => Err(Error::unsupported("a run with DMD has no checkpoints: it is an experiment, and the format has no words for it")),
-        }
     }
 
     /// The states of a checkpoint, which training can have written. Where it has not aligned the same blocks, what aligns them begins anew.

@@ -78,11 +78,6 @@ impl Evaluations {
         Ok([student_step(g, context, *pair, [last.at.x, last.student])?, target])
     }
 
-    /// The model's conditions, in their order.
-    pub(super) fn conditions(&self) -> Result<&[ValueId]> {
-        self.steps.first().map(|step| step.at.conditions.as_slice()).ok_or_else(|| Error::internal("no evaluations"))
-    }
-
     /// Loss [1] of a term, without the term's factor; `fit` as in [`Evaluated::loss`].
     pub fn loss(&mut self, g: &mut Graph, context: &TermContext, term: &Term, fit: Option<ValueId>) -> Result<ValueId> {
         let mut losses = memory::try_collect(self.steps.iter_mut().map(|step| step.loss(g, context, term, fit)), WHAT)?;

@@ -23,12 +23,6 @@ pub(super) fn check_networks(student: &Model, teacher: Option<&Model>, dataset: 
     }
     check_own_steps(student, teacher, options)?;
     check_grids(student, teacher, options)?;
-    if let Some(teacher) = teacher.filter(|_| options.dmd.is_some()) {
-        teacher.network.check_trainable().map_err(|e| e.context("the critic, a copy of the teacher"))?;
-        if teacher.quantization.is_some() {
-            return Err(Error::unsupported("the teacher is quantised, and a critic that begins as one does not learn"));
-        }
-    }
     let needs = options.needs();
     if needs.teacher && teacher.is_none() {
         return Err(Error::invalid("the objectives need a teacher"));

@@ -6,7 +6,6 @@ pub mod context;
 pub mod conv_net;
 pub mod dataset;
 pub mod distribution;
-pub mod dmd;
 mod draws;
 pub mod evaluations;
 pub mod features;
@@ -40,8 +39,6 @@ mod transfer;
 #[cfg(test)]
 mod distribution_tests;
 #[cfg(test)]
-mod dmd_tests;
-#[cfg(test)]
 mod features_tests;
 #[cfg(test)]
 mod loss_tests;
@@ -68,7 +65,6 @@ pub use cache::TrajectoryCache;
 pub use checkpoint::OptionGroup;
 pub use dataset::Dataset;
 pub use distribution::DistributionTerm;
-pub use dmd::DmdTerm;
 pub use features::FeatureTerm;
 pub use objective::Objective;
 pub use optimizer::{LearningRate, Optimizer, OptimizerKind};

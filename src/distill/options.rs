@@ -2,7 +2,6 @@
 
 use super::context::Needs;
 use super::distribution::DistributionTerm;
-use super::dmd::DmdTerm;
 use super::features::FeatureTerm;
 use super::loss_scale::LossScale;
 use super::optimizer::Optimizer;
@@ -32,8 +31,6 @@ pub struct TrainerOptions {
     pub features: Vec<FeatureTerm>,
     /// More of it: the ends of runs that are to be spread as the teacher's are.
     pub distribution: Option<DistributionTerm>,
-    /// More of it: the ends of runs that are to be likely to the teacher. An experiment: no checkpoint has it.
-    pub dmd: Option<DmdTerm>,
     /// The student's grid; needed by trajectory terms.
     pub pairs: Vec<(i64, i64)>,
     /// Steps of a student that is its own teacher, each of which is as many pairs of the grid ([`Target::SelfTeacher`]).
@@ -80,7 +77,6 @@ impl Default for TrainerOptions {
             terms: vec![],
             features: vec![],
             distribution: None,
-            dmd: None,
             pairs: vec![],
             self_teacher_steps: 1,
             teacher_order: 1,
@@ -117,7 +113,6 @@ impl TrainerOptions {
         self.terms.iter().try_for_each(Term::check)?;
         self.features.iter().try_for_each(FeatureTerm::check)?;
         self.distribution.iter().try_for_each(|distribution| distribution.check(self.batch, self.precision))?;
-        self.dmd.iter().try_for_each(DmdTerm::check)?;
         if self.substeps > MOST_SUBSTEPS && self.terms.iter().any(|term| term.target == Target::Resolved) {
             return Err(Error::invalid(format!(
                 "substeps is {}; a term that the teacher walks for in every training step has {MOST_SUBSTEPS} at most",
@@ -217,8 +212,7 @@ impl TrainerOptions {
     pub fn needs(&self) -> Needs {
         let features = self.features.iter().map(FeatureTerm::needs);
         let distribution = self.distribution.iter().map(DistributionTerm::needs);
-        let dmd = self.dmd.iter().map(DmdTerm::needs);
-        self.terms.iter().map(Term::needs).chain(features).chain(distribution).chain(dmd).fold(Needs::default(), Needs::or)
+        self.terms.iter().map(Term::needs).chain(features).chain(distribution).fold(Needs::default(), Needs::or)
     }
 
     /// What is done to the data that this teacher predicts on its trajectories.
@@ -233,14 +227,13 @@ impl TrainerOptions {
 
     /// Losses that are added up.
     pub fn losses(&self) -> usize {
-        self.terms.len() + self.features.len() + usize::from(self.distribution.is_some()) + usize::from(self.dmd.is_some())
+        self.terms.len() + self.features.len() + usize::from(self.distribution.is_some())
     }
 
     /// Where they are evaluated, in order.
     pub(super) fn points(&self) -> impl Iterator<Item = Point> {
         let features = self.features.iter().map(|feature| feature.point);
-        let ends = self.distribution.iter().map(|_| DistributionTerm::POINT).chain(self.dmd.iter().map(|_| DmdTerm::POINT));
-        self.terms.iter().map(|term| term.point).chain(features).chain(ends)
+        self.terms.iter().map(|term| term.point).chain(features).chain(self.distribution.iter().map(|_| DistributionTerm::POINT))
     }
 
     /// Whether terms share a point, and so its draws and the student's evaluation.

@@ -93,17 +93,12 @@ impl ParameterSet {
         Ok(Self { name: name.to_string(), parameters, optimizer })
     }
 
-    /// Of the network that learns.
+    /// All weights of the network that learns; the scales of whole numbers stay. Muon, if it is asked for, updates those that the network calls hidden.
     pub fn student(model: &Model, optimizer: Optimizer) -> Result<Self> {
-        Self::network(STUDENT, model, optimizer)
-    }
-
-    /// All weights of a network; the scales of whole numbers stay. Muon, if it is asked for, updates those that the network calls hidden.
-    pub fn network(name: &str, model: &Model, optimizer: Optimizer) -> Result<Self> {
         let hidden = if optimizer.kind == OptimizerKind::Muon { model.network.hidden_weights()? } else { BTreeSet::new() };
         let rule = |name: &String| if hidden.contains(name) { Rule::Muon } else { Rule::AdamW };
         let parameter = |(name, initial): (&String, &Arc<Tensor>)| Parameter { name: name.clone(), initial: initial.clone(), rule: rule(name) };
-        Self::new(name, memory::collect(model.weights.iter().filter(|(name, _)| model.learns(name)).map(parameter), "parameters")?, optimizer)
+        Self::new(STUDENT, memory::collect(model.weights.iter().filter(|(name, _)| model.learns(name)).map(parameter), "parameters")?, optimizer)
     }
 
     /// The same set with further parameters behind its own.

@@ -88,7 +88,7 @@ fn program(how: How, student: &Model, data: &Dataset, options: &TrainerOptions) 
     g.tap(all);
     let sets = if how.phases { vec![sets] } else { vec![align(how)?, sets] };
     assembly.end(total, sets, &[])?;
-    assembly.finish(&Losses { total, all, inside: vec![], factors: vec![], fits: vec![], alignments: vec![], judged: None })
+    assembly.finish(&Losses { total, all, inside: vec![], factors: vec![], fits: vec![], alignments: vec![] })
 }
 
 fn trainer(how: How) -> Result<Trainer> {
@@ -261,7 +261,7 @@ fn an_unrolled_chain_may_be_computed_again() -> Result<()> {
         g.tap(all);
         let set = ParameterSet::student(&model, options.optimizer.clone())?;
         assembly.end(loss, vec![set], if again { &inside } else { &[] })?;
-        let program = assembly.finish(&Losses { total: loss, all, inside: vec![], factors: vec![], fits: vec![], alignments: vec![], judged: None })?;
+        let program = assembly.finish(&Losses { total: loss, all, inside: vec![], factors: vec![], fits: vec![], alignments: vec![] })?;
         let mut trainer = Trainer::of_program(Arc::new(CpuBackend::new(1)?), program, &model, None, options, Clip::None, Stop::NEVER)?;
         trainer.load_initial_state(Stop::NEVER)?;
         trainer.bind_shared(Some(&data), Stop::NEVER)?;

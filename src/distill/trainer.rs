@@ -58,7 +58,7 @@ pub struct Trainer {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) exec: Box<dyn Executable>,
     draws: DrawInputs,
-    /// Factors of features, and of DMD, f32 [1] each.
+    /// Factors of features, f32 [1] each.
     factors: Vec<ValueId>,
     /// How much of a linear fit each term grants.
     fits: Vec<Option<ValueId>>,
@@ -315,10 +315,8 @@ impl Trainer {
     fn write_draws(&mut self, seed: u64) -> Result<()> {
         self.exec.write_bytes(self.draws.seed, as_bytes(&[seed as i64]))?;
         self.exec.write_bytes(self.draws.step, as_bytes(&[self.steps_done as i64]))?;
-        let done = self.steps_done;
-        let factors = self.options.features.iter().map(|feature| feature.factor(done)).chain(self.options.dmd.iter().map(|dmd| dmd.factor(done)));
-        for (input, factor) in self.factors.iter().zip(factors) {
-            self.exec.write_bytes(*input, as_bytes(&[factor]))?;
+        for (input, feature) in self.factors.iter().zip(&self.options.features) {
+            self.exec.write_bytes(*input, as_bytes(&[feature.factor(self.steps_done)]))?;
         }
         self.exec.write_bytes(self.draws.first_row, as_bytes(&[self.first_row]))
     }
@@ -366,7 +364,7 @@ impl Trainer {
     }
 
     /// Of the last step: the losses of the phases in which the student does not learn.
-    pub(super) fn other_losses(&self) -> &[f32] {
+    fn other_losses(&self) -> &[f32] {
         &self.found[1 + self.options.losses() + self.sets.len()..]
     }
 

@@ -3,12 +3,10 @@
 use super::context::{self, AVERAGE, Role, SelfTeacher, TermContext};
 use super::dataset::Dataset;
 use super::distribution::DistributionTerm;
-use super::dmd::{CRITIC, DmdTerm, Judged};
 use super::draws::{DrawInputs, Draws};
 use super::evaluations::Evaluations;
 use super::features::FeatureLoss;
 use super::loss_scale::LossScaleInputs;
-use super::optimizer::Optimizer;
 use super::options::TrainerOptions;
 use super::parameters::{Parameter, ParameterSet, Rule, STUDENT};
 use super::phase::{Phase, Update, UpdateInputs};
@@ -38,7 +36,7 @@ pub(super) struct Results {
 pub(super) struct TrainingGraph {
     pub graph: Graph,
     pub draws: DrawInputs,
-    /// Factors of features, and of DMD, f32 [1] each.
+    /// Factors of features, f32 [1] each.
     pub factors: Vec<ValueId>,
     /// Of each term, how much of a linear fit it is granted, f32 [1].
     pub fits: Vec<Option<ValueId>>,
@@ -53,7 +51,7 @@ pub(super) struct TrainingGraph {
 }
 
 impl TrainingGraph {
-    /// Of networks and data that fit together: a phase in which the student learns, and one for a critic where there is one.
+    /// Of networks and data that fit together: one phase, in which the student learns.
     pub fn new(
         student: &Model,
         teacher: Option<&Model>,
@@ -73,43 +71,33 @@ impl TrainingGraph {
         let sources = Sources { dataset, cache_size: options.cache_size, size: options.size.map_or_else(|| student.size(), Ok)? };
         let mut assembly = Assembly::new(options.precision)?;
         assembly.begin(STUDENT)?;
-        let critic = teacher.filter(|_| options.dmd.is_some()).map(|teacher| teacher.widened(stop)).transpose()?;
-        let judge = critic.as_ref().map(Role::critic);
-        let losses = append_losses(&mut assembly.graph, &context, options, (assembly.draws, judge), &sources)?;
+        let losses = append_losses(&mut assembly.graph, &context, options, assembly.draws, &sources)?;
         let mut sets = vec![ParameterSet::student(student, options.optimizer.clone())?.with(losses.beginning(options.seed, stop)?)?];
         if options.learns_scales() {
             sets.push(ParameterSet::scales(student, options.optimizer.of_scales(options.scale_learning_rate))?);
         }
         assembly.end(losses.total, sets, &losses.inside)?;
-        if let (Some(dmd), Some(critic), Some(judged)) = (&options.dmd, &critic, &losses.judged) {
-            assembly.begin(CRITIC)?;
-            let loss = judged.critic_loss(&mut assembly.graph, &context)?;
-            let optimizer = Optimizer { learning_rate: dmd.learning_rate, ..options.optimizer.clone() };
-            assembly.end(loss, vec![ParameterSet::network(CRITIC, critic, optimizer)?], &[])?;
-        }
         assembly.finish(&losses)
     }
 }
 
 /// A loss in a program.
-pub(super) struct Losses<'a> {
+pub(super) struct Losses {
     /// The weighted sum [1].
     pub total: ValueId,
-    /// The sum, each term, then each feature, then the distribution and DMD, without its factor [1 + losses].
+    /// The sum, each term, then each feature, then the distribution, without its factor [1 + losses].
     pub all: ValueId,
     /// What is inside the steps of chains, to be computed again in the backward pass.
     pub inside: Vec<ValueId>,
-    /// Factors of features, and of DMD, f32 [1] each.
+    /// Factors of features, f32 [1] each.
     pub factors: Vec<ValueId>,
     /// Of each term, how much of a linear fit it is granted, f32 [1].
     pub fits: Vec<Option<ValueId>>,
     /// What learns with the student to compare features.
     pub alignments: Vec<nn::scope::Parameter>,
-    /// The ends that a critic is to learn, where there is one.
-    pub judged: Option<Judged<'a>>,
 }
 
-impl Losses<'_> {
+impl Losses {
     /// What learns with the student to compare features, as it begins.
     fn beginning(&self, seed: u64, stop: Stop) -> Result<Vec<Parameter>> {
         /// Behind the parameters of any network.
@@ -124,13 +112,7 @@ impl Losses<'_> {
 }
 
 /// Appends the losses of all terms. Terms of one point share its draws and the student's evaluation.
-pub(super) fn append_losses<'a>(
-    g: &mut Graph,
-    context: &TermContext,
-    options: &TrainerOptions,
-    (inputs, critic): (DrawInputs, Option<Role<'a>>),
-    sources: &Sources,
-) -> Result<Losses<'a>> {
+pub(super) fn append_losses(g: &mut Graph, context: &TermContext, options: &TrainerOptions, inputs: DrawInputs, sources: &Sources) -> Result<Losses> {
     let mut points: Vec<(Point, Evaluations)> = vec![];
     let at = |g: &mut Graph, points: &mut Vec<(Point, Evaluations)>, wanted: Point| {
         if let Some(known) = points.iter().position(|(point, _)| *point == wanted) {
@@ -150,7 +132,7 @@ pub(super) fn append_losses<'a>(
         let weighted = g.affine(loss, term.weight, 0.0)?;
         sum.add(g, loss, weighted)?;
     }
-    let (mut factors, mut alignments) = (memory::with_capacity(options.features.len() + 1, WHAT)?, vec![]);
+    let (mut factors, mut alignments) = (memory::with_capacity(options.features.len(), WHAT)?, vec![]);
     for (i, feature) in options.features.iter().enumerate() {
         let at = at(g, &mut points, feature.point)?;
         let FeatureLoss { loss, parameters } = feature.loss(g, context, &points[at].1, i).map_err(|e| e.context(format!("features[{i}]")))?;
@@ -167,25 +149,13 @@ pub(super) fn append_losses<'a>(
         let weighted = g.affine(loss, distribution.weight, 0.0)?;
         sum.add(g, loss, weighted)?;
     }
-    let judged = critic.map(|critic| {
-        let at = at(g, &mut points, DmdTerm::POINT)?;
-        let (ends, conditions) = (points[at].1.ends(g, context)?[0], memory::copy(points[at].1.conditions()?, "conditions")?);
-        let judged = Judged { critic, ends, conditions, draws: Draws { inputs, batch: options.batch, stream: points.len() } };
-        let loss = judged.loss(g, context)?;
-        let factor = g.input("dmd.factor", TensorType::f32(&[1]))?;
-        let weighted = g.mul(loss, factor)?;
-        sum.add(g, loss, weighted)?;
-        factors.push(factor);
-        Ok::<_, Error>(judged)
-    });
-    let judged = judged.transpose()?;
     let Sum { total, mut losses } = sum;
     let total = total.ok_or_else(|| Error::internal("a loss without terms"))?;
     losses.insert(0, total);
     let all = g.concat(&losses)?;
     g.tap(all);
     let inside = memory::collect(points.iter().flat_map(|(_, evaluated)| evaluated.inside.iter().copied()), WHAT)?;
-    Ok(Losses { total, all, inside, factors, fits, alignments, judged })
+    Ok(Losses { total, all, inside, factors, fits, alignments })
 }
 
 /// A sum of losses that is being written.
