@@ -107,5 +107,5 @@ FEWSTEP_KERNEL(kThreads, fewstep_ema_f32, const float* decay, const float* scale
   float* average = tensors[2 * piece.tensor] + piece.start;
   const float* p = tensors[2 * piece.tensor + 1] + piece.start;
   const float rest = 1.0f - decay[0];
-  for (int i = int(fs::thread_index().x); i < piece.length; i += kThreads) average[i] = rest == 1.0f ? p[i] : average[i] + rest * (p[i] - average[i]);
+  for (int i = int(fs::thread_index().x); i < piece.length; i += kThreads) average[i] = decay[0] == 0.0f ? p[i] : average[i] + rest * (p[i] - average[i]);
 }

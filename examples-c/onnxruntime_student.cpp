@@ -2,8 +2,8 @@
 //
 // usage: onnxruntime_student STUDENT
 //
-// Needs ONNX Runtime's C++ headers and its library (tests/interop/run builds this program with those of a wheel and of Debian). A host that ships students needs
-// the ONNX file and ONNX Runtime alone.
+// Needs ONNX Runtime's C++ headers and its library (tests/interop/run builds this program with those of a wheel and of Debian). A host that ships students
+// needs the ONNX file and ONNX Runtime alone.
 #include <fewstep.hpp>
 #include <onnxruntime_cxx_api.h>
 

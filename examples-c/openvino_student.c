@@ -4,8 +4,8 @@
  *   STUDENT   a few-step student: a diffusers folder or a file of the library's, in floats or whole numbers
  *   OUT_DIR/  student.onnx, samples.png
  *
- * Needs OpenVINO's C headers and library: `pip install openvino` has them (tests/interop/run builds this program with them). A host that ships students needs the
- * ONNX file and OpenVINO alone. */
+ * Needs OpenVINO's C headers and library: `pip install openvino` has them (tests/interop/run builds this program with them). A host that ships students needs
+ * the ONNX file and OpenVINO alone. */
 #include <fewstep.h>
 
 #include <math.h>
@@ -134,7 +134,8 @@ int main(int argc, char **argv) {
     const double most = info.quantized_layers ? 3.2e-2 : 1e-4;
     if (info.in_channels != 2) {
         const fewstep_grid_row rows[] = {{"fewstep", own, COUNT}, {"OpenVINO", theirs, COUNT}};
-        CHECK(fewstep_save_image_grid(path(argv[2], "samples.png"), rows, 2, sizeof rows[0], info.in_channels, info.height, info.width, info.height < 32 ? 4 : 2));
+        const uint32_t scale = info.height < 32 ? 4 : 2;
+        CHECK(fewstep_save_image_grid(path(argv[2], "samples.png"), rows, 2, sizeof rows[0], info.in_channels, info.height, info.width, scale));
     }
     printf("OpenVINO's images are %.1e of their size away from the library's, %.1e at most\n", away, most);
     CHECK(fewstep_model_destroy(student));

@@ -2449,8 +2449,9 @@ typedef struct {
    */
   int32_t optimizer;
   /**
-   * Parts of a step, one after the other, whose gradients are averaged before the update: a step of so many times batch images, in the memory of batch; 1 by
-   * default, and 0 says the same. The rows are those that one part of that size draws. Features and distributions are compared within each part.
+   * Parts of a step, one after the other, whose gradients are averaged before the update: a step of so many times batch images, in the memory of batch and of
+   * one more gradient; 1 by default, and 0 says the same. The rows are those that one part of that size draws. Features, distributions and linear fits are
+   * of each part. An evaluation is of one part.
    */
   uint32_t gradient_accumulation_steps;
   /**
@@ -2485,8 +2486,8 @@ typedef struct {
    */
   uint32_t self_teacher_steps;
   /**
-   * ema_decay below 0: how much of the run the moving average is over, as the deviation of its profile in lengths of the run so far, 0.001 to 0.288 (all steps
-   * alike); 0.05 by default. The weights of step t count as much as t^gamma (Karras et al. 2024, arXiv 2312.02696, section 3.1).
+   * ema_decay below 0: how much of the run the moving average is over, as the deviation of its profile in lengths of the run so far, 0.001 to 0.288 (all
+   * steps alike); 0.05 by default. The weights of step t count as much as t^gamma (Karras et al. 2024, arXiv 2312.02696, section 3.1).
    */
   double ema_relative_width;
 } fewstep_trainer_options;
@@ -3651,19 +3652,21 @@ fewstep_status fewstep_sampler_destroy(fewstep_sampler *sampler);
 
 /**
  * One evaluation of the network: `x_t` f32 [N,C,H,W], `timestep` f32 [N] and the conditions give `prediction` [N,C,H,W]. Where each step of a student has
- * parameters of its own, `step` int64 [N] says which.
+ * parameters of its own, `step` int64 [1] says at which all images are.
+ * Nothing there looks at whether labels, steps and timesteps are some that the model has.
  */
 #define FEWSTEP_ONNX_EVALUATION 1
 
 /**
  * One step of a sampler: `x_t` f32 [N,C,H,W], `step` int64 [1], from 0, and the conditions give `x_next`. A multistep sampler has `kept.0` … as well, zeros
- * before the first step, and gives `kept_next.0` … for the next one.
+ * before the first step, and gives `kept_next.0` … for the next one. The first x_t is unit normals times the number `fewstep.initial` of the file's metadata
+ * (1 but for Euler's samplers).
  */
 #define FEWSTEP_ONNX_STEP 2
 
 /**
  * A whole run: `noise` f32 [N,C,H,W], unit normals, and the conditions give `images`. What depends on timesteps alone is computed when it is written, so that
- * any runtime needs this file and nothing else.
+ * any runtime needs this file and nothing else. 64 steps at most: each is an evaluation in the file.
  */
 #define FEWSTEP_ONNX_SAMPLER 3
 
@@ -3707,12 +3710,13 @@ typedef struct {
    */
   uint32_t width;
   /**
-   * 1: parameters of f32 are written as f16 where they fit, which runtimes cast when they load the file. 0 (the default): as they are. Those of a model in
-   * fewer bits are written in them in any case.
+   * 1: parameters of f32 are written as f16 where they fit, which runtimes cast when they load the file. 0 (the default): as they are. Those of a model
+   * in fewer bits are written in them in any case.
    */
   int32_t half_weights;
   /**
-   * 1: parameters are written to a file beside it, NAME-HASH.onnx.data, as those of more than 2 GiB are in any case. 0 (the default): into the file.
+   * 1: parameters are written to a file beside it, NAME-HASH.onnx.data, before the file itself, as those of more than 2 GiB are in any case; that of an
+   * older export stays, for whoever reads it. 0 (the default): into the file.
    */
   int32_t external_data;
   /**
@@ -3749,8 +3753,8 @@ fewstep_status fewstep_model_export_onnx(const fewstep_model *model,
                                          const char *path);
 
 /**
- * The bytes of such a file: writes them to `buffer`, which has room for `capacity`, and their number to `*length`; with `buffer` NULL and `capacity` 0 only their
- * number.
+ * The bytes of such a file, which each call makes anew: writes them to `buffer`, which has room for `capacity`, and their number to `*length`; with `buffer`
+ * NULL and `capacity` 0 only their number.
  *
  * Threads and codes as fewstep_model_export_onnx; SHAPE also where capacity is too small, UNSUPPORTED where parameters have to be in a file beside it.
  */

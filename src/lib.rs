@@ -1,7 +1,8 @@
 //! Few-step diffusion behind one C header: distil a teacher's sampling trajectory into a small student, then sample it.
 //!
 //! The rooms, and the one direction in which they depend on each other:
-//! `ffi` → [`evaluate`] → [`distill`], and `ffi` → [`quant`], [`onnx`]; all of them → [`sampling`] → [`nn`] → [`diffusion`]; all but the last → [`backend`] → [`graph`]; [`io`] stands beside them and knows only tensors and configs.
+//! `ffi` → [`evaluate`] → [`distill`], and `ffi` → [`quant`], [`onnx`]; all of them → [`sampling`] → [`nn`] → [`diffusion`]; all but the last → [`backend`] →
+//! [`graph`]; [`io`] stands beside them and knows only tensors and configs.
 //! Users link the C ABI of `include/fewstep.h`; the Rust modules are public for tests and benchmarks only.
 
 pub mod backend;

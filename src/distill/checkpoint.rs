@@ -9,8 +9,8 @@ use super::loss_scale::LossScale;
 use super::overflow::{StateBounds, largest};
 use super::parameters::{ParameterSet, State};
 use super::record::{
-    self, ACCUMULATION, BLOCKS, CACHE_REFRESH, CLIP, DISTRIBUTION, DRAWS, EMA_RELATIVE_WIDTH, FEATURES, GUIDANCE, MOMENTUM, MUON_LEARNING_RATE, OPTIMIZER,
-    PER_STEP, PRECISION, QUANTIZATION, SELF_TEACHER_STEPS, SETS, TEACHER_ORDER, TRAJECTORIES, TRAJECTORY_PRECISION,
+    self, ACCUMULATION, BLOCKS, CACHE_REFRESH, CLIP, DISTRIBUTION, DRAWS, EMA_DECAY, EMA_RELATIVE_WIDTH, FEATURES, GUIDANCE, MOMENTUM, MUON_LEARNING_RATE,
+    OPTIMIZER, PER_STEP, PRECISION, QUANTIZATION, SELF_TEACHER_STEPS, SETS, TEACHER_ORDER, TRAJECTORIES, TRAJECTORY_PRECISION,
 };
 use super::trainer::Trainer;
 use crate::error::{Error, Result, Status};
@@ -89,7 +89,7 @@ impl OptionGroup {
         Some(match option.rsplit_once('.').map_or(option, |(_set, option)| option) {
             "learning_rate" | MUON_LEARNING_RATE | "warmup_steps" | "total_steps" | "decay" => OptionGroup::Schedule,
             "batch" | ACCUMULATION => OptionGroup::Batch,
-            "beta1" | "beta2" | "eps" | MOMENTUM | "weight_decay" | "clip_norm" | "ema_decay" | EMA_RELATIVE_WIDTH => OptionGroup::Optimizer,
+            "beta1" | "beta2" | "eps" | MOMENTUM | "weight_decay" | "clip_norm" | EMA_DECAY | EMA_RELATIVE_WIDTH => OptionGroup::Optimizer,
             "terms" | DRAWS | FEATURES | BLOCKS | DISTRIBUTION | SELF_TEACHER_STEPS => OptionGroup::Loss,
             "pairs" | "substeps" | "cache_size" | "size" | CACHE_REFRESH | CLIP | GUIDANCE | TEACHER_ORDER | TRAJECTORIES => OptionGroup::Trajectories,
             "seed" => OptionGroup::Seed,

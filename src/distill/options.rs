@@ -25,8 +25,8 @@ pub struct TrainerOptions {
     pub seed: u64,
     /// Rows of a step, or of each of its parts where gradients are accumulated.
     pub batch: usize,
-    /// Parts of a step, whose gradients are averaged before the update: it is one of so many times `batch` rows in the memory of `batch`. Features and distributions
-    /// are compared within each part.
+    /// Parts of a step, whose gradients are averaged before the update: it is one of so many times `batch` rows in the memory of `batch` and of one more
+    /// gradient. Features, distributions and linear fits are of each part.
     pub gradient_accumulation_steps: usize,
     /// The loss: a weighted sum.
     pub terms: Vec<Term>,

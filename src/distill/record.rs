@@ -54,6 +54,8 @@ pub(super) const SETS: &str = "sets";
 
 /// Which optimizer, recorded with what it alone has where it is not AdamW.
 pub(super) const OPTIMIZER: &str = "optimizer";
+/// Decay of the moving average, recorded where it is exponential.
+pub(super) const EMA_DECAY: &str = "ema_decay";
 /// How wide the moving average is, recorded in place of `ema_decay` where it is so wide.
 pub(super) const EMA_RELATIVE_WIDTH: &str = "ema_relative_width";
 /// Muon's learning rate.
@@ -110,7 +112,7 @@ fn optimizer(o: &Optimizer) -> Vec<(&'static str, String)> {
         ("weight_decay", o.weight_decay.to_string()),
         ("clip_norm", o.clip_norm.to_string()),
         match o.average {
-            Average::Exponential(decay) => ("ema_decay", decay.to_string()),
+            Average::Exponential(decay) => (EMA_DECAY, decay.to_string()),
             Average::Power(width) => (EMA_RELATIVE_WIDTH, width.to_string()),
         },
     ];
@@ -126,7 +128,7 @@ pub(super) fn default(option: &str) -> Option<&'static str> {
     match option.rsplit_once('.').map_or(option, |(_set, option)| option) {
         PRECISION | TRAJECTORY_PRECISION => Some("F32"),
         CLIP | GUIDANCE | QUANTIZATION | TRAJECTORIES | DISTRIBUTION => Some("None"),
-        PER_STEP => Some("none"),
+        PER_STEP | EMA_DECAY | EMA_RELATIVE_WIDTH => Some("none"),
         DRAWS => Some("by term"),
         TEACHER_ORDER | SELF_TEACHER_STEPS | ACCUMULATION => Some("1"),
         CACHE_REFRESH => Some("0"),

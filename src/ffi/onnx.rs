@@ -15,13 +15,15 @@ use crate::onnx::{self, Kind, Profile, Sampled};
 use std::ffi::{c_char, c_void};
 
 /// One evaluation of the network: `x_t` f32 [N,C,H,W], `timestep` f32 [N] and the conditions give `prediction` [N,C,H,W]. Where each step of a student has
-/// parameters of its own, `step` int64 [N] says which.
+/// parameters of its own, `step` int64 [1] says at which all images are.
+/// Nothing there looks at whether labels, steps and timesteps are some that the model has.
 pub const FEWSTEP_ONNX_EVALUATION: i32 = 1;
 /// One step of a sampler: `x_t` f32 [N,C,H,W], `step` int64 [1], from 0, and the conditions give `x_next`. A multistep sampler has `kept.0` … as well, zeros
-/// before the first step, and gives `kept_next.0` … for the next one.
+/// before the first step, and gives `kept_next.0` … for the next one. The first x_t is unit normals times the number `fewstep.initial` of the file's metadata
+/// (1 but for Euler's samplers).
 pub const FEWSTEP_ONNX_STEP: i32 = 2;
 /// A whole run: `noise` f32 [N,C,H,W], unit normals, and the conditions give `images`. What depends on timesteps alone is computed when it is written, so that
-/// any runtime needs this file and nothing else.
+/// any runtime needs this file and nothing else. 64 steps at most: each is an evaluation in the file.
 pub const FEWSTEP_ONNX_SAMPLER: i32 = 3;
 
 /// Whole numbers as signed bytes with a zero point of 0, between QuantizeLinear and DequantizeLinear, which compilers make products of whole numbers of:
@@ -46,10 +48,11 @@ pub struct fewstep_onnx_options {
     pub height: u32,
     /// Width of the images; 0 (the default) for the model's.
     pub width: u32,
-    /// 1: parameters of f32 are written as f16 where they fit, which runtimes cast when they load the file. 0 (the default): as they are. Those of a model in
-    /// fewer bits are written in them in any case.
+    /// 1: parameters of f32 are written as f16 where they fit, which runtimes cast when they load the file. 0 (the default): as they are. Those of a model
+    /// in fewer bits are written in them in any case.
     pub half_weights: i32,
-    /// 1: parameters are written to a file beside it, NAME-HASH.onnx.data, as those of more than 2 GiB are in any case. 0 (the default): into the file.
+    /// 1: parameters are written to a file beside it, NAME-HASH.onnx.data, before the file itself, as those of more than 2 GiB are in any case; that of an
+    /// older export stays, for whoever reads it. 0 (the default): into the file.
     pub external_data: i32,
     /// The sampler of the programs STEP and SAMPLER; its batch, height, width and precision do not count. NULL (the default): FEWSTEP_SAMPLER_FROM_MODEL, a
     /// few-step student's own grid.
@@ -131,8 +134,8 @@ pub unsafe extern "C" fn fewstep_model_export_onnx(model: *const fewstep_model, 
     })
 }
 
-/// The bytes of such a file: writes them to `buffer`, which has room for `capacity`, and their number to `*length`; with `buffer` NULL and `capacity` 0 only their
-/// number.
+/// The bytes of such a file, which each call makes anew: writes them to `buffer`, which has room for `capacity`, and their number to `*length`; with `buffer`
+/// NULL and `capacity` 0 only their number.
 ///
 /// Threads and codes as fewstep_model_export_onnx; SHAPE also where capacity is too small, UNSUPPORTED where parameters have to be in a file beside it.
 #[unsafe(no_mangle)]

@@ -238,8 +238,9 @@ pub struct fewstep_trainer_options {
     pub cache_refresh: u32,
     /// FEWSTEP_OPTIMIZER_*; AdamW by default.
     pub optimizer: i32,
-    /// Parts of a step, one after the other, whose gradients are averaged before the update: a step of so many times batch images, in the memory of batch; 1 by
-    /// default, and 0 says the same. The rows are those that one part of that size draws. Features and distributions are compared within each part.
+    /// Parts of a step, one after the other, whose gradients are averaged before the update: a step of so many times batch images, in the memory of batch and of
+    /// one more gradient; 1 by default, and 0 says the same. The rows are those that one part of that size draws. Features, distributions and linear fits are
+    /// of each part. An evaluation is of one part.
     pub gradient_accumulation_steps: u32,
     /// FEWSTEP_OPTIMIZER_MUON: peak learning rate of what Muon updates, with the warm-up and the decay of learning_rate; 0.02 by default. A step changes the
     /// singular values of a matrix by about as much, whatever the gradients.
@@ -258,8 +259,8 @@ pub struct fewstep_trainer_options {
     pub distribution_weight: f32,
     /// FEWSTEP_OBJECTIVE_SELF_TEACHER: sampler steps that the student is to take, fewer than the grid has and a divisor of their number; 1 by default.
     pub self_teacher_steps: u32,
-    /// ema_decay below 0: how much of the run the moving average is over, as the deviation of its profile in lengths of the run so far, 0.001 to 0.288 (all steps
-    /// alike); 0.05 by default. The weights of step t count as much as t^gamma (Karras et al. 2024, arXiv 2312.02696, section 3.1).
+    /// ema_decay below 0: how much of the run the moving average is over, as the deviation of its profile in lengths of the run so far, 0.001 to 0.288 (all
+    /// steps alike); 0.05 by default. The weights of step t count as much as t^gamma (Karras et al. 2024, arXiv 2312.02696, section 3.1).
     pub ema_relative_width: f64,
 }
 

@@ -20,18 +20,23 @@ pub(super) fn lower(l: &mut Lowering, op: &Conv2d, inputs: &[ValueId], y: ValueI
     {
         return if rows { matmul_integer(l, &numbers, &weights, [x, w, y], bias) } else { conv_integer(l, op, &numbers, &weights, [x, w, y], bias) };
     }
-    if rows {
-        let x = l.rows_as(x, vec![-1, channels as i64])?;
-        let w = l.rows_as(w, vec![op.out_channels as i64, channels as i64])?;
-        let bias = bias.map(|b| l.rows(b)).transpose()?;
-        let inputs: Vec<&str> = [Some(&x), Some(&w), bias.as_ref()].into_iter().flatten().map(String::as_str).collect();
-        let name = l.emit("Gemm", &inputs, vec![int("transB", 1)], y)?;
-        return l.set(y, Form::Rows(vec![-1, op.out_channels as i64]), name);
+    // Compilers want biases as constants: one of a step that is known when it runs is added apart.
+    let (own, apart) = bias.map_or((None, None), |b| if l.is_constant(b) { (Some(b), None) } else { (None, Some(b)) });
+    let outputs = op.out_channels as i64;
+    let (form, operator, attributes, x, w) = if rows {
+        let (x, w) = (l.rows_as(x, vec![-1, channels as i64])?, l.rows_as(w, vec![outputs, channels as i64])?);
+        (Form::Rows(vec![-1, outputs]), "Gemm", vec![int("transB", 1)], x, w)
+    } else {
+        (Form::First, "Conv", geometry_of(op), l.first(x)?, l.rows(w)?)
+    };
+    let own = own.map(|b| l.rows(b)).transpose()?;
+    let inputs: Vec<&str> = [Some(&x), Some(&w), own.as_ref()].into_iter().flatten().map(String::as_str).collect();
+    let mut name = l.emit(operator, &inputs, attributes, y)?;
+    if let Some(bias) = apart {
+        let bias = l.rows_as(bias, if rows { vec![1, outputs] } else { vec![1, outputs, 1, 1] })?;
+        name = l.emit("Add", &[&name, &bias], vec![], y)?;
     }
-    let (x, w, bias) = (l.first(x)?, l.rows(w)?, bias.map(|b| l.rows(b)).transpose()?);
-    let inputs: Vec<&str> = [Some(&x), Some(&w), bias.as_ref()].into_iter().flatten().map(String::as_str).collect();
-    let name = l.emit("Conv", &inputs, geometry_of(op), y)?;
-    l.set(y, Form::First, name)
+    l.set(y, form, name)
 }
 
 /// kernel_shape, strides and pads, which are top, left, bottom, right in both.

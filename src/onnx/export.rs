@@ -13,9 +13,11 @@ use super::proto::{
 use super::writer::WHAT;
 use crate::cancel::Stop;
 use crate::error::{Error, Result};
+use crate::io::json::MAX_TEXT;
+use crate::io::json_writer::text_of;
 use crate::memory;
 use crate::names::Named;
-use crate::nn::{ConditionKind, Model};
+use crate::nn::Model;
 use crate::tensor::DType;
 
 /// The messages of a file.
@@ -28,7 +30,7 @@ pub(super) fn model_of(model: &Model, options: &Options, stop: Stop) -> Result<M
     let program = || match options.kind {
         Kind::Evaluation => Program::evaluation(model, options.size),
         Kind::Step => Program::step(model, options.size, sampled()?),
-        Kind::Sampler => Program::sampler(model, options.size, sampled()?),
+        Kind::Sampler => Program::sampler(model, options.size, sampled()?, stop),
     };
     // One to compute constants of, one to write.
     let computed = computed(program()?.graph, model, stop)?;
@@ -83,22 +85,21 @@ fn metadata(model: &Model, options: &Options) -> Result<Vec<StringStringEntryPro
     if let Some(classes) = model.classes() {
         all.push(("classes", classes.to_string()));
     }
-    let pairs = |pairs: &[(i64, i64)]| serde_json::to_string(pairs).map_err(|e| Error::internal(e.to_string()));
     if let Some(student) = &model.student {
-        all.push(("pairs", pairs(&student.pairs)?));
+        all.push(("pairs", text_of(&student.pairs, MAX_TEXT, WHAT)?));
     }
     if let Some(sampled) = options.sampled.filter(|_| options.kind != Kind::Evaluation) {
-        let timesteps: Vec<f64> = sampled.table.steps.iter().map(|step| step.t).collect();
-        all.push(("timesteps", serde_json::to_string(&timesteps).map_err(|e| Error::internal(e.to_string()))?));
+        let timesteps = memory::collect(sampled.table.steps.iter().map(|step| step.t), WHAT)?;
+        all.push(("timesteps", text_of(&timesteps, MAX_TEXT, WHAT)?));
+        all.push(("initial", sampled.table.initial.to_string()));
     }
     if let Some(quantization) = &model.quantization {
         all.push(("profile", options.profile.name().to_owned()));
-        all.extend(quantization.provenance.iter().map(|provenance| ("quantization", provenance.to_string())));
+        if let Some(provenance) = &quantization.provenance {
+            all.push(("quantization", text_of(provenance, MAX_TEXT, WHAT)?));
+        }
     }
     all.push(("scheduler", model.scheduler.to_json()?));
-    if let Some(other) = model.roles()?.conditions.iter().find(|c| !matches!(c.kind, ConditionKind::Labels { .. })) {
-        all.push(("conditions", other.kind.name().to_owned()));
-    }
     let entry = |(key, value): (&str, String)| StringStringEntryProto { key: format!("fewstep.{key}"), value };
     memory::collect(all.into_iter().map(entry), WHAT)
 }

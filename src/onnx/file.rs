@@ -39,8 +39,8 @@ fn encoded(proto: &ModelProto) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Writes a file, and, where it is asked for or must be, the parameters to one beside it, whose name follows from what is in it: an older model at this path keeps
-/// its own until it is replaced itself.
+/// Writes a file, and, where it is asked for or must be, the parameters to one beside it, whose name follows from what is in it: an older model at this path
+/// keeps its own until it is replaced itself.
 pub fn save(model: &Model, options: &Options, path: &Path, stop: Stop) -> Result<()> {
     let mut proto = model_of(model, options, stop)?;
     if options.external || proto.encoded_len() > MOST {

@@ -1,7 +1,7 @@
 //! The values of a program while it is lowered to ONNX's operators.
 //!
-//! Rank-4 values of the graph are NHWC, ONNX's images are NCHW. Each value has the forms that somebody has asked for: as rows, in the graph's order and under any
-//! shape, and with its channels first. Ops that do not care take the form that there is, so that between convolutions nothing is moved. Parameters and what
+//! Rank-4 values of the graph are NHWC, ONNX's images are NCHW. Each value has the forms that somebody has asked for: as rows, in the graph's order and under
+//! any shape, and with its channels first. Ops that do not care take the form that there is, so that between convolutions nothing is moved. Parameters and what
 //! follows from them alone are written when they are read, in the form in which they are read; what is computed from them is computed here, once and for all.
 
 use super::constants::{known, producer, root};
@@ -235,16 +235,17 @@ impl<'a> Lowering<'a> {
         // Names of parameters are the file's; a cast of one is called after it.
         let source = self.parameter(v);
         let hint = source.map_or_else(|| self.graph.value(v).name.clone(), |(name, _)| name.to_owned());
-        let half = if self.options.half && source.is_some() { as_halves(&tensor, DType::F16)? } else { tensor.clone() };
-        let half = match source {
-            Some((_, stored)) if stored.dtype() == DType::F16 => as_halves(&tensor, DType::F16)?,
-            _ => half,
+        let narrow = match source.map(|(_, stored)| stored.dtype()) {
+            Some(stored @ (DType::F16 | DType::Bf16)) => as_halves(&tensor, stored)?,
+            Some(_) if self.options.half => as_halves(&tensor, DType::F16)?,
+            _ => tensor.clone(),
         };
         let name = self.writer.unique(&hint)?;
         let bytes = |tensor: &Tensor| memory::copy(tensor.bytes(), WHAT);
-        match half.dtype() {
-            DType::F16 => {
-                self.writer.initializer(&name, DataType::Float16, dims, bytes(&half)?)?;
+        match narrow.dtype() {
+            DType::F16 | DType::Bf16 => {
+                let ty = if narrow.dtype() == DType::F16 { DataType::Float16 } else { DataType::Bfloat16 };
+                self.writer.initializer(&name, ty, dims, bytes(&narrow)?)?;
                 let wide = self.writer.unique(&format!("{name}.f32"))?;
                 self.writer.emit("Cast", &[&name], vec![int("to", DataType::Float as i64)], wide)
             }
@@ -276,7 +277,9 @@ impl<'a> Lowering<'a> {
     pub fn whole_weights(&mut self, v: ValueId) -> Result<Option<Weights>> {
         let Some(Node { op: Op::Dequantize(_), inputs, .. }) = self.producer(self.root(v)) else { return Ok(None) };
         let Some((name, numbers)) = self.parameter(inputs[0]).filter(|(_, stored)| stored.dtype() == DType::I8) else { return Ok(None) };
-        let bits = self.model.quantization.as_ref().and_then(|q| q.weights(name)).map_or(8, |w| w.bits);
+        // Four bits are for weights alone: products of bytes want bytes of both.
+        let layer = self.model.quantization.as_ref().and_then(|q| q.layer(q.layer_of(name)?));
+        let bits = layer.filter(|layer| layer.input.is_none()).map_or(8, |layer| layer.weights.bits);
         Ok(Some(Weights { name: name.to_owned(), numbers: numbers.clone(), scales: self.tensor(inputs[1])?, bits }))
     }
 

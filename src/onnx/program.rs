@@ -1,5 +1,6 @@
 //! The programs that a file can have, as graphs of one image; the batch of the file is free, since every value's rows are those of the batch.
 
+use crate::cancel::Stop;
 use crate::diffusion::{MEMORY, Table};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorType, ValueId};
@@ -20,6 +21,9 @@ named_enum! {
         Sampler = "sampler",
     }
 }
+
+/// The most steps that are written one after the other.
+const MOST_STEPS: usize = 64;
 
 /// A value that the host gives or gets.
 #[derive(Clone, Debug)]
@@ -83,8 +87,8 @@ impl<'a> Writer<'a> {
     }
 
     /// The number of a step, one for the whole batch.
-    fn step(&mut self, batched: bool) -> Result<ValueId> {
-        self.input("step", TensorType::new(DType::I32, &[1]), false, batched)
+    fn step(&mut self) -> Result<ValueId> {
+        self.input("step", TensorType::new(DType::I32, &[1]), false, false)
     }
 
     fn finish(self, outputs: Vec<(String, ValueId)>) -> Result<Program> {
@@ -94,14 +98,14 @@ impl<'a> Writer<'a> {
 }
 
 impl Program {
-    /// x_t, timestep [N], the conditions and, where each step of the grid has parameters of its own, the steps [N] give the prediction, the mean if the network
-    /// gives a variance too.
+    /// x_t, timestep [N], the conditions and, where each step of the grid has parameters of its own, the number of the step that all images are at [1] give the
+    /// prediction, the mean if the network gives a variance too.
     pub fn evaluation(model: &Model, size: [usize; 2]) -> Result<Self> {
         let mut w = Writer::new(model, size)?;
         let x = w.image("x_t")?;
         let t = w.input("timestep", TensorType::f32(&[1]), false, true)?;
         let conditions = w.conditions()?;
-        let step = if model.own_steps().is_some() { Some(Own::Rows(w.step(true)?)) } else { None };
+        let step = if model.own_steps().is_some() { Some(Own::Rows(w.step()?)) } else { None };
         let out = Predictor::new(model, "").predict(&mut w.g, x, When { t, step }, &conditions)?;
         w.finish(vec![("prediction".to_owned(), out)])
     }
@@ -110,7 +114,7 @@ impl Program {
     pub fn step(model: &Model, size: [usize; 2], sampled: &Sampled) -> Result<Self> {
         let mut w = Writer::new(model, size)?;
         let x = w.image("x_t")?;
-        let row = w.step(false)?;
+        let row = w.step()?;
         let conditions = w.conditions()?;
         let mut kept: Kept = [None; MEMORY];
         for (i, place) in kept.iter_mut().enumerate().take(sampled.table.memory) {
@@ -128,7 +132,13 @@ impl Program {
     }
 
     /// Noise, the unit normal of each image, and the conditions give images: all steps, one after the other.
-    pub fn sampler(model: &Model, size: [usize; 2], sampled: &Sampled) -> Result<Self> {
+    pub fn sampler(model: &Model, size: [usize; 2], sampled: &Sampled, stop: Stop) -> Result<Self> {
+        let steps = sampled.table.steps.len();
+        if steps > MOST_STEPS {
+            return Err(Error::unsupported(format!(
+                "a run of {steps} steps, each of which is an evaluation in the file, {MOST_STEPS} at most: export the program \"step\", and go through it"
+            )));
+        }
         let mut w = Writer::new(model, size)?;
         let mut x = w.image("noise")?;
         let conditions = w.conditions()?;
@@ -137,6 +147,7 @@ impl Program {
         }
         let mut kept: Kept = [None; MEMORY];
         for (k, one) in sampled.table.steps.iter().enumerate() {
+            stop.check()?;
             let (next, keeps) = step(&mut w, sampled, Does::One(one), k, (x, &kept), &conditions)?;
             x = next;
             kept.iter_mut().zip(keeps).for_each(|(place, new)| *place = new.or(*place));

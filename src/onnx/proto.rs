@@ -111,6 +111,7 @@ pub enum DataType {
     Int32 = 6,
     Int64 = 7,
     Float16 = 10,
+    Bfloat16 = 16,
     Int4 = 22,
 }
 

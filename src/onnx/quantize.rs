@@ -1,7 +1,7 @@
 //! What layers read in whole numbers: `QuantizeLinear`, and `DequantizeLinear` where somebody reads floats.
 //!
-//! Such a number is one of 0..=255 with a zero point. With that taken off it is one of I8 whose zero point is 0, the only ones that TensorRT knows, where all of
-//! the range fits, as that of the default of 130 levels does.
+//! Such a number is one of 0..=255 with a zero point. With that taken off it is one of I8 whose zero point is 0, the only ones that TensorRT knows, where all
+//! of the range fits, as that of the default of 130 levels does.
 
 use super::form::Numbers;
 use super::lowering::Lowering;
@@ -23,8 +23,8 @@ pub(super) fn lower(l: &mut Lowering, op: &FakeQuantize, inputs: &[ValueId], y: 
         Profile::Symmetric if low >= -128 && high <= 127 => (DataType::Int8, 0),
         Profile::Symmetric => {
             return Err(Error::unsupported(format!(
-                "its numbers less their zero point {zero} are {low} to {high}, and the profile \"symmetric\" has -128 to 127: quantise with 130 levels, or export with \
-                 the profile \"unsigned\""
+                "its numbers less their zero point {zero} are {low} to {high}, and the profile \"symmetric\" has -128 to 127: quantise with 130 levels, or export \
+                 with the profile \"unsigned\""
             )));
         }
     };

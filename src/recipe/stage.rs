@@ -319,7 +319,7 @@ impl Stage {
             eps: self.eps,
             weight_decay: self.weight_decay,
             clip_norm: self.clip_norm.unwrap_or(f64::INFINITY),
-            average: self.ema_decay.map_or(Average::Power(self.ema_relative_width), Average::Exponential),
+            average: self.ema_decay.filter(|decay| decay.is_nan() || *decay >= 0.0).map_or(Average::Power(self.ema_relative_width), Average::Exponential),
             ..Optimizer::default()
         })
     }

@@ -22,7 +22,8 @@ const RECIPE: &str = r#"{"stages": [
   {"name": "states", "steps": 7, "batch": 2, "grid": 2, "terms": [{"objective": "teacher_forced", "weight": 0.5}, {"objective": "on_policy", "norm": "l1"}],
    "features": [{"objective": "teacher_forced", "student": "mid_block", "decay_steps": 4}],
    "optimizer": "muon", "teacher_order": 2, "substeps": 2, "cache_size": 6, "cache_batch": 4, "cache_refresh": 3, "warmup_steps": 2},
-  {"name": "itself", "steps": 3, "batch": 1, "gradient_accumulation_steps": 2, "grid": 4, "self_teacher_steps": 2, "substeps": 1, "cache_size": 4, "terms": [{"objective": "self_teacher"}]},
+  {"name": "itself", "steps": 3, "batch": 1, "gradient_accumulation_steps": 2, "grid": 4,
+   "self_teacher_steps": 2, "substeps": 1, "cache_size": 4, "terms": [{"objective": "self_teacher"}]},
   {"name": "halve", "steps": 4, "batch": 2, "grid": 1, "teacher": "previous", "substeps": 2, "terms": [{"objective": "progressive"}]}
 ]}"#;
 

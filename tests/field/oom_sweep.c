@@ -88,6 +88,18 @@ static fewstep_status trainer_resume(void) { return fewstep_trainer_resume(life.
 static fewstep_status snapshot(void) { return fewstep_trainer_snapshot(life.trainer, FEWSTEP_WEIGHTS_EMA, &life.snapshot); }
 static fewstep_status model_save(void) { return fewstep_model_save(life.snapshot, written("model")); }
 static fewstep_status model_save_file(void) { return fewstep_model_save_file(life.snapshot, written("model.safetensors")); }
+static fewstep_status export_onnx(void) { return fewstep_model_export_onnx(life.student, NULL, written("student.onnx")); }
+
+static fewstep_status export_evaluation(void) {
+    static char bytes[8 << 20];
+    size_t length;
+    fewstep_onnx_options options;
+    fewstep_onnx_options_init(&options, sizeof options);
+    options.program = FEWSTEP_ONNX_EVALUATION;
+    options.half_weights = 1;
+    return fewstep_model_export_onnx_to_buffer(life.student, &options, bytes, sizeof bytes, &length);
+}
+
 static fewstep_status model_open(void) { return fewstep_model_open(life.runtime, found("model"), &life.folder); }
 static fewstep_status model_open_file(void) { return fewstep_model_open(life.runtime, found("model.safetensors"), &life.file); }
 
@@ -183,6 +195,8 @@ static const struct call {
     {"trainer_snapshot", snapshot, 0, 0},
     {"model_save", model_save, 0, 0},
     {"model_save_file", model_save_file, 0, 0},
+    {"model_export_onnx", export_onnx, 0, 0},
+    {"model_export_onnx, evaluation", export_evaluation, 0, 0},
     {"model_open", model_open, 0, 0},
     {"model_open, a file", model_open_file, 0, 0},
     {"model_open_buffer", model_open_buffer, 0, 0},

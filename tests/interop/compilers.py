@@ -81,6 +81,7 @@ class Model:
         self.info.struct_size = C.sizeof(self.info)
         check(lib.fewstep_model_get_info(handle, C.byref(self.info)))
         size = [self.info.height or 8, self.info.width or 8]
+        self.fields = {}
         self.image = [BATCH, self.info.out_channels if self.info.out_channels < self.info.in_channels else self.info.in_channels, *size]
 
     @classmethod
@@ -88,6 +89,26 @@ class Model:
         handle = C.c_void_p()
         check(lib.fewstep_model_open(runtime, str(path).encode(), C.byref(handle)))
         return cls(handle)
+
+    @classmethod
+    def create(cls, config, scheduler=None):
+        """A network with random weights."""
+        handle = C.c_void_p()
+        check(lib.fewstep_model_create(runtime, config.encode(), scheduler and scheduler.encode(), C.c_uint64(3), C.byref(handle)))
+        return cls(handle)
+
+    def derived(self, **fields):
+        """A student with random weights."""
+        handle = C.c_void_p()
+        made = options("fewstep_student_options", **fields)
+        check(lib.fewstep_model_derive_student(runtime, self.handle, C.byref(made), C.byref(handle)))
+        return Model(handle)
+
+    def sampled_by(self, **fields):
+        """The same by another sampler."""
+        other = Model(self.handle)
+        other.fields = fields
+        return other
 
     def quantized(self, **fields):
         handle = C.c_void_p()
@@ -101,7 +122,8 @@ class Model:
 
     def sampler_options(self, batch=BATCH, steps=STEPS):
         """A student's own grid; DDIM in a few steps for others."""
-        return options("fewstep_sampler_options", kind=0 if self.info.steps else 1, steps=0 if self.info.steps else steps, spacing=2, batch=batch, height=self.image[2], width=self.image[3], set_alpha_to_one=1, clip=0)
+        usual = dict(kind=0 if self.info.steps else 1, steps=0 if self.info.steps else steps, spacing=2, set_alpha_to_one=1, clip=0)
+        return options("fewstep_sampler_options", batch=batch, height=self.image[2], width=self.image[3], **(usual | self.fields))
 
     def evaluate(self, x, t):
         made = options("fewstep_evaluator_options", batch=BATCH, height=self.image[2], width=self.image[3])
@@ -138,7 +160,7 @@ class OnnxRuntime:
         settings.optimized_model_filepath = str(path) + ".optimized"
         settings.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-        self.inputs = [i.name for i in self.session.get_inputs()]
+        self.inputs = {i.name: i.shape for i in self.session.get_inputs()}
         made = onnx.load(settings.optimized_model_filepath)
         pathlib.Path(settings.optimized_model_filepath).unlink()
         ops = [n.op_type for n in made.graph.node]
@@ -156,7 +178,7 @@ class OpenVino:
         config = {"INFERENCE_NUM_THREADS": 2, "INFERENCE_PRECISION_HINT": "f32"}
         self.model = openvino.Core().compile_model(str(path), "CPU", config)
         self.request = self.model.create_infer_request()
-        self.inputs = [i.get_any_name() for i in self.model.inputs]
+        self.inputs = {i.get_any_name(): i.get_partial_shape() for i in self.model.inputs}
         kinds = [op.get_rt_info() for op in self.model.get_runtime_model().get_ops()]
         whole = lambda info: info["layerType"].astype(str) in ("Convolution", "FullyConnected", "MatMul") and info["runtimePrecision"].astype(str) in ("u8", "i8")
         self.whole = sum(whole(info) for info in kinds)
@@ -194,11 +216,17 @@ def away(found, expected):
 
 def run_program(runtime_of, program, x, t, labels, steps):
     given = {"x_t": x, "noise": x, "timestep": t, "labels": labels.astype(np.int64)}
+    if program == EVALUATION and "step" in runtime_of.inputs:  # of a student whose steps have parameters of their own
+        given["step"] = np.array([1], np.int64)
     if program != STEP:
         return runtime_of.run(given)[0]
+    given["x_t"] = x * np.float32(runtime_of.initial)
+    kept = [name for name in runtime_of.inputs if name.startswith("kept.")]
+    given |= {name: np.zeros_like(x) for name in kept}
     for k in range(steps):
         given["step"] = np.array([k], np.int64)
-        given["x_t"] = runtime_of.run(given)[0]
+        given["x_t"], *new = runtime_of.run(given)
+        given |= dict(zip(kept, new))
     return given["x_t"]
 
 
@@ -208,7 +236,7 @@ def rmse(found, expected):
 
 # What models and precisions may be away from the library's own numbers, over their size: sums in another order (an untrained network's step from pure noise divides
 # by 0.005), f16 parameters, whole numbers of which one in thousands is another because of such sums.
-BOUNDS = {"f32": 1e-4, "f16 weights": 1e-2, "int8": 3.2e-2, "int4 weights": 1e-4}
+BOUNDS = {"f32": 1e-4, "f16 weights": 1e-2, "int8": 3.2e-2, "int8, 4-bit weights": 3.2e-2, "int4 weights": 1e-4, "bf16 weights": 1e-4}
 
 
 def main():
@@ -219,6 +247,14 @@ def main():
     int8, int4 = student.quantized(samples=256), student.quantized(mode=4, samples=256)
     models = [(f"U-Net {path.name}", Model.open(path), "f32", {}) for path in sorted(golden.iterdir())]
     models += [("digits teacher", teacher, "f32", {}), ("digits student", student, "f32", {}), ("digits student", student, "f16 weights", {"half_weights": 1})]
+    linear = Model.create((golden / "class_conditional/config.json").read_text().replace("AttnDown", "LinearAttnDown").replace("AttnUp", "LinearAttnUp"))
+    euler = Model.create((golden / "class_conditional/config.json").read_text(), '{"_class_name": "EulerDiscreteScheduler"}')
+    per_step, w4a8 = teacher.derived(steps=STEPS, per_step_weights=1), student.quantized(mode=3, samples=256)
+    models += [("linear attention", linear, "f32", {}), ("steps with weights of their own", per_step, "f32", {})]
+    models += [("digits teacher, DPM-Solver++ 2M", teacher.sampled_by(kind=2, steps=3, solver_order=2), "f32", {})]
+    models += [("digits teacher, guided", teacher.sampled_by(guidance_scale=2.0, null_label=3), "f32", {}), ("digits student", w4a8, "int8, 4-bit weights", {"profile": SYMMETRIC})]
+    models += [("digits student", w4a8, "int8, 4-bit weights", {"profile": UNSIGNED}), ("digits student", student.quantized(mode=6), "bf16 weights", {})]
+    models += [("U-Net class_conditional, Euler", euler.sampled_by(kind=0, steps=3), "f32", {}), ("digits student, opset 24", student, "f32", {"opset": 24})]
     models += [("digits student", int8, "int8", {"profile": SYMMETRIC}), ("digits student", int8, "int8", {"profile": UNSIGNED}), ("digits student", int4, "int4 weights", {})]
     noise = rng.standard_normal([HELD_OUT, 1, 8, 8], dtype=np.float32)
     ends = teacher.sample(noise, 50, 1)[0]
@@ -226,7 +262,7 @@ def main():
     for name, model, precision, fields in models:
         x = np.ascontiguousarray(rng.standard_normal(model.image, dtype=np.float32))
         timesteps = [999, 499] if model.info.steps else [999, 500, 250, 1, 0]
-        t = np.array([timesteps[i % len(timesteps)] for i in range(BATCH)], np.float32)
+        t = np.array([timesteps[1 if model.info.per_step_weights else i % len(timesteps)] for i in range(BATCH)], np.float32)
         labels = Labels(model.info.classes).labels
         sampled, own = model.sample(x)
         expected = {EVALUATION: model.evaluate(x, t), STEP: sampled, SAMPLER: sampled}
@@ -235,11 +271,13 @@ def main():
             path = path.with_suffix(".onnx")
             model.export(path, program=program, sampler=model.sampler_options(), height=model.image[2], width=model.image[3], **fields)
             onnx.checker.check_model(str(path), full_check=True)
+            initial = float({p.key: p.value for p in onnx.load(path).metadata_props}.get("fewstep.initial", 1))
             what = precision + (f", {'unsigned' if fields['profile'] == UNSIGNED else 'symmetric'}" if "profile" in fields else "")
             built = built_by_tensorrt(path) if tensorrt and fields.get("profile") != UNSIGNED else None
             for kind in (OnnxRuntime, OpenVino):
                 at = kind(path)
-                found = run_program(at, program, x, t, labels, model.info.steps or STEPS)
+                at.initial = initial
+                found = run_program(at, program, x, t, labels, model.info.steps or model.fields.get("steps", STEPS))
                 error = away(found, expected[program])
                 times = []
                 if program == SAMPLER:
@@ -248,8 +286,8 @@ def main():
                         run_program(at, program, x, t, labels, 0)
                         times.append(1e3 * (time.perf_counter() - start))
                 layers = model.info.quantized_layers * ((model.info.steps or STEPS) if program == SAMPLER else 1)
-                meant = {("int8", SYMMETRIC): OpenVino, ("int8", UNSIGNED): OnnxRuntime}.get((precision, fields.get("profile")))
-                if error > BOUNDS[precision]:
+                meant = {SYMMETRIC: OpenVino, UNSIGNED: OnnxRuntime}.get(fields.get("profile"))
+                if not error <= BOUNDS[precision]:
                     failed.append(f"{name}, {program_name}, {what}, {kind.name}: {error:.2e} away, {BOUNDS[precision]:.1e} at most")
                 if meant is kind and at.whole < layers:
                     failed.append(f"{name}, {program_name}, {what}, {kind.name}: {at.whole} products of bytes, {layers} layers")
@@ -257,10 +295,10 @@ def main():
                     images = run_program(at, program, noise, t, Labels(model.info.classes, HELD_OUT).labels, 0)
                     theirs, ours = rmse(images, ends), rmse(model.sample(noise, runs=1)[0], ends)
                     print(f"{what}: {theirs:.4f} from the teacher's ends in {kind.name}, {ours:.4f} in fewstep, of {HELD_OUT} noises", flush=True)
-                    if abs(theirs / ours - 1) > 0.02:
+                    if not abs(theirs / ours - 1) <= 0.02:
                         failed.append(f"{what}, {kind.name}: {theirs:.4f} from the teacher's ends, {ours:.4f} in fewstep")
                 ms = f"{statistics.median(times[1:]):.2f} ({own:.2f})" if times else ""
-                rows.append(f"| {name} | {program_name} | {what} | {kind.name} | {error:.1e} | {ms} | {path.stat().st_size} | {f'{at.whole}/{layers}' if precision == 'int8' else ''} | {built or ''} |")
+                rows.append(f"| {name} | {program_name} | {what} | {kind.name} | {error:.1e} | {ms} | {path.stat().st_size} | {f'{at.whole}/{layers}' if 'profile' in fields else ''} | {built or ''} |")
                 print(rows[-1], flush=True)
     table = "| model | program | precision | runtime | away | ms, batch 5 (fewstep) | bytes | products of bytes / layers | TensorRT-RTX engine, bytes |\n" + "| --- " * 9 + "|\n" + "\n".join(rows) + "\n"
     if len(sys.argv) > 3:

@@ -128,7 +128,7 @@ impl CpuKernel for EmaKernel {
             // SAFETY: each piece belongs to one chunk.
             let average = unsafe { io.shared_output::<f32>(tensor).part(start, len) };
             let p = &io.input::<f32>(Ema::HEAD + 2 * tensor + 1)[start..start + len];
-            if 1.0 - decay == 1.0 {
+            if decay == 0.0 {
                 average.copy_from_slice(p);
                 return;
             }

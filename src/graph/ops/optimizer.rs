@@ -155,8 +155,8 @@ impl OpDef for AdamW {
     }
 }
 
-/// average = decay average + (1 - decay) p over P parameters; at decay 0 it is p, whatever it was. Operands: decay [1], grad scale [1] (NaN changes nothing), then
-/// average, p of each.
+/// average = decay average + (1 - decay) p over P parameters; at decay 0 it is p, whatever it was. Operands: decay [1], grad scale [1] (NaN changes nothing),
+/// then average, p of each.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ema {
     /// P.
