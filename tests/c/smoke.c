@@ -416,15 +416,23 @@ static void sample(const fewstep_runtime *runtime, const fewstep_model *model, u
     const fewstep_grid_row row = {"samples", images, BATCH};
     OK(fewstep_save_image_grid(path(out, "samples.png"), &row, 1, sizeof row, 1, 8, 8, 4));
     FAILS(NOT_FOUND, fewstep_save_npy_f32(path(out, "no/such/folder.npy"), images, shape, 4));
-    fewstep_onnx_options onnx;
-    OK(fewstep_onnx_options_init(&onnx, sizeof onnx));
-    OK(fewstep_model_export_onnx(again, &onnx, path(out, "student.onnx")));
-    size_t onnx_bytes = 0;
-    OK(fewstep_model_export_onnx_to_buffer(again, &onnx, NULL, 0, &onnx_bytes));
-    FAILS(SHAPE, fewstep_model_export_onnx_to_buffer(again, &onnx, labels, 1, &onnx_bytes));
     free(labels);
     free(images);
     free(again);
+}
+
+/* The student's whole run as an ONNX file, and in memory. */
+static void as_onnx(const fewstep_model *student, const char *out) {
+    fewstep_onnx_options options;
+    OK(fewstep_onnx_options_init(&options, sizeof options));
+    OK(fewstep_model_export_onnx(student, &options, path(out, "student.onnx")));
+    size_t length = 0;
+    OK(fewstep_model_export_onnx_to_buffer(student, &options, NULL, 0, &length));
+    unsigned char *bytes = malloc(length);
+    if (!bytes) exit(1);
+    FAILS(SHAPE, fewstep_model_export_onnx_to_buffer(student, &options, bytes, length - 1, &length));
+    OK(fewstep_model_export_onnx_to_buffer(student, &options, bytes, length, &length));
+    free(bytes);
 }
 
 /* A recipe of the library's, cut short, which is cancelled once and goes on. */
@@ -612,6 +620,7 @@ int main(int argc, char **argv) {
     sample(runtime, teacher, 3, out);
     sample(runtime, trained, 0, out); /* its own grid */
     compare(runtime, teacher, trained);
+    as_onnx(student, out);
     by_recipe(runtime, student, teacher, out);
     search(runtime, teacher, trained);
     open_memory(runtime, out);
