@@ -136,13 +136,18 @@ pub fn from_numbers(numbers: &Tensor, scales: &Tensor) -> Result<Tensor> {
     Ok(weight)
 }
 
-/// Weights of 4 bits as files have them: the first of two in the lower half of a byte, both in two's complement.
+/// Numbers of 4 bits, two a byte: the first in the lower half, both in two's complement.
+pub fn in_halves(numbers: &[i8]) -> impl Iterator<Item = u8> {
+    numbers.chunks(2).map(|pair| pair.iter().rev().fold(0, |byte, n| byte << 4 | (*n as u8 & 15)))
+}
+
+/// Weights of 4 bits as files have them.
 fn halves(numbers: &Tensor, shape: &[usize]) -> Result<Tensor> {
     let mut packed = Tensor::zeros(DType::U8, shape)?;
     let each = numbers.numel() / shape[0].max(1);
     let rows = packed.as_mut_slice::<u8>()?.chunks_mut(shape[1].max(1)).zip(numbers.as_slice::<i8>()?.chunks(each.max(1)));
     for (to, from) in rows {
-        to.iter_mut().zip(from.chunks(2)).for_each(|(to, pair)| *to = pair.iter().rev().fold(0, |byte, n| byte << 4 | (*n as u8 & 15)));
+        to.iter_mut().zip(in_halves(from)).for_each(|(to, byte)| *to = byte);
     }
     Ok(packed)
 }

@@ -1,6 +1,5 @@
 //! Linear combinations: the steps of samplers.
 
-use super::form::Form;
 use super::lowering::Lowering;
 use super::writer::int;
 use crate::error::{Error, Result};
@@ -10,11 +9,10 @@ use crate::graph::ops::Combine;
 pub(super) fn lower(l: &mut Lowering, op: &Combine, inputs: &[ValueId], y: ValueId) -> Result<()> {
     let (table, values) = (inputs[0], &inputs[1..]);
     let rank = l.shape(y).len();
-    let first = matches!(rank, 3 | 4) && values.iter().any(|v| l.has_first(*v));
+    let (names, first) = l.alike(values)?;
     let constant = if l.is_constant(table) { Some(l.tensor(table)?) } else { None };
     let mut sum: Option<String> = None;
-    for (j, v) in values.iter().enumerate() {
-        let value = if first { l.first(*v)? } else { l.rows(*v)? };
+    for (j, value) in names.iter().enumerate() {
         let column = op.first + j;
         // One row for the whole batch is a number; else a number of each image.
         let factor = match &constant {
@@ -27,12 +25,12 @@ pub(super) fn lower(l: &mut Lowering, op: &Combine, inputs: &[ValueId], y: Value
                 l.emit("Reshape", &[&of_images, &shape], vec![], y)?
             }
         };
-        let term = l.emit("Mul", &[&value, &factor], vec![], y)?;
+        let term = l.emit("Mul", &[value, &factor], vec![], y)?;
         sum = Some(match sum {
             None => term,
             Some(sum) => l.emit("Add", &[&sum, &term], vec![], y)?,
         });
     }
     let name = sum.ok_or_else(|| Error::internal("a sum of nothing"))?;
-    if first { l.set(y, Form::First, name) } else { l.set_rows(y, name) }
+    l.set_alike(y, first, name)
 }

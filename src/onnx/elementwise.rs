@@ -1,6 +1,5 @@
 //! Ops of single elements, in whatever form their operands have.
 
-use super::form::Form;
 use super::lowering::Lowering;
 use super::proto::DataType;
 use super::writer::int;
@@ -54,10 +53,9 @@ pub(super) fn binary(l: &mut Lowering, op: &Binary, [a, b]: [ValueId; 2], y: Val
         BinaryKind::Sub => "Sub",
         BinaryKind::Mul => "Mul",
     };
-    let first = l.has_first(a) || l.has_first(b);
-    let (a, b) = if first { (l.first(a)?, l.first(b)?) } else { (l.rows(a)?, l.rows(b)?) };
-    let name = l.emit(operator, &[&a, &b], vec![], y)?;
-    if first { l.set(y, Form::First, name) } else { l.set_rows(y, name) }
+    let (operands, first) = l.alike(&[a, b])?;
+    let name = l.emit(operator, &[&operands[0], &operands[1]], vec![], y)?;
+    l.set_alike(y, first, name)
 }
 
 pub(super) fn cast(l: &mut Lowering, op: &Cast, x: ValueId, y: ValueId) -> Result<()> {

@@ -152,6 +152,18 @@ impl<'a> Lowering<'a> {
         Ok((self.rows(v)?, Form::Rows(self.dims(v))))
     }
 
+    /// Values of one rank in one form, for ops that take several: with channels first (true) where one of them is there so, else as rows.
+    pub fn alike(&mut self, values: &[ValueId]) -> Result<(Vec<String>, bool)> {
+        let first = values.iter().any(|v| self.has_first(*v));
+        let names = memory::try_collect(values.iter().map(|v| if first { self.first(*v) } else { self.rows(*v) }), WHAT)?;
+        Ok((names, first))
+    }
+
+    /// Says what the result of such an op is.
+    pub fn set_alike(&mut self, v: ValueId, first: bool, name: String) -> Result<()> {
+        if first { self.set(v, Form::First, name) } else { self.set_rows(v, name) }
+    }
+
     /// Says what a value is in a form.
     pub fn set(&mut self, v: ValueId, form: Form, name: String) -> Result<()> {
         let forms = &mut self.forms[v.0 as usize];

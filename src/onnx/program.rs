@@ -54,14 +54,14 @@ pub struct Sampled<'a> {
 }
 
 /// Images, conditions and all else that the programs have in common, while they are written.
-struct Writer<'a> {
+struct Draft<'a> {
     model: &'a Model,
     g: Graph,
     image: [usize; 4],
     inputs: Vec<Port>,
 }
 
-impl<'a> Writer<'a> {
+impl<'a> Draft<'a> {
     fn new(model: &'a Model, [h, w]: [usize; 2]) -> Result<Self> {
         Ok(Self { model, g: Graph::new(), image: [1, h, w, model.roles()?.channels], inputs: vec![] })
     }
@@ -101,7 +101,7 @@ impl Program {
     /// x_t, timestep [N], the conditions and, where each step of the grid has parameters of its own, the number of the step that all images are at [1] give the
     /// prediction, the mean if the network gives a variance too.
     pub fn evaluation(model: &Model, size: [usize; 2]) -> Result<Self> {
-        let mut w = Writer::new(model, size)?;
+        let mut w = Draft::new(model, size)?;
         let x = w.image("x_t")?;
         let t = w.input("timestep", TensorType::f32(&[1]), false, true)?;
         let conditions = w.conditions()?;
@@ -112,7 +112,7 @@ impl Program {
 
     /// x_t, the number of a step [1], the conditions and what the sampler has kept give the next state, and what it keeps then.
     pub fn step(model: &Model, size: [usize; 2], sampled: &Sampled) -> Result<Self> {
-        let mut w = Writer::new(model, size)?;
+        let mut w = Draft::new(model, size)?;
         let x = w.image("x_t")?;
         let row = w.step()?;
         let conditions = w.conditions()?;
@@ -139,7 +139,7 @@ impl Program {
                 "a run of {steps} steps, each of which is an evaluation in the file, {MOST_STEPS} at most: export the program \"step\", and go through it"
             )));
         }
-        let mut w = Writer::new(model, size)?;
+        let mut w = Draft::new(model, size)?;
         let mut x = w.image("noise")?;
         let conditions = w.conditions()?;
         if sampled.table.initial != 1.0 {
@@ -157,7 +157,7 @@ impl Program {
 }
 
 /// The state after a step, and what is kept of it anew.
-fn step(w: &mut Writer, sampled: &Sampled, does: Does, k: usize, (x, kept): (ValueId, &Kept), conditions: &[ValueId]) -> Result<(ValueId, Kept)> {
+fn step(w: &mut Draft, sampled: &Sampled, does: Does, k: usize, (x, kept): (ValueId, &Kept), conditions: &[ValueId]) -> Result<(ValueId, Kept)> {
     let (t, seen) = (does.number(&mut w.g, "timestep", 1, |s| s.t)?, does.network_input(&mut w.g, x)?);
     let own = if let Does::Any { row, .. } = does { Own::Rows(row) } else { Own::All(k) };
     let predictor = Predictor { guidance: sampled.guidance, ..Predictor::new(w.model, "") };

@@ -4,6 +4,7 @@ use super::proto::DataType;
 use super::writer::{WHAT, Writer, int};
 use crate::error::Result;
 use crate::memory;
+use crate::nn::quantization::in_halves;
 use crate::tensor::Tensor;
 use std::sync::Arc;
 
@@ -36,7 +37,7 @@ impl Weights {
         let stored = if grouped { &flat[..] } else { dims };
         let numbers = if self.bits == 4 {
             let name = w.unique(&self.name)?;
-            w.initializer(&name, DataType::Int4, stored, in_halves(self.numbers.as_slice::<i8>()?)?)?;
+            w.initializer(&name, DataType::Int4, stored, memory::collect(in_halves(self.numbers.as_slice::<i8>()?), WHAT)?)?;
             name
         } else {
             self.write(w, stored)?
@@ -53,9 +54,4 @@ impl Weights {
         let (shape, shaped) = (w.table_of(dims)?, w.unique(&floats)?);
         w.emit("Reshape", &[&floats, &shape], vec![], shaped)
     }
-}
-
-/// Two numbers of 4 bits a byte, the first in its lower half, across the whole tensor.
-fn in_halves(numbers: &[i8]) -> Result<Vec<u8>> {
-    memory::collect(numbers.chunks(2).map(|pair| pair.iter().rev().fold(0, |byte, n| byte << 4 | (*n as u8 & 15))), WHAT)
 }

@@ -1,10 +1,9 @@
 //! ONNX files, through the C functions. What is in them runs in others' runtimes: tests/interop/compilers.py.
 
-use crate::ffi_common::{Api, TINY, c, scratch};
+use crate::ffi_common::{Api, c, scratch};
 use fewstep::ffi::model::*;
 use fewstep::ffi::onnx::*;
 use fewstep::ffi::quantize::*;
-use fewstep::ffi::runtime::fewstep_runtime;
 use fewstep::ffi::sampler_options::*;
 use std::ptr::{null, null_mut};
 
@@ -18,20 +17,6 @@ fn options(api: &Api) -> fewstep_onnx_options {
         let mut options = std::mem::zeroed();
         api.ok((api.fewstep_onnx_options_init)(&mut options, size_of_val(&options)));
         options
-    }
-}
-
-/// A teacher with classes, and its student of two steps.
-fn models(api: &Api, runtime: *mut fewstep_runtime) -> [*mut fewstep_model; 2] {
-    // SAFETY: plain data; valid pointers.
-    unsafe {
-        let (mut teacher, mut student) = (null_mut(), null_mut());
-        api.ok((api.fewstep_model_create)(runtime, c(TINY).as_ptr(), null(), 3, &mut teacher));
-        let mut options: fewstep_student_options = std::mem::zeroed();
-        api.ok((api.fewstep_student_options_init)(&mut options, size_of_val(&options)));
-        options.steps = 2;
-        api.ok((api.fewstep_model_derive_student)(runtime, teacher, &options, &mut student));
-        [teacher, student]
     }
 }
 
@@ -51,7 +36,7 @@ fn bytes(api: &Api, model: *mut fewstep_model, options: &fewstep_onnx_options) -
 fn files_and_buffers_have_the_same_bytes_every_time() {
     let api = Api::load();
     let runtime = api.runtime(1);
-    let [teacher, student] = models(&api, runtime);
+    let [teacher, student] = api.teacher_and_student(runtime);
     let folder = scratch("onnx");
     let path = folder.join("model.onnx");
     let sampler = api.sampler_options(2, 1);
@@ -85,7 +70,8 @@ fn files_and_buffers_have_the_same_bytes_every_time() {
 fn what_cannot_be_written_is_named() {
     let api = Api::load();
     let runtime = api.runtime(1);
-    let [teacher, student] = models(&api, runtime);
+    let [teacher, student] = api.teacher_and_student(runtime);
+    // SAFETY: plain data.
     let mut quantize: fewstep_quantize_options = unsafe { std::mem::zeroed() };
     let mut whole = null_mut();
     // SAFETY: plain data; valid pointers.

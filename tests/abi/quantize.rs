@@ -1,6 +1,6 @@
 //! Students in whole numbers, through the C functions.
 
-use crate::ffi_common::{Api, TINY, c};
+use crate::ffi_common::{Api, c};
 use fewstep::ffi::callback::{FEWSTEP_PHASE_QUANTIZE, FEWSTEP_PHASE_REPORT, fewstep_progress};
 use fewstep::ffi::model::*;
 use fewstep::ffi::quantize::*;
@@ -26,17 +26,10 @@ fn options(api: &Api) -> fewstep_quantize_options {
 
 /// A class-conditional student of two steps.
 fn student(api: &Api, runtime: *mut fewstep_runtime) -> *mut fewstep_model {
-    // SAFETY: plain data; valid pointers.
-    unsafe {
-        let (mut teacher, mut student) = (null_mut(), null_mut());
-        api.ok((api.fewstep_model_create)(runtime, c(TINY).as_ptr(), null(), 3, &mut teacher));
-        let mut options: fewstep_student_options = std::mem::zeroed();
-        api.ok((api.fewstep_student_options_init)(&mut options, size_of_val(&options)));
-        options.steps = 2;
-        api.ok((api.fewstep_model_derive_student)(runtime, teacher, &options, &mut student));
-        api.ok((api.fewstep_model_destroy)(teacher));
-        student
-    }
+    let [teacher, student] = api.teacher_and_student(runtime);
+    // SAFETY: ours.
+    api.ok(unsafe { (api.fewstep_model_destroy)(teacher) });
+    student
 }
 
 fn quantized(api: &Api, runtime: *mut fewstep_runtime, student: *mut fewstep_model, options: &fewstep_quantize_options) -> *mut fewstep_model {

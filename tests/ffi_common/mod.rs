@@ -316,6 +316,20 @@ impl Api {
         options
     }
 
+    /// A teacher with classes, and its student of two steps, with random weights.
+    pub fn teacher_and_student(&self, runtime: *mut fewstep_runtime) -> [*mut fewstep_model; 2] {
+        // SAFETY: plain data; valid pointers.
+        unsafe {
+            let (mut teacher, mut student) = (std::ptr::null_mut(), std::ptr::null_mut());
+            self.ok((self.fewstep_model_create)(runtime, c(TINY).as_ptr(), std::ptr::null(), 3, &mut teacher));
+            let mut options: fewstep_student_options = std::mem::zeroed();
+            self.ok((self.fewstep_student_options_init)(&mut options, size_of_val(&options)));
+            options.steps = 2;
+            self.ok((self.fewstep_model_derive_student)(runtime, teacher, &options, &mut student));
+            [teacher, student]
+        }
+    }
+
     pub fn sampler_options(&self, steps: u32, batch: u32) -> fewstep_sampler_options {
         // SAFETY: plain data that init fills.
         let mut options: fewstep_sampler_options = unsafe { std::mem::zeroed() };
